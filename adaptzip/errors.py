@@ -1,0 +1,54 @@
+"""One error tree for everything that bad input, a failed check or a refusal can raise.
+
+Each error says what went wrong in one line and, where there is something to do about it, carries a `hint`.
+The exit code that the command line maps it to is a class attribute, so both are documented in one place.
+"""
+
+from __future__ import annotations
+
+
+class AdaptzipError(Exception):
+    """Root of every error that adaptzip raises on purpose.
+
+    Args:
+        message: one line naming the file, module or tensor, what was expected and what was found.
+        hint: what the user can do about it, or None.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(AdaptzipError, ValueError):
+    """An option or an argument that makes no sense (exit code 2)."""
+
+
+class CheckpointError(AdaptzipError, ValueError):
+    """An adapter checkpoint that is unreadable, malformed or incomplete (exit code 2)."""
+
+
+class FormatError(AdaptzipError, ValueError):
+    """A `.adz` file that breaks the format: truncated, corrupted or hostile (exit code 2)."""
+
+
+class BaseModelError(AdaptzipError, ValueError):
+    """A base model that is unreadable or does not fit the adapter (exit code 2)."""
+
+
+class OutputError(AdaptzipError, OSError):
+    """An output that exists already or cannot be written (exit code 2)."""
+
+
+class RefusedError(AdaptzipError):
+    """Valid input that adaptzip will not handle: not W + s*B@A, unknown `requires`, needs a base (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckFailedError(AdaptzipError):
+    """A check that said no: `verify`, `diff --max-error`, a budget that can't be reached (exit code 1)."""
+
+    exit_code = 1
