@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptzip.adapter import Adapter, LoraFactors
     from adaptzip.budget import Budget
-    from adaptzip.compress import compress
+    from adaptzip.compression import compress
     from adaptzip.compressed import Compressed
     from adaptzip.container.reader import open_adz as open
     from adaptzip.errors import AdaptzipError
-    from adaptzip.export import export
-    from adaptzip.merge import merge
-    from adaptzip.reconstruct import reconstruct
+    from adaptzip.exporting import export
+    from adaptzip.merging import merge
+    from adaptzip.reconstruction import reconstruct
     from adaptzip.sources import read
 
 __version__ = "0.1.0"
@@ -41,12 +41,12 @@ _HOMES = {
     "Budget": ("adaptzip.budget", "Budget"),
     "Compressed": ("adaptzip.compressed", "Compressed"),
     "LoraFactors": ("adaptzip.adapter", "LoraFactors"),
-    "compress": ("adaptzip.compress", "compress"),
-    "export": ("adaptzip.export", "export"),
-    "merge": ("adaptzip.merge", "merge"),
+    "compress": ("adaptzip.compression", "compress"),
+    "export": ("adaptzip.exporting", "export"),
+    "merge": ("adaptzip.merging", "merge"),
     "open": ("adaptzip.container.reader", "open_adz"),
     "read": ("adaptzip.sources", "read"),
-    "reconstruct": ("adaptzip.reconstruct", "reconstruct"),
+    "reconstruct": ("adaptzip.reconstruction", "reconstruct"),
 }
 
 
