@@ -1,4 +1,4 @@
-"""The adapter as adaptzip sees it: low-rank factors by module name, extras by key, and where they came from."""
+"""The adapter as adaptzip sees it: low-rank factors by module name, extras by key, and their origin."""
 
 from __future__ import annotations
 
@@ -72,6 +72,17 @@ class LoraFactors:
         dtype = torch.promote_types(torch.promote_types(self.A.dtype, self.B.dtype), torch.float32)
         return (self.B.to(dtype) @ self.A.to(dtype)) * self.scaling
 
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Thin SVD of `delta()` from the factors: U (out, k), S (k,), Vt (k, in), k = min(rank, in, out).
+
+        float32 (float64 factors stay float64), with the canonical signs of `adaptzip.linalg`.
+        """
+        from adaptzip.linalg import factored_svd
+
+        dtype = torch.promote_types(torch.promote_types(self.A.dtype, self.B.dtype), torch.float32)
+        U, S, Vt = factored_svd(self.A[None], self.B[None], self.scaling, dtype=dtype)
+        return U[0], S[0], Vt[0]
+
     def weight_delta(self) -> Tensor:
         """`delta()` in the base weight's own layout (see `Layout`); an expert's is its slice."""
         delta = self.delta()
@@ -94,8 +105,8 @@ class Meta:
         dialect: the checkpoint dialect it was read from, such as "peft".
         config: the dialect's own configuration (PEFT's adapter_config.json), in file order.
         base_model: name or path of the base model as the adapter names it, or None.
-        header: the source safetensors header, byte for byte, where the tensors are the source's own; it lets a
-            lossless file be written back identically.
+        header: the source safetensors header, byte for byte, where the tensors are the source's own; it lets
+            a lossless file be written back identically.
         config_text: the configuration file's text, byte for byte, under the same condition.
     """
 
