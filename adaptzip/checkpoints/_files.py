@@ -1,0 +1,176 @@
+"""Opening weight files: safetensors memory mapped, PyTorch's `.bin` without running any code in it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.errors import CheckpointError
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""safetensors' names of the dtypes."""
+
+_HEADER_LIMIT = 100_000_000
+_AGAIN = "download or save it again"
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The tensors of one file by key, its metadata, and its safetensors header (None for a `.bin`)."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    header: bytes | None
+
+
+def open_weights(path: Path) -> Weights:
+    """Open a weight file by its content, whatever its name.
+
+    Raises:
+        CheckpointError: if it is missing, empty, truncated, or neither safetensors nor a PyTorch file.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(256)
+            if not start:
+                raise CheckpointError(f"{path}: the file is empty", hint=_AGAIN)
+            if _is_pickle(start):
+                return Weights(_open_bin(path), {}, None)
+            _refuse_others(path, start)
+            return _open_safetensors(path, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _is_pickle(start: bytes) -> bool:
+    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"))
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    text = start.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: is a git-LFS pointer, not the weights themselves", hint="run `git lfs pull` in its repository"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path}: is a web page, not an adapter", hint=_AGAIN)
+
+
+def _open_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors, and loading it could run code",
+            hint="load it where you trust it and save it as safetensors",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN) from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}")
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: expected a tensor under {key!r}, found {type(value).__name__}")
+    return {key: value.detach().contiguous() for key, value in loaded.items()}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
+    size = len(data)
+    length = int.from_bytes(data[:8], "little") if size >= 8 else -1
+    if not 2 <= length <= _HEADER_LIMIT or data[8:9] != b"{":
+        raise CheckpointError(f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin")
+    if 8 + length > size:
+        raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
+    header = bytes(data[8 : 8 + length])
+    entries = parse_header(path, header, size - 8 - length)
+    metadata = entries.pop("__metadata__", {})
+    tensors = {key: _tensor(data, 8 + length, entry) for key, entry in entries.items()}
+    return Weights(tensors, metadata, header)
+
+
+def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
+    """Parse and check a safetensors header against the size of the data that follows it.
+
+    Raises:
+        CheckpointError: if it is not the header of `data_size` bytes of tensors without gap or overlap.
+    """
+    try:
+        entries: Any = json.loads(header)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN) from error
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise CheckpointError(f"{path}: its safetensors header is not a table of tensors", hint=_AGAIN)
+    expected = 0
+    named = {key: entry for key, entry in entries.items() if key != "__metadata__"}
+    for key, entry in named.items():
+        _check_entry(path, key, entry)
+    for key, entry in sorted(named.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+        begin, end = entry["data_offsets"]
+        if begin != expected:
+            raise CheckpointError(f"{path}: tensor {key} starts at byte {begin}, expected {expected}", hint=_AGAIN)
+        expected = end
+    if expected != data_size:
+        what = "is truncated" if data_size < expected else "has bytes after its tensors"
+        raise CheckpointError(f"{path}: {what}: expected {expected} data bytes, found {data_size}", hint=_AGAIN)
+    return entries
+
+
+def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
+    shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise CheckpointError(f"{path}: tensor {key} has a malformed header entry", hint=_AGAIN)
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{path}: tensor {key} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    size = DTYPES[dtype].itemsize
+    for dimension in shape:
+        size *= dimension
+    if offsets[1] - offsets[0] != size:
+        raise CheckpointError(
+            f"{path}: tensor {key} {shape} {dtype} needs {size} bytes, found {offsets[1] - offsets[0]}", hint=_AGAIN
+        )
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+
+def _tensor(data: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:
+    dtype, (begin, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    offset = start + begin
+    if offset % dtype.itemsize:
+        raw = torch.frombuffer(bytearray(data[offset : start + end]), dtype=dtype)
+    else:
+        raw = torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=offset)
+    return raw.reshape(entry["shape"])

@@ -1,0 +1,106 @@
+"""Opening an adapter wherever it lies: a PEFT folder, its weight file alone, or a `.adz` file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adaptzip.adapter import Adapter
+from adaptzip.checkpoints import Source, recognise
+from adaptzip.checkpoints._files import Weights, open_weights
+from adaptzip.errors import CheckpointError, UsageError
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def read(path: str | Path, *, alpha: float | None = None, config: str | Path | None = None) -> Adapter:
+    """Read an adapter completely.
+
+    Args:
+        path: a PEFT folder, its weight file (`adapter_config.json` beside it, or `alpha` given), or a `.adz` file.
+        alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
+        config: the configuration file, where it does not lie beside the weights.
+
+    Raises:
+        CheckpointError: if the adapter is missing, unreadable or malformed.
+        RefusedError: if it is valid but not a low-rank update.
+        UsageError: if `alpha` is given although there is a configuration.
+    """
+    weights = weight_file(path)
+    opened = open_weights(weights)
+    if "adaptzip" in opened.metadata:
+        return _read_adz(weights)
+    source = _source(Path(path), weights, opened, alpha, None if config is None else Path(config))
+    return recognise(source).read(source)
+
+
+def source_bytes(path: str | Path) -> int:
+    """Size in bytes of the adapter's weight file, which is what every ratio refers to.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    return weight_file(path).stat().st_size
+
+
+def weight_file(path: str | Path) -> Path:
+    """The file that holds the tensors of the adapter at `path`.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such file or folder", hint="give a PEFT folder or its weight file")
+    for name in WEIGHT_NAMES:
+        if (path / name).is_file():
+            return path / name
+    return _only_weight_file(path)
+
+
+def _only_weight_file(folder: Path) -> Path:
+    """The one weight file of a folder that has none of PEFT's names."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".adz") and p.is_file())
+    if len(files) == 1:
+        return files[0]
+    if files:
+        names = ", ".join(p.name for p in files[:4])
+        raise CheckpointError(f"{folder}: holds several weight files ({names})", hint="name the one you mean")
+    inner = sorted(p.parent.name for name in WEIGHT_NAMES for p in folder.glob(f"*/{name}"))
+    hint = f"did you mean {folder / inner[0]}?" if inner else f"expected {CONFIG_NAME} and {WEIGHT_NAMES[0]}"
+    raise CheckpointError(f"{folder}: there is no adapter in this folder", hint=hint)
+
+
+def _read_adz(path: Path) -> Adapter:
+    from adaptzip.container.reader import open_adz
+    from adaptzip.reconstruction import reconstruct
+
+    return reconstruct(open_adz(path))
+
+
+def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None) -> Source:
+    config_path = config_path or weights.parent / CONFIG_NAME
+    text = config = None
+    if config_path.is_file():
+        text, config = _load_config(config_path)
+        if alpha is not None:
+            raise UsageError(
+                f"--alpha {alpha:g} was given, but {config_path} sets the scale",
+                hint="leave --alpha out, or move the configuration away",
+            )
+    return Source(path, weights, opened.tensors, opened.metadata, opened.header, config, text, alpha)
+
+
+def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+        config = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not valid JSON ({error})", hint="save or download it again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    return text, config
