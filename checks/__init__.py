@@ -1,0 +1,1 @@
+"""Checks that the documentation says what the code does; `make docs` runs them."""

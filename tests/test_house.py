@@ -1,0 +1,73 @@
+"""What holds for the repository as a whole: names, start-up cost, pins, and what the Makefile says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import adaptzip
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft"}
+
+
+def modules_loaded_by(code: str) -> set[str]:
+    """Top-level names that a fresh interpreter has imported after `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules, file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return {name.partition(".")[0] for name in done.stderr.split()}
+
+
+def test_import_loads_nothing_heavy() -> None:
+    assert not HEAVY & modules_loaded_by("import adaptzip, adaptzip.errors, adaptzip.budget")
+
+
+@pytest.mark.parametrize("name", adaptzip.__all__)
+def test_no_submodule_hides_a_public_name(name: str) -> None:
+    assert importlib.util.find_spec(f"adaptzip.{name}") is None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = adaptzip.nothing
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    wanted = {_distribution(line) for line in [*project["dependencies"], *extras]}
+    pins = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
+    pinned = {_distribution(line) for line in pins if "==" in line}
+    assert wanted <= pinned
+
+
+def _distribution(requirement: str) -> str:
+    return re.split(r"[=<>!~\[ ;]", requirement)[0].lower().replace("_", "-")
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.18"\nexit 1\n')
+    old.chmod(0o755)
+    venv = tmp_path / "venv"
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), f"PYTHON={old}", f"VENV={venv}", f"{venv}/.created"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"error: {old} is Python 3.9.18; adaptzip needs Python 3.11 or newer" in done.stderr
+    assert "hint:" in done.stderr
+    assert not venv.exists()
