@@ -18,6 +18,7 @@ from pathlib import Path
 from checks.markdown import Block, Page, read_page
 
 ROOT = Path(__file__).parent.parent
+_PROGRAM = "import sys; from adaptzip.cli.app import main; sys.exit(main())"
 PLACES = ("*.md", "docs/**/*.md", "formats/**/*.md", "fixtures/**/*.md", "benchmarks/**/*.md")
 
 
@@ -82,9 +83,8 @@ def commands_in(text: str) -> list[str]:
 
 def _command_problems(words: list[str]) -> Iterator[str]:
     if words[0] == "make":
-        yield from (
-            f"the Makefile has no target {word!r}" for word in words[1:] if word not in _make_targets()
-        )
+        targets = [word for word in words[1:] if "=" not in word]
+        yield from (f"the Makefile has no target {word!r}" for word in targets if word not in _make_targets())
     if words[0] != "adaptzip" or len(words) == 1:
         return
     has_command = not words[1].startswith("-")
@@ -104,8 +104,10 @@ def _make_targets() -> frozenset[str]:
 @cache
 def _help(command: str) -> str | None:
     """What `adaptzip COMMAND --help` prints, or None if there is no such command."""
-    words = [sys.executable, "-m", "adaptzip", *([command] if command else []), "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    words = [*([command] if command else []), "--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     return done.stdout if done.returncode == 0 else None
 
 
