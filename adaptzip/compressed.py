@@ -1,0 +1,131 @@
+"""A compressed adapter: what a `.adz` file holds, in memory or still on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+Buffer = bytes | memoryview
+
+NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor that a method stores for one module: the single truth for counting, coding and validating.
+
+    Attributes:
+        role: the tensor's name within the method, such as "U".
+        rows: number of rows; every row is coded under one probability model of its own.
+        width: numbers in a row.
+        kind: "real" numbers are quantised with the adapter's one step.
+        sensitivity: squared error in the update per squared error in the tensor.
+    """
+
+    role: str
+    rows: int
+    width: int
+    kind: Literal["real"] = "real"
+    sensitivity: float = 1.0
+
+    @property
+    def numbers(self) -> int:
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that an adapter changes: its update's (out, in) and how the base weight lies (`adapter.Layout`)."""
+
+    out: int
+    width: int
+    layout: str = "linear"
+    kernel: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a file came from and what was measured when it was made. No clock, path or command line.
+
+    Attributes:
+        made_by: program and version.
+        source_bytes: size of the source checkpoint's tensor file.
+        source_sha256: hex digest of that file, or None where the adapter did not come from a file.
+        relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
+        parameters: numbers stored for the modules, extras not counted.
+        seed: what the fit was seeded with.
+    """
+
+    made_by: str
+    source_bytes: int
+    source_sha256: str | None
+    relative_error: float
+    parameters: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExtraEntry:
+    """One packed extra: its role ("extra", or "magnitude" / "bias" of the module `name`), dtype and shape."""
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+
+
+@dataclass(frozen=True)
+class PackedExtras:
+    """All extras in one block: their table and the coded planes (see formats/adz-1.md, "extras")."""
+
+    entries: tuple[ExtraEntry, ...] = ()
+    payload: Buffer = b""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A compressed adapter.
+
+    Attributes:
+        method: name of the method, such as "svd", and `method_version`, the version of its page in formats/.
+        config: the method's own configuration.
+        sites: shape and layout by module name, sorted by name.
+        chunks: one coded block per module in the order of `sites`; an empty block is a zero update.
+        step: the quantiser step that all real tensors share.
+        extras: every tensor that is not a factor.
+        meta_config: the source dialect's configuration (PEFT's adapter_config.json), in file order.
+        dialect, base_model: as in `adapter.Meta`.
+        source_header, source_config_text: byte-exact originals, kept only by a lossless file.
+        provenance: see `Provenance`.
+    """
+
+    method: str
+    method_version: int
+    config: Mapping[str, Any]
+    sites: Mapping[str, Site]
+    chunks: Sequence[Buffer]
+    step: float
+    provenance: Provenance
+    extras: PackedExtras = field(default_factory=PackedExtras)
+    meta_config: Mapping[str, Any] = NO_CONFIG
+    dialect: str = "peft"
+    base_model: str | None = None
+    source_header: bytes | None = None
+    source_config_text: str | None = None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Module names, sorted."""
+        return tuple(self.sites)
+
+    @property
+    def lossless(self) -> bool:
+        return bool(self.config.get("lossless", False))
+
+    @property
+    def payload_bytes(self) -> int:
+        """Coded bytes of all modules, without header, index and extras."""
+        return sum(len(chunk) for chunk in self.chunks)
