@@ -1,4 +1,4 @@
-"""Writing a file or a folder all at once: a reader sees the old state or the new one, never half of the new one."""
+"""Writing a file or a folder all at once: a reader sees the old state or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def _target(path: str | Path) -> Path:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         parent = Path(path).parent
-        raise OutputError(f"{path}: the folder {parent} does not exist", hint=f"make it first: mkdir -p {parent}")
+        raise OutputError(
+            f"{path}: the folder {parent} does not exist", hint=f"make it first: mkdir -p {parent}"
+        )
     return target
 
 
@@ -145,8 +147,11 @@ def _reporting(target: Path, temporary: Path) -> Iterator[None]:
         if not own and error.errno not in _FULL:
             raise
         reason = error.strerror or str(error)
-        hint = "free some space or choose another disk" if error.errno in _FULL else "choose a place you can write to"
-        raise OutputError(f"{target}: cannot be written: {reason}; nothing was left behind", hint=hint) from error
+        full = error.errno in _FULL
+        hint = "free some space or choose another disk" if full else "choose a place you can write to"
+        raise OutputError(
+            f"{target}: cannot be written: {reason}; nothing was left behind", hint=hint
+        ) from error
 
 
 def _sync(path: Path) -> None:

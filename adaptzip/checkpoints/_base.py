@@ -43,7 +43,7 @@ class WriteOptions:
     """How to write.
 
     Attributes:
-        portable: only what every inference engine reads: one rank, alpha equal to it, scale inside the factors.
+        portable: only what every inference engine reads: one rank, alpha equal to it, scale in B.
         dtype: dtype of the factors; None keeps the adapter's own (float32 where `portable`).
         drop_extras: with `portable`, leave out what the profile cannot hold instead of refusing.
     """

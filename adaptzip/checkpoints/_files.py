@@ -76,7 +76,8 @@ def _refuse_others(path: Path, start: bytes) -> None:
     text = start.lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
         raise CheckpointError(
-            f"{path}: is a git-LFS pointer, not the weights themselves", hint="run `git lfs pull` in its repository"
+            f"{path}: is a git-LFS pointer, not the weights themselves",
+            hint="run `git lfs pull` in its repository",
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{path}: is a web page, not an adapter", hint=_AGAIN)
@@ -91,7 +92,9 @@ def _open_bin(path: Path) -> dict[str, Tensor]:
             hint="load it where you trust it and save it as safetensors",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN) from error
+        raise CheckpointError(
+            f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN
+        ) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}")
     for key, value in loaded.items():
@@ -108,7 +111,9 @@ def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
     size = len(data)
     length = int.from_bytes(data[:8], "little") if size >= 8 else -1
     if not 2 <= length <= _HEADER_LIMIT or data[8:9] != b"{":
-        raise CheckpointError(f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin")
+        raise CheckpointError(
+            f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin"
+        )
     if 8 + length > size:
         raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
     header = bytes(data[8 : 8 + length])
@@ -127,7 +132,9 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     try:
         entries: Any = json.loads(header)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN) from error
+        raise CheckpointError(
+            f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN
+        ) from error
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
         raise CheckpointError(f"{path}: its safetensors header is not a table of tensors", hint=_AGAIN)
     expected = 0
@@ -137,16 +144,22 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     for key, entry in sorted(named.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         begin, end = entry["data_offsets"]
         if begin != expected:
-            raise CheckpointError(f"{path}: tensor {key} starts at byte {begin}, expected {expected}", hint=_AGAIN)
+            raise CheckpointError(
+                f"{path}: tensor {key} starts at byte {begin}, expected {expected}", hint=_AGAIN
+            )
         expected = end
     if expected != data_size:
         what = "is truncated" if data_size < expected else "has bytes after its tensors"
-        raise CheckpointError(f"{path}: {what}: expected {expected} data bytes, found {data_size}", hint=_AGAIN)
+        raise CheckpointError(
+            f"{path}: {what}: expected {expected} data bytes, found {data_size}", hint=_AGAIN
+        )
     return entries
 
 
 def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
-    shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    dtype: Any = entry.get("dtype")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: tensor {key} has a malformed header entry", hint=_AGAIN)
     if dtype not in DTYPES:
@@ -156,7 +169,8 @@ def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
         size *= dimension
     if offsets[1] - offsets[0] != size:
         raise CheckpointError(
-            f"{path}: tensor {key} {shape} {dtype} needs {size} bytes, found {offsets[1] - offsets[0]}", hint=_AGAIN
+            f"{path}: tensor {key} {shape} {dtype} needs {size} bytes, found {offsets[1] - offsets[0]}",
+            hint=_AGAIN,
         )
 
 

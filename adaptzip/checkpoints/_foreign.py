@@ -30,7 +30,10 @@ def describe(source: Source) -> tuple[str, str]:
             return f"looks like {what}, which is not supported; expected a PEFT LoRA", _PEFT_HINT
     if not keys:
         return "holds no tensors; expected a PEFT LoRA", "check that the adapter was saved completely"
-    return f"is not a LoRA adapter: no lora_A and lora_B among its {len(keys)} keys, such as {keys[0]}", _PEFT_HINT
+    return (
+        f"is not a LoRA adapter: no lora_A and lora_B among its {len(keys)} keys, such as {keys[0]}",
+        _PEFT_HINT,
+    )
 
 
 def _any(keys: Iterable[str], pieces: tuple[str, ...]) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import torch
@@ -12,41 +13,83 @@ from torch import Tensor
 from adaptzip.checkpoints._files import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# The safetensors library sorts tensors by falling alignment of their dtype, then by name.
-_ORDER = {name: place for place, name in enumerate(
-    ("U64", "I64", "F64", "U32", "I32", "F32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
-)}
 
 
-def build_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The safetensors header of `tensors`, padded with spaces to a multiple of 8 bytes."""
+@dataclass(frozen=True)
+class Pending:
+    """A tensor to be written: known by shape and dtype, made when its turn comes, so that memory stays low.
+
+    Attributes:
+        shape: its shape.
+        dtype: its dtype in the file.
+        make: makes it, in any dtype; it is cast when written.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+
+def pending(tensor: Tensor, dtype: torch.dtype | None = None) -> Pending:
+    """A tensor that is there already, to be written in `dtype` (None: its own)."""
+    return Pending(tuple(tensor.shape), dtype or tensor.dtype, lambda: tensor)
+
+
+def build_header(tensors: Mapping[str, Pending], metadata: Mapping[str, str]) -> bytes:
+    """The header that the safetensors library writes for these tensors: larger dtypes first, then by name.
+
+    It is padded with spaces to a multiple of 8 bytes (safetensors format specification).
+    """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
-    for key in sorted(tensors, key=lambda k: (_ORDER[_NAMES[tensors[k].dtype]], k)):
+    for key in sorted(tensors, key=lambda k: (-_rank(tensors[k].dtype), k)):
         tensor = tensors[key]
-        end = position + tensor.numel() * tensor.element_size()
-        entries[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        end = position + _size(tensor)
+        entries[key] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
         position = end
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     return header + b" " * (-len(header) % 8)
 
 
-def write_tensors(handle: BinaryIO, tensors: Mapping[str, Tensor], header: bytes) -> None:
-    """Write a safetensors file with the given header, streaming one tensor after the other."""
+def write_tensors(handle: BinaryIO, tensors: Mapping[str, Pending], header: bytes) -> None:
+    """Write a safetensors file with the given header, one tensor after the other."""
     entries = json.loads(header)
     entries.pop("__metadata__", None)
     handle.write(len(header).to_bytes(8, "little"))
     handle.write(header)
     for key in sorted(entries, key=lambda k: tuple(entries[k]["data_offsets"])):
-        tensor = tensors[key].detach().cpu().contiguous()
-        if tensor.numel():
-            handle.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        if _size(tensors[key]):
+            tensor = tensors[key].make().detach().to("cpu", tensors[key].dtype).contiguous()
+            handle.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def fits(tensors: Mapping[str, Tensor], header: bytes) -> bool:
+def fits(tensors: Mapping[str, Pending], header: bytes) -> bool:
     """Whether `header` describes exactly these tensors."""
     entries = json.loads(header)
     entries.pop("__metadata__", None)
     return entries.keys() == tensors.keys() and all(
-        e["dtype"] == _NAMES.get(tensors[k].dtype) and e["shape"] == list(tensors[k].shape) for k, e in entries.items()
+        entry["dtype"] == _NAMES.get(tensors[key].dtype) and entry["shape"] == list(tensors[key].shape)
+        for key, entry in entries.items()
     )
+
+
+def _size(tensor: Pending) -> int:
+    size = tensor.dtype.itemsize
+    for dimension in tensor.shape:
+        size *= dimension
+    return size
+
+
+def _rank(dtype: torch.dtype) -> int:
+    """The safetensors library's order of dtypes, the last of which it writes first."""
+    return _LIBRARY_ORDER.index(_NAMES[dtype])
+
+
+_LIBRARY_ORDER = (
+    "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64",
+    "U64",
+)  # fmt: skip

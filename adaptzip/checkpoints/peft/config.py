@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: the scale of each module, and the variants that are no plain low-rank update."""
+"""PEFT's adapter_config.json: the rank and scale of each module, and which modules it targets."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ class PeftConfig:
         """The rank that PEFT gives `module`."""
         return first_match(self.rank_pattern, module, self.r)
 
-    def scaling(self, module: str, rank: int | None = None) -> float:
-        """What PEFT multiplies B @ A of `module` by; `rank` stands for the configured one where given."""
-        rank = self.rank(module) if rank is None else rank
-        alpha = first_match(self.alpha_pattern, module, self.alpha)
+    def scaling(self, module: str) -> float:
+        """What PEFT multiplies B @ A of `module` by."""
+        rank, alpha = self.rank(module), first_match(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
 def first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """The value of the first pattern that fits the end of `module` at a dot, as PEFT looks them up."""
+    """The value of the first pattern that fits `module`, whole or after a dot, as PEFT looks them up."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
@@ -55,34 +54,73 @@ def first_match(patterns: Mapping[str, Number], module: str, default: Number) ->
 
 
 def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
-    """Parse a LoRA's adapter_config.json.
+    """Parse a LoRA's adapter_config.json; fields that it lacks have PEFT's defaults.
 
     Raises:
-        CheckpointError: if a field that the scale depends on is missing or has the wrong type.
+        CheckpointError: if a field that the scale depends on has a value of the wrong kind.
     """
-    r, alpha = raw.get("r", 8), raw.get("lora_alpha", 8)
-    if type(r) is not int or r < 1:
-        raise CheckpointError(f"{where}: r is {r!r}, expected a whole number of at least 1")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{where}: lora_alpha is {alpha!r}, expected a number")
     return PeftConfig(
-        r=r,
-        alpha=alpha,
+        r=_check("r", raw.get("r", 8), where, int),
+        alpha=_check("lora_alpha", raw.get("lora_alpha", 8), where, float),
         rslora=bool(raw.get("use_rslora")),
-        rank_pattern=_pattern(raw, "rank_pattern", where),
-        alpha_pattern=_pattern(raw, "alpha_pattern", where),
+        rank_pattern=_pattern(raw, "rank_pattern", where, int),
+        alpha_pattern=_pattern(raw, "alpha_pattern", where, float),
         fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
         raw=raw,
     )
 
 
-def _pattern(raw: Mapping[str, Any], name: str, where: object) -> dict[str, Any]:
-    value = raw.get(name) or {}
-    if not isinstance(value, dict) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value.values()):
-        raise CheckpointError(f"{where}: {name} is {value!r}, expected a table of numbers by module-name pattern")
-    for pattern in value:
+def targets(raw: Mapping[str, Any], module: str) -> bool:
+    """Whether the configuration's target_modules choose `module`, were it in the base model."""
+    wanted, excluded = raw.get("target_modules"), raw.get("exclude_modules")
+    if excluded and _listed(excluded, module):
+        return False
+    if not wanted or not _listed(wanted, module):
+        return False
+    if isinstance(wanted, str) or module in wanted:
+        return True
+    return _in_layers(raw, module)
+
+
+def _listed(wanted: str | list[str], module: str) -> bool:
+    if wanted == "all-linear":
+        return True
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in wanted)
+
+
+def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
+    layers, patterns = raw.get("layers_to_transform"), raw.get("layers_pattern") or []
+    if layers is None or layers == []:
+        return True
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in [rf"(?:^|.*?\.){p}\.(\d+)\." for p in patterns] or [r".*?\.[^.]*\.(\d+)\."]:
+        match = re.match(pattern, module)
+        if match is not None:
+            return int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+    return False
+
+
+def _check(name: str, value: Any, where: object, kind: type) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is int and not (whole and value >= 1):
+        raise CheckpointError(f"{where}: {name} is {value!r}, expected a whole number of at least 1")
+    if kind is float and not (whole or (isinstance(value, float) and math.isfinite(value))):
+        raise CheckpointError(f"{where}: {name} is {value!r}, expected a number")
+    return value
+
+
+def _pattern(raw: Mapping[str, Any], name: str, where: object, kind: type) -> dict[str, Any]:
+    table = raw.get(name) or {}
+    if not isinstance(table, Mapping):
+        raise CheckpointError(f"{where}: {name} is {table!r}, expected a table by module-name pattern")
+    for pattern, value in table.items():
+        _check(f"{name}[{pattern!r}]", value, where, kind)
         try:
             re.compile(pattern)
         except re.error as error:
-            raise CheckpointError(f"{where}: {name} has the pattern {pattern!r}, which is no regular expression") from error
-    return value
+            raise CheckpointError(
+                f"{where}: {name} has {pattern!r}, which is no regular expression"
+            ) from error
+    return dict(table)

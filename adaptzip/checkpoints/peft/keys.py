@@ -13,22 +13,37 @@ PREFIX = "base_model.model."
 
 Part = Literal["A", "B", "embedding_A", "embedding_B", "bias", "magnitude"]
 
-SUFFIXES: dict[Part, str] = {
-    "A": ".lora_A.weight",
-    "B": ".lora_B.weight",
-    "embedding_A": ".lora_embedding_A",
-    "embedding_B": ".lora_embedding_B",
-    "bias": ".lora_B.bias",
-    "magnitude": ".lora_magnitude_vector",
+SUFFIXES: dict[Part, tuple[str, ...]] = {
+    "A": (".lora_A.weight",),
+    "B": (".lora_B.weight",),
+    "embedding_A": (".lora_embedding_A",),
+    "embedding_B": (".lora_embedding_B",),
+    "bias": (".lora_B.bias",),
+    "magnitude": (".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
 }
-"""How the key of each part of a module ends."""
+"""How the key of each part of a module ends; the first form is the one that is written."""
 
-_OTHERS = {
-    ".lora_latent_mapping": "LoRA-XS, whose core stands between fixed A and B",
-    ".lora_diag": "KaSA, whose diagonal stands between A and B and whose base weight is truncated",
-    ".lora_E": "AdaLoRA, whose singular values stand between A and B",
+TOKENS = ".token_adapter.trainable_tokens_delta"
+"""How the key of replaced embedding rows ends."""
+
+_PLAIN = "it is not W + s*B@A"
+_METHODS = {
+    "lora_latent_mapping": f"LoRA-XS or LoRA-SB, whose core stands between A and B; {_PLAIN}",
+    ".tensor.factors.": f"LoRETTA, whose factors are tensor trains; {_PLAIN}",
+    ".lora_diag": f"KaSA, whose diagonal stands between A and B and whose base weight is truncated; {_PLAIN}",
+    ".lora_E": f"AdaLoRA, whose singular values stand between A and B; {_PLAIN}",
     ".lora_arrow": "Arrow, which routes between several LoRAs",
-    ".lora_monteclora": "MonteCLoRA",
+    ".lora_monteclora": "MonteCLoRA, which samples its factors",
+    ".base_layer.out_proj.lora_": "a LoRA on nn.MultiheadAttention, whose out_proj PEFT updates twice",
+    ".lokr_w": "LoKr",
+    ".hada_w": "LoHa",
+    ".oft_": "OFT",
+    ".boft_": "BOFT",
+    ".ia3_l": "IA3",
+    ".vera_lambda": "VeRA",
+    ".vblora_": "VB-LoRA",
+    ".tinylora_": "TinyLoRA",
+    ".fourierft_spectrum": "FourierFT",
 }
 
 
@@ -50,18 +65,21 @@ def classify(keys: Iterable[str], where: object) -> Keys:
 
     Raises:
         RefusedError: for a key of another method.
-        CheckpointError: for a key that has no meaning in a PEFT LoRA.
+        CheckpointError: for a key that has no meaning in a PEFT LoRA, or two keys with one meaning.
     """
     modules: dict[str, dict[Part, str]] = {}
     extras: list[str] = []
     for key in keys:
+        _refuse_methods(key, where)
         found = split(key)
-        if found is not None:
-            module, part = found
-            modules.setdefault(module, {})[part] = key
-        else:
+        if found is None:
             _check_extra(key, where)
             extras.append(key)
+            continue
+        parts = modules.setdefault(found[0], {})
+        if found[1] in parts:
+            raise CheckpointError(f"{where}: the keys {parts[found[1]]} and {key} mean the same tensor")
+        parts[found[1]] = key
     return Keys({name: modules[name] for name in sorted(modules)}, tuple(extras))
 
 
@@ -69,18 +87,30 @@ def split(key: str) -> tuple[str, Part] | None:
     """(module name, part) of a factor's key, else None."""
     if not key.startswith(PREFIX):
         return None
-    for part, suffix in SUFFIXES.items():
-        if key.endswith(suffix):
-            return key[len(PREFIX) : -len(suffix)], part
+    for part, suffixes in SUFFIXES.items():
+        for suffix in suffixes:
+            if key.endswith(suffix):
+                return key[len(PREFIX) : -len(suffix)], part
     return None
 
 
-def _check_extra(key: str, where: object) -> None:
-    for piece, what in _OTHERS.items():
+def _refuse_methods(key: str, where: object) -> None:
+    for piece, what in _METHODS.items():
         if piece in key:
-            raise RefusedError(f"{where}: the key {key} belongs to {what}; it is not W + s*B@A")
-    if "lora_" in key.rpartition(".base_layer.")[2] or not key.startswith("base_model."):
-        raise CheckpointError(
-            f"{where}: the key {key} has no meaning in a PEFT LoRA",
-            hint="expected base_model.model.<module>.lora_A.weight and the like",
+            raise RefusedError(
+                f"{where}: the key {key} belongs to {what}",
+                hint="merge it into its base model with the library that trained it, then extract a LoRA",
+            )
+
+
+def _check_extra(key: str, where: object) -> None:
+    if key.startswith(PREFIX) and ".lora_" not in key:
+        return
+    hint = (
+        "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"
+    )
+    if key.endswith((".default.weight", ".default")):
+        hint = (
+            "the adapter's name is inside the keys: save it with PEFT's save_pretrained, not with torch.save"
         )
+    raise CheckpointError(f"{where}: the key {key} has no meaning in a PEFT LoRA", hint=hint)

@@ -12,8 +12,14 @@ from torch import Tensor
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, parse_config
-from adaptzip.checkpoints.peft.keys import Keys, Part, classify
-from adaptzip.errors import CheckpointError
+from adaptzip.checkpoints.peft.experts import parameter_paths, split_experts
+from adaptzip.checkpoints.peft.extras import extra_target, token_indices
+from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
+from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.errors import CheckpointError, RefusedError
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_DIFFERENT = "the weights and the configuration belong to different adapters"
 
 
 def read(source: Source) -> Adapter:
@@ -23,96 +29,190 @@ def read(source: Source) -> Adapter:
         CheckpointError: if the checkpoint is malformed or its scale is unknown.
         RefusedError: if it is valid but not a low-rank update.
     """
+    if source.config is not None:
+        refuse_variants(source.config, source.path)
     keys = classify(source.tensors, source.weights)
-    config = parse_config(_raw_config(source, keys), source.path)
-    modules = {name: _factors(source, name, parts, config) for name, parts in keys.modules.items()}
-    if not modules:
-        raise CheckpointError(f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys")
+    if not keys.modules:
+        raise CheckpointError(
+            f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys"
+        )
+    raw = source.config if source.config is not None else _assumed_config(source, keys)
+    config = parse_config(raw, source.path)
+    modules = _modules(source, keys, config)
+    _check_extras(source, keys, config)
     meta = Meta(
         dialect="peft",
-        config=MappingProxyType(dict(config.raw)),
-        base_model=config.raw.get("base_model_name_or_path"),
+        config=MappingProxyType(dict(raw)),
+        base_model=raw.get("base_model_name_or_path"),
         header=source.header,
         config_text=source.config_text,
     )
-    return Adapter(modules, {key: source.tensors[key] for key in keys.extras}, meta)
+    return Adapter(dict(sorted(modules.items())), {key: source.tensors[key] for key in keys.extras}, meta)
 
 
-def _raw_config(source: Source, keys: Keys) -> Mapping[str, Any]:
-    if source.config is not None:
-        return source.config
+def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
+    """A configuration for weights that come alone, from their shapes and the alpha that the user gave."""
     if source.alpha is None:
         raise CheckpointError(
             f"{source.weights}: there is no adapter_config.json beside it, so its scale is unknown",
             hint="put the adapter's adapter_config.json beside it, or give its lora_alpha with --alpha",
         )
-    ranks = {
-        name: source.tensors[key].shape[0]
-        for name, parts in keys.modules.items()
-        for part, key in parts.items()
-        if part in ("A", "embedding_A") and source.tensors[key].ndim
-    }
+    for key in keys.extras:
+        if key.endswith(TOKENS):
+            raise CheckpointError(
+                f"{source.weights}: {key} needs the token numbers of its adapter_config.json"
+            )
+    ranks = {}
+    for name, parts in keys.modules.items():
+        a_key = parts.get("A") or parts.get("embedding_A")
+        if a_key is not None and source.tensors[a_key].ndim:
+            ranks[name] = source.tensors[a_key].shape[0]
     most = max(ranks.values(), default=1)
     return {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "lora_alpha": source.alpha,
+        "lora_bias": any("bias" in parts for parts in keys.modules.values()),
         "peft_type": "LORA",
         "r": most,
-        "lora_alpha": source.alpha,
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != most},
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(keys.modules),
+        "use_dora": any("magnitude" in parts for parts in keys.modules.values()),
     }
+
+
+def _modules(source: Source, keys: Keys, config: PeftConfig) -> dict[str, LoraFactors]:
+    paths = parameter_paths(keys.modules, config.raw, source.weights)
+    modules: dict[str, LoraFactors] = {}
+    for name, parts in keys.modules.items():
+        for key in parts.values():
+            _check_finite(source, key)
+        if name in paths:
+            path = paths[name]
+            a, b = (source.tensors[parts[part]] for part in _pair(source, name, parts))
+            modules |= split_experts(path, a, b, config.rank(path), config.scaling(path), source.weights)
+        else:
+            modules[name] = _factors(source, name, parts, config)
+    return modules
 
 
 def _factors(source: Source, name: str, parts: Mapping[Part, str], config: PeftConfig) -> LoraFactors:
     a_part, b_part = _pair(source, name, parts)
     a, b = source.tensors[parts[a_part]], source.tensors[parts[b_part]]
-    for part in parts.values():
-        _check_finite(source, part)
-    layout: Layout = "linear"
+    layout: Layout = "transposed" if config.fan_in_fan_out else "linear"
     kernel: tuple[int, ...] = ()
     if a_part == "embedding_A":
         layout = "embedding"
     elif a.ndim > 2:
         layout, kernel = "conv", tuple(a.shape[2:])
-        a, b = a.flatten(1), b.flatten(1)
-    elif config.fan_in_fan_out:
-        layout = "transposed"
+        a, b = _flat_convolution(source, name, a, b)
     _check_shapes(source, name, a, b, config.rank(name))
-    magnitude = source.tensors[parts["magnitude"]].reshape(-1) if "magnitude" in parts else None
-    bias = source.tensors[parts["bias"]] if "bias" in parts else None
-    return LoraFactors(a, b, config.scaling(name), layout, kernel, magnitude, bias)
+    return LoraFactors(
+        a,
+        b,
+        config.scaling(name),
+        layout,
+        kernel,
+        magnitude=_vector(source, name, "magnitude", parts, config.raw.get("use_dora"), b.shape[0]),
+        bias=_vector(source, name, "bias", parts, config.raw.get("lora_bias"), b.shape[0]),
+    )
 
 
 def _pair(source: Source, name: str, parts: Mapping[Part, str]) -> tuple[Part, Part]:
     pair: tuple[Part, Part] = ("A", "B")
     if "embedding_A" in parts or "embedding_B" in parts:
         pair = ("embedding_A", "embedding_B")
-    for part, other in (pair, pair[::-1]):
+    for part in pair:
         if part not in parts:
-            there = parts.get(other, next(iter(parts.values())))
+            there = next(iter(parts.values()))
             raise CheckpointError(
-                f"{source.weights}: module {name} has {there} but no lora_{part}", hint="save the adapter again"
+                f"{source.weights}: module {name} has {there} but no lora_{part}",
+                hint="save the adapter again",
             )
     return pair
 
 
+def _flat_convolution(source: Source, name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    if b.ndim != a.ndim or any(k != 1 for k in b.shape[2:]):
+        raise CheckpointError(
+            f"{source.weights}: module {name} has A {list(a.shape)} and B {list(b.shape)}, "
+            "expected a convolution's A (rank, in, *kernel) and B (out, rank, 1, ...)"
+        )
+    if b.shape[1] and a.shape[0] != b.shape[1] and a.shape[0] % b.shape[1] == 0:
+        raise RefusedError(
+            f"{source.weights}: module {name} is a convolution in {a.shape[0] // b.shape[1]} groups, "
+            "whose update PEFT cannot merge either",
+            hint="train the adapter without grouped convolutions among its target_modules",
+        )
+    return a.flatten(1), b.flatten(1)
+
+
+def _vector(
+    source: Source, name: str, part: Part, parts: Mapping[Part, str], wanted: object, out: int
+) -> Tensor | None:
+    """A module's DoRA magnitude or LoRA bias as (out,); present if and only if the configuration says so."""
+    field = "use_dora" if part == "magnitude" else "lora_bias"
+    if part not in parts:
+        if wanted:
+            raise CheckpointError(
+                f"{source.weights}: module {name} has no {part}, but {field} is set", hint=_DIFFERENT
+            )
+        return None
+    vector = source.tensors[parts[part]]
+    if not wanted:
+        raise CheckpointError(
+            f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=_DIFFERENT
+        )
+    if vector.numel() != out:
+        raise CheckpointError(
+            f"{source.weights}: {parts[part]} has {vector.numel()} numbers, expected {out} as B has rows"
+        )
+    return vector.reshape(-1)
+
+
 def _check_finite(source: Source, key: str) -> None:
     tensor: Tensor = source.tensors[key]
-    if not tensor.is_floating_point():
-        raise CheckpointError(f"{source.weights}: tensor {key} is {tensor.dtype}, expected floating point")
-    if not bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all()):
+    if tensor.dtype not in _FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"{source.weights}: tensor {key} holds NaN or infinity", hint="the training diverged; use an earlier save"
+            f"{source.weights}: tensor {key} is {kind}, expected float32, float16, bfloat16 or float64"
+        )
+    # A finite sum proves that all terms are; only the rare other case needs a look at each number.
+    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{source.weights}: tensor {key} holds NaN or infinity",
+            hint="the training diverged; use an earlier save",
         )
 
 
 def _check_shapes(source: Source, name: str, a: Tensor, b: Tensor, rank: int) -> None:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or 0 in a.shape or 0 in b.shape:
         raise CheckpointError(
             f"{source.weights}: module {name} has A {list(a.shape)} and B {list(b.shape)}, "
-            "expected A (rank, in) and B (out, rank)"
+            "expected A (rank, in) and B (out, rank)",
+            hint="a distributed training run may have saved only its shards; gather them and save again",
         )
     if a.shape[0] != rank:
         raise CheckpointError(
             f"{source.weights}: module {name} has rank {a.shape[0]}, but adapter_config.json says {rank}",
-            hint="the weights and the configuration belong to different adapters",
+            hint=_DIFFERENT,
+        )
+
+
+def _check_extras(source: Source, keys: Keys, config: PeftConfig) -> None:
+    """Replaced embedding rows must be as many as the configuration names, in both directions."""
+    rows = [key for key in keys.extras if extra_target(key, config.raw)[0] == "token_rows"]
+    for key in rows:
+        indices = token_indices(key, config.raw)
+        if indices is None or source.tensors[key].ndim != 2 or len(indices) != source.tensors[key].shape[0]:
+            there = "none" if indices is None else str(len(indices))
+            raise CheckpointError(
+                f"{source.weights}: {key} is {list(source.tensors[key].shape)}, but trainable_token_indices in "
+                f"adapter_config.json names {there}",
+                hint=_DIFFERENT,
+            )
+    if config.raw.get("trainable_token_indices") and not rows:
+        raise CheckpointError(
+            f"{source.weights}: trainable_token_indices is set, but there are no rows for these tokens",
+            hint=_DIFFERENT,
         )

@@ -1,0 +1,158 @@
+"""The adapter_config.json that makes PEFT load an adapter's tensors with the same update."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints.peft.config import PeftConfig, parse_config, targets
+from adaptzip.checkpoints.peft.experts import parameter_of
+
+_DEFAULTS: dict[str, Any] = {
+    "auto_mapping": None,
+    "base_model_name_or_path": None,
+    "bias": "none",
+    "inference_mode": True,
+    "layers_pattern": None,
+    "layers_to_transform": None,
+    "lora_dropout": 0.0,
+    "modules_to_save": None,
+    "peft_type": "LORA",
+    "revision": None,
+    "task_type": None,
+}
+# Fields that only matter before training; with other ranks some of them make PEFT fail or warn on loading.
+_INITIALISATION: dict[str, Any] = {
+    "corda_config": None,
+    "ensure_weight_tying": False,
+    "eva_config": None,
+    "init_lora_weights": True,
+    "loftq_config": {},
+    "lora_ga_config": None,
+}
+
+
+def config_text(adapter: Adapter) -> str:
+    """adapter_config.json for an adapter that PEFT can hold; the source's own text where it is still true."""
+    meta = adapter.meta
+    if meta.dialect == "peft" and meta.config:
+        if meta.config_text is not None and _tells(meta.config, adapter):
+            return meta.config_text
+        text = _dump(dict(meta.config))
+        # Sorting the keys may change which of two overlapping patterns comes first.
+        if _tells(json.loads(text), adapter):
+            return text
+    return _dump(build_config(adapter))
+
+
+def describes(adapter: Adapter) -> bool:
+    """Whether the adapter's own configuration gives every module its rank and scale."""
+    return (
+        adapter.meta.dialect == "peft" and bool(adapter.meta.config) and _tells(adapter.meta.config, adapter)
+    )
+
+
+def build_config(adapter: Adapter) -> dict[str, Any]:
+    """A configuration with exact ranks and scales: patterns are whole module names, so none overlap."""
+    config = dict(_DEFAULTS)
+    if adapter.meta.dialect == "peft":
+        config |= adapter.meta.config
+    config |= _INITIALISATION | {
+        "base_model_name_or_path": adapter.meta.base_model,
+        "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
+        "lora_bias": any(factors.bias is not None for factors in adapter.modules.values()),
+        "use_dora": any(factors.magnitude is not None for factors in adapter.modules.values()),
+        "use_rslora": False,
+    }
+    return config | _targets(config, adapter.modules) | _ranks_and_alphas(adapter.modules)
+
+
+def portable_config(adapter: Adapter) -> dict[str, Any]:
+    """A configuration that every engine reads: one rank, alpha equal to it, plain suffixes as targets."""
+    rank = next(iter(adapter.modules.values())).rank
+    kept = {
+        name: adapter.meta.config.get(name)
+        for name in ("exclude_modules", "layers_pattern", "layers_to_transform")
+    }
+    return {
+        **_DEFAULTS,
+        **{name: value for name, value in kept.items() if value},
+        "base_model_name_or_path": adapter.meta.base_model,
+        "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "r": rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in adapter.modules}),
+        "task_type": adapter.meta.config.get("task_type"),
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _dump(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=2, sort_keys=True)
+
+
+def _tells(raw: Mapping[str, Any], adapter: Adapter) -> bool:
+    config = parse_config(raw, "adapter_config.json")
+    return all(_agrees(config, name, factors) for name, factors in adapter.modules.items())
+
+
+def _agrees(config: PeftConfig, name: str, factors: LoraFactors) -> bool:
+    expert = parameter_of(name, factors)
+    path = expert[0] if expert else name
+    return config.rank(path) == factors.rank and config.scaling(path) == factors.scaling
+
+
+def _targets(config: Mapping[str, Any], modules: Mapping[str, LoraFactors]) -> dict[str, Any]:
+    """The source's own targets where they choose every module, else all modules by their whole names."""
+    experts = {name: parameter_of(name, factors) for name, factors in modules.items()}
+    plain = [name for name, expert in experts.items() if expert is None]
+    found: dict[str, Any] = {}
+    if not config.get("target_parameters"):
+        found["target_parameters"] = sorted({expert[0] for expert in experts.values() if expert}) or None
+    if not all(targets(config, name) for name in plain):
+        found |= {
+            "target_modules": plain,
+            "exclude_modules": None,
+            "layers_to_transform": None,
+            "layers_pattern": None,
+        }
+    return found
+
+
+def _ranks_and_alphas(modules: Mapping[str, LoraFactors]) -> dict[str, Any]:
+    ranks = {name: factors.rank for name, factors in modules.items()}
+    alphas = {name: _alpha(factors) for name, factors in modules.items()}
+    experts = [name for name, factors in modules.items() if factors.layout.startswith("expert")]
+    rank = ranks[experts[0]] if experts else _commonest(ranks)
+    alpha = alphas[experts[0]] if experts else _commonest(alphas)
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {_anchored(name): value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {_anchored(name): value for name, value in alphas.items() if value != alpha},
+    }
+
+
+def _alpha(factors: LoraFactors) -> float:
+    """The alpha for which alpha / rank is the scale, to the last bit where there is one."""
+    product = factors.scaling * factors.rank
+    near = (product, math.nextafter(product, math.inf), math.nextafter(product, -math.inf))
+    alpha = next((value for value in near if value / factors.rank == factors.scaling), product)
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def _anchored(name: str) -> str:
+    return "^" + re.escape(name)
+
+
+def _commonest(values: Mapping[str, Any]) -> Any:
+    counts: dict[Any, int] = {}
+    for value in values.values():
+        counts[value] = counts.get(value, 0) + 1
+    return max(counts, key=lambda value: (counts[value], value))

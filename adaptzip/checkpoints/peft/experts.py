@@ -1,0 +1,168 @@
+"""LoRA on whole parameters: PEFT's `target_parameters`, as mixture-of-experts layers need it.
+
+PEFT wraps the module once per parameter, the first declared parameter innermost, so the number of `.base_layer` in a
+file's key says only at which depth a parameter stands. With E experts and rank r, A is (E*r, in) with the experts
+slowest and B is (out, r*E) with the experts fastest. Here every expert is a module of its own, named
+`<parameter path>[e]`; a parameter of two dimensions counts as one expert.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import LoraFactors
+from adaptzip.checkpoints.peft.config import targets
+from adaptzip.errors import CheckpointError, RefusedError
+
+# The order in which expert modules of the transformers library declare their parameters.
+_DECLARED = ("gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias")
+_WRAPPER = ".base_layer"
+_EXPERT = re.compile(r"^(?P<parameter>.+)\[(?P<expert>\d+)\]$", re.DOTALL)
+
+
+def parameter_paths(names: Iterable[str], raw: Mapping[str, Any], where: object) -> dict[str, str]:
+    """The parameter's path in the base model, for each module name that stands for a wrapped parameter.
+
+    Raises:
+        RefusedError: if the file does not say which parameter a wrapper adapts.
+    """
+    wanted = [str(target) for target in raw.get("target_parameters") or []]
+    depths: dict[str, dict[int, str]] = {}
+    for name in names:
+        path, depth = _unwrap(name)
+        depths.setdefault(path, {})[depth] = name
+    found: dict[str, str] = {}
+    for path, by_depth in depths.items():
+        parameters = _parameters_of(path, wanted, raw)
+        if parameters:
+            found |= _assign(path, by_depth, parameters, where)
+        elif set(by_depth) != {0}:
+            raise CheckpointError(
+                f"{where}: {path} has nested LoRA factors, but target_parameters in adapter_config.json names "
+                "none of its parameters",
+                hint="the weights and the configuration belong to different adapters",
+            )
+    return found
+
+
+def _unwrap(name: str) -> tuple[str, int]:
+    """(module path, number of wrappers around it)."""
+    depth = 0
+    while name.endswith(_WRAPPER):
+        name, depth = name.removesuffix(_WRAPPER), depth + 1
+    return name, depth
+
+
+def _parameters_of(path: str, wanted: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
+    """The names of the parameters of the module at `path` that the configuration targets."""
+    split = [target.rpartition(".") for target in wanted]
+    named = {parameter for module, dot, parameter in split if dot and f".{path}".endswith(f".{module}")}
+    if not named and not targets(raw, path):
+        named = {parameter for _, dot, parameter in split if not dot}
+    return sorted(named)
+
+
+def _assign(
+    path: str, by_depth: Mapping[int, str], parameters: Sequence[str], where: object
+) -> dict[str, str]:
+    """Match wrappers, innermost first, with parameters in the order of their declaration."""
+    known = len(parameters) == 1 or all(parameter in _DECLARED for parameter in parameters)
+    if len(by_depth) != len(parameters) or set(by_depth) != set(range(len(by_depth))) or not known:
+        raise RefusedError(
+            f"{where}: cannot tell which of the parameters {', '.join(parameters)} of {path} its {len(by_depth)} "
+            "nested LoRA factors belong to",
+            hint="merge it with PEFT, which sees the base model's order of declaration",
+        )
+    ordered = sorted(parameters, key=_DECLARED.index) if len(parameters) > 1 else parameters
+    return {
+        by_depth[depth]: f"{path}.{parameter}"
+        for depth, parameter in zip(sorted(by_depth, reverse=True), ordered, strict=True)
+    }
+
+
+def split_experts(
+    path: str, a: Tensor, b: Tensor, rank: int, scaling: float, where: object
+) -> dict[str, LoraFactors]:
+    """Factors of every expert of the parameter at `path`.
+
+    Args:
+        path: the parameter's path.
+        a: (experts * rank, in), experts slowest.
+        b: (out, rank * experts), experts fastest.
+        rank: the configured rank.
+        scaling: the configured scale.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: if the shapes do not fit the rank.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank or not a.shape[0]:
+        raise CheckpointError(
+            f"{where}: parameter {path} has A {list(a.shape)} and B {list(b.shape)}, "
+            f"expected A (experts * {rank}, in) and B (out, {rank} * experts)"
+        )
+    experts = a.shape[0] // rank
+    a_all, b_all = a.reshape(experts, rank, -1), b.reshape(b.shape[0], rank, experts)
+    return {
+        f"{path}[{e}]": LoraFactors(a_all[e], b_all[:, :, e].contiguous(), scaling, "expert")
+        for e in range(experts)
+    }
+
+
+def parameter_of(name: str, factors: LoraFactors) -> tuple[str, int] | None:
+    """(parameter path, expert number) of an expert's module name, else None."""
+    match = _EXPERT.match(name) if factors.layout.startswith("expert") else None
+    return (match["parameter"], int(match["expert"])) if match else None
+
+
+def group_experts(modules: Mapping[str, LoraFactors]) -> dict[str, list[LoraFactors]]:
+    """The experts' factors in order, by parameter path.
+
+    Raises:
+        CheckpointError: if an expert is missing.
+    """
+    groups: dict[str, dict[int, LoraFactors]] = {}
+    for name, factors in modules.items():
+        found = parameter_of(name, factors)
+        if found is not None:
+            groups.setdefault(found[0], {})[found[1]] = factors
+    for path, experts in groups.items():
+        missing = set(range(len(experts))) - set(experts)
+        if missing:
+            raise CheckpointError(
+                f"{path}: expert {min(missing)} is missing between others, expected every expert"
+            )
+    return {path: [experts[e] for e in range(len(experts))] for path, experts in groups.items()}
+
+
+def stack_a(experts: Sequence[LoraFactors]) -> Tensor:
+    """(experts * rank, in), experts slowest."""
+    return torch.cat([e.A for e in experts])
+
+
+def stack_b(experts: Sequence[LoraFactors]) -> Tensor:
+    """(out, rank * experts), experts fastest."""
+    return torch.stack([e.B for e in experts], dim=2).flatten(1)
+
+
+def wrapper_names(paths: Iterable[str]) -> dict[str, str]:
+    """The module name under which PEFT keeps the factors of each parameter, by parameter path.
+
+    Raises:
+        RefusedError: if the order in which a module declares its parameters is unknown.
+    """
+    by_module: dict[str, list[str]] = {}
+    for path in paths:
+        module, _, parameter = path.rpartition(".")
+        by_module.setdefault(module, []).append(parameter)
+    names: dict[str, str] = {}
+    for module, parameters in by_module.items():
+        depths = {depth: module + _WRAPPER * depth for depth in range(len(parameters))}
+        assigned = _assign(module, depths, parameters, module)
+        names |= {path: name for name, path in assigned.items()}
+    return names

@@ -1,0 +1,57 @@
+"""What the tensors beside the factors do to the base model, as PEFT's own loader treats them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
+
+Role = Literal["replace", "token_rows", "ignore"]
+"""replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: has no effect once merged."""
+
+
+def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] = ()) -> tuple[Role, str]:
+    """What an extra does, and the name of the base model's tensor that it does it to.
+
+    PEFT loads a tensor where the wrapped model has its key, and drops it silently where not. A module with LoRA keeps
+    its own weight and bias under `base_layer`, one with trainable tokens under `token_adapter.base_layer`, and a
+    `modules_to_save` module has an unused `original_module` beside the copy that the plain key is loaded into.
+
+    Args:
+        key: the extra's key in the file.
+        config: adapter_config.json.
+        modules: names of the modules with LoRA factors.
+    """
+    name = key.removeprefix(PREFIX)
+    if name.endswith(TOKENS):
+        return "token_rows", name.removesuffix(TOKENS) + ".weight"
+    for wrapper in (".original_module", ".modules_to_save"):
+        if f"{wrapper}." in name:
+            return "ignore", name.replace(wrapper, "")
+    if ".base_layer." in name:
+        return "replace", name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".")
+    module = name.rpartition(".")[0]
+    if module in modules or _has_tokens(module, config):
+        return "ignore", name
+    return "replace", name
+
+
+def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:
+    """The row numbers of an extra whose role is `token_rows`, in its rows' order; None where the config has none."""
+    indices = config.get("trainable_token_indices")
+    if isinstance(indices, dict):
+        module = key.removeprefix(PREFIX).removesuffix(TOKENS)
+        fitting = [name for name in indices if _ends(module, name)]
+        return list(indices[max(fitting, key=len)]) if fitting else None
+    return list(indices) if indices else None
+
+
+def _has_tokens(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether the configuration names `module` as one with trainable tokens; a bare list names none."""
+    indices = config.get("trainable_token_indices")
+    return isinstance(indices, dict) and any(_ends(module, name) for name in indices)
+
+
+def _ends(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")

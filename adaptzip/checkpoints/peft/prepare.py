@@ -1,0 +1,95 @@
+"""Bringing an adapter into the shape that one PEFT configuration can describe, with the same update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints.peft.experts import group_experts
+from adaptzip.errors import RefusedError
+
+
+def fold(factors: LoraFactors) -> LoraFactors:
+    """The same update with the scale inside B, in float32 (float64 stays)."""
+    if factors.scaling == 1.0:
+        return factors
+    dtype = torch.promote_types(factors.B.dtype, torch.float32)
+    bias = None if factors.bias is None else factors.bias.to(dtype) * factors.scaling
+    return replace(factors, B=factors.B.to(dtype) * factors.scaling, scaling=1.0, bias=bias)
+
+
+def pad(factors: LoraFactors, rank: int) -> LoraFactors:
+    """The same update with zeros up to `rank`; the scale stays."""
+    missing = rank - factors.rank
+    if missing == 0:
+        return factors
+    a = torch.nn.functional.pad(factors.A, (0, 0, 0, missing))
+    b = torch.nn.functional.pad(factors.B, (0, missing))
+    return replace(factors, A=a, B=b)
+
+
+def loadable(adapter: Adapter) -> Adapter:
+    """The same update in modules that PEFT can hold.
+
+    Modules of rank 0 get rank 1 with zeros, as PEFT has no rank 0. All experts of all parameters get one rank and one
+    scale: the experts of a parameter share a tensor, and PEFT warns about a pattern that fits nothing but parameters,
+    so they take the configuration's default.
+    """
+    modules = {name: pad(factors, max(factors.rank, 1)) for name, factors in adapter.modules.items()}
+    experts = [factors for group in group_experts(modules).values() for factors in group]
+    if experts:
+        rank = max(factors.rank for factors in experts)
+        folded = len({factors.scaling for factors in experts}) > 1
+        for name, factors in modules.items():
+            if factors.layout.startswith("expert"):
+                modules[name] = pad(fold(factors) if folded else factors, rank)
+    return replace(adapter, modules=modules)
+
+
+def portable(adapter: Adapter, drop_extras: bool) -> Adapter:
+    """The same update as every inference engine reads it: one rank for all modules, and the scale inside B.
+
+    Raises:
+        RefusedError: if something would be lost that the profile cannot hold, unless it is what `drop_extras` allows.
+    """
+    _refuse_losses(adapter, drop_extras)
+    rank = max([1, *(factors.rank for factors in adapter.modules.values())])
+    modules = {
+        name: pad(fold(replace(factors, bias=None, magnitude=None)), rank)
+        for name, factors in adapter.modules.items()
+    }
+    return Adapter(modules, {}, replace(adapter.meta, header=None, config_text=None))
+
+
+def _refuse_losses(adapter: Adapter, drop_extras: bool) -> None:
+    experts = sorted(name for name, factors in adapter.modules.items() if factors.layout.startswith("expert"))
+    if experts:
+        raise RefusedError(
+            f"the portable profile cannot hold LoRA on whole parameters, such as {experts[0]}",
+            hint="leave --portable out, or merge the adapter into its base model",
+        )
+    if adapter.meta.config.get("layer_replication"):
+        raise RefusedError("the portable profile cannot hold layer_replication", hint="leave --portable out")
+    losses = _losses(adapter.modules, len(adapter.extras), next(iter(adapter.extras), ""))
+    if losses and not drop_extras:
+        raise RefusedError(
+            f"the portable profile would lose {', '.join(losses)}",
+            hint="leave --portable out, merge the adapter into its base model, or accept the loss with --drop-extras",
+        )
+
+
+def _losses(modules: Mapping[str, LoraFactors], extras: int, first: str) -> list[str]:
+    magnitudes = sum(factors.magnitude is not None for factors in modules.values())
+    biases = sum(factors.bias is not None for factors in modules.values())
+    return [
+        text
+        for count, text in (
+            (extras, f"{extras} tensors beside the factors, such as {first}"),
+            (magnitudes, f"the DoRA magnitudes of {magnitudes} modules"),
+            (biases, f"the LoRA biases of {biases} modules"),
+        )
+        if count
+    ]
