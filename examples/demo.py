@@ -58,7 +58,9 @@ def main() -> int:
         result, same = _path(name, options, rows)
         results.append(result)
         agree = agree and same
-    print(_table(results))
+    table = _table(results)
+    (OUTPUT / "table.md").write_text(_as_markdown(table))
+    print(_as_text(table))
     print(f"\n{time.perf_counter() - start:.0f} s; files are in {OUTPUT}/")
     return 0 if agree else 1
 
@@ -114,15 +116,26 @@ def _relative_error(packed: Path) -> float:
     return math.sqrt(missed / total)
 
 
-def _table(results: list[Result]) -> str:
+def _table(results: list[Result]) -> list[list[str]]:
     source = SOURCE_FILE.stat().st_size
-    lines = [f"{'':24}{'bytes':>12}{'ratio':>10}{'error':>10}{'accuracy':>11}"]
+    lines = [["", "bytes", "ratio", "error", "accuracy"]]
     for row in results:
         size = "" if row.bytes is None else f"{row.bytes:,}"
         ratio = "" if row.bytes is None else f"{source / row.bytes:.1f}x"
         error = "" if row.error is None else f"{row.error:.3f}"
-        lines.append(f"{row.name:24}{size:>12}{ratio:>10}{error:>10}{100 * row.accuracy:>10.1f}%")
+        lines.append([row.name, size, ratio, error, f"{100 * row.accuracy:.1f} %"])
+    return lines
+
+
+def _as_text(table: list[list[str]]) -> str:
+    widths = [max(len(cell) for cell in column) + 3 for column in zip(*table, strict=True)]
+    lines = [row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:])) for row in table]
     return "\n".join(lines)
+
+
+def _as_markdown(table: list[list[str]]) -> str:
+    table = [table[0], ["---", *["---:"] * (len(table[0]) - 1)], *table[1:]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in table)
 
 
 if __name__ == "__main__":
