@@ -19,7 +19,7 @@ def read(path: str | Path, *, alpha: float | None = None, config: str | Path | N
     """Read an adapter completely.
 
     Args:
-        path: a PEFT folder, its weight file (`adapter_config.json` beside it, or `alpha` given), or a `.adz` file.
+        path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
 

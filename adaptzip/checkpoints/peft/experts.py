@@ -1,9 +1,9 @@
 """LoRA on whole parameters: PEFT's `target_parameters`, as mixture-of-experts layers need it.
 
-PEFT wraps the module once per parameter, the first declared parameter innermost, so the number of `.base_layer` in a
-file's key says only at which depth a parameter stands. With E experts and rank r, A is (E*r, in) with the experts
-slowest and B is (out, r*E) with the experts fastest. Here every expert is a module of its own, named
-`<parameter path>[e]`; a parameter of two dimensions counts as one expert.
+PEFT wraps the module once per parameter, the first declared parameter innermost, so the number of
+`.base_layer` in a file's key says only at which depth a parameter stands. With E experts and rank r, A is
+(E*r, in) with the experts slowest and B is (out, r*E) with the experts fastest. Here every expert is a module
+of its own, named `<parameter path>[e]`; a parameter of two dimensions counts as one expert.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def parameter_paths(names: Iterable[str], raw: Mapping[str, Any], where: object)
             found |= _assign(path, by_depth, parameters, where)
         elif set(by_depth) != {0}:
             raise CheckpointError(
-                f"{where}: {path} has nested LoRA factors, but target_parameters in adapter_config.json names "
-                "none of its parameters",
+                f"{where}: {path} has nested LoRA factors, but target_parameters in "
+                "adapter_config.json names none of its parameters",
                 hint="the weights and the configuration belong to different adapters",
             )
     return found
@@ -74,8 +74,8 @@ def _assign(
     known = len(parameters) == 1 or all(parameter in _DECLARED for parameter in parameters)
     if len(by_depth) != len(parameters) or set(by_depth) != set(range(len(by_depth))) or not known:
         raise RefusedError(
-            f"{where}: cannot tell which of the parameters {', '.join(parameters)} of {path} its {len(by_depth)} "
-            "nested LoRA factors belong to",
+            f"{where}: cannot tell which of the parameters {', '.join(parameters)} of {path} its "
+            f"{len(by_depth)} nested LoRA factors belong to",
             hint="merge it with PEFT, which sees the base model's order of declaration",
         )
     ordered = sorted(parameters, key=_DECLARED.index) if len(parameters) > 1 else parameters

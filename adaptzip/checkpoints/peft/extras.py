@@ -8,15 +8,16 @@ from typing import Any, Literal
 from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
 
 Role = Literal["replace", "token_rows", "ignore"]
-"""replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: has no effect once merged."""
+"""replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: does nothing."""
 
 
 def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] = ()) -> tuple[Role, str]:
     """What an extra does, and the name of the base model's tensor that it does it to.
 
-    PEFT loads a tensor where the wrapped model has its key, and drops it silently where not. A module with LoRA keeps
-    its own weight and bias under `base_layer`, one with trainable tokens under `token_adapter.base_layer`, and a
-    `modules_to_save` module has an unused `original_module` beside the copy that the plain key is loaded into.
+    PEFT loads a tensor where the wrapped model has its key, and drops it silently where not. A module with
+    LoRA keeps its own weight and bias under `base_layer`, one with trainable tokens under
+    `token_adapter.base_layer`, and a `modules_to_save` module has an unused `original_module` beside the copy
+    that the plain key is loaded into.
 
     Args:
         key: the extra's key in the file.
@@ -38,7 +39,7 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
 
 
 def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:
-    """The row numbers of an extra whose role is `token_rows`, in its rows' order; None where the config has none."""
+    """The row numbers of an extra whose role is `token_rows`, in the order of its rows, or None."""
     indices = config.get("trainable_token_indices")
     if isinstance(indices, dict):
         module = key.removeprefix(PREFIX).removesuffix(TOKENS)

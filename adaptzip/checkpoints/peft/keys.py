@@ -1,4 +1,4 @@
-"""Every key of a PEFT file has exactly one meaning: part of a module's factors, an extra, or refused by name."""
+"""Every key of a PEFT file has one meaning: part of a module's factors, an extra, or refused by name."""
 
 from __future__ import annotations
 

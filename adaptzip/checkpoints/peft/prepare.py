@@ -34,9 +34,9 @@ def pad(factors: LoraFactors, rank: int) -> LoraFactors:
 def loadable(adapter: Adapter) -> Adapter:
     """The same update in modules that PEFT can hold.
 
-    Modules of rank 0 get rank 1 with zeros, as PEFT has no rank 0. All experts of all parameters get one rank and one
-    scale: the experts of a parameter share a tensor, and PEFT warns about a pattern that fits nothing but parameters,
-    so they take the configuration's default.
+    Modules of rank 0 get rank 1 with zeros, as PEFT has no rank 0. All experts of all parameters get one rank
+    and one scale: the experts of a parameter share a tensor, and PEFT warns about a pattern that fits nothing
+    but parameters, so they take the configuration's default.
     """
     modules = {name: pad(factors, max(factors.rank, 1)) for name, factors in adapter.modules.items()}
     experts = [factors for group in group_experts(modules).values() for factors in group]
@@ -53,7 +53,7 @@ def portable(adapter: Adapter, drop_extras: bool) -> Adapter:
     """The same update as every inference engine reads it: one rank for all modules, and the scale inside B.
 
     Raises:
-        RefusedError: if something would be lost that the profile cannot hold, unless it is what `drop_extras` allows.
+        RefusedError: if the profile cannot hold something, unless `drop_extras` gives it up.
     """
     _refuse_losses(adapter, drop_extras)
     rank = max([1, *(factors.rank for factors in adapter.modules.values())])
@@ -77,7 +77,7 @@ def _refuse_losses(adapter: Adapter, drop_extras: bool) -> None:
     if losses and not drop_extras:
         raise RefusedError(
             f"the portable profile would lose {', '.join(losses)}",
-            hint="leave --portable out, merge the adapter into its base model, or accept the loss with --drop-extras",
+            hint="leave --portable out, merge the adapter into its base, or accept this with --drop-extras",
         )
 
 

@@ -207,8 +207,8 @@ def _check_extras(source: Source, keys: Keys, config: PeftConfig) -> None:
         if indices is None or source.tensors[key].ndim != 2 or len(indices) != source.tensors[key].shape[0]:
             there = "none" if indices is None else str(len(indices))
             raise CheckpointError(
-                f"{source.weights}: {key} is {list(source.tensors[key].shape)}, but trainable_token_indices in "
-                f"adapter_config.json names {there}",
+                f"{source.weights}: {key} is {list(source.tensors[key].shape)}, but trainable_token_indices "
+                f"in adapter_config.json names {there}",
                 hint=_DIFFERENT,
             )
     if config.raw.get("trainable_token_indices") and not rows:

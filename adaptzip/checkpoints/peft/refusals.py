@@ -40,8 +40,9 @@ _VARIANTS = {
 # Fields that leave the update W + s*B@A alone, or that this package understands.
 _KNOWN = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layer_replication",
-    "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+    "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
+    "lora_dropout",
     "lora_ga_config", "megatron_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type",
     "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
     "target_parameters", "task_type", "trainable_token_indices", "use_dora", "use_rslora", "velora_config",
@@ -52,18 +53,13 @@ _CONVERTIBLE = {
     "GRALORA", "TINYLORA", "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
-    "PROMPT_TUNING",
-    "MULTITASK_PROMPT_TUNING",
-    "P_TUNING",
-    "PREFIX_TUNING",
-    "ADAPTION_PROMPT",
-    "CPT",
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
     "CARTRIDGE",
-}
+}  # fmt: skip
 
 
 def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
-    """Refuse a configuration that asks for anything but low-rank updates W + s*B@A (or DoRA's rescaling of it).
+    """Refuse a configuration of anything but low-rank updates W + s*B@A, or DoRA's rescaling of it.
 
     Raises:
         RefusedError: naming the method and what to do instead.
@@ -87,7 +83,7 @@ def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
         return
     hint = _CONVERT if kind in _CONVERTIBLE else _MERGE
     if kind in _PROMPTS:
-        hint = "it changes no weights, so there is nothing to compress or merge"
+        hint = "it changes no weights, so there is nothing to merge"
     raise RefusedError(f"{where}: peft_type is {kind}, expected LORA", hint=hint)
 
 
@@ -98,8 +94,8 @@ def _refuse_init(init: object, where: object) -> None:
     for start, title in _CHANGING_INITS.items():
         if name.startswith(start):
             raise RefusedError(
-                f"{where}: init_lora_weights is {init!r}: {title} changes the base weights when it is loaded, "
-                "so the adapter alone is not W + s*B@A",
+                f"{where}: init_lora_weights is {init!r}: {title} changes the base weights when it is "
+                "loaded, so the adapter alone is not W + s*B@A",
                 hint=_UNCONVERTED if start != "loftq" else _MERGE,
             )
     raise RefusedError(

@@ -26,8 +26,8 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     """Write adapter_config.json and adapter_model.safetensors into `folder`.
 
-    The files are the source's own, byte for byte, where the adapter still has its header, its configuration's text,
-    and factors that both fit.
+    The files are the source's own, byte for byte, where the adapter still has its header, its configuration's
+    text, and factors that fit both.
 
     Raises:
         RefusedError: if PEFT cannot hold the adapter, or the portable profile would lose something.

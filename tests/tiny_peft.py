@@ -1,0 +1,121 @@
+"""Tiny models with PEFT adapters, made on the fly: what PEFT itself makes of an adapter is the expectation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    set_seed,
+)
+
+_SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+
+
+def llama(**more: Any) -> nn.Module:
+    set_seed(0)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, num_key_value_heads=1, **{**_SIZES, **more}))
+
+
+def bert() -> nn.Module:
+    set_seed(0)
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=32, max_position_embeddings=16, num_labels=3, **_SIZES)
+    )
+
+
+def gpt2() -> nn.Module:
+    set_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+
+
+def mixtral() -> nn.Module:
+    set_seed(0)
+    sizes = {**_SIZES, "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=32, **sizes))
+
+
+class Layers(nn.Module):
+    """One of each kind of layer beside attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(10, 8)
+        self.conv1 = nn.Conv1d(8, 6, 3)
+        self.conv2 = nn.Conv2d(3, 6, (3, 2))
+        self.conv3 = nn.Conv3d(2, 4, 2)
+        self.grouped = nn.Conv2d(8, 8, 3, groups=4)
+        self.lin = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin(self.emb(x))
+
+
+def layers() -> nn.Module:
+    set_seed(0)
+    return Layers()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter that PEFT saved, and what PEFT's own merge makes of it.
+
+    Attributes:
+        folder: the adapter.
+        base: the base model's tensors before.
+        merged: its tensors after `merge_and_unload`.
+    """
+
+    folder: Path
+    base: Mapping[str, Tensor]
+    merged: Mapping[str, Tensor]
+
+    def change(self, name: str) -> Tensor:
+        return self.merged[name] - self.base[name]
+
+
+def train(model: nn.Module, folder: Path, **config: Any) -> Trained:
+    """Give `model` a LoRA with random numbers, save it into `folder`, and merge it."""
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = get_peft_model(model, LoraConfig(**config))
+        randomise(wrapped)
+        wrapped.save_pretrained(folder)
+        merged = wrapped.merge_and_unload().state_dict()
+    return Trained(folder, base, merged)
+
+
+def randomise(model: nn.Module) -> None:
+    """Stand in for training: every trainable tensor moves."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def merged_by_peft(model: nn.Module, folder: Path, *, allow: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of the base model `model` after PEFT loads the adapter in `folder` and merges it.
+
+    Any warning fails, as PEFT warns where keys are missing or patterns fit nothing, but for the texts in `allow`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("`is_gradient_checkpointing` is deprecated", *allow):
+            warnings.filterwarnings("ignore", message=f".*{text}")
+        wrapped = PeftModel.from_pretrained(model, folder)
+        return dict(wrapped.merge_and_unload().state_dict())
