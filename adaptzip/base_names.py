@@ -1,0 +1,184 @@
+"""Finding an adapter's modules among the tensors that a base model stores."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from adaptzip.base_model import BaseModel
+from adaptzip.errors import BaseModelError
+
+EXPERT_FOLDERS = ((".mlp.experts", ".block_sparse_moe.experts"),)
+"""(in memory, on disk): transformers 5 renames these when it loads a model."""
+
+EXPERT_PARTS = {
+    "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
+    "down_proj": (("down_proj",), ("w2",)),
+}
+"""Fused parameters in memory, and the projections on disk that they stack, in the order of their rows."""
+
+EXPERT_STACKS = {
+    ".experts.gate_up_proj": ".input_linear.weight",
+    ".experts.down_proj": ".output_linear.weight",
+}
+"""Stacked parameters that have another name on disk (GraniteMoe)."""
+
+_EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a module's weight, or a part of it, is stored.
+
+    Attributes:
+        tensor: name of the stored tensor.
+        rows: the rows of the update that belong there, None for all of them.
+        expert: the slice of a stacked tensor, None for the whole tensor.
+    """
+
+    tensor: str
+    rows: tuple[int, int] | None = None
+    expert: int | None = None
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """One change of prefix that turns the adapter's names into the base's: `old` is replaced by `new`."""
+
+    old: str = ""
+    new: str = ""
+
+    def names(self, name: str) -> Iterator[str]:
+        """The names in the base that `name` may have, best first."""
+        if name.startswith(self.old):
+            yield self.new + name.removeprefix(self.old)
+        if not self.old or not name.startswith(self.old):
+            yield name
+
+
+def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]:
+    """The stored tensors that make up a module's weight; none if the base lacks it."""
+    for name in renaming.names(module):
+        for sites in _forms(base, name):
+            if all(site.tensor in base.tensors for site in sites):
+                return _with_rows(base, sites)
+        tied = base.tied_partners(f"{name}.weight")
+        if tied:
+            return (Site(tied[0]),)
+    return ()
+
+
+def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
+    """The stored name of a plain tensor such as a bias, or None if the base lacks it."""
+    for candidate in renaming.names(name):
+        for spelling in (candidate, _old_layer_norm(candidate)):
+            if spelling in base.tensors:
+                return spelling
+        tied = base.tied_partners(candidate)
+        if tied:
+            return tied[0]
+    return None
+
+
+def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
+    """The one change of prefix under which the base stores every module.
+
+    Names that agree as they are need none. Otherwise the first module decides which changes are possible: its
+    name from the layer list on must agree, what stands before it may differ.
+
+    Raises:
+        BaseModelError: if no change finds every module, or several do.
+    """
+    tried = [Renaming()]
+    if _missing(base, modules, tried[0]):
+        for group in _candidates(base, _probe(modules)):
+            fitting = [r for r in group if not _missing(base, modules, r)]
+            if len(fitting) > 1:
+                places = ", ".join(repr(r.new) for r in fitting[:4])
+                raise BaseModelError(
+                    f"{base.path}: the adapter's modules fit at several places of the base: {places}",
+                    hint="give the base model that the adapter was trained on",
+                )
+            if fitting:
+                return fitting[0]
+            tried += group
+        _raise_missing(base, modules, tried)
+    return tried[0]
+
+
+def _forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+    expert = _EXPERT.match(name)
+    if expert is None:
+        yield (Site(f"{name}.weight"),)
+        yield (Site(name),)
+        return
+    folder, parameter, number = expert[1], expert[2], int(expert[3])
+    stack = f"{folder}.{parameter}"
+    yield (Site(stack, expert=number),)
+    for end, stored in EXPERT_STACKS.items():
+        if stack.endswith(end):
+            yield (Site(stack.removesuffix(end) + stored, expert=number),)
+    for place in (folder, *_on_disk(folder)):
+        for parts in EXPERT_PARTS.get(parameter, ()):
+            yield tuple(Site(f"{place}.{number}.{part}.weight") for part in parts)
+
+
+def _on_disk(folder: str) -> Iterator[str]:
+    for memory, disk in EXPERT_FOLDERS:
+        if folder.endswith(memory):
+            yield folder.removesuffix(memory) + disk
+
+
+def _with_rows(base: BaseModel, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    if len(sites) == 1:
+        return sites
+    placed, start = [], 0
+    for site in sites:
+        end = start + base.stored(site.tensor).shape[0]
+        placed.append(Site(site.tensor, (start, end)))
+        start = end
+    return tuple(placed)
+
+
+def _old_layer_norm(name: str) -> str:
+    """The name that checkpoints from TensorFlow's time give a layer norm's tensor."""
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def _missing(base: BaseModel, modules: Iterable[str], renaming: Renaming) -> list[str]:
+    return [module for module in modules if not locate(base, module, renaming)]
+
+
+def _probe(modules: Sequence[str]) -> str:
+    numbered = (m for m in modules if any(part.isdigit() for part in m.split(".")))
+    return next(numbered, modules[0])
+
+
+def _candidates(base: BaseModel, probe: str) -> Iterator[list[Renaming]]:
+    """Changes of prefix that find the probe, in groups of falling agreement."""
+    parts = probe.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+    tails = [[s.tensor.split(".") for s in sites] for sites in _forms(base, probe)]
+    for cut in range(max(first, 1)):
+        old = "".join(f"{p}." for p in parts[:cut])
+        found: dict[Renaming, None] = {}
+        for form in tails:
+            tail = ".".join(form[0][cut:])
+            for name in base.tensors:
+                if name == tail or name.endswith(f".{tail}"):
+                    found[Renaming(old, name.removesuffix(tail))] = None
+        yield list(found)
+
+
+def _raise_missing(base: BaseModel, modules: Sequence[str], tried: Sequence[Renaming]) -> None:
+    missing = min((_missing(base, modules, r) for r in tried), key=len)
+    stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
+    similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    near = f"; similar there: {', '.join(similar)}" if similar else ""
+    raise BaseModelError(
+        f"{base.path}: lacks the adapter's module {missing[0]}{more} of {len(modules)}{near}",
+        hint="is this the base model that the adapter was trained on?",
+    )
