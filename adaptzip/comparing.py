@@ -88,19 +88,15 @@ def diff(a: Adapter, b: Adapter) -> DiffReport:
 
     The updates are never formed: with QR of the stacked factors, [s_a B_a, -s_b B_b] = Q R and
     [A_a; A_b]^T = Q' R', the norm of the difference is that of R R'^T. In float64 a relative error is exact to
-    about 1e-15, where the difference of squared norms would lose everything below 1e-8.
+    about 1e-15, where a difference of squared norms would lose everything below 1e-8. Equal factors give 0.
 
     Raises:
         UsageError: if a module has another shape in one than in the other.
     """
     both = [name for name in a.modules if name in b.modules]
     modules = tuple(_compare(name, a.modules[name], b.modules[name]) for name in both)
-    only_in_a = tuple(
-        _alone(name, m, is_first=True) for name, m in a.modules.items() if name not in b.modules
-    )
-    only_in_b = tuple(
-        _alone(name, m, is_first=False) for name, m in b.modules.items() if name not in a.modules
-    )
+    only_in_a = tuple(_alone(n, m, is_first=True) for n, m in a.modules.items() if n not in b.modules)
+    only_in_b = tuple(_alone(n, m, is_first=False) for n, m in b.modules.items() if n not in a.modules)
     extras_a, extras_b = _extras(a), _extras(b)
     equal = [k for k, tensor in extras_a.items() if k in extras_b and _is_equal(tensor, extras_b[k])]
     different = sorted((extras_a.keys() | extras_b.keys()) - set(equal))
@@ -113,6 +109,8 @@ def _compare(name: str, a: LoraFactors, b: LoraFactors) -> ModuleDiff:
             f"module {name} is {list(a.shape)} in one adapter and {list(b.shape)} in the other",
             hint="compare adapters of the same base model",
         )
+    if a.scaling == b.scaling and _is_equal(a.A, b.A) and _is_equal(a.B, b.B):
+        return ModuleDiff(name, _alone(name, a, is_first=True).norm, 0.0)
     left = _triangle(torch.cat([a.B.double() * a.scaling, b.B.double() * -b.scaling], dim=1))
     right = _triangle(torch.cat([a.A.double(), b.A.double()]).T)
     first = slice(a.rank)
@@ -126,7 +124,8 @@ def _alone(name: str, module: LoraFactors, *, is_first: bool) -> ModuleDiff:
 
 def _triangle(matrix: Tensor) -> Tensor:
     """R of the QR decomposition, (min(rows, columns), columns)."""
-    return torch.linalg.qr(matrix, mode="r").R
+    triangle: Tensor = torch.linalg.qr(matrix, mode="r").R
+    return triangle
 
 
 def _norm(matrix: Tensor) -> float:
