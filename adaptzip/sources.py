@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def _read_adz(path: Path) -> Adapter:
 def _source(
     path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None
 ) -> Source:
+    if alpha is not None and not math.isfinite(alpha):
+        raise UsageError(
+            f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
+        )
+    if config_path is not None and not config_path.is_file():
+        raise CheckpointError(
+            f"{config_path}: configuration not found", hint="expected an adapter_config.json"
+        )
     config_path = config_path or weights.parent / CONFIG_NAME
     text = config = None
     if config_path.is_file():

@@ -81,11 +81,15 @@ def _refuse_others(path: Path, start: bytes) -> None:
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{path}: is a web page, not an adapter", hint=_AGAIN)
+    if start.startswith(b"GGUF"):
+        raise CheckpointError(f"{path}: is a GGUF file", hint="give the PEFT adapter that it was made from")
 
 
 def _open_bin(path: Path) -> dict[str, Tensor]:
+    """Load a PyTorch file; an open file is passed on, as `torch.load` guesses other formats from the name."""
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as handle:
+            loaded: Any = torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors, and loading it could run code",
