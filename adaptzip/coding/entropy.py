@@ -1,0 +1,279 @@
+"""Entropy coding of one module: its rank, the class of every row, and the levels, in one ANS bit string.
+
+The coder is constriction's stack (ANS with 32-bit words, a 64-bit state and 24-bit probabilities). It is last in,
+first out, so everything is encoded in the reverse of the order in which it is decoded. All models are integers from
+the format (formats/adz-1.md, "module block").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from constriction import stream
+from numpy.typing import NDArray
+
+from adaptzip.coding import tables
+from adaptzip.coding.tables import LEVELS, Class
+from adaptzip.coding.trellis import CHAIN, NEXT_STATE, QUANTISER, Quantised, lanes_of
+from adaptzip.errors import FormatError
+
+ESCAPE = 2 * LEVELS + 1
+"""Symbol of a level whose coded part is beyond +-LEVELS; level k has symbol k + LEVELS."""
+_SHAPE_FREQUENCIES = (2, 4, 10, 32, 12, 4)
+_FIRST_SCALE = 15
+_SPAN = tables.LARGEST_SCALE_INDEX
+_LENGTH_BITS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One coded tensor: its levels and the class of each row."""
+
+    quantised: Quantised
+    classes: tuple[Class, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of elements in decoding order that lie in one row and one stage."""
+
+    start: int
+    stop: int
+    row: int
+
+
+def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
+    """Code one module; b"" if its rank is 0.
+
+    Args:
+        rank: what the method's layout depends on, in 0..max_rank.
+        blocks: the method's tensors in layout order.
+    """
+    if rank == 0:
+        return b""
+    coder = stream.stack.AnsCoder()
+    for block in reversed(blocks):
+        _encode_levels(coder, block)
+    _encode_classes(coder, [block.classes for block in blocks])
+    _encode_uniform(coder, np.array([rank - 1]), max_rank)
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype("<u4").tobytes().rstrip(b"\0")
+
+
+def decode(
+    chunk: bytes | memoryview, max_rank: int, shapes: Callable[[int], Sequence[tuple[int, int]]], name: str
+) -> tuple[int, list[Block]]:
+    """Decode one module.
+
+    Args:
+        shapes: (rows, width) of the method's tensors for a given rank.
+        name: the module, for error messages.
+
+    Raises:
+        FormatError: if the bit string does not end exactly where the levels do.
+    """
+    if len(chunk) == 0:
+        return 0, []
+    coder = _open(bytes(chunk), name)
+    rank = int(_decode_uniform(coder, 1, max_rank)[0]) + 1
+    sizes = shapes(rank)
+    classes = _decode_classes(coder, [rows for rows, _ in sizes])
+    blocks = []
+    for (rows, width), row_classes in zip(sizes, classes, strict=True):
+        blocks.append(Block(_decode_levels(coder, rows, width, row_classes), row_classes))
+    if not coder.is_empty():
+        raise FormatError(f"module {name!r}: coded data does not end where its tensors do")
+    return rank, blocks
+
+
+def _open(chunk: bytes, name: str) -> Any:
+    words = np.frombuffer(chunk + b"\0" * (-len(chunk) % 4), dtype="<u4").astype(np.uint32)
+    if words[-1] == 0:
+        raise FormatError(f"module {name!r}: coded data ends in zeros")
+    return stream.stack.AnsCoder(words)
+
+
+def _runs(rows: int, width: int) -> Iterator[_Run]:
+    """Runs in decoding order: stage by stage, cut where a row ends."""
+    numbers = rows * width
+    lanes = lanes_of(numbers)
+    cuts = sorted({*range(0, numbers, lanes), *range(0, numbers, width), numbers})
+    for start, stop in pairwise(cuts):
+        yield _Run(start, stop, start // width)
+
+
+@cache
+def _level_model(table: int, quantiser: int) -> Any:
+    frequency = tables.frequencies()[table, quantiser].astype(np.float64)
+    both = np.concatenate([frequency[LEVELS:0:-1], frequency[: LEVELS + 1], frequency[LEVELS + 1 :]])
+    return stream.model.Categorical(both / tables.TOTAL, perfect=False)
+
+
+@cache
+def _scale_model() -> Any:
+    """Differences of scale indices: weight 2^20 * (3/4)^|d|, rounded down, plus 1."""
+    distance = [abs(d) for d in range(-_SPAN, _SPAN + 1)]
+    return _from_weights([2**20 * 3**d // 4**d + 1 for d in distance])
+
+
+@cache
+def _shape_model() -> Any:
+    return _from_weights(_SHAPE_FREQUENCIES)
+
+
+def _from_weights(weights: Sequence[int]) -> Any:
+    array = np.array(weights, dtype=np.float64)
+    return stream.model.Categorical(array / array.sum(), perfect=False)
+
+
+def _encode_uniform(coder: Any, numbers: NDArray[Any], size: int) -> None:
+    if size > 1:
+        coder.encode_reverse(numbers.astype(np.int32), stream.model.Uniform(size))
+
+
+def _decode_uniform(coder: Any, count: int, size: int) -> NDArray[np.int32]:
+    if size <= 1:
+        return np.zeros(count, dtype=np.int32)
+    result: NDArray[np.int32] = coder.decode(stream.model.Uniform(size), count)
+    return result
+
+
+def _predictions(known: Sequence[Sequence[int]], tensor: int, row: int) -> int:
+    """Expected scale index of a row from those decoded before it.
+
+    Rows of the first tensor are expected to repeat the row before; rows of a later one to move as the first's did.
+    """
+    current = known[tensor]
+    if tensor == 0 or row >= len(known[0]):
+        return current[row - 1] if row else _FIRST_SCALE
+    first = known[0]
+    guess = current[row - 1] + first[row] - first[row - 1] if row else first[0]
+    return min(max(guess, 0), _SPAN)
+
+
+def _encode_classes(coder: Any, classes: Sequence[Sequence[Class]]) -> None:
+    scales = [[c.scale for c in rows] for rows in classes]
+    differences, shapes = [], []
+    for tensor, rows in enumerate(classes):
+        for row, c in enumerate(rows):
+            differences.append(c.scale - _predictions(scales, tensor, row) + _SPAN)
+            shapes.append(c.shape)
+    coder.encode_reverse(np.array(shapes, dtype=np.int32), _shape_model())
+    coder.encode_reverse(np.array(differences, dtype=np.int32), _scale_model())
+
+
+def _decode_classes(coder: Any, rows: Sequence[int]) -> list[tuple[Class, ...]]:
+    differences = coder.decode(_scale_model(), sum(rows)).tolist()
+    shapes = coder.decode(_shape_model(), sum(rows)).tolist()
+    scales: list[list[int]] = []
+    for tensor, count in enumerate(rows):
+        scales.append([])
+        for row in range(count):
+            scale = _predictions(scales, tensor, row) + differences.pop(0) - _SPAN
+            scales[tensor].append(min(max(scale, 0), _SPAN))
+    return [tuple(Class(shapes.pop(0), scale) for scale in tensor) for tensor in scales]
+
+
+def _encode_levels(coder: Any, block: Block) -> None:
+    levels, quantiser = block.quantised.levels.reshape(-1), block.quantised.quantiser.reshape(-1)
+    for run in reversed(list(_runs(*block.quantised.levels.shape))):
+        c = block.classes[run.row]
+        _encode_run(coder, c, levels[run.start : run.stop], quantiser[run.start : run.stop])
+
+
+def _encode_run(coder: Any, c: Class, levels: NDArray[np.int32], quantiser: NDArray[np.uint8]) -> None:
+    raw = c.raw_bits
+    half = (1 << raw) >> 1
+    high = (levels + half) >> raw
+    if raw:
+        _encode_uniform(coder, (levels + half) & ((1 << raw) - 1), 1 << raw)
+    outside = np.abs(high) > LEVELS
+    if outside.any():
+        _encode_escapes(coder, high[outside])
+    symbols = np.where(outside, ESCAPE, high + LEVELS).astype(np.int32)
+    if raw:
+        coder.encode_reverse(symbols, _level_model(c.table, 0))
+        return
+    odd = quantiser.astype(bool)
+    coder.encode_reverse(symbols[odd], _level_model(c.table, 1))
+    coder.encode_reverse(symbols[~odd], _level_model(c.table, 0))
+
+
+def _encode_escapes(coder: Any, high: NDArray[np.int32]) -> None:
+    excess = np.abs(high) - LEVELS - 1
+    length = int(excess.max()).bit_length()
+    _encode_uniform(coder, excess, 1 << length)
+    _encode_uniform(coder, (high < 0).astype(np.int32), 2)
+    _encode_uniform(coder, np.array([length]), _LENGTH_BITS)
+
+
+def _decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) -> Quantised:
+    lanes = lanes_of(rows * width)
+    levels = np.empty(rows * width, dtype=np.int32)
+    quantiser = np.empty(rows * width, dtype=np.uint8)
+    state = np.zeros(lanes, dtype=np.uint8)
+    for run in _runs(rows, width):
+        lane = slice(run.start % lanes, run.start % lanes + run.stop - run.start)
+        q = QUANTISER[state[lane]]
+        k = _decode_run(coder, classes[run.row], q)
+        levels[run.start : run.stop], quantiser[run.start : run.stop] = k, q
+        state[lane] = NEXT_STATE[state[lane], k & 1]
+    return Quantised(levels.reshape(rows, width), quantiser.reshape(rows, width))
+
+
+def _decode_run(coder: Any, c: Class, quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
+    raw = c.raw_bits
+    if raw:
+        symbols: NDArray[np.int32] = coder.decode(_level_model(c.table, 0), len(quantiser))
+    else:
+        symbols = np.empty(len(quantiser), dtype=np.int32)
+        odd = quantiser.astype(bool)
+        ones = int(odd.sum())
+        symbols[~odd] = coder.decode(_level_model(c.table, 0), len(quantiser) - ones)
+        symbols[odd] = coder.decode(_level_model(c.table, 1), ones)
+    high = symbols - LEVELS
+    outside = symbols == ESCAPE
+    if outside.any():
+        high[outside] = _decode_escapes(coder, int(outside.sum()))
+    if raw:
+        high = (high << raw) + _decode_uniform(coder, len(high), 1 << raw) - (1 << raw >> 1)
+    return high
+
+
+def _decode_escapes(coder: Any, count: int) -> NDArray[np.int32]:
+    length = int(_decode_uniform(coder, 1, _LENGTH_BITS)[0])
+    sign = 1 - 2 * _decode_uniform(coder, count, 2)
+    excess = _decode_uniform(coder, count, 1 << length)
+    return sign * (excess + LEVELS + 1)
+
+
+def choose_classes(quantised: Quantised, scales: NDArray[np.int64]) -> tuple[Class, ...]:
+    """The cheapest class for each row's levels.
+
+    Args:
+        scales: (rows,) scale index of each row's deviation; a row beyond the tables keeps its scale and takes the
+            cheapest shape.
+    """
+    return tuple(
+        _cheapest(levels, quantiser, int(scale))
+        for levels, quantiser, scale in zip(quantised.levels, quantised.quantiser, scales, strict=True)
+    )
+
+
+def _cheapest(levels: NDArray[np.int32], quantiser: NDArray[np.uint8], scale: int) -> Class:
+    raw = Class(0, scale).raw_bits
+    high = np.minimum(np.abs((levels + (1 << raw >> 1)) >> raw), LEVELS + 1)
+    columns = LEVELS + 2
+    index = high + columns * (0 if raw else quantiser.astype(np.int32))
+    histogram = np.bincount(index, minlength=2 * columns)[: 2 * columns].astype(np.float32)
+    cost = (tables.bits()[:-1].reshape(-1, 2 * columns) @ histogram).reshape(len(tables.SHAPES), -1)
+    if raw:
+        column = scale - tables.STEPS_PER_OCTAVE * raw
+        return Class(int(cost[:, column].argmin()), scale)
+    shape, best = np.unravel_index(int(cost.argmin()), cost.shape)
+    return Class(int(shape), int(best))

@@ -1,0 +1,183 @@
+"""Dependent (trellis-coded) quantisation with an eight-state Ungerboeck code.
+
+Two scalar quantisers share one step: quantiser 0 holds the even multiples of the step, quantiser 1 the odd ones and
+zero. Which of them codes a number follows from the parities of the levels before it in its chain, so the pair acts
+as a denser quantiser in many dimensions at the rate of a scalar one. The encoder finds the best path by the Viterbi
+algorithm on squared error + LAMBDA * bits (entropy-coded TCQ: Fischer and Wang 1992; the level layout with a zero in
+both quantisers is that of dependent quantisation in video coding, Schwarz et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CHAIN = 128
+"""Stages of a trellis: a block's numbers are dealt to lanes of this length."""
+LAMBDA = 0.25
+"""Weight of one bit against squared error in units of the step squared."""
+MAX_LEVEL = 2**15 - 1
+"""Largest level a file may hold; a step that would need more is refused."""
+
+NEXT_STATE = np.array([[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]], dtype=np.uint8)
+QUANTISER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.uint8)
+
+_LANES = 16384
+"""Lanes that one worker searches together: bounds the memory of the survivors' paths."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """Levels of a block and the quantiser each was taken from, both (rows, width) int32 and uint8."""
+
+    levels: NDArray[np.int32]
+    quantiser: NDArray[np.uint8]
+
+    def values(self) -> NDArray[np.int32]:
+        """Reconstructed numbers in units of the step."""
+        return values(self.levels, self.quantiser)
+
+
+def values(levels: NDArray[np.int32], quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Multiples of the step: 2k under quantiser 0, 2k - sign(k) under quantiser 1."""
+    result: NDArray[np.int32] = 2 * levels - np.sign(levels) * quantiser.astype(np.int32)
+    return result
+
+
+def lanes_of(numbers: int) -> int:
+    """Number of lanes that a block of `numbers` is dealt to."""
+    return -(-numbers // CHAIN)
+
+
+def quantise(
+    blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor, step: float
+) -> list[Quantised]:
+    """Quantise blocks of rows, all lanes of all blocks side by side.
+
+    Args:
+        blocks: each (rows, width) float32, on any one device.
+        classes: per block (rows,) int64, the row of `rates` that models each row.
+        rates: (classes, 2, levels) bits of |k| under quantiser 0 and 1, sign included; the last column stands for
+            every larger |k|.
+        step: the quantiser step.
+
+    Element e of a block in row-major order is stage e // lanes of lane e % lanes.
+    """
+    dealt = [_deal(block, row_classes, step) for block, row_classes in zip(blocks, classes, strict=True)]
+    x = torch.cat([pair[0] for pair in dealt], dim=1)
+    index = torch.cat([pair[1] for pair in dealt], dim=1)
+    levels = torch.empty(x.shape, dtype=torch.int32)
+    quantisers = torch.empty(x.shape, dtype=torch.uint8)
+
+    def search(start: int) -> None:
+        part = slice(start, start + _LANES)
+        level, quantiser = _viterbi(x[:, part], index[:, part], rates)
+        levels[:, part], quantisers[:, part] = level.cpu(), quantiser.cpu()
+
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(search, range(0, x.shape[1], _LANES)))
+    results, start = [], 0
+    for block in blocks:
+        lanes = lanes_of(block.numel())
+        part = slice(start, start + lanes)
+        k = levels[:, part].reshape(-1)[: block.numel()].reshape(block.shape)
+        q = quantisers[:, part].reshape(-1)[: block.numel()].reshape(block.shape)
+        results.append(Quantised(k.numpy(), q.numpy()))
+        start += lanes
+    return results
+
+
+def _deal(block: Tensor, classes: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """A block's numbers in steps and their classes, both (CHAIN, lanes), padded with zeros."""
+    padding = lanes_of(block.numel()) * CHAIN - block.numel()
+    x = torch.nn.functional.pad(block.reshape(-1) / step, (0, padding)).reshape(CHAIN, -1)
+    index = classes.to(torch.int32).repeat_interleave(block.shape[1])
+    return x, torch.nn.functional.pad(index, (0, padding)).reshape(CHAIN, -1)
+
+
+def _predecessors() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each state its two (previous state, branch) pairs, as two arrays (2, states); branch = 2 * q + parity."""
+    pairs: list[list[tuple[int, int]]] = [[] for _ in QUANTISER]
+    for state, targets in enumerate(NEXT_STATE):
+        for parity, target in enumerate(targets):
+            pairs[target].append((state, 2 * int(QUANTISER[state]) + parity))
+    array = np.array(pairs, dtype=np.int64)
+    return array[:, :, 0].T.copy(), array[:, :, 1].T.copy()
+
+
+_PREVIOUS, _BRANCH = _predecessors()
+
+
+def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """Best levels and quantisers of lanes (CHAIN, lanes)."""
+    stages, lanes = x.shape
+    device = x.device
+    weighted = (rates * LAMBDA).to(device=device, dtype=torch.float32)
+    columns = weighted.shape[2]
+    offsets = classes * (2 * columns)
+    flat = weighted.reshape(-1)
+    previous, branch = torch.from_numpy(_PREVIOUS).to(device), torch.from_numpy(_BRANCH).to(device)
+    cost = torch.full((len(QUANTISER), lanes), torch.inf, device=device)
+    cost[0] = 0.0
+    choices = torch.empty((stages, 4, lanes), dtype=torch.int16, device=device)
+    survivors = torch.empty((stages, len(QUANTISER), lanes), dtype=torch.bool, device=device)
+    for t in range(stages):
+        branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t])
+        first = cost[previous[0]].add_(branches[branch[0]])
+        second = cost[previous[1]].add_(branches[branch[1]])
+        torch.lt(second, first, out=survivors[t])
+        cost = torch.minimum(first, second)
+    return _trace_back(cost, choices, survivors, previous, branch)
+
+
+def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, columns: int, choice: Tensor) -> Tensor:
+    """Cost (4, lanes) of the best level of each (quantiser, parity); the levels go to `choice` (4, lanes)."""
+    size = x.abs()
+    costs = torch.empty((4, x.shape[0]), device=x.device)
+    for q in (0, 1):
+        middle = (size + q) / 2
+        near = middle.round()
+        far = torch.where(middle < near, near - 1, near + 1)
+        base = offset + q * columns
+        near_cost = _cost(size, near, q, base, flat, columns)
+        far_cost = _cost(size, far, q, base, flat, columns)
+        zero_cost = size.square().add_(flat[base])
+        near_even = near.remainder(2) == 0
+        even_cost = torch.where(near_even, near_cost, far_cost)
+        even = torch.where(near_even, near, far)
+        zero = zero_cost < even_cost
+        costs[2 * q] = torch.minimum(even_cost, zero_cost)
+        costs[2 * q + 1] = torch.where(near_even, far_cost, near_cost)
+        choice[2 * q] = even.masked_fill_(zero, 0.0)
+        choice[2 * q + 1] = torch.where(near_even, far, near)
+    choice.mul_(torch.where(x < 0, -1, 1).to(torch.int16))
+    return costs
+
+
+def _cost(size: Tensor, level: Tensor, q: int, base: Tensor, flat: Tensor, columns: int) -> Tensor:
+    value = 2 * level - q * (level > 0) if q else 2 * level
+    bits = flat[base + level.clamp(max=columns - 1).to(torch.int32)]
+    return (size - value).square_().add_(bits)
+
+
+def _trace_back(
+    cost: Tensor, choices: Tensor, survivors: Tensor, previous: Tensor, branch: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Follow the cheapest path of every lane from its last stage to its first."""
+    stages, _, lanes = choices.shape
+    levels = torch.empty((stages, lanes), dtype=torch.int32, device=cost.device)
+    quantisers = torch.empty((stages, lanes), dtype=torch.uint8, device=cost.device)
+    state = cost.argmin(0)
+    for t in range(stages - 1, -1, -1):
+        which = survivors[t].gather(0, state[None])[0].long()
+        taken = branch[which, state]
+        levels[t] = choices[t].gather(0, taken[None])[0]
+        quantisers[t] = (taken >> 1).to(torch.uint8)
+        state = previous[which, state]
+    return levels, quantisers
