@@ -34,6 +34,8 @@ _INITIALISATION: dict[str, Any] = {
     "loftq_config": {},
     "lora_ga_config": None,
 }
+# Tasks for which PEFT loads an adapter without a trained head.
+_HEADLESS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
 
 def config_text(adapter: Adapter) -> str:
@@ -74,6 +76,7 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
 def portable_config(adapter: Adapter) -> dict[str, Any]:
     """A configuration that every engine reads: one rank, alpha equal to it, plain suffixes as targets."""
     rank = next(iter(adapter.modules.values())).rank
+    task = adapter.meta.config.get("task_type")
     kept = {
         name: adapter.meta.config.get(name)
         for name in ("exclude_modules", "layers_pattern", "layers_to_transform")
@@ -87,7 +90,7 @@ def portable_config(adapter: Adapter) -> dict[str, Any]:
         "lora_alpha": rank,
         "r": rank,
         "target_modules": sorted({name.rpartition(".")[2] for name in adapter.modules}),
-        "task_type": adapter.meta.config.get("task_type"),
+        "task_type": task if task in _HEADLESS else None,
         "use_dora": False,
         "use_rslora": False,
     }

@@ -1,0 +1,253 @@
+"""What is exported is what PEFT loads: the same update, without a warning, and the source's own bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_peft import bert, gpt2, layers, llama, merged_by_peft, mixtral, train
+from torch import Tensor, nn
+
+from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints.peft.prepare import pad
+from adaptzip.errors import OutputError, RefusedError, UsageError
+from adaptzip.exporting import export
+from adaptzip.sources import read
+
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "linear": (llama, {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]}),
+    "rslora and patterns": (
+        llama,
+        {"r": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True, "rank_pattern": {"q_proj": 2}},
+    ),
+    "one layer of a regex": (llama, {"r": 3, "target_modules": r".*layers\.1\.self_attn\.(q|v)_proj"}),
+    "conv1d": (gpt2, {"r": 3, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
+    "dora": (llama, {"r": 3, "target_modules": ["q_proj"], "use_dora": True}),
+    "head and biases": (bert, {"r": 3, "target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"}),
+    "tokens": (llama, {"r": 3, "target_modules": ["q_proj"], "trainable_token_indices": [3, 1]}),
+    "embedding": (llama, {"r": 3, "target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    "layers": (layers, {"r": 3, "target_modules": ["emb", "conv1", "conv2", "conv3", "lin"]}),
+    "layers with dora": (layers, {"r": 3, "target_modules": ["emb", "conv2", "lin"], "use_dora": True}),
+    "lora_bias": (layers, {"r": 3, "target_modules": ["conv2", "lin"], "lora_bias": True}),
+    "mica": (llama, {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "mica"}),
+    "experts": (
+        mixtral,
+        {
+            "r": 3,
+            "target_modules": ["q_proj"],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"],
+        },
+    ),
+}
+
+
+def recompressed(adapter: Adapter) -> Adapter:
+    """The same update as a lossy method would give it back: mixed ranks, other scales, and no source header."""
+    modules = {
+        name: rescaled(pad(factors, factors.rank + number % 3), (1.0, 0.3, 2.0)[number % 3])
+        for number, (name, factors) in enumerate(adapter.modules.items())
+    }
+    return Adapter(modules, adapter.extras, replace(adapter.meta, header=None, config_text=None))
+
+
+def rescaled(factors: LoraFactors, scaling: float) -> LoraFactors:
+    ratio = factors.scaling / scaling
+    bias = None if factors.bias is None else factors.bias * ratio
+    return replace(factors, B=factors.B * ratio, scaling=scaling, bias=bias)
+
+
+def assert_merges_alike(model: Any, trained: Any, folder: Path) -> None:
+    merged = merged_by_peft(model(), folder)
+    assert merged.keys() == trained.merged.keys()
+    for name, tensor in trained.merged.items():
+        torch.testing.assert_close(merged[name], tensor, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_lossless_export_is_the_source_byte_for_byte(name: str, tmp_path: Path) -> None:
+    model, config = CASES[name]
+    train(model(), tmp_path / "source", **config)
+    report = export(tmp_path / "source", tmp_path / "copy")
+    assert report.files == ("adapter_config.json", "adapter_model.safetensors")
+    assert report.bytes == sum((tmp_path / "copy" / file).stat().st_size for file in report.files)
+    for file in report.files:
+        assert (tmp_path / "copy" / file).read_bytes() == (tmp_path / "source" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_other_ranks_and_scales_load_in_peft_with_the_same_update(name: str, tmp_path: Path) -> None:
+    model, config = CASES[name]
+    trained = train(model(), tmp_path / "source", **config)
+    changed = recompressed(read(tmp_path / "source"))
+    export(changed, tmp_path / "copy")
+    assert_merges_alike(model, trained, tmp_path / "copy")
+    again = read(tmp_path / "copy")
+    assert again.extras.keys() == changed.extras.keys()
+    assert again.modules.keys() == changed.modules.keys()
+    with safe_open(tmp_path / "copy" / "adapter_model.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+    export(changed, tmp_path / "twin")
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "twin" / file).read_bytes() == (tmp_path / "copy" / file).read_bytes()
+
+
+def test_scales_are_exact_whatever_the_rank(tmp_path: Path) -> None:
+    """PEFT divides alpha by the rank; the alpha written gives the scale back to the last bit."""
+    train(llama(), tmp_path / "source", r=2, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    adapter = read(tmp_path / "source")
+    scales = iter((0.1, 1 / 3, 0.7, 1.1, 2.3, 1e-7, 123.4, 5.0))
+    modules = {
+        name: replace(pad(f, 2 + n), scaling=next(scales))
+        for n, (name, f) in enumerate(adapter.modules.items())
+    }
+    export(replace(adapter, modules=modules), tmp_path / "copy")
+    again = read(tmp_path / "copy")
+    assert {n: f.scaling for n, f in again.modules.items()} == {n: f.scaling for n, f in modules.items()}
+
+
+def test_a_module_whose_rank_fell_to_zero_still_loads(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"])
+    adapter = read(tmp_path / "source")
+    name = "model.layers.1.self_attn.q_proj"
+    empty = replace(adapter.modules[name], A=torch.zeros(0, 16), B=torch.zeros(16, 0))
+    export(replace(adapter, modules={**adapter.modules, name: empty}), tmp_path / "copy")
+    merged = merged_by_peft(llama(), tmp_path / "copy")
+    base = llama().state_dict()
+    assert torch.equal(merged[f"{name}.weight"], base[f"{name}.weight"])
+    assert read(tmp_path / "copy").modules[name].rank == 1
+
+
+def test_names_with_special_characters_are_matched_exactly(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleDict(
+                {"a+b": nn.Linear(4, 4), "a-b": nn.Linear(4, 4), "aab": nn.Linear(4, 4)}
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.blocks["a+b"](self.blocks["a-b"](self.blocks["aab"](x)))
+
+    trained = train(Named(), tmp_path / "source", r=2, target_modules=["a+b", "a-b", "aab"])
+    export(recompressed(read(tmp_path / "source")), tmp_path / "copy")
+    assert_merges_alike(Named, trained, tmp_path / "copy")
+
+
+def test_without_a_configuration_all_modules_are_targeted_by_name(tmp_path: Path) -> None:
+    trained = train(
+        llama(), tmp_path / "source", r=2, lora_alpha=5, target_modules=["q_proj"], layers_to_transform=[1]
+    )
+    (tmp_path / "source" / "adapter_config.json").unlink()
+    export(read(tmp_path / "source", alpha=5), tmp_path / "copy")
+    assert_merges_alike(llama, trained, tmp_path / "copy")
+    same = [(tmp_path / folder / "adapter_model.safetensors").read_bytes() for folder in ("source", "copy")]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype_of_the_factors(dtype: Any, tmp_path: Path) -> None:
+    train(bert(), tmp_path / "source", r=2, target_modules=["query"], task_type="SEQ_CLS")
+    export(tmp_path / "source", tmp_path / "copy", dtype=dtype)
+    adapter = read(tmp_path / "copy")
+    assert {factors.A.dtype for factors in adapter.modules.values()} == {getattr(torch, dtype)}
+    assert {tensor.dtype for tensor in adapter.extras.values()} == {torch.float32}
+    merged_by_peft(bert(), tmp_path / "copy")
+
+
+def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"])
+    adapter = read(tmp_path / "source")
+    name, factors = next(iter(adapter.modules.items()))
+    large = replace(adapter, modules={**adapter.modules, name: replace(factors, B=factors.B * 1e6)})
+    with pytest.raises(RefusedError, match=r"B has numbers beyond 65504"):
+        export(large, tmp_path / "copy", dtype="float16")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("name", ["linear", "rslora and patterns", "conv1d"])
+def test_the_portable_profile(name: str, tmp_path: Path) -> None:
+    model, config = CASES[name]
+    trained = train(model(), tmp_path / "source", **config)
+    export(recompressed(read(tmp_path / "source")), tmp_path / "copy", portable=True)
+    assert_merges_alike(model, trained, tmp_path / "copy")
+    written = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
+    assert written["lora_alpha"] == written["r"]
+    assert not written["use_rslora"]
+    assert not written.get("rank_pattern")
+    assert not written.get("alpha_pattern")
+    assert written["modules_to_save"] is None
+    assert written["target_modules"] == sorted(config["target_modules"])
+    adapter = read(tmp_path / "copy")
+    assert {factors.rank for factors in adapter.modules.values()} == {written["r"]}
+    assert {factors.scaling for factors in adapter.modules.values()} == {1.0}
+    assert {factors.A.dtype for factors in adapter.modules.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("dora", "the DoRA magnitudes of 2 modules"),
+        ("head and biases", "tensors beside the factors, such as base_model.model.bert"),
+        ("lora_bias", "the LoRA biases of 2 modules"),
+        ("experts", "cannot hold LoRA on whole parameters"),
+    ],
+)
+def test_the_portable_profile_loses_nothing_silently(name: str, lost: str, tmp_path: Path) -> None:
+    model, config = CASES[name]
+    train(model(), tmp_path / "source", **config)
+    with pytest.raises(RefusedError, match=lost):
+        export(tmp_path / "source", tmp_path / "copy", portable=True)
+    assert not (tmp_path / "copy").exists()
+    if name != "experts":
+        export(tmp_path / "source", tmp_path / "copy", portable=True, drop_extras=True)
+        merged_by_peft(model(), tmp_path / "copy", allow=("Some weights", "Found missing adapter keys"))
+        assert not read(tmp_path / "copy").extras
+
+
+def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"])
+    with pytest.raises(UsageError, match="no checkpoint dialect 'nonsense'") as caught:
+        export(tmp_path / "source", tmp_path / "copy", as_="nonsense")
+    assert caught.value.hint == "known: peft"
+    with pytest.raises(UsageError, match="no dtype 'int4'"):
+        export(tmp_path / "source", tmp_path / "copy", dtype="int4")  # type: ignore[arg-type]
+
+
+def test_an_existing_output_is_replaced_only_when_forced_and_of_the_same_kind(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    train(llama(), source, r=2, target_modules=["q_proj"])
+    copy.mkdir()
+    export(source, copy)
+    with pytest.raises(OutputError, match="exists already") as caught:
+        export(source, copy)
+    assert "force" in str(caught.value.hint)
+    (copy / "adapter_model.safetensors").write_bytes(b"old")
+    (copy / "adapter_model.bin").write_bytes(b"stale")
+    export(source, copy, force=True)
+    assert sorted(p.name for p in copy.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    (copy / "thesis.txt").write_text("my work")
+    with pytest.raises(OutputError, match=r"thesis\.txt, which is no part of such an output"):
+        export(source, copy, force=True)
+    assert (copy / "thesis.txt").read_text() == "my work"
+    export(copy, tmp_path / "other")
+    (copy / "thesis.txt").unlink()
+    export(copy, copy, force=True)
+    assert (copy / "adapter_model.safetensors").read_bytes() == (
+        source / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_every_readable_real_adapter_survives_byte_for_byte(material: Path, tmp_path: Path) -> None:
+    names = [
+        "bk7195-delta", "gpt2-tigrinya", "minilm-trec-r8", "movies-lora-sara", "roberta-agnews-aguleon",
+        "roberta-pt-paulo", "sd15-te-hansjohn", "sdxl-te-hansjohn", "smollm2-trec-r8",
+    ]  # fmt: skip
+    for name in names:
+        for file in export(material / "adapters" / name, tmp_path / name).files:
+            assert (tmp_path / name / file).read_bytes() == (material / "adapters" / name / file).read_bytes()
