@@ -1,0 +1,117 @@
+"""What can go wrong, as one line, a hint and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from dataclasses import dataclass
+
+from adaptzip.cli import _output
+from adaptzip.errors import AdaptzipError
+
+INTERNAL = 70
+INTERRUPTED = 130
+TERMINATED = 143
+
+EXIT_CODES = {
+    0: "done",
+    1: "a check said no: `verify`, `diff --max-error`, a budget that cannot be reached, a merge into NaN",
+    2: "bad usage or bad input: an unknown option, an unreadable or malformed file, an output that exists "
+    "already or cannot be written, too little memory",
+    3: "refused: valid input that adaptzip does not handle, such as an adapter that is not W + s*B@A",
+    INTERNAL: "internal error: please report it, with the traceback that `ADAPTZIP_DEBUG=1` shows",
+    INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind",
+    TERMINATED: "terminated with SIGTERM; nothing is left behind",
+}
+"""What each exit code means."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception that runs every clean-up on its way out and that no other code catches."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as the user sees it.
+
+    Attributes:
+        message: what went wrong, in one line.
+        hint: what to do about it, or None.
+        exit_code: the program's exit code.
+        kind: the error's class, for programs that read --json.
+    """
+
+    message: str
+    hint: str | None
+    exit_code: int
+    kind: str
+
+
+def describe(error: BaseException) -> Failure:
+    """What to tell the user about an error."""
+    kind = type(error).__name__
+    if isinstance(error, AdaptzipError):
+        return Failure(str(error), error.hint, error.exit_code, kind)
+    if _is_usage_error(error):
+        return _usage_failure(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("interrupted; nothing was left behind", None, INTERRUPTED, kind)
+    if isinstance(error, Terminated):
+        return Failure("terminated; nothing was left behind", None, TERMINATED, kind)
+    if _is_memory_error(error):
+        hint = "close other programs, use a machine with more memory, or try --device cpu"
+        return Failure("there is not enough memory", hint, 2, "MemoryError")
+    if isinstance(error, OSError):
+        return _system_failure(error)
+    hint = "set ADAPTZIP_DEBUG=1 to see where it happened, and please report it"
+    return Failure(f"internal error: {kind}: {error}", hint, INTERNAL, kind)
+
+
+def report(error: BaseException, words: list[str]) -> int:
+    """Print an error as the command line `words` asks for it; return the exit code."""
+    if os.environ.get("ADAPTZIP_DEBUG") == "1":
+        _output.raw("".join(traceback.format_exception(error)).rstrip(), to_stderr=True)
+    failure = describe(error)
+    _output.error(
+        failure.message,
+        failure.hint,
+        failure.exit_code,
+        kind=failure.kind,
+        json_too="--json" in words,
+    )
+    return failure.exit_code
+
+
+def _is_usage_error(error: BaseException) -> bool:
+    """Whether the error is Typer's own; its classes moved between versions, their methods did not."""
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _usage_failure(error: BaseException) -> Failure:
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "adaptzip"
+    message = message.strip().rstrip(".")
+    return Failure(message[:1].lower() + message[1:], f"see {command} --help", 2, "UsageError")
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    """torch raises its own class on the GPU and a plain RuntimeError on the CPU."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate" in text))
+    )
+
+
+def _system_failure(error: OSError) -> Failure:
+    reason = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "check the path and its permissions" if where else None
+    if error.errno in _FULL:
+        hint = "free some space or choose another disk"
+    return Failure(f"{where}{reason[:1].lower()}{reason[1:]}", hint, 2, type(error).__name__)

@@ -1,0 +1,130 @@
+"""The only place that prints: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from adaptzip.cli._text import one_line, printable
+
+SCHEMA = 1
+"""Version of the JSON that every command prints; a key is never renamed or removed within one version."""
+
+Report = Callable[[str, float], None]
+"""Called with what is being done and how much of it is done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's results go.
+
+    Attributes:
+        as_json: print the result as one JSON object instead of text.
+        quiet: print no result as text, no progress and no summary.
+        verbose: say more on stderr.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def result(self, values: Mapping[str, Any], text: Callable[[], str]) -> None:
+        """Print a result on stdout: `values` with --json, else what `text` makes, unless quiet."""
+        if self.as_json:
+            _write(sys.stdout, as_json({"schema": SCHEMA, **values}))
+        elif not self.quiet:
+            _write(sys.stdout, printable(text()))
+
+    def wrote(self, path: Path, summary: str, values: Mapping[str, Any]) -> None:
+        """Report an output that was written: as JSON on stdout if asked for, and in one line on stderr."""
+        if self.as_json:
+            _write(sys.stdout, as_json({"schema": SCHEMA, **values}))
+        if not self.quiet:
+            _write(sys.stderr, one_line(f"wrote {path}  {summary}"))
+
+    def warning(self, message: str) -> None:
+        """Say on stderr what the user should know although it is no error."""
+        if not self.quiet:
+            _write(sys.stderr, one_line(f"warning: {message}"))
+
+    def detail(self, message: str) -> None:
+        """Say on stderr what only --verbose asks for."""
+        if self.verbose and not self.quiet:
+            _write(sys.stderr, one_line(message))
+
+    @contextmanager
+    def progress(self) -> Iterator[Report]:
+        """Show a bar on a terminal; elsewhere one line for each phase with --verbose, else nothing."""
+        if self.quiet or self.as_json or not sys.stderr.isatty():
+            yield self._phases()
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("starting", total=1.0)
+            yield lambda phase, share: bar.update(task, description=phase, completed=share)
+
+    def _phases(self) -> Report:
+        said: set[str] = set()
+
+        def report(phase: str, share: float) -> None:
+            if phase not in said:
+                said.add(phase)
+                self.detail(phase)
+
+        return report
+
+
+def error(message: str, hint: str | None, exit_code: int, *, kind: str, json_too: bool) -> None:
+    """Print an error on stderr; with --json its last line is the error as a JSON object."""
+    _write(sys.stderr, one_line(f"error: {message}"))
+    if hint:
+        _write(sys.stderr, one_line(f"hint: {hint}"))
+    if json_too:
+        values = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
+        _write(sys.stderr, as_json({"schema": SCHEMA, "error": values}, indent=None))
+
+
+def raw(text: str, *, to_stderr: bool = False) -> None:
+    """Print text of the program's own as it is, such as its help or a traceback."""
+    _write(sys.stderr if to_stderr else sys.stdout, text)
+
+
+def as_json(values: Mapping[str, Any], indent: int | None = 2) -> str:
+    """JSON in plain ASCII; NaN and infinity, which JSON has no words for, are refused."""
+    return json.dumps(values, indent=indent, allow_nan=False)
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr show names that their encoding lacks, as backslash escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def close_streams() -> None:
+    """Flush what is left; a reader that has gone away, as `| head` does, is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        _guarded(stream, stream.flush)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    _guarded(stream, lambda: print(text, file=stream, flush=True))
+
+
+def _guarded(stream: TextIO, act: Callable[[], None]) -> None:
+    """Act on a stream; when its reader has gone away, everything further is dropped silently."""
+    try:
+        act()
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), stream.fileno())

@@ -1,0 +1,164 @@
+"""What `inspect` shows of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adaptzip.adapter import Adapter
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.cli._patterns import patterns
+from adaptzip.compression import plan
+from adaptzip.methods import names
+from adaptzip.report import AdapterReport, DtypeReport, ModuleReport, describe
+from adaptzip.sources import read, source_bytes
+from adaptzip.yardsticks import yardsticks
+
+ERRORS = (0.1, 0.2, 0.316)
+"""The relative errors that costs are given for."""
+
+_MOST_EXTRAS = 8
+
+
+def show(path: Path, output: Output, *, alpha: float | None, config: Path | None, device: str | None) -> None:
+    """Describe the adapter at `path`; with a device, also what each method would cost."""
+    size = source_bytes(path)
+    adapter = read(path, alpha=alpha, config=config)
+    report = describe(adapter)
+    costs = _costs(adapter, size, device, output) if device and not report.is_zero else []
+    values = {
+        "kind": "checkpoint",
+        "path": str(path),
+        "bytes": size,
+        **report.as_dict(),
+        "patterns": [{"pattern": p, "modules": n} for p, n in patterns(m.name for m in report.modules)],
+        "costs": costs,
+    }
+    output.result(values, lambda: _text(path, size, report, costs, output.verbose))
+
+
+def _costs(adapter: Adapter, size: int, device: str, output: Output) -> list[dict[str, Any]]:
+    """Bytes and errors: the simple ways to store the factors, then every method at a few errors."""
+    rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
+    with output.progress() as progress:
+        for method in names():
+            for error in ERRORS:
+                planned = plan(adapter, to=method, max_error=error, device=device, progress=progress)
+                rows.append(
+                    {
+                        "name": f"{method} --max-error {error:g}",
+                        "method": method,
+                        "bytes": planned.bytes,
+                        "relative_error": planned.relative_error,
+                        "ratio": size / planned.bytes,
+                    }
+                )
+    return rows
+
+
+def _text(path: Path, size: int, report: AdapterReport, costs: list[dict[str, Any]], verbose: bool) -> str:
+    blocks = [
+        text.fields(_overview(path, size, report)),
+        text.table(
+            [[pattern, str(number)] for pattern, number in patterns(m.name for m in report.modules)],
+            head=["modules", ""],
+            indent="",
+        ),
+        _energy(report),
+        _modules(report.modules) if verbose else "",
+        _extras(report, len(report.extras) if verbose else _MOST_EXTRAS),
+        text.fields(("config" if i == 0 else "", f"{name}: {_value(value, verbose)}")
+                    for i, (name, value) in enumerate(report.config.items())),
+        _cost_table(costs),
+    ]  # fmt: skip
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[str, str]]:
+    yield "file", f"{path}, {text.size(size)}"
+    yield "kind", f"{report.dialect} LoRA"
+    yield "base model", report.base_model or ""
+    yield "modules", f"{len(report.modules):,}"
+    yield "parameters", f"{report.parameters:,}"
+    yield "ranks", _tally(m.rank for m in report.modules)
+    yield "scaling", _tally(f"{m.scaling:g}" for m in report.modules)
+    yield "layouts", _tally(m.layout for m in report.modules)
+    yield "dtypes", "; ".join(map(_dtype, report.dtypes))
+    yield "extras", f"{text.share(report.extras_share, 1)} of the bytes" if report.extras else "none"
+    if report.is_zero:
+        yield "update", "never trained: every update is zero"
+    elif report.zero_modules:
+        yield "update", f"zero in {len(report.zero_modules)} of {text.count(len(report.modules), 'module')}"
+
+
+def _tally(values: Iterable[object]) -> str:
+    """`16`, or `8 (12 modules), 16 (60 modules)`."""
+    counts: dict[object, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({text.count(number, 'module')})" for value, number in counts.items())
+
+
+def _dtype(dtype: DtypeReport) -> str:
+    said = f"{dtype.dtype} ({text.count(dtype.tensors, 'tensor')}, {text.size(dtype.bytes)})"
+    exact = [("bfloat16", dtype.exact_bfloat16), ("float16", dtype.exact_float16)]
+    for name, number in exact:
+        if number:
+            said += f", {number} of them hold {name} values exactly"
+    return said
+
+
+def _energy(report: AdapterReport) -> str:
+    if report.is_zero:
+        return ""
+    ranks = [["share of |dW|^2", *(f"{100 * share:.1f} %" for share in report.energy.values())]]
+    lines = text.table(ranks, head=["top components", *map(str, report.energy)], indent="")
+    return f"{lines}\neffective rank {report.effective_rank:.1f} on average"
+
+
+def _modules(modules: Iterable[ModuleReport]) -> str:
+    rows = [
+        [m.name, f"{m.shape[0]} x {m.shape[1]}", str(m.rank), text.number(m.scaling), text.number(m.norm),
+         f"{m.effective_rank:.1f}", f"{100 * m.energy[1]:.0f} %"]
+        for m in modules
+    ]  # fmt: skip
+    head = ["module", "out x in", "rank", "scaling", "norm", "effective", "top 1"]
+    return text.table(rows, head=head, indent="")
+
+
+def _extras(report: AdapterReport, most: int) -> str:
+    largest = sorted(report.extras, key=lambda extra: -extra.bytes)
+    rows = [
+        [extra.name, " x ".join(map(str, extra.shape)) or "scalar", extra.dtype, text.size(extra.bytes)]
+        for extra in largest[:most]
+    ]
+    rest = len(largest) - len(rows)
+    lines = text.table(rows, head=["extra", "shape", "dtype", "size"], indent="") if rows else ""
+    return f"{lines}\nand {rest} more (--verbose shows all)" if rest else lines
+
+
+def _value(value: object, verbose: bool) -> str:
+    """A field of the configuration, cut short unless everything is asked for."""
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if verbose or len(said) <= 80 else f"{said[:77]}..."
+
+
+def _cost_table(costs: list[dict[str, Any]]) -> str:
+    if not costs:
+        return ""
+    rows = [
+        [
+            cost["name"],
+            text.size(cost["bytes"]),
+            f"{cost['ratio']:.1f}x",
+            "-" if cost["relative_error"] is None else text.number(cost["relative_error"]),
+        ]
+        for cost in costs
+    ]
+    lines = text.table(rows, head=["what it would cost", "size", "ratio", "error"], indent="")
+    return f"{lines}\nthe first two are factors alone; methods are estimates of the whole file"

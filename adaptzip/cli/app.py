@@ -1,0 +1,105 @@
+"""The program `adaptzip`: its commands, and what happens around them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from adaptzip import __version__
+from adaptzip.cli import _failures, _output
+from adaptzip.cli.compress import compress
+from adaptzip.cli.diff import diff
+from adaptzip.cli.export import export
+from adaptzip.cli.inspect import inspect
+from adaptzip.cli.merge import merge
+from adaptzip.cli.methods import methods
+from adaptzip.cli.verify import verify
+
+COMMANDS = (compress, inspect, verify, export, merge, diff, methods)
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command(_command.__name__)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _output.raw(f"adaptzip {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def adaptzip(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """A zip for LoRA adapters: the smallest file that still does the adapter's job, and the way back.
+
+    \b
+    Examples:
+      adaptzip compress my-adapter/ --budget 100x
+      adaptzip inspect my-adapter.adz
+      adaptzip export my-adapter.adz --as peft -o restored/
+      adaptzip merge my-adapter.adz --base base-model/ -o merged/
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a check said no, 2 bad usage or
+    input, 3 refused, 70 internal error, 130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        _output.raw(context.get_help(), to_stderr=True)
+        raise typer.Exit(2)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line `words` (by default the process's own) and return the exit code."""
+    arguments = list(sys.argv[1:] if words is None else words)
+    _output.prepare_streams()
+    try:
+        with _terminable():
+            return _run(arguments)
+    finally:
+        _output.close_streams()
+
+
+def _run(words: list[str]) -> int:
+    try:
+        # Outside standalone mode Typer returns what the command does, and leaves errors to the caller.
+        code = app(args=words, prog_name="adaptzip", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return _failures.report(KeyboardInterrupt(), words)
+    except (_failures.Terminated, Exception) as error:
+        return _failures.report(error, words)
+    if code == _failures.INTERRUPTED:  # Typer has caught the KeyboardInterrupt already
+        return _failures.report(KeyboardInterrupt(), words)
+    return code or 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception while a command runs; signals belong to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _failures.Terminated

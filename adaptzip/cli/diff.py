@@ -1,0 +1,69 @@
+"""`adaptzip diff`: how far two adapters are apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from adaptzip.comparing import DiffReport
+
+
+def diff(
+    a: Annotated[
+        Path,
+        typer.Argument(
+            help="The reference: a PEFT folder, its weight file, or a .adz.", metavar="A", show_default=False
+        ),
+    ],
+    b: Annotated[
+        Path, typer.Argument(help="What to compare with it, likewise.", metavar="B", show_default=False)
+    ],
+    max_error: options.CheckError = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show how far two adapters are apart.
+
+    That is the relative error |dWa - dWb| / |dWa| of every module and of all together, and which extras
+    differ. Writes nothing.
+
+    \b
+    Examples:
+      adaptzip diff my-adapter/ my-adapter.adz
+      adaptzip diff my-adapter/ restored/ --max-error 0.1
+    """
+    from adaptzip.comparing import diff as compare
+    from adaptzip.sources import read
+
+    report = compare(read(a), read(b))
+    Output(as_json, quiet).result(
+        {"a": str(a), "b": str(b), "max_error": max_error, **report.as_dict()}, lambda: _text(report)
+    )
+    error = report.relative_error
+    if max_error is not None and (error is None or error > max_error):
+        raise CheckFailedError(f"{b}: the relative error is {_error(error)}, expected at most {max_error:g}")
+
+
+def _text(report: DiffReport) -> str:
+    rows = [[m.name, text.number(m.norm), _error(m.relative_error)] for m in report.modules]
+    rows += [[f"{m.name} (only in the first)", text.number(m.norm), _error(1.0)] for m in report.only_in_a]
+    rows += [[f"{m.name} (only in the second)", "", "-"] for m in report.only_in_b]
+    rows.append(["all modules", "", _error(report.relative_error)])
+    lines = [text.table(rows, head=["module", "norm", "relative error"], indent="")]
+    lines += [f"extra differs: {name}" for name in report.extras_different]
+    equal = len(report.extras_equal)
+    if equal:
+        lines.append(f"{text.count(equal, 'extra')} bit for bit the same")
+    return "\n".join(lines)
+
+
+def _error(value: float | None) -> str:
+    return "infinite" if value is None else text.number(value)

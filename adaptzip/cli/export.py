@@ -1,0 +1,88 @@
+"""`adaptzip export`: an adapter as other programs load it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.cli._paths import check_output
+
+if TYPE_CHECKING:
+    from adaptzip.exporting import ExportReport
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+def export(
+    source: options.Source,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
+    ],
+    as_: Annotated[str, typer.Option("--as", help="The dialect to write.", metavar="NAME")] = "peft",
+    portable: Annotated[
+        bool,
+        typer.Option("--portable", help="Write only what every engine reads: one rank, alpha equal to it."),
+    ] = False,
+    drop_extras: Annotated[
+        bool,
+        typer.Option(
+            "--drop-extras", help="With --portable, leave out what it cannot hold instead of refusing."
+        ),
+    ] = False,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="dtype of the factors.  [default: the adapter's own]", show_default=False),
+    ] = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write an adapter as other programs load it.
+
+    Writes the folder DIR; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
+    PEFT loads with the same update.
+
+    \b
+    Examples:
+      adaptzip export my-adapter.adz --as peft -o restored/
+      adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
+    """
+    from adaptzip.exporting import export as write
+
+    check_output(output, source, force=force)
+    settings: dict[str, Any] = {
+        "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype
+    }  # fmt: skip
+    sink = Output(as_json, quiet)
+    if dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            report = write(source, Path(folder) / "export", **settings)
+        values = _values(output, as_, report) | {"dry_run": True}
+        sink.result(
+            values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}"
+        )
+        return
+    report = write(source, output, force=force, **settings)
+    sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
+
+
+def _summary(report: ExportReport) -> str:
+    contents = f"{text.count(len(report.files), 'file')}, {text.count(report.modules, 'module')}"
+    return f"{text.size(report.bytes)}  ({contents})"
+
+
+def _values(output: Path, dialect: str, report: ExportReport) -> dict[str, Any]:
+    return {
+        "path": str(output),
+        "dialect": dialect,
+        "bytes": report.bytes,
+        "files": list(report.files),
+        "modules": report.modules,
+    }

@@ -1,0 +1,51 @@
+"""`adaptzip inspect`: what is in a file, and what each method would make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adaptzip.cli import _options as options
+from adaptzip.cli._output import Output
+
+
+def inspect(
+    source: options.Source,
+    costs: options.Costs = True,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show what an adapter holds.
+
+    These are its modules, ranks, energy per rank, extras, dtypes and configuration, and what each method
+    would roughly cost. Of a .adz only the header is read: modules, sizes, error and origin. Writes nothing.
+
+    \b
+    Examples:
+      adaptzip inspect my-adapter.adz
+      adaptzip inspect my-adapter/ --verbose
+      adaptzip inspect my-adapter/ --json
+    """
+    sink = Output(as_json, quiet, verbose)
+    if _is_adz(source):
+        from adaptzip.cli import _show_archive
+
+        _show_archive.show(source, sink)
+    else:
+        from adaptzip.cli import _show_adapter
+
+        _show_adapter.show(source, sink, alpha=alpha, config=config, device=device if costs else None)
+
+
+def _is_adz(path: Path) -> bool:
+    """Whether a file is a `.adz` by its name, or by the start of its safetensors header."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".adz":
+        return True
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        return b'"adaptzip"' in handle.read(min(length, 2**20))

@@ -1,0 +1,67 @@
+"""`adaptzip verify`: whether a `.adz` is intact and says the truth about its error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.errors import CheckFailedError
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="The .adz file.", metavar="FILE", show_default=False)],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="The adapter it was made from, to measure the error.", metavar="SRC", show_default=False
+        ),
+    ] = None,
+    max_error: options.CheckError = None,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Check that a .adz is intact and true.
+
+    That is: its hashes and structure are right, and every module decodes. Given its source, also the error of
+    every module, the total against what the file says, and the extras that are stored without loss. Exits
+    with 1 if a check says no, with 2 if the file is malformed. Writes nothing.
+
+    \b
+    Examples:
+      adaptzip verify my-adapter.adz
+      adaptzip verify my-adapter.adz --against my-adapter/ --max-error 0.1
+    """
+    from adaptzip.sources import read
+    from adaptzip.verifying import VerifyReport
+    from adaptzip.verifying import verify as run
+
+    def say(report: VerifyReport) -> str:
+        lines = [
+            f"{'ok ' if check.passed else 'NO '} {check.name}: {check.detail}" for check in report.checks
+        ]
+        if verbose and report.modules:
+            rows = [[m.name, text.number(m.norm), _error(m.relative_error)] for m in report.modules]
+            lines.append(text.table(rows, head=["module", "norm", "relative error"], indent=""))
+        return "\n".join(lines)
+
+    source = None if against is None else read(against, alpha=alpha, config=config)
+    report = run(file, source, max_error=max_error)
+    Output(as_json, quiet, verbose).result(
+        {"path": str(file), "against": None if against is None else str(against), **report.as_dict()},
+        lambda: say(report),
+    )
+    failed = [check for check in report.checks if not check.passed]
+    if failed:
+        raise CheckFailedError(f"{file}: {failed[0].name}: {failed[0].detail}")
+
+
+def _error(value: float | None) -> str:
+    return "infinite" if value is None else text.number(value)

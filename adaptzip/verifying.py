@@ -1,0 +1,177 @@
+"""Checking a `.adz`: that it is intact, that it decodes, and that what it says about its error is true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptzip.adapter import Adapter
+from adaptzip.comparing import DiffReport, ModuleDiff, diff
+from adaptzip.compressed import Compressed
+from adaptzip.container.reader import check, open_adz
+from adaptzip.reconstruction import reconstruct
+
+AGREEMENT = 1e-3
+"""How far, relatively, the stated error may be from the measured one: float32 sums differ between machines."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to a file.
+
+    Attributes:
+        name: what was checked.
+        passed: whether the answer was yes.
+        detail: what was found, in words.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What checking a file found.
+
+    Attributes:
+        method: the method that made it.
+        stated_error: the relative error that the file states.
+        measured_error: the one measured against the source; None without one, or where it is infinite.
+        checks: every check, in the order they were made.
+        modules: every module's error against the source; empty without one.
+    """
+
+    method: str
+    stated_error: float
+    measured_error: float | None
+    checks: tuple[Check, ...]
+    modules: tuple[ModuleDiff, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "method": self.method,
+            "passed": self.passed,
+            "stated_error": self.stated_error,
+            "measured_error": self.measured_error,
+            "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in self.checks],
+            "modules": [
+                {"name": m.name, "norm": m.norm, "error": m.error, "relative_error": m.relative_error}
+                for m in self.modules
+            ],
+        }
+
+
+def verify(
+    path: str | Path, source: Adapter | None = None, *, max_error: float | None = None
+) -> VerifyReport:
+    """Check a `.adz` file.
+
+    Args:
+        path: the file.
+        source: the adapter it was made from; without it the stated error is believed.
+        max_error: largest relative error over all modules that is accepted.
+
+    Raises:
+        FormatError: if the file is malformed: a wrong hash, a broken structure, a module that does not decode.
+    """
+    check(path)
+    compressed = open_adz(path)
+    restored = reconstruct(compressed, device="cpu")
+    checks = [
+        Check("structure", True, "hashes and structure are intact"),
+        Check("decoding", True, f"all {len(restored.modules)} modules decode"),
+        _finite(restored),
+    ]
+    stated = compressed.provenance.relative_error
+    if source is None:
+        checks += _small_enough(stated, max_error)
+        return VerifyReport(compressed.method, stated, None, tuple(checks))
+    checks.append(_fitting(source, restored))
+    if not checks[-1].passed:
+        return VerifyReport(compressed.method, stated, None, tuple(checks))
+    found = diff(source, restored)
+    checks += [_truthful(stated, found.relative_error), _extras(compressed, found)]
+    if compressed.lossless:
+        checks.append(_identical(source, restored))
+    checks += _small_enough(found.relative_error, max_error)
+    return VerifyReport(compressed.method, stated, found.relative_error, tuple(checks), found.modules)
+
+
+def _finite(adapter: Adapter) -> Check:
+    broken = [
+        name
+        for name, m in adapter.modules.items()
+        if not bool(torch.isfinite(m.A).all() and torch.isfinite(m.B).all())
+    ]
+    return Check("numbers", not broken, f"NaN or infinity in {broken[0]}" if broken else "all are finite")
+
+
+def _fitting(source: Adapter, restored: Adapter) -> Check:
+    """Whether both change the same modules of the same shapes."""
+    for name in sorted(source.modules.keys() | restored.modules.keys()):
+        if name not in restored.modules:
+            return Check("modules", False, f"the file lacks {name}, which the source has")
+        if name not in source.modules:
+            return Check("modules", False, f"the file has {name}, which the source lacks")
+        ours, theirs = restored.modules[name].shape, source.modules[name].shape
+        if ours != theirs:
+            return Check("modules", False, f"{name} is {list(ours)}, in the source {list(theirs)}")
+    return Check("modules", True, "names and shapes are the source's")
+
+
+def _truthful(stated: float, measured: float | None) -> Check:
+    agrees = measured is not None and math.isclose(stated, measured, rel_tol=AGREEMENT, abs_tol=1e-6)
+    found = "infinite" if measured is None else f"{measured:.6g}"
+    return Check("stated error", agrees, f"the file says {stated:.6g}, measured {found}")
+
+
+def _extras(compressed: Compressed, found: DiffReport) -> Check:
+    """Extras that are stored without loss must be the source's bit for bit; the others may differ."""
+    exact = {
+        entry.name if entry.role == "extra" else f"{entry.name}.{entry.role}"
+        for entry in compressed.extras.entries
+        if entry.stored == entry.dtype
+    }
+    lost = [name for name in found.extras_different if name in exact or not _listed(compressed, name)]
+    if lost:
+        return Check("extras", False, f"{lost[0]} is not the source's")
+    lossy = len(found.extras_different)
+    told = f"{len(found.extras_equal)} are the source's bit for bit"
+    return Check("extras", True, f"{told}, {lossy} are rounded" if lossy else told)
+
+
+def _listed(compressed: Compressed, name: str) -> bool:
+    return any(name in (e.name, f"{e.name}.{e.role}") for e in compressed.extras.entries)
+
+
+def _identical(source: Adapter, restored: Adapter) -> Check:
+    for name, module in source.modules.items():
+        again = restored.modules[name]
+        pairs = ((module.A, again.A), (module.B, again.B))
+        if module.scaling != again.scaling or not all(_same_bits(a, b) for a, b in pairs):
+            return Check("lossless", False, f"{name} is not the source's bit for bit")
+    return Check("lossless", True, "every factor is the source's bit for bit")
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+
+
+def _small_enough(error: float | None, limit: float | None) -> Iterator[Check]:
+    if limit is None:
+        return
+    found = "infinite" if error is None else f"{error:.6g}"
+    yield Check("max error", error is not None and error <= limit, f"{found}, allowed {limit:g}")
