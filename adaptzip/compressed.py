@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 Buffer = bytes | memoryview
 
-NO_CONFIG: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -21,14 +20,15 @@ class TensorSpec:
         rows: number of rows; every row is coded under one probability model of its own.
         width: numbers in a row.
         kind: "real" numbers are quantised with the adapter's one step.
-        sensitivity: squared error in the update per squared error in the tensor.
+        directions: only the directions of the rows matter. Such a tensor is reconstructed in units of the step, as
+            whole numbers, whose sums of squares are exact on every machine.
     """
 
     role: str
     rows: int
     width: int
     kind: Literal["real"] = "real"
-    sensitivity: float = 1.0
+    directions: bool = False
 
     @property
     def numbers(self) -> int:
@@ -93,6 +93,7 @@ class Compressed:
         method: name of the method, such as "svd", and `method_version`, the version of its page in formats/.
         config: the method's own configuration.
         sites: shape and layout by module name, sorted by name.
+        max_rank: largest rank that a module may have.
         chunks: one coded block per module in the order of `sites`; an empty block is a zero update.
         step: the quantiser step that all real tensors share.
         extras: every tensor that is not a factor.
@@ -106,11 +107,12 @@ class Compressed:
     method_version: int
     config: Mapping[str, Any]
     sites: Mapping[str, Site]
+    max_rank: int
     chunks: Sequence[Buffer]
     step: float
     provenance: Provenance
     extras: PackedExtras = field(default_factory=PackedExtras)
-    meta_config: Mapping[str, Any] = NO_CONFIG
+    meta_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     dialect: str = "peft"
     base_model: str | None = None
     source_header: bytes | None = None
