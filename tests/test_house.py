@@ -33,6 +33,11 @@ def test_import_loads_nothing_heavy() -> None:
     assert not HEAVY & modules_loaded_by("import adaptzip, adaptzip.errors, adaptzip.budget")
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["compress", "--help"], ["methods"]])
+def test_a_command_that_computes_nothing_loads_no_torch(words: list[str]) -> None:
+    assert "torch" not in modules_loaded_by(f"from adaptzip.cli.app import main; assert main({words}) == 0")
+
+
 @pytest.mark.parametrize("name", adaptzip.__all__)
 def test_no_submodule_hides_a_public_name(name: str) -> None:
     assert importlib.util.find_spec(f"adaptzip.{name}") is None
