@@ -18,7 +18,6 @@ from pathlib import Path
 from checks.markdown import Block, Page, read_page
 
 ROOT = Path(__file__).parent.parent
-_PROGRAM = "import sys; from adaptzip.cli.app import main; sys.exit(main())"
 PLACES = ("*.md", "docs/**/*.md", "formats/**/*.md", "fixtures/**/*.md", "benchmarks/**/*.md")
 
 
@@ -106,7 +105,7 @@ def _help(command: str) -> str | None:
     """What `adaptzip COMMAND --help` prints, or None if there is no such command."""
     words = [*([command] if command else []), "--help"]
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *words], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "adaptzip.cli", *words], capture_output=True, text=True, check=False, cwd=ROOT
     )
     return done.stdout if done.returncode == 0 else None
 
