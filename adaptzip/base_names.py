@@ -10,8 +10,20 @@ from dataclasses import dataclass
 from adaptzip.base_model import BaseModel
 from adaptzip.errors import BaseModelError
 
-EXPERT_FOLDERS = ((".mlp.experts", ".block_sparse_moe.experts"),)
-"""(in memory, on disk): transformers 5 renames these when it loads a model."""
+STORED_SPELLINGS = (
+    ((".mlp.", ".block_sparse_moe."),),
+    (
+        (".layers.", ".encoder.layer."),
+        (".attention.q_proj", ".attention.attention.query"),
+        (".attention.k_proj", ".attention.attention.key"),
+        (".attention.v_proj", ".attention.attention.value"),
+        (".attention.o_proj", ".attention.output.dense"),
+        (".mlp.fc1", ".intermediate.dense"),
+        (".mlp.fc2", ".output.dense"),
+    ),
+    (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")),
+)
+"""(in memory, on disk) by family: Mixtral, ViT, checkpoints of TensorFlow's time."""
 
 EXPERT_PARTS = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -73,7 +85,7 @@ def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]
 def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
     """The stored name of a plain tensor such as a bias, or None if the base lacks it."""
     for candidate in renaming.names(name):
-        for spelling in (candidate, _old_layer_norm(candidate)):
+        for spelling in _spellings(candidate):
             if spelling in base.tensors:
                 return spelling
         tied = base.tied_partners(candidate)
@@ -111,24 +123,32 @@ def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
 def _forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     expert = _EXPERT.match(name)
     if expert is None:
-        yield (Site(f"{name}.weight"),)
-        yield (Site(name),)
+        for spelling in _spellings(name):
+            yield (Site(f"{spelling}.weight"),)
+            yield (Site(spelling),)
         return
     folder, parameter, number = expert[1], expert[2], int(expert[3])
     stack = f"{folder}.{parameter}"
-    yield (Site(stack, expert=number),)
-    for end, stored in EXPERT_STACKS.items():
-        if stack.endswith(end):
-            yield (Site(stack.removesuffix(end) + stored, expert=number),)
-    for place in (folder, *_on_disk(folder)):
+    renamed = (stack.removesuffix(end) + new for end, new in EXPERT_STACKS.items() if stack.endswith(end))
+    for stored in (*_spellings(stack), *renamed):
+        shape = base.stored(stored).shape if stored in base.tensors else ()
+        if len(shape) == 2 and number == 0:
+            yield (Site(stored),)
+        elif len(shape) != 3 or number < shape[0]:
+            yield (Site(stored, expert=number),)
+    for place in _spellings(folder):
         for parts in EXPERT_PARTS.get(parameter, ()):
             yield tuple(Site(f"{place}.{number}.{part}.weight") for part in parts)
 
 
-def _on_disk(folder: str) -> Iterator[str]:
-    for memory, disk in EXPERT_FOLDERS:
-        if folder.endswith(memory):
-            yield folder.removesuffix(memory) + disk
+def _spellings(name: str) -> Iterator[str]:
+    yield name
+    for family in STORED_SPELLINGS:
+        spelling = name
+        for memory, disk in family:
+            spelling = spelling.replace(memory, disk)
+        if spelling != name:
+            yield spelling
 
 
 def _with_rows(base: BaseModel, sites: tuple[Site, ...]) -> tuple[Site, ...]:
@@ -140,11 +160,6 @@ def _with_rows(base: BaseModel, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         placed.append(Site(site.tensor, (start, end)))
         start = end
     return tuple(placed)
-
-
-def _old_layer_norm(name: str) -> str:
-    """The name that checkpoints from TensorFlow's time give a layer norm's tensor."""
-    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def _missing(base: BaseModel, modules: Iterable[str], renaming: Renaming) -> list[str]:
@@ -176,9 +191,9 @@ def _raise_missing(base: BaseModel, modules: Sequence[str], tried: Sequence[Rena
     missing = min((_missing(base, modules, r) for r in tried), key=len)
     stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
     similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
-    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     near = f"; similar there: {', '.join(similar)}" if similar else ""
     raise BaseModelError(
-        f"{base.path}: lacks the adapter's module {missing[0]}{more} of {len(modules)}{near}",
+        f"{base.path}: lacks {len(missing)} of the adapter's {len(modules)} modules: {names}{near}",
         hint="is this the base model that the adapter was trained on?",
     )

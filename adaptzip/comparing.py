@@ -87,8 +87,8 @@ def diff(a: Adapter, b: Adapter) -> DiffReport:
     """Compare the updates and extras of two adapters.
 
     The updates are never formed: with QR of the stacked factors, [s_a B_a, -s_b B_b] = Q R and
-    [A_a; A_b]^T = Q' R', the norm of the difference is that of R R'^T. In float64 a relative error is exact to
-    about 1e-15, where a difference of squared norms would lose everything below 1e-8. Equal factors give 0.
+    [A_a; A_b]^T = Q' R', the norm of the difference is that of R R'^T. In float64 a relative error is exact
+    to about 1e-15, where a difference of squared norms would lose all below 1e-8. Equal factors give 0.
 
     Raises:
         UsageError: if a module has another shape in one than in the other.

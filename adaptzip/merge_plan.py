@@ -111,7 +111,8 @@ def _module_edits(
             bias = site.tensor.removesuffix("weight") + "bias"
             if bias not in base.tensors:
                 raise BaseModelError(
-                    f"{base.path}: has no {bias}, which the adapter's lora_bias is to be added to"
+                    f"{base.path}: has no {bias}, which the adapter's lora_bias is to be added to",
+                    hint="a model without that bias cannot hold this adapter once merged",
                 )
             yield bias, BiasUpdate(factors.bias, factors.scaling)
 
