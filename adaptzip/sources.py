@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
 from adaptzip.checkpoints import Source, recognise
 from adaptzip.checkpoints._files import Weights, open_weights
-from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+# What other programs call theirs; where a folder has one of these, it is the one meant.
+_OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
 
 
 def read(path: str | Path, *, alpha: float | None = None, config: str | Path | None = None) -> Adapter:
@@ -29,12 +33,15 @@ def read(path: str | Path, *, alpha: float | None = None, config: str | Path | N
         RefusedError: if it is valid but not a low-rank update.
         UsageError: if `alpha` is given although there is a configuration.
     """
-    weights = weight_file(path)
-    opened = open_weights(weights)
-    if "adaptzip" in opened.metadata:
-        return _read_adz(weights)
-    source = _source(Path(path), weights, opened, alpha, None if config is None else Path(config))
-    return recognise(source).read(source)
+    with _readable(path):
+        weights = weight_file(path)
+        if weights.suffix == ".adz":
+            return _read_adz(weights, alpha)
+        opened = open_weights(weights)
+        if "adaptzip" in opened.metadata:
+            return _read_adz(weights, alpha)
+        source = _source(Path(path), weights, opened, alpha, None if config is None else Path(config))
+        return recognise(source).read(source)
 
 
 def source_bytes(path: str | Path) -> int:
@@ -43,7 +50,8 @@ def source_bytes(path: str | Path) -> int:
     Raises:
         CheckpointError: if there is none.
     """
-    return weight_file(path).stat().st_size
+    with _readable(path):
+        return weight_file(path).stat().st_size
 
 
 def weight_file(path: str | Path) -> Path:
@@ -57,7 +65,7 @@ def weight_file(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such file or folder", hint="give a PEFT folder or its weight file")
-    for name in WEIGHT_NAMES:
+    for name in (*WEIGHT_NAMES, *_OTHER_NAMES):
         if (path / name).is_file():
             return path / name
     return _only_weight_file(path)
@@ -78,7 +86,24 @@ def _only_weight_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: there is no adapter in this folder", hint=hint)
 
 
-def _read_adz(path: Path) -> Adapter:
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn the system's errors about the adapter's files into one that names them."""
+    try:
+        yield
+    except AdaptzipError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path}: cannot be read: {error.strerror or error}",
+            hint="check its permissions",
+        ) from error
+
+
+def _read_adz(path: Path, alpha: float | None) -> Adapter:
+    """Decode a compressed adapter; imported late, as it needs the entropy coder."""
+    if alpha is not None:
+        raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
     from adaptzip.container.reader import open_adz
     from adaptzip.reconstruction import reconstruct
 
@@ -112,7 +137,7 @@ def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8")
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: is not valid JSON ({error})", hint="save or download it again"
         ) from error

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 
 from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
-from adaptzip.checkpoints._foreign import describe
+from adaptzip.checkpoints._foreign import foreign
 from adaptzip.errors import CheckpointError, UsageError
 
 __all__ = ["Dialect", "Source", "WriteOptions", "dialect", "dialects", "recognise"]
@@ -37,14 +37,14 @@ def recognise(source: Source) -> Dialect:
     """The dialect that is surest of `source`.
 
     Raises:
-        CheckpointError: if none knows it, naming what it looks like, or if two are equally sure.
+        RefusedError: if none knows it, but it looks like another program's adapter, which is named.
+        CheckpointError: if it looks like no adapter at all, or if two are equally sure.
     """
     scores = {d.name: d.sniff(source) for d in dialects().values()}
     best = max(scores.values(), default=0.0)
     winners = [name for name, score in scores.items() if score == best]
     if best <= 0:
-        what, hint = describe(source)
-        raise CheckpointError(f"{source.weights}: {what}", hint=hint)
+        raise foreign(source)
     if len(winners) > 1:
         raise CheckpointError(
             f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect"

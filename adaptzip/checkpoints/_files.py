@@ -51,21 +51,17 @@ def open_weights(path: Path) -> Weights:
     """Open a weight file by its content, whatever its name.
 
     Raises:
-        CheckpointError: if it is missing, empty, truncated, or neither safetensors nor a PyTorch file.
+        CheckpointError: if it is empty, truncated, or neither safetensors nor a PyTorch file.
+        OSError: if the system cannot read it.
     """
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(256)
-            if not start:
-                raise CheckpointError(f"{path}: the file is empty", hint=_AGAIN)
-            if _is_pickle(start):
-                return Weights(_open_bin(path), {}, None)
-            _refuse_others(path, start)
-            return _open_safetensors(path, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
-    except OSError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with path.open("rb") as handle:
+        start = handle.read(256)
+        if not start:
+            raise CheckpointError(f"{path}: the file is empty", hint=_AGAIN)
+        if _is_pickle(start):
+            return Weights(_open_bin(path), {}, None)
+        _refuse_others(path, start)
+        return _open_safetensors(path, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
 def _is_pickle(start: bytes) -> bool:
@@ -135,10 +131,12 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     """
     try:
         entries: Any = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN
         ) from error
+    if isinstance(entries, dict) and entries.get("__metadata__", {}) is None:
+        del entries["__metadata__"]  # MLX writes null there.
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
         raise CheckpointError(f"{path}: its safetensors header is not a table of tensors", hint=_AGAIN)
     expected = 0

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 
 from adaptzip.checkpoints._base import Source
+from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
-_PEFT_HINT = "convert it to a PEFT LoRA first: adapter_config.json beside adapter_model.safetensors"
+_CONVERT = "convert it to a PEFT LoRA first: adapter_config.json beside adapter_model.safetensors"
 
-# (what the file is, pieces of which one must occur in a key); the first kind that fits is named.
-_KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("a LyCORIS LoKr", ("lokr_w1", "lokr_w2")),
-    ("a LyCORIS LoHa", ("hada_w1_a", "hada_w2_a")),
-    ("a kohya LoRA", ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_transformer_")),
-    ("a LoRA of diffusers' old attention processors", ("_lora.down.weight", "_lora.up.weight")),
-    ("a cloneofsimo LoRA", (":down", ":up")),
-    ("an MLX LoRA", (".lora_a", ".lora_b")),
-    ("a SAM LoRA (w_a_000, w_b_000, ...)", ("w_a_0", "w_b_0")),
-    ("a diffusers LoRA", ("unet.", "text_encoder.", "transformer.")),
-    ("a loralib LoRA", (".lora_A", ".lora_B")),
+# What a file is, by what one of its keys holds; the first kind that fits is named.
+_KINDS: tuple[tuple[str, str], ...] = (
+    (r"\.lokr_w[12]", "a LyCORIS LoKr"),
+    (r"\.hada_w[12]_[ab]", "a LyCORIS LoHa"),
+    (r"\.(oft_blocks|oft_diag|diff|diff_b)$", "a LyCORIS file"),
+    (r"^lora_\w+\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
+    (r"\.processor\.\w*lora\w*\.(down|up)\.weight$", "a LoRA of attention processors"),
+    (r"^text_encoder:\d+:(down|up)$|^unet:\d+:(down|up)$", "a cloneofsimo LoRA"),
+    (r"\.lora_a$|\.lora_b$", "an MLX LoRA"),
+    (r"^w_[ab]_\d+$", "a LoRA of a segment-anything model"),
+    (r"^(unet|transformer|text_encoder\w*)\..*lora", "a diffusers LoRA"),
+    (r"^diffusion_model\..*lora_", "a LoRA for ComfyUI or ai-toolkit"),
+    (r"\.lora_(down|up)\.weight$", "a diffusers LoRA"),
+    (r"\.lora_[AB]\.(default\.)?weight$", "a LoRA whose keys lack PEFT's prefix base_model.model"),
+    (r"\.lora_[AB]$", "a loralib LoRA"),
+    (r"lora", "a LoRA of another program"),
 )
 
 
-def describe(source: Source) -> tuple[str, str]:
-    """What a checkpoint that no dialect knows looks like, and what to do about it: (message, hint)."""
+def foreign(source: Source) -> AdaptzipError:
+    """The error about a checkpoint that no dialect knows: what it looks like, and what to do about it."""
     keys = list(source.tensors)
-    for what, pieces in _KINDS:
-        if _any(keys, pieces) and (what != "a diffusers LoRA" or _any(keys, ("lora",))):
-            return f"looks like {what}, which is not supported; expected a PEFT LoRA", _PEFT_HINT
+    for pattern, what in _KINDS:
+        if any(re.search(pattern, key) for key in keys):
+            return RefusedError(f"{source.weights}: looks like {what}, expected a PEFT LoRA", hint=_CONVERT)
     if not keys:
-        return "holds no tensors; expected a PEFT LoRA", "check that the adapter was saved completely"
-    return (
-        f"is not a LoRA adapter: no lora_A and lora_B among its {len(keys)} keys, such as {keys[0]}",
-        _PEFT_HINT,
+        return CheckpointError(f"{source.weights}: holds no tensors", hint="save the adapter again")
+    return CheckpointError(
+        f"{source.weights}: is no LoRA adapter: its {len(keys)} keys, such as {keys[0]}, are none of a LoRA",
+        hint="expected a PEFT LoRA: adapter_config.json beside adapter_model.safetensors",
     )
-
-
-def _any(keys: Iterable[str], pieces: tuple[str, ...]) -> bool:
-    return any(piece in key for key in keys for piece in pieces)

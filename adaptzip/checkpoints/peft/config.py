@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,8 +57,14 @@ def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
     """Parse a LoRA's adapter_config.json; fields that it lacks have PEFT's defaults.
 
     Raises:
-        CheckpointError: if a field that the scale depends on has a value of the wrong kind.
+        CheckpointError: if a field that the meaning of the tensors depends on has a value of the wrong kind.
     """
+    for name, (fits, expected) in _KINDS.items():
+        if raw.get(name) is not None and not fits(raw[name]):
+            raise CheckpointError(f"{where}: {name} is {raw[name]!r}, expected {expected}")
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(raw.get(name), str):
+            _check_pattern(name, raw[name], where)
     return PeftConfig(
         r=_check("r", raw.get("r", 8), where, int),
         alpha=_check("lora_alpha", raw.get("lora_alpha", 8), where, float),
@@ -103,12 +109,46 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
 
 
 def _check(name: str, value: Any, where: object, kind: type) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind is int and not (whole and value >= 1):
+    if kind is int and not (_whole(value) and 1 <= value < 2**31):
         raise CheckpointError(f"{where}: {name} is {value!r}, expected a whole number of at least 1")
-    if kind is float and not (whole or (isinstance(value, float) and math.isfinite(value))):
+    if kind is float and not ((_whole(value) or isinstance(value, float)) and abs(value) < 1e30):
         raise CheckpointError(f"{where}: {name} is {value!r}, expected a number")
     return value
+
+
+def _check_pattern(name: str, pattern: str, where: object) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise CheckpointError(f"{where}: {name} has {pattern!r}, which is no regular expression") from error
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, list) and all(_whole(v) for v in value)
+
+
+def _tokens(value: Any) -> bool:
+    return _wholes(value) or (isinstance(value, Mapping) and all(_wholes(v) for v in value.values()))
+
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "base_model_name_or_path": (lambda v: isinstance(v, str), "a name or path"),
+    "exclude_modules": (lambda v: isinstance(v, str) or _texts(v), "module names or a pattern"),
+    "layers_pattern": (lambda v: isinstance(v, str) or _texts(v), "names or one name"),
+    "layers_to_transform": (lambda v: _whole(v) or _wholes(v), "layer numbers or one number"),
+    "modules_to_save": (_texts, "module names"),
+    "target_modules": (lambda v: isinstance(v, str) or _texts(v), "module names or a pattern"),
+    "target_parameters": (_texts, "parameter names"),
+    "trainable_token_indices": (_tokens, "token numbers, or token numbers by module name"),
+}
 
 
 def _pattern(raw: Mapping[str, Any], name: str, where: object, kind: type) -> dict[str, Any]:
@@ -117,10 +157,5 @@ def _pattern(raw: Mapping[str, Any], name: str, where: object, kind: type) -> di
         raise CheckpointError(f"{where}: {name} is {table!r}, expected a table by module-name pattern")
     for pattern, value in table.items():
         _check(f"{name}[{pattern!r}]", value, where, kind)
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise CheckpointError(
-                f"{where}: {name} has {pattern!r}, which is no regular expression"
-            ) from error
+        _check_pattern(name, pattern, where)
     return dict(table)

@@ -32,7 +32,7 @@ _VARIANTS = {
     "monteclora_config": ("MonteCLoRA, which samples its factors", _MERGE),
     "use_qalora": ("QALoRA, whose A sees pooled inputs", "load it with PEFT on its quantised base"),
     "enable_lora": (
-        "the old MergedLinear layout, which adapts slices of a fused weight and says not which side each is",
+        "the old MergedLinear layout, which adapts slices of a fused weight and does not say where they lie",
         "train or save it again with PEFT 0.3 or newer",
     ),
 }
