@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def recompressed(adapter: Adapter) -> Adapter:
-    """The same update as a lossy method would give it back: mixed ranks, other scales, and no source header."""
+    """The same update as a lossy method gives it back: mixed ranks, other scales, and no source header."""
     modules = {
         name: rescaled(pad(factors, factors.rank + number % 3), (1.0, 0.3, 2.0)[number % 3])
         for number, (name, factors) in enumerate(adapter.modules.items())

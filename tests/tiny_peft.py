@@ -1,4 +1,4 @@
-"""Tiny models with PEFT adapters, made on the fly: what PEFT itself makes of an adapter is the expectation."""
+"""Tiny models with PEFT adapters, made on the fly: what PEFT makes of an adapter is what is expected."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def randomise(model: nn.Module) -> None:
 def merged_by_peft(model: nn.Module, folder: Path, *, allow: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of the base model `model` after PEFT loads the adapter in `folder` and merges it.
 
-    Any warning fails, as PEFT warns where keys are missing or patterns fit nothing, but for the texts in `allow`.
+    Any warning fails, as PEFT warns where keys are missing or patterns fit nothing; those in `allow` do not.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
