@@ -6,6 +6,8 @@ from pathlib import Path
 
 from adaptzip.errors import OutputError, UsageError
 
+_ANOTHER = "choose another output with -o"
+
 
 def default_output(source: Path) -> Path:
     """The `.adz` beside the source, under its name: `lora.adz` for lora.safetensors or for the folder lora/.
@@ -13,37 +15,53 @@ def default_output(source: Path) -> Path:
     Raises:
         UsageError: if the source has no name to take.
     """
-    if source.is_dir():
-        folder = source.resolve()
-        if not folder.name:
-            raise UsageError(f"{source}: has no name to call the output by", hint="name it with -o OUT.adz")
-        # The folder's own spelling is kept where it has one, so that messages show what the user typed.
-        return (
-            source.with_name(f"{source.name}.adz") if source.name else folder.with_name(f"{folder.name}.adz")
-        )
-    return source.with_suffix(".adz")
+    if not source.is_dir():
+        return source.with_suffix(".adz")
+    # What the user typed is kept where it has a name, so that messages show it.
+    folder = source if source.name not in ("", "..") else source.resolve()
+    if not folder.name:
+        raise UsageError(f"{source}: has no name to call the output by", hint="name it with -o OUT.adz")
+    return folder.with_name(f"{folder.name}.adz")
 
 
-def check_output(output: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output before the work for it begins.
+def check_file(output: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output file before the work for it begins.
 
     Raises:
-        UsageError: if the output is the source, or the folder that the source lies in.
-        OutputError: if it exists and may not be replaced, or its folder does not exist.
+        UsageError: if it is the source, or a device or pipe.
+        OutputError: if it is a folder, exists without `force`, or its folder does not exist.
     """
+    _check_place(output, source)
+    if output.is_dir():
+        raise OutputError(f"{output}: expected a file name, found a folder", hint="name a file inside it")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output}: expected a file name, found a device or pipe", hint=_ANOTHER)
+    if output.exists() and not force:
+        raise OutputError(f"{output}: exists already", hint=f"{_ANOTHER}, or pass -f to replace it")
+
+
+def check_folder(output: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output folder before the work for it begins; an empty one is welcome.
+
+    Raises:
+        UsageError: if it is the source, or the source lies in it.
+        OutputError: if it is no folder, is not empty without `force`, or its parent does not exist.
+    """
+    _check_place(output, source)
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: expected a folder, found a file", hint=_ANOTHER)
+    if output.exists() and any(output.iterdir()) and not force:
+        raise OutputError(
+            f"{output}: exists already and is not empty", hint=f"{_ANOTHER}, or pass -f to replace it"
+        )
+
+
+def _check_place(output: Path, source: Path) -> None:
     real = output.resolve()
     if real in (source.resolve(), *source.resolve().parents):
-        raise UsageError(f"{output}: the output would replace its source {source}", hint="choose another -o")
+        raise UsageError(f"{output}: the output would replace its source {source}", hint=_ANOTHER)
     if not real.parent.is_dir():
         raise OutputError(
             f"{output}: the folder {output.parent} does not exist",
             hint=f"make it first: mkdir -p {output.parent}",
         )
-    if output.exists() and not force and not _is_empty_folder(output):
-        raise OutputError(
-            f"{output}: exists already", hint="choose another output with -o, or pass -f to replace it"
-        )
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())

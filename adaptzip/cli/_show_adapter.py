@@ -10,8 +10,8 @@ from typing import Any
 from adaptzip.adapter import Adapter
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._patterns import patterns
 from adaptzip.compression import plan
+from adaptzip.container.names import expand, factor
 from adaptzip.methods import names
 from adaptzip.report import AdapterReport, DtypeReport, ModuleReport, describe
 from adaptzip.sources import read, source_bytes
@@ -34,7 +34,7 @@ def show(path: Path, output: Output, *, alpha: float | None, config: Path | None
         "path": str(path),
         "bytes": size,
         **report.as_dict(),
-        "patterns": [{"pattern": p, "modules": n} for p, n in patterns(m.name for m in report.modules)],
+        "patterns": [{"pattern": p, "modules": n} for p, n in _patterns(report)],
         "costs": costs,
     }
     output.result(values, lambda: _text(path, size, report, costs, output.verbose))
@@ -63,7 +63,7 @@ def _text(path: Path, size: int, report: AdapterReport, costs: list[dict[str, An
     blocks = [
         text.fields(_overview(path, size, report)),
         text.table(
-            [[pattern, str(number)] for pattern, number in patterns(m.name for m in report.modules)],
+            [[pattern, str(number)] for pattern, number in _patterns(report)],
             head=["modules", ""],
             indent="",
         ),
@@ -92,6 +92,12 @@ def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[st
         yield "update", "never trained: every update is zero"
     elif report.zero_modules:
         yield "update", f"zero in {len(report.zero_modules)} of {text.count(len(report.modules), 'module')}"
+
+
+def _patterns(report: AdapterReport) -> list[tuple[str, int]]:
+    """Module names as few patterns, each with the number of names that it stands for."""
+    found = factor(m.name for m in report.modules)
+    return [(pattern, len(expand([pattern], len(report.modules)))) for pattern in found]
 
 
 def _tally(values: Iterable[object]) -> str:

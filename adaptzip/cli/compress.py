@@ -10,7 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_output, default_output
+from adaptzip.cli._paths import check_file, default_output
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
@@ -100,14 +100,15 @@ def compress(
       adaptzip compress lora.safetensors --to svd --budget 50k
       adaptzip compress my-adapter/ --lossless -o exact.adz
     """
-    target = output or default_output(source)
-    if not dry_run:
-        check_output(target, source, force=force)
-    sink = Output(as_json, quiet, verbose)
     from adaptzip.compression import compress as run
     from adaptzip.compression import plan as preview
     from adaptzip.sources import source_bytes
 
+    size = source_bytes(source)
+    target = output or default_output(source)
+    if not dry_run:
+        check_file(target, source, force=force)
+    sink = Output(as_json, quiet, verbose)
     settings: dict[str, Any] = {
         "to": to,
         "budget": budget,
@@ -120,7 +121,6 @@ def compress(
         "seed": seed,
         **_method_settings(to, setting or []),
     }
-    size = source_bytes(source)
     with sink.progress() as report:
         if dry_run:
             planned = preview(source, progress=report, **settings)

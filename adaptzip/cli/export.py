@@ -11,7 +11,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_output
+from adaptzip.cli._paths import check_folder
 
 if TYPE_CHECKING:
     from adaptzip.exporting import ExportReport
@@ -56,7 +56,7 @@ def export(
     """
     from adaptzip.exporting import export as write
 
-    check_output(output, source, force=force)
+    check_folder(output, source, force=force)
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype
     }  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_output
+from adaptzip.cli._paths import check_folder
 
 if TYPE_CHECKING:
     from adaptzip.adapter import Adapter
@@ -49,7 +49,7 @@ def merge(
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
     """
-    check_output(output, source, force=force)
+    check_folder(output, source, force=force)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.merging import merge as run
     from adaptzip.sources import read

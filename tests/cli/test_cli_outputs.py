@@ -1,0 +1,175 @@
+"""Where output goes, and that nothing is left half-written: existing files, full disks, Ctrl-C, SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_cases import ROOT, Result, command, listing, make_adapter, refused, run, run_apart
+
+PAUSES = {
+    # Between two tensors of an output that is half-written.
+    "merging": "import time, adaptzip.merging as m\nwas = m.is_finite\nm.is_finite = ",
+    # While the bytes of the finished output are on their way to the disk.
+    "syncing": "import time, os as m\nwas = m.fsync\nm.fsync = ",
+    # In the middle of the work, before anything is written.
+    "coding": "import time, adaptzip.coding.modules as m\nwas = m.code_modules\nm.code_modules = ",
+}
+HOLD = "lambda *a, **k: (print('at work', file=sys.stderr, flush=True), time.sleep(60))"
+
+
+def words_for(verb: str, adapter: Path, base: Path) -> list[str]:
+    out = adapter.parent / ("out.adz" if verb == "compress" else "out")
+    more = {"compress": [], "export": [], "merge": ["--base", str(base)]}[verb]
+    return [verb, str(adapter), *more, "-o", str(out)]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("my-adapter", "my-adapter.adz"),
+        ("my-adapter/", "my-adapter.adz"),
+        ("my-adapter/adapter_model.safetensors", "my-adapter/adapter_model.adz"),
+        ("v1.5", "v1.5.adz"),
+    ],
+)
+def test_the_default_output_lies_beside_the_source(
+    source: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_adapter(tmp_path / "my-adapter")
+    make_adapter(tmp_path / "v1.5")
+    monkeypatch.chdir(tmp_path)
+    result = run("compress", source)
+    assert result.code == 0, result.err
+    assert result.last.startswith(f"wrote {expected}  ")
+    assert (tmp_path / expected).is_file()
+
+
+def test_the_default_output_of_the_folder_one_is_in(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(adapter)
+    assert run("compress", ".", "-q") == Result(0, "", "")
+    assert adapter.with_name("my-adapter.adz").is_file()
+
+
+def test_the_cards_command(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
+    monkeypatch.chdir(adapter)
+    result = run("compress", "lora.safetensors", "--to", "svd", "--budget", "3k", "--json")
+    assert result.code == 0, result.err
+    assert result.json["path"] == "lora.adz"
+    assert result.json["parameters"] <= 3000
+
+
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_an_existing_output_needs_force(verb: str, adapter: Path, base: Path) -> None:
+    words = words_for(verb, adapter, base)
+    assert run(*words).code == 0
+    out = Path(words[-1])
+    first = {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)}
+    refused(run(*words), 2, "exists already", "-f")
+    assert {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)} == first
+    assert run(*words, "-f").code == 0
+    assert run(*words, "--force").code == 0
+    assert out.exists()
+    assert listing(adapter.parent) == sorted(first)
+
+
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_a_dry_run_writes_nothing(verb: str, adapter: Path, base: Path) -> None:
+    before = listing(adapter.parent)
+    words = words_for(verb, adapter, base)
+    for flag in ("-n", "--dry-run"):
+        result = run(*words, flag)
+        assert result.code == 0, result.err
+        assert result.out.startswith(f"would write {words[-1]}  ")
+    values = run(*words, "-n", "--json").json
+    assert values["dry_run"] is True
+    assert values["path"] == words[-1]
+    assert values["bytes"] > 0
+    assert listing(adapter.parent) == before
+
+
+@pytest.mark.parametrize("flag", [[], ["-f"]])
+def test_the_source_is_never_replaced(flag: list[str], adapter: Path, archive: Path, base: Path) -> None:
+    before = {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)}
+    refused(run("compress", archive, *flag), 2, "would replace its source")
+    refused(run("compress", adapter / "adapter_model.safetensors", "-o", adapter, *flag), 2)
+    refused(run("export", adapter, "-o", adapter, *flag), 2, "would replace its source")
+    refused(run("merge", adapter, "--base", base, "-o", base, *flag), 2, "base")
+    assert {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)} == before
+
+
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_a_folder_that_does_not_exist(verb: str, adapter: Path, base: Path) -> None:
+    words = words_for(verb, adapter, base)
+    words[-1] = str(adapter.parent / "no" / "such" / "out")
+    refused(run(*words), 2, "does not exist", "mkdir -p")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_a_place_nobody_can_write_to(verb: str, adapter: Path, base: Path) -> None:
+    words = words_for(verb, adapter, base)
+    words[-1] = "/proc/adaptzip-test.adz"
+    refused(run(*words), 2, "/proc/adaptzip-test.adz: cannot be written")
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="there is no /dev/null here")
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_a_device_is_never_replaced(verb: str, adapter: Path, base: Path) -> None:
+    words = words_for(verb, adapter, base)
+    words[-1] = "/dev/null"
+    refused(run(*words, "-f"), 2, "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits on the size of a file are POSIX's")
+@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+def test_a_full_disk(verb: str, adapter: Path, base: Path) -> None:
+    """No file may grow beyond 1000 bytes, which fails inside a write as a full disk does."""
+    before = listing(adapter.parent)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    result = run_apart(*words_for(verb, adapter, base), before=limit)
+    refused(result, 2, "cannot be written", "nothing was left behind")
+    assert listing(adapter.parent) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+@pytest.mark.parametrize(
+    ("verb", "where"),
+    [
+        ("compress", "coding"),
+        ("compress", "syncing"),
+        ("export", "syncing"),
+        ("merge", "merging"),
+        ("merge", "syncing"),
+    ],
+)
+def test_interrupted(
+    verb: str, where: str, number: signal.Signals, code: int, said: str, adapter: Path, base: Path
+) -> None:
+    before = listing(adapter.parent)
+    child = subprocess.Popen(
+        command(*words_for(verb, adapter, base), before=PAUSES[where] + HOLD),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert child.stderr is not None
+    assert child.stderr.readline() == "at work\n"
+    if where != "coding":
+        assert listing(adapter.parent) != before
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, out, err) == (code, "", f"error: {said}; nothing was left behind\n")
+    assert listing(adapter.parent) == before
