@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from adaptzip.errors import AdaptzipError, OutputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HINT_FORCE = "choose another output or pass -f/--force to replace it"
 
 

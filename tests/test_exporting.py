@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_peft import bert, gpt2, layers, llama, merged_by_peft, mixtral, train
 from torch import Tensor, nn
 
@@ -241,6 +242,74 @@ def test_an_existing_output_is_replaced_only_when_forced_and_of_the_same_kind(tm
     assert (copy / "adapter_model.safetensors").read_bytes() == (
         source / "adapter_model.safetensors"
     ).read_bytes()
+
+
+def test_overlapping_patterns_survive_the_sorting_of_the_keys(tmp_path: Path) -> None:
+    """Where the source's text is lost, sorted keys would turn these two patterns round."""
+    train(llama(), tmp_path / "a", r=4, lora_alpha=4, target_modules=["q_proj"])
+    path = tmp_path / "a" / "adapter_config.json"
+    patterns = {"q_proj": 32, ".*1.*q_proj": 8}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alpha_pattern": patterns}))
+    adapter = read(tmp_path / "a")
+    export(replace(adapter, meta=replace(adapter.meta, config_text=None)), tmp_path / "b")
+    expected = {name: factors.scaling for name, factors in adapter.modules.items()}
+    assert {name: factors.scaling for name, factors in read(tmp_path / "b").modules.items()} == expected
+
+
+def test_an_old_file_with_a_module_per_expert_loads_after_compression(tmp_path: Path) -> None:
+    """PEFT stacks such modules into whole parameters on loading, for which they all need one rank."""
+    source = tmp_path / "source"
+    source.mkdir()
+    torch.manual_seed(0)
+    shapes = {
+        f"experts.{e}.{w}": s
+        for e in range(3)
+        for w, s in (("w1", (16, 24)), ("w3", (16, 24)), ("w2", (24, 16)))
+    }
+    tensors = {}
+    for layer in range(2):
+        for name, (inner, out) in {"gate": (16, 3), **shapes}.items():
+            stem = f"base_model.model.model.layers.{layer}.block_sparse_moe.{name}"
+            tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = (
+                torch.randn(2, inner),
+                torch.randn(out, 2),
+            )
+    save_file(tensors, source / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["w1", "w2", "w3", "gate"]}
+    (source / "adapter_config.json").write_text(json.dumps(config))
+    export(recompressed(read(source)), tmp_path / "copy")
+    allow = ("The following (rank|alpha)_pattern keys did not match",)
+    expected, merged = (
+        merged_by_peft(mixtral(), folder, allow=allow) for folder in (source, tmp_path / "copy")
+    )
+    for name, tensor in expected.items():
+        torch.testing.assert_close(merged[name], tensor, atol=2e-5, rtol=2e-5)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "source", r=4, target_modules=["q_proj"])
+    adapter = read(tmp_path / "source")
+    resource = pytest.importorskip("resource", reason="only Unix limits the size of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            export(adapter, tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "free some space" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_mixtures_that_peft_cannot_hold_are_refused(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"], use_dora=True)
+    adapter = read(tmp_path / "source")
+    name = next(iter(adapter.modules))
+    modules = {**adapter.modules, name: replace(adapter.modules[name], magnitude=None)}
+    with pytest.raises(RefusedError, match="only 1 of 2 modules have a DoRA magnitude"):
+        export(replace(adapter, modules=modules), tmp_path / "copy")
+    with pytest.raises(RefusedError, match="has no modules"):
+        export(replace(adapter, modules={}), tmp_path / "copy")
 
 
 def test_every_readable_real_adapter_survives_byte_for_byte(material: Path, tmp_path: Path) -> None:

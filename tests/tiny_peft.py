@@ -16,6 +16,8 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -41,6 +43,13 @@ def bert() -> nn.Module:
 def gpt2() -> nn.Module:
     set_seed(0)
     return GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2))
+
+
+def gpt_oss() -> nn.Module:
+    """Its experts lie as (experts, in, out), with biases declared between the weights."""
+    set_seed(0)
+    sizes = {**_SIZES, "num_key_value_heads": 1, "head_dim": 8, "num_local_experts": 3}
+    return GptOssForCausalLM(GptOssConfig(vocab_size=32, layer_types=["full_attention"] * 2, **sizes))
 
 
 def mixtral() -> nn.Module:

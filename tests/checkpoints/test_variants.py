@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import BdLoraConfig, LoraConfig, PeftModel, get_peft_model
-from tiny_peft import Trained, bert, gpt2, layers, llama, mixtral, randomise, train
+from tiny_peft import Trained, bert, gpt2, gpt_oss, layers, llama, mixtral, randomise, train
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
@@ -200,6 +200,15 @@ def test_one_parameter_alone_has_no_infix(target: str, tmp_path: Path) -> None:
     for name, factors in read(tmp_path).modules.items():
         path, _, number = name.partition("[")
         torch.testing.assert_close(factors.weight_delta(), trained.change(path)[int(number[:-1])])
+
+
+def test_experts_that_lie_transposed(tmp_path: Path) -> None:
+    """The file looks alike whichever way the base's experts lie; the update is always (out, in)."""
+    targets = ["experts.gate_up_proj", "experts.down_proj"]
+    trained = train(gpt_oss(), tmp_path, r=2, target_modules=[], target_parameters=targets)
+    for name, factors in read(tmp_path).modules.items():
+        path, _, number = name.partition("[")
+        torch.testing.assert_close(factors.delta().T, trained.change(path)[int(number[:-1])])
 
 
 def test_nested_parameters_of_unknown_order_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.config import PeftConfig, parse_config, targets
-from adaptzip.checkpoints.peft.experts import parameter_of
+from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 
 _DEFAULTS: dict[str, Any] = {
     "auto_mapping": None,
@@ -131,9 +131,9 @@ def _targets(config: Mapping[str, Any], modules: Mapping[str, LoraFactors]) -> d
 def _ranks_and_alphas(modules: Mapping[str, LoraFactors]) -> dict[str, Any]:
     ranks = {name: factors.rank for name, factors in modules.items()}
     alphas = {name: _alpha(factors) for name, factors in modules.items()}
-    experts = [name for name, factors in modules.items() if factors.layout.startswith("expert")]
-    rank = ranks[experts[0]] if experts else _commonest(ranks)
-    alpha = alphas[experts[0]] if experts else _commonest(alphas)
+    default = min(one_rank(modules), default=None)
+    rank = _commonest(ranks) if default is None else ranks[default]
+    alpha = _commonest(alphas) if default is None else alphas[default]
     return {
         "r": rank,
         "lora_alpha": alpha,

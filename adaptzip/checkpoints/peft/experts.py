@@ -22,6 +22,7 @@ from adaptzip.errors import CheckpointError, RefusedError
 # The order in which expert modules of the transformers library declare their parameters.
 _DECLARED = ("gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias")
 _WRAPPER = ".base_layer"
+_EXPERT_MODULE = re.compile(r"\.experts\.\d+\.")
 _EXPERT = re.compile(r"^(?P<parameter>.+)\[(?P<expert>\d+)\]$", re.DOTALL)
 
 
@@ -138,6 +139,17 @@ def group_experts(modules: Mapping[str, LoraFactors]) -> dict[str, list[LoraFact
                 f"{path}: expert {min(missing)} is missing between others, expected every expert"
             )
     return {path: [experts[e] for e in range(len(experts))] for path, experts in groups.items()}
+
+
+def one_rank(modules: Mapping[str, LoraFactors]) -> frozenset[str]:
+    """The names of the modules that must share the configuration's default rank and scale.
+
+    These are whole parameters, whose experts share a tensor and for which PEFT warns about patterns, and the
+    modules of older files with a module per expert, which PEFT stacks into whole parameters on loading.
+    """
+    parameters = {name for name, factors in modules.items() if factors.layout.startswith("expert")}
+    homes = tuple({name[: match.start()] + "." for name in modules if (match := _EXPERT_MODULE.search(name))})
+    return frozenset(parameters | {name for name in modules if name.startswith(homes)})
 
 
 def stack_a(experts: Sequence[LoraFactors]) -> Tensor:

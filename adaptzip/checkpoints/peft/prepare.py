@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.checkpoints.peft.experts import group_experts
+from adaptzip.checkpoints.peft.experts import one_rank
 from adaptzip.errors import RefusedError
 
 
@@ -34,18 +34,13 @@ def pad(factors: LoraFactors, rank: int) -> LoraFactors:
 def loadable(adapter: Adapter) -> Adapter:
     """The same update in modules that PEFT can hold.
 
-    Modules of rank 0 get rank 1 with zeros, as PEFT has no rank 0. All experts of all parameters get one rank
-    and one scale: the experts of a parameter share a tensor, and PEFT warns about a pattern that fits nothing
-    but parameters, so they take the configuration's default.
+    Modules of rank 0 get rank 1 with zeros, as PEFT has no rank 0, and experts get one rank and one scale.
     """
     modules = {name: pad(factors, max(factors.rank, 1)) for name, factors in adapter.modules.items()}
-    experts = [factors for group in group_experts(modules).values() for factors in group]
-    if experts:
-        rank = max(factors.rank for factors in experts)
-        folded = len({factors.scaling for factors in experts}) > 1
-        for name, factors in modules.items():
-            if factors.layout.startswith("expert"):
-                modules[name] = pad(fold(factors) if folded else factors, rank)
+    experts = {name: modules[name] for name in one_rank(modules)}
+    rank = max((factors.rank for factors in experts.values()), default=1)
+    folded = len({factors.scaling for factors in experts.values()}) > 1
+    modules |= {name: pad(fold(factors) if folded else factors, rank) for name, factors in experts.items()}
     return replace(adapter, modules=modules)
 
 

@@ -89,6 +89,10 @@ def _modules(source: Source, keys: Keys, config: PeftConfig) -> dict[str, LoraFa
             _check_finite(source, key)
         if name in paths:
             path = paths[name]
+            if set(parts) != {"A", "B"}:
+                raise CheckpointError(
+                    f"{source.weights}: parameter {path} has {', '.join(sorted(parts))}, expected A and B"
+                )
             a, b = (source.tensors[parts[part]] for part in _pair(source, name, parts))
             modules |= split_experts(path, a, b, config.rank(path), config.scaling(path), source.weights)
         else:

@@ -122,12 +122,15 @@ def _check_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> 
 
 def _refuse_mixtures(adapter: Adapter) -> None:
     """PEFT has one switch for DoRA and one for LoRA biases, for all modules together."""
-    ordinary = [factors for factors in adapter.modules.values() if factors.layout != "embedding"]
+    modules = adapter.modules.values()
     for what, count in (
-        ("a DoRA magnitude", sum(factors.magnitude is not None for factors in ordinary)),
-        ("a LoRA bias", sum(factors.bias is not None for factors in ordinary)),
+        ("a DoRA magnitude", sum(factors.magnitude is not None for factors in modules)),
+        ("a LoRA bias", sum(factors.bias is not None for factors in modules)),
     ):
-        if 0 < count < len(ordinary):
-            raise RefusedError(f"only {count} of {len(ordinary)} modules have {what}; PEFT wants all or none")
+        if 0 < count < len(modules):
+            raise RefusedError(
+                f"only {count} of {len(modules)} modules have {what}; PEFT wants all or none",
+                hint="merge the adapter into its base model instead",
+            )
     if not adapter.modules:
         raise RefusedError("the adapter has no modules, so there is nothing that PEFT could load")
