@@ -9,64 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from exported import CASES, assert_merges_alike, recompressed
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_peft import bert, gpt2, layers, llama, merged_by_peft, mixtral, train
+from tiny_peft import bert, llama, merged_by_peft, mixtral, train
 from torch import Tensor, nn
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.errors import OutputError, RefusedError, UsageError
 from adaptzip.exporting import export
 from adaptzip.sources import read
-
-CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "linear": (llama, {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]}),
-    "rslora and patterns": (
-        llama,
-        {"r": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": True, "rank_pattern": {"q_proj": 2}},
-    ),
-    "one layer of a regex": (llama, {"r": 3, "target_modules": r".*layers\.1\.self_attn\.(q|v)_proj"}),
-    "conv1d": (gpt2, {"r": 3, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
-    "dora": (llama, {"r": 3, "target_modules": ["q_proj"], "use_dora": True}),
-    "head and biases": (bert, {"r": 3, "target_modules": ["query"], "bias": "all", "task_type": "SEQ_CLS"}),
-    "tokens": (llama, {"r": 3, "target_modules": ["q_proj"], "trainable_token_indices": [3, 1]}),
-    "embedding": (llama, {"r": 3, "target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
-    "layers": (layers, {"r": 3, "target_modules": ["emb", "conv1", "conv2", "conv3", "lin"]}),
-    "layers with dora": (layers, {"r": 3, "target_modules": ["emb", "conv2", "lin"], "use_dora": True}),
-    "lora_bias": (layers, {"r": 3, "target_modules": ["conv2", "lin"], "lora_bias": True}),
-    "mica": (llama, {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "mica"}),
-    "experts": (
-        mixtral,
-        {
-            "r": 3,
-            "target_modules": ["q_proj"],
-            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight"],
-        },
-    ),
-}
-
-
-def recompressed(adapter: Adapter) -> Adapter:
-    """The same update as a lossy method gives it back: mixed ranks, other scales, and no source header."""
-    modules = {
-        name: rescaled(pad(factors, factors.rank + number % 3), (1.0, 0.3, 2.0)[number % 3])
-        for number, (name, factors) in enumerate(adapter.modules.items())
-    }
-    return Adapter(modules, adapter.extras, replace(adapter.meta, header=None, config_text=None))
-
-
-def rescaled(factors: LoraFactors, scaling: float) -> LoraFactors:
-    ratio = factors.scaling / scaling
-    bias = None if factors.bias is None else factors.bias * ratio
-    return replace(factors, B=factors.B * ratio, scaling=scaling, bias=bias)
-
-
-def assert_merges_alike(model: Any, trained: Any, folder: Path) -> None:
-    merged = merged_by_peft(model(), folder)
-    assert merged.keys() == trained.merged.keys()
-    for name, tensor in trained.merged.items():
-        torch.testing.assert_close(merged[name], tensor, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -169,46 +121,6 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"B has numbers beyond 65504"):
         export(large, tmp_path / "copy", dtype="float16")
     assert not (tmp_path / "copy").exists()
-
-
-@pytest.mark.parametrize("name", ["linear", "rslora and patterns", "conv1d"])
-def test_the_portable_profile(name: str, tmp_path: Path) -> None:
-    model, config = CASES[name]
-    trained = train(model(), tmp_path / "source", **config)
-    export(recompressed(read(tmp_path / "source")), tmp_path / "copy", portable=True)
-    assert_merges_alike(model, trained, tmp_path / "copy")
-    written = json.loads((tmp_path / "copy" / "adapter_config.json").read_text())
-    assert written["lora_alpha"] == written["r"]
-    assert not written["use_rslora"]
-    assert not written.get("rank_pattern")
-    assert not written.get("alpha_pattern")
-    assert written["modules_to_save"] is None
-    assert written["target_modules"] == sorted(config["target_modules"])
-    adapter = read(tmp_path / "copy")
-    assert {factors.rank for factors in adapter.modules.values()} == {written["r"]}
-    assert {factors.scaling for factors in adapter.modules.values()} == {1.0}
-    assert {factors.A.dtype for factors in adapter.modules.values()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    ("name", "lost"),
-    [
-        ("dora", "the DoRA magnitudes of 2 modules"),
-        ("head and biases", "tensors beside the factors, such as base_model.model.bert"),
-        ("lora_bias", "the LoRA biases of 2 modules"),
-        ("experts", "cannot hold LoRA on whole parameters"),
-    ],
-)
-def test_the_portable_profile_loses_nothing_silently(name: str, lost: str, tmp_path: Path) -> None:
-    model, config = CASES[name]
-    train(model(), tmp_path / "source", **config)
-    with pytest.raises(RefusedError, match=lost):
-        export(tmp_path / "source", tmp_path / "copy", portable=True)
-    assert not (tmp_path / "copy").exists()
-    if name != "experts":
-        export(tmp_path / "source", tmp_path / "copy", portable=True, drop_extras=True)
-        merged_by_peft(model(), tmp_path / "copy", allow=("Some weights", "Found missing adapter keys"))
-        assert not read(tmp_path / "copy").extras
 
 
 def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
