@@ -29,6 +29,20 @@ def test_a_folder_its_file_and_a_file_of_another_name_are_the_same_adapter(tmp_p
             assert torch.equal(factors.delta(), by_folder.modules[name].delta())
 
 
+def test_weights_alone_of_mixed_ranks_and_awkward_names(tmp_path: Path) -> None:
+    """Each scale is alpha over the module's own rank, also where one name fits another as a pattern."""
+    ranks = {"a.b+c": 2, "a.bbc": 4, "x.a.b+c": 8}
+    tensors = {}
+    for name, rank in ranks.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.ones(rank, 3)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.ones(5, rank)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    modules = read(tmp_path / "lora.safetensors", alpha=8).modules
+    assert {name: factors.scaling for name, factors in modules.items()} == {
+        n: 8 / r for n, r in ranks.items()
+    }
+
+
 def test_what_is_kept_of_the_source(tmp_path: Path) -> None:
     train(llama(), tmp_path, r=2, target_modules=["q_proj"])
     meta = read(tmp_path).meta

@@ -53,6 +53,11 @@ def first_match(patterns: Mapping[str, Number], module: str, default: Number) ->
     return default
 
 
+def anchored(module: str) -> str:
+    """The pattern that fits `module` and no other."""
+    return "^" + re.escape(module)
+
+
 def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
     """Parse a LoRA's adapter_config.json; fields that it lacks have PEFT's defaults.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.checkpoints.peft.config import PeftConfig, parse_config, targets
+from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config, targets
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 
 _DEFAULTS: dict[str, Any] = {
@@ -137,8 +136,8 @@ def _ranks_and_alphas(modules: Mapping[str, LoraFactors]) -> dict[str, Any]:
     return {
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {_anchored(name): value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {_anchored(name): value for name, value in alphas.items() if value != alpha},
+        "rank_pattern": {anchored(name): value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {anchored(name): value for name, value in alphas.items() if value != alpha},
     }
 
 
@@ -148,10 +147,6 @@ def _alpha(factors: LoraFactors) -> float:
     near = (product, math.nextafter(product, math.inf), math.nextafter(product, -math.inf))
     alpha = next((value for value in near if value / factors.rank == factors.scaling), product)
     return int(alpha) if alpha == int(alpha) else alpha
-
-
-def _anchored(name: str) -> str:
-    return "^" + re.escape(name)
 
 
 def _commonest(values: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
-from adaptzip.checkpoints.peft.config import PeftConfig, parse_config
+from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import parameter_paths, split_experts
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
@@ -75,7 +75,7 @@ def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
         "lora_bias": any("bias" in parts for parts in keys.modules.values()),
         "peft_type": "LORA",
         "r": most,
-        "rank_pattern": {name: rank for name, rank in ranks.items() if rank != most},
+        "rank_pattern": {anchored(name): rank for name, rank in ranks.items() if rank != most},
         "target_modules": sorted(keys.modules),
         "use_dora": any("magnitude" in parts for parts in keys.modules.values()),
     }
