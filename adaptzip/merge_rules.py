@@ -52,7 +52,9 @@ def merge_update(
         a, b = (A, B[part]) if layout in _ROWS_ARE_OUT else (A[:, part], B)
         update = _update(a, b, layout, weight.shape[2:]).mul_(factors.scaling)
         if magnitude is None:
-            weight[part] += update.to(weight.dtype) if safe or layout in _ROUNDED_FIRST else update
+            if safe or layout in _ROUNDED_FIRST:
+                update = update.to(weight.dtype)
+            weight[part] = update.add_(weight[part].to(update.dtype))
         elif layout in _ROWS_ARE_OUT:
             weight[part] = _dora_rows(weight[part], update, magnitude[part])
         else:
@@ -65,9 +67,8 @@ def merge_bias(weight: Tensor, bias: Tensor, scaling: float) -> None:
 
 
 def is_finite(weight: Tensor) -> bool:
-    """Whether a weight holds neither NaN nor infinity."""
-    flat = weight.reshape(-1)
-    return all(bool(flat[start : start + BLOCK].isfinite().all()) for start in range(0, flat.numel(), BLOCK))
+    """Whether a weight holds neither NaN nor infinity, told by its extremes."""
+    return not weight.numel() or all(bool(end.isfinite()) for end in torch.aminmax(weight))
 
 
 def _update(A: Tensor, B: Tensor, layout: Layout, kernel: tuple[int, ...]) -> Tensor:
