@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 from adaptzip.cli import _output
-from adaptzip.errors import AdaptzipError
+from adaptzip.errors import AdaptzipError, FormatError
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -54,7 +54,7 @@ def describe(error: BaseException) -> Failure:
     """What to tell the user about an error."""
     kind = type(error).__name__
     if isinstance(error, AdaptzipError):
-        return Failure(str(error), error.hint, error.exit_code, kind)
+        return Failure(str(error), error.hint or _default_hint(error), error.exit_code, kind)
     if _is_usage_error(error):
         return _usage_failure(error)
     if isinstance(error, KeyboardInterrupt):
@@ -83,6 +83,12 @@ def report(error: BaseException, words: list[str]) -> int:
         json_too="--json" in words,
     )
     return failure.exit_code
+
+
+def _default_hint(error: AdaptzipError) -> str | None:
+    if isinstance(error, FormatError):
+        return "the file is damaged or no .adz: download it again, or compress the adapter again"
+    return None
 
 
 def _is_usage_error(error: BaseException) -> bool:

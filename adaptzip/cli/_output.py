@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from adaptzip.cli._text import one_line, printable
+from adaptzip.errors import AdaptzipWarning
 
 SCHEMA = 1
 """Version of the JSON that every command prints; a key is never renamed or removed within one version."""
@@ -57,6 +59,18 @@ class Output:
         """Say on stderr what only --verbose asks for."""
         if self.verbose and not self.quiet:
             _write(sys.stderr, one_line(message))
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Show this package's warnings as `warning` does, and those of other packages with --verbose."""
+
+        def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+            (self.warning if issubclass(category, AdaptzipWarning) else self.detail)(str(message))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = show
+            yield
 
     @contextmanager
     def progress(self) -> Iterator[Report]:

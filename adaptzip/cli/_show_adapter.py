@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ ERRORS = (0.1, 0.2, 0.316)
 """The relative errors that costs are given for."""
 
 _MOST_EXTRAS = 8
+_TELLING = {
+    "alpha_pattern", "bias", "exclude_modules", "fan_in_fan_out", "layer_replication", "layers_pattern",
+    "layers_to_transform", "lora_alpha", "lora_bias", "modules_to_save", "r", "rank_pattern",
+    "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_dora", "use_rslora",
+}  # fmt: skip
+"""Fields of a configuration that say what the adapter does; --verbose shows the others too."""
 
 
 def show(path: Path, output: Output, *, alpha: float | None, config: Path | None, device: str | None) -> None:
@@ -28,7 +35,7 @@ def show(path: Path, output: Output, *, alpha: float | None, config: Path | None
     size = source_bytes(path)
     adapter = read(path, alpha=alpha, config=config)
     report = describe(adapter)
-    costs = _costs(adapter, size, device, output) if device and not report.is_zero else []
+    costs = _costs(adapter, size, device) if device and not report.is_zero else []
     values = {
         "kind": "checkpoint",
         "path": str(path),
@@ -40,22 +47,20 @@ def show(path: Path, output: Output, *, alpha: float | None, config: Path | None
     output.result(values, lambda: _text(path, size, report, costs, output.verbose))
 
 
-def _costs(adapter: Adapter, size: int, device: str, output: Output) -> list[dict[str, Any]]:
+def _costs(adapter: Adapter, size: int, device: str) -> list[dict[str, Any]]:
     """Bytes and errors: the simple ways to store the factors, then every method at a few errors."""
     rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
-    with output.progress() as progress:
-        for method in names():
-            for error in ERRORS:
-                planned = plan(adapter, to=method, max_error=error, device=device, progress=progress)
-                rows.append(
-                    {
-                        "name": f"{method} --max-error {error:g}",
-                        "method": method,
-                        "bytes": planned.bytes,
-                        "relative_error": planned.relative_error,
-                        "ratio": size / planned.bytes,
-                    }
-                )
+    for method, error in product(names(), ERRORS):
+        planned = plan(adapter, to=method, max_error=error, device=device)
+        rows.append(
+            {
+                "name": f"{method} --max-error {error:g}",
+                "method": method,
+                "bytes": planned.bytes,
+                "relative_error": planned.relative_error,
+                "ratio": size / planned.bytes,
+            }
+        )
     return rows
 
 
@@ -70,8 +75,7 @@ def _text(path: Path, size: int, report: AdapterReport, costs: list[dict[str, An
         _energy(report),
         _modules(report.modules) if verbose else "",
         _extras(report, len(report.extras) if verbose else _MOST_EXTRAS),
-        text.fields(("config" if i == 0 else "", f"{name}: {_value(value, verbose)}")
-                    for i, (name, value) in enumerate(report.config.items())),
+        _config(report.config, verbose),
         _cost_table(costs),
     ]  # fmt: skip
     return "\n\n".join(block for block in blocks if block)
@@ -146,6 +150,14 @@ def _extras(report: AdapterReport, most: int) -> str:
     rest = len(largest) - len(rows)
     lines = text.table(rows, head=["extra", "shape", "dtype", "size"], indent="") if rows else ""
     return f"{lines}\nand {rest} more (--verbose shows all)" if rest else lines
+
+
+def _config(config: Mapping[str, Any], verbose: bool) -> str:
+    """The configuration's fields; those that change what the adapter does, or all."""
+    rows = [
+        (f"  {name}", _value(value, verbose)) for name, value in config.items() if verbose or name in _TELLING
+    ]
+    return f"config\n{text.fields(rows)}" if rows else ""
 
 
 def _value(value: object, verbose: bool) -> str:

@@ -14,7 +14,6 @@ from adaptzip.cli._paths import check_file, default_output
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
-    from adaptzip.compression import Plan
 
 Extras = Literal["lossless", "float16", "bfloat16", "int8"]
 
@@ -100,20 +99,15 @@ def compress(
       adaptzip compress lora.safetensors --to svd --budget 50k
       adaptzip compress my-adapter/ --lossless -o exact.adz
     """
-    from adaptzip.compression import compress as run
-    from adaptzip.compression import plan as preview
     from adaptzip.sources import source_bytes
 
     size = source_bytes(source)
     target = output or default_output(source)
-    if not dry_run:
-        check_file(target, source, force=force)
     sink = Output(as_json, quiet, verbose)
     settings: dict[str, Any] = {
         "to": to,
         "budget": budget,
         "max_error": max_error,
-        "lossless": lossless,
         "extras": extras,
         "alpha": alpha,
         "config": config,
@@ -121,18 +115,41 @@ def compress(
         "seed": seed,
         **_method_settings(to, setting or []),
     }
-    with sink.progress() as report:
-        if dry_run:
-            planned = preview(source, progress=report, **settings)
-        else:
-            made = run(source, target, force=force, progress=report, **settings)
     if dry_run:
-        values = _plan_values(target, planned, size)
+        values = _preview(source, size, lossless=lossless, settings=settings) | {"path": str(target)}
         sink.result(values, lambda: f"would write {target}  {_summary(values)}\n{_counts(values)}")
         return
-    values = _values(target, made, size)
+    check_file(target, source, force=force)
+    from adaptzip.compression import compress as run
+
+    with sink.warnings(), sink.progress() as report:
+        made = run(source, target, lossless=lossless, force=force, progress=report, **settings)
+    values = {"path": str(target), **_values(made, target.stat().st_size, size), "dry_run": False}
     sink.detail(_counts(values))
     sink.wrote(target, _summary(values), values)
+
+
+def _preview(source: Path, size: int, *, lossless: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    """What would come of it: exactly for --lossless, which needs no search, else as the method predicts."""
+    from adaptzip.compression import compress as run
+    from adaptzip.compression import plan
+    from adaptzip.container import writer
+
+    if lossless:
+        made = run(source, lossless=True, **settings)
+        return _values(made, writer.size(made), size) | {"dry_run": True}
+    planned = plan(source, **settings)
+    return {
+        "method": planned.method,
+        "bytes": planned.bytes,
+        "source_bytes": size,
+        "ratio": size / planned.bytes,
+        "parameters": planned.parameters,
+        "relative_error": planned.relative_error,
+        "kept_modules": len(planned.ranks),
+        "lossless": False,
+        "dry_run": True,
+    }
 
 
 def _method_settings(method: str, items: list[str]) -> dict[str, Any]:
@@ -144,10 +161,8 @@ def _method_settings(method: str, items: list[str]) -> dict[str, Any]:
     return parse_settings(items, method, settings_of(load(method).config_type))
 
 
-def _values(path: Path, made: Compressed, source_size: int) -> dict[str, Any]:
-    size = path.stat().st_size
+def _values(made: Compressed, size: int, source_size: int) -> dict[str, Any]:
     return {
-        "path": str(path),
         "method": made.method,
         "bytes": size,
         "source_bytes": source_size,
@@ -155,25 +170,12 @@ def _values(path: Path, made: Compressed, source_size: int) -> dict[str, Any]:
         "parameters": made.provenance.parameters,
         "relative_error": made.provenance.relative_error,
         "modules": len(made.sites),
+        "kept_modules": sum(len(chunk) > 0 for chunk in made.chunks),
         "module_bytes": made.payload_bytes,
-        "extras_bytes": len(made.extras.payload),
         "extras": len(made.extras.entries),
+        "extras_bytes": len(made.extras.payload),
         "lossless": made.lossless,
         "seed": made.provenance.seed,
-        "dry_run": False,
-    }
-
-
-def _plan_values(path: Path, planned: Plan, source_size: int) -> dict[str, Any]:
-    return {
-        "path": str(path),
-        "method": planned.method,
-        "bytes": planned.bytes,
-        "source_bytes": source_size,
-        "ratio": source_size / planned.bytes,
-        "parameters": planned.parameters,
-        "relative_error": planned.relative_error,
-        "dry_run": True,
     }
 
 
@@ -185,5 +187,5 @@ def _summary(values: dict[str, Any]) -> str:
 
 
 def _counts(values: dict[str, Any]) -> str:
-    modules = f", {text.count(values['modules'], 'module')}" if "modules" in values else ""
-    return f"method {values['method']}, {text.count(values['parameters'], 'stored parameter')}{modules}"
+    kept = text.count(values["kept_modules"], "module")
+    return f"method {values['method']}, {text.count(values['parameters'], 'number')} stored for {kept}"

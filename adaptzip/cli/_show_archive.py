@@ -1,0 +1,171 @@
+"""What `inspect` shows of a `.adz`: what its header says, with nothing decoded and without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.compressed import ExtraEntry
+from adaptzip.container.names import expand
+from adaptzip.container.reader import Opened, read_header
+from adaptzip.container.tables import parse_config, read_tables
+from adaptzip.errors import FormatError
+
+_MOST_EXTRAS = 8
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A file's header, and what else can be read without decoding."""
+
+    path: Path
+    opened: Opened
+    lengths: tuple[int, ...]
+    extras: tuple[ExtraEntry, ...]
+    config: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        return self.opened.header_bytes + sum(map(len, self.opened.streams.values()))
+
+    def parts(self) -> dict[str, int]:
+        """Bytes by part of the file."""
+        sizes = {name: len(stream) for name, stream in self.opened.streams.items()}
+        return {"header": self.opened.header_bytes, "extras": 0} | sizes
+
+
+def show(path: Path, output: Output) -> None:
+    """Describe the `.adz` at `path`."""
+    archive = _open(path)
+    output.result(_values(archive), lambda: _text(archive, output.verbose))
+
+
+def _open(path: Path) -> _Archive:
+    opened = read_header(path)
+    try:
+        tables = read_tables(opened.streams["tables"])
+        config = parse_config(tables.config)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}", hint=error.hint) from error
+    if len(tables.lengths) != len(opened.header.sites):
+        raise FormatError(
+            f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules"
+        )
+    return _Archive(path, opened, tables.lengths, tables.extras, config)
+
+
+def _values(archive: _Archive) -> dict[str, Any]:
+    header, parts = archive.opened.header, archive.parts()
+    provenance = header.provenance
+    return {
+        "kind": "adz",
+        "path": str(archive.path),
+        "bytes": archive.bytes,
+        "method": header.method,
+        "method_version": header.method_version,
+        "method_config": dict(header.config),
+        "lossless": bool(header.config.get("lossless", False)),
+        "relative_error": provenance.relative_error,
+        "parameters": provenance.parameters,
+        "source_bytes": provenance.source_bytes,
+        "source_hash": provenance.source_hash,
+        "ratio": provenance.source_bytes / archive.bytes,
+        "made_by": provenance.made_by,
+        "seed": provenance.seed,
+        "dialect": header.dialect,
+        "base_model": _base_model(archive),
+        "step": header.step,
+        "max_rank": header.max_rank,
+        "parts": parts,
+        "extras_share": parts["extras"] / archive.bytes,
+        "patterns": [
+            {"pattern": pattern, "modules": _count(pattern, archive), "shape": [site.out, site.width]}
+            for pattern, site in header.patterns
+        ],
+        "modules": [
+            {"name": name, "shape": [site.out, site.width], "layout": site.layout, "bytes": length}
+            for (name, site), length in zip(header.sites.items(), archive.lengths, strict=True)
+        ],
+        "zero_modules": [
+            name for name, length in zip(header.sites, archive.lengths, strict=True) if not length
+        ],
+        "extras": [
+            {"role": e.role, "name": e.name, "dtype": e.dtype, "shape": list(e.shape), "stored": e.stored}
+            for e in archive.extras
+        ],
+        "config": archive.config,
+    }
+
+
+def _base_model(archive: _Archive) -> str | None:
+    named = archive.opened.header.base_model or archive.config.get("base_model_name_or_path")
+    return None if named is None else str(named)
+
+
+def _count(pattern: str, archive: _Archive) -> int:
+    return len(expand([pattern], len(archive.lengths)))
+
+
+def _text(archive: _Archive, verbose: bool) -> str:
+    header, size = archive.opened.header, archive.bytes
+    patterns = [
+        [pattern, str(_count(pattern, archive)), f"{site.out} x {site.width}", site.layout]
+        for pattern, site in header.patterns
+    ]
+    parts = [[name, text.size(part), text.share(part, size)] for name, part in archive.parts().items()]
+    blocks = [
+        text.fields(_overview(archive)),
+        text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
+        text.table(parts, head=["part", "size", "share"], indent=""),
+        _modules(archive) if verbose else "",
+        _extras(archive.extras, len(archive.extras) if verbose else _MOST_EXTRAS),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
+    header, size = archive.opened.header, archive.bytes
+    made = header.provenance
+    yield "file", f"{archive.path}, {text.size(size)}"
+    if made.source_bytes:
+        yield "source", f"{text.size(made.source_bytes)} ({header.dialect})"
+        yield "ratio", text.ratio(made.source_bytes, size)
+    yield "method", f"{header.method}, version {header.method_version}"
+    yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
+    yield "parameters", f"{made.parameters:,} stored"
+    yield "modules", f"{len(header.sites):,}, of rank {header.max_rank} at most"
+    zero = archive.lengths.count(0)
+    if zero == len(archive.lengths):
+        yield "update", "never trained: every update is zero"
+    elif zero:
+        yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
+    yield "base model", _base_model(archive) or ""
+    yield "made by", made.made_by
+
+
+def _modules(archive: _Archive) -> str:
+    rows = [
+        [name, f"{site.out} x {site.width}", f"{length:,} B"]
+        for (name, site), length in zip(archive.opened.header.sites.items(), archive.lengths, strict=True)
+    ]
+    return text.table(rows, head=["module", "out x in", "coded"], indent="")
+
+
+def _extras(extras: tuple[ExtraEntry, ...], most: int) -> str:
+    largest = sorted(extras, key=lambda entry: -math.prod(entry.shape))
+    rows = [
+        [_name(entry), " x ".join(map(str, entry.shape)) or "scalar", entry.dtype, entry.stored]
+        for entry in largest[:most]
+    ]
+    rest = len(largest) - len(rows)
+    lines = text.table(rows, head=["extra", "shape", "dtype", "kept as"], indent="") if rows else ""
+    return f"{lines}\nand {rest} more (--verbose shows all)" if rest else lines
+
+
+def _name(entry: ExtraEntry) -> str:
+    return entry.name if entry.role == "extra" else f"{entry.name}.{entry.role}"
