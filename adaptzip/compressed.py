@@ -52,7 +52,7 @@ class Provenance:
     Attributes:
         made_by: program and version.
         source_bytes: size of the source checkpoint's tensor file.
-        source_sha256: hex digest of that file, or None where the adapter did not come from a file.
+        source_hash: `digest` of that file, or None where the adapter did not come from a file.
         relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
         parameters: numbers stored for the modules, extras not counted.
         seed: what the fit was seeded with.
@@ -60,7 +60,7 @@ class Provenance:
 
     made_by: str
     source_bytes: int
-    source_sha256: str | None
+    source_hash: str | None
     relative_error: float
     parameters: int
     seed: int = 0

@@ -52,3 +52,7 @@ class CheckFailedError(AdaptzipError):
     """A check that said no: `verify`, `diff --max-error`, a budget that can't be reached (exit code 1)."""
 
     exit_code = 1
+
+
+class AdaptzipWarning(UserWarning):
+    """Something that was done, but not quite as asked, such as a budget that could not be filled."""

@@ -46,6 +46,15 @@ class FittedAdapter:
     sample: Sequence[str]
 
     @property
+    def complete(self) -> bool:
+        """Whether the sample is the whole adapter."""
+        return len(self.sample) == len(self.profiles)
+
+    def numbers(self, name: str, rank: int) -> int:
+        """Numbers stored for a module of `rank`."""
+        return sum(spec.numbers for spec in self.method.layout(self.sites[name], rank)) if rank else 0
+
+    @property
     def energy(self) -> float:
         """|dW|^2 over all modules."""
         return sum(profile.energy for profile in self.profiles.values())
@@ -57,11 +66,13 @@ class FittedAdapter:
             ranks = {name: min(rank, caps[name]) for name, rank in ranks.items()}
         return {name: rank for name, rank in ranks.items() if rank}
 
-    def predict(self, step: float, ranks: Mapping[str, int]) -> tuple[float, float]:
-        """Expected (coded bytes, squared error) over all modules, by the method's own model."""
+    def predict(
+        self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None
+    ) -> tuple[float, float]:
+        """Expected (coded bytes, squared error) over all modules or `names`, by the method's own model."""
         bits = error = 0.0
-        for name, profile in self.profiles.items():
-            b, e = self.method.predict(profile, ranks.get(name, 0), step)
+        for name in self.profiles if names is None else names:
+            b, e = self.method.predict(self.profiles[name], ranks.get(name, 0), step)
             bits, error = bits + b, error + e
         return bits / 8, error
 

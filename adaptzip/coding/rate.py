@@ -47,7 +47,7 @@ def search(
     best: Point | None = None
     tried: set[float] = set()
     for _ in range(PASSES):
-        step = _solve(lambda s: predict(s) * correction, aim, low, high, rising)
+        step = solve(lambda s: predict(s) * correction, aim, low, high, rising)
         if step in tried or not low < step < high:
             step = (low * high) ** 0.5
         tried.add(step)
@@ -67,7 +67,7 @@ def search(
     return best
 
 
-def _solve(
+def solve(
     value: Callable[[float], float], aim: float, low: float, high: float, rising: bool
 ) -> float:
     """The step in [low, high] where a monotone `value` passes `aim`, by bisection of its logarithm."""

@@ -22,7 +22,7 @@ CHAIN = 128
 """Stages of a trellis: a block's numbers are dealt to lanes of this length."""
 LAMBDA = 0.25
 """Weight of one bit against squared error in units of the step squared."""
-MAX_LEVEL = 2**15 - 1
+MAX_LEVEL = 2**20
 """Largest level a file may hold; a step that would need more is refused."""
 
 NEXT_STATE = np.array([[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]], dtype=np.uint8)
@@ -125,7 +125,8 @@ def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]
     previous, branch = torch.from_numpy(_PREVIOUS).to(device), torch.from_numpy(_BRANCH).to(device)
     cost = torch.full((len(QUANTISER), lanes), torch.inf, device=device)
     cost[0] = 0.0
-    choices = torch.empty((stages, 4, lanes), dtype=torch.int16, device=device)
+    narrow = bool(x.abs().max() < torch.iinfo(torch.int16).max)
+    choices = torch.empty((stages, 4, lanes), dtype=torch.int16 if narrow else torch.int32, device=device)
     survivors = torch.empty((stages, len(QUANTISER), lanes), dtype=torch.bool, device=device)
     for t in range(stages):
         branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t])
@@ -156,7 +157,7 @@ def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, columns: int, choice:
         costs[2 * q + 1] = torch.where(near_even, far_cost, near_cost)
         choice[2 * q] = even.masked_fill_(zero, 0.0)
         choice[2 * q + 1] = torch.where(near_even, far, near)
-    choice.mul_(torch.where(x < 0, -1, 1).to(torch.int16))
+    choice.mul_(torch.where(x < 0, -1, 1).to(choice.dtype))
     return costs
 
 

@@ -30,8 +30,8 @@ _RATE = np.array(
 _ERROR = np.array(
     [0.9943, 0.5147, 0.3062, 0.2015, 0.1304, 0.0848, 0.0552, 0.0357, 0.0232, 0.0148, 0.0096, 0.0061, 0.0039]
 )
-_BIT_WEIGHT = 0.25
-"""Squared error, in units of the step squared, that one bit must buy (the quantiser's own weight)."""
+_BIT_WEIGHT = 0.3
+"""Squared error, in units of the step squared, that one bit must buy (best by measurement)."""
 _ROW_BITS = 10.0
 
 

@@ -1,0 +1,125 @@
+"""Reading a `.adz` file, as if whoever made it meant harm: every number is checked before it is used."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from adaptzip.compressed import Compressed, PackedExtras
+from adaptzip.container.header import Header, parse_metadata
+from adaptzip.container.streams import parse_frame
+from adaptzip.container.tables import parse_config, read_tables
+from adaptzip.digest import digest
+from adaptzip.errors import AdaptzipError, FormatError
+
+_STREAMS = (("tables", "modules"), ("tables", "modules", "extras"))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file's header and streams, nothing decoded.
+
+    Attributes:
+        header: the checked metadata.
+        header_bytes: size of the file's start.
+        streams: bytes of each stream, mapped from the file.
+    """
+
+    header: Header
+    header_bytes: int
+    streams: Mapping[str, memoryview]
+
+
+def read_header(path: str | Path) -> Opened:
+    """Map a file and check its header; no stream is read.
+
+    Raises:
+        FormatError: if it is no `.adz` file or malformed.
+        RefusedError: if it needs a newer adaptzip.
+    """
+    path = Path(path)
+    try:
+        view = _map(path)
+        metadata, spans = parse_frame(view[: min(len(view), 8 + _header_length(view))], len(view))
+        header = parse_metadata(metadata)
+        if tuple(spans) not in _STREAMS:
+            raise FormatError(f"its streams are {', '.join(spans)}, not those of the format")
+    except AdaptzipError as error:
+        raise _named(error, path) from error
+    streams = {name: view[first:end] for name, (first, end) in spans.items()}
+    return Opened(header, len(view) - sum(map(len, streams.values())), streams)
+
+
+def open_adz(path: str | Path) -> Compressed:
+    """Open a file: its hash and header are checked, no module is decoded.
+
+    Raises:
+        FormatError: if it is damaged.
+        RefusedError: if it needs a newer adaptzip.
+    """
+    opened = read_header(path)
+    try:
+        if digest(opened.streams.values()) != opened.header.hash:
+            raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
+        return _compressed(opened)
+    except AdaptzipError as error:
+        raise _named(error, Path(path)) from error
+
+
+def _compressed(opened: Opened) -> Compressed:
+    header = opened.header
+    tables = read_tables(opened.streams["tables"])
+    config = parse_config(tables.config)
+    if bool(tables.extras) != ("extras" in opened.streams):
+        raise FormatError("the table of extras and the stream of extras do not belong together")
+    lossless = bool(header.config.get("lossless", False))
+    return Compressed(
+        method=header.method,
+        method_version=header.method_version,
+        config=header.config,
+        sites=header.sites,
+        max_rank=header.max_rank,
+        chunks=_chunks(opened, tables.lengths),
+        step=header.step,
+        provenance=header.provenance,
+        extras=PackedExtras(tables.extras, opened.streams.get("extras", b"")),
+        meta_config=config,
+        dialect=header.dialect,
+        base_model=header.base_model or config.get("base_model_name_or_path"),
+        source_header=tables.source_header or None,
+        source_config_text=tables.config.decode() if lossless and tables.config else None,
+    )
+
+
+def _chunks(opened: Opened, lengths: Sequence[int]) -> Sequence[memoryview]:
+    modules = opened.streams["modules"]
+    if len(lengths) != len(opened.header.sites):
+        raise FormatError(f"the index has {len(lengths)} entries for {len(opened.header.sites)} modules")
+    if sum(lengths) != len(modules):
+        raise FormatError(f"the index counts {sum(lengths)} bytes of modules, the file holds {len(modules)}")
+    ends = accumulate(lengths)
+    return [modules[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        with path.open("rb") as handle:
+            if path.stat().st_size == 0:
+                raise FormatError("the file is empty")
+            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError as error:
+        raise FormatError("no such file") from error
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror}") from error
+
+
+def _header_length(view: memoryview) -> int:
+    return int.from_bytes(view[:8], "little")
+
+
+def _named(error: AdaptzipError, path: Path) -> AdaptzipError:
+    """The same error, with the file's name in front."""
+    return type(error)(f"{path}: {error}", hint=error.hint)

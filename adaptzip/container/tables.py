@@ -1,0 +1,102 @@
+"""The "tables" stream: the source's configuration, the table of extras and the index, deflated together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adaptzip.compressed import ExtraEntry
+from adaptzip.container.deflate import deflate, inflate
+from adaptzip.container.streams import read_lengths, write_lengths
+from adaptzip.errors import FormatError
+
+_SECTIONS = 3
+_MAX_DIMENSIONS = 16
+_MAX_SIZE = 2**40
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the stream holds.
+
+    Attributes:
+        config: the source's configuration, JSON text.
+        extras: the packed extras, in the order of their payload.
+        source_header: the source's safetensors header in a lossless file, else b"".
+        lengths: bytes of each module's block, in the order of the sorted names.
+    """
+
+    config: bytes
+    extras: tuple[ExtraEntry, ...]
+    source_header: bytes
+    lengths: tuple[int, ...]
+
+
+def write_tables(tables: Tables) -> bytes:
+    """The sections' lengths as LEB128, the sections, and the index in what remains; all deflated."""
+    sections = (tables.config, _write_extras(tables.extras), tables.source_header)
+    head = write_lengths(map(len, sections))
+    return deflate(bytes([len(head)]) + head + b"".join(sections) + write_lengths(tables.lengths))
+
+
+def read_tables(stream: memoryview) -> Tables:
+    """Inverse of `write_tables`.
+
+    Raises:
+        FormatError: if the stream is damaged.
+    """
+    data = inflate(stream)
+    if not data or len(data) <= data[0]:
+        raise FormatError("the tables are truncated")
+    position = 1 + data[0]
+    sizes = read_lengths(data[1:position])
+    if len(sizes) != _SECTIONS or position + sum(sizes) > len(data):
+        raise FormatError("the tables are truncated")
+    sections = []
+    for size in sizes:
+        sections.append(data[position : position + size])
+        position += size
+    return Tables(
+        sections[0], _read_extras(sections[1]), sections[2], tuple(read_lengths(data[position:]))
+    )
+
+
+def parse_config(text: bytes) -> dict[str, Any]:
+    """The configuration as a table.
+
+    Raises:
+        FormatError: if it is not a JSON object.
+    """
+    try:
+        value = json.loads(text or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the source's configuration is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError("the source's configuration is not a JSON object")
+    return value
+
+
+def _write_extras(entries: Sequence[ExtraEntry]) -> bytes:
+    if not entries:
+        return b""
+    table = [[e.role, e.name, e.dtype, list(e.shape), e.stored] for e in entries]
+    return json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _read_extras(text: bytes) -> tuple[ExtraEntry, ...]:
+    try:
+        entries = tuple(_entry(*item) for item in json.loads(text or b"[]"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FormatError(f"the table of extras is malformed: {error}") from error
+    if len({(entry.role, entry.name) for entry in entries}) < len(entries):
+        raise FormatError("the table of extras repeats a name")
+    return entries
+
+
+def _entry(role: Any, name: Any, dtype: Any, shape: Any, stored: Any) -> ExtraEntry:
+    sizes_fit = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
+    if not sizes_fit or not all(isinstance(text, str) for text in (role, name, dtype, stored)):
+        raise FormatError(f"entry of {name!r} is malformed")
+    return ExtraEntry(role, name, dtype, tuple(shape), stored)

@@ -1,0 +1,195 @@
+"""Packing tensors that are not quantised: extras, and the factors of a lossless file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Layout, LoraFactors
+from adaptzip.coding import planes
+from adaptzip.compressed import Buffer, ExtraEntry, PackedExtras, Site
+from adaptzip.errors import FormatError
+
+ExtrasMode = Literal["lossless", "float16", "bfloat16", "int8"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "BOOL": torch.bool,
+}
+"""Names of dtypes in a file, as safetensors writes them."""
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+INT8_ROWS = "Q8"
+"""`stored` of a float tensor kept as int8 with one float32 scale per row."""
+_CODES = tuple(DTYPES)
+_EXACT = struct.Struct("<dIBBBB")
+EXPANSION = 65536
+"""Most bytes that one stored byte may unpack to: what all-zero tensors need, and a bound for hostile files."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One array of a packed tensor: the group it is packed with and its number of elements."""
+
+    group: str
+    count: int
+
+
+def pack_tensors(tensors: Sequence[tuple[str, str, Tensor]], mode: ExtrasMode = "lossless") -> PackedExtras:
+    """Pack (role, name, tensor) triples. `mode` other than "lossless" rounds floating-point tensors."""
+    entries = []
+    groups: dict[str, list[Tensor]] = {}
+    for role, name, tensor in tensors:
+        stored, arrays = _store(tensor.detach().cpu(), mode)
+        entries.append(ExtraEntry(role, name, NAMES[tensor.dtype], tuple(tensor.shape), stored))
+        for group, array in arrays:
+            groups.setdefault(group, []).append(array)
+    payload = b"".join(_pack_group(group, groups[group]) for group in sorted(groups))
+    return PackedExtras(tuple(entries), payload)
+
+
+def unpack_tensors(packed: PackedExtras) -> list[Tensor]:
+    """The tensors in the order of the entries, in their own dtypes.
+
+    Raises:
+        FormatError: if the payload is damaged or does not hold what the entries say.
+    """
+    totals: dict[str, int] = {}
+    for entry in packed.entries:
+        for part in _parts(entry):
+            totals[part.group] = totals.get(part.group, 0) + part.count
+    expected = sum(count * DTYPES[_dtype(group)].itemsize for group, count in totals.items())
+    if expected > EXPANSION * len(packed.payload) + 2**20:
+        raise FormatError(f"packed tensors: {len(packed.payload)} bytes cannot hold {expected}")
+    arrays = _unpack_groups(packed.payload, totals)
+    position = dict.fromkeys(totals, 0)
+    result = []
+    for entry in packed.entries:
+        found = []
+        for part in _parts(entry):
+            start = position[part.group]
+            position[part.group] = start + part.count
+            found.append(arrays[part.group][start : start + part.count])
+        result.append(_restore(entry, found))
+    return result
+
+
+def pack_factors(module: LoraFactors) -> bytes:
+    """A module's factors and scaling, exactly: the block of a lossless file."""
+    codes = [_CODES.index(NAMES[t.dtype]) for t in (module.A, module.B)]
+    packed = pack_tensors([("factor", "A", module.A), ("factor", "B", module.B)])
+    stored = [_CODES.index(entry.stored) for entry in packed.entries]
+    return _EXACT.pack(module.scaling, module.rank, *codes, *stored) + bytes(packed.payload)
+
+
+def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
+    """Inverse of `pack_factors`, without magnitude and bias.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
+    if len(chunk) < _EXACT.size:
+        raise FormatError(f"module {name!r}: its block is truncated")
+    scaling, rank, *codes = _EXACT.unpack(chunk[: _EXACT.size])
+    if max(codes) >= len(_CODES):
+        raise FormatError(f"module {name!r}: its block has an unknown dtype")
+    dtypes = [_CODES[code] for code in codes]
+    entries = (
+        ExtraEntry("factor", "A", dtypes[0], (rank, site.width), dtypes[2]),
+        ExtraEntry("factor", "B", dtypes[1], (site.out, rank), dtypes[3]),
+    )
+    A, B = unpack_tensors(PackedExtras(entries, chunk[_EXACT.size :]))
+    return LoraFactors(A, B, scaling, cast("Layout", site.layout), site.kernel)
+
+
+def narrowest(tensor: Tensor) -> torch.dtype:
+    """The narrowest of bfloat16, float16 and its own dtype that holds a float32 tensor exactly, bit for bit."""
+    if tensor.dtype is torch.float32 and tensor.numel():
+        for dtype in (torch.bfloat16, torch.float16):
+            if torch.equal(tensor.to(dtype).float().view(torch.int32), tensor.view(torch.int32)):
+                return dtype
+    return tensor.dtype
+
+
+def _store(tensor: Tensor, mode: ExtrasMode) -> tuple[str, list[tuple[str, Tensor]]]:
+    tensor = tensor.contiguous()
+    if not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or mode == "lossless":
+        dtype = narrowest(tensor)
+        return NAMES[dtype], [(NAMES[dtype], tensor.to(dtype))]
+    if mode == "int8" and tensor.ndim >= 2 and tensor.numel():
+        rows = tensor.float().reshape(tensor.shape[0], -1)
+        scale = rows.abs().amax(1) / 127
+        levels = torch.where(scale[:, None] > 0, rows / scale[:, None], 0.0).round().to(torch.int8)
+        return INT8_ROWS, [("F32", scale), ("I8", levels)]
+    dtype = torch.bfloat16 if mode == "bfloat16" else torch.float16
+    dtype = min((dtype, narrowest(tensor)), key=lambda d: d.itemsize)
+    return NAMES[dtype], [(NAMES[dtype], tensor.to(dtype))]
+
+
+def _parts(entry: ExtraEntry) -> list[_Part]:
+    count = int(np.prod(entry.shape, dtype=np.float64)) if entry.shape else 1
+    if entry.stored == INT8_ROWS:
+        return [_Part("F32", entry.shape[0]), _Part("I8", count)]
+    return [_Part(entry.stored, count)]
+
+
+def _restore(entry: ExtraEntry, arrays: list[Tensor]) -> Tensor:
+    dtype = DTYPES[entry.dtype]
+    if entry.stored == INT8_ROWS:
+        scale, levels = arrays
+        return (levels.float().reshape(len(scale), -1) * scale[:, None]).reshape(entry.shape).to(dtype)
+    return arrays[0].reshape(entry.shape).to(dtype)
+
+
+def _dtype(group: str) -> str:
+    if group not in DTYPES:
+        raise FormatError(f"packed tensors have unknown dtype {group!r}")
+    return group
+
+
+def _unsigned(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def _rotated(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize > 1
+
+
+def _pack_group(group: str, tensors: list[Tensor]) -> bytes:
+    dtype = DTYPES[group]
+    flat = torch.cat([t.reshape(-1).view(torch.uint8) if t.numel() else _NO_BYTES for t in tensors])
+    return planes.pack(flat.numpy().view(_unsigned(dtype)), floating=_rotated(dtype))
+
+
+_NO_BYTES = torch.empty(0, dtype=torch.uint8)
+
+
+def _unpack_groups(payload: Buffer, totals: Mapping[str, int]) -> dict[str, Tensor]:
+    arrays, position = {}, 0
+    view = memoryview(payload)
+    for group in sorted(totals):
+        dtype = DTYPES[_dtype(group)]
+        words, size = planes.unpack(view[position:], totals[group], _unsigned(dtype), floating=_rotated(dtype))
+        arrays[group] = torch.from_numpy(np.ascontiguousarray(words).view(np.uint8)).view(dtype)
+        position += size
+    if position != len(view):
+        raise FormatError("packed tensors: bytes are left over")
+    return arrays

@@ -1,0 +1,97 @@
+"""From a compressed adapter back to factors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.coding.modules import decode_module
+from adaptzip.compressed import Compressed, Site
+from adaptzip.container.reader import open_adz
+from adaptzip.errors import FormatError, RefusedError, UsageError
+from adaptzip.methods import load
+from adaptzip.methods._base import Method
+from adaptzip.packing import unpack_factors, unpack_tensors
+
+def reconstruct(
+    source: Compressed | str | Path, *, modules: Collection[str] | None = None, device: str | torch.device = "cpu"
+) -> Adapter:
+    """The adapter that a compressed one stands for; exact, and the same on every machine.
+
+    Args:
+        source: a `Compressed` or the path of a `.adz` file.
+        modules: decode these modules only; extras are left out then.
+        device: where the tensors are put after they were decoded.
+
+    Raises:
+        FormatError: if the file is damaged.
+        UsageError: if a module is asked for that the file does not have.
+        RefusedError: if the method is of a newer version.
+    """
+    compressed = source if isinstance(source, Compressed) else open_adz(source)
+    unknown = sorted(set(modules or ()) - compressed.sites.keys())
+    if unknown:
+        raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
+    method = _method(compressed)
+    extras, magnitudes, biases = _extras(compressed) if modules is None else ({}, {}, {})
+    factors = {}
+    for (name, site), chunk in zip(compressed.sites.items(), compressed.chunks, strict=True):
+        if modules is not None and name not in modules:
+            continue
+        plain = _decode(compressed, method, name, site, chunk)
+        factors[name] = LoraFactors(
+            plain.A.to(device),
+            plain.B.to(device),
+            plain.scaling,
+            plain.layout,
+            plain.kernel,
+            magnitudes.get(name),
+            biases.get(name),
+        )
+    meta = Meta(
+        dialect=compressed.dialect,
+        config=compressed.meta_config,
+        base_model=compressed.base_model,
+        header=compressed.source_header,
+        config_text=compressed.source_config_text,
+    )
+    return Adapter(factors, extras, meta)
+
+
+def _method(compressed: Compressed) -> Method:
+    method = load(compressed.method)
+    if compressed.method_version > method.version:
+        raise RefusedError(
+            f"method {compressed.method!r} version {compressed.method_version} is newer than {method.version}",
+            hint="install a newer adaptzip",
+        )
+    return method
+
+
+def _extras(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Extras by key, DoRA magnitudes by module, LoRA biases by module."""
+    tables: dict[str, dict[str, Tensor]] = {"extra": {}, "magnitude": {}, "bias": {}}
+    for entry, tensor in zip(compressed.extras.entries, unpack_tensors(compressed.extras), strict=True):
+        if entry.role not in tables:
+            raise FormatError(f"extra {entry.name!r} has unknown role {entry.role!r}")
+        tables[entry.role][entry.name] = tensor
+    return tables["extra"], tables["magnitude"], tables["bias"]
+
+
+def _decode(
+    compressed: Compressed, method: Method, name: str, site: Site, chunk: bytes | memoryview
+) -> LoraFactors:
+    if compressed.lossless:
+        return unpack_factors(chunk, site, name)
+    layout = cast("Layout", site.layout)
+    if len(chunk) == 0:
+        return LoraFactors(torch.zeros(0, site.width), torch.zeros(site.out, 0), 1.0, layout, site.kernel)
+    tensors = decode_module(method, chunk, site, compressed.max_rank, compressed.step, name)
+    A, B = method.reconstruct(tensors, site)
+    return LoraFactors(A.float().contiguous(), B.float().contiguous(), 1.0, layout, site.kernel)
+
