@@ -115,6 +115,7 @@ class BaseModel:
             total.update(json.dumps(line).encode() + b"\n")
         return total.hexdigest()
 
+    @cached_property
     def input_embedding(self) -> str | None:
         """Name of the stored input embedding, or None where it cannot be told."""
         found = sorted(
@@ -128,12 +129,15 @@ class BaseModel:
         An output embedding that is not stored is the input embedding. Where both are stored although the
         configuration ties them, they count as one if their bytes are equal.
         """
-        embedding = self.input_embedding()
+        is_output = name.endswith(OUTPUT_EMBEDDINGS)
+        if name not in self.tensors and not is_output:
+            return ()
+        embedding = self.input_embedding
         if embedding is None or self.config.get("tie_word_embeddings") is False:
             return (name,) if name in self.tensors else ()
         if name not in self.tensors:
-            return (embedding,) if name.endswith(OUTPUT_EMBEDDINGS) else ()
-        if name != embedding and not name.endswith(OUTPUT_EMBEDDINGS):
+            return (embedding,)
+        if name != embedding and not is_output:
             return (name,)
         family = [embedding, *(n for n in self.tensors if n.endswith(OUTPUT_EMBEDDINGS))]
         same = [n for n in family if n != name and self._equal(n, name)]

@@ -91,7 +91,7 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming) -> Extras
                 edits.setdefault(partner, []).append(edit)
     untied = _untie(base, copies, edits, added)
     shapes = _new_shapes(base, edits)
-    embedding = base.input_embedding()
+    embedding = base.input_embedding
     vocabulary = shapes[embedding][0] if embedding in shapes else None
     prefix = renaming.old if heads and added and not renaming.new else ""
     return ExtrasPlan(edits, added, shapes, heads, prefix, untied, vocabulary, applied)
@@ -105,7 +105,7 @@ def _is_copied(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
-    return name.endswith(OUTPUT_EMBEDDINGS) or (found is not None and found == base.input_embedding())
+    return name.endswith(OUTPUT_EMBEDDINGS) or (found is not None and found == base.input_embedding)
 
 
 def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool) -> NewTensor:
@@ -141,15 +141,13 @@ def _token_rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Map
 
 def _is_tied(base: BaseModel, found: str) -> bool:
     return (
-        found == base.input_embedding()
-        and _tied_output(base) is not None
-        or len(base.tied_partners(found)) > 1
+        found == base.input_embedding and _tied_output(base) is not None or len(base.tied_partners(found)) > 1
     )
 
 
 def _tied_output(base: BaseModel) -> str | None:
     """The name of the output embedding that is one with the input embedding, stored or not."""
-    embedding = base.input_embedding()
+    embedding = base.input_embedding
     if embedding is None or base.config.get("tie_word_embeddings") is False:
         return None
     stored = [name for name in base.tensors if name.endswith(OUTPUT_EMBEDDINGS)]
@@ -166,7 +164,7 @@ def _untie(
     added: dict[str, NewTensor],
 ) -> bool:
     """Place the copies of tied embeddings; says whether the two differ now."""
-    embedding, output = base.input_embedding(), _tied_output(base)
+    embedding, output = base.input_embedding, _tied_output(base)
     if not copies or embedding is None or output is None:
         return False
     given, got = copies.get("input"), copies.get("output")

@@ -96,6 +96,23 @@ def test_a_head_joins_the_last_shard_and_the_index(tmp_path: Path) -> None:
     assert_same_tensors(model.state_dict(), built.expected)
 
 
+def test_a_classifier_over_a_language_model(tmp_path: Path) -> None:
+    case = Case(
+        llama,
+        {"target_modules": ["q_proj"], "task_type": "SEQ_CLS"},
+        tf.AutoModelForSequenceClassification,
+        {"num_labels": 1},
+    )
+    built = build(case, tmp_path)
+    merge(built.adapter, built.base, tmp_path / "merged")
+    kept = {"lm_head.weight": tensors_of(built.base)["lm_head.weight"]}
+    assert_same_tensors(tensors_of(tmp_path / "merged"), {**built.expected, **kept})
+    model = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert type(model) is tf.LlamaForSequenceClassification
+    assert model.config.num_labels == 1
+    assert_same_tensors(model.state_dict(), built.expected)
+
+
 def test_other_files_are_carried_over_and_other_weights_are_not(base: Path, tmp_path: Path) -> None:
     kept = [
         "tokenizer.json",
