@@ -25,6 +25,7 @@ from merge_cases import (
 from safetensors.torch import load_file, save_file
 
 from adaptzip.adapter import Adapter, LoraFactors, Meta
+from adaptzip.compression import compress
 from adaptzip.errors import (
     AdaptzipError,
     BaseModelError,
@@ -34,6 +35,7 @@ from adaptzip.errors import (
     RefusedError,
 )
 from adaptzip.merging import merge
+from adaptzip.sources import read
 
 LINEAR = Case(llama, {"target_modules": "all-linear"})
 
@@ -111,6 +113,15 @@ def test_a_classifier_over_a_language_model(tmp_path: Path) -> None:
     assert type(model) is tf.LlamaForSequenceClassification
     assert model.config.num_labels == 1
     assert_same_tensors(model.state_dict(), built.expected)
+
+
+def test_every_kind_of_source_merges_alike(tmp_path: Path) -> None:
+    built = build(LINEAR, tmp_path)
+    packed = compress(built.adapter, tmp_path / "a.adz", lossless=True)
+    sources = [tmp_path / "a.adz", str(tmp_path / "a.adz"), packed, read(built.adapter)]
+    for number, source in enumerate(sources):
+        merge(source, built.base, tmp_path / str(number))
+        assert_same_tensors(tensors_of(tmp_path / str(number)), built.expected)
 
 
 def test_other_files_are_carried_over_and_other_weights_are_not(base: Path, tmp_path: Path) -> None:
