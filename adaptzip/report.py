@@ -64,7 +64,8 @@ class DtypeReport:
     Attributes:
         dtype: its name.
         tensors, bytes: how many there are and their size.
-        exact_bfloat16, exact_float16: of float32 tensors, how many hold only values of the shorter dtype.
+        exact_bfloat16, exact_float16: of float32 tensors other than zero, how many hold only values of the
+            shorter dtype.
     """
 
     dtype: str
@@ -226,8 +227,10 @@ def _dtypes(tensors: Sequence[Tensor]) -> tuple[DtypeReport, ...]:
 
 
 def _holds(tensor: Tensor, shorter: torch.dtype) -> bool:
-    """Whether a float32 tensor holds only values of a shorter dtype."""
-    return tensor.dtype == torch.float32 and torch.equal(tensor.to(shorter).to(torch.float32), tensor)
+    """Whether a float32 tensor that is not zero holds only values of a shorter dtype."""
+    if tensor.dtype != torch.float32 or not bool(tensor.any()):
+        return False
+    return torch.equal(tensor.to(shorter).to(torch.float32), tensor)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.comparing import DiffReport, ModuleDiff, diff
-from adaptzip.compressed import Compressed
+from adaptzip.compressed import Compressed, ExtraEntry
 from adaptzip.container.reader import open_adz
+from adaptzip.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
 from adaptzip.reconstruction import reconstruct
 
 AGREEMENT = 1e-3
 """How far, relatively, the stated error may be from the measured one: machines sum in different orders."""
+
+_MODES: dict[str, ExtrasMode] = {"F16": "float16", "BF16": "bfloat16", INT8_ROWS: "int8"}
+"""How an extra was asked to be kept, by what it is kept as."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def verify(
     if not checks[-1].passed:
         return VerifyReport(compressed.method, stated, None, tuple(checks))
     found = diff(source, restored)
-    checks += [_truthful(stated, found.relative_error), _extras(compressed, found)]
+    checks += [_truthful(stated, found.relative_error), _extras(compressed, source, restored, found)]
     if compressed.lossless:
         checks.append(_identical(source, restored))
     checks += _small_enough(found.relative_error, max_error)
@@ -135,23 +140,40 @@ def _truthful(stated: float, measured: float | None) -> Check:
     return Check("stated error", agrees, f"the file says {stated:.6g}, measured {found}")
 
 
-def _extras(compressed: Compressed, found: DiffReport) -> Check:
-    """Extras that are stored without loss must be the source's bit for bit; the others may differ."""
-    exact = {
-        entry.name if entry.role == "extra" else f"{entry.name}.{entry.role}"
-        for entry in compressed.extras.entries
-        if entry.stored == entry.dtype
-    }
-    lost = [name for name in found.extras_different if name in exact or not _listed(compressed, name)]
-    if lost:
-        return Check("extras", False, f"{lost[0]} is not the source's")
-    lossy = len(found.extras_different)
+def _extras(compressed: Compressed, source: Adapter, restored: Adapter, found: DiffReport) -> Check:
+    """Every extra must be the source's bit for bit, or the source's rounded to what the file keeps it as."""
+    entries = {_label(entry): entry for entry in compressed.extras.entries}
+    rounded = 0
+    for name in found.extras_different:
+        ours = _tensor(restored, entries[name]) if name in entries else None
+        theirs = _tensor(source, entries[name]) if name in entries else None
+        if ours is None:
+            return Check("extras", False, f"the file lacks {name}, which the source has")
+        if theirs is None:
+            return Check("extras", False, f"the file has {name}, which the source lacks")
+        if not _same_bits(ours, _rounded(entries[name], theirs)):
+            return Check("extras", False, f"{name} is not the source's")
+        rounded += 1
     told = f"{len(found.extras_equal)} are the source's bit for bit"
-    return Check("extras", True, f"{told}, {lossy} are rounded" if lossy else told)
+    return Check("extras", True, f"{told}, {rounded} are the source's rounded" if rounded else told)
 
 
-def _listed(compressed: Compressed, name: str) -> bool:
-    return any(name in (e.name, f"{e.name}.{e.role}") for e in compressed.extras.entries)
+def _label(entry: ExtraEntry) -> str:
+    """The name that `diff` gives an extra."""
+    return entry.name if entry.role == "extra" else f"{entry.name}.{entry.role}"
+
+
+def _tensor(adapter: Adapter, entry: ExtraEntry) -> Tensor | None:
+    if entry.role == "extra":
+        return adapter.extras.get(entry.name)
+    tensor: Tensor | None = getattr(adapter.modules[entry.name], entry.role)
+    return tensor
+
+
+def _rounded(entry: ExtraEntry, tensor: Tensor) -> Tensor:
+    """What packing makes of an extra that is kept as `entry` says."""
+    mode = _MODES.get(entry.stored, "lossless")
+    return unpack_tensors(pack_tensors([(entry.role, entry.name, tensor)], mode))[0]
 
 
 def _identical(source: Adapter, restored: Adapter) -> Check:
@@ -163,7 +185,7 @@ def _identical(source: Adapter, restored: Adapter) -> Check:
     return Check("lossless", True, "every factor is the source's bit for bit")
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))

@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 from adaptzip.cli import _output
-from adaptzip.errors import AdaptzipError, FormatError
+from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError, FormatError
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -31,6 +31,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class Terminated(BaseException):
     """SIGTERM, as an exception that runs every clean-up on its way out and that no other code catches."""
+
+
+_DEFAULT_HINTS = {
+    FormatError: "the file is damaged or no .adz: download it again, or compress the adapter again",
+    CheckpointError: "save the adapter again with PEFT's save_pretrained, or download it again",
+    BaseModelError: "give the base model that the adapter was trained on",
+}
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,8 @@ def report(error: BaseException, words: list[str]) -> int:
 
 
 def _default_hint(error: AdaptzipError) -> str | None:
-    if isinstance(error, FormatError):
-        return "the file is damaged or no .adz: download it again, or compress the adapter again"
-    return None
+    """What can be done about an error whose raiser knows nothing better."""
+    return next((hint for kind, hint in _DEFAULT_HINTS.items() if isinstance(error, kind)), None)
 
 
 def _is_usage_error(error: BaseException) -> bool:
