@@ -10,7 +10,6 @@ from typing import Any, Literal
 Buffer = bytes | memoryview
 
 
-
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor that a method stores for one module: the single truth for counting, coding and validating.

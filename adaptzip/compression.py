@@ -109,10 +109,7 @@ def compress(
     if lossless and (budget is not None or max_error is not None or extras != "lossless" or options):
         raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
     job = _prepare(source, to, extras, alpha, config, seed, options)
-    if lossless:
-        compressed = _exact(job)
-    else:
-        compressed = _lossy(job, budget, max_error, device, progress)
+    compressed = _exact(job) if lossless else _lossy(job, budget, max_error, device, progress)
     if output is not None:
         writer.write(compressed, output, force=force)
     return compressed
@@ -207,9 +204,7 @@ def _pack_extras(adapter: Adapter, mode: ExtrasMode) -> PackedExtras:
 def _lossy(
     job: _Job, budget: str | Budget | None, max_error: float | None, device: str, progress: Progress | None
 ) -> Compressed:
-    fitted = fit_adapter(
-        job.method, job.config, job.adapter, choose_device(device), seed=job.seed, progress=progress
-    )
+    fitted = fit_adapter(job.method, job.config, job.adapter, choose_device(device), seed=job.seed, progress=progress)
     if not fitted.profiles:
         return _assemble(job, fitted, 0.0, {}, 0.0)
     control, limits = _control(job, fitted, budget, max_error, progress)
@@ -250,9 +245,7 @@ def _control(
     return RateControl(fitted, total_size, fixed, caps, progress), Limits(size, max_error)
 
 
-def _file_size(
-    job: _Job, fitted: FittedAdapter, step: float, coded: Mapping[str, CodedModule], error: float
-) -> int:
+def _file_size(job: _Job, fitted: FittedAdapter, step: float, coded: Mapping[str, CodedModule], error: float) -> int:
     return writer.size(_assemble(job, fitted, step, coded, error))
 
 

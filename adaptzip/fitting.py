@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,7 +14,9 @@ from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.coding.modules import CodedModule, code_modules
 from adaptzip.compressed import Site
 from adaptzip.methods._base import Method, Profile
+from adaptzip.workers import parallel_map
 
+R = TypeVar("R")
 Progress = Callable[[str, float], None]
 
 _KEPT_NUMBERS = 12_000_000
@@ -66,9 +68,7 @@ class FittedAdapter:
             ranks = {name: min(rank, caps[name]) for name, rank in ranks.items()}
         return {name: rank for name, rank in ranks.items() if rank}
 
-    def predict(
-        self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None
-    ) -> tuple[float, float]:
+    def predict(self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None) -> tuple[float, float]:
         """Expected (coded bytes, squared error) over all modules or `names`, by the method's own model."""
         bits = error = 0.0
         for name in self.profiles if names is None else names:
@@ -82,9 +82,13 @@ class FittedAdapter:
         """Code those of `names` that have a rank."""
         wanted = [name for name in names if name in ranks]
         coded: dict[str, CodedModule] = {}
-        for batch in _batches(wanted, self.adapter.modules):
+
+        def code(batch: list[str]) -> dict[str, CodedModule]:
             fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
-            coded |= code_modules(self.method, fits, ranks, self.sites, self.max_rank, step)
+            return code_modules(self.method, fits, ranks, self.sites, self.max_rank, step)
+
+        for part in _over_batches(code, wanted, self.adapter.modules, self.device):
+            coded |= part
             if progress is not None:
                 progress("coding", len(coded) / len(wanted))
         return coded
@@ -100,7 +104,11 @@ class FittedAdapter:
 
 
 def fit_modules(
-    method: Method, config: Any, modules: Mapping[str, LoraFactors], names: Sequence[str], device: torch.device
+    method: Method,
+    config: Any,
+    modules: Mapping[str, LoraFactors],
+    names: Sequence[str],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Fit some modules on a device."""
     return method.fit({name: _on(modules[name], device) for name in names}, config)
@@ -117,20 +125,21 @@ def fit_adapter(
 ) -> FittedAdapter:
     """Fit every module, keeping the fits of small adapters and summaries of all."""
     modules = adapter.modules
-    sites = {
-        name: Site(*module.shape, module.layout, module.kernel) for name, module in sorted(modules.items())
-    }
+    sites = {name: Site(*module.shape, module.layout, module.kernel) for name, module in sorted(modules.items())}
     small = adapter.parameters <= _KEPT_NUMBERS
-    profiles: dict[str, Profile] = {}
+    found: dict[str, Profile] = {}
     kept: dict[str, Any] = {}
-    for batch in _batches(list(sites), modules):
+
+    def fit(batch: list[str]) -> tuple[dict[str, Profile], dict[str, Any]]:
         fits = fit_modules(method, config, modules, batch, device)
-        found = {name: method.profile(fitted) for name, fitted in fits.items()}
-        profiles |= {name: profile for name, profile in found.items() if profile.energy > 0}
-        if small:
-            kept |= fits
+        return {name: method.profile(fitted) for name, fitted in fits.items()}, fits if small else {}
+
+    for part, fits in _over_batches(fit, list(sites), modules, device):
+        found |= part
+        kept |= fits
         if progress is not None:
-            progress("fitting", len(profiles) / len(sites))
+            progress("fitting", len(found) / len(sites))
+    profiles = {name: profile for name, profile in found.items() if profile.energy > 0}
     max_rank = max((min(m.rank, *m.shape) for m in modules.values()), default=0)
     sample = list(profiles) if small else _sample(list(profiles), modules, seed)
     return FittedAdapter(method, config, adapter, device, sites, max_rank, profiles, kept, sample)
@@ -143,13 +152,27 @@ def _on(module: LoraFactors, device: torch.device) -> LoraFactors:
     )
 
 
-def _batches(names: Sequence[str], modules: Mapping[str, LoraFactors]) -> Iterator[list[str]]:
-    """`names` in order, in batches of at most `_BATCH_NUMBERS` numbers (a larger module is alone)."""
+def _over_batches(
+    function: Callable[[list[str]], R],
+    names: Sequence[str],
+    modules: Mapping[str, LoraFactors],
+    device: torch.device,
+) -> Iterator[R]:
+    """`function` of every batch of names, in order: side by side on a CPU, one after another on a GPU."""
+    if device.type != "cpu":
+        return map(function, _batches(names, modules, _BATCH_NUMBERS))
+    numbers = sum(modules[name].parameters for name in names)
+    size = min(_BATCH_NUMBERS // 2, numbers // (2 * torch.get_num_threads()) + 1)
+    return parallel_map(function, _batches(names, modules, size))
+
+
+def _batches(names: Sequence[str], modules: Mapping[str, LoraFactors], most: int) -> Iterator[list[str]]:
+    """`names` in order, in batches of at most `most` numbers (a larger module is alone)."""
     batch: list[str] = []
     numbers = 0
     for name in names:
         size = modules[name].parameters
-        if batch and numbers + size > _BATCH_NUMBERS:
+        if batch and numbers + size > most:
             yield batch
             batch, numbers = [], 0
         batch.append(name)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
+
 from adaptzip.coding.modules import CodedModule
 from adaptzip.coding.rate import TOLERANCE, Point, search, solve
 from adaptzip.coding.trellis import MAX_LEVEL
@@ -119,9 +121,7 @@ class RateControl:
         bounds = self._bounds()
         coarse = self._pass(limit, bounds, None, rising, _COARSE)
         if coarse is None and rising:
-            raise CheckFailedError(
-                f"relative error {limit:g} cannot be reached by quantisation", hint="use --lossless"
-            )
+            raise CheckFailedError(f"relative error {limit:g} cannot be reached by quantisation", hint="use --lossless")
         if coarse is None:
             return round_step(bounds[1]), {}
         ranks = self.fitted.ranks(coarse.step, self.caps)
@@ -187,8 +187,8 @@ class RateControl:
 
 
 def round_step(step: float) -> float:
-    """A step of eight digits, which is short to write and exact to read."""
-    return float(f"{step:.8g}")
+    """The nearest float32 number: products with levels are then rounded once, on every machine alike."""
+    return float(np.float32(step))
 
 
 def parameter_caps(fitted: FittedAdapter, parameters: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import cast
@@ -11,15 +12,20 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.coding.modules import decode_module
-from adaptzip.compressed import Compressed, Site
+from adaptzip.compressed import Buffer, Compressed, Site
 from adaptzip.container.reader import open_adz
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods import load
 from adaptzip.methods._base import Method
 from adaptzip.packing import unpack_factors, unpack_tensors
+from adaptzip.workers import parallel_map
+
 
 def reconstruct(
-    source: Compressed | str | Path, *, modules: Collection[str] | None = None, device: str | torch.device = "cpu"
+    source: Compressed | str | Path,
+    *,
+    modules: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
 ) -> Adapter:
     """The adapter that a compressed one stands for; exact, and the same on every machine.
 
@@ -39,20 +45,24 @@ def reconstruct(
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
     method = _method(compressed)
     extras, magnitudes, biases = _extras(compressed) if modules is None else ({}, {}, {})
-    factors = {}
-    for (name, site), chunk in zip(compressed.sites.items(), compressed.chunks, strict=True):
-        if modules is not None and name not in modules:
-            continue
-        plain = _decode(compressed, method, name, site, chunk)
-        factors[name] = LoraFactors(
-            plain.A.to(device),
-            plain.B.to(device),
-            plain.scaling,
-            plain.layout,
-            plain.kernel,
-            magnitudes.get(name),
-            biases.get(name),
+
+    def factors(item: tuple[str, Buffer]) -> LoraFactors:
+        name, chunk = item
+        plain = _decode(compressed, method, name, compressed.sites[name], chunk)
+        return dataclasses.replace(
+            plain,
+            A=plain.A.to(device),
+            B=plain.B.to(device),
+            magnitude=magnitudes.get(name),
+            bias=biases.get(name),
         )
+
+    chunks = {
+        name: chunk
+        for name, chunk in zip(compressed.sites, compressed.chunks, strict=True)
+        if modules is None or name in modules
+    }
+    decoded = dict(zip(chunks, parallel_map(factors, chunks.items()), strict=True))
     meta = Meta(
         dialect=compressed.dialect,
         config=compressed.meta_config,
@@ -60,7 +70,7 @@ def reconstruct(
         header=compressed.source_header,
         config_text=compressed.source_config_text,
     )
-    return Adapter(factors, extras, meta)
+    return Adapter(decoded, extras, meta)
 
 
 def _method(compressed: Compressed) -> Method:
@@ -83,9 +93,7 @@ def _extras(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor
     return tables["extra"], tables["magnitude"], tables["bias"]
 
 
-def _decode(
-    compressed: Compressed, method: Method, name: str, site: Site, chunk: bytes | memoryview
-) -> LoraFactors:
+def _decode(compressed: Compressed, method: Method, name: str, site: Site, chunk: Buffer) -> LoraFactors:
     if compressed.lossless:
         return unpack_factors(chunk, site, name)
     layout = cast("Layout", site.layout)
@@ -93,5 +101,4 @@ def _decode(
         return LoraFactors(torch.zeros(0, site.width), torch.zeros(site.out, 0), 1.0, layout, site.kernel)
     tensors = decode_module(method, chunk, site, compressed.max_rank, compressed.step, name)
     A, B = method.reconstruct(tensors, site)
-    return LoraFactors(A.float().contiguous(), B.float().contiguous(), 1.0, layout, site.kernel)
-
+    return LoraFactors(A, B.contiguous(), 1.0, layout, site.kernel)

@@ -18,15 +18,13 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from adaptzip.coding import tables
+from adaptzip.coding.classes import decode_classes, encode_classes
 from adaptzip.coding.tables import LEVELS, Class
-from adaptzip.coding.trellis import CHAIN, NEXT_STATE, QUANTISER, Quantised, lanes_of
+from adaptzip.coding.trellis import NEXT_STATE, Quantised, lanes_of
 from adaptzip.errors import FormatError
 
 ESCAPE = 2 * LEVELS + 1
 """Symbol of a level whose coded part is beyond +-LEVELS; level k has symbol k + LEVELS."""
-_SHAPE_FREQUENCIES = (2, 4, 10, 32, 12, 4)
-_FIRST_SCALE = 15
-_SPAN = tables.LARGEST_SCALE_INDEX
 _LENGTHS = 24
 _NUMBERS_PER_BYTE = 16384
 """More numbers than this never fit a byte: even a sure zero costs 0.0015 bits in the tables."""
@@ -61,7 +59,7 @@ def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
     coder = stream.stack.AnsCoder()
     for block in reversed(blocks):
         _encode_levels(coder, block)
-    _encode_classes(coder, [block.classes for block in blocks])
+    encode_classes(coder, [block.classes for block in blocks])
     _encode_uniform(coder, np.array([rank - 1]), max_rank)
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes().rstrip(b"\0")
@@ -86,7 +84,7 @@ def decode(
     sizes = shapes(rank)
     if sum(rows * width for rows, width in sizes) > _NUMBERS_PER_BYTE * (len(chunk) + 64):
         raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot hold tensors of {sizes}")
-    classes = _decode_classes(coder, [rows for rows, _ in sizes])
+    classes = decode_classes(coder, [rows for rows, _ in sizes])
     blocks = []
     for (rows, width), row_classes in zip(sizes, classes, strict=True):
         blocks.append(Block(_decode_levels(coder, rows, width, row_classes), row_classes))
@@ -118,23 +116,6 @@ def _level_model(table: int, quantiser: int) -> Any:
     return stream.model.Categorical(both / tables.TOTAL, perfect=False)
 
 
-@cache
-def _scale_model() -> Any:
-    """Differences of scale indices: weight 2^20 * (3/4)^|d|, rounded down, plus 1."""
-    distance = [abs(d) for d in range(-_SPAN, _SPAN + 1)]
-    return _from_weights([2**20 * 3**d // 4**d + 1 for d in distance])
-
-
-@cache
-def _shape_model() -> Any:
-    return _from_weights(_SHAPE_FREQUENCIES)
-
-
-def _from_weights(weights: Sequence[int]) -> Any:
-    array = np.array(weights, dtype=np.float64)
-    return stream.model.Categorical(array / array.sum(), perfect=False)
-
-
 def _encode_uniform(coder: Any, numbers: NDArray[Any], size: int) -> None:
     if size > 1:
         coder.encode_reverse(numbers.astype(np.int32), stream.model.Uniform(size))
@@ -145,42 +126,6 @@ def _decode_uniform(coder: Any, count: int, size: int) -> NDArray[np.int32]:
         return np.zeros(count, dtype=np.int32)
     result: NDArray[np.int32] = coder.decode(stream.model.Uniform(size), count)
     return result
-
-
-def _predictions(known: Sequence[Sequence[int]], tensor: int, row: int) -> int:
-    """Expected scale index of a row from those decoded before it.
-
-    Rows of the first tensor are expected to repeat the row before; rows of a later one to move as the first's did.
-    """
-    current = known[tensor]
-    if tensor == 0 or row >= len(known[0]):
-        return current[row - 1] if row else _FIRST_SCALE
-    first = known[0]
-    guess = current[row - 1] + first[row] - first[row - 1] if row else first[0]
-    return min(max(guess, 0), _SPAN)
-
-
-def _encode_classes(coder: Any, classes: Sequence[Sequence[Class]]) -> None:
-    scales = [[c.scale for c in rows] for rows in classes]
-    differences, shapes = [], []
-    for tensor, rows in enumerate(classes):
-        for row, c in enumerate(rows):
-            differences.append(c.scale - _predictions(scales, tensor, row) + _SPAN)
-            shapes.append(c.shape)
-    coder.encode_reverse(np.array(shapes, dtype=np.int32), _shape_model())
-    coder.encode_reverse(np.array(differences, dtype=np.int32), _scale_model())
-
-
-def _decode_classes(coder: Any, rows: Sequence[int]) -> list[tuple[Class, ...]]:
-    differences = coder.decode(_scale_model(), sum(rows)).tolist()
-    shapes = coder.decode(_shape_model(), sum(rows)).tolist()
-    scales: list[list[int]] = []
-    for tensor, count in enumerate(rows):
-        scales.append([])
-        for row in range(count):
-            scale = _predictions(scales, tensor, row) + differences.pop(0) - _SPAN
-            scales[tensor].append(min(max(scale, 0), _SPAN))
-    return [tuple(Class(shapes.pop(0), scale) for scale in tensor) for tensor in scales]
 
 
 def _encode_levels(coder: Any, block: Block) -> None:
@@ -221,28 +166,47 @@ def _decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) 
     levels = np.empty(rows * width, dtype=np.int32)
     quantiser = np.empty(rows * width, dtype=np.uint8)
     state = np.zeros(lanes, dtype=np.uint8)
+    models = [_RowModels.of(c) for c in classes]
     for run in _runs(rows, width):
-        lane = slice(run.start % lanes, run.start % lanes + run.stop - run.start)
-        q = QUANTISER[state[lane]]
-        k = _decode_run(coder, classes[run.row], q)
-        levels[run.start : run.stop], quantiser[run.start : run.stop] = k, q
-        state[lane] = NEXT_STATE[state[lane], k & 1]
+        first = run.start % lanes
+        lane = state[first : first + run.stop - run.start]
+        q: NDArray[np.uint8] = lane & np.uint8(1)
+        k = _decode_run(coder, models[run.row], q)
+        levels[run.start : run.stop] = k
+        quantiser[run.start : run.stop] = q
+        np.take(_NEXT, (lane << 1) | (k & 1).astype(np.uint8), out=lane)
     return Quantised(levels.reshape(rows, width), quantiser.reshape(rows, width))
 
 
-def _decode_run(coder: Any, c: Class, quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
-    raw = c.raw_bits
+_NEXT = NEXT_STATE.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _RowModels:
+    """What decoding needs of a row's class."""
+
+    raw_bits: int
+    even: Any
+    odd: Any
+
+    @classmethod
+    def of(cls, c: Class) -> _RowModels:
+        return cls(c.raw_bits, _level_model(c.table, 0), _level_model(c.table, 1))
+
+
+def _decode_run(coder: Any, models: _RowModels, quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
+    raw = models.raw_bits
     if raw:
-        symbols: NDArray[np.int32] = coder.decode(_level_model(c.table, 0), len(quantiser))
+        symbols: NDArray[np.int32] = coder.decode(models.even, len(quantiser))
     else:
         symbols = np.empty(len(quantiser), dtype=np.int32)
-        odd = quantiser.astype(bool)
-        ones = int(odd.sum())
-        symbols[~odd] = coder.decode(_level_model(c.table, 0), len(quantiser) - ones)
-        symbols[odd] = coder.decode(_level_model(c.table, 1), ones)
+        odd = quantiser.view(np.bool_)
+        ones = int(np.count_nonzero(odd))
+        symbols[~odd] = coder.decode(models.even, len(quantiser) - ones)
+        symbols[odd] = coder.decode(models.odd, ones)
     high = symbols - LEVELS
-    outside = symbols == ESCAPE
-    if outside.any():
+    if symbols.max() == ESCAPE:
+        outside = symbols == ESCAPE
         high[outside] = _decode_escapes(coder, int(outside.sum()))
     if raw:
         high = (high << raw) + _decode_uniform(coder, len(high), 1 << raw) - (1 << raw >> 1)
@@ -254,30 +218,3 @@ def _decode_escapes(coder: Any, count: int) -> NDArray[np.int32]:
     sign = 1 - 2 * _decode_uniform(coder, count, 2)
     excess = _decode_uniform(coder, count, 1 << length)
     return sign * (excess + LEVELS + 1)
-
-
-def choose_classes(quantised: Quantised, scales: NDArray[np.int64]) -> tuple[Class, ...]:
-    """The cheapest class for each row's levels.
-
-    Args:
-        scales: (rows,) scale index of each row's deviation; a row beyond the tables keeps its scale and takes the
-            cheapest shape.
-    """
-    return tuple(
-        _cheapest(levels, quantiser, int(scale))
-        for levels, quantiser, scale in zip(quantised.levels, quantised.quantiser, scales, strict=True)
-    )
-
-
-def _cheapest(levels: NDArray[np.int32], quantiser: NDArray[np.uint8], scale: int) -> Class:
-    raw = Class(0, scale).raw_bits
-    high = np.minimum(np.abs((levels + (1 << raw >> 1)) >> raw), LEVELS + 1)
-    columns = LEVELS + 2
-    index = high + columns * (0 if raw else quantiser.astype(np.int32))
-    histogram = np.bincount(index, minlength=2 * columns)[: 2 * columns].astype(np.float32)
-    cost = (tables.bits()[:-1].reshape(-1, 2 * columns) @ histogram).reshape(len(tables.SHAPES), -1)
-    if raw:
-        column = scale - tables.STEPS_PER_OCTAVE * raw
-        return Class(int(cost[:, column].argmin()), scale)
-    shape, best = np.unravel_index(int(cost.argmin()), cost.shape)
-    return Class(int(shape), int(best))

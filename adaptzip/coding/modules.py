@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.coding import entropy, tables
+from adaptzip.coding.classes import choose_classes
 from adaptzip.coding.entropy import Block
 from adaptzip.coding.tables import Class
 from adaptzip.coding.trellis import MAX_LEVEL, quantise
@@ -76,7 +77,9 @@ def code_modules(
 def decode_module(
     method: Method, chunk: bytes | memoryview, site: Site, max_rank: int, step: float, name: str
 ) -> dict[str, Tensor]:
-    """The quantised tensors of one module, float64; {} for a zero update.
+    """The quantised tensors of one module, float32; {} for a zero update.
+
+    Levels are exact in float32 and `step` is a float32 number, so that every product is rounded once.
 
     Raises:
         FormatError: if the block is damaged.
@@ -90,9 +93,14 @@ def decode_module(
 
     _, blocks = entropy.decode(chunk, max_rank, shapes, name)
     return {
-        spec.role: torch.from_numpy(block.quantised.values()).double() * (1.0 if spec.directions else step)
+        spec.role: _dequantise(block, 1.0 if spec.directions else step)
         for spec, block in zip(specs, blocks, strict=True)
     }
+
+
+def _dequantise(block: Block, step: float) -> Tensor:
+    values = torch.from_numpy(block.quantised.values()).float()
+    return values if step == 1.0 else values.mul_(step)
 
 
 def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
@@ -109,9 +117,7 @@ def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
         classes.append(model)
     rates = torch.from_numpy(tables.bits())
     quantised = quantise(targets, classes, rates, step)
-    return [
-        Block(q, entropy.choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)
-    ]
+    return [Block(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)]
 
 
 def _first_classes(target: Tensor, step: float) -> tuple[Any, Tensor]:

@@ -47,7 +47,7 @@ def search(
     best: Point | None = None
     tried: set[float] = set()
     for _ in range(PASSES):
-        step = solve(lambda s: predict(s) * correction, aim, low, high, rising)
+        step = solve(predict, aim / correction, low, high, rising)
         if step in tried or not low < step < high:
             step = (low * high) ** 0.5
         tried.add(step)
@@ -67,9 +67,7 @@ def search(
     return best
 
 
-def solve(
-    value: Callable[[float], float], aim: float, low: float, high: float, rising: bool
-) -> float:
+def solve(value: Callable[[float], float], aim: float, low: float, high: float, rising: bool) -> float:
     """The step in [low, high] where a monotone `value` passes `aim`, by bisection of its logarithm."""
     a, b = log(low), log(high)
     for _ in range(40):

@@ -10,7 +10,6 @@ both quantisers is that of dependent quantisation in video coding, Schwarz et al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +19,20 @@ from torch import Tensor
 
 CHAIN = 128
 """Stages of a trellis: a block's numbers are dealt to lanes of this length."""
+SHORT_CHAIN = 64
+LARGE_BLOCK = 32768
+"""Blocks of this many numbers and more are dealt to lanes of `SHORT_CHAIN`, which decode faster."""
 LAMBDA = 0.25
 """Weight of one bit against squared error in units of the step squared."""
 MAX_LEVEL = 2**20
 """Largest level a file may hold; a step that would need more is refused."""
 
 NEXT_STATE = np.array([[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]], dtype=np.uint8)
-QUANTISER = np.array([0, 1, 0, 1, 0, 1, 0, 1], dtype=np.uint8)
+"""The next state by state and parity of the level; the lowest bit of a state is the quantiser it uses."""
+_STATES = len(NEXT_STATE)
 
 _LANES = 16384
-"""Lanes that one worker searches together: bounds the memory of the survivors' paths."""
+"""Lanes searched together: bounds the memory of the survivors' paths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +53,18 @@ def values(levels: NDArray[np.int32], quantiser: NDArray[np.uint8]) -> NDArray[n
     return result
 
 
+def stages_of(numbers: int) -> int:
+    """Number of stages of a block of `numbers`."""
+    return CHAIN if numbers < LARGE_BLOCK else SHORT_CHAIN
+
+
 def lanes_of(numbers: int) -> int:
     """Number of lanes that a block of `numbers` is dealt to."""
-    return -(-numbers // CHAIN)
+    return -(-numbers // stages_of(numbers))
 
 
-def quantise(
-    blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor, step: float
-) -> list[Quantised]:
-    """Quantise blocks of rows, all lanes of all blocks side by side.
+def quantise(blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor, step: float) -> list[Quantised]:
+    """Quantise blocks of rows, all lanes of all blocks of as many stages side by side.
 
     Args:
         blocks: each (rows, width) float32, on any one device.
@@ -69,44 +75,44 @@ def quantise(
 
     Element e of a block in row-major order is stage e // lanes of lane e % lanes.
     """
-    dealt = [_deal(block, row_classes, step) for block, row_classes in zip(blocks, classes, strict=True)]
-    x = torch.cat([pair[0] for pair in dealt], dim=1)
-    index = torch.cat([pair[1] for pair in dealt], dim=1)
-    levels = torch.empty(x.shape, dtype=torch.int32)
-    quantisers = torch.empty(x.shape, dtype=torch.uint8)
-
-    def search(start: int) -> None:
-        part = slice(start, start + _LANES)
-        level, quantiser = _viterbi(x[:, part], index[:, part], rates)
-        levels[:, part], quantisers[:, part] = level.cpu(), quantiser.cpu()
-
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(search, range(0, x.shape[1], _LANES)))
-    results, start = [], 0
-    for block in blocks:
-        lanes = lanes_of(block.numel())
-        part = slice(start, start + lanes)
-        k = levels[:, part].reshape(-1)[: block.numel()].reshape(block.shape)
-        q = quantisers[:, part].reshape(-1)[: block.numel()].reshape(block.shape)
-        results.append(Quantised(k.numpy(), q.numpy()))
-        start += lanes
-    return results
+    results: dict[int, Quantised] = {}
+    for stages in (CHAIN, SHORT_CHAIN):
+        indices = [i for i, block in enumerate(blocks) if stages_of(block.numel()) == stages]
+        dealt = [_deal(blocks[i], classes[i], step) for i in indices]
+        if not dealt:
+            continue
+        x, index = (torch.cat(parts, dim=1) for parts in zip(*dealt, strict=True))
+        found = [
+            _viterbi(*part, rates)
+            for part in zip(torch.split(x, _LANES, 1), torch.split(index, _LANES, 1), strict=True)
+        ]
+        levels, quantisers = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        widths = [pair[0].shape[1] for pair in dealt]
+        for i, k, q in zip(indices, torch.split(levels, widths, 1), torch.split(quantisers, widths, 1), strict=True):
+            results[i] = Quantised(_collect(k, blocks[i]).numpy(), _collect(q, blocks[i]).numpy())
+    return [results[i] for i in range(len(blocks))]
 
 
 def _deal(block: Tensor, classes: Tensor, step: float) -> tuple[Tensor, Tensor]:
-    """A block's numbers in steps and their classes, both (CHAIN, lanes), padded with zeros."""
-    padding = lanes_of(block.numel()) * CHAIN - block.numel()
-    x = torch.nn.functional.pad(block.reshape(-1) / step, (0, padding)).reshape(CHAIN, -1)
+    """A block's numbers in steps and their classes, both (stages, lanes), padded with zeros."""
+    stages = stages_of(block.numel())
+    padding = lanes_of(block.numel()) * stages - block.numel()
+    x = torch.nn.functional.pad(block.reshape(-1) / step, (0, padding)).reshape(stages, -1)
     index = classes.to(torch.int32).repeat_interleave(block.shape[1])
-    return x, torch.nn.functional.pad(index, (0, padding)).reshape(CHAIN, -1)
+    return x, torch.nn.functional.pad(index, (0, padding)).reshape(stages, -1)
+
+
+def _collect(dealt: Tensor, block: Tensor) -> Tensor:
+    """Inverse of dealing: a block's shape again."""
+    return dealt.reshape(-1)[: block.numel()].reshape(block.shape)
 
 
 def _predecessors() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each state its two (previous state, branch) pairs, as two arrays (2, states); branch = 2 * q + parity."""
-    pairs: list[list[tuple[int, int]]] = [[] for _ in QUANTISER]
+    pairs: list[list[tuple[int, int]]] = [[] for _ in range(_STATES)]
     for state, targets in enumerate(NEXT_STATE):
         for parity, target in enumerate(targets):
-            pairs[target].append((state, 2 * int(QUANTISER[state]) + parity))
+            pairs[target].append((state, 2 * (state & 1) + parity))
     array = np.array(pairs, dtype=np.int64)
     return array[:, :, 0].T.copy(), array[:, :, 1].T.copy()
 
@@ -115,7 +121,7 @@ _PREVIOUS, _BRANCH = _predecessors()
 
 
 def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """Best levels and quantisers of lanes (CHAIN, lanes)."""
+    """Best levels and quantisers of lanes, on the CPU; all (stages, lanes)."""
     stages, lanes = x.shape
     device = x.device
     weighted = (rates * LAMBDA).to(device=device, dtype=torch.float32)
@@ -123,11 +129,11 @@ def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]
     offsets = classes * (2 * columns)
     flat = weighted.reshape(-1)
     previous, branch = torch.from_numpy(_PREVIOUS).to(device), torch.from_numpy(_BRANCH).to(device)
-    cost = torch.full((len(QUANTISER), lanes), torch.inf, device=device)
+    cost = torch.full((_STATES, lanes), torch.inf, device=device)
     cost[0] = 0.0
     narrow = bool(x.abs().max() < torch.iinfo(torch.int16).max)
     choices = torch.empty((stages, 4, lanes), dtype=torch.int16 if narrow else torch.int32, device=device)
-    survivors = torch.empty((stages, len(QUANTISER), lanes), dtype=torch.bool, device=device)
+    survivors = torch.empty((stages, _STATES, lanes), dtype=torch.bool, device=device)
     for t in range(stages):
         branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t])
         first = cost[previous[0]].add_(branches[branch[0]])
@@ -181,4 +187,4 @@ def _trace_back(
         levels[t] = choices[t].gather(0, taken[None])[0]
         quantisers[t] = (taken >> 1).to(torch.uint8)
         state = previous[which, state]
-    return levels, quantisers
+    return levels.cpu(), quantisers.cpu()

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container.names import expand, factor
 from adaptzip.errors import FormatError, RefusedError
@@ -63,7 +65,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "modules": [_write_site(pattern, site) for pattern, site in _patterns(compressed.sites)],
         "parameters": provenance.parameters,
         "source": [provenance.source_bytes, provenance.source_hash],
-        "step": compressed.step,
+        "step": float(str(np.float32(compressed.step))),
     }
     optional = {
         "base": None if _named_in_config(compressed) else compressed.base_model,
@@ -108,7 +110,7 @@ def parse_metadata(text: str) -> Header:
         patterns=patterns,
         sites=_sites(patterns),
         max_rank=fields.integer("max_rank"),
-        step=fields.number("step"),
+        step=float(np.float32(fields.number("step"))),
         hash=fields.text("hash"),
         provenance=Provenance(
             fields.text("by"),
@@ -125,14 +127,13 @@ def parse_metadata(text: str) -> Header:
 
 def _check_version(value: Mapping[str, Any]) -> None:
     if value.get("format") != FORMAT:
-        raise RefusedError(
-            f"format version {value.get('format')!r} is not {FORMAT}", hint="install a newer adaptzip"
-        )
+        raise RefusedError(f"format version {value.get('format')!r} is not {FORMAT}", hint="install a newer adaptzip")
     requires = value.get("requires", [])
     unknown = sorted(set(map(str, requires)) - SUPPORTED) if isinstance(requires, list) else [str(requires)]
     if unknown:
         raise RefusedError(
-            f"the file requires {', '.join(unknown)}, which this version lacks", hint="install a newer adaptzip"
+            f"the file requires {', '.join(unknown)}, which this version lacks",
+            hint="install a newer adaptzip",
         )
 
 

@@ -58,9 +58,7 @@ def read_tables(stream: memoryview) -> Tables:
     for size in sizes:
         sections.append(data[position : position + size])
         position += size
-    return Tables(
-        sections[0], _read_extras(sections[1]), sections[2], tuple(read_lengths(data[position:]))
-    )
+    return Tables(sections[0], _read_extras(sections[1]), sections[2], tuple(read_lengths(data[position:])))
 
 
 def parse_config(text: bytes) -> dict[str, Any]:

@@ -24,9 +24,7 @@ from adaptzip.linalg import factored_svd, group_by_shape
 _SCALE_STEPS = 3
 _SMALLEST = 0.5
 # Measured on Gaussian rows of deviation 0.5 * 2^(i/3) steps: bits and squared error per number, as a share of energy.
-_RATE = np.array(
-    [0.0097, 0.6335, 1.0097, 1.3027, 1.6092, 1.9125, 2.2134, 2.5226, 2.8287, 3.1437, 3.4579, 3.7767, 4.1]
-)
+_RATE = np.array([0.0097, 0.6335, 1.0097, 1.3027, 1.6092, 1.9125, 2.2134, 2.5226, 2.8287, 3.1437, 3.4579, 3.7767, 4.1])
 _ERROR = np.array(
     [0.9943, 0.5147, 0.3062, 0.2015, 0.1304, 0.0848, 0.0552, 0.0357, 0.0232, 0.0148, 0.0096, 0.0061, 0.0039]
 )
@@ -119,8 +117,9 @@ class Svd:
         return float(outside.double().square().sum() + gram.sum())
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site) -> tuple[Tensor, Tensor]:
-        norm = tensors["U"].square().sum(1, keepdim=True).sqrt()
-        return tensors["V"], (tensors["U"] / norm.clamp(min=torch.finfo(torch.float32).tiny)).T
+        U = tensors["U"]
+        norm = U.double().square().sum(1, keepdim=True).sqrt().to(U.dtype)
+        return tensors["V"], (U / norm.clamp(min=torch.finfo(torch.float32).tiny)).T
 
 
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
