@@ -54,7 +54,7 @@ def atomic_directory(
 
     On any exception, KeyboardInterrupt included, the temporary folder is removed and `path` is as it was.
     An empty folder at `path` is taken over. With `force` a folder that is not empty is replaced only where
-    `owned` says of every file name in it that this kind of output writes it, so that no other file is lost.
+    `owned` says of the path of every file in it, relative and with slashes, that this kind of output writes it, so that no other file is lost.
 
     Args:
         path: the folder to make.
@@ -106,15 +106,16 @@ def _refuse_folder(target: Path, force: bool, owned: Callable[[str], bool] | Non
         return
     if not target.is_dir():
         raise OutputError(f"{target}: expected a folder, found a file", hint="choose another output folder")
-    entries = sorted(target.iterdir())
-    if not entries:
+    entries = sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink())
+    if not any(target.iterdir()):
         return
     if not force:
         raise OutputError(f"{target}: exists already and is not empty", hint=_HINT_FORCE)
     for entry in entries:
-        if entry.is_dir() or owned is None or not owned(entry.name):
+        name = entry.relative_to(target).as_posix()
+        if entry.is_symlink() or owned is None or not owned(name):
             raise OutputError(
-                f"{target}: holds {entry.name}, which is no part of such an output; nothing was replaced",
+                f"{target}: holds {name}, which is no part of such an output; nothing was replaced",
                 hint="choose another output folder, or move that entry away first",
             )
 

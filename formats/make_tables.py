@@ -18,6 +18,7 @@ from scipy.special import gamma
 from scipy.stats import gennorm
 
 from adaptzip.coding import tables, trellis
+from adaptzip.workers import parallel_map
 
 ROUNDS = 4
 ROWS, WIDTH = 64, 4096
@@ -48,9 +49,12 @@ def prior(shape: float, sigma: float) -> NDArray[np.float64]:
 def count(samples: list[torch.Tensor], rates: NDArray[np.float64]) -> NDArray[np.float64]:
     """(classes, 2, LEVELS + 2) mean counts of |k| per sign and of escapes."""
     counts = np.zeros_like(rates)
-    for index, sample in enumerate(samples):
-        classes = torch.full((ROWS,), index)
-        (result,) = trellis.quantise([sample], [classes], torch.from_numpy(rates).float(), 1.0)
+    prices = torch.from_numpy(rates).float()
+
+    def quantise(index: int) -> trellis.Quantised:
+        return trellis.quantise([samples[index]], [torch.full((ROWS,), index)], prices, 1.0)[0]
+
+    for index, result in enumerate(parallel_map(quantise, range(len(samples)))):
         size = np.minimum(np.abs(result.levels), tables.LEVELS + 1)
         for q in (0, 1):
             counts[index, q] = np.bincount(size[result.quantiser == q], minlength=tables.LEVELS + 2)

@@ -96,12 +96,19 @@ def test_wrong_places_are_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(OutputError, match="found a file"), atomic_directory(tmp_path / "file", force=True):
         pass
+
+
+def test_files_of_subfolders_are_owned_by_path(tmp_path: Path) -> None:
     (tmp_path / "full" / "inner").mkdir(parents=True)
+    (tmp_path / "full" / "inner" / "file").write_text("old")
     with (
-        pytest.raises(OutputError, match="holds inner"),
-        atomic_directory(tmp_path / "full", True, owned=lambda _: True),
+        pytest.raises(OutputError, match="holds inner/file"),
+        atomic_directory(tmp_path / "full", True, owned=lambda name: name == "file"),
     ):
         pass
+    with atomic_directory(tmp_path / "full", True, owned=lambda name: name == "inner/file") as folder:
+        (folder / "new").write_text("new")
+    assert [path.name for path in (tmp_path / "full").rglob("*")] == ["new"]
 
 
 def test_a_link_is_followed_and_not_replaced(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from adaptzip.coding import tables
 from adaptzip.coding.classes import decode_classes, encode_classes
 from adaptzip.coding.tables import LEVELS, Class
-from adaptzip.coding.trellis import NEXT_STATE, Quantised, lanes_of
+from adaptzip.coding.trellis import Quantised, lanes_of, next_states
 from adaptzip.errors import FormatError
 
 ESCAPE = 2 * LEVELS + 1
@@ -174,11 +174,11 @@ def _decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) 
         k = _decode_run(coder, models[run.row], q)
         levels[run.start : run.stop] = k
         quantiser[run.start : run.stop] = q
-        np.take(_NEXT, (lane << 1) | (k & 1).astype(np.uint8), out=lane)
+        lane[:] = _NEXT.take(2 * lane.astype(np.int16) + (k & 1))
     return Quantised(levels.reshape(rows, width), quantiser.reshape(rows, width))
 
 
-_NEXT = NEXT_STATE.reshape(-1)
+_NEXT = next_states().reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Dependent (trellis-coded) quantisation with an eight-state Ungerboeck code.
+"""Dependent (trellis-coded) quantisation with a 128-state Ungerboeck code.
 
 Two scalar quantisers share one step: quantiser 0 holds the even multiples of the step, quantiser 1 the odd ones and
 zero. Which of them codes a number follows from the parities of the levels before it in its chain, so the pair acts
@@ -22,16 +22,18 @@ CHAIN = 128
 SHORT_CHAIN = 64
 LARGE_BLOCK = 32768
 """Blocks of this many numbers and more are dealt to lanes of `SHORT_CHAIN`, which decode faster."""
-LAMBDA = 0.25
+LAMBDA = 0.3
 """Weight of one bit against squared error in units of the step squared."""
 MAX_LEVEL = 2**20
 """Largest level a file may hold; a step that would need more is refused."""
 
-NEXT_STATE = np.array([[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]], dtype=np.uint8)
-"""The next state by state and parity of the level; the lowest bit of a state is the quantiser it uses."""
-_STATES = len(NEXT_STATE)
+MEMORY = 7
+"""Bits of a trellis state."""
+STATES = 2**MEMORY
+PARITY_CHECK = (0o235, 0o126)
+"""Parity-check polynomials h0, h1 of Ungerboeck's 128-state code for one dimension (1987, part II, table I)."""
 
-_LANES = 16384
+_LANES = 4096
 """Lanes searched together: bounds the memory of the survivors' paths."""
 
 
@@ -107,17 +109,28 @@ def _collect(dealt: Tensor, block: Tensor) -> Tensor:
     return dealt.reshape(-1)[: block.numel()].reshape(block.shape)
 
 
-def _predecessors() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each state its two (previous state, branch) pairs, as two arrays (2, states); branch = 2 * q + parity."""
-    pairs: list[list[tuple[int, int]]] = [[] for _ in range(_STATES)]
-    for state, targets in enumerate(NEXT_STATE):
-        for parity, target in enumerate(targets):
-            pairs[target].append((state, 2 * (state & 1) + parity))
-    array = np.array(pairs, dtype=np.int64)
-    return array[:, :, 0].T.copy(), array[:, :, 1].T.copy()
+def next_states() -> NDArray[np.uint8]:
+    """(STATES, 2): the next state by state and parity of the level; the lowest bit of a state is its quantiser.
+
+    This is the code's encoder in observer form: the state moves down by a bit, and the quantiser and the parity are
+    fed back through h0 and h1 without their constant terms.
+    """
+    h0, h1 = PARITY_CHECK
+    state = np.arange(STATES)[:, None]
+    following = (state >> 1) ^ (state & 1) * (h0 >> 1) ^ np.arange(2) * (h1 >> 1)
+    return following.astype(np.uint8)
 
 
-_PREVIOUS, _BRANCH = _predecessors()
+def _predecessors() -> NDArray[np.int64]:
+    """(2, STATES): the state before each state, by the parity that led there.
+
+    The first half of the states is entered from quantiser 0 and the second from quantiser 1, because h0 has degree
+    MEMORY and h1 a smaller one.
+    """
+    before = np.empty((2, STATES), dtype=np.int64)
+    for parity in (0, 1):
+        before[parity, next_states()[:, parity]] = np.arange(STATES)
+    return before
 
 
 def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,19 +141,19 @@ def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]
     columns = weighted.shape[2]
     offsets = classes * (2 * columns)
     flat = weighted.reshape(-1)
-    previous, branch = torch.from_numpy(_PREVIOUS).to(device), torch.from_numpy(_BRANCH).to(device)
-    cost = torch.full((_STATES, lanes), torch.inf, device=device)
+    before = torch.from_numpy(_predecessors()).to(device)
+    cost = torch.full((STATES, lanes), torch.inf, device=device)
     cost[0] = 0.0
     narrow = bool(x.abs().max() < torch.iinfo(torch.int16).max)
     choices = torch.empty((stages, 4, lanes), dtype=torch.int16 if narrow else torch.int32, device=device)
-    survivors = torch.empty((stages, _STATES, lanes), dtype=torch.bool, device=device)
+    survivors = torch.empty((stages, STATES, lanes), dtype=torch.bool, device=device)
     for t in range(stages):
-        branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t])
-        first = cost[previous[0]].add_(branches[branch[0]])
-        second = cost[previous[1]].add_(branches[branch[1]])
-        torch.lt(second, first, out=survivors[t])
-        cost = torch.minimum(first, second)
-    return _trace_back(cost, choices, survivors, previous, branch)
+        branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t]).reshape(2, 2, 1, lanes)
+        even = cost[before[0]].reshape(2, -1, lanes).add_(branches[:, 0])
+        odd = cost[before[1]].reshape(2, -1, lanes).add_(branches[:, 1])
+        torch.lt(odd, even, out=survivors[t].view(even.shape))
+        cost = torch.minimum(even, odd, out=even).reshape(STATES, lanes)
+    return _trace_back(cost, choices, survivors, before)
 
 
 def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, columns: int, choice: Tensor) -> Tensor:
@@ -173,18 +186,16 @@ def _cost(size: Tensor, level: Tensor, q: int, base: Tensor, flat: Tensor, colum
     return (size - value).square_().add_(bits)
 
 
-def _trace_back(
-    cost: Tensor, choices: Tensor, survivors: Tensor, previous: Tensor, branch: Tensor
-) -> tuple[Tensor, Tensor]:
+def _trace_back(cost: Tensor, choices: Tensor, survivors: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Follow the cheapest path of every lane from its last stage to its first."""
     stages, _, lanes = choices.shape
     levels = torch.empty((stages, lanes), dtype=torch.int32, device=cost.device)
     quantisers = torch.empty((stages, lanes), dtype=torch.uint8, device=cost.device)
     state = cost.argmin(0)
     for t in range(stages - 1, -1, -1):
-        which = survivors[t].gather(0, state[None])[0].long()
-        taken = branch[which, state]
-        levels[t] = choices[t].gather(0, taken[None])[0]
-        quantisers[t] = (taken >> 1).to(torch.uint8)
-        state = previous[which, state]
+        parity = survivors[t].gather(0, state[None])[0].long()
+        state = before[parity, state]
+        quantiser = state & 1
+        levels[t] = choices[t].gather(0, (2 * quantiser + parity)[None])[0]
+        quantisers[t] = quantiser.to(torch.uint8)
     return levels.cpu(), quantisers.cpu()
