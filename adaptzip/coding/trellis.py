@@ -33,8 +33,8 @@ STATES = 2**MEMORY
 PARITY_CHECK = (0o235, 0o126)
 """Parity-check polynomials h0, h1 of Ungerboeck's 128-state code for one dimension (1987, part II, table I)."""
 
-_LANES = 4096
-"""Lanes searched together: bounds the memory of the survivors' paths."""
+_LANES = {"cpu": 4096, "cuda": 65536}
+"""Lanes searched together: few enough for a processor's cache, enough to fill a GPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +84,9 @@ def quantise(blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor,
         if not dealt:
             continue
         x, index = (torch.cat(parts, dim=1) for parts in zip(*dealt, strict=True))
-        found = [
-            _viterbi(*part, rates)
-            for part in zip(torch.split(x, _LANES, 1), torch.split(index, _LANES, 1), strict=True)
-        ]
+        most = _LANES.get(x.device.type, _LANES["cpu"])
+        cut = zip(torch.split(x, most, 1), torch.split(index, most, 1), strict=True)
+        found = [_viterbi(*part, rates) for part in cut]
         levels, quantisers = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         widths = [pair[0].shape[1] for pair in dealt]
         for i, k, q in zip(indices, torch.split(levels, widths, 1), torch.split(quantisers, widths, 1), strict=True):
