@@ -1,0 +1,1 @@
+"""Programs that measure the package; docs/benchmarks.md holds what they printed and how to run them again."""
