@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from adaptzip.compressed import Compressed, Provenance, Site
+from adaptzip.container import strict_json
 from adaptzip.container.names import expand, factor
 from adaptzip.errors import FormatError, RefusedError
 
@@ -21,7 +23,14 @@ SUPPORTED: frozenset[str] = frozenset()
 """Names that `requires` may list and this version understands."""
 MAX_MODULES = 1_000_000
 MAX_WIDTH = 2**31 - 1
+MAX_RANK = 2**20
 LAYOUTS = ("linear", "transposed", "conv", "embedding", "expert", "expert_transposed")
+BLANK_HASH = "0" * 22
+"""What stands for the hash while the file is hashed."""
+
+_MOST_KERNEL = 8
+_METHOD = re.compile(r"([a-z0-9][a-z0-9-]*)/([1-9][0-9]{0,8})")
+_HASH = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Header:
     Attributes:
         patterns: module names as brace patterns, each with the site that its modules share.
         sites: the same, expanded and sorted by name.
-        hash: digest of all streams in a row.
+        hash: digest of the whole file, with `BLANK_HASH` in its own place.
         base_model: the base model where the source's configuration does not name it.
     """
 
@@ -52,7 +61,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
     """The metadata of a compressed adapter: sorted keys, no spaces, defaults left out.
 
     Args:
-        content: digest of all streams in a row.
+        content: the file's hash, or `BLANK_HASH` while it is being computed.
     """
     provenance = compressed.provenance
     value: dict[str, Any] = {
@@ -88,29 +97,31 @@ def parse_metadata(text: str) -> Header:
         FormatError: if it is malformed.
         RefusedError: if it needs something that this version does not have.
     """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"metadata is not JSON: {error}") from error
+    value = strict_json.parse(text, "metadata")
     if not isinstance(value, dict):
         raise FormatError("metadata is not a JSON object")
     _check_version(value)
     fields = _Fields(value)
-    method, _, version = fields.text("method").partition("/")
-    if not method or not version.isdecimal():
+    method = _METHOD.fullmatch(fields.text("method"))
+    if method is None:
         raise FormatError(f"metadata: method {value['method']!r} is not NAME/VERSION")
+    if not _HASH.fullmatch(fields.text("hash")):
+        raise FormatError("metadata: 'hash' is not 22 characters of base64url")
     source = fields.list("source")
-    if len(source) != 2 or not isinstance(source[0], int) or not isinstance(source[1], str | None):
+    if len(source) != 2 or not (_whole(source[0]) and 0 <= source[0] < 2**63) or not isinstance(source[1], str | None):
         raise FormatError("metadata: 'source' is not [bytes, hash]")
+    config = fields.table("config", {})
+    if not isinstance(config.get("lossless", False), bool):
+        raise FormatError("metadata: 'lossless' is neither true nor false")
     patterns = tuple(_read_site(item) for item in fields.list("modules"))
     return Header(
-        method=method,
-        method_version=int(version),
-        config=fields.table("config", {}),
+        method=method[1],
+        method_version=int(method[2]),
+        config=config,
         patterns=patterns,
         sites=_sites(patterns),
-        max_rank=fields.integer("max_rank"),
-        step=float(np.float32(fields.number("step"))),
+        max_rank=fields.integer("max_rank", most=MAX_RANK),
+        step=fields.single("step"),
         hash=fields.text("hash"),
         provenance=Provenance(
             fields.text("by"),
@@ -118,7 +129,7 @@ def parse_metadata(text: str) -> Header:
             source[1],
             fields.number("error"),
             fields.integer("parameters"),
-            fields.integer("seed", 0),
+            fields.integer("seed", default=0),
         ),
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,
@@ -126,8 +137,11 @@ def parse_metadata(text: str) -> Header:
 
 
 def _check_version(value: Mapping[str, Any]) -> None:
-    if value.get("format") != FORMAT:
-        raise RefusedError(f"format version {value.get('format')!r} is not {FORMAT}", hint="install a newer adaptzip")
+    version = value.get("format")
+    if not _whole(version):
+        raise FormatError("metadata: 'format' is missing or of the wrong type")
+    if version != FORMAT:
+        raise RefusedError(f"format version {version} is not {FORMAT}", hint="install a newer adaptzip")
     requires = value.get("requires", [])
     unknown = sorted(set(map(str, requires)) - SUPPORTED) if isinstance(requires, list) else [str(requires)]
     if unknown:
@@ -152,17 +166,21 @@ class _Fields:
     def text(self, key: str, default: str | None = None) -> str:
         return str(self._get(key, (str,), default))
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, *, default: int | None = None, most: int = 2**63 - 1) -> int:
         item: int = self._get(key, (int,), default)
-        if not 0 <= item < 2**63:
+        if not 0 <= item <= most:
             raise FormatError(f"metadata: {key!r} is out of range")
         return item
 
     def number(self, key: str) -> float:
-        item = float(self._get(key, (int, float), None))
-        if not (math.isfinite(item) and item >= 0):
+        item = self._get(key, (int, float), None)
+        if not 0 <= item < 2**63:
             raise FormatError(f"metadata: {key!r} is out of range")
-        return item
+        return float(item)
+
+    def single(self, key: str) -> float:
+        """A number that is rounded to float32."""
+        return float(np.float32(self.number(key)))
 
     def list(self, key: str) -> list[Any]:
         items: list[Any] = self._get(key, (list,), None)
@@ -191,23 +209,27 @@ def _write_site(pattern: str, site: Site) -> list[Any]:
 
 def _read_site(item: Any) -> tuple[str, Site]:
     match item:
-        case [str(pattern), int(out), int(width)]:
+        case [str(pattern), out, width]:
             site = Site(out, width)
-        case [str(pattern), int(out), int(width), str(layout)] if layout in LAYOUTS:
+        case [str(pattern), out, width, str(layout)] if layout in LAYOUTS:
             site = Site(out, width, layout)
-        case [str(pattern), int(out), int(width), str(layout), [*kernel]] if layout in LAYOUTS:
-            site = Site(out, width, layout, _kernel(kernel, width))
+        case [str(pattern), out, width, "conv", [*kernel]]:
+            site = Site(out, width, "conv", tuple(kernel))
         case _:
-            raise FormatError(f"metadata: module entry {item!r} is malformed")
-    if not (0 < site.out <= MAX_WIDTH and 0 < site.width <= MAX_WIDTH):
-        raise FormatError(f"metadata: module entry {item!r} has an impossible shape")
+            raise FormatError(f"metadata: module entry {_shown(item)} is malformed")
+    if not all(_whole(size) and 0 < size <= MAX_WIDTH for size in (site.out, site.width, *site.kernel)):
+        raise FormatError(f"metadata: module entry {_shown(item)} has an impossible shape")
+    if len(site.kernel) > _MOST_KERNEL or site.width % math.prod(site.kernel):
+        raise FormatError(f"metadata: module entry {_shown(item)} has a kernel that does not divide its width")
     return pattern, site
 
 
-def _kernel(sizes: list[Any], width: int) -> tuple[int, ...]:
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or width % max(1, math.prod(sizes)):
-        raise FormatError(f"metadata: kernel {sizes!r} does not divide the input width {width}")
-    return tuple(sizes)
+def _whole(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _shown(item: Any) -> str:
+    return repr(item)[:100]
 
 
 def _sites(patterns: tuple[tuple[str, Site], ...]) -> dict[str, Site]:

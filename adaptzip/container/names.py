@@ -8,11 +8,16 @@ from itertools import product
 
 from adaptzip.errors import FormatError
 
-_TOKEN = re.compile(r"\d+|\.|[^\d.]+")
+MOST_TEXT = 2**26
+"""Most characters that all names of one call may have together."""
+
+_TOKEN = re.compile(r"[0-9]+|\.|[^0-9.]+")
 _SPECIAL = re.compile(r"[\\{},]")
-_ESCAPED = re.compile(r"\\(.)")
-_PIECE = re.compile(r"\{((?:[^{}\\]|\\.)*)\}|((?:[^{}\\]|\\.)+)")
-_RANGE = re.compile(r"(0|[1-9]\d*)-(0|[1-9]\d*)")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_PIECE = re.compile(r"\{((?:[^{}\\]|\\.)*)\}|((?:[^{}\\]|\\.)+)", re.DOTALL)
+_ITEM = re.compile(r"(?:[^,\\]|\\.)+", re.DOTALL)
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_RANGE = re.compile(rf"({_NUMBER.pattern})-({_NUMBER.pattern})")
 
 
 def factor(names: Iterable[str]) -> list[str]:
@@ -32,17 +37,22 @@ def expand(patterns: Sequence[str], limit: int) -> list[str]:
     """The names that `patterns` stand for, in pattern order.
 
     Raises:
-        FormatError: if a pattern is malformed, or all together stand for more than `limit` names.
+        FormatError: if a pattern is malformed, or all together stand for more than `limit` names or `MOST_TEXT`
+            characters; nothing is expanded before this is certain.
     """
     names: list[str] = []
+    text = MOST_TEXT
     for pattern in patterns:
         pieces = _parse(pattern)
         count = 1
         for piece in pieces:
-            count *= len(piece)
+            count *= _count(piece)
             if count > limit - len(names):
                 raise FormatError(f"module patterns stand for more than {limit} names")
-        names += ["".join(choice) for choice in product(*pieces)]
+        text -= count * sum(max(map(_longest, piece)) for piece in pieces)
+        if text < 0:
+            raise FormatError(f"module patterns stand for more than {MOST_TEXT} characters")
+        names += map("".join, product(*map(_texts, pieces)))
     return names
 
 
@@ -63,7 +73,7 @@ def _merge(groups: list[tuple[frozenset[str], ...]], position: int) -> list[tupl
 def _write(tokens: frozenset[str]) -> str:
     if len(tokens) == 1:
         return _escape(next(iter(tokens)))
-    numbers = sorted(int(t) for t in tokens if t.isdecimal() and t.isascii() and str(int(t)) == t)
+    numbers = sorted(int(t) for t in tokens if _NUMBER.fullmatch(t))
     words = sorted(tokens - {str(n) for n in numbers})
     return "{" + ",".join([*_ranges(numbers), *map(_escape, words)]) + "}"
 
@@ -84,30 +94,53 @@ def _escape(text: str) -> str:
     return escaped.replace("-", r"\-") if _RANGE.fullmatch(text) else escaped
 
 
-def _parse(pattern: str) -> list[list[str]]:
-    pieces: list[list[str]] = []
+Item = str | range
+"""One alternative, or a row of them that are whole numbers."""
+
+
+def _parse(pattern: str) -> list[list[Item]]:
+    pieces: list[list[Item]] = []
     position = 0
     while position < len(pattern):
         match = _PIECE.match(pattern, position)
         if match is None:
-            raise FormatError(f"module pattern {pattern!r} is malformed")
+            raise FormatError(f"module pattern {_shown(pattern)} is malformed")
         position = match.end()
         if match[2] is not None:
             pieces.append([_ESCAPED.sub(r"\1", match[2])])
         else:
-            pieces.append([name for item in _items(match[1]) for name in _alternatives(item, pattern)])
+            pieces.append(_items(match[1], pattern))
     return pieces
 
 
-def _items(text: str) -> list[str]:
-    return re.findall(r"(?:[^,\\]|\\.)+", text)
+def _items(text: str, pattern: str) -> list[Item]:
+    items = _ITEM.findall(text)
+    if sum(map(len, items)) + len(items) - 1 != len(text):
+        raise FormatError(f"module pattern {_shown(pattern)} has an empty alternative")
+    return [_item(item, pattern) for item in items]
 
 
-def _alternatives(item: str, pattern: str) -> list[str]:
-    match = _RANGE.fullmatch(item)
+def _item(text: str, pattern: str) -> Item:
+    match = _RANGE.fullmatch(text)
     if match is None:
-        return [_ESCAPED.sub(r"\1", item)]
+        return _ESCAPED.sub(r"\1", text)
     first, last = int(match[1]), int(match[2])
-    if not first < last < first + 10**6:
-        raise FormatError(f"module pattern {pattern!r} has a range that is empty or too long")
-    return [str(n) for n in range(first, last + 1)]
+    if not first < last:
+        raise FormatError(f"module pattern {_shown(pattern)} has an empty range")
+    return range(first, last + 1)
+
+
+def _count(piece: Sequence[Item]) -> int:
+    return sum(1 if isinstance(item, str) else item.stop - item.start for item in piece)
+
+
+def _longest(item: Item) -> int:
+    return len(item if isinstance(item, str) else str(item[-1]))
+
+
+def _texts(piece: Sequence[Item]) -> list[str]:
+    return [text for item in piece for text in ([item] if isinstance(item, str) else map(str, item))]
+
+
+def _shown(pattern: str) -> str:
+    return repr(pattern if len(pattern) <= 80 else pattern[:77] + "...")

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from adaptzip.compressed import Compressed, PackedExtras
-from adaptzip.container.header import Header, parse_metadata
+from adaptzip.container.header import BLANK_HASH, Header, parse_metadata
 from adaptzip.container.streams import parse_frame
 from adaptzip.container.tables import parse_config, read_tables
 from adaptzip.digest import digest
@@ -24,13 +25,28 @@ class Opened:
 
     Attributes:
         header: the checked metadata.
-        header_bytes: size of the file's start.
-        streams: bytes of each stream, mapped from the file.
+        start: the file's bytes before its streams.
+        streams: bytes of each stream in file order, mapped from the file.
     """
 
     header: Header
-    header_bytes: int
+    start: memoryview
     streams: Mapping[str, memoryview]
+
+    @property
+    def header_bytes(self) -> int:
+        """Size of the file's start."""
+        return len(self.start)
+
+    def check_hash(self) -> None:
+        """Compare the file with its hash.
+
+        Raises:
+            FormatError: if a byte of it was changed.
+        """
+        before, found, after = bytes(self.start).partition(self.header.hash.encode())
+        if digest([before, BLANK_HASH.encode(), after, *self.streams.values()]) != self.header.hash or not found:
+            raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
 
 
 def read_header(path: str | Path) -> Opened:
@@ -43,14 +59,15 @@ def read_header(path: str | Path) -> Opened:
     path = Path(path)
     try:
         view = _map(path)
-        metadata, spans = parse_frame(view[: min(len(view), 8 + _header_length(view))], len(view))
+        start = view[: 8 + int.from_bytes(view[:8], "little")]
+        metadata, spans = parse_frame(start, len(view))
         header = parse_metadata(metadata)
         if tuple(spans) not in _STREAMS:
             raise FormatError(f"its streams are {', '.join(spans)}, not those of the format")
     except AdaptzipError as error:
         raise _named(error, path) from error
     streams = {name: view[first:end] for name, (first, end) in spans.items()}
-    return Opened(header, len(view) - sum(map(len, streams.values())), streams)
+    return Opened(header, start, streams)
 
 
 def open_adz(path: str | Path) -> Compressed:
@@ -62,8 +79,7 @@ def open_adz(path: str | Path) -> Compressed:
     """
     opened = read_header(path)
     try:
-        if digest(opened.streams.values()) != opened.header.hash:
-            raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
+        opened.check_hash()
         return _compressed(opened)
     except AdaptzipError as error:
         raise _named(error, Path(path)) from error
@@ -88,10 +104,15 @@ def _compressed(opened: Opened) -> Compressed:
         extras=PackedExtras(tables.extras, opened.streams.get("extras", b"")),
         meta_config=config,
         dialect=header.dialect,
-        base_model=header.base_model or config.get("base_model_name_or_path"),
+        base_model=header.base_model or _base_model(config),
         source_header=tables.source_header or None,
         source_config_text=tables.config.decode() if lossless and tables.config else None,
     )
+
+
+def _base_model(config: Mapping[str, Any]) -> str | None:
+    name = config.get("base_model_name_or_path")
+    return name if isinstance(name, str) else None
 
 
 def _chunks(opened: Opened, lengths: Sequence[int]) -> Sequence[memoryview]:
@@ -114,10 +135,6 @@ def _map(path: Path) -> memoryview:
         raise FormatError("no such file") from error
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}") from error
-
-
-def _header_length(view: memoryview) -> int:
-    return int.from_bytes(view[:8], "little")
 
 
 def _named(error: AdaptzipError, path: Path) -> AdaptzipError:

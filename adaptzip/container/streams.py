@@ -6,14 +6,20 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptzip.container.header import KEY
-from adaptzip.errors import FormatError
+from adaptzip.container import strict_json
+from adaptzip.container.header import KEY, MAX_MODULES
+from adaptzip.errors import FormatError, RefusedError
 
-MAX_HEADER = 64 * 2**20
+MAX_HEADER = 16 * 2**20
+"""Longest safetensors header that a reader parses and a writer writes."""
 
 
 def frame(metadata: str, sizes: Mapping[str, int]) -> bytes:
-    """The start of the file: header length and safetensors header, streams in the order of `sizes`."""
+    """The start of the file: header length and safetensors header, streams in the order of `sizes`.
+
+    Raises:
+        RefusedError: if the header would be longer than `MAX_HEADER`.
+    """
     entries: dict[str, Any] = {"__metadata__": {KEY: metadata}}
     position = 0
     for name, size in sizes.items():
@@ -21,6 +27,8 @@ def frame(metadata: str, sizes: Mapping[str, int]) -> bytes:
         position += size
     header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER:
+        raise RefusedError(f"the adapter's module names take {len(header)} bytes, more than {MAX_HEADER}")
     return len(header).to_bytes(8, "little") + header
 
 
@@ -34,15 +42,13 @@ def parse_frame(start: memoryview, file_size: int) -> tuple[str, dict[str, tuple
         FormatError: if this is no `.adz` file, or its header is malformed or points outside the file.
     """
     length = int.from_bytes(start[:8], "little")
-    if file_size < 8 or length > min(MAX_HEADER, file_size - 8):
+    if length > min(MAX_HEADER, file_size - 8) or bytes(start[8:9]) != b"{":
         raise FormatError("not a .adz file: no safetensors header that fits the file")
-    try:
-        entries = json.loads(bytes(start[8 : 8 + length]), object_pairs_hook=_unique)
-        metadata = entries.pop("__metadata__")[KEY]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError("not a .adz file: its header has no 'adaptzip' metadata") from error
-    if not isinstance(metadata, str):
-        raise FormatError("not a .adz file: its 'adaptzip' metadata is not text")
+    entries = strict_json.parse(bytes(start[8 : 8 + length]), "not a .adz file: its safetensors header")
+    metadata = entries.pop("__metadata__", None) if isinstance(entries, dict) else None
+    text = metadata.get(KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise FormatError(f"not a .adz file: its header has no {KEY!r} metadata")
     streams, position = {}, 8 + length
     for name, first, end in sorted(_spans(entries), key=lambda span: span[1:]):
         if first != position - 8 - length:
@@ -51,25 +57,19 @@ def parse_frame(start: memoryview, file_size: int) -> tuple[str, dict[str, tuple
         position = 8 + length + end
     if position != file_size:
         raise FormatError(f"the file has {file_size} bytes where its header announces {position}")
-    return metadata, streams
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key is repeated")
-    return table
+    return text, streams
 
 
 def _spans(entries: Mapping[str, Any]) -> Iterable[tuple[str, int, int]]:
     for name, entry in entries.items():
         match entry:
-            case {"dtype": "U8", "shape": [int(size)], "data_offsets": [int(first), int(end)]} if (
-                0 <= first <= end and end - first == size
-            ):
-                yield name, first, end
+            case {"dtype": "U8", "shape": [size], "data_offsets": [first, end], **rest} if not rest:
+                whole = all(type(number) is int for number in (size, first, end))
             case _:
-                raise FormatError(f"stream {name!r} is not a one-dimensional U8 tensor")
+                whole = False
+        if not whole or not 0 <= first <= end or end - first != size:
+            raise FormatError(f"stream {name!r} is not a one-dimensional U8 tensor")
+        yield name, first, end
 
 
 def write_lengths(lengths: Iterable[int]) -> bytes:
@@ -87,10 +87,14 @@ def read_lengths(data: bytes) -> list[int]:
     """Inverse of `write_lengths`.
 
     Raises:
-        FormatError: if `data` is not a row of whole numbers below 2^42.
+        FormatError: if `data` is not a row of at most `MAX_MODULES` whole numbers below 2^42, each as short as it
+            can be.
     """
-    lengths, value, shift = [], 0, 0
+    lengths: list[int] = []
+    value = shift = 0
     for byte in data:
+        if len(lengths) == MAX_MODULES or (shift and byte == 0):
+            raise FormatError("the index is damaged or has too many entries")
         value |= (byte & 127) << shift
         if byte < 128:
             lengths.append(value)

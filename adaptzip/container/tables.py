@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptzip.compressed import ExtraEntry
+from adaptzip.container import strict_json
 from adaptzip.container.deflate import deflate, inflate
 from adaptzip.container.streams import read_lengths, write_lengths
 from adaptzip.errors import FormatError
@@ -15,6 +16,7 @@ from adaptzip.errors import FormatError
 _SECTIONS = 3
 _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
+_MAX_JSON = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def read_tables(stream: memoryview) -> Tables:
     sizes = read_lengths(data[1:position])
     if len(sizes) != _SECTIONS or position + sum(sizes) > len(data):
         raise FormatError("the tables are truncated")
+    if max(sizes[:2]) > _MAX_JSON:
+        raise FormatError(f"the tables hold a JSON text of more than {_MAX_JSON} bytes")
     sections = []
     for size in sizes:
         sections.append(data[position : position + size])
@@ -64,11 +68,13 @@ def read_tables(stream: memoryview) -> Tables:
 def parse_config(text: bytes) -> dict[str, Any]:
     """The configuration as a table.
 
+    It is another program's text, so that NaN and repeated keys, which Python reads and writes, are let through.
+
     Raises:
-        FormatError: if it is not a JSON object.
+        FormatError: if it is not the UTF-8 text of a JSON object.
     """
     try:
-        value = json.loads(text or b"{}")
+        value = json.loads(text.decode() or "{}")
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the source's configuration is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -84,17 +90,18 @@ def _write_extras(entries: Sequence[ExtraEntry]) -> bytes:
 
 
 def _read_extras(text: bytes) -> tuple[ExtraEntry, ...]:
-    try:
-        entries = tuple(_entry(*item) for item in json.loads(text or b"[]"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"the table of extras is malformed: {error}") from error
+    table = strict_json.parse(text or b"[]", "the table of extras")
+    if not isinstance(table, list):
+        raise FormatError("the table of extras is not a list")
+    entries = tuple(map(_entry, table))
     if len({(entry.role, entry.name) for entry in entries}) < len(entries):
         raise FormatError("the table of extras repeats a name")
     return entries
 
 
-def _entry(role: Any, name: Any, dtype: Any, shape: Any, stored: Any) -> ExtraEntry:
-    sizes_fit = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape)
-    if not sizes_fit or not all(isinstance(text, str) for text in (role, name, dtype, stored)):
-        raise FormatError(f"entry of {name!r} is malformed")
-    return ExtraEntry(role, name, dtype, tuple(shape), stored)
+def _entry(item: Any) -> ExtraEntry:
+    match item:
+        case [str(role), str(name), str(dtype), [*shape], str(stored)]:
+            if len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape):
+                return ExtraEntry(role, name, dtype, tuple(shape), stored)
+    raise FormatError(f"the table of extras has a malformed entry: {repr(item)[:100]}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adaptzip.atomic import atomic_file
 from adaptzip.compressed import Buffer, Compressed
-from adaptzip.container.header import write_metadata
+from adaptzip.container.header import BLANK_HASH, write_metadata
 from adaptzip.container.streams import frame
 from adaptzip.container.tables import Tables, write_tables
 from adaptzip.digest import digest
+
+Streams = Mapping[str, Sequence[Buffer]]
+"""The parts of each stream, by its name."""
 
 
 def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> int:
@@ -23,31 +26,38 @@ def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> i
     Raises:
         OutputError: if `path` exists without `force` or cannot be written.
     """
-    start, streams = _layout(compressed)
+    streams = _streams(compressed)
+    blank = _start(compressed, streams, BLANK_HASH)
+    content = digest([blank, *(part for parts in streams.values() for part in parts)])
+    start = _start(compressed, streams, content)
     with atomic_file(path, force) as handle:
         handle.write(start)
         for parts in streams.values():
             handle.writelines(parts)
-    return _size(start, streams)
+    return sum(_sizes(start, streams).values())
 
 
 def size(compressed: Compressed) -> int:
     """Bytes that `write` would write."""
-    return _size(*_layout(compressed))
+    return sum(sizes(compressed).values())
 
 
 def sizes(compressed: Compressed) -> dict[str, int]:
     """Bytes by part: "header", and each stream."""
-    start, streams = _layout(compressed)
+    streams = _streams(compressed)
+    return _sizes(_start(compressed, streams, BLANK_HASH), streams)
+
+
+def _sizes(start: bytes, streams: Streams) -> dict[str, int]:
     return {"header": len(start)} | {name: sum(map(len, parts)) for name, parts in streams.items()}
 
 
-def _size(start: bytes, streams: dict[str, Sequence[Buffer]]) -> int:
-    return len(start) + sum(len(part) for parts in streams.values() for part in parts)
+def _start(compressed: Compressed, streams: Streams, content: str) -> bytes:
+    return frame(write_metadata(compressed, content), {n: sum(map(len, parts)) for n, parts in streams.items()})
 
 
-def _layout(compressed: Compressed) -> tuple[bytes, dict[str, Sequence[Buffer]]]:
-    """The start of the file, and its streams in file order."""
+def _streams(compressed: Compressed) -> Streams:
+    """The streams in file order."""
     tables = Tables(
         _config_text(compressed),
         compressed.extras.entries,
@@ -60,9 +70,7 @@ def _layout(compressed: Compressed) -> tuple[bytes, dict[str, Sequence[Buffer]]]
     }
     if compressed.extras.entries:
         streams["extras"] = [compressed.extras.payload]
-    content = digest(part for parts in streams.values() for part in parts)
-    sizes = {name: sum(map(len, parts)) for name, parts in streams.items()}
-    return frame(write_metadata(compressed, content), sizes), streams
+    return streams
 
 
 def _config_text(compressed: Compressed) -> bytes:
