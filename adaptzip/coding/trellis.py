@@ -33,7 +33,7 @@ STATES = 2**MEMORY
 PARITY_CHECK = (0o235, 0o126)
 """Parity-check polynomials h0, h1 of Ungerboeck's 128-state code for one dimension (1987, part II, table I)."""
 
-_LANES = {"cpu": 4096, "cuda": 65536}
+_LANES = {"cpu": 2048, "cuda": 65536}
 """Lanes searched together: few enough for a processor's cache, enough to fill a GPU."""
 
 
