@@ -19,6 +19,8 @@ from adaptzip.comparing import diff
 from adaptzip.linalg import factored_svd
 
 GROUP = 64
+_EXACT = 1e-12
+"""An error below this is the rounding of its own computation."""
 Modules = Mapping[str, LoraFactors]
 
 
@@ -40,11 +42,16 @@ def half(adapter: Adapter) -> Stored:
     return Stored(2 * adapter.parameters, _error(adapter, _each(adapter.modules, _to_half)))
 
 
-def zstd(adapter: Adapter, dtype: torch.dtype, *, shuffled: bool = False) -> Stored:
-    """Factors in one dtype through zstd -19, after gathering all first bytes, all second bytes, ... if shuffled."""
-    data = b"".join(_raw(tensor.to(dtype), shuffled) for tensor in _tensors(adapter.modules))
+def zstd(adapter: Adapter, *, as_half: bool = False, shuffled: bool = False) -> Stored:
+    """Factors through zstd -19, as they are or in float16.
+
+    Args:
+        shuffled: gather all first bytes of a tensor's numbers, then all second bytes, and so on.
+    """
+    tensors = _tensors(adapter.modules)
+    data = b"".join(_raw(_clamped(tensor).half() if as_half else tensor, shuffled) for tensor in tensors)
     coded = zstandard.ZstdCompressor(level=19).compress(data)
-    return Stored(len(coded), _error(adapter, _each(adapter.modules, lambda tensor: tensor.to(dtype).float())))
+    return Stored(len(coded), half(adapter).relative_error if as_half else 0.0)
 
 
 def integers(adapter: Adapter, bits: int, *, symmetric: bool) -> Stored:
@@ -59,14 +66,16 @@ def integers(adapter: Adapter, bits: int, *, symmetric: bool) -> Stored:
     return Stored(-(-size // 8), _error(adapter, stored))
 
 
-def uniform_rank(adapter: Adapter, budget: float) -> Stored:
-    """The largest one rank for all modules whose float16 factors fit into `budget` bytes; at least 1.
+def uniform_rank(adapter: Adapter, budget: float) -> Stored | None:
+    """The largest one rank for all modules whose float16 factors fit into `budget` bytes; None if rank 1 does not.
 
     That is what converting with one target rank gives. Between two ranks nothing is interpolated.
     """
-    rank = 1
-    while rank < max(m.rank for m in adapter.modules.values()) and 2 * _numbers(adapter.modules, rank + 1) <= budget:
-        rank += 1
+    most = max(module.rank for module in adapter.modules.values())
+    fitting = [rank for rank in range(1, most + 1) if 2 * _numbers(adapter.modules, rank) <= budget]
+    if not fitting:
+        return None
+    rank = fitting[-1]
     kept = {name: _truncated(module, min(rank, module.rank)) for name, module in adapter.modules.items()}
     return Stored(2 * _numbers(adapter.modules, rank), _error(adapter, _each(kept, _to_half)))
 
@@ -152,8 +161,12 @@ def _asymmetric(groups: Tensor, bits: int) -> Tensor:
 
 
 def _to_half(tensor: Tensor) -> Tensor:
+    return _clamped(tensor).half().float()
+
+
+def _clamped(tensor: Tensor) -> Tensor:
     limit = torch.finfo(torch.float16).max
-    return tensor.float().clamp(-limit, limit).half().float()
+    return tensor.float().clamp(-limit, limit)
 
 
 def _raw(tensor: Tensor, shuffled: bool) -> bytes:
@@ -175,4 +188,5 @@ def _each(modules: Modules, store: Callable[[Tensor], Tensor]) -> dict[str, Lora
 
 def _error(adapter: Adapter, stored: Modules) -> float:
     plain = {name: replace(m, magnitude=None, bias=None) for name, m in adapter.modules.items()}
-    return diff(Adapter(plain), Adapter(dict(stored))).relative_error or 0.0
+    error = diff(Adapter(plain), Adapter(dict(stored))).relative_error or 0.0
+    return error if error > _EXACT else 0.0
