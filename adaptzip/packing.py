@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, prod
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -39,6 +40,8 @@ DTYPES: dict[str, torch.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INT8_ROWS = "Q8"
 """`stored` of a float tensor kept as int8 with one float32 scale per row."""
+_ROUNDED = ("F64", "F32", "F16", "BF16")
+"""Dtypes that may be kept as another one."""
 _CODES = tuple(DTYPES)
 _EXACT = struct.Struct("<dIBBBB")
 EXPANSION = 65536
@@ -76,7 +79,7 @@ def unpack_tensors(packed: PackedExtras) -> list[Tensor]:
     for entry in packed.entries:
         for part in _parts(entry):
             totals[part.group] = totals.get(part.group, 0) + part.count
-    expected = sum(count * DTYPES[_dtype(group)].itemsize for group, count in totals.items())
+    expected = sum(count * DTYPES[group].itemsize for group, count in totals.items())
     if expected > EXPANSION * len(packed.payload) + 2**20:
         raise FormatError(f"packed tensors: {len(packed.payload)} bytes cannot hold {expected}")
     arrays = _unpack_groups(packed.payload, totals)
@@ -109,8 +112,8 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
     if len(chunk) < _EXACT.size:
         raise FormatError(f"module {name!r}: its block is truncated")
     scaling, rank, *codes = _EXACT.unpack(chunk[: _EXACT.size])
-    if max(codes) >= len(_CODES):
-        raise FormatError(f"module {name!r}: its block has an unknown dtype")
+    if max(codes) >= len(_CODES) or not isfinite(scaling):
+        raise FormatError(f"module {name!r}: its block has an unknown dtype or an impossible scaling")
     dtypes = [_CODES[code] for code in codes]
     entries = (
         ExtraEntry("factor", "A", dtypes[0], (rank, site.width), dtypes[2]),
@@ -132,23 +135,44 @@ def narrowest(tensor: Tensor) -> torch.dtype:
 def _store(tensor: Tensor, mode: ExtrasMode) -> tuple[str, list[tuple[str, Tensor]]]:
     tensor = tensor.contiguous()
     if not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or mode == "lossless":
-        dtype = narrowest(tensor)
-        return NAMES[dtype], [(NAMES[dtype], tensor.to(dtype))]
+        return _as(tensor, narrowest(tensor))
     if mode == "int8" and tensor.ndim >= 2 and tensor.numel():
         rows = tensor.float().reshape(tensor.shape[0], -1)
-        scale = rows.abs().amax(1) / 127
-        levels = torch.where(scale[:, None] > 0, rows / scale[:, None], 0.0).round().to(torch.int8)
-        return INT8_ROWS, [("F32", scale), ("I8", levels)]
+        if bool(rows.isfinite().all()):
+            return INT8_ROWS, _int8_rows(rows)
     dtype = torch.bfloat16 if mode == "bfloat16" else torch.float16
     dtype = min((dtype, narrowest(tensor)), key=lambda d: d.itemsize)
+    if not torch.equal(tensor.to(dtype).isinf(), tensor.isinf()):
+        return _as(tensor, tensor.dtype)
+    return _as(tensor, dtype)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> tuple[str, list[tuple[str, Tensor]]]:
     return NAMES[dtype], [(NAMES[dtype], tensor.to(dtype))]
 
 
+def _int8_rows(rows: Tensor) -> list[tuple[str, Tensor]]:
+    scale = rows.abs().amax(1) / 127
+    levels = torch.where(scale[:, None] > 0, rows / scale[:, None], 0.0).round().to(torch.int8)
+    return [("F32", scale), ("I8", levels)]
+
+
 def _parts(entry: ExtraEntry) -> list[_Part]:
-    count = int(np.prod(entry.shape, dtype=np.float64)) if entry.shape else 1
+    count = prod(entry.shape)
+    if not _storable(entry, count):
+        raise FormatError(f"packed tensor {entry.name!r}: {entry.dtype} cannot be kept as {entry.stored}")
     if entry.stored == INT8_ROWS:
         return [_Part("F32", entry.shape[0]), _Part("I8", count)]
     return [_Part(entry.stored, count)]
+
+
+def _storable(entry: ExtraEntry, count: int) -> bool:
+    """Whether the format lets a tensor be kept in the way that its entry says."""
+    if entry.stored == entry.dtype:
+        return entry.dtype in DTYPES
+    if entry.dtype not in _ROUNDED:
+        return False
+    return entry.stored in ("F16", "BF16") or (entry.stored == INT8_ROWS and len(entry.shape) >= 2 and count > 0)
 
 
 def _restore(entry: ExtraEntry, arrays: list[Tensor]) -> Tensor:
@@ -157,12 +181,6 @@ def _restore(entry: ExtraEntry, arrays: list[Tensor]) -> Tensor:
         scale, levels = arrays
         return (levels.float().reshape(len(scale), -1) * scale[:, None]).reshape(entry.shape).to(dtype)
     return arrays[0].reshape(entry.shape).to(dtype)
-
-
-def _dtype(group: str) -> str:
-    if group not in DTYPES:
-        raise FormatError(f"packed tensors have unknown dtype {group!r}")
-    return group
 
 
 def _unsigned(dtype: torch.dtype) -> np.dtype[Any]:
@@ -186,8 +204,10 @@ def _unpack_groups(payload: Buffer, totals: Mapping[str, int]) -> dict[str, Tens
     arrays, position = {}, 0
     view = memoryview(payload)
     for group in sorted(totals):
-        dtype = DTYPES[_dtype(group)]
+        dtype = DTYPES[group]
         words, size = planes.unpack(view[position:], totals[group], _unsigned(dtype), floating=_rotated(dtype))
+        if group == "BOOL" and words.size and words.max() > 1:
+            raise FormatError("packed tensors hold a BOOL that is neither 0 nor 1")
         arrays[group] = torch.from_numpy(np.ascontiguousarray(words).view(np.uint8)).view(dtype)
         position += size
     if position != len(view):

@@ -15,7 +15,7 @@ from adaptzip.coding.modules import decode_module
 from adaptzip.compressed import Buffer, Compressed, Site
 from adaptzip.container.reader import open_adz
 from adaptzip.errors import FormatError, RefusedError, UsageError
-from adaptzip.methods import load
+from adaptzip.methods import load, names
 from adaptzip.methods._base import Method
 from adaptzip.packing import unpack_factors, unpack_tensors
 from adaptzip.workers import parallel_map
@@ -37,7 +37,7 @@ def reconstruct(
     Raises:
         FormatError: if the file is damaged.
         UsageError: if a module is asked for that the file does not have.
-        RefusedError: if the method is of a newer version.
+        RefusedError: if the method, its version or one of its options is unknown.
     """
     compressed = source if isinstance(source, Compressed) else open_adz(source)
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
@@ -74,12 +74,22 @@ def reconstruct(
 
 
 def _method(compressed: Compressed) -> Method:
+    if compressed.method not in names():
+        raise RefusedError(
+            f"the file was made by method {compressed.method!r}, which is not installed",
+            hint="install a newer adaptzip, or the package that brings the method",
+        )
     method = load(compressed.method)
     if compressed.method_version > method.version:
         raise RefusedError(
             f"method {compressed.method!r} version {compressed.method_version} is newer than {method.version}",
             hint="install a newer adaptzip",
         )
+    known = {"lossless", *(field.name for field in dataclasses.fields(method.config_type))}
+    unknown = sorted(compressed.config.keys() - known)
+    if unknown:
+        message = f"method {compressed.method!r} has no option {unknown[0]!r}"
+        raise RefusedError(message, hint="install a newer adaptzip")
     return method
 
 
@@ -89,6 +99,9 @@ def _extras(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor
     for entry, tensor in zip(compressed.extras.entries, unpack_tensors(compressed.extras), strict=True):
         if entry.role not in tables:
             raise FormatError(f"extra {entry.name!r} has unknown role {entry.role!r}")
+        site = compressed.sites.get(entry.name)
+        if entry.role != "extra" and (site is None or entry.shape != (site.out,)):
+            raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
         tables[entry.role][entry.name] = tensor
     return tables["extra"], tables["magnitude"], tables["bias"]
 

@@ -71,15 +71,15 @@ def encode_classes(coder: Any, classes: Sequence[Sequence[Class]]) -> None:
 
 
 def decode_classes(coder: Any, rows: Sequence[int]) -> list[tuple[Class, ...]]:
-    differences = coder.decode(_scale_model(), sum(rows)).tolist()
-    shapes = coder.decode(_shape_model(), sum(rows)).tolist()
+    differences = iter(coder.decode(_scale_model(), sum(rows)).tolist())
+    shapes = iter(coder.decode(_shape_model(), sum(rows)).tolist())
     scales: list[list[int]] = []
     for tensor, count in enumerate(rows):
         scales.append([])
         for row in range(count):
-            scale = _predictions(scales, tensor, row) + differences.pop(0) - _SPAN
+            scale = _predictions(scales, tensor, row) + next(differences) - _SPAN
             scales[tensor].append(min(max(scale, 0), _SPAN))
-    return [tuple(Class(shapes.pop(0), scale) for scale in tensor) for tensor in scales]
+    return [tuple(Class(next(shapes), scale) for scale in tensor) for tensor in scales]
 
 
 @cache

@@ -26,6 +26,8 @@ from adaptzip.errors import FormatError
 ESCAPE = 2 * LEVELS + 1
 """Symbol of a level whose coded part is beyond +-LEVELS; level k has symbol k + LEVELS."""
 _LENGTHS = 24
+_LONGEST = 20
+"""Most bits of an escape's excess and the row's raw bits together, so that every level is below 2^22."""
 _NUMBERS_PER_BYTE = 16384
 """More numbers than this never fit a byte: even a sure zero costs 0.0015 bits in the tables."""
 
@@ -82,7 +84,7 @@ def decode(
     coder = _open(bytes(chunk), name)
     rank = int(_decode_uniform(coder, 1, max_rank)[0]) + 1
     sizes = shapes(rank)
-    if sum(rows * width for rows, width in sizes) > _NUMBERS_PER_BYTE * (len(chunk) + 64):
+    if sum(rows * width for rows, width in sizes) > _NUMBERS_PER_BYTE * (len(chunk) + 8):
         raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot hold tensors of {sizes}")
     classes = decode_classes(coder, [rows for rows, _ in sizes])
     blocks = []
@@ -207,14 +209,16 @@ def _decode_run(coder: Any, models: _RowModels, quantiser: NDArray[np.uint8]) ->
     high = symbols - LEVELS
     if symbols.max() == ESCAPE:
         outside = symbols == ESCAPE
-        high[outside] = _decode_escapes(coder, int(outside.sum()))
+        high[outside] = _decode_escapes(coder, int(outside.sum()), raw)
     if raw:
         high = (high << raw) + _decode_uniform(coder, len(high), 1 << raw) - (1 << raw >> 1)
     return high
 
 
-def _decode_escapes(coder: Any, count: int) -> NDArray[np.int32]:
+def _decode_escapes(coder: Any, count: int, raw: int) -> NDArray[np.int32]:
     length = int(_decode_uniform(coder, 1, _LENGTHS)[0])
+    if length + raw > _LONGEST:
+        raise FormatError(f"a level is beyond the format's: its escape has {length} bits above {raw} raw ones")
     sign = 1 - 2 * _decode_uniform(coder, count, 2)
     excess = _decode_uniform(coder, count, 1 << length)
     return sign * (excess + LEVELS + 1)

@@ -16,10 +16,11 @@ from adaptzip.coding.entropy import Block
 from adaptzip.coding.tables import Class
 from adaptzip.coding.trellis import MAX_LEVEL, quantise
 from adaptzip.compressed import Site, TensorSpec
-from adaptzip.errors import CheckFailedError
+from adaptzip.errors import CheckFailedError, FormatError
 from adaptzip.methods._base import Method
 
-_GAUSSIAN = tables.SHAPES.index(2.0)
+MOST_SQUARES = 2.0**52
+"""What the squares of a row of directions, summed in float32, stay below; in float64 the sum is then exact."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ def code_modules(
     layouts = {name: method.layout(sites[name], ranks[name]) for name in names}
     blocks: dict[str, list[Block]] = {name: [] for name in names}
     done: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for role in method.roles:
+    for index, role in enumerate(method.roles):
         targets = [method.target(fits[name], role, ranks[name], done[name]) for name in names]
         for name, target, block in zip(names, targets, _quantise(targets, step), strict=True):
             values = torch.from_numpy(block.quantised.values()).to(target)
+            if layouts[name][index].directions and _longest(values) >= MOST_SQUARES / 2:
+                raise _too_fine()
             blocks[name].append(block)
             done[name][role] = values * step
     return {
@@ -88,19 +91,34 @@ def decode_module(
 
     def shapes(rank: int) -> list[tuple[int, int]]:
         nonlocal specs
+        if rank > min(site.out, site.width):
+            raise FormatError(f"module {name!r}: rank {rank} is beyond its shape, {site.out} x {site.width}")
         specs = method.layout(site, rank)
         return [(spec.rows, spec.width) for spec in specs]
 
     _, blocks = entropy.decode(chunk, max_rank, shapes, name)
-    return {
-        spec.role: _dequantise(block, 1.0 if spec.directions else step)
-        for spec, block in zip(specs, blocks, strict=True)
-    }
+    return {spec.role: _dequantise(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
 
 
-def _dequantise(block: Block, step: float) -> Tensor:
+def _dequantise(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
     values = torch.from_numpy(block.quantised.values()).float()
-    return values if step == 1.0 else values.mul_(step)
+    if not spec.directions:
+        return values.mul_(step)
+    if _longest(values) >= MOST_SQUARES:
+        raise FormatError(f"module {name!r}: a row of {spec.role} is too long for its length to be exact")
+    return values
+
+
+def _longest(values: Tensor) -> float:
+    """Largest sum of squares of a row."""
+    return float(values.square().sum(1).max())
+
+
+def _too_fine() -> CheckFailedError:
+    return CheckFailedError(
+        "the quantiser step is too small for the format's levels",
+        hint="ask for a larger error or a smaller budget, or use --lossless",
+    )
 
 
 def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
@@ -108,10 +126,7 @@ def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
     classes = []
     for target in targets:
         if not bool(target.abs().max() < MAX_LEVEL * step):
-            raise CheckFailedError(
-                "the quantiser step is too small for the format's levels",
-                hint="ask for a larger error or a smaller budget, or use --lossless",
-            )
+            raise _too_fine()
         scale, model = _first_classes(target, step)
         scales.append(scale)
         classes.append(model)

@@ -93,14 +93,13 @@ def _unzstd(body: bytes, count: int) -> bytes:
     try:
         if zstandard.frame_content_size(body) != count:
             raise FormatError("packed tensors: a plane declares a wrong size")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=max(count, 1))
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=max(count, 1), allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"packed tensors are damaged: {error}") from error
 
 
 def _ans_model(weights: NDArray[np.uint16]) -> Any:
-    frequency = weights.astype(np.float64)
-    return stream.model.Categorical(frequency / frequency.sum(), perfect=False)
+    return stream.model.Categorical(weights.astype(np.float64), perfect=False)
 
 
 def _ans_pack(plane: NDArray[np.uint8]) -> bytes:

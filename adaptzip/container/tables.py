@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from adaptzip.compressed import ExtraEntry
@@ -16,6 +17,7 @@ from adaptzip.errors import FormatError
 _SECTIONS = 3
 _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
+"""Bound of a shape's numbers, and of their product with zeros left out."""
 _MAX_JSON = 16 * 2**20
 
 
@@ -102,6 +104,11 @@ def _read_extras(text: bytes) -> tuple[ExtraEntry, ...]:
 def _entry(item: Any) -> ExtraEntry:
     match item:
         case [str(role), str(name), str(dtype), [*shape], str(stored)]:
-            if len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < _MAX_SIZE for n in shape):
+            if _possible(shape):
                 return ExtraEntry(role, name, dtype, tuple(shape), stored)
     raise FormatError(f"the table of extras has a malformed entry: {repr(item)[:100]}")
+
+
+def _possible(shape: Sequence[Any]) -> bool:
+    whole = all(type(n) is int and n >= 0 for n in shape)
+    return len(shape) <= _MAX_DIMENSIONS and whole and prod(n for n in shape if n) < _MAX_SIZE
