@@ -19,7 +19,7 @@ from adaptzip.container import writer
 from adaptzip.digest import file_digest
 from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter, Progress, fit_adapter
-from adaptzip.limits import DEFAULT_ERROR, Limits, RateControl, capped_error, parameter_caps
+from adaptzip.limits import DEFAULT_ERROR, Limits, RateControl, capped_error, cut_share, parameter_caps
 from adaptzip.linalg import choose_device
 from adaptzip.methods import load
 from adaptzip.packing import ExtrasMode, pack_factors, pack_tensors
@@ -142,7 +142,7 @@ def plan(
     size, error = fitted.predict(step, ranks)
     return Plan(
         method=to,
-        bytes=round(control.fixed_size + 2 * len(ranks) + size),
+        bytes=control.foreseen_size(size, ranks),
         source_bytes=job.source_bytes,
         parameters=sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
         relative_error=sqrt(error / fitted.energy),
@@ -211,7 +211,7 @@ def _lossy(
     outcome = control.meet(limits)
     if limits.error is None and limits.size is not None and outcome.size < _FILL * limits.size:
         warnings.warn(
-            f"{outcome.size} bytes are {outcome.size / limits.size:.0%} of the budget: relative error "
+            f"{outcome.size:.0f} bytes are {outcome.size / limits.size:.0%} of the budget: relative error "
             f"{outcome.error:.2g} needs no more",
             AdaptzipWarning,
             stacklevel=3,
@@ -230,11 +230,12 @@ def _control(
         raise UsageError(f"max-error {max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
     limit = Budget.parse(budget) if isinstance(budget, str) else budget
     size = None if limit is None else limit.bytes_for(job.source_bytes)
-    caps = None
+    caps, cut = None, 0.0
     if limit is not None and size is None:
         caps = parameter_caps(fitted, int(limit.amount))
+        cut = cut_share(fitted, caps)
         if max_error is None:
-            max_error = capped_error(fitted, caps)
+            max_error = capped_error(cut)
     elif limit is None and max_error is None:
         max_error = DEFAULT_ERROR
 
@@ -242,7 +243,7 @@ def _control(
         return _file_size(job, fitted, step, coded, error)
 
     fixed = _file_size(job, fitted, 0.12345678, {}, 0.123456)
-    return RateControl(fitted, total_size, fixed, caps, progress), Limits(size, max_error)
+    return RateControl(fitted, total_size, fixed, caps, cut, progress), Limits(size, max_error)
 
 
 def _file_size(job: _Job, fitted: FittedAdapter, step: float, coded: Mapping[str, CodedModule], error: float) -> int:

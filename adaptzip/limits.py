@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -20,7 +21,15 @@ DEFAULT_ERROR = 0.1
 FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
 _COARSE = 0.03
+_NEAR = 1.3
+"""How far the step may move, as a factor, once the ranks are held."""
 _RETRIES = 4
+_MISS = 0.009
+"""An outcome that stays this far below its limit, as a share, is aimed at again."""
+_NO_STEP = 1e-9
+"""A step this small, as a share of |dW|, leaves no error of its own."""
+_INDEX_BYTES = 2
+"""What a module's entry in the index takes, about."""
 _BYTE_TOLERANCE = 0.006
 
 
@@ -38,20 +47,18 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """A coded adapter.
+class Outcome(Point):
+    """A step at which modules were coded.
 
     Attributes:
-        step: the quantiser step.
-        coded: the modules that have a rank.
-        size: bytes of the whole file.
-        error: relative error.
+        error: relative error |dW - dW'| / |dW|.
+        ranks: the ranks it was coded at.
+        coded: the coded modules: all that have a rank, or those of the sample.
     """
 
-    step: float
-    coded: Mapping[str, CodedModule]
-    size: int
     error: float
+    ranks: Mapping[str, int]
+    coded: Mapping[str, CodedModule]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +69,14 @@ class RateControl:
         total_size: whole file for coded modules at a step.
         fixed_size: whole file without any coded module.
         caps: largest rank of each module, where a parameter budget sets it.
+        cut: share of |dW|^2 that the caps cut away.
     """
 
     fitted: FittedAdapter
     total_size: Callable[[float, Mapping[str, CodedModule], float], int]
     fixed_size: int
     caps: Mapping[str, int] | None = None
+    cut: float = 0.0
     progress: Progress | None = None
 
     def meet(self, limits: Limits) -> Outcome:
@@ -77,7 +86,13 @@ class RateControl:
             CheckFailedError: if they can't be met.
         """
         if limits.error is not None:
-            outcome = self._refine(limits.error, rising=True)
+            if limits.error**2 <= self.cut:
+                raise CheckFailedError(
+                    f"relative error {limits.error:g} cannot be reached: the parameters allowed leave at least "
+                    f"{sqrt(self.cut):.3g}",
+                    hint="allow more parameters, or a larger error",
+                )
+            outcome = self._refine(self._distortion(limits.error**2), rising=True)
             if limits.size is not None and outcome.size > limits.size:
                 raise CheckFailedError(
                     f"relative error {limits.error:g} takes {outcome.size} bytes, more than the {limits.size} allowed",
@@ -90,44 +105,61 @@ class RateControl:
                 f"{size} bytes cannot be reached: without any module the file takes {self.fixed_size}",
                 hint="allow more bytes, or pack the extras smaller with --extras int8",
             )
-        return self._refine(size, rising=False)
+        outcome = self._refine(size, rising=False)
+        if not outcome.coded:
+            raise CheckFailedError(
+                f"{size} bytes leave no room for any module: without one the file takes {self.fixed_size}",
+                hint="allow more bytes, or pack the extras smaller with --extras int8",
+            )
+        return outcome
 
     def foresee(self, limits: Limits) -> tuple[float, dict[str, int]]:
         """The step and ranks at which the method's own model meets the limits; nothing is coded."""
         rising = limits.error is not None
-        limit = limits.error if limits.error is not None else float(limits.size or 0)
+        limit = float(limits.size or 0) if limits.error is None else self._distortion(limits.error**2)
 
         def value(step: float) -> float:
             size, error = self.fitted.predict(step, self.fitted.ranks(step, self.caps))
-            return sqrt(error / self.fitted.energy) if rising else self.fixed_size + size
+            return self._distortion(error / self.fitted.energy) if rising else self.fixed_size + size
 
         step = solve(value, limit, *self._bounds(), rising)
         return step, self.fitted.ranks(step, self.caps)
 
+    def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
+        """Bytes of the whole file for `coded` bytes of modules at these ranks."""
+        return round(self.fixed_size + _INDEX_BYTES * len(ranks) + coded)
+
     def _refine(self, limit: float, *, rising: bool) -> Outcome:
         """Search on the sample, then code everything; where the sample misled, aim again."""
-        aim = limit
+        aim, best = limit, None
         for _ in range(_RETRIES):
-            point = self._search(aim, rising=rising)
-            outcome = self._code_all(point)
-            value = outcome.error if rising else outcome.size
-            if value <= limit:
+            outcome = self._search(aim, rising=rising)
+            if self.fitted.complete:
                 return outcome
+            outcome = self._code(outcome.step, outcome.ranks, list(self.fitted.profiles))
+            value = outcome.distortion if rising else outcome.size
+            if value <= limit and (best is None or (outcome.size < best.size) == rising):
+                best = outcome
+            if limit * (1 - _MISS) < value <= limit:
+                break
             aim *= limit / value * (1 - TOLERANCE)
-        raise CheckFailedError(f"no step was found that keeps to {limit:g}; the last one gave {value:g}")
+        if best is None:
+            raise CheckFailedError(f"no step was found that keeps to {limit:g}", hint="allow a little more")
+        return best
 
-    def _search(self, limit: float, *, rising: bool) -> tuple[float, Mapping[str, int]]:
-        """A step and the ranks at it: first with ranks that follow the step, then with those ranks held."""
+    def _search(self, limit: float, *, rising: bool) -> Outcome:
+        """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
         bounds = self._bounds()
         coarse = self._pass(limit, bounds, None, rising, _COARSE)
         if coarse is None and rising:
-            raise CheckFailedError(f"relative error {limit:g} cannot be reached by quantisation", hint="use --lossless")
+            cause = "by quantisation" if self.caps is None else "with so few parameters"
+            hint = "use --lossless" if self.caps is None else "allow more parameters, or a larger error"
+            raise CheckFailedError(f"relative error {limit:g} cannot be reached {cause}", hint=hint)
         if coarse is None:
-            return round_step(bounds[1]), {}
-        ranks = self.fitted.ranks(coarse.step, self.caps)
-        near = (max(bounds[0], coarse.step / 1.3), coarse.step * 1.3)
-        fine = self._pass(limit, near, ranks, rising, TOLERANCE if rising else _BYTE_TOLERANCE)
-        return (coarse if fine is None else fine).step, ranks
+            return self._measure(round_step(bounds[1]), {})
+        near = (max(bounds[0], coarse.step / _NEAR), coarse.step * _NEAR)
+        fine = self._pass(limit, near, coarse.ranks, rising, TOLERANCE if rising else _BYTE_TOLERANCE)
+        return coarse if fine is None else fine
 
     def _pass(
         self,
@@ -136,43 +168,45 @@ class RateControl:
         ranks: Mapping[str, int] | None,
         rising: bool,
         tolerance: float,
-    ) -> Point | None:
+    ) -> Outcome | None:
         def ranks_at(step: float) -> Mapping[str, int]:
             return self.fitted.ranks(step, self.caps) if ranks is None else ranks
 
         def predict(step: float) -> float:
             size, error = self.fitted.predict(step, ranks_at(step))
-            return sqrt(error / self.fitted.energy) if rising else self.fixed_size + size
+            return self._distortion(error / self.fitted.energy) if rising else self.fixed_size + size
 
-        def measure(step: float) -> Point:
-            step = round_step(step)
-            size, error = self._measure(step, ranks_at(step))
-            return Point(step, size, error if rising else size)
+        def measure(step: float) -> Outcome:
+            return self._measure(round_step(step), ranks_at(step))
 
         return search(measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance)
 
-    def _measure(self, step: float, ranks: Mapping[str, int]) -> tuple[float, float]:
-        """(bytes of the whole file, relative error), exact, or scaled up from the sample.
+    def _measure(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        """A step's size and error, exact, or scaled up from the sample.
 
         The sample corrects the prediction rather than replacing it: what makes modules differ is predicted well.
         """
         fitted = self.fitted
-        coded = fitted.code(step, ranks, fitted.sample, self.progress)
         if fitted.complete:
-            error = sqrt(fitted.squared_error(coded, fitted.sample) / fitted.energy)
-            return self.total_size(step, coded, error), error
+            return self._code(step, ranks, fitted.sample)
+        coded = fitted.code(step, ranks, fitted.sample, self.progress)
         size, error = fitted.predict(step, ranks)
         sample_size, sample_error = fitted.predict(step, ranks, fitted.sample)
         size *= sum(len(c.chunk) for c in coded.values()) / max(sample_size, 1.0)
         error *= fitted.squared_error(coded, fitted.sample) / sample_error
-        return self.fixed_size + 2 * len(ranks) + size, sqrt(error / fitted.energy)
+        share = error / fitted.energy
+        return Outcome(step, self.foreseen_size(size, ranks), self._distortion(share), sqrt(share), ranks, coded)
 
-    def _code_all(self, point: tuple[float, Mapping[str, int]]) -> Outcome:
-        step, ranks = point
-        names = list(self.fitted.profiles)
+    def _code(self, step: float, ranks: Mapping[str, int], names: Sequence[str]) -> Outcome:
+        """Code every module."""
         coded = self.fitted.code(step, ranks, names, self.progress)
-        error = sqrt(self.fitted.squared_error(coded, names) / self.fitted.energy)
-        return Outcome(step, coded, self.total_size(step, coded, error), error)
+        share = self.fitted.squared_error(coded, names) / self.fitted.energy
+        size = self.total_size(step, coded, sqrt(share))
+        return Outcome(step, size, self._distortion(share), sqrt(share), ranks, coded)
+
+    def _distortion(self, share: float) -> float:
+        """Relative error of what the caps leave, given the squared relative error of the whole."""
+        return sqrt(max(0.0, share - self.cut) / max(1.0 - self.cut, 1e-12))
 
     def _bounds(self) -> tuple[float, float]:
         """Steps between the smallest sensible one and one at which every module vanishes."""
@@ -192,25 +226,40 @@ def round_step(step: float) -> float:
 
 
 def parameter_caps(fitted: FittedAdapter, parameters: int) -> dict[str, int]:
-    """The largest rank of each module so that at most `parameters` numbers are stored, best components first."""
+    """The largest rank of each module so that at most `parameters` numbers are stored, best components first.
+
+    Raises:
+        CheckFailedError: if that leaves nothing.
+    """
     queue = [(-profile.scores[0], name) for name, profile in fitted.profiles.items()]
     heapq.heapify(queue)
     caps = dict.fromkeys(fitted.profiles, 0)
-    left = parameters
+    left, cheapest = parameters, sys.maxsize
     while queue:
         _, name = heapq.heappop(queue)
         cost = fitted.numbers(name, caps[name] + 1) - fitted.numbers(name, caps[name])
         if cost > left:
+            cheapest = min(cheapest, cost)
             continue
         left -= cost
         caps[name] += 1
         scores = fitted.profiles[name].scores
         if caps[name] < len(scores):
             heapq.heappush(queue, (-scores[caps[name]], name))
+    if left == parameters:
+        raise CheckFailedError(
+            f"{parameters} parameters leave no room for any module: the smallest takes {cheapest}",
+            hint="allow more parameters",
+        )
     return caps
 
 
-def capped_error(fitted: FittedAdapter, caps: Mapping[str, int]) -> float:
+def cut_share(fitted: FittedAdapter, caps: Mapping[str, int]) -> float:
+    """Share of |dW|^2 that caps cut away."""
+    _, cut = fitted.predict(sqrt(fitted.energy) * _NO_STEP, caps)
+    return cut / fitted.energy
+
+
+def capped_error(cut: float) -> float:
     """The relative error to aim at under caps: what is cut away, and the rest coded at `DEFAULT_ERROR`."""
-    _, cut = fitted.predict(sqrt(fitted.energy) * 1e-9, caps)
-    return sqrt((cut + DEFAULT_ERROR**2 * (fitted.energy - cut)) / fitted.energy)
+    return sqrt(cut + DEFAULT_ERROR**2 * (1 - cut))

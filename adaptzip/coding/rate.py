@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
+from typing import TypeVar
 
 TOLERANCE = 0.002
 """A result this close to its limit, as a share of it, ends the search."""
@@ -14,37 +15,45 @@ PASSES = 12
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluated step: what it costs and the limited quantity there."""
+    """An evaluated step.
+
+    Attributes:
+        size: bytes of the file.
+        distortion: what `search` limits where it does not limit the size; it grows with the step.
+    """
 
     step: float
     size: float
-    value: float
+    distortion: float
+
+
+P = TypeVar("P", bound=Point)
 
 
 def search(
-    measure: Callable[[float], Point],
+    measure: Callable[[float], P],
     predict: Callable[[float], float],
     limit: float,
     *,
     rising: bool,
     bounds: tuple[float, float],
     tolerance: float = TOLERANCE,
-) -> Point | None:
-    """The best step whose `value` is at most `limit`, or None if none was found.
+) -> P | None:
+    """The best step whose distortion (`rising`) or size is at most `limit`, or None if none was found.
 
     Args:
         measure: evaluates a step exactly.
-        predict: a cheap estimate of `value` at a step; each measurement rescales it.
-        limit: the most that `value` may be.
-        rising: whether `value` grows with the step (an error) or falls (a size).
+        predict: a cheap estimate of the limited quantity at a step; each measurement rescales it.
+        limit: the most that the distortion or the size may be.
+        rising: whether the distortion is limited, which grows with the step, or the size, which falls.
         bounds: smallest and largest step.
-        tolerance: stop when value is in ((1 - tolerance) * limit, limit].
+        tolerance: stop when the limited quantity is in ((1 - tolerance) * limit, limit].
 
-    Among the feasible points the smallest size wins when the value is an error, the largest when it is a size.
+    Among the feasible points the smallest size wins when the distortion is limited, the largest when the size is.
     """
     low, high = bounds
     aim, correction = limit * (1 - tolerance / 2), 1.0
-    best: Point | None = None
+    best: P | None = None
     tried: set[float] = set()
     for _ in range(PASSES):
         step = solve(predict, aim / correction, low, high, rising)
@@ -52,11 +61,12 @@ def search(
             step = (low * high) ** 0.5
         tried.add(step)
         point = measure(step)
-        correction = point.value / predict(step) if predict(step) > 0 and point.value > 0 else 1.0
-        feasible = point.value <= limit
+        value, predicted = point.distortion if rising else point.size, predict(step)
+        correction = value / predicted if predicted > 0 and value > 0 else 1.0
+        feasible = value <= limit
         if feasible and (best is None or (point.size < best.size) == rising):
             best = point
-        if feasible and point.value > limit * (1 - tolerance):
+        if feasible and value > limit * (1 - tolerance):
             break
         if feasible == rising:
             low = step
