@@ -19,7 +19,7 @@ from adaptzip.container import writer
 from adaptzip.digest import file_digest
 from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter, Progress, fit_adapter
-from adaptzip.limits import DEFAULT_ERROR, Limits, RateControl, capped_error, cut_share, parameter_caps
+from adaptzip.limits import DEFAULT_ERROR, FINEST_ERROR, Limits, RateControl, capped_error, cut_share, parameter_caps
 from adaptzip.linalg import choose_device
 from adaptzip.methods import load
 from adaptzip.packing import ExtrasMode, pack_factors, pack_tensors
@@ -210,9 +210,10 @@ def _lossy(
     control, limits = _control(job, fitted, budget, max_error, progress)
     outcome = control.meet(limits)
     if limits.error is None and limits.size is not None and outcome.size < _FILL * limits.size:
+        reason = "the next component does not fit" if outcome.error > 2 * FINEST_ERROR else "more would buy nothing"
         warnings.warn(
-            f"{outcome.size:.0f} bytes are {outcome.size / limits.size:.0%} of the budget: relative error "
-            f"{outcome.error:.2g} needs no more",
+            f"the file takes {outcome.size} bytes, {outcome.size / limits.size:.0%} of the budget, at relative error "
+            f"{outcome.error:.2g}: {reason}",
             AdaptzipWarning,
             stacklevel=3,
         )
@@ -243,7 +244,7 @@ def _control(
         return _file_size(job, fitted, step, coded, error)
 
     fixed = _file_size(job, fitted, 0.12345678, {}, 0.123456)
-    return RateControl(fitted, total_size, fixed, caps, cut, progress), Limits(size, max_error)
+    return RateControl(fitted, total_size, fixed, len(job.extras.payload), caps, cut, progress), Limits(size, max_error)
 
 
 def _file_size(job: _Job, fitted: FittedAdapter, step: float, coded: Mapping[str, CodedModule], error: float) -> int:

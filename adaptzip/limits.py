@@ -21,8 +21,8 @@ DEFAULT_ERROR = 0.1
 FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
 _COARSE = 0.03
-_NEAR = 1.3
-"""How far the step may move, as a factor, once the ranks are held."""
+_NEAR = (1 / 3, 1.3)
+"""How far the step may move, as factors, once the ranks are held."""
 _RETRIES = 4
 _MISS = 0.009
 """An outcome that stays this far below its limit, as a share, is aimed at again."""
@@ -68,6 +68,7 @@ class RateControl:
     Attributes:
         total_size: whole file for coded modules at a step.
         fixed_size: whole file without any coded module.
+        extras_size: what extras take of that.
         caps: largest rank of each module, where a parameter budget sets it.
         cut: share of |dW|^2 that the caps cut away.
     """
@@ -75,6 +76,7 @@ class RateControl:
     fitted: FittedAdapter
     total_size: Callable[[float, Mapping[str, CodedModule], float], int]
     fixed_size: int
+    extras_size: int = 0
     caps: Mapping[str, int] | None = None
     cut: float = 0.0
     progress: Progress | None = None
@@ -103,13 +105,13 @@ class RateControl:
         if size < self.fixed_size:
             raise CheckFailedError(
                 f"{size} bytes cannot be reached: without any module the file takes {self.fixed_size}",
-                hint="allow more bytes, or pack the extras smaller with --extras int8",
+                hint=self._room_hint(),
             )
         outcome = self._refine(size, rising=False)
         if not outcome.coded:
             raise CheckFailedError(
                 f"{size} bytes leave no room for any module: without one the file takes {self.fixed_size}",
-                hint="allow more bytes, or pack the extras smaller with --extras int8",
+                hint=self._room_hint(),
             )
         return outcome
 
@@ -157,7 +159,7 @@ class RateControl:
             raise CheckFailedError(f"relative error {limit:g} cannot be reached {cause}", hint=hint)
         if coarse is None:
             return self._measure(round_step(bounds[1]), {})
-        near = (max(bounds[0], coarse.step / _NEAR), coarse.step * _NEAR)
+        near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
         fine = self._pass(limit, near, coarse.ranks, rising, TOLERANCE if rising else _BYTE_TOLERANCE)
         return coarse if fine is None else fine
 
@@ -203,6 +205,10 @@ class RateControl:
         share = self.fitted.squared_error(coded, names) / self.fitted.energy
         size = self.total_size(step, coded, sqrt(share))
         return Outcome(step, size, self._distortion(share), sqrt(share), ranks, coded)
+
+    def _room_hint(self) -> str:
+        smaller = f"allow more bytes, or pack the extras ({self.extras_size} bytes) smaller with --extras int8"
+        return smaller if self.extras_size else "allow more bytes"
 
     def _distortion(self, share: float) -> float:
         """Relative error of what the caps leave, given the squared relative error of the whole."""
