@@ -124,8 +124,11 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
 
 
 def narrowest(tensor: Tensor) -> torch.dtype:
-    """The narrowest of bfloat16, float16 and its own dtype that holds a float32 tensor exactly, bit for bit."""
-    if tensor.dtype is torch.float32 and tensor.numel():
+    """The narrowest of bfloat16, float16 and its own dtype that holds a float32 tensor exactly, bit for bit.
+
+    NaN stays as it is: machines do not agree on what becomes of its bits.
+    """
+    if tensor.dtype is torch.float32 and tensor.numel() and not bool(tensor.isnan().any()):
         for dtype in (torch.bfloat16, torch.float16):
             if torch.equal(tensor.to(dtype).float().view(torch.int32), tensor.view(torch.int32)):
                 return dtype
@@ -134,7 +137,8 @@ def narrowest(tensor: Tensor) -> torch.dtype:
 
 def _store(tensor: Tensor, mode: ExtrasMode) -> tuple[str, list[tuple[str, Tensor]]]:
     tensor = tensor.contiguous()
-    if not tensor.is_floating_point() or tensor.dtype.itemsize == 1 or mode == "lossless":
+    wide = tensor.is_floating_point() and tensor.dtype.itemsize > 1
+    if mode == "lossless" or not wide or bool(tensor.isnan().any()):
         return _as(tensor, narrowest(tensor))
     if mode == "int8" and tensor.ndim >= 2 and tensor.numel():
         rows = tensor.float().reshape(tensor.shape[0], -1)
@@ -177,8 +181,12 @@ def _storable(entry: ExtraEntry, count: int) -> bool:
 
 def _restore(entry: ExtraEntry, arrays: list[Tensor]) -> Tensor:
     dtype = DTYPES[entry.dtype]
+    if entry.stored != entry.dtype and bool(arrays[0].isnan().any()):
+        raise FormatError(f"packed tensor {entry.name!r} is kept as {entry.stored} but holds NaN")
     if entry.stored == INT8_ROWS:
         scale, levels = arrays
+        if not bool(scale.isfinite().all()):
+            raise FormatError(f"packed tensor {entry.name!r} has an infinite scale")
         return (levels.float().reshape(len(scale), -1) * scale[:, None]).reshape(entry.shape).to(dtype)
     return arrays[0].reshape(entry.shape).to(dtype)
 

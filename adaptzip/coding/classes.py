@@ -95,5 +95,4 @@ def _shape_model() -> Any:
 
 
 def _from_weights(weights: Sequence[int]) -> Any:
-    array = np.array(weights, dtype=np.float64)
-    return stream.model.Categorical(array / array.sum(), perfect=False)
+    return stream.model.Categorical(np.array(weights, dtype=np.float64), perfect=False)

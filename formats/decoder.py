@@ -1,0 +1,741 @@
+"""A second decoder of `.adz` version 1, written from adz-1.md for reading rather than for speed.
+
+It shares no code with adaptzip, and needs Python, numpy and zstandard. Its sections are those of adz-1.md. It is the
+judge of the format's text: the tests hold it against adaptzip bit for bit.
+
+usage: python formats/decoder.py FILE
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import struct
+import sys
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+_PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
+TABLES_FILE = _PACKAGE / "coding" / "tables.bin"
+DICTIONARY_FILE = _PACKAGE / "container" / "dictionary.txt"
+
+Floats = NDArray[np.float32]
+
+
+class Broken(ValueError):
+    """The file must be refused; the message says why."""
+
+
+class Tensor(NamedTuple):
+    """A stored tensor: dtype as safetensors names it, shape, and its words (a numpy number where numpy has it)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    words: NDArray[Any]
+
+
+class Module(NamedTuple):
+    """The factors of one update, scaling * B @ A. Those of a lossless file are `Tensor`s, others float32 arrays."""
+
+    A: Any
+    B: Any
+    scaling: float
+
+
+class Site(NamedTuple):
+    """A module's (out, in), how its base weight lies, and a convolution's kernel."""
+
+    out: int
+    width: int
+    layout: str
+    kernel: tuple[int, ...]
+
+
+class Decoded(NamedTuple):
+    """Everything in a file; extras by (role, name)."""
+
+    metadata: dict[str, Any]
+    config: dict[str, Any]
+    sites: dict[str, Site]
+    modules: dict[str, Module]
+    extras: dict[tuple[str, str], Tensor]
+    source_header: bytes
+
+
+def decode(data: bytes) -> Decoded:
+    """Decode a whole file.
+
+    Raises:
+        Broken: if adz-1.md says that it must be refused.
+    """
+    start, text, streams = parse_frame(data)
+    metadata = parse_metadata(text)
+    check_hash(start, streams, metadata["hash"])
+    sites = parse_modules(metadata["modules"])
+    tables = parse_tables(streams["tables"])
+    need(bool(tables.extras) == ("extras" in streams), "extras and their table do not belong together")
+    need(len(tables.lengths) == len(sites), "the index does not have one length per module")
+    need(sum(tables.lengths) == len(streams["modules"]), "the index does not add up to the stream of modules")
+    modules, position = {}, 0
+    for (name, site), length in zip(sites.items(), tables.lengths, strict=True):
+        chunk = streams["modules"][position : position + length]
+        modules[name] = decode_module(chunk, site, metadata)
+        position += length
+    unpacked = unpack(tables.extras, streams.get("extras", b""))
+    extras = {(e.role, e.name): tensor for e, tensor in zip(tables.extras, unpacked, strict=True)}
+    for role, name in extras:
+        need(role in ("extra", "magnitude", "bias"), f"unknown role {role!r}")
+        if role != "extra":
+            need(name in sites and extras[role, name].shape == (sites[name].out,), f"{role} of {name!r} fits no module")
+    return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header)
+
+
+def need(condition: bool, message: str) -> None:
+    """Refuse the file unless `condition` holds."""
+    if not condition:
+        raise Broken(message)
+
+
+# 1. Frame ------------------------------------------------------------------------------------------------------------
+
+MAX_HEADER = 2**24
+
+
+def parse_frame(data: bytes) -> tuple[bytes, str, dict[str, bytes]]:
+    """The bytes before the streams, the metadata text, and the streams in file order."""
+    length = int.from_bytes(data[:8], "little")
+    need(len(data) >= 8 and length <= min(MAX_HEADER, len(data) - 8), "no header that fits the file")
+    need(data[8:9] == b"{", "the header is not a JSON object")
+    header = strict_json(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", None)
+    text = metadata.get("adaptzip") if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise Broken("no 'adaptzip' metadata")
+    spans = {}
+    for name, entry in header.items():
+        need(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}, f"stream {name!r}")
+        need(entry["dtype"] == "U8" and whole_numbers(entry["shape"], 1), f"stream {name!r} is not 1-D U8")
+        need(whole_numbers(entry["data_offsets"], 2), f"stream {name!r} has malformed offsets")
+        first, end = entry["data_offsets"]
+        need(first <= end and end - first == entry["shape"][0], f"stream {name!r} has wrong offsets")
+        spans[name] = (first, end)
+    streams, position = {}, 0
+    for name, (first, end) in sorted(spans.items(), key=lambda item: item[1]):
+        need(first == position, f"stream {name!r} leaves a hole or overlaps")
+        streams[name] = data[8 + length + first : 8 + length + end]
+        position = end
+    need(8 + length + position == len(data), "the file is not as long as its header says")
+    need(list(streams) in (["tables", "modules"], ["tables", "modules", "extras"]), "unknown streams")
+    return data[: 8 + length], text, streams
+
+
+def check_hash(start: bytes, streams: Mapping[str, bytes], expected: str) -> None:
+    """Section 1.2: the hash of the file with 22 zeros in the hash's own place."""
+    need(expected.encode() in start, "the hash is not written plainly")
+    blank = start.replace(expected.encode(), b"0" * 22, 1)
+    sha = hashlib.sha256(blank + b"".join(streams.values())).digest()
+    need(base64.urlsafe_b64encode(sha[:16]).rstrip(b"=") == expected.encode(), "the hash does not match")
+
+
+def strict_json(text: bytes | str) -> Any:
+    """JSON in UTF-8 without repeated keys, NaN, infinities and lone surrogates."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        need(len(dict(pairs)) == len(pairs), "a JSON key is repeated")
+        return dict(pairs)
+
+    def constant(name: str) -> None:
+        raise Broken(f"{name} is not JSON")
+
+    try:
+        plain = text.decode() if isinstance(text, bytes) else text
+        value = json.loads(plain, object_pairs_hook=unique, parse_constant=constant)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"not strict JSON: {error}") from error
+    return value
+
+
+def whole_numbers(value: Any, count: int) -> bool:
+    """Whether `value` is a list of `count` whole numbers of at least 0."""
+    return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= 0 for n in value)
+
+
+# 2. Metadata ---------------------------------------------------------------------------------------------------------
+
+MAX_RANK = 2**20
+LAYOUTS = ("linear", "transposed", "conv", "embedding", "expert", "expert_transposed")
+
+
+def parse_metadata(text: str) -> dict[str, Any]:
+    """The metadata with its defaults filled in."""
+    value: dict[str, Any] = strict_json(text)
+    need(isinstance(value, dict) and type(value.get("format")) is int, "no format version")
+    need(value["format"] == 1, "another format version")
+    need(value.get("requires", []) == [], "the file requires what this decoder lacks")
+    value = {"base": "", "config": {}, "dialect": "peft", "seed": 0, **value}
+    for key in ("by", "hash", "method", "base", "dialect"):
+        need(isinstance(value.get(key), str), f"{key!r} is not text")
+    for key, most in (("parameters", 2**63 - 1), ("seed", 2**63 - 1), ("max_rank", MAX_RANK)):
+        need(type(value.get(key)) is int and 0 <= value[key] <= most, f"{key!r} is no whole number in range")
+    for key in ("error", "step"):
+        need(type(value.get(key)) in (int, float) and 0 <= value[key] < 2**63, f"{key!r} is no number in range")
+    source: Any = value.get("source")
+    need(isinstance(source, list) and len(source) == 2 and isinstance(source[1], str | None), "'source'")
+    need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
+    need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
+    need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
+    need(value["method"] == "svd/1", f"unknown method {value['method']!r}")
+    need(value["config"].keys() <= {"lossless"}, "unknown option")
+    need(isinstance(value["config"].get("lossless", False), bool), "'lossless' is neither true nor false")
+    return value
+
+
+# 3. Module names -----------------------------------------------------------------------------------------------------
+
+MAX_MODULES = 10**6
+MAX_TEXT = 2**26
+MAX_WIDTH = 2**31 - 1
+
+
+def parse_modules(entries: list[Any]) -> dict[str, Site]:
+    """Sites by module name, sorted."""
+    sites: dict[str, Site] = {}
+    text = 0
+    for entry in entries:
+        need(isinstance(entry, list) and 3 <= len(entry) <= 5 and isinstance(entry[0], str), "module entry")
+        fields: list[Any] = [*entry, *["linear", []][len(entry) - 3 :]]
+        pattern, out, width, layout, kernel = fields
+        need(layout in LAYOUTS and (len(entry) < 5 or layout == "conv"), "module entry has an unknown layout")
+        need(isinstance(kernel, list) and len(kernel) <= 8, "module entry has a malformed kernel")
+        need(all(type(n) is int and 0 < n <= MAX_WIDTH for n in (out, width, *kernel)), "module entry has a bad size")
+        need(width % math.prod(kernel) == 0, "a kernel does not divide its width")
+        pieces = parse_pattern(pattern)
+        count = 1
+        for piece in pieces:
+            count *= sum(1 if isinstance(item, str) else item.stop - item.start for item in piece)
+            need(count + len(sites) <= MAX_MODULES, "too many modules")
+        longest = (max(len(i if isinstance(i, str) else str(i[-1])) for i in piece) for piece in pieces)
+        text += count * sum(longest)
+        need(text <= MAX_TEXT, "module names are too long")
+        for parts in product(*(spelled(piece) for piece in pieces)):
+            name = "".join(parts)
+            need(name not in sites, "a module name is repeated")
+            sites[name] = Site(out, width, layout, tuple(kernel))
+    return dict(sorted(sites.items()))
+
+
+def parse_pattern(pattern: str) -> list[list[str | range]]:
+    """The pieces of a pattern, each a list of alternatives."""
+    pieces: list[list[str | range]] = []
+    position = 0
+    while position < len(pattern):
+        if pattern[position] == "{":
+            items, position = parse_braces(pattern, position + 1)
+            pieces.append(items)
+        else:
+            text, position = take(pattern, position, "{}")
+            pieces.append([unescape(text)])
+    return pieces
+
+
+def parse_braces(pattern: str, position: int) -> tuple[list[str | range], int]:
+    """The alternatives up to the closing brace, and the position behind it."""
+    items: list[str | range] = []
+    while True:
+        text, position = take(pattern, position, "{},")
+        number = "(0|[1-9][0-9]{0,17})"
+        run = re.fullmatch(f"{number}-{number}", text)
+        if run:
+            need(int(run[1]) < int(run[2]), "an empty range")
+        items.append(range(int(run[1]), int(run[2]) + 1) if run else unescape(text))
+        need(position < len(pattern) and pattern[position] != "{", "malformed braces")
+        position += 1
+        if pattern[position - 1] == "}":
+            return items, position
+
+
+def take(pattern: str, position: int, stops: str) -> tuple[str, int]:
+    """Text up to the next unescaped character of `stops`; at least one character."""
+    first = position
+    while position < len(pattern) and pattern[position] not in stops:
+        position += 2 if pattern[position] == "\\" else 1
+    need(first < position <= len(pattern), "a pattern has an empty part or a lone backslash")
+    return pattern[first:position], position
+
+
+def unescape(text: str) -> str:
+    """Drop the backslash before each escaped character."""
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def spelled(piece: Sequence[str | range]) -> list[str]:
+    """All texts that a piece stands for."""
+    return [text for item in piece for text in ([item] if isinstance(item, str) else map(str, item))]
+
+
+# 4. The stream of tables ---------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """One packed tensor."""
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+
+
+class Tables(NamedTuple):
+    """The sections of the stream."""
+
+    config: dict[str, Any]
+    extras: list[Entry]
+    source_header: bytes
+    lengths: list[int]
+
+
+MAX_INFLATED = 2**26
+MAX_JSON = 2**24
+
+
+def parse_tables(stream: bytes) -> Tables:
+    """Inflate the stream and cut it into its sections."""
+    inflater = zlib.decompressobj(-15, zdict=DICTIONARY_FILE.read_bytes())
+    try:
+        data = inflater.decompress(stream, MAX_INFLATED)
+    except zlib.error as error:
+        raise Broken(f"the tables are damaged: {error}") from error
+    need(inflater.eof and not inflater.unused_data, "the tables are damaged or too long")
+    need(len(data) > 0 and len(data) > data[0], "the tables are truncated")
+    position = 1 + data[0]
+    sizes = leb128(data[1:position])
+    need(len(sizes) == 3 and position + sum(sizes) <= len(data), "the tables are truncated")
+    need(max(sizes[:2]) <= MAX_JSON, "a JSON text is too long")
+    sections = []
+    for size in sizes:
+        sections.append(data[position : position + size])
+        position += size
+    try:
+        config = json.loads(sections[0].decode() or "{}")
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"the configuration is not JSON: {error}") from error
+    need(isinstance(config, dict), "the configuration is not a JSON object")
+    return Tables(config, parse_extras(sections[1]), sections[2], leb128(data[position:]))
+
+
+def parse_extras(text: bytes) -> list[Entry]:
+    """The table of extras."""
+    table = strict_json(text or b"[]")
+    need(isinstance(table, list), "the table of extras is not a list")
+    entries = []
+    for item in table:
+        need(isinstance(item, list) and len(item) == 5, "an extra's entry is malformed")
+        role, name, dtype, shape, stored = item
+        need(all(isinstance(text, str) for text in (role, name, dtype, stored)), "an extra's entry is malformed")
+        need(isinstance(shape, list) and len(shape) <= 16 and whole_numbers(shape, len(shape)), "an extra's shape")
+        need(math.prod(n for n in shape if n) < 2**40, "an extra is too large")
+        entries.append(Entry(role, name, dtype, tuple(shape), stored))
+    need(len({(e.role, e.name) for e in entries}) == len(entries), "an extra is repeated")
+    return entries
+
+
+def leb128(data: bytes) -> list[int]:
+    """Unsigned LEB128 numbers below 2^42, in their shortest form."""
+    numbers: list[int] = []
+    value = shift = 0
+    for byte in data:
+        need(len(numbers) < MAX_MODULES and (byte > 0 or shift == 0), "too many numbers, or one that is too long")
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(value)
+            value = shift = 0
+        need(shift < 42, "a number is too large")
+    need(shift == 0, "the data ends within a number")
+    return numbers
+
+
+# 5. The entropy coder ------------------------------------------------------------------------------------------------
+
+PRECISION = 24
+Model = Sequence[int]
+"""Left cumulative frequency of each symbol."""
+
+
+def model(weights: Sequence[int]) -> Model:
+    """Section 5.2: 24-bit cumulative frequencies from whole weights, each symbol keeping at least 1."""
+    scale = (2**PRECISION - len(weights)) / float(sum(weights))
+    lefts, before = [], 0
+    for index, weight in enumerate(weights):
+        lefts.append(int(float(before) * scale) + index)
+        before += weight
+    return lefts
+
+
+class Ans:
+    """Section 5.1: the stack of 32-bit words below a 64-bit state."""
+
+    def __init__(self, data: bytes) -> None:
+        data += b"\0" * (-len(data) % 4)
+        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
+        need(not self.words or self.words[-1] != 0, "coded data ends in zeros")
+        self.state = 0
+        for _ in range(2):
+            if self.words:
+                self.state = self.state << 32 | self.words.pop()
+
+    def _take(self, quantile: int, left: int, probability: int) -> None:
+        self.state = (self.state >> PRECISION) * probability + quantile - left
+        if self.state < 2**32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+
+    def symbol(self, lefts: Model) -> int:
+        """Decode one symbol under a model."""
+        quantile = self.state % 2**PRECISION
+        symbol = bisect_right(lefts, quantile) - 1
+        right = lefts[symbol + 1] if symbol + 1 < len(lefts) else 2**PRECISION
+        self._take(quantile, lefts[symbol], right - lefts[symbol])
+        return symbol
+
+    def uniform(self, size: int) -> int:
+        """Section 5.3: decode a number below `size`."""
+        if size == 1:
+            return 0
+        quantile = self.state % 2**PRECISION
+        share = 2**PRECISION // size
+        number: int = min(quantile // share, size - 1)
+        self._take(quantile, number * share, share if number < size - 1 else 2**PRECISION - number * share)
+        return number
+
+    def finish(self) -> None:
+        """Nothing may be left."""
+        need(self.state == 0 and not self.words, "coded data does not end where its numbers do")
+
+
+# 6. A module's block -------------------------------------------------------------------------------------------------
+
+SHAPES = 6
+SCALES = 36
+PER_OCTAVE = 6
+LEVELS = 31
+ESCAPE = 2 * LEVELS + 1
+LARGEST_SCALE = SCALES - 1 + PER_OCTAVE * 15
+NUMBERS_PER_BYTE = 16384
+SHAPE_WEIGHTS = (2, 4, 10, 32, 12, 4)
+H0, H1 = 0o235, 0o126
+
+
+class RowClass(NamedTuple):
+    """A row's class: the shape and the scale of its distribution."""
+
+    shape: int
+    scale: int
+
+    @property
+    def raw_bits(self) -> int:
+        return max(0, -((SCALES - 1 - self.scale) // PER_OCTAVE))
+
+    @property
+    def table(self) -> int:
+        return self.shape * SCALES + self.scale - PER_OCTAVE * self.raw_bits
+
+
+class Row(NamedTuple):
+    """What decoding needs of a row: raw bits, and a model for each quantiser."""
+
+    raw: int
+    models: tuple[Model, Model]
+
+
+def decode_block(
+    chunk: bytes, max_rank: int, shapes: Callable[[int], list[tuple[int, int]]]
+) -> list[NDArray[np.int64]]:
+    """The tensors of a block in units of the step."""
+    coder = Ans(chunk)
+    rank = coder.uniform(max_rank) + 1
+    sizes = shapes(rank)
+    numbers = sum(rows * width for rows, width in sizes)
+    need(numbers <= NUMBERS_PER_BYTE * (len(chunk) + 8), "more numbers than so few bytes can hold")
+    classes = decode_classes(coder, [rows for rows, _ in sizes])
+    tensors = [decode_numbers(coder, *size, row) for size, row in zip(sizes, classes, strict=True)]
+    coder.finish()
+    return tensors
+
+
+def decode_classes(coder: Ans, rows: Sequence[int]) -> list[list[RowClass]]:
+    """Section 6.2: first the scales of all rows of all tensors, then their shapes."""
+    span = LARGEST_SCALE
+    differences_model = model([2**20 * 3 ** abs(d) // 4 ** abs(d) + 1 for d in range(-span, span + 1)])
+    shape_model = model(SHAPE_WEIGHTS)
+    scales: list[list[int]] = []
+    for tensor, count in enumerate(rows):
+        scales.append([])
+        for row in range(count):
+            difference = coder.symbol(differences_model) - span
+            scales[tensor].append(min(max(predicted_scale(scales, tensor, row) + difference, 0), span))
+    return [[RowClass(coder.symbol(shape_model), scale) for scale in tensor] for tensor in scales]
+
+
+def predicted_scale(scales: Sequence[Sequence[int]], tensor: int, row: int) -> int:
+    """The scale that a row is expected to have."""
+    own, first = scales[tensor], scales[0]
+    if tensor == 0 or row >= len(first):
+        return own[row - 1] if row else 15
+    guess = own[row - 1] + first[row] - first[row - 1] if row else first[0]
+    return min(max(guess, 0), LARGEST_SCALE)
+
+
+def level_models(table: int) -> tuple[Model, Model]:
+    """Section 6.3: the two models of a table, for quantiser 0 and 1."""
+    size = LEVELS + 2
+    numbers = struct.unpack(f"<{SHAPES * SCALES * 2 * size}H", TABLES_FILE.read_bytes())
+    models = []
+    for quantiser in (0, 1):
+        start = (2 * table + quantiser) * size
+        row = numbers[start : start + size]
+        models.append(model([*row[LEVELS:0:-1], *row]))
+    return models[0], models[1]
+
+
+def next_state(state: int, parity: int) -> int:
+    """Section 6.4: the trellis."""
+    return state >> 1 ^ (state & 1) * (H0 >> 1) ^ parity * (H1 >> 1)
+
+
+def decode_numbers(coder: Ans, rows: int, width: int, classes: Sequence[RowClass]) -> NDArray[np.int64]:
+    """Section 6.5: one tensor, run by run."""
+    numbers = rows * width
+    stages = 128 if numbers < 32768 else 64
+    lanes = -(-numbers // stages)
+    state = [0] * lanes
+    models = {c.table: level_models(c.table) for c in classes}
+    values: list[int] = []
+    for first, end in runs(numbers, width, lanes):
+        c = classes[first // width]
+        lane = range(first % lanes, first % lanes + end - first)
+        quantisers = [state[i] & 1 for i in lane]
+        levels = decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
+        for i, k, q in zip(lane, levels, quantisers, strict=True):
+            values.append(2 * k - q * ((k > 0) - (k < 0)))
+            state[i] = next_state(state[i], k & 1)
+    return np.array(values, dtype=np.int64).reshape(rows, width)
+
+
+def runs(numbers: int, width: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Elements in order, cut where a row or a stage ends."""
+    first = 0
+    while first < numbers:
+        end = min(first - first % width + width, first - first % lanes + lanes, numbers)
+        yield first, end
+        first = end
+
+
+def decode_run(coder: Ans, row: Row, quantisers: Sequence[int]) -> list[int]:
+    """Section 6.6: the levels of a run."""
+    symbols = [0] * len(quantisers)
+    for quantiser in (0, 1):
+        for i, q in enumerate(quantisers):
+            if (0 if row.raw else q) == quantiser:
+                symbols[i] = coder.symbol(row.models[quantiser])
+    levels = [symbol - LEVELS for symbol in symbols]
+    escaped = [i for i, symbol in enumerate(symbols) if symbol == ESCAPE]
+    if escaped:
+        length = coder.uniform(24)
+        need(length + row.raw <= 20, "a level is too large")
+        signs = [1 - 2 * coder.uniform(2) for _ in escaped]
+        for i, sign in zip(escaped, signs, strict=True):
+            levels[i] = sign * (coder.uniform(2**length) + LEVELS + 1)
+    if row.raw:
+        levels = [(k << row.raw) + coder.uniform(2**row.raw) - 2 ** (row.raw - 1) for k in levels]
+    return levels
+
+
+# 7. From numbers to factors (methods/svd.md) -------------------------------------------------------------------------
+
+
+def decode_module(chunk: bytes, site: Site, metadata: Mapping[str, Any]) -> Module:
+    """The factors of one module."""
+    if metadata["config"].get("lossless", False):
+        return decode_exact(chunk, site)
+    if not chunk:
+        return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
+
+    def shapes(rank: int) -> list[tuple[int, int]]:
+        need(rank <= min(site.out, site.width), "a rank is beyond its module's shape")
+        return [(rank, site.out), (rank, site.width)]
+
+    U, V = decode_block(chunk, metadata["max_rank"] or 1, shapes)
+    squares = np.square(U).sum(1)
+    need(int(squares.max()) < 2**53, "a row of U is too long")
+    norm = np.sqrt(squares.astype(np.float64)).astype(np.float32)
+    unit = U.astype(np.float32) / np.maximum(norm, np.finfo(np.float32).tiny)[:, None]
+    return Module(V.astype(np.float32) * np.float32(metadata["step"]), np.ascontiguousarray(unit.T), 1.0)
+
+
+# 8. Packed tensors ---------------------------------------------------------------------------------------------------
+
+DTYPES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+    "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
+}  # fmt: skip
+"""Bytes of an element, in the order of the dtype codes of section 9."""
+ROTATED = ("F64", "F32", "F16", "BF16")
+NUMPY = {"F64": "f8", "F32": "f4", "F16": "f2", "BOOL": "?"}
+EXPANSION = 65536
+
+
+def unpack(entries: Sequence[Entry], payload: bytes) -> list[Tensor]:
+    """The tensors of a block of packed tensors."""
+    totals: dict[str, int] = {}
+    for entry in entries:
+        for group, count in parts(entry):
+            totals[group] = totals.get(group, 0) + count
+    size = sum(count * DTYPES[group] for group, count in totals.items())
+    need(size <= EXPANSION * len(payload) + 2**20, "more tensors than so few bytes can hold")
+    groups, position = {}, 0
+    for group in sorted(totals):
+        groups[group], position = unpack_group(group, totals[group], payload, position)
+    need(position == len(payload), "bytes are left over")
+    return [restore(entry, groups) for entry in entries]
+
+
+def parts(entry: Entry) -> list[tuple[str, int]]:
+    """The groups that hold an entry, with its number of elements in each."""
+    count = math.prod(entry.shape)
+    need(entry.dtype in DTYPES, f"unknown dtype {entry.dtype!r}")
+    if entry.stored == "Q8":
+        need(entry.dtype in ROTATED and len(entry.shape) >= 2 and count > 0, "a tensor cannot be kept as Q8")
+        return [("F32", entry.shape[0]), ("I8", count)]
+    rounded = entry.dtype in ROTATED and entry.stored in ("F16", "BF16")
+    need(entry.stored == entry.dtype or rounded, f"{entry.dtype} cannot be kept as {entry.stored}")
+    return [(entry.stored, count)]
+
+
+def unpack_group(group: str, count: int, payload: bytes, position: int) -> tuple[NDArray[Any], int]:
+    """The words of a group (unsigned, of the dtype's size), and the position behind it."""
+    size = DTYPES[group]
+    planes = np.zeros((count, size), dtype=np.uint8)
+    for i in range(size - 1, -1, -1):
+        need(len(payload) >= position + 9, "packed tensors are truncated")
+        coding, length = struct.unpack_from("<BQ", payload, position)
+        need(len(payload) - position - 9 >= length, "packed tensors are truncated")
+        planes[:, i] = unpack_plane(coding, payload[position + 9 : position + 9 + length], count)
+        position += 9 + length
+    words: NDArray[Any] = planes.reshape(-1).view(f"<u{size}")
+    if group in ROTATED:
+        words = words >> words.dtype.type(1) | words << words.dtype.type(8 * size - 1)
+    need(group != "BOOL" or not (words > 1).any(), "a BOOL is neither 0 nor 1")
+    return words, position
+
+
+def unpack_plane(coding: int, body: bytes, count: int) -> NDArray[np.uint8]:
+    """One plane of `count` bytes."""
+    if coding == 0:
+        need(len(body) == count, "a plane is of the wrong length")
+        return np.frombuffer(body, dtype=np.uint8)
+    if coding == 1:
+        try:
+            need(zstandard.frame_content_size(body) == count, "a plane is of the wrong length")
+            decompressor = zstandard.ZstdDecompressor()
+            plain = decompressor.decompress(body, max_output_size=max(count, 1), allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise Broken(f"a plane is damaged: {error}") from error
+        need(len(plain) == count, "a plane is of the wrong length")
+        return np.frombuffer(plain, dtype=np.uint8)
+    need(coding == 2, f"unknown coding {coding}")
+    need(len(body) >= 512 and len(body) % 4 == 0, "a plane is truncated")
+    weights = struct.unpack("<256H", body[:512])
+    need(any(weights), "a plane has no weights")
+    coder, lefts = Ans(body[512:]), model(weights)
+    plane = np.array([coder.symbol(lefts) for _ in range(count)], dtype=np.uint8)
+    coder.finish()
+    return plane
+
+
+def restore(entry: Entry, groups: dict[str, NDArray[Any]]) -> Tensor:
+    """Take an entry's words from its groups (which shrink) and turn them into its own dtype."""
+    taken = []
+    for group, count in parts(entry):
+        taken.append(groups[group][:count])
+        groups[group] = groups[group][count:]
+    words = taken[0]
+    if entry.stored != entry.dtype:
+        need(not is_nan(words, "F32" if entry.stored == "Q8" else entry.stored), "a rounded tensor holds NaN")
+    if entry.stored == "Q8":
+        scale = words.view(np.float32)[:, None]
+        need(bool(np.isfinite(scale).all()), "a scale is infinite")
+        levels = taken[1].view(np.int8).astype(np.float32).reshape(entry.shape[0], -1)
+        with np.errstate(over="ignore"):
+            words = (levels * scale).reshape(-1).view(np.uint32)
+        words = from_float32(words, entry.dtype)
+    elif entry.stored != entry.dtype:
+        words = from_float32(to_float32(words, entry.stored), entry.dtype)
+    numpy_dtype = NUMPY.get(entry.dtype, f"i{DTYPES[entry.dtype]}" if entry.dtype[0] == "I" else words.dtype)
+    return Tensor(entry.dtype, entry.shape, words.view(numpy_dtype).reshape(entry.shape))
+
+
+def is_nan(words: NDArray[Any], dtype: str) -> bool:
+    """Whether any of F32, F16 or BF16 words is NaN."""
+    infinity = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype]
+    return bool(((words & words.dtype.type(2 ** (8 * words.itemsize - 1) - 1)) > infinity).any())
+
+
+def to_float32(words: NDArray[Any], stored: str) -> NDArray[np.uint32]:
+    """Words of F16 or BF16 as words of F32, exactly."""
+    if stored == "BF16":
+        return words.astype(np.uint32) << np.uint32(16)
+    return words.view(np.float16).astype(np.float32).view(np.uint32)
+
+
+def from_float32(words: NDArray[np.uint32], dtype: str) -> NDArray[Any]:
+    """Words of F32 rounded to another dtype: to nearest, ties to even."""
+    if dtype == "BF16":
+        half = np.uint32(0x7FFF) + (words >> np.uint32(16) & np.uint32(1))
+        return ((words + half) >> np.uint32(16)).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        return words.view(np.float32).astype(NUMPY[dtype]).view(f"u{DTYPES[dtype]}")
+
+
+# 9. Lossless files ---------------------------------------------------------------------------------------------------
+
+
+def decode_exact(chunk: bytes, site: Site) -> Module:
+    """A module's block in a lossless file."""
+    need(len(chunk) >= 16, "a block is truncated")
+    scaling, rank, *codes = struct.unpack("<dIBBBB", chunk[:16])
+    names = list(DTYPES)
+    need(math.isfinite(scaling) and max(codes) < len(names), "a block has an impossible scaling or dtype")
+    a, b, stored_a, stored_b = (names[code] for code in codes)
+    entries = [
+        Entry("factor", "A", a, (rank, site.width), stored_a),
+        Entry("factor", "B", b, (site.out, rank), stored_b),
+    ]
+    A, B = unpack(entries, chunk[16:])
+    return Module(A, B, scaling)
+
+
+def main(path: Path) -> None:
+    """Print what a file holds."""
+    decoded = decode(path.read_bytes())
+    for name, module in decoded.modules.items():
+        A, B = (factor.words if isinstance(factor, Tensor) else factor for factor in (module.A, module.B))
+        print(f"module {name}: A {A.shape}, B {B.shape}, scaling {module.scaling:g}")
+    for (role, name), tensor in decoded.extras.items():
+        print(f"{role} {name}: {tensor.dtype} {tensor.shape}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
