@@ -1,7 +1,8 @@
 """Check the documentation against the repository and the program: `python -m checks.docs`.
 
-Every relative link and its fragment must resolve, every `python` block must parse, and every command in a
-`console` block (a line that starts with `$ `) must exist, with the options it uses.
+Every relative link and its fragment must resolve, every page must be reachable from `docs/index.md`, every
+`python` block must parse, and every command in a `console` block (a line that starts with `$ `) must exist, with
+the options it uses.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main() -> int:
     """Print every problem, one a line; 1 if there is one."""
     pages = [read_page(path) for place in PLACES for path in sorted(ROOT.glob(place))]
     problems = [problem for page in pages for problem in problems_of(page)]
+    problems += [f"{_name(path)}: no link leads here from docs/index.md" for path in unreachable(pages)]
     for problem in problems:
         print(problem, file=sys.stderr)
     blocks = sum(len(page.blocks) for page in pages)
@@ -43,6 +45,19 @@ def problems_of(page: Page) -> Iterator[str]:
             yield from _python_problems(block)
         elif block.language == "console":
             yield from _console_problems(block)
+
+
+def unreachable(pages: Sequence[Page]) -> list[Path]:
+    """The pages that no chain of links from `docs/index.md` and `README.md` leads to."""
+    by_path = {page.path: page for page in pages}
+    waiting = [ROOT / "docs" / "index.md", ROOT / "README.md"]
+    seen = set(waiting)
+    while waiting:
+        page = by_path[waiting.pop()]
+        targets = {(page.path.parent / target.partition("#")[0]).resolve() for _, target in page.links}
+        waiting += (targets & by_path.keys()) - seen
+        seen |= targets
+    return sorted(by_path.keys() - seen)
 
 
 def _resolves(page: Page, target: str) -> bool:
