@@ -8,6 +8,7 @@ import traceback
 from dataclasses import dataclass
 
 from adaptzip.cli import _output
+from adaptzip.cli._signals import Terminated
 from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError, FormatError
 
 INTERNAL = 70
@@ -27,10 +28,6 @@ EXIT_CODES = {
 """What each exit code means."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Terminated(BaseException):
-    """SIGTERM, as an exception that runs every clean-up on its way out and that no other code catches."""
 
 
 _DEFAULT_HINTS = {

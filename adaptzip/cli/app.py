@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from adaptzip import __version__
 from adaptzip.cli import _failures, _output
+from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.compress import compress
 from adaptzip.cli.diff import diff
 from adaptzip.cli.export import export
@@ -69,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if words is None else words)
     _output.prepare_streams()
     try:
-        with _terminable():
+        with stoppable():
             return _run(arguments)
     finally:
         _output.close_streams()
@@ -81,25 +78,8 @@ def _run(words: list[str]) -> int:
         code = app(args=words, prog_name="adaptzip", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return _failures.report(KeyboardInterrupt(), words)
-    except (_failures.Terminated, Exception) as error:
+    except (Terminated, Exception) as error:
         return _failures.report(error, words)
     if code == _failures.INTERRUPTED:  # Typer has caught the KeyboardInterrupt already
         return _failures.report(KeyboardInterrupt(), words)
     return code or 0
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception while a command runs; signals belong to the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _failures.Terminated

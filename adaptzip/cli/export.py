@@ -39,10 +39,13 @@ def export(
         Dtype | None,
         typer.Option(help="dtype of the factors.  [default: the adapter's own]", show_default=False),
     ] = None,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write an adapter as other programs load it.
 
@@ -54,22 +57,26 @@ def export(
       adaptzip export my-adapter.adz --as peft -o restored/
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
     """
-    from adaptzip.exporting import export as write
-
     check_folder(output, source, force=force)
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.exporting import export as write
+    from adaptzip.sources import read
+
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype
     }  # fmt: skip
-    sink = Output(as_json, quiet)
+    sink.detail("reading the adapter")
+    adapter = read(source, alpha=alpha, config=config)
+    sink.detail("writing")
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            report = write(source, Path(folder) / "export", **settings)
+            report = write(adapter, Path(folder) / "export", **settings)
         values = _values(output, as_, report) | {"dry_run": True}
         sink.result(
             values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}"
         )
         return
-    report = write(source, output, force=force, **settings)
+    report = write(adapter, output, force=force, **settings)
     sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
 
 

@@ -31,13 +31,13 @@ def inspect(
     """
     sink = Output(as_json, quiet, verbose)
     if _is_adz(source):
-        from adaptzip.cli import _show_archive
+        from adaptzip.cli._show_archive import show as show_archive
 
-        _show_archive.show(source, sink)
+        show_archive(source, sink)
     else:
-        from adaptzip.cli import _show_adapter
+        from adaptzip.cli._show_adapter import show as show_adapter
 
-        _show_adapter.show(source, sink, alpha=alpha, config=config, device=device if costs else None)
+        show_adapter(source, sink, alpha=alpha, config=config, device=device if costs else None)
 
 
 def _is_adz(path: Path) -> bool:

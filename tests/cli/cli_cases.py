@@ -21,7 +21,7 @@ from adaptzip.cli.app import main
 
 ROOT = Path(__file__).parent.parent.parent
 LAYERS = 3
-WIDTH, OUT, RANK = 96, 128, 8
+WIDTH, OUT, RANK = 48, 64, 4
 LEAVES = ("q_proj", "v_proj")
 MODULES = tuple(f"model.layers.{i}.self_attn.{leaf}" for i in range(LAYERS) for leaf in LEAVES)
 CONFIG: dict[str, Any] = {
@@ -68,9 +68,7 @@ def run(*words: str | Path) -> Result:
 
 def run_apart(*words: str | Path, before: str = "", **more: Any) -> Result:
     """Run the program in a process of its own, after the statements `before`."""
-    done = subprocess.run(
-        command(*words, before=before), capture_output=True, text=True, check=False, cwd=ROOT, **more
-    )
+    done = subprocess.run(command(*words, before=before), capture_output=True, text=True, check=False, cwd=ROOT, **more)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
@@ -82,7 +80,7 @@ def command(*words: str | Path, before: str = "") -> list[str]:
 def make_tensors() -> dict[str, Tensor]:
     """Factors whose components fall off, as trained ones do, and a classification head."""
     generator = torch.Generator().manual_seed(0)
-    falling = 0.6 ** torch.arange(float(RANK))
+    falling = 0.5 ** torch.arange(float(RANK))
     tensors = {}
     for module in MODULES:
         a = torch.randn(RANK, WIDTH, generator=generator) / WIDTH**0.5
@@ -121,9 +119,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 def listing(folder: Path) -> list[str]:
     """Everything in a folder, hidden files too, so that nothing left behind goes unseen."""
-    return sorted(
-        str(Path(root, name).relative_to(folder)) for root, _, files in os.walk(folder) for name in files
-    )
+    return sorted(str(Path(root, name).relative_to(folder)) for root, _, files in os.walk(folder) for name in files)
 
 
 def refused(result: Result, code: int, *said: str) -> None:

@@ -18,8 +18,17 @@ def base(tmp_path: Path) -> Path:
     return make_base(tmp_path / "base-model")
 
 
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The adapter compressed with the default settings."""
+    source = make_adapter(tmp_path_factory.mktemp("packed") / "my-adapter")
+    assert run("compress", source, "-q").code == 0
+    return source.with_name("my-adapter.adz").read_bytes()
+
+
 @pytest.fixture
-def archive(adapter: Path) -> Path:
-    """The adapter compressed with the default settings, beside it."""
-    assert run("compress", adapter, "-q").code == 0
-    return adapter.with_name("my-adapter.adz")
+def archive(adapter: Path, packed: bytes) -> Path:
+    """The compressed adapter, beside it."""
+    path = adapter.with_name("my-adapter.adz")
+    path.write_bytes(packed)
+    return path

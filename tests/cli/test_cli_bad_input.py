@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import CONFIG, MODULES, listing, make_adapter, make_base, make_tensors, refused, run
+from cli_cases import CONFIG, MODULES, OUT, RANK, WIDTH, listing, make_adapter, make_base, make_tensors, refused, run
 
 A = f"base_model.model.{MODULES[0]}.lora_A.weight"
 B = f"base_model.model.{MODULES[0]}.lora_B.weight"
@@ -54,11 +54,11 @@ def without(key: str) -> Callable[[Path], None]:
 
 
 def mismatched(folder: Path) -> None:
-    make_adapter(folder, make_tensors() | {B: torch.zeros(128, 5)})
+    make_adapter(folder, make_tensors() | {B: torch.zeros(OUT, 3)})
 
 
 def wrong_rank(folder: Path) -> None:
-    make_adapter(folder, config=CONFIG | {"r": 4})
+    make_adapter(folder, config=CONFIG | {"r": 5})
 
 
 def unknown_key(folder: Path) -> None:
@@ -90,7 +90,7 @@ def raw_pissa(folder: Path) -> None:
 
 
 def whole_numbers(folder: Path) -> None:
-    make_adapter(folder, make_tensors() | {A: torch.zeros(8, 96, dtype=torch.int32)})
+    make_adapter(folder, make_tensors() | {A: torch.zeros(RANK, WIDTH, dtype=torch.int32)})
 
 
 CASES: list[tuple[Callable[[Path], None], int, str]] = [
@@ -105,7 +105,7 @@ CASES: list[tuple[Callable[[Path], None], int, str]] = [
     (without(A), 2, "no lora_A"),
     (without(B), 2, "no lora_B"),
     (mismatched, 2, MODULES[0]),
-    (wrong_rank, 2, "rank 8"),
+    (wrong_rank, 2, "rank 4"),
     (unknown_key, 2, "something.else"),
     (no_config, 2, "--alpha"),
     (broken_config, 2, "adapter_config.json"),
@@ -147,11 +147,6 @@ def test_every_bad_adapter_gets_a_hint(tmp_path: Path) -> None:
         assert "\nhint: " in run("compress", tmp_path / name).err, said
 
 
-@pytest.fixture
-def packed(archive: Path) -> bytes:
-    return archive.read_bytes()
-
-
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) - 100],
     "truncated-header": lambda data: data[:100],
@@ -181,7 +176,7 @@ def test_an_adapter_is_no_archive(adapter: Path) -> None:
 
 
 def test_the_wrong_base(adapter: Path, tmp_path: Path) -> None:
-    narrow = make_base(tmp_path / "narrow", out=64)
+    narrow = make_base(tmp_path / "narrow", out=32)
     before = listing(tmp_path)
     refused(run("merge", adapter, "--base", narrow, "-o", tmp_path / "out"), 2, "narrow")
     refused(run("merge", adapter, "--base", tmp_path / "none", "-o", tmp_path / "out"), 2, "none")
@@ -213,9 +208,14 @@ def test_a_budget_that_cannot_be_reached(adapter: Path) -> None:
 
 def test_alpha_takes_the_place_of_a_configuration(tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "bare", config=None)
-    result = run("compress", weights(source), "--alpha", "16", "-o", tmp_path / "out.adz", "--json")
+    result = run("compress", weights(source), "--alpha", "16", "-o", tmp_path / "out.adz", "--lossless")
     assert result.code == 0, result.err
     elsewhere = tmp_path / "config.json"
     elsewhere.write_text(json.dumps(CONFIG))
-    assert run("compress", weights(source), "--config", elsewhere, "-o", tmp_path / "two.adz").code == 0
+    assert run("compress", weights(source), "--config", elsewhere, "-o", tmp_path / "two.adz", "--lossless").code == 0
     assert run("diff", tmp_path / "out.adz", tmp_path / "two.adz", "--max-error", "0").code == 0
+    assert run("export", weights(source), "--alpha", "16", "-o", tmp_path / "three").code == 0
+    assert run("inspect", weights(source), "--alpha", "16", "--no-costs").code == 0
+    assert run("verify", tmp_path / "out.adz", "--against", weights(source), "--alpha", "16").code == 0
+    base = make_base(tmp_path / "base")
+    assert run("merge", weights(source), "--alpha", "16", "--base", base, "-o", tmp_path / "four").code == 0

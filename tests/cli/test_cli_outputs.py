@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 from cli_cases import ROOT, Result, command, listing, make_adapter, refused, run, run_apart
 
+AT_WORK = "print('at work', file=sys.stderr, flush=True)"
 PAUSES = {
     # Between two tensors of an output that is half-written.
-    "merging": "import time, adaptzip.merging as m\nwas = m.is_finite\nm.is_finite = ",
+    "merging": f"import time, adaptzip.merging as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))",
     # While the bytes of the finished output are on their way to the disk.
-    "syncing": "import time, os as m\nwas = m.fsync\nm.fsync = ",
-    # In the middle of the work, before anything is written.
-    "coding": "import time, adaptzip.coding.modules as m\nwas = m.code_modules\nm.code_modules = ",
+    "syncing": f"import time, os\nos.fsync = lambda *a: ({AT_WORK}, time.sleep(60))",
+    # In the middle of the work, before anything is written; worker threads finish the module they are at.
+    "coding": "import time, adaptzip.coding.modules as m\nwas = m.code_modules\n"
+    f"m.code_modules = lambda *a: ({AT_WORK}, time.sleep(0.5), was(*a))[-1]",
 }
-HOLD = "lambda *a, **k: (print('at work', file=sys.stderr, flush=True), time.sleep(60))"
 
 
 def words_for(verb: str, adapter: Path, base: Path) -> list[str]:
     out = adapter.parent / ("out.adz" if verb == "compress" else "out")
-    more = {"compress": [], "export": [], "merge": ["--base", str(base)]}[verb]
+    more = {"compress": ["--lossless"], "export": [], "merge": ["--base", str(base)]}[verb]
     return [verb, str(adapter), *more, "-o", str(out)]
 
 
@@ -43,7 +44,7 @@ def test_the_default_output_lies_beside_the_source(
     make_adapter(tmp_path / "my-adapter")
     make_adapter(tmp_path / "v1.5")
     monkeypatch.chdir(tmp_path)
-    result = run("compress", source)
+    result = run("compress", source, "--lossless")
     assert result.code == 0, result.err
     assert result.last.startswith(f"wrote {expected}  ")
     assert (tmp_path / expected).is_file()
@@ -51,17 +52,17 @@ def test_the_default_output_lies_beside_the_source(
 
 def test_the_default_output_of_the_folder_one_is_in(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(adapter)
-    assert run("compress", ".", "-q") == Result(0, "", "")
+    assert run("compress", ".", "-q", "--lossless") == Result(0, "", "")
     assert adapter.with_name("my-adapter.adz").is_file()
 
 
 def test_the_cards_command(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "lora.safetensors")
     monkeypatch.chdir(adapter)
-    result = run("compress", "lora.safetensors", "--to", "svd", "--budget", "3k", "--json")
+    result = run("compress", "lora.safetensors", "--to", "svd", "--budget", "1k", "--json")
     assert result.code == 0, result.err
     assert result.json["path"] == "lora.adz"
-    assert result.json["parameters"] <= 3000
+    assert result.json["parameters"] <= 1000
 
 
 @pytest.mark.parametrize("verb", ["compress", "export", "merge"])
@@ -158,8 +159,11 @@ def test_interrupted(
     verb: str, where: str, number: signal.Signals, code: int, said: str, adapter: Path, base: Path
 ) -> None:
     before = listing(adapter.parent)
+    words = words_for(verb, adapter, base)
+    if where == "coding":
+        words.remove("--lossless")
     child = subprocess.Popen(
-        command(*words_for(verb, adapter, base), before=PAUSES[where] + HOLD),
+        command(*words, before=PAUSES[where]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,5 +175,45 @@ def test_interrupted(
         assert listing(adapter.parent) != before
     child.send_signal(number)
     out, err = child.communicate(timeout=60)
-    assert (child.returncode, out, err) == (code, "", f"error: {said}; nothing was left behind\n")
+    last = err.replace("at work\n", "")
+    assert (child.returncode, out, last) == (code, "", f"error: {said}; nothing was left behind\n")
     assert listing(adapter.parent) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_an_interrupt_is_not_lost_in_an_import(adapter: Path) -> None:
+    """Some packages swallow every exception while they are imported; this one stands for them."""
+    package = adapter.parent / "swallower.py"
+    package.write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    print('swallowed')\n"
+    )
+    patch = (
+        f"sys.path.insert(0, {str(adapter.parent)!r})\n"
+        "import adaptzip.sources as s\nwas = s.read\n"
+        "def read(*a, **k):\n    import swallower, time\n    time.sleep(60)\ns.read = read\n"
+    )
+    result = run_apart("diff", adapter, adapter, before=patch)
+    assert result == Result(130, "", "error: interrupted; nothing was left behind\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals are POSIX's")
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}], ids=["colour", "no-colour"])
+def test_progress_is_shown_on_a_terminal(adapter: Path, variables: dict[str, str]) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", **variables}
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        child = subprocess.Popen(
+            command("compress", adapter), stdout=subprocess.PIPE, stderr=theirs, cwd=ROOT, env=environment
+        )
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := screen.read(4096):
+                shown += piece
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        assert child.communicate()[0] == b""
+    assert child.returncode == 0
+    assert b"coding" in shown
+    assert b"wrote " in shown.splitlines()[-1]
+    assert (b"\x1b[3" in shown) == (not variables)

@@ -1,0 +1,51 @@
+"""The reference is true: the generated page is current, and every JSON key is explained."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from cli_cases import ROOT, run
+
+from checks.cli_reference import PAGE, reference
+
+
+def test_the_generated_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == reference(), "run python -m checks.cli_reference"
+
+
+def documented(section: str) -> set[str]:
+    page = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+    text = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    first_cells = (line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    return {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("compress", "compress {adapter} -f"),
+        ("compress", "compress {adapter} --lossless -n"),
+        ("inspect a .adz", "inspect {archive}"),
+        ("inspect a checkpoint", "inspect {adapter}"),
+        ("verify", "verify {archive}"),
+        ("verify", "verify {archive} --against {adapter} --max-error 1"),
+        ("export", "export {archive} -o {adapter}-2"),
+        ("export", "export {archive} -o {adapter}-2 -n"),
+        ("merge", "merge {archive} --base {base} -o {adapter}-2"),
+        ("merge", "merge {archive} --base {base} -o {adapter}-2 -n"),
+        ("diff", "diff {archive} {adapter}"),
+        ("methods", "methods"),
+        ("methods NAME", "methods svd"),
+    ],
+)
+def test_every_key_is_explained(section: str, words: str, adapter: Path, archive: Path, base: Path) -> None:
+    filled = [word.format(adapter=adapter, archive=archive, base=base) for word in words.split()]
+    assert run(*filled, "--json").json.keys() == documented(section)
+
+
+def test_a_dry_run_leaves_out_what_is_not_known_yet(adapter: Path) -> None:
+    values = run("compress", adapter, "-n", "--json").json
+    unknown = {"modules", "module_bytes", "extras", "extras_bytes", "seed"}
+    assert values.keys() == documented("compress") - unknown
