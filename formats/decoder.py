@@ -412,7 +412,7 @@ class Ans:
 
     def uniform(self, size: int) -> int:
         """Section 5.3: decode a number below `size`."""
-        if size == 1:
+        if size <= 1:
             return 0
         quantile = self.state % 2**PRECISION
         share = 2**PRECISION // size
@@ -574,10 +574,10 @@ def decode_module(chunk: bytes, site: Site, metadata: Mapping[str, Any]) -> Modu
         return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
 
     def shapes(rank: int) -> list[tuple[int, int]]:
-        need(rank <= min(site.out, site.width), "a rank is beyond its module's shape")
+        need(rank <= min(metadata["max_rank"], site.out, site.width), "a rank is out of range")
         return [(rank, site.out), (rank, site.width)]
 
-    U, V = decode_block(chunk, metadata["max_rank"] or 1, shapes)
+    U, V = decode_block(chunk, metadata["max_rank"], shapes)
     squares = np.square(U).sum(1)
     need(int(squares.max()) < 2**53, "a row of U is too long")
     norm = np.sqrt(squares.astype(np.float64)).astype(np.float32)

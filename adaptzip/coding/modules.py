@@ -91,8 +91,8 @@ def decode_module(
 
     def shapes(rank: int) -> list[tuple[int, int]]:
         nonlocal specs
-        if rank > min(site.out, site.width):
-            raise FormatError(f"module {name!r}: rank {rank} is beyond its shape, {site.out} x {site.width}")
+        if rank > min(max_rank, site.out, site.width):
+            raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
         specs = method.layout(site, rank)
         return [(spec.rows, spec.width) for spec in specs]
 
