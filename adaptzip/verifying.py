@@ -15,6 +15,7 @@ from adaptzip.adapter import Adapter
 from adaptzip.comparing import DiffReport, ModuleDiff, diff
 from adaptzip.compressed import Compressed, ExtraEntry
 from adaptzip.container.reader import open_adz
+from adaptzip.errors import FormatError
 from adaptzip.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
 from adaptzip.reconstruction import reconstruct
 
@@ -77,9 +78,7 @@ class VerifyReport:
         }
 
 
-def verify(
-    path: str | Path, source: Adapter | None = None, *, max_error: float | None = None
-) -> VerifyReport:
+def verify(path: str | Path, source: Adapter | None = None, *, max_error: float | None = None) -> VerifyReport:
     """Check a `.adz` file.
 
     Args:
@@ -91,7 +90,7 @@ def verify(
         FormatError: if the file is malformed: a wrong hash, a broken structure, an undecodable module.
     """
     compressed = open_adz(path)
-    restored = reconstruct(compressed, device="cpu")
+    restored = _decode(compressed, path)
     checks = [
         Check("structure", True, "hashes and structure are intact"),
         Check("decoding", True, f"all {len(restored.modules)} modules decode"),
@@ -112,11 +111,16 @@ def verify(
     return VerifyReport(compressed.method, stated, found.relative_error, tuple(checks), found.modules)
 
 
+def _decode(compressed: Compressed, path: str | Path) -> Adapter:
+    try:
+        return reconstruct(compressed)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}", hint=error.hint) from error
+
+
 def _finite(adapter: Adapter) -> Check:
     broken = [
-        name
-        for name, m in adapter.modules.items()
-        if not bool(torch.isfinite(m.A).all() and torch.isfinite(m.B).all())
+        name for name, m in adapter.modules.items() if not bool(torch.isfinite(m.A).all() and torch.isfinite(m.B).all())
     ]
     return Check("numbers", not broken, f"NaN or infinity in {broken[0]}" if broken else "all are finite")
 

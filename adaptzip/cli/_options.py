@@ -12,9 +12,7 @@ Source = Annotated[
     typer.Argument(help="A PEFT folder, its weight file, or a .adz file.", metavar="SRC", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]

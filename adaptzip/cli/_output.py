@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import warnings
@@ -113,8 +114,16 @@ def raw(text: str, *, to_stderr: bool = False) -> None:
 
 
 def as_json(values: Mapping[str, Any], indent: int | None = 2) -> str:
-    """JSON in plain ASCII; NaN and infinity, which JSON has no words for, are refused."""
-    return json.dumps(values, indent=indent, allow_nan=False)
+    """JSON in plain ASCII; NaN and infinity, which JSON has no words for, become null."""
+    return json.dumps(_plain(values), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def prepare_streams() -> None:

@@ -51,9 +51,7 @@ def check_folder(output: Path, source: Path, *, force: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: expected a folder, found a file", hint=_ANOTHER)
     if output.exists() and any(output.iterdir()) and not force:
-        raise OutputError(
-            f"{output}: exists already and is not empty", hint=f"{_ANOTHER}, or pass -f to replace it"
-        )
+        raise OutputError(f"{output}: exists already and is not empty", hint=f"{_ANOTHER}, or pass -f to replace it")
 
 
 def _check_place(output: Path, source: Path) -> None:

@@ -67,9 +67,7 @@ def parse_settings(items: Iterable[str], method: str, settings: Iterable[Setting
         if not equals:
             raise UsageError(f"-s {item}: expected key=value", hint=_list(known))
         if key not in known:
-            raise UsageError(
-                f"-s {item}: the method {method} has no option {key!r}", hint=_suggest(key, known)
-            )
+            raise UsageError(f"-s {item}: the method {method} has no option {key!r}", hint=_suggest(key, known))
         if key in values:
             raise UsageError(f"-s {item}: {key} is set twice", hint="leave one of them out")
         values[key] = _parse(item, known[key], text.strip())

@@ -154,9 +154,7 @@ def _extras(report: AdapterReport, most: int) -> str:
 
 def _config(config: Mapping[str, Any], verbose: bool) -> str:
     """The configuration's fields; those that change what the adapter does, or all."""
-    rows = [
-        (f"  {name}", _value(value, verbose)) for name, value in config.items() if verbose or name in _TELLING
-    ]
+    rows = [(f"  {name}", _value(value, verbose)) for name, value in config.items() if verbose or name in _TELLING]
     return f"config\n{text.fields(rows)}" if rows else ""
 
 

@@ -53,9 +53,7 @@ def _open(path: Path) -> _Archive:
     except FormatError as error:
         raise FormatError(f"{path}: {error}", hint=error.hint) from error
     if len(tables.lengths) != len(opened.header.sites):
-        raise FormatError(
-            f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules"
-        )
+        raise FormatError(f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules")
     return _Archive(path, opened, tables.lengths, tables.extras, config)
 
 
@@ -91,9 +89,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
             {"name": name, "shape": [site.out, site.width], "layout": site.layout, "bytes": length}
             for (name, site), length in zip(header.sites.items(), archive.lengths, strict=True)
         ],
-        "zero_modules": [
-            name for name, length in zip(header.sites, archive.lengths, strict=True) if not length
-        ],
+        "zero_modules": [name for name, length in zip(header.sites, archive.lengths, strict=True) if not length],
         "extras": [
             {"role": e.role, "name": e.name, "dtype": e.dtype, "shape": list(e.shape), "stored": e.stored}
             for e in archive.extras

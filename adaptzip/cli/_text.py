@@ -44,8 +44,7 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), indent: st
         return ""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     return "\n".join(
-        (indent + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])).rstrip()
-        for row in lines
+        (indent + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])).rstrip() for row in lines
     )
 
 

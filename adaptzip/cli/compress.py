@@ -38,8 +38,7 @@ def compress(
         typer.Option(
             "--budget",
             "-b",
-            help="Upper limit: 50k or 1.2M stored parameters, 64KiB or 2MB on disk, 2% or 100x of the "
-            "source.",
+            help="Upper limit: 50k or 1.2M stored parameters, 64KiB or 2MB on disk, 2% or 100x of the source.",
             metavar="SIZE",
             show_default=False,
         ),

@@ -23,9 +23,7 @@ def diff(
             help="The reference: a PEFT folder, its weight file, or a .adz.", metavar="A", show_default=False
         ),
     ],
-    b: Annotated[
-        Path, typer.Argument(help="What to compare with it, likewise.", metavar="B", show_default=False)
-    ],
+    b: Annotated[Path, typer.Argument(help="What to compare with it, likewise.", metavar="B", show_default=False)],
     max_error: options.CheckError = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

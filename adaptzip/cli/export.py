@@ -31,9 +31,7 @@ def export(
     ] = False,
     drop_extras: Annotated[
         bool,
-        typer.Option(
-            "--drop-extras", help="With --portable, leave out what it cannot hold instead of refusing."
-        ),
+        typer.Option("--drop-extras", help="With --portable, leave out what it cannot hold instead of refusing."),
     ] = False,
     dtype: Annotated[
         Dtype | None,
@@ -72,9 +70,7 @@ def export(
         with tempfile.TemporaryDirectory() as folder:
             report = write(adapter, Path(folder) / "export", **settings)
         values = _values(output, as_, report) | {"dry_run": True}
-        sink.result(
-            values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}"
-        )
+        sink.result(values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}")
         return
     report = write(adapter, output, force=force, **settings)
     sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})

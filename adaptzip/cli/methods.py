@@ -88,11 +88,7 @@ def _summary(name: str) -> str:
         return ""
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Constant)
-            and _assigns(node, "summary")
-        ):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and _assigns(node, "summary"):
             return str(node.value.value)
     return ""
 

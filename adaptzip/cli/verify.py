@@ -17,9 +17,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="The .adz file.", metavar="FILE", show_default=False)],
     against: Annotated[
         Path | None,
-        typer.Option(
-            help="The adapter it was made from, to measure the error.", metavar="SRC", show_default=False
-        ),
+        typer.Option(help="The adapter it was made from, to measure the error.", metavar="SRC", show_default=False),
     ] = None,
     max_error: options.CheckError = None,
     alpha: options.Alpha = None,
@@ -44,9 +42,7 @@ def verify(
     from adaptzip.verifying import verify as run
 
     def say(report: VerifyReport) -> str:
-        lines = [
-            f"{'ok ' if check.passed else 'NO '} {check.name}: {check.detail}" for check in report.checks
-        ]
+        lines = [f"{'ok ' if check.passed else 'NO '} {check.name}: {check.detail}" for check in report.checks]
         if verbose and report.modules:
             rows = [[m.name, text.number(m.norm), _error(m.relative_error)] for m in report.modules]
             lines.append(text.table(rows, head=["module", "norm", "relative error"], indent=""))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from cli_cases import CONFIG, MODULES, OUT, RANK, WIDTH, listing, make_adapter, make_base, make_tensors, refused, run
+
+import adaptzip
+from adaptzip.container import writer
 
 A = f"base_model.model.{MODULES[0]}.lora_A.weight"
 B = f"base_model.model.{MODULES[0]}.lora_B.weight"
@@ -169,6 +173,13 @@ def test_damaged_archives(damage: str, packed: bytes, tmp_path: Path) -> None:
     assert not out.exists()
     if damage != "flipped-bit":  # `inspect` reads the header, not the payload
         refused(run("inspect", broken), 2, str(broken))
+
+
+def test_a_block_that_does_not_decode_although_its_hash_is_right(archive: Path, tmp_path: Path) -> None:
+    opened = adaptzip.open(archive)
+    broken = tmp_path / "broken.adz"
+    writer.write(replace(opened, chunks=[b"\xff" * 9, *opened.chunks[1:]]), broken)
+    refused(run("verify", broken), 2, f"{broken}: ", MODULES[0])
 
 
 def test_an_adapter_is_no_archive(adapter: Path) -> None:

@@ -174,6 +174,11 @@ def test_inspect_names_an_untrained_adapter(tmp_path: Path) -> None:
     assert run("verify", tmp_path / "untrained.adz", "--against", untrained).code == 0
 
 
+def test_json_has_no_words_for_nan(tmp_path: Path) -> None:
+    source = make_adapter(tmp_path / "a", config=CONFIG | {"lora_dropout": float("nan")})
+    assert run("inspect", source, "--no-costs", "--json").json["config"]["lora_dropout"] is None
+
+
 def test_inspect_notes_short_values_in_long_tensors(tmp_path: Path) -> None:
     tensors = {name: tensor.bfloat16().float() for name, tensor in make_tensors().items()}
     source = make_adapter(tmp_path / "a", tensors)
