@@ -15,29 +15,11 @@ from torch import Tensor
 from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.coding import planes
 from adaptzip.compressed import Buffer, ExtraEntry, PackedExtras, Site
+from adaptzip.dtypes import DTYPES, NAMES
 from adaptzip.errors import FormatError
 
 ExtrasMode = Literal["lossless", "float16", "bfloat16", "int8"]
 
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-    "BOOL": torch.bool,
-}
-"""Names of dtypes in a file, as safetensors writes them."""
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 INT8_ROWS = "Q8"
 """`stored` of a float tensor kept as int8 with one float32 scale per row."""
 _ROUNDED = ("F64", "F32", "F16", "BF16")

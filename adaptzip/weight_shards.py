@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._files import DTYPES, parse_header
+from adaptzip.checkpoints._files import parse_header
+from adaptzip.dtypes import DTYPES
 from adaptzip.errors import BaseModelError, CheckpointError
 
 _AGAIN = "download the base model again"

@@ -13,26 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.dtypes import DTYPES
 from adaptzip.errors import CheckpointError
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""safetensors' names of the dtypes."""
 
 _HEADER_LIMIT = 100_000_000
 _AGAIN = "download or save it again"
@@ -92,9 +74,7 @@ def _open_bin(path: Path) -> dict[str, Tensor]:
             hint="load it where you trust it and save it as safetensors",
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN
-        ) from error
+        raise CheckpointError(f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN) from error
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}")
     for key, value in loaded.items():
@@ -111,9 +91,7 @@ def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
     size = len(data)
     length = int.from_bytes(data[:8], "little") if size >= 8 else -1
     if not 2 <= length <= _HEADER_LIMIT or data[8:9] != b"{":
-        raise CheckpointError(
-            f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin"
-        )
+        raise CheckpointError(f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin")
     if 8 + length > size:
         raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
     header = bytes(data[8 : 8 + length])
@@ -132,9 +110,7 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     try:
         entries: Any = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN
-        ) from error
+        raise CheckpointError(f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN) from error
     if isinstance(entries, dict) and entries.get("__metadata__", {}) is None:
         del entries["__metadata__"]  # MLX writes null there.
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
@@ -146,15 +122,11 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     for key, entry in sorted(named.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         begin, end = entry["data_offsets"]
         if begin != expected:
-            raise CheckpointError(
-                f"{path}: tensor {key} starts at byte {begin}, expected {expected}", hint=_AGAIN
-            )
+            raise CheckpointError(f"{path}: tensor {key} starts at byte {begin}, expected {expected}", hint=_AGAIN)
         expected = end
     if expected != data_size:
         what = "is truncated" if data_size < expected else "has bytes after its tensors"
-        raise CheckpointError(
-            f"{path}: {what}: expected {expected} data bytes, found {data_size}", hint=_AGAIN
-        )
+        raise CheckpointError(f"{path}: {what}: expected {expected} data bytes, found {data_size}", hint=_AGAIN)
     return entries
 
 

@@ -10,9 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._files import DTYPES
-
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+from adaptzip.dtypes import NAMES
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def build_header(tensors: Mapping[str, Pending], metadata: Mapping[str, str]) ->
         tensor = tensors[key]
         end = position + _size(tensor)
         entries[key] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [position, end],
         }
@@ -72,7 +70,7 @@ def fits(tensors: Mapping[str, Pending], header: bytes) -> bool:
     entries = json.loads(header)
     entries.pop("__metadata__", None)
     return entries.keys() == tensors.keys() and all(
-        entry["dtype"] == _NAMES.get(tensors[key].dtype) and entry["shape"] == list(tensors[key].shape)
+        entry["dtype"] == NAMES.get(tensors[key].dtype) and entry["shape"] == list(tensors[key].shape)
         for key, entry in entries.items()
     )
 
@@ -86,7 +84,7 @@ def _size(tensor: Pending) -> int:
 
 def _rank(dtype: torch.dtype) -> int:
     """The safetensors library's order of dtypes, the last of which it writes first."""
-    return _LIBRARY_ORDER.index(_NAMES[dtype])
+    return _LIBRARY_ORDER.index(NAMES[dtype])
 
 
 _LIBRARY_ORDER = (

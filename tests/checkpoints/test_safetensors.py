@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
-from adaptzip.checkpoints._files import DTYPES, open_weights
+from adaptzip.checkpoints._files import open_weights
 from adaptzip.checkpoints._safetensors import build_header, fits, pending, write_tensors
+from adaptzip.dtypes import DTYPES
 
 
 def written(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> bytes:
@@ -28,9 +29,7 @@ def random_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def test_every_dtype_is_written_as_by_the_library(tmp_path: Path) -> None:
-    tensors = {
-        f"t{n}.{name}": random_tensor((n + 1, 3), dtype) for n, (name, dtype) in enumerate(DTYPES.items())
-    }
+    tensors = {f"t{n}.{name}": random_tensor((n + 1, 3), dtype) for n, (name, dtype) in enumerate(DTYPES.items())}
     tensors |= {f"a.{key}": tensor.clone() for key, tensor in tensors.items()}
     metadata = {"format": "pt"}
     assert written(tensors, metadata, tmp_path / "f") == save(tensors, metadata)
@@ -39,9 +38,7 @@ def test_every_dtype_is_written_as_by_the_library(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(
-        st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(
-            lambda key: key != "__metadata__"
-        ),
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(lambda key: key != "__metadata__"),
         st.tuples(st.lists(st.integers(0, 3), max_size=3), st.sampled_from(sorted(DTYPES))),
         max_size=6,
     ),

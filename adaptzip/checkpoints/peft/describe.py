@@ -52,9 +52,7 @@ def config_text(adapter: Adapter) -> str:
 
 def describes(adapter: Adapter) -> bool:
     """Whether the adapter's own configuration gives every module its rank and scale."""
-    return (
-        adapter.meta.dialect == "peft" and bool(adapter.meta.config) and _tells(adapter.meta.config, adapter)
-    )
+    return adapter.meta.dialect == "peft" and bool(adapter.meta.config) and _tells(adapter.meta.config, adapter)
 
 
 def build_config(adapter: Adapter) -> dict[str, Any]:
@@ -77,8 +75,7 @@ def portable_config(adapter: Adapter) -> dict[str, Any]:
     rank = next(iter(adapter.modules.values())).rank
     task = adapter.meta.config.get("task_type")
     kept = {
-        name: adapter.meta.config.get(name)
-        for name in ("exclude_modules", "layers_pattern", "layers_to_transform")
+        name: adapter.meta.config.get(name) for name in ("exclude_modules", "layers_pattern", "layers_to_transform")
     }
     return {
         **_DEFAULTS,

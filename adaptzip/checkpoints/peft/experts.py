@@ -68,9 +68,7 @@ def _parameters_of(path: str, wanted: Sequence[str], raw: Mapping[str, Any]) -> 
     return sorted(named)
 
 
-def _assign(
-    path: str, by_depth: Mapping[int, str], parameters: Sequence[str], where: object
-) -> dict[str, str]:
+def _assign(path: str, by_depth: Mapping[int, str], parameters: Sequence[str], where: object) -> dict[str, str]:
     """Match wrappers, innermost first, with parameters in the order of their declaration."""
     known = len(parameters) == 1 or all(parameter in _DECLARED for parameter in parameters)
     if len(by_depth) != len(parameters) or set(by_depth) != set(range(len(by_depth))) or not known:
@@ -86,9 +84,7 @@ def _assign(
     }
 
 
-def split_experts(
-    path: str, a: Tensor, b: Tensor, rank: int, scaling: float, where: object
-) -> dict[str, LoraFactors]:
+def split_experts(path: str, a: Tensor, b: Tensor, rank: int, scaling: float, where: object) -> dict[str, LoraFactors]:
     """Factors of every expert of the parameter at `path`.
 
     Args:
@@ -110,8 +106,7 @@ def split_experts(
     experts = a.shape[0] // rank
     a_all, b_all = a.reshape(experts, rank, -1), b.reshape(b.shape[0], rank, experts)
     return {
-        f"{path}[{e}]": LoraFactors(a_all[e], b_all[:, :, e].contiguous(), scaling, "expert")
-        for e in range(experts)
+        f"{path}[{e}]": LoraFactors(a_all[e], b_all[:, :, e].contiguous(), scaling, "expert") for e in range(experts)
     }
 
 
@@ -135,9 +130,7 @@ def group_experts(modules: Mapping[str, LoraFactors]) -> dict[str, list[LoraFact
     for path, experts in groups.items():
         missing = set(range(len(experts))) - set(experts)
         if missing:
-            raise CheckpointError(
-                f"{path}: expert {min(missing)} is missing between others, expected every expert"
-            )
+            raise CheckpointError(f"{path}: expert {min(missing)} is missing between others, expected every expert")
     return {path: [experts[e] for e in range(len(experts))] for path, experts in groups.items()}
 
 

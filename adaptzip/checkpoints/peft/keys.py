@@ -106,11 +106,7 @@ def _refuse_methods(key: str, where: object) -> None:
 def _check_extra(key: str, where: object) -> None:
     if key.startswith(PREFIX) and ".lora_" not in key:
         return
-    hint = (
-        "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"
-    )
+    hint = "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"
     if key.endswith((".default.weight", ".default")):
-        hint = (
-            "the adapter's name is inside the keys: save it with PEFT's save_pretrained, not with torch.save"
-        )
+        hint = "the adapter's name is inside the keys: save it with PEFT's save_pretrained, not with torch.save"
     raise CheckpointError(f"{where}: the key {key} has no meaning in a PEFT LoRA", hint=hint)

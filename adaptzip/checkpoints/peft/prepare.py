@@ -53,8 +53,7 @@ def portable(adapter: Adapter, drop_extras: bool) -> Adapter:
     _refuse_losses(adapter, drop_extras)
     rank = max([1, *(factors.rank for factors in adapter.modules.values())])
     modules = {
-        name: pad(fold(replace(factors, bias=None, magnitude=None)), rank)
-        for name, factors in adapter.modules.items()
+        name: pad(fold(replace(factors, bias=None, magnitude=None)), rank) for name, factors in adapter.modules.items()
     }
     return Adapter(modules, {}, replace(adapter.meta, header=None, config_text=None))
 

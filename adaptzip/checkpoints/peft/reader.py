@@ -33,9 +33,7 @@ def read(source: Source) -> Adapter:
         refuse_variants(source.config, source.path)
     keys = classify(source.tensors, source.weights)
     if not keys.modules:
-        raise CheckpointError(
-            f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys"
-        )
+        raise CheckpointError(f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys")
     raw = source.config if source.config is not None else _assumed_config(source, keys)
     config = parse_config(raw, source.path)
     modules = _modules(source, keys, config)
@@ -59,9 +57,7 @@ def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
         )
     for key in keys.extras:
         if key.endswith(TOKENS):
-            raise CheckpointError(
-                f"{source.weights}: {key} needs the token numbers of its adapter_config.json"
-            )
+            raise CheckpointError(f"{source.weights}: {key} needs the token numbers of its adapter_config.json")
     ranks = {}
     for name, parts in keys.modules.items():
         a_key = parts.get("A") or parts.get("embedding_A")
@@ -158,15 +154,11 @@ def _vector(
     field = "use_dora" if part == "magnitude" else "lora_bias"
     if part not in parts:
         if wanted:
-            raise CheckpointError(
-                f"{source.weights}: module {name} has no {part}, but {field} is set", hint=_DIFFERENT
-            )
+            raise CheckpointError(f"{source.weights}: module {name} has no {part}, but {field} is set", hint=_DIFFERENT)
         return None
     vector = source.tensors[parts[part]]
     if not wanted:
-        raise CheckpointError(
-            f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=_DIFFERENT
-        )
+        raise CheckpointError(f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=_DIFFERENT)
     if vector.numel() != out:
         raise CheckpointError(
             f"{source.weights}: {parts[part]} has {vector.numel()} numbers, expected {out} as B has rows"

@@ -76,9 +76,7 @@ def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
 def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
     kind = raw.get("peft_type")
     if kind is None:
-        raise CheckpointError(
-            f"{where}: has no peft_type", hint="expected PEFT's adapter_config.json of a LoRA"
-        )
+        raise CheckpointError(f"{where}: has no peft_type", hint="expected PEFT's adapter_config.json of a LoRA")
     if kind == "LORA":
         return
     hint = _CONVERT if kind in _CONVERTIBLE else _MERGE
