@@ -53,8 +53,9 @@ def atomic_directory(
     """Make a temporary sibling folder to fill; on success fsync its files and rename it to `path`.
 
     On any exception, KeyboardInterrupt included, the temporary folder is removed and `path` is as it was.
-    An empty folder at `path` is taken over. With `force` a folder that is not empty is replaced only where
-    `owned` says of the path of every file in it, relative and with slashes, that this kind of output writes it, so that no other file is lost.
+    An empty folder at `path` is taken over. With `force` a folder that is not empty is replaced only where `owned`
+    says of the path of every file in it, relative and with slashes, that this kind of output writes it, so that no
+    other file is lost.
 
     Args:
         path: the folder to make.
@@ -86,9 +87,7 @@ def _target(path: str | Path) -> Path:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         parent = Path(path).parent
-        raise OutputError(
-            f"{path}: the folder {parent} does not exist", hint=f"make it first: mkdir -p {parent}"
-        )
+        raise OutputError(f"{path}: the folder {parent} does not exist", hint=f"make it first: mkdir -p {parent}")
     return target
 
 
@@ -150,9 +149,7 @@ def _reporting(target: Path, temporary: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         full = error.errno in _FULL
         hint = "free some space or choose another disk" if full else "choose a place you can write to"
-        raise OutputError(
-            f"{target}: cannot be written: {reason}; nothing was left behind", hint=hint
-        ) from error
+        raise OutputError(f"{target}: cannot be written: {reason}; nothing was left behind", hint=hint) from error
 
 
 def _sync(path: Path) -> None:

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptzip.adapter import LoraFactors
-from adaptzip.base_layouts import stored_layout
-from adaptzip.base_model import BaseModel
-from adaptzip.base_names import Renaming, Site, find_renaming, locate, locate_tensor
+from adaptzip.base.layouts import stored_layout
+from adaptzip.base.model import BaseModel
+from adaptzip.base.names import Renaming, Site, find_renaming, locate, locate_tensor
 from adaptzip.errors import BaseModelError
 
 TENSORS = {

@@ -14,7 +14,7 @@ from cli_cases import ROOT, Result, command, listing, make_adapter, refused, run
 AT_WORK = "print('at work', file=sys.stderr, flush=True)"
 PAUSES = {
     # Between two tensors of an output that is half-written.
-    "merging": f"import time, adaptzip.merging as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))",
+    "merging": f"import time, adaptzip.merging.folders as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))",
     # While the bytes of the finished output are on their way to the disk.
     "syncing": f"import time, os\nos.fsync = lambda *a: ({AT_WORK}, time.sleep(60))",
     # In the middle of the work, before anything is written; worker threads finish the module they are at.

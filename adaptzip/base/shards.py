@@ -1,0 +1,127 @@
+"""One weight file of a base model: its table of tensors, and reading one tensor at a time."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.checkpoints._files import parse_header
+from adaptzip.dtypes import DTYPES
+from adaptzip.errors import BaseModelError, CheckpointError
+
+_AGAIN = "download the base model again"
+_HEADER_LIMIT = 100_000_000
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One entry of a weight file: name, dtype, shape and, in a safetensors file, the byte it starts at."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One weight file.
+
+    Attributes:
+        path: the file.
+        tensors: its entries by name.
+        loaded: the tensors themselves of a PyTorch file, memory mapped where the file allows it, else None.
+    """
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    loaded: Mapping[str, Tensor] | None = None
+
+    def read(self, name: str) -> Tensor:
+        """A writable copy of one tensor."""
+        stored = self.tensors[name]
+        if self.loaded is not None:
+            return self.loaded[name].detach().clone().contiguous()
+        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        if tensor.numel():
+            with self.path.open("rb") as handle:
+                handle.seek(stored.offset)
+                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != stored.bytes:
+                    raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
+        return tensor
+
+
+def open_shard(path: Path) -> Shard:
+    """Read the table of tensors of a safetensors or PyTorch weight file.
+
+    Raises:
+        BaseModelError: if the file is missing, empty, truncated, a git-LFS pointer, or neither of the two.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(64)
+    except OSError as error:
+        raise BaseModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_AGAIN) from error
+    if not start:
+        raise BaseModelError(f"{path}: the file is empty", hint=_AGAIN)
+    if start.startswith(b"version https://git-lfs"):
+        raise BaseModelError(
+            f"{path}: is a git-LFS pointer, not the weights themselves",
+            hint="run `git lfs pull` in its repository",
+        )
+    return _open_pytorch(path) if start.startswith((b"PK\x03\x04", b"\x80")) else _open_safetensors(path)
+
+
+def _open_safetensors(path: Path) -> Shard:
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 10 or not 2 <= length <= _HEADER_LIMIT or handle.peek(1)[:1] != b"{":
+            raise BaseModelError(f"{path}: is not a safetensors file", hint=_AGAIN)
+        if 8 + length > size:
+            raise BaseModelError(f"{path}: is truncated inside its header", hint=_AGAIN)
+        header = handle.read(length)
+    try:
+        entries = parse_header(path, header, size - 8 - length)
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=_AGAIN) from error
+    entries.pop("__metadata__", None)
+    return Shard(
+        path,
+        {
+            name: StoredTensor(
+                name, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+            )
+            for name, entry in entries.items()
+        },
+    )
+
+
+def _open_pytorch(path: Path) -> Shard:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise BaseModelError(
+            f"{path}: holds more than tensors, and loading it could run code",
+            hint="save the base model as safetensors where you trust it",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise BaseModelError(f"{path}: is not a readable PyTorch file", hint=_AGAIN) from error
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise BaseModelError(f"{path}: expected a table of tensors", hint="save the model's state_dict()")
+    tensors = {name: StoredTensor(name, value.dtype, tuple(value.shape)) for name, value in loaded.items()}
+    return Shard(path, tensors, dict(loaded))
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(4) == b"PK\x03\x04"

@@ -1,0 +1,204 @@
+"""Merging an adapter into its base model's weights, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter
+from adaptzip.atomic import atomic_directory
+from adaptzip.base.model import BaseModel
+from adaptzip.checkpoints._safetensors import Pending, build_header, write_tensors
+from adaptzip.errors import CheckFailedError, OutputError
+from adaptzip.linalg import choose_device
+from adaptzip.merging.plan import MergePlan, Output, plan_merge, weight_file_name
+from adaptzip.merging.rules import is_finite
+
+if TYPE_CHECKING:
+    from adaptzip.compressed import Compressed
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tensors written so far and the number of all tensors."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge` wrote.
+
+    Attributes:
+        path: the folder of the merged model.
+        bytes: size of all its files.
+        files: their names, sorted.
+        modules: how many modules were merged.
+        extras: how many extras (heads, biases, token rows, embeddings) were applied.
+    """
+
+    path: Path
+    bytes: int
+    files: tuple[str, ...]
+    modules: int
+    extras: int
+
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "files": list(self.files),
+            "modules": self.modules,
+            "extras": self.extras,
+        }
+
+
+def merge(
+    source: str | Path | Adapter | Compressed,
+    base: str | Path,
+    output: str | Path,
+    *,
+    safe_merge: bool = False,
+    scale: float = 1.0,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Write the base model with the adapter's updates added to its weights.
+
+    On the CPU the weights are bit-identical to those of PEFT's `merge_and_unload`. The model is never whole
+    in memory: its tensors are read, changed and written one at a time, into as many files as the base has.
+    The base's other files are carried over; config.json is changed where a trained head or embedding asks for
+    it. Every changed tensor is checked for NaN and infinity.
+
+    Args:
+        source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
+        base: the folder of the base model.
+        output: the folder to write.
+        safe_merge: round each update to the weight's dtype before adding it, as PEFT's safe_merge does.
+        scale: multiplies every update; extras are applied in full.
+        device: "cpu", "cuda", "cuda:1" or "auto"; on CUDA the last bits may differ from the CPU's.
+        force: replace an existing output folder.
+        progress: called after each tensor.
+
+    Raises:
+        CheckpointError: if the adapter cannot be read.
+        BaseModelError: if the base cannot be read or does not fit the adapter.
+        RefusedError: if the base is quantised, or the source is not a low-rank update.
+        CheckFailedError: if a merged weight holds NaN or infinity; nothing is written then.
+        OutputError: if `output` exists without `force`, or cannot be written.
+    """
+    chosen = choose_device(device)
+    model = BaseModel.open(base)
+    _refuse_overlap(model.path, Path(output))
+    plan = plan_merge(_adapter(source), model, scale)
+    owned = _owned(plan)
+    with atomic_directory(output, force, owned=owned.__contains__) as folder:
+        _write_weights(plan, folder, safe_merge, chosen, progress)
+        _write_others(plan, folder)
+        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    return MergeReport(Path(output), sum(files.values()), tuple(sorted(files)), plan.modules, plan.extras)
+
+
+def _adapter(source: str | Path | Adapter | Compressed) -> Adapter:
+    if isinstance(source, Adapter):
+        return source
+    if isinstance(source, str | Path):
+        from adaptzip.sources import read
+
+        return read(source)
+    from adaptzip.reconstruction import reconstruct
+
+    return reconstruct(source)
+
+
+def _refuse_overlap(base: Path, output: Path) -> None:
+    source, target = base.resolve(), output.resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise OutputError(
+            f"{output}: overlaps the base model's folder {base}", hint="choose another output folder"
+        )
+
+
+def _owned(plan: MergePlan) -> frozenset[str]:
+    """The names that a merged model of this base has."""
+    weights = [weight_file_name(shard.path) for shard in plan.base.shards]
+    return frozenset([*weights, _INDEX, "config.json", *(p.as_posix() for p in plan.base.others)])
+
+
+_INDEX = "model.safetensors.index.json"
+
+
+def _write_weights(
+    plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None
+) -> None:
+    total = sum(len(outputs) for outputs in plan.outputs)
+    done = count(1)
+
+    def make(output: Output) -> Tensor:
+        weight = _merged(plan.base, output, safe, device)
+        if progress is not None:
+            progress(next(done), total)
+        return weight
+
+    for shard, outputs in zip(plan.base.shards, plan.outputs, strict=True):
+        tensors = {o.stored.name: Pending(o.stored.shape, o.stored.dtype, partial(make, o)) for o in outputs}
+        header = build_header(tensors, {"format": "pt"})
+        with (folder / weight_file_name(shard.path)).open("wb") as handle:
+            write_tensors(handle, tensors, header)
+    if plan.base.index is not None:
+        _write_json(folder / _INDEX, _index(plan))
+
+
+def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -> Tensor:
+    """One tensor of the merged model."""
+    if output.source is None:
+        weight = torch.empty(output.stored.shape, dtype=output.stored.dtype, device=device)
+    else:
+        weight = base.read(output.source)
+    if not output.edits:
+        return weight
+    weight = weight.to(device)
+    for edit in output.edits:
+        weight = edit.apply(weight, safe)
+    if not is_finite(weight):
+        raise CheckFailedError(
+            f"merging makes NaN or infinity in {output.stored.name}, a {weight.dtype} tensor",
+            hint="the adapter is broken, or its update is too large for the base's dtype",
+        )
+    return weight
+
+
+def _index(plan: MergePlan) -> dict[str, object]:
+    """The base's index with the merged model's names, files and sizes."""
+    weight_map, size, numbers = {}, 0, 0
+    for shard, outputs in zip(plan.base.shards, plan.outputs, strict=True):
+        for output in outputs:
+            weight_map[output.stored.name] = weight_file_name(shard.path)
+            size += output.stored.bytes
+            numbers += torch.Size(output.stored.shape).numel()
+    index = dict(plan.base.index or {})
+    metadata = dict(index.get("metadata") or {}) | {"total_size": size}
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = numbers
+    return index | {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _write_others(plan: MergePlan, folder: Path) -> None:
+    for relative in plan.base.others:
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if relative.as_posix() == "config.json" and plan.config is not None:
+            _write_json(target, plan.config)
+        else:
+            shutil.copyfile(plan.base.path / relative, target)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
