@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptzip.adapter import Adapter, LoraFactors
     from adaptzip.budget import Budget
-    from adaptzip.compression import compress
     from adaptzip.compressed import Compressed
+    from adaptzip.compression import compress
     from adaptzip.container.reader import open_adz as open
     from adaptzip.errors import AdaptzipError
     from adaptzip.exporting import export

@@ -76,8 +76,8 @@ def merge(
 
 
 def _plan(adapter: Adapter, base: Path, scale: float) -> dict[str, Any]:
-    from adaptzip.base_model import BaseModel
-    from adaptzip.merge_plan import plan_merge, weight_file_name
+    from adaptzip.base.model import BaseModel
+    from adaptzip.merging.plan import plan_merge, weight_file_name
 
     plan = plan_merge(adapter, BaseModel.open(base), scale)
     outputs = [output for shard in plan.outputs for output in shard]
