@@ -145,9 +145,7 @@ def describe(adapter: Adapter) -> AdapterReport:
     modules = tuple(_module(name, m, spectra[name]) for name, m in adapter.modules.items())
     alive = [m.effective_rank for m in modules if m.norm > 0]
     factors = [t for m in adapter.modules.values() for t in _tensors(m)]
-    extras = tuple(
-        ExtraReport(name, _name(t.dtype), tuple(t.shape), t.nbytes) for name, t in adapter.extras.items()
-    )
+    extras = tuple(ExtraReport(name, _name(t.dtype), tuple(t.shape), t.nbytes) for name, t in adapter.extras.items())
     return AdapterReport(
         modules=modules,
         energy=_energy(list(spectra.values())),

@@ -38,9 +38,7 @@ def yardsticks(adapter: Adapter) -> tuple[Yardstick, ...]:
     )
 
 
-def _measure(
-    name: str, adapter: Adapter, store: Callable[[Tensor], Tensor], size: Callable[[int], int]
-) -> Yardstick:
+def _measure(name: str, adapter: Adapter, store: Callable[[Tensor], Tensor], size: Callable[[int], int]) -> Yardstick:
     modules = adapter.modules
     stored = {key: replace(m, A=store(m.A), B=store(m.B)) for key, m in modules.items()}
     total = sum(size(t.numel()) for m in modules.values() for t in (m.A, m.B))
