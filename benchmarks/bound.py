@@ -61,19 +61,31 @@ def least_bytes(parts: Components, relative_error: float) -> float:
     finding it is the whole search. Where a component drops out the error jumps; an error inside such a jump is given
     the bits of the jump's lower end, which are the fewest that this solution knows to meet it.
     """
+    return spend(parts, price_at(parts, relative_error))[0] / 8
+
+
+def price_at(parts: Components, relative_error: float) -> float:
+    """Bits that a unit of squared error is worth where the bound meets `relative_error`."""
     aim = relative_error**2 * parts.energy.sum()
-    low, high = 1e-6 / parts.energy.max(), 1e12 / parts.energy.max()
+    largest = float(parts.energy.max())
+    low, high = 1e-6 / largest, 1e12 / largest
     for _ in range(_BISECTIONS):
         price = float(np.sqrt(low * high))
         if spend(parts, price)[1] > aim:
             low = price
         else:
             high = price
-    return spend(parts, high)[0] / 8
+    return high
 
 
 def spend(parts: Components, price: float) -> tuple[float, float]:
-    """(bits, squared error) of all components where one unit of squared error is worth `price` bits.
+    """(bits, squared error) of all components where one unit of squared error is worth `price` bits."""
+    bits, error = allot(parts, price)
+    return float(bits.sum()), float(error.sum())
+
+
+def allot(parts: Components, price: float) -> tuple[Floats, Floats]:
+    """Bits and squared error of each component at a price.
 
     Setting the derivatives of bits + price * error to zero gives Du (1 - Dv) = a and Dv (1 - Du) = b with
     a = m / (2 ln2 price s^2) and b likewise with n; hence Du - Dv = a - b, and Du is the smaller root of
@@ -92,7 +104,7 @@ def spend(parts: Components, price: float) -> tuple[float, float]:
     bits = -(parts.out * np.log2(u) + parts.width * np.log2(v)) / 2
     error = parts.energy * (1 - (1 - u) * (1 - v))
     kept = inside & (bits + price * error < price * parts.energy)
-    return float(bits[kept].sum()), float(error[kept].sum() + parts.energy[~kept].sum())
+    return np.where(kept, bits, 0.0), np.where(kept, error, parts.energy)
 
 
 def main() -> None:

@@ -93,9 +93,9 @@ class EqualRow:
 
 
 def at_equal_error(real: RealAdapter, name: str) -> PeerRow | None:
-    """None where the storage cannot hold the adapter: there is no half of rank 1."""
+    """None where the storage cannot hold the adapter: there is no half of rank 1, nor a part of a component."""
     stored = STORAGES[name](real.adapter)
-    if stored is None:
+    if stored is None or stored.relative_error >= 1:
         return None
     ours = compress(real, stored.relative_error).bytes if stored.relative_error > 0 else lossless_bytes(real)
     return PeerRow(real.name, name, stored.bytes, 2 * real.adapter.parameters, stored.relative_error, ours)

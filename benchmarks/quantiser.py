@@ -1,0 +1,261 @@
+"""Which quantiser, which tables, which contexts: the measurements behind docs/decisions/0002-quantiser.md.
+
+Every configuration codes the same components of the same adapters (those that the Gaussian bound keeps at the error)
+at the step that gives exactly the error asked for. Bytes are ideal code lengths under probability tables that were
+fitted to that configuration's own quantiser, plus 10 bits a row for the choice of its table; there is no header.
+What is printed is bytes over the Gaussian bound, so 1.05 is 5 % above it.
+
+    python -m benchmarks.quantiser [FOLDER ...] [--names NAME ...] [--json] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptzip.methods import load
+from benchmarks import page
+from benchmarks.bound import Components, allot, least_bytes, price_at
+from benchmarks.contexts import CONTEXTS, CodedRows, saving
+from benchmarks.real_adapters import RealAdapter, add_folders, find
+from benchmarks.research_quantiser import ALL_SHAPES, Family, Levels, Quantiser, fit_family, quantise
+
+NAMES = ("gpt2-tigrinya", "minilm-trec-r8", "roberta-pt-paulo", "sd15-te-hansjohn")
+ERRORS = (0.2, 0.316)
+ROW_BITS = 10
+_METHOD = load("svd")
+_TOLERANCE = 2e-4
+_PASSES = 12
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is compared.
+
+    Attributes:
+        refit: whether V is fitted again to the quantised U.
+        shapes: exponents of the generalised Gaussians that the tables are made for.
+    """
+
+    name: str
+    quantiser: Quantiser
+    refit: bool = True
+    shapes: tuple[float, ...] = ALL_SHAPES
+
+
+CONFIGURATIONS = (
+    Configuration("scalar, nearest level", Quantiser(1, 0.0)),
+    Configuration("scalar, dead zone", Quantiser(1, 0.0, threshold=0.6)),
+    Configuration("scalar, rate-aware", Quantiser(1, 0.15)),
+    Configuration("trellis, 4 states", Quantiser(4, 0.3)),
+    Configuration("trellis, 8 states", Quantiser(8, 0.3)),
+    Configuration("trellis, 16 states", Quantiser(16, 0.3)),
+    Configuration("trellis, 32 states", Quantiser(32, 0.3)),
+    Configuration("trellis, 64 states", Quantiser(64, 0.3)),
+    Configuration("trellis, 128 states", Quantiser(128, 0.3)),
+    Configuration("8 states, V not refitted", Quantiser(8, 0.3), refit=False),
+    Configuration("8 states, Gaussian tables only", Quantiser(8, 0.3), shapes=(2.0,)),
+    Configuration("8 states, Gaussian and Laplace tables", Quantiser(8, 0.3), shapes=(1.0, 2.0)),
+    Configuration("8 states, bits not weighed", Quantiser(8, 0.0)),
+    Configuration("8 states, bit weight 0.2", Quantiser(8, 0.2)),
+    Configuration("8 states, bit weight 0.4", Quantiser(8, 0.4)),
+)
+CONTEXTS_UNDER = "trellis, 8 states"
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """An adapter's kept components at one step: ideal bits, relative error, and the rows as they were coded."""
+
+    bits: float
+    error: float
+    rows: tuple[CodedRows, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One configuration on one adapter; `seconds` is the processor time of its last pass per million numbers."""
+
+    configuration: str
+    adapter: str
+    asked: float
+    error: float
+    bytes: float
+    ratio: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ContextResult:
+    """The share of the bits that a context saves on one adapter."""
+
+    context: str
+    adapter: str
+    asked: float
+    saving: float
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """An adapter's fitted modules and how many components of each the bound keeps at an error."""
+
+    real: RealAdapter
+    asked: float
+    fits: dict[str, Any]
+    ranks: dict[str, int]
+
+    @classmethod
+    def of(cls, real: RealAdapter, error: float) -> Problem:
+        price = price_at(real.parts, error)
+        fits = _METHOD.fit(real.adapter.modules, _METHOD.config_type())
+        return cls(real, error, fits, {name: _components_kept(fitted, price) for name, fitted in fits.items()})
+
+    @property
+    def energy(self) -> float:
+        return float(sum(f.S.double().square().sum() for f in self.fits.values()))
+
+
+def _components_kept(fitted: Any, price: float) -> int:
+    energy = fitted.S.double().square().numpy()
+    out, width = (np.full(len(energy), float(side.shape[0])) for side in (fitted.U, fitted.V))
+    return int(np.count_nonzero(allot(Components(energy, out, width), price)[0]))
+
+
+def code(problem: Problem, configuration: Configuration, family: Family, step: float) -> Coded:
+    """Code every kept component at one step."""
+    bits, error = 0.0, 0.0
+    coded: list[CodedRows] = []
+    for name, fitted in problem.fits.items():
+        rank = problem.ranks[name]
+        if rank == 0:
+            error += float(fitted.S.double().square().sum())
+            continue
+        left = _code_rows(_METHOD.target(fitted, "U", rank, {}), configuration, family, step, "U")
+        done = {"U": left.levels.values().float() * step}
+        plain = (fitted.V[:, :rank] * fitted.S[:rank]).T
+        target = _METHOD.target(fitted, "V", rank, done) if configuration.refit else plain
+        right = _code_rows(target, configuration, family, step, "V")
+        done["V"] = right.levels.values().float() * step
+        error += _METHOD.squared_error(fitted, done)
+        bits += float(left.bits.sum() + right.bits.sum()) + ROW_BITS * 2 * rank
+        coded += [left, right]
+    return Coded(bits, sqrt(error / problem.energy), tuple(coded))
+
+
+def _code_rows(target: Tensor, configuration: Configuration, family: Family, step: float, side: str) -> CodedRows:
+    rows = target / step
+    first: Levels = quantise(rows, family.nearest(rows), configuration.quantiser, family.rates)
+    bits, tables = family.cheapest(first)
+    return CodedRows(side, first, tables, bits)
+
+
+def solve(problem: Problem, configuration: Configuration, family: Family) -> tuple[Coded, float]:
+    """The coded adapter at the error asked for, and processor seconds per million numbers of the last pass."""
+    step, low, high = _first_step(problem, configuration), 0.0, float("inf")
+    for _ in range(_PASSES):
+        start = time.process_time()
+        coded = code(problem, configuration, family, step)
+        seconds = time.process_time() - start
+        if abs(coded.error / problem.asked - 1) < _TOLERANCE:
+            break
+        low, high = (step, high) if coded.error < problem.asked else (low, step)
+        guess = step * (problem.asked / coded.error) ** 1.2
+        step = guess if low < guess < high else exp((log(low) + log(high)) / 2)
+    numbers = sum(rows.levels.level.numel() for rows in coded.rows)
+    return coded, seconds / numbers * 1e6
+
+
+def _first_step(problem: Problem, configuration: Configuration) -> float:
+    """A scalar step's error is about step^2 / 12 a number; a trellis step is half as large for the same error."""
+    numbers = sum(rank * sum(problem.real.adapter.modules[name].shape) for name, rank in problem.ranks.items())
+    step = problem.asked * sqrt(problem.energy / numbers * 6)
+    return step if configuration.quantiser.states == 1 else step / 2
+
+
+def study(adapters: Sequence[RealAdapter]) -> tuple[list[Result], list[ContextResult]]:
+    problems = [Problem.of(real, error) for real in adapters for error in ERRORS]
+    results, contexts = [], []
+    for configuration in CONFIGURATIONS:
+        family = fit_family(configuration.quantiser, configuration.shapes)
+        for problem in problems:
+            coded, seconds = solve(problem, configuration, family)
+            size, name = coded.bits / 8, problem.real.name
+            ratio = size / least_bytes(problem.real.parts, coded.error)
+            results.append(Result(configuration.name, name, problem.asked, coded.error, size, ratio, seconds))
+            print(f"{configuration.name}, {name}, error {coded.error:.4f}: {ratio:.4f}", file=sys.stderr)
+            if configuration.name == CONTEXTS_UNDER:
+                contexts += [
+                    ContextResult(context, name, problem.asked, saving(coded.rows, family, context))
+                    for context in CONTEXTS
+                ]
+    return results, contexts
+
+
+def render(results: Sequence[Result], contexts: Sequence[ContextResult]) -> str:
+    adapters = list(dict.fromkeys(row.adapter for row in results))
+    places = [(adapter, error) for adapter in adapters for error in ERRORS]
+    base = _mean([row.seconds for row in results if row.configuration == "trellis, 8 states"])
+    rows = []
+    for configuration in dict.fromkeys(row.configuration for row in results):
+        found = [row for row in results if row.configuration == configuration]
+        ratios = {(row.adapter, row.asked): row.ratio for row in found}
+        speed = _mean([row.seconds for row in found]) / base
+        rows.append(
+            [
+                configuration,
+                *(f"{ratios[place]:.3f}" for place in places),
+                f"{_mean(list(ratios.values())):.3f}",
+                f"{speed:.1f}",
+            ]
+        )
+    saved = {(row.context, row.adapter, row.asked): row.saving for row in contexts}
+    context_rows = [[context, *(f"{saved[context, *place]:.2%}" for place in places)] for context in CONTEXTS]
+    head = [f"{adapter}, {error:g}" for adapter, error in places]
+    return "\n".join(
+        [
+            page.table(["bytes / bound", *head, "mean", "time / 8 states"], rows),
+            page.table(["bits saved by context", *head], context_rows),
+        ]
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_folders(parser)
+    parser.add_argument("--names", nargs="+", default=NAMES, help="the adapters to use of those found; all: every one")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    adapters = find(options.folders, () if options.names == ["all"] else options.names)
+    if not adapters:
+        print(f"error: none of {', '.join(options.names)} was found", file=sys.stderr)
+        return 2
+    results, contexts = study(adapters)
+    if options.json:
+        print(
+            json.dumps({"results": [asdict(r) for r in results], "contexts": [asdict(c) for c in contexts]}, indent=2)
+        )
+    else:
+        print(render(results, contexts))
+    if options.write:
+        page.put("quantiser", render(results, contexts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,277 @@
+"""The benchmarks: the bound against hand computation, and every program on a small adapter."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from math import log2, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import adaptzip
+from benchmarks import page, peers, quantiser, rate_distortion, speed, storage
+from benchmarks.bound import Components, allot, components, least_bytes, price_at, spend
+from benchmarks.contexts import CONTEXTS, saving
+from benchmarks.real_adapters import find
+from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
+
+PROGRAMS = ("bound", "merge", "peers", "quantiser", "rate_distortion", "shaped_adapter", "speed")
+
+
+def parts(*rows: tuple[float, int, int]) -> Components:
+    energy, out, width = np.array(rows, dtype=np.float64).T
+    return Components(energy, out, width)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEFT folder of two modules with falling spectra, and a head."""
+    folder = tmp_path_factory.mktemp("adapters") / "tiny"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, (out, width) in {"q_proj": (96, 64), "v_proj": (64, 64)}.items():
+        prefix = f"base_model.model.layers.0.{name}"
+        fall = torch.tensor([4.0, 2.0, 1.0, 0.5])
+        tensors[f"{prefix}.lora_A.weight"] = torch.randn(4, width, generator=generator)
+        tensors[f"{prefix}.lora_B.weight"] = torch.randn(out, 4, generator=generator) * fall
+    tensors["base_model.model.classifier.weight"] = torch.randn(3, 64, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["classifier"]}))
+    return folder
+
+
+def test_bound_of_one_square_component() -> None:
+    # By symmetry Du = Dv = D with (1 - D)^2 = 1 - e^2, at 1000 * log2(1 / D) bits.
+    distortion = 1 - sqrt(1 - 0.2**2)
+    assert least_bytes(parts((7.0, 1000, 1000)), 0.2) == pytest.approx(1000 * log2(1 / distortion) / 8, rel=1e-6)
+
+
+def test_bound_of_one_long_component_is_the_best_of_all_splits() -> None:
+    u = np.linspace(1e-4, 0.0399, 200_000)
+    v = 1 - (1 - 0.2**2) / (1 - u)
+    bits = -(3000 * np.log2(u) + 500 * np.log2(v)) / 2
+    assert least_bytes(parts((1.0, 3000, 500)), 0.2) == pytest.approx(bits.min() / 8, rel=1e-6)
+
+
+def test_bound_fills_water_over_components() -> None:
+    two = parts((1.0, 400, 400), (0.25, 400, 400))
+    bits, error = allot(two, price_at(two, 0.01))
+    assert error[0] == pytest.approx(error[1], rel=1e-3)
+    assert bits[0] - bits[1] == pytest.approx(400 * log2(4), rel=1e-3)
+
+
+def test_bound_drops_what_is_not_worth_its_bits() -> None:
+    two = parts((1.0, 400, 400), (0.01, 400, 400))
+    bits, error = allot(two, price_at(two, 0.2))
+    assert bits[1] == 0
+    assert error[1] == 0.01
+    assert error.sum() == pytest.approx(0.04 * 1.01, rel=1e-9)
+
+
+def test_bound_meets_the_error_and_spends_more_for_less() -> None:
+    many = parts(*((1 / k**2, 300 + k, 200) for k in range(1, 30)))
+    sizes = [least_bytes(many, error) for error in (0.5, 0.3, 0.1)]
+    assert sizes == sorted(sizes)
+    for error in (0.5, 0.3, 0.1):
+        assert spend(many, price_at(many, error))[1] <= error**2 * many.energy.sum() * (1 + 1e-9)
+
+
+def test_components_are_those_of_the_update(adapter: Path) -> None:
+    loaded = adaptzip.read(adapter)
+    found = components(loaded)
+    squares = sum(float(m.delta().double().square().sum()) for m in loaded.modules.values())
+    assert len(found.energy) == 8
+    assert found.energy.sum() == pytest.approx(squares, rel=1e-5)
+    assert set(found.out.tolist()) == {96, 64}
+
+
+def test_files_against_the_bound(
+    adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_distortion, "ERRORS", (0.3,))
+    code = rate_distortion.main([str(adapter.parent), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["asked"] for row in found["bound"]] == [0.3]
+    for row in found["bound"]:
+        assert row["error"] <= row["asked"]
+        assert row["ratio"] == pytest.approx(row["bytes"] / row["bound"])
+    (int4,) = found["int4"]
+    assert int4["error"] <= int4["int4_error"]
+    assert int4["share"] == pytest.approx(int4["bytes"] / int4["int4_bytes"])
+    # Two tiny modules are less than a header, so the bars cannot be met.
+    assert code == 1
+    assert not found["summary"][0]["met"]
+
+
+def test_extras_are_not_counted(adapter: Path, tmp_path: Path) -> None:
+    (real,) = find([adapter])
+    path = tmp_path / "a.adz"
+    adaptzip.compress(adapter, path, lossless=True)
+    # A float32 head of random numbers packs into little less than its size.
+    assert peers.lossless_bytes(real) <= path.stat().st_size - 3 * 64 * 3
+
+
+def test_bars() -> None:
+    rows = [rate_distortion.BoundRow("a", 0.1, 0.1, ratio, 1.0, ratio) for ratio in (1.0, 1.1, 1.25)]
+    int4 = [rate_distortion.Int4Row("a", "symmetric", 0.1, 10, 0.1, 4, share) for share in (0.4, 1.1)]
+    found = {s.name: s for s in rate_distortion.summarise(rows, int4)}
+    assert found["error 0.1 / bound"] == rate_distortion.Summary("error 0.1 / bound", 1.1, 1.25, True)
+    assert not found["int4's error / int4"].met
+
+
+def test_adapters_that_cannot_be_measured_are_named(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zero = tmp_path / "zero"
+    zero.mkdir()
+    loaded = adaptzip.read(adapter)
+    adaptzip.export(loaded, zero / "x")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"")
+    assert [real.name for real in find([adapter.parent, tmp_path])] == ["tiny"]
+    assert "left out broken" in capsys.readouterr().err
+
+
+def test_int4_counts_codes_and_scales(adapter: Path) -> None:
+    loaded = adaptzip.read(adapter)
+    numbers = loaded.parameters
+    plain = storage.integers(loaded, 4, symmetric=True)
+    shifted = storage.integers(loaded, 4, symmetric=False)
+    assert plain.bytes == numbers / 2 + numbers / 64 * 2
+    assert shifted.bytes == numbers / 2 + numbers / 64 * 2.5
+    assert 0.02 < shifted.relative_error < 0.2
+    assert storage.integers(loaded, 8, symmetric=True).relative_error < plain.relative_error / 10
+
+
+def test_int4_keeps_what_it_can_hold() -> None:
+    codes = torch.arange(-8, 8).repeat(4).float().reshape(1, 64)
+    module = adaptzip.LoraFactors(codes * 0.5, torch.full((64, 1), -2.0))
+    stored = storage.integers(adaptzip.Adapter({"m": module}), 4, symmetric=True)
+    assert stored.relative_error == 0
+
+
+def test_zstd_of_byte_planes_is_smaller(adapter: Path) -> None:
+    loaded = adaptzip.read(adapter)
+    assert storage.zstd(loaded, shuffled=True).bytes < storage.zstd(loaded).bytes < 4.2 * loaded.parameters
+    assert storage.zstd(loaded).relative_error == 0 < storage.zstd(loaded, as_half=True).relative_error < 1e-3
+
+
+def test_truncation_keeps_the_strongest(adapter: Path) -> None:
+    loaded = adaptzip.read(adapter)
+    found = components(loaded)
+    half = storage.uniform_rank(loaded, 2 * loaded.parameters / 2)
+    assert half is not None
+    assert half.bytes == loaded.parameters
+    lost = sum(sum(sorted(found.energy[side].tolist())[:2]) for side in (slice(0, 4), slice(4, 8)))
+    assert half.relative_error == pytest.approx(sqrt(lost / found.energy.sum()), rel=1e-2)
+    assert storage.uniform_rank(loaded, 10) is None
+    assert storage.global_rank_int4(loaded, 300).bytes <= 300
+
+
+def test_peers_compare_at_equal_error_and_equal_bytes(
+    adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = ("as stored, zstd -19", "int4, groups of 64", "global ranks, int4, 1/32 of float16")
+    monkeypatch.setattr(peers, "STORAGES", {name: peers.STORAGES[name] for name in some})
+    monkeypatch.setattr(peers, "ERRORS", (0.3,))
+    assert peers.main([str(adapter), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # A 32nd of an adapter this small holds no component at all.
+    assert [row["storage"] for row in found["equal_error"]] == list(some[:2])
+    (equal,) = found["equal_bytes"]
+    assert equal["adaptzip_error"] <= 0.3
+    assert equal["uniform_rank_error"] is None or equal["uniform_rank_error"] > 0.3
+
+
+@pytest.mark.parametrize("name", peers.STORAGES)
+def test_every_storage_says_its_bytes_and_error(name: str, adapter: Path) -> None:
+    stored = peers.STORAGES[name](adaptzip.read(adapter))
+    assert stored is not None
+    assert 0 <= stored.bytes < 4.2 * adaptzip.read(adapter).parameters
+    assert 0 <= stored.relative_error <= 1
+
+
+def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- benchmark: one -->\nold\n<!-- end benchmark -->\nb\n")
+    page.put("one", page.table(["x", "y"], [["1", "2"]]), path)
+    assert "old" not in path.read_text()
+    assert "| 1 | 2 |" in path.read_text()
+    assert path.read_text().endswith("<!-- end benchmark -->\nb\n")
+    with pytest.raises(ValueError, match="0 places"):
+        page.put("two", "", path)
+
+
+@pytest.mark.parametrize("name", ["rate_distortion", "peers", "speed", "quantiser"])
+def test_the_page_has_a_place_for_every_table(name: str) -> None:
+    assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1
+
+
+@pytest.mark.parametrize("task", [name for name in speed.TASKS if "cuda" not in name])
+def test_every_timed_task_does_its_work(task: str, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter").symlink_to(adapter)
+    adaptzip.compress(adapter, tmp_path / "cpu.adz", lossless=True)
+    found = speed.TASKS[task](tmp_path)()
+    assert all(value > 0 for value in found.values())
+    made = {"decompress": "exported", "read and write": "rewritten", "copy the file": "copied"}.get(task)
+    if made is not None:
+        again = adaptzip.read(tmp_path / made)
+        assert again.modules.keys() == adaptzip.read(adapter).modules.keys()
+
+
+def test_speed_bars() -> None:
+    assert speed.Comparison("compress", "zstd -19", 0.9, 1.0, 1.2, 1.0).met
+    assert not speed.Comparison("compress", "zstd -19", 0.9, 1.1, 1.2, 1.0).met
+    small = speed.memory("compress", [speed.Run(1, 1, 1, 500e6, {})], 20_000_000)
+    assert small.met
+    assert not small.judged
+    assert not speed.memory("compress", [speed.Run(1, 1, 1, 900e6, {})], 200_000_000).met
+
+
+@pytest.mark.slow
+def test_speed_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    speed.main(["--layers", "1", "--pairs", "1", "--device", "cuda"])
+    assert "compress / zstd -19" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("states", PARITY_CHECKS)
+def test_a_trellis_path_is_one_that_a_decoder_follows(states: int) -> None:
+    h0, h1 = PARITY_CHECKS[states]
+    rows = 3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    chosen = Quantiser(states, 0.3)
+    levels = quantise(rows, torch.zeros(2, dtype=torch.long), chosen, torch.ones(1, 2, 256))
+    # 256 numbers are two lanes: element e is in lane e % 2.
+    for lane in (0, 1):
+        state = 0
+        for level, which in zip(levels.level.reshape(-1)[lane::2], levels.quantiser.reshape(-1)[lane::2], strict=True):
+            assert int(which) == state & 1
+            state = (state >> 1) ^ (state & 1) * (h0 >> 1) ^ (int(level) & 1) * (h1 >> 1)
+    assert float((levels.values() - rows).square().mean()) < 1 / 3
+
+
+def test_configurations_meet_the_error(adapter: Path) -> None:
+    (real,) = find([adapter])
+    configuration = quantiser.Configuration("plain", Quantiser(1, 0.0), shapes=(2.0,))
+    family = fit_family(configuration.quantiser, configuration.shapes)
+    problem = quantiser.Problem.of(real, 0.2)
+    coded, _ = quantiser.solve(problem, configuration, family)
+    assert coded.error == pytest.approx(0.2, rel=1e-3)
+    assert 1 < coded.bits / 8 / least_bytes(real.parts, 0.2) < 1.5
+    # Gaussian rows have no context that helps.
+    assert all(0 <= saving(coded.rows, family, context) < 0.02 for context in CONTEXTS)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help(program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"benchmarks.{program}").main()
+    assert stopped.value.code == 0
+    assert "usage:" in capsys.readouterr().out
