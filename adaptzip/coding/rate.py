@@ -72,7 +72,7 @@ def search(
             low = step
         else:
             high = step
-        if high / low < 1 + tolerance / 10:
+        if high / low < 1 + tolerance / 2:
             break
     return best
 

@@ -182,9 +182,7 @@ def test_malformed_configuration_is_named(config: dict[str, Any], expected: str,
 
 def test_token_rows_must_be_as_many_as_the_configuration_names(tmp_path: Path) -> None:
     rows = {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 4)}
-    assert "names 3" in failure(
-        CheckpointError, save(tmp_path, tensors(**rows), trainable_token_indices=[1, 2, 3])
-    )
+    assert "names 3" in failure(CheckpointError, save(tmp_path, tensors(**rows), trainable_token_indices=[1, 2, 3]))
     assert "names none" in failure(CheckpointError, save(tmp_path, tensors(**rows)))
     assert len(read(save(tmp_path, tensors(**rows), trainable_token_indices=[1, 2])).extras) == 1
 
@@ -281,13 +279,8 @@ def test_weights_alone_need_alpha(tmp_path: Path) -> None:
     assert adapter.modules["model.layers.0.self_attn.q_proj"].scaling == 1.5
     assert source_bytes(tmp_path / "lora.safetensors") == (tmp_path / "lora.safetensors").stat().st_size
     (tmp_path / "other.json").write_text(json.dumps(_CONFIG | {"r": 4}))
-    assert (
-        read(tmp_path / "lora.safetensors", config=tmp_path / "other.json").modules.popitem()[1].scaling
-        == 1.0
-    )
-    assert "not found" in failure(
-        CheckpointError, tmp_path / "lora.safetensors", config=tmp_path / "none.json"
-    )
+    assert read(tmp_path / "lora.safetensors", config=tmp_path / "other.json").modules.popitem()[1].scaling == 1.0
+    assert "not found" in failure(CheckpointError, tmp_path / "lora.safetensors", config=tmp_path / "none.json")
 
 
 def test_alpha_beside_a_configuration_is_a_usage_error(tmp_path: Path) -> None:
@@ -326,3 +319,13 @@ def test_bin_files_that_hold_code_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert "expected a dictionary of tensors" in failure(CheckpointError, tmp_path)
     torch.save({"a": 1}, tmp_path / "adapter_model.bin")
     assert "expected a tensor under 'a'" in failure(CheckpointError, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["peft_type", "task_type"])
+@pytest.mark.parametrize("value", [[], {}, 3])
+def test_a_configuration_field_of_the_wrong_type_is_named(tmp_path: Path, key: str, value: object) -> None:
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q"], key: value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({"base_model.model.q.lora_A.weight": torch.ones(2, 3)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{key} is .*, expected text"):
+        read(tmp_path)

@@ -95,9 +95,7 @@ def test_llama_variant(name: str, tmp_path: Path) -> None:
     assert_same_changes(adapter, trained)
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"use_dora": True}, {"use_rslora": True}, {"trainable_token_indices": [2]}]
-)
+@pytest.mark.parametrize("more", [{}, {"use_dora": True}, {"use_rslora": True}, {"trainable_token_indices": [2]}])
 def test_gpt2_conv1d(more: dict[str, Any], tmp_path: Path) -> None:
     more = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, **more}
     trained = train(gpt2(), tmp_path, r=3, **more)
@@ -246,9 +244,7 @@ def test_grouped_convolution_is_refused(tmp_path: Path) -> None:
         ({"use_bdlora": BdLoraConfig(["q_proj"], ["v_proj"], nblocks=2)}, "BD-LoRA"),
     ],
 )
-def test_variants_that_are_no_low_rank_update_are_refused(
-    config: dict[str, Any], named: str, tmp_path: Path
-) -> None:
+def test_variants_that_are_no_low_rank_update_are_refused(config: dict[str, Any], named: str, tmp_path: Path) -> None:
     get_peft_model(llama(), LoraConfig(r=4, target_modules=_QV, **config)).save_pretrained(tmp_path)
     with pytest.raises(RefusedError, match=named) as refused:
         read(tmp_path)
@@ -264,9 +260,7 @@ def test_converted_pissa_is_a_plain_lora(tmp_path: Path) -> None:
     wrapped.save_pretrained(tmp_path / "initial")
     wrapped.peft_config["default"].init_lora_weights = "pissa"
     randomise(wrapped)
-    wrapped.save_pretrained(
-        tmp_path / "lora", path_initial_model_for_weight_conversion=str(tmp_path / "initial")
-    )
+    wrapped.save_pretrained(tmp_path / "lora", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
     merged = wrapped.merge_and_unload().state_dict()
     for name, factors in read(tmp_path / "lora").modules.items():
         assert factors.rank == 4

@@ -74,6 +74,9 @@ def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
 
 
 def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
+    for key in ("peft_type", "task_type"):
+        if not isinstance(raw.get(key), str | None):
+            raise CheckpointError(f"{where}: {key} is {raw[key]!r}, expected text", hint="repair the configuration")
     kind = raw.get("peft_type")
     if kind is None:
         raise CheckpointError(f"{where}: has no peft_type", hint="expected PEFT's adapter_config.json of a LoRA")
