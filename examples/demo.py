@@ -27,6 +27,7 @@ SOURCE_FILE = FIXTURE / "adapter_model.safetensors"
 OUTPUT = Path("demo-output")
 SETTINGS = {
     "default": [],
+    "20x": ["--budget", "20x", "--extras", "int8"],
     "50x": ["--budget", "50x", "--extras", "int8"],
     "100x": ["--budget", "100x", "--extras", "int8"],
 }
