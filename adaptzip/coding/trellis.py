@@ -36,6 +36,9 @@ PARITY_CHECK = (0o235, 0o126)
 _LANES = {"cpu": 2048, "cuda": 65536}
 """Lanes searched together: few enough for a processor's cache, enough to fill a GPU."""
 
+_PRICED_TOGETHER = 16384
+"""Numbers whose levels are priced together: small adapters then take few operations, and caches are not exceeded."""
+
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
@@ -146,19 +149,26 @@ def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]
     narrow = bool(x.abs().max() < torch.iinfo(torch.int16).max)
     choices = torch.empty((stages, 4, lanes), dtype=torch.int16 if narrow else torch.int32, device=device)
     survivors = torch.empty((stages, STATES, lanes), dtype=torch.bool, device=device)
-    for t in range(stages):
-        branches = _branch_costs(x[t], offsets[t], flat, columns, choices[t]).reshape(2, 2, 1, lanes)
-        even = cost[before[0]].reshape(2, -1, lanes).add_(branches[:, 0])
-        odd = cost[before[1]].reshape(2, -1, lanes).add_(branches[:, 1])
-        torch.lt(odd, even, out=survivors[t].view(even.shape))
-        cost = torch.minimum(even, odd, out=even).reshape(STATES, lanes)
+    group = max(1, _PRICED_TOGETHER // lanes)
+    for first in range(0, stages, group):
+        part = slice(first, first + group)
+        costs = _branch_costs(x[part], offsets[part], flat, columns, choices[part])
+        for t, branches in enumerate(costs.reshape(-1, 2, 2, 1, lanes), first):
+            even = cost[before[0]].reshape(2, -1, lanes).add_(branches[:, 0])
+            odd = cost[before[1]].reshape(2, -1, lanes).add_(branches[:, 1])
+            torch.lt(odd, even, out=survivors[t].view(even.shape))
+            cost = torch.minimum(even, odd, out=even).reshape(STATES, lanes)
     return _trace_back(cost, choices, survivors, before)
 
 
 def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, columns: int, choice: Tensor) -> Tensor:
-    """Cost (4, lanes) of the best level of each (quantiser, parity); the levels go to `choice` (4, lanes)."""
+    """Cost of the best level of each (quantiser, parity), (stages, 4, lanes); the levels go to `choice`, as large.
+
+    Args:
+        x, offset: both (stages, lanes).
+    """
     size = x.abs()
-    costs = torch.empty((4, x.shape[0]), device=x.device)
+    costs = torch.empty(choice.shape, device=x.device)
     for q in (0, 1):
         middle = (size + q) / 2
         near = middle.round()
@@ -171,11 +181,11 @@ def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, columns: int, choice:
         even_cost = torch.where(near_even, near_cost, far_cost)
         even = torch.where(near_even, near, far)
         zero = zero_cost < even_cost
-        costs[2 * q] = torch.minimum(even_cost, zero_cost)
-        costs[2 * q + 1] = torch.where(near_even, far_cost, near_cost)
-        choice[2 * q] = even.masked_fill_(zero, 0.0)
-        choice[2 * q + 1] = torch.where(near_even, far, near)
-    choice.mul_(torch.where(x < 0, -1, 1).to(choice.dtype))
+        costs[:, 2 * q] = torch.minimum(even_cost, zero_cost)
+        costs[:, 2 * q + 1] = torch.where(near_even, far_cost, near_cost)
+        choice[:, 2 * q] = even.masked_fill_(zero, 0.0)
+        choice[:, 2 * q + 1] = torch.where(near_even, far, near)
+    choice.mul_(torch.where(x < 0, -1, 1).to(choice.dtype)[:, None])
     return costs
 
 
