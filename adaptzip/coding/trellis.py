@@ -35,7 +35,6 @@ PARITY_CHECK = (0o235, 0o126)
 
 _LANES = {"cpu": 2048, "cuda": 65536}
 """Lanes searched together: few enough for a processor's cache, enough to fill a GPU."""
-
 _PRICED_TOGETHER = 16384
 """Numbers whose levels are priced together: small adapters then take few operations, and caches are not exceeded."""
 
