@@ -38,7 +38,7 @@ format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(STYLED)
 	$(BIN)/ruff format $(STYLED)
 
-fixture: $(VENV)/.demo  ## train the fixture adapter again (about half an hour on two cores)
+fixture: $(VENV)/.demo  ## train the fixture adapter again (twelve epochs of 80 s or more on two cores)
 	$(BIN)/python -m fixtures.train_langid
 
 ci:  ## run everything that has to pass before a change goes in
