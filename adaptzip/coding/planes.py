@@ -104,7 +104,7 @@ def _ans_model(weights: NDArray[np.uint16]) -> Any:
 
 def _ans_pack(plane: NDArray[np.uint8]) -> bytes:
     counts = np.bincount(plane, minlength=256)
-    weights = np.ceil(counts * (65535 / counts.max())).astype("<u2")
+    weights = (-(-counts * 65535 // counts.max())).astype("<u2")
     coder = stream.stack.AnsCoder()
     coder.encode_reverse(plane.astype(np.int32), _ans_model(weights))
     return bytes(weights.tobytes() + coder.get_compressed().astype("<u4").tobytes())
