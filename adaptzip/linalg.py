@@ -56,9 +56,7 @@ def canonical_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
     return U * sign, Vt * sign.mT
 
 
-def group_by_shape(
-    modules: Mapping[str, LoraFactors], *, working_bytes: int = WORKING_BYTES
-) -> list[list[str]]:
+def group_by_shape(modules: Mapping[str, LoraFactors], *, working_bytes: int = WORKING_BYTES) -> list[list[str]]:
     """Module names in batches of equal (out, in, rank), each of at most `working_bytes` of float32 factors.
 
     Names keep the mapping's order within a shape, shapes the order of their first name; a module larger than

@@ -73,9 +73,7 @@ def weight_file(path: str | Path) -> Path:
 
 def _only_weight_file(folder: Path) -> Path:
     """The one weight file of a folder that has none of PEFT's names."""
-    files = sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".adz") and p.is_file()
-    )
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".adz") and p.is_file())
     if len(files) == 1:
         return files[0]
     if files:
@@ -110,17 +108,13 @@ def _read_adz(path: Path, alpha: float | None) -> Adapter:
     return reconstruct(open_adz(path))
 
 
-def _source(
-    path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None
-) -> Source:
+def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None) -> Source:
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(
             f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
         )
     if config_path is not None and not config_path.is_file():
-        raise CheckpointError(
-            f"{config_path}: configuration not found", hint="expected an adapter_config.json"
-        )
+        raise CheckpointError(f"{config_path}: configuration not found", hint="expected an adapter_config.json")
     config_path = config_path or weights.parent / CONFIG_NAME
     text = config = None
     if config_path.is_file():
@@ -138,9 +132,7 @@ def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
         text = path.read_bytes().decode("utf-8")
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: is not valid JSON ({error})", hint="save or download it again"
-        ) from error
+        raise CheckpointError(f"{path}: is not valid JSON ({error})", hint="save or download it again") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
     return text, config

@@ -136,9 +136,7 @@ def build(
     arguments = {"dtype": dtype, **case.load_arguments}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trained = get_peft_model(
-            load.from_pretrained(base, **arguments), LoraConfig(**{"r": 4, **case.config})
-        )
+        trained = get_peft_model(load.from_pretrained(base, **arguments), LoraConfig(**{"r": 4, **case.config}))
         randomise(trained)
         trained.save_pretrained(adapter)
         if file_dtype is not None:

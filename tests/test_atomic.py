@@ -120,9 +120,7 @@ def test_a_link_is_followed_and_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "real").read_text() == "new"
 
 
-@pytest.mark.parametrize(
-    ("code", "hint"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "a place you can write")]
-)
+@pytest.mark.parametrize(("code", "hint"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "a place you can write")])
 def test_a_full_disk_is_named(code: int, hint: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nothing was left behind") as caught, atomic_file(tmp_path / "out"):
         raise OSError(code, os.strerror(code))

@@ -85,9 +85,7 @@ def test_model_type_and_a_missing_config(tmp_path: Path) -> None:
 
 
 def spoil_pointer(folder: Path) -> None:
-    (folder / "model.safetensors").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    )
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
 
 def spoil_missing(folder: Path) -> None:
@@ -239,14 +237,10 @@ def test_experts_are_found_stacked_and_apart(tmp_path: Path) -> None:
         Site("l.0.mlp.experts.1.gate_proj.weight", (0, 3)),
         Site("l.0.mlp.experts.1.up_proj.weight", (3, 6)),
     )
-    assert locate(base, "l.0.mlp.experts.down_proj[1]", Renaming()) == (
-        Site("l.0.mlp.experts.1.down_proj.weight"),
-    )
+    assert locate(base, "l.0.mlp.experts.down_proj[1]", Renaming()) == (Site("l.0.mlp.experts.1.down_proj.weight"),)
     assert locate(base, "l.0.mlp.experts.down_proj[2]", Renaming()) == ()
     stacked = BaseModel.open(write(tmp_path / "stacked", {"l.0.mlp.experts.down_proj": torch.zeros(2, 3, 4)}))
-    assert locate(stacked, "l.0.mlp.experts.down_proj[1]", Renaming()) == (
-        Site("l.0.mlp.experts.down_proj", expert=1),
-    )
+    assert locate(stacked, "l.0.mlp.experts.down_proj[1]", Renaming()) == (Site("l.0.mlp.experts.down_proj", expert=1),)
     assert locate(stacked, "l.0.mlp.experts.down_proj[2]", Renaming()) == ()
 
 

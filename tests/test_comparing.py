@@ -88,9 +88,7 @@ def test_zero_updates_divide_by_nothing() -> None:
 def test_extras_are_compared_bit_for_bit() -> None:
     same = torch.tensor([1.0, math.nan])
     a = Adapter({}, {"same": same, "other": torch.zeros(2), "a": same, "dtype": torch.zeros(2)})
-    b = Adapter(
-        {}, {"same": same.clone(), "other": -torch.zeros(2), "b": same, "dtype": torch.zeros(2).half()}
-    )
+    b = Adapter({}, {"same": same.clone(), "other": -torch.zeros(2), "b": same, "dtype": torch.zeros(2).half()})
     report = diff(a, b)
     assert report.extras_equal == ("same",)
     assert report.extras_different == ("a", "b", "dtype", "other")
@@ -113,9 +111,7 @@ def test_other_shapes_are_refused_by_name() -> None:
 
 
 def test_the_report_is_json() -> None:
-    report = diff(
-        Adapter({"m": factors(5, 6, 2)}), Adapter({"m": factors(5, 6, 3, seed=1)}, {"x": torch.ones(1)})
-    )
+    report = diff(Adapter({"m": factors(5, 6, 2)}), Adapter({"m": factors(5, 6, 3, seed=1)}, {"x": torch.ones(1)}))
     values = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert set(values) == {
         "relative_error", "same", "modules", "only_in_a", "only_in_b", "extras_equal", "extras_different",

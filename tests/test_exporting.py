@@ -55,8 +55,7 @@ def test_scales_are_exact_whatever_the_rank(tmp_path: Path) -> None:
     adapter = read(tmp_path / "source")
     scales = iter((0.1, 1 / 3, 0.7, 1.1, 2.3, 1e-7, 123.4, 5.0))
     modules = {
-        name: replace(pad(f, 2 + n), scaling=next(scales))
-        for n, (name, f) in enumerate(adapter.modules.items())
+        name: replace(pad(f, 2 + n), scaling=next(scales)) for n, (name, f) in enumerate(adapter.modules.items())
     }
     export(replace(adapter, modules=modules), tmp_path / "copy")
     again = read(tmp_path / "copy")
@@ -80,9 +79,7 @@ def test_names_with_special_characters_are_matched_exactly(tmp_path: Path) -> No
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            self.blocks = nn.ModuleDict(
-                {"a+b": nn.Linear(4, 4), "a-b": nn.Linear(4, 4), "aab": nn.Linear(4, 4)}
-            )
+            self.blocks = nn.ModuleDict({"a+b": nn.Linear(4, 4), "a-b": nn.Linear(4, 4), "aab": nn.Linear(4, 4)})
 
         def forward(self, x: Tensor) -> Tensor:
             return self.blocks["a+b"](self.blocks["a-b"](self.blocks["aab"](x)))
@@ -93,9 +90,7 @@ def test_names_with_special_characters_are_matched_exactly(tmp_path: Path) -> No
 
 
 def test_without_a_configuration_all_modules_are_targeted_by_name(tmp_path: Path) -> None:
-    trained = train(
-        llama(), tmp_path / "source", r=2, lora_alpha=5, target_modules=["q_proj"], layers_to_transform=[1]
-    )
+    trained = train(llama(), tmp_path / "source", r=2, lora_alpha=5, target_modules=["q_proj"], layers_to_transform=[1])
     (tmp_path / "source" / "adapter_config.json").unlink()
     export(read(tmp_path / "source", alpha=5), tmp_path / "copy")
     assert_merges_alike(llama, trained, tmp_path / "copy")
@@ -151,9 +146,7 @@ def test_an_existing_output_is_replaced_only_when_forced_and_of_the_same_kind(tm
     export(copy, tmp_path / "other")
     (copy / "thesis.txt").unlink()
     export(copy, copy, force=True)
-    assert (copy / "adapter_model.safetensors").read_bytes() == (
-        source / "adapter_model.safetensors"
-    ).read_bytes()
+    assert (copy / "adapter_model.safetensors").read_bytes() == (source / "adapter_model.safetensors").read_bytes()
 
 
 def test_overlapping_patterns_survive_the_sorting_of_the_keys(tmp_path: Path) -> None:
@@ -174,9 +167,7 @@ def test_an_old_file_with_a_module_per_expert_loads_after_compression(tmp_path: 
     source.mkdir()
     torch.manual_seed(0)
     shapes = {
-        f"experts.{e}.{w}": s
-        for e in range(3)
-        for w, s in (("w1", (16, 24)), ("w3", (16, 24)), ("w2", (24, 16)))
+        f"experts.{e}.{w}": s for e in range(3) for w, s in (("w1", (16, 24)), ("w3", (16, 24)), ("w2", (24, 16)))
     }
     tensors = {}
     for layer in range(2):
@@ -191,9 +182,7 @@ def test_an_old_file_with_a_module_per_expert_loads_after_compression(tmp_path: 
     (source / "adapter_config.json").write_text(json.dumps(config))
     export(recompressed(read(source)), tmp_path / "copy")
     allow = ("The following (rank|alpha)_pattern keys did not match",)
-    expected, merged = (
-        merged_by_peft(mixtral(), folder, allow=allow) for folder in (source, tmp_path / "copy")
-    )
+    expected, merged = (merged_by_peft(mixtral(), folder, allow=allow) for folder in (source, tmp_path / "copy"))
     for name, tensor in expected.items():
         torch.testing.assert_close(merged[name], tensor, atol=2e-5, rtol=2e-5)
 

@@ -14,9 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from checks.markdown import read_page
 
 ROOT = Path(__file__).parent.parent
-GUIDES = sorted(
-    page for page in (ROOT / "docs/guides").glob("*.md") if "```python" in page.read_text(encoding="utf-8")
-)
+GUIDES = sorted(page for page in (ROOT / "docs/guides").glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
 
 
 class RecordedUploads:

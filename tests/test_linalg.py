@@ -14,9 +14,7 @@ from adaptzip.linalg import canonical_signs, choose_device, factored_svd, group_
 
 def factors(out: int, width: int, rank: int, seed: int = 0) -> LoraFactors:
     generator = torch.Generator().manual_seed(seed)
-    return LoraFactors(
-        torch.randn(rank, width, generator=generator), torch.randn(out, rank, generator=generator), 0.5
-    )
+    return LoraFactors(torch.randn(rank, width, generator=generator), torch.randn(out, rank, generator=generator), 0.5)
 
 
 @settings(deadline=None, max_examples=50)

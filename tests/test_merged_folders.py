@@ -67,8 +67,7 @@ def test_a_sharded_base_keeps_its_files_and_its_index(tmp_path: Path) -> None:
     report = merge(built.adapter, built.base, tmp_path / "merged")
     assert_same_tensors(tensors_of(tmp_path / "merged"), built.expected)
     before, after = (
-        json.loads((folder / "model.safetensors.index.json").read_text())
-        for folder in (built.base, report.path)
+        json.loads((folder / "model.safetensors.index.json").read_text()) for folder in (built.base, report.path)
     )
     assert len(set(before["weight_map"].values())) > 2
     assert after == before

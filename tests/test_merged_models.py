@@ -47,9 +47,7 @@ def test_a_merged_encoder_still_loads_without_its_head(material: Path, encoder: 
     merge(material / "adapters" / "minilm-trec-r8", encoder, tmp_path / "merged")
     plain = tf.AutoModel.from_pretrained(tmp_path / "merged")
     whole = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-    assert_same_tensors(
-        plain.state_dict(), whole.bert.state_dict() | plain.pooler.state_dict(prefix="pooler.")
-    )
+    assert_same_tensors(plain.state_dict(), whole.bert.state_dict() | plain.pooler.state_dict(prefix="pooler."))
 
 
 def test_a_language_model(material: Path, tmp_path: Path) -> None:

@@ -121,9 +121,7 @@ def test_merged_weights_are_those_of_peft(name: str, dtype: torch.dtype, safe: b
 @pytest.mark.parametrize("safe", [False, True])
 @pytest.mark.parametrize("file_dtype", [FLOAT32, BFLOAT16, FLOAT16])
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16, FLOAT16])
-def test_every_pair_of_dtypes(
-    dtype: torch.dtype, file_dtype: torch.dtype, safe: bool, tmp_path: Path
-) -> None:
+def test_every_pair_of_dtypes(dtype: torch.dtype, file_dtype: torch.dtype, safe: bool, tmp_path: Path) -> None:
     built = build(CASES["linear"], tmp_path, dtype=dtype, file_dtype=file_dtype, safe=safe)
     merge(built.adapter, built.base, tmp_path / "merged", safe_merge=safe)
     assert_same_tensors(tensors_of(tmp_path / "merged"), built.expected)

@@ -38,9 +38,7 @@ def test_weights_alone_of_mixed_ranks_and_awkward_names(tmp_path: Path) -> None:
         tensors[f"base_model.model.{name}.lora_B.weight"] = torch.ones(5, rank)
     save_file(tensors, tmp_path / "lora.safetensors")
     modules = read(tmp_path / "lora.safetensors", alpha=8).modules
-    assert {name: factors.scaling for name, factors in modules.items()} == {
-        n: 8 / r for n, r in ranks.items()
-    }
+    assert {name: factors.scaling for name, factors in modules.items()} == {n: 8 / r for n, r in ranks.items()}
 
 
 def test_what_is_kept_of_the_source(tmp_path: Path) -> None:

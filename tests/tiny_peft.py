@@ -35,9 +35,7 @@ def llama(**more: Any) -> nn.Module:
 
 def bert() -> nn.Module:
     set_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(vocab_size=32, max_position_embeddings=16, num_labels=3, **_SIZES)
-    )
+    return BertForSequenceClassification(BertConfig(vocab_size=32, max_position_embeddings=16, num_labels=3, **_SIZES))
 
 
 def gpt2() -> nn.Module:

@@ -80,11 +80,7 @@ def _block_weights_are_transposed(base: BaseModel) -> bool | None:
     """What the base's own biases say, whose length is a weight's `out`; None where there is no telling."""
     for name in base.tensors:
         bias = name.removesuffix("weight") + "bias"
-        if (
-            not name.endswith(".weight")
-            or bias not in base.tensors
-            or not any(p.isdigit() for p in name.split("."))
-        ):
+        if not name.endswith(".weight") or bias not in base.tensors or not any(p.isdigit() for p in name.split(".")):
             continue
         shape, out = base.stored(name).shape, base.stored(bias).shape
         if len(shape) == 2 and shape[0] != shape[1]:

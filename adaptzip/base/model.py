@@ -178,18 +178,14 @@ def _no_weights(path: Path) -> BaseModelError:
             )
     inner = sorted(p.parent.name for p in path.glob("*/model.safetensors"))
     hint = f"did you mean {path / inner[0]}?" if inner else _WHICH
-    return BaseModelError(
-        f"{path}: holds no weights, expected model.safetensors or pytorch_model.bin", hint=hint
-    )
+    return BaseModelError(f"{path}: holds no weights, expected model.safetensors or pytorch_model.bin", hint=hint)
 
 
 def _files_of_index(index_path: Path) -> list[Path]:
     weight_map = _load_json(index_path).get("weight_map")
     names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
     if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
-        raise BaseModelError(
-            f"{index_path}: has no weight_map of file names", hint="download the base model again"
-        )
+        raise BaseModelError(f"{index_path}: has no weight_map of file names", hint="download the base model again")
     missing = sorted(n for n in names if not (index_path.parent / n).is_file())
     if missing:
         raise BaseModelError(
@@ -222,9 +218,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BaseModelError(
-            f"{path}: is not readable JSON ({error})", hint="download the base model again"
-        ) from error
+        raise BaseModelError(f"{path}: is not readable JSON ({error})", hint="download the base model again") from error
     if not isinstance(value, dict):
         raise BaseModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -237,11 +231,6 @@ def _other_files(path: Path) -> tuple[Path, ...]:
         hidden = any(part.startswith(".") for part in relative.parts)
         module = re.fullmatch(r"\d+_\w+", relative.parts[0]) is not None and len(relative.parts) > 1
         weights = relative.suffix in WEIGHT_SUFFIXES or relative.name.endswith(".index.json")
-        if (
-            file.is_file()
-            and not hidden
-            and (module or not weights)
-            and relative.name != "adapter_config.json"
-        ):
+        if file.is_file() and not hidden and (module or not weights) and relative.name != "adapter_config.json":
             found.append(relative)
     return tuple(found)

@@ -18,9 +18,7 @@ TASK_ENDINGS = {
 _ENDING = re.compile(r"(?:With)?(?:LMHead|DoubleHeads)?Model$|For[A-Z]\w*$")
 
 
-def merged_config(
-    config: Mapping[str, Any], task_type: str | None, extras: ExtrasPlan
-) -> dict[str, Any] | None:
+def merged_config(config: Mapping[str, Any], task_type: str | None, extras: ExtrasPlan) -> dict[str, Any] | None:
     """The merged model's configuration, or None where it is the base's.
 
     A trained head makes it the model class for the task with the head's number of labels; embeddings that are

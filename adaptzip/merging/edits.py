@@ -36,9 +36,7 @@ class TokenRows:
     rows: Tensor
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
-        return weight.index_copy_(
-            0, self.indices.to(weight.device), self.rows.to(weight.device, weight.dtype)
-        )
+        return weight.index_copy_(0, self.indices.to(weight.device), self.rows.to(weight.device, weight.dtype))
 
 
 @dataclass(frozen=True, eq=False)

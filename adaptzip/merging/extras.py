@@ -140,9 +140,7 @@ def _token_rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Map
 
 
 def _is_tied(base: BaseModel, found: str) -> bool:
-    return (
-        found == base.input_embedding and _tied_output(base) is not None or len(base.tied_partners(found)) > 1
-    )
+    return found == base.input_embedding and _tied_output(base) is not None or len(base.tied_partners(found)) > 1
 
 
 def _tied_output(base: BaseModel) -> str | None:

@@ -121,9 +121,7 @@ def _adapter(source: str | Path | Adapter | Compressed) -> Adapter:
 def _refuse_overlap(base: Path, output: Path) -> None:
     source, target = base.resolve(), output.resolve()
     if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            f"{output}: overlaps the base model's folder {base}", hint="choose another output folder"
-        )
+        raise OutputError(f"{output}: overlaps the base model's folder {base}", hint="choose another output folder")
 
 
 def _owned(plan: MergePlan) -> frozenset[str]:
@@ -135,9 +133,7 @@ def _owned(plan: MergePlan) -> frozenset[str]:
 _INDEX = "model.safetensors.index.json"
 
 
-def _write_weights(
-    plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None
-) -> None:
+def _write_weights(plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None) -> None:
     total = sum(len(outputs) for outputs in plan.outputs)
     done = count(1)
 

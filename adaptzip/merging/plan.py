@@ -131,9 +131,7 @@ def _check_dtype(base: BaseModel, tensor: str) -> None:
         )
 
 
-def _outputs(
-    base: BaseModel, edits: Mapping[str, Sequence[Edit]], extras: ExtrasPlan
-) -> Iterator[tuple[Output, ...]]:
+def _outputs(base: BaseModel, edits: Mapping[str, Sequence[Edit]], extras: ExtrasPlan) -> Iterator[tuple[Output, ...]]:
     for number, shard in enumerate(base.shards):
         outputs = [
             Output(
