@@ -39,7 +39,16 @@ def reconstruct(
         UsageError: if a module is asked for that the file does not have.
         RefusedError: if the method, its version or one of its options is unknown.
     """
-    compressed = source if isinstance(source, Compressed) else open_adz(source)
+    if isinstance(source, Compressed):
+        return _reconstruct(source, modules, device)
+    compressed = open_adz(source)
+    try:
+        return _reconstruct(compressed, modules, device)
+    except (FormatError, RefusedError) as error:
+        raise type(error)(f"{source}: {error}", hint=error.hint) from error
+
+
+def _reconstruct(compressed: Compressed, modules: Collection[str] | None, device: str | torch.device) -> Adapter:
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
     if unknown:
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")

@@ -1,0 +1,480 @@
+"""Make must-reject/: invalid files, each broken in one way, and the error that each must raise.
+
+usage: python -m formats.make_must_reject
+
+Every file is a golden one with one change. Unless the hash is what is wrong, it is right, so that a reader gets as far
+as the fault.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from adaptzip.coding import entropy
+from adaptzip.coding.tables import Class
+from adaptzip.coding.trellis import Quantised
+from adaptzip.container.deflate import DICTIONARY
+from adaptzip.container.streams import write_lengths
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE / "must-reject"
+SCHEMA = ("tables", "modules", "extras")
+Header = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file taken apart.
+
+    Attributes:
+        metadata: parsed.
+        config, extras, source_header: the sections of the stream of tables, the table of extras parsed.
+        blocks: one for each module.
+        payload: the stream of extras.
+    """
+
+    metadata: Mapping[str, Any]
+    config: bytes
+    extras: list[Any]
+    source_header: bytes
+    blocks: tuple[bytes, ...]
+    payload: bytes
+
+    @classmethod
+    def open(cls, name: str) -> File:
+        """A golden file."""
+        data = (HERE / "golden" / f"{name}.adz").read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        streams = {key: data[8 + length :][slice(*header[key]["data_offsets"])] for key in SCHEMA if key in header}
+        tables = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(streams["tables"])
+        sizes, position = _lengths(tables[1 : 1 + tables[0]]), 1 + tables[0]
+        sections = []
+        for size in sizes:
+            sections.append(tables[position : position + size])
+            position += size
+        blocks, first = [], 0
+        for size in _lengths(tables[position:]):
+            blocks.append(streams["modules"][first : first + size])
+            first += size
+        metadata = json.loads(header["__metadata__"]["adaptzip"])
+        extras = json.loads(sections[1] or b"[]")
+        return cls(metadata, sections[0], extras, sections[2], tuple(blocks), streams.get("extras", b""))
+
+    def with_metadata(self, **changes: Any) -> File:
+        """With some metadata changed; a value of `...` leaves the key out."""
+        merged = {**self.metadata, **changes}
+        return replace(self, metadata={key: value for key, value in merged.items() if value is not ...})
+
+    def tables(self, *, extras: bytes | None = None, index: bytes | None = None) -> bytes:
+        """The stream of tables before it is deflated."""
+        if extras is None:
+            extras = json.dumps(self.extras, separators=(",", ":"), ensure_ascii=False).encode() if self.extras else b""
+        sections = (self.config, extras, self.source_header)
+        head = write_lengths(map(len, sections))
+        index = write_lengths(map(len, self.blocks)) if index is None else index
+        return bytes([len(head)]) + head + b"".join(sections) + index
+
+    def streams(self, tables: bytes | None = None) -> dict[str, bytes]:
+        """The streams; `tables` is a replacement that is not yet deflated."""
+        found = {"tables": _deflate(self.tables() if tables is None else tables), "modules": b"".join(self.blocks)}
+        return found | ({"extras": self.payload} if self.payload else {})
+
+    def build(
+        self,
+        streams: Mapping[str, bytes] | None = None,
+        *,
+        text: str | None = None,
+        edit: Callable[[Header], Header] | None = None,
+    ) -> bytes:
+        """The file's bytes, with a right hash.
+
+        Args:
+            streams: replaces the streams.
+            text: replaces the metadata's text; its hash is then found in `metadata`.
+            edit: changes the safetensors header.
+        """
+        streams = self.streams() if streams is None else streams
+        text = json.dumps(self.metadata, ensure_ascii=False) if text is None else text
+        header: Header = {"__metadata__": {"adaptzip": text.replace(self.metadata["hash"], "0" * 22)}}
+        position = 0
+        for name, stream in streams.items():
+            header[name] = {"dtype": "U8", "shape": [len(stream)], "data_offsets": [position, position + len(stream)]}
+            position += len(stream)
+        start = json.dumps(edit(header) if edit else header, ensure_ascii=False).encode()
+        return hashed(len(start).to_bytes(8, "little") + start + b"".join(streams.values()))
+
+
+def hashed(data: bytes) -> bytes:
+    """A file whose hash is blank, with the hash put in."""
+    sha = base64.urlsafe_b64encode(hashlib.sha256(data).digest()[:16]).rstrip(b"=")
+    return data.replace(b"0" * 22, sha, 1)
+
+
+def _deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
+    return packer.compress(data) + packer.flush()
+
+
+def _lengths(data: bytes) -> list[int]:
+    numbers, value, shift = [], 0, 0
+    for byte in data:
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(value)
+            value = shift = 0
+    return numbers
+
+
+Case = tuple[str, str, str, bytes]
+"""Name, error, reason, content."""
+BROKEN, REFUSED = "FormatError", "RefusedError"
+
+
+def cases() -> Iterator[Case]:
+    """Every file."""
+    lossy, lossless = File.open("layouts"), File.open("lossless")
+    for make in (_frames, _hashes, _headers, _metadata, _modules, _tables, _extras, _blocks, _planes):
+        yield from make(lossy)
+    yield from _lossless(lossless)
+
+
+def _frames(file: File) -> Iterator[Case]:
+    data = file.build()
+    length = int.from_bytes(data[:8], "little")
+    yield "empty", BROKEN, "no bytes at all", b""
+    yield "stub", BROKEN, "shorter than the header's length", data[:5]
+    yield "length-alone", BROKEN, "a header's length and no header", data[:8]
+    yield "truncated", BROKEN, "its last ten bytes are missing", data[:-10]
+    yield "truncated-header", BROKEN, "ends within its header", data[: length // 2]
+    yield "appended", BROKEN, "has bytes after its last stream", data + b"more"
+    yield "header-huge", BROKEN, "announces a header of 2^62 bytes", (2**62).to_bytes(8, "little") + data[8:]
+    yield "header-long", BROKEN, "announces a header longer than the file", len(data).to_bytes(8, "little") + data[8:]
+    yield "header-empty", BROKEN, "has a header of no bytes", bytes(8) + data[8 + length :]
+    yield "pointer", BROKEN, "is a pointer to a file elsewhere", b"version https://git-lfs.github.com/spec/v1\n"
+    yield "safetensors", BROKEN, "is another safetensors file", b"\x02" + bytes(7) + b"{}"
+
+
+def _hashes(file: File) -> Iterator[Case]:
+    data = file.build()
+    yield "hash-stream", BROKEN, "a bit of its last stream is flipped", data[:-1] + bytes([data[-1] ^ 1])
+    step = data.index(b'"step\\": ') + len(b'"step\\": 0.0')
+    flipped = data[:step] + bytes([data[step] ^ 1]) + data[step + 1 :]
+    yield "hash-step", BROKEN, "a digit of its step is changed", flipped
+    for name, reason, content in (("short", "its hash is too short", "short"), ("missing", "has no hash", None)):
+        yield f"hash-{name}", BROKEN, reason, file.build(text=json.dumps(dict(file.metadata) | {"hash": content}))
+
+
+def _headers(file: File) -> Iterator[Case]:
+    def edited(change: Callable[[Header], Any]) -> bytes:
+        def edit(header: Header) -> Header:
+            change(header)
+            return header
+
+        return file.build(edit=edit)
+
+    def replaced(old: bytes, new: bytes) -> bytes:
+        data = file.build()
+        length = int.from_bytes(data[:8], "little")
+        start = data[8 : 8 + length].replace(old, new, 1)
+        return len(start).to_bytes(8, "little") + start + data[8 + length :]
+
+    size = len(file.streams()["tables"])
+    yield "header-no-json", BROKEN, "its header is not JSON", replaced(b"{", b"{{")
+    yield "header-list", BROKEN, "its header is a list", replaced(b"{", b"[{")
+    yield "header-utf16", BROKEN, "its header is UTF-16", _utf16(file.build())
+    yield "header-repeated", BROKEN, "names a stream twice", replaced(b'"tables"', b'"tables": {}, "tables"')
+    yield "metadata-absent", BROKEN, "has no metadata", edited(lambda h: h.pop("__metadata__"))
+    yield "metadata-number", BROKEN, "its metadata is no text", edited(lambda h: h["__metadata__"].update(adaptzip=1))
+    yield "stream-f32", BROKEN, "a stream is not U8", edited(lambda h: h["tables"].update(dtype="F32"))
+    yield "stream-2d", BROKEN, "a stream has two dimensions", edited(lambda h: h["tables"].update(shape=[1, size]))
+    yield "stream-wrong-size", BROKEN, "a stream's shape is wrong", edited(lambda h: h["tables"].update(shape=[1]))
+    yield "stream-extra-key", BROKEN, "a stream has an unknown key", edited(lambda h: h["tables"].update(more=1))
+    yield "stream-bool", BROKEN, "an offset is a truth value", edited(lambda h: h["tables"].update(_span(False, size)))
+    yield "stream-negative", BROKEN, "an offset is negative", edited(lambda h: h["tables"].update(_span(-1, size - 1)))
+    yield "stream-overlap", BROKEN, "two streams overlap", edited(lambda h: h["tables"].update(_span(0, size + 1)))
+    yield "stream-hole", BROKEN, "there is a hole between streams", edited(lambda h: h["tables"].update(_span(0, 9)))
+    yield "stream-outside", BROKEN, "a stream ends outside", edited(lambda h: h["extras"].update(_span(0, 2**60)))
+    yield "stream-unknown", BROKEN, "has an unknown stream", file.build(file.streams() | {"more": b"1"})
+    swapped = {key: file.streams()[key] for key in ("modules", "tables", "extras")}
+    yield "stream-order", BROKEN, "its streams are in another order", file.build(swapped)
+    yield "stream-absent", BROKEN, "has no stream of modules", file.build({"tables": file.streams()["tables"]})
+
+
+def _span(first: Any, end: int) -> Header:
+    return {"shape": [end - first], "data_offsets": [first, end]}
+
+
+def _utf16(data: bytes) -> bytes:
+    length = int.from_bytes(data[:8], "little")
+    start = data[8 : 8 + length].decode().encode("utf-16-le")
+    return len(start).to_bytes(8, "little") + start + data[8 + length :]
+
+
+def _metadata(file: File) -> Iterator[Case]:
+    def changed(**changes: Any) -> bytes:
+        return file.with_metadata(**changes).build()
+
+    def texted(old: str, new: str) -> bytes:
+        return file.build(text=json.dumps(dict(file.metadata)).replace(old, new, 1))
+
+    step = f'"step": {file.metadata["step"]}'
+    yield "format-2", REFUSED, "is of version 2", changed(format=2)
+    yield "format-true", BROKEN, "its version is a truth value", changed(format=True)
+    yield "format-absent", BROKEN, "has no version", changed(format=...)
+    yield "requires-unknown", REFUSED, "requires what no reader has", changed(requires=["time-travel"])
+    yield "requires-text", REFUSED, "its requirements are no list", changed(requires="time-travel")
+    yield "method-unknown", REFUSED, "its method is unknown", changed(method="no-such-method/1")
+    yield "method-newer", REFUSED, "its method is of a newer version", changed(method="svd/999")
+    yield "method-zero", BROKEN, "its method's version is 0", changed(method="svd/0")
+    yield "method-bare", BROKEN, "its method has no version", changed(method="svd")
+    yield "option-unknown", REFUSED, "has an unknown option", changed(config={"colour": "blue"})
+    yield "lossless-text", BROKEN, "'lossless' is no truth value", changed(config={"lossless": "no"})
+    yield "step-nan", BROKEN, "its step is NaN", texted(step, '"step": NaN')
+    yield "step-infinite", BROKEN, "its step is beyond float64", texted(step, '"step": 1e400')
+    yield "step-huge", BROKEN, "its step is a whole number of 400 digits", texted(step, f'"step": {10**400}')
+    yield "step-negative", BROKEN, "its step is negative", changed(step=-1.0)
+    yield "step-absent", BROKEN, "has no step", changed(step=...)
+    yield "error-text", BROKEN, "its error is a text", changed(error="0.1")
+    yield "rank-negative", BROKEN, "its largest rank is negative", changed(max_rank=-1)
+    yield "rank-huge", BROKEN, "its largest rank is beyond the limit", changed(max_rank=2**40)
+    yield "parameters-huge", BROKEN, "its parameters take 400 digits", changed(parameters=10**400)
+    yield "source-short", BROKEN, "its source lacks the hash", changed(source=[1])
+    yield "source-negative", BROKEN, "its source has a negative size", changed(source=[-1, None])
+    yield "metadata-list", BROKEN, "its metadata is a list", file.build(text="[]")
+    yield "metadata-repeated", BROKEN, "its metadata repeats a key", texted('"by"', '"by": "", "by"')
+    yield "metadata-deep", BROKEN, "its metadata is nested too deeply", file.build(text="[" * 5000)
+    yield "metadata-surrogate", BROKEN, "a name holds half a character", texted('"by": "', '"by": "\\ud800')
+
+
+def _modules(file: File) -> Iterator[Case]:
+    def listed(*entries: Any) -> bytes:
+        return file.with_metadata(modules=list(entries)).build()
+
+    first, *rest = file.metadata["modules"]
+    yield "pattern-bomb", BROKEN, "a pattern stands for 10^18 names", listed(["{0-999999}" * 3, 8, 8])
+    yield "pattern-range", BROKEN, "a range has 10^17 numbers", listed(["{0-99999999999999999}", 8, 8])
+    yield "pattern-ranges", BROKEN, "ranges add up to too many", listed(["{" + ",".join(["0-999999"] * 99) + "}", 8, 8])
+    yield "pattern-long", BROKEN, "names are too long together", listed(["x" * 9999 + "{0-9999}", 8, 8])
+    yield "pattern-open", BROKEN, "a brace is not closed", listed(["a{b", 8, 8])
+    yield "pattern-close", BROKEN, "a brace is not opened", listed(["a}b", 8, 8])
+    yield "pattern-nested", BROKEN, "braces are nested", listed(["a{b{c}}", 8, 8])
+    yield "pattern-empty", BROKEN, "an alternative is empty", listed(["a{b,}", 8, 8])
+    yield "pattern-backslash", BROKEN, "ends in a lone backslash", listed(["a\\", 8, 8])
+    yield "pattern-backwards", BROKEN, "a range runs backwards", listed(["{3-2}", 8, 8])
+    yield "module-repeated", BROKEN, "a module is named twice", listed(first, first, *rest)
+    yield "module-within", BROKEN, "a pattern names a module twice", listed(["{a,a}", 8, 8])
+    yield "module-flat", BROKEN, "a module has no rows", listed([first[0], 0, 8], *rest)
+    yield "module-negative", BROKEN, "a module has negative rows", listed([first[0], -8, 8], *rest)
+    yield "module-true", BROKEN, "a module's rows are a truth value", listed([first[0], True, 8], *rest)
+    yield "module-huge", BROKEN, "a module is too wide", listed([first[0], 2**31, 8], *rest)
+    yield "module-layout", BROKEN, "a layout is unknown", listed([first[0], 8, 8, "diagonal"], *rest)
+    yield "module-kernel", BROKEN, "a kernel does not divide its width", listed([first[0], 8, 27, "conv", [2]], *rest)
+    yield "module-linear", BROKEN, "a linear module has a kernel", listed([first[0], 8, 8, "linear", [2]], *rest)
+    yield "module-short", BROKEN, "a module has no shape", listed([first[0]], *rest)
+    yield "module-missing", BROKEN, "the index has more modules", listed(*rest)
+
+
+def _tables(file: File) -> Iterator[Case]:
+    def raw(stream: bytes) -> bytes:
+        return file.build(file.streams() | {"tables": stream})
+
+    def plain(tables: bytes) -> bytes:
+        return raw(_deflate(tables))
+
+    index = write_lengths(map(len, file.blocks))
+    longer = write_lengths([*map(len, file.blocks[:-1]), len(file.blocks[-1]) + 1])
+    yield "tables-damaged", BROKEN, "the tables are not deflated", raw(b"\xff\xff\xff\xff")
+    yield "tables-short", BROKEN, "the deflated tables are cut off", raw(_deflate(file.tables())[:-3])
+    yield "tables-appended", BROKEN, "bytes follow the deflated tables", raw(_deflate(file.tables()) + b"1")
+    yield "tables-bomb", BROKEN, "the tables inflate to 2^26 bytes and more", plain(bytes(2**26 + 1))
+    yield "tables-empty", BROKEN, "the tables hold nothing", plain(b"")
+    yield "tables-sections", BROKEN, "the tables' sections are longer than they", plain(b"\x03\x7f\x7f\x7f")
+    yield "tables-two", BROKEN, "the tables have two sections", plain(b"\x02\0\0" + index)
+    yield "index-short", BROKEN, "the index lacks a module", plain(file.tables(index=index[1:]))
+    yield "index-long", BROKEN, "the index has a module too many", plain(file.tables(index=index + b"\0"))
+    yield "index-sum", BROKEN, "the index does not add up", plain(file.tables(index=longer))
+    yield "index-open", BROKEN, "the index ends within a number", plain(file.tables(index=index + b"\x80"))
+    yield "index-padded", BROKEN, "a number of the index is too long", plain(file.tables(index=b"\x80\0" + index[1:]))
+    yield "index-huge", BROKEN, "a number of the index is too large", plain(file.tables(index=b"\xff" * 6 + b"\x01"))
+    yield "config-list", BROKEN, "the configuration is a list", replace(file, config=b"[]").build()
+    yield "config-broken", BROKEN, "the configuration is not JSON", replace(file, config=b'{"r":').build()
+    yield "config-utf16", BROKEN, "the configuration is UTF-16", replace(file, config="{}".encode("utf-16")).build()
+    yield "extras-broken", BROKEN, "the table of extras is not JSON", plain(file.tables(extras=b"[["))
+    yield "extras-object", BROKEN, "the table of extras is an object", plain(file.tables(extras=b"{}"))
+
+
+def _extras(file: File) -> Iterator[Case]:
+    entries = file.extras
+
+    def listed(*table: Any) -> bytes:
+        return replace(file, extras=list(table)).build()
+
+    def first(*entry: Any) -> bytes:
+        return listed(list(entry), *entries[1:])
+
+    role, name, dtype, shape, stored = entries[0]
+    yield "extras-no-stream", BROKEN, "has a table of extras and no extras", replace(file, payload=b"").build()
+    yield "extras-no-table", BROKEN, "has extras and no table of them", listed()
+    yield "extras-repeated", BROKEN, "an extra is named twice", listed(entries[0], *entries)
+    yield "extras-role", BROKEN, "an extra has an unknown role", first("spare", name, dtype, shape, stored)
+    yield "extras-stranger", BROKEN, "an extra belongs to no module", first(role, "nobody", dtype, shape, stored)
+    yield "extras-misfit", BROKEN, "an extra does not fit its module", first(role, name, dtype, [1, *shape], stored)
+    yield "extras-dtype", BROKEN, "an extra's dtype is unknown", first(role, name, "F4", shape, "F4")
+    yield "extras-stored", BROKEN, "an extra is kept in an unknown way", first(role, name, dtype, shape, "Q4")
+    yield "extras-rounded", BROKEN, "whole numbers are kept as floats", first(role, name, "I32", shape, "F16")
+    yield "extras-widened", BROKEN, "an F16 is kept as F32", first(role, name, "F16", shape, "F32")
+    yield "extras-q8-vector", BROKEN, "a vector is kept as Q8", first(role, name, dtype, shape, "Q8")
+    yield "extras-q8-scalar", BROKEN, "a scalar is kept as Q8", first("extra", "s", dtype, [], "Q8")
+    yield "extras-negative", BROKEN, "an extra has a negative size", first("extra", "n", dtype, [-1], stored)
+    yield "extras-bomb", BROKEN, "an extra of 2^39 bytes in a few", first("extra", "b", "U8", [2**39], "U8")
+    yield (
+        "extras-many-bombs",
+        BROKEN,
+        "extras of 2^43 bytes",
+        listed(*(["extra", str(i), "U8", [2**39], "U8"] for i in range(16))),
+    )
+    yield "extras-large", BROKEN, "an extra of 2^80 elements", first("extra", "b", "U8", [2**40, 2**40], "U8")
+    yield "extras-hidden", BROKEN, "an empty extra with sizes of 2^80", first("extra", "b", "U8", [0, 2**80], "U8")
+    yield "extras-deep", BROKEN, "an extra of 17 dimensions", first("extra", "b", "U8", [1] * 17, "U8")
+    yield "extras-float", BROKEN, "a size is no whole number", first(role, name, dtype, [12.0], stored)
+
+
+def _blocks(file: File) -> Iterator[Case]:
+    def with_block(i: int, block: bytes) -> File:
+        return replace(file, blocks=(*file.blocks[:i], block, *file.blocks[i + 1 :]))
+
+    block = file.blocks[0]
+    full = block + bytes(-len(block) % 4)
+    yield "block-short", BROKEN, "a block lacks its first word", with_block(0, block[4:]).build()
+    yield "block-cut", BROKEN, "a block lacks its last word", with_block(0, full[:-4]).build()
+    yield "block-long", BROKEN, "a block has a word too many", with_block(0, b"\1\2\3\4" + full).build()
+    yield "block-zeros", BROKEN, "a block ends in zeros", with_block(0, full + bytes(4)).build()
+    yield "block-all-zero", BROKEN, "a block is a zero", with_block(0, b"\0").build()
+    yield "block-swapped", BROKEN, "two blocks are swapped", replace(file, blocks=file.blocks[::-1]).build()
+    yield "block-no-rank", BROKEN, "blocks have ranks where none is allowed", file.with_metadata(max_rank=0).build()
+    wide = [["m", 2**31 - 1, 2**31 - 1]]
+    one = replace(File.open("extras"), blocks=(block,)).with_metadata(modules=wide)
+    yield "block-bomb", BROKEN, "a few bytes for 2^32 numbers", one.build()
+    small = replace(one, blocks=(_encode(3, [3, 3], [0] * 6),)).with_metadata(modules=[["m", 2, 2]], max_rank=3)
+    yield "block-rank", BROKEN, "a rank beyond its module's shape", small.build()
+    large = replace(one, blocks=(_encode(1, [1, 1], [2**22, 0]),)).with_metadata(modules=[["m", 1, 1]], max_rank=1)
+    yield "block-level", BROKEN, "a level beyond the format's", large.build()
+    levels = [2**20] * 4096 + [0]
+    long = replace(one, blocks=(_encode(1, [4096, 1], levels),)).with_metadata(modules=[["m", 4096, 1]], max_rank=1)
+    yield "block-norm", BROKEN, "a row of U whose squares exceed 2^53", long.build()
+
+
+def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
+    """A block of `rank` rows in each tensor, all of one class, without regard for what a module allows."""
+    blocks, position = [], 0
+    for width in widths:
+        part = np.array(levels[position : position + rank * width] or [0] * rank * width, dtype=np.int32)
+        part = np.resize(part, (rank, width))
+        position += rank * width
+        quantised = Quantised(part, _quantisers(part))
+        blocks.append(entropy.Block(quantised, (Class(3, 30),) * rank))
+    return entropy.encode(rank, max(rank, 1), blocks)
+
+
+def _quantisers(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The quantiser of every level, from the trellis."""
+    from adaptzip.coding.trellis import lanes_of, next_states
+
+    lanes = lanes_of(levels.size)
+    state = np.zeros(lanes, dtype=np.int64)
+    found = np.empty(levels.size, dtype=np.uint8)
+    for e, level in enumerate(levels.reshape(-1)):
+        lane = e % lanes
+        found[e] = state[lane] & 1
+        state[lane] = next_states()[state[lane], int(level) & 1]
+    return found.reshape(levels.shape)
+
+
+def _planes(file: File) -> Iterator[Case]:
+    def one(dtype: str, shape: list[int], stored: str, payload: bytes) -> bytes:
+        return replace(file, extras=[["extra", "x", dtype, shape, stored]], payload=payload).build()
+
+    def plane(coding: int, body: bytes) -> bytes:
+        return struct.pack("<BQ", coding, len(body)) + body
+
+    def floats(number: float) -> bytes:
+        (word,) = struct.unpack("<I", struct.pack("<f", number))
+        rotated = (word << 1 | word >> 31) & 0xFFFFFFFF
+        return b"".join(plane(0, bytes([rotated >> shift & 255])) for shift in (24, 16, 8, 0))
+
+    def halves(word: int) -> bytes:
+        rotated = (word << 1 | word >> 15) & 0xFFFF
+        return plane(0, bytes([rotated >> 8])) + plane(0, bytes([rotated & 255]))
+
+    zeros = zstandard.ZstdCompressor().compress(bytes(100))
+    sizeless = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100))
+    large = zstandard.ZstdCompressor().compress(bytes(2**20))
+    ones = struct.pack("<256H", *[1] * 256)
+    yield "plane-short", BROKEN, "a plane is cut off", one("U8", [4], "U8", plane(0, b"1234")[:-1])
+    yield "plane-stub", BROKEN, "a plane's size is cut off", one("U8", [4], "U8", b"\0\4\0")
+    yield "plane-small", BROKEN, "a plane holds too few bytes", one("U8", [4], "U8", plane(0, b"123"))
+    yield "plane-large", BROKEN, "a plane holds too many bytes", one("U8", [4], "U8", plane(0, b"12345"))
+    yield "plane-size", BROKEN, "a plane announces 2^63 bytes", one("U8", [4], "U8", struct.pack("<BQ", 0, 2**63))
+    yield "plane-coding", BROKEN, "a plane's coding is unknown", one("U8", [4], "U8", plane(3, b"1234"))
+    yield "plane-appended", BROKEN, "bytes follow the last plane", one("U8", [1], "U8", plane(0, b"1") + b"1")
+    yield "zstd-damaged", BROKEN, "a frame is no frame", one("U8", [100], "U8", plane(1, b"1234567890"))
+    yield "zstd-cut", BROKEN, "a frame is cut off", one("U8", [100], "U8", plane(1, zeros[:-1]))
+    yield "zstd-bomb", BROKEN, "a frame holds more than its plane", one("U8", [100], "U8", plane(1, large))
+    yield "zstd-sizeless", BROKEN, "a frame does not state its size", one("U8", [100], "U8", plane(1, sizeless))
+    yield "zstd-two", BROKEN, "a second frame follows", one("U8", [100], "U8", plane(1, zeros + zeros))
+    yield "ans-short", BROKEN, "a plane's weights are cut off", one("U8", [4], "U8", plane(2, ones[:-4]))
+    yield "ans-odd", BROKEN, "a plane's words are cut off", one("U8", [4], "U8", plane(2, ones + b"123"))
+    yield "ans-weightless", BROKEN, "a plane's weights are 0", one("U8", [4], "U8", plane(2, bytes(512) + b"1234"))
+    yield "ans-long", BROKEN, "a plane has words left over", one("U8", [1], "U8", plane(2, ones + b"12345678" * 2))
+    yield "ans-zeros", BROKEN, "a plane's words end in 0", one("U8", [1], "U8", plane(2, ones + bytes(4)))
+    yield "bool-two", BROKEN, "a BOOL is 2", one("BOOL", [1], "BOOL", plane(0, b"\2"))
+    yield "rounded-nan", BROKEN, "a rounded tensor holds NaN", one("F32", [1], "BF16", halves(0x7FC0))
+    scaled = floats(math.inf) + plane(0, b"\1")
+    yield "q8-infinite", BROKEN, "a scale is infinite", one("F32", [1, 1], "Q8", scaled)
+
+
+def _lossless(file: File) -> Iterator[Case]:
+    def first(block: bytes) -> bytes:
+        return replace(file, blocks=(block, *file.blocks[1:])).build()
+
+    block = file.blocks[0]
+    yield "exact-empty", BROKEN, "a lossless block is empty", first(b"")
+    yield "exact-short", BROKEN, "a lossless block is cut off", first(block[:-1])
+    yield "exact-long", BROKEN, "a lossless block has a byte too many", first(block + b"1")
+    yield "exact-dtype", BROKEN, "a lossless block has dtype 15", first(block[:12] + b"\x0f" + block[13:])
+    yield "exact-stored", BROKEN, "factors of F32 are kept as I64", first(block[:14] + b"\x06" + block[15:])
+    yield "exact-scaling", BROKEN, "a scaling is NaN", first(struct.pack("<d", math.nan) + block[8:])
+    yield "exact-rank", BROKEN, "a rank of 2^32 - 1 in a few bytes", first(block[:8] + b"\xff" * 4 + block[12:])
+
+
+def main() -> None:
+    """Make every file again."""
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.adz"):
+        path.unlink()
+    expected = {}
+    for name, error, reason, content in cases():
+        path = FOLDER / f"{name}.adz"
+        if path.exists():
+            raise ValueError(f"two files are called {name}")
+        path.write_bytes(content)
+        expected[path.name] = {"error": error, "because": reason}
+    (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
