@@ -33,6 +33,8 @@ from benchmarks.research_quantiser import ALL_SHAPES, Family, Levels, Quantiser,
 NAMES = ("gpt2-tigrinya", "minilm-trec-r8", "roberta-pt-paulo", "sd15-te-hansjohn")
 ERRORS = (0.2, 0.316)
 ROW_BITS = 10
+GAIN_BITS = 6
+"""What a gain is counted as; it is not rounded, so that its benefit is an upper limit."""
 _METHOD = load("svd")
 _TOLERANCE = 2e-4
 _PASSES = 12
@@ -44,12 +46,14 @@ class Configuration:
 
     Attributes:
         refit: whether V is fitted again to the quantised U.
+        gains: whether each component has a scale of its own, fitted by least squares after quantisation.
         shapes: exponents of the generalised Gaussians that the tables are made for.
     """
 
     name: str
     quantiser: Quantiser
     refit: bool = True
+    gains: bool = False
     shapes: tuple[float, ...] = ALL_SHAPES
 
 
@@ -64,6 +68,7 @@ CONFIGURATIONS = (
     Configuration("trellis, 64 states", Quantiser(64, 0.3)),
     Configuration("trellis, 128 states", Quantiser(128, 0.3)),
     Configuration("8 states, V not refitted", Quantiser(8, 0.3), refit=False),
+    Configuration("8 states, a gain per component", Quantiser(8, 0.3), gains=True),
     Configuration("8 states, Gaussian tables only", Quantiser(8, 0.3), shapes=(2.0,)),
     Configuration("8 states, Gaussian and Laplace tables", Quantiser(8, 0.3), shapes=(1.0, 2.0)),
     Configuration("8 states, bits not weighed", Quantiser(8, 0.0)),
@@ -146,10 +151,24 @@ def code(problem: Problem, configuration: Configuration, family: Family, step: f
         target = _METHOD.target(fitted, "V", rank, done) if configuration.refit else plain
         right = _code_rows(target, configuration, family, step, "V")
         done["V"] = right.levels.values().float() * step
+        if configuration.gains:
+            done["V"] *= _gains(fitted, done)
+            bits += GAIN_BITS * rank
         error += _METHOD.squared_error(fitted, done)
         bits += float(left.bits.sum() + right.bits.sum()) + ROW_BITS * 2 * rank
         coded += [left, right]
     return Coded(bits, sqrt(error / problem.energy), tuple(coded))
+
+
+def _gains(fitted: Any, done: dict[str, Tensor]) -> Tensor:
+    """(rank, 1): the scales of the components u_k v_k^T that bring their sum closest to the update."""
+    unit = torch.nn.functional.normalize(done["U"], dim=1).double()
+    right = done["V"].double()
+    cross = ((unit @ fitted.U.double()) * fitted.S.double() * (right @ fitted.V.double())).sum(1)
+    gram = (unit @ unit.T) * (right @ right.T)
+    # Components that were rounded to nothing have a zero row here, which any gain fits.
+    gains: Tensor = torch.linalg.pinv(gram, hermitian=True) @ cross
+    return gains[:, None].float()
 
 
 def _code_rows(target: Tensor, configuration: Configuration, family: Family, step: float, side: str) -> CodedRows:
@@ -182,10 +201,12 @@ def _first_step(problem: Problem, configuration: Configuration) -> float:
     return step if configuration.quantiser.states == 1 else step / 2
 
 
-def study(adapters: Sequence[RealAdapter]) -> tuple[list[Result], list[ContextResult]]:
+def study(
+    adapters: Sequence[RealAdapter], configurations: Sequence[Configuration] = CONFIGURATIONS
+) -> tuple[list[Result], list[ContextResult]]:
     problems = [Problem.of(real, error) for real in adapters for error in ERRORS]
     results, contexts = [], []
-    for configuration in CONFIGURATIONS:
+    for configuration in configurations:
         family = fit_family(configuration.quantiser, configuration.shapes)
         for problem in problems:
             coded, seconds = solve(problem, configuration, family)
