@@ -1,0 +1,96 @@
+"""The independent decoder, written from the format's text, against adaptzip on adapters made at random."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from decoded import GOLDEN, decoded, plain
+from small_adapters import adapter
+
+import adaptzip
+from adaptzip import Adapter, LoraFactors
+from adaptzip.dtypes import DTYPES
+
+SHAPES: dict[str, Any] = {
+    "several": [(64, 48, 4), (30, 90, 6), (5, 7, 2)],
+    "one": [(40, 40, 8)],
+    "thin": [(1, 1, 1), (300, 1, 1), (1, 300, 1)],
+    "chains": [(129, 127, 1), (128, 256, 1)],
+}
+
+
+def agree(source: Adapter, path: Path, **options: Any) -> dict[str, Any]:
+    """Compress, decode by both, and compare; what they found."""
+    adaptzip.compress(source, path, force=True, **options)
+    found = decoded(path.read_bytes())
+    assert found == plain(adaptzip.reconstruct(path))
+    return found
+
+
+@pytest.mark.parametrize("error", [0.5, 0.05, 0.001])
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_errors_and_shapes(shapes: str, error: float, tmp_path: Path) -> None:
+    agree(adapter(SHAPES[shapes], seed=1), tmp_path / "x.adz", max_error=error)
+
+
+@pytest.mark.parametrize("error", [0.3, 0.003])
+def test_numbers_far_outside(error: float, tmp_path: Path) -> None:
+    source = adapter([(40, 40, 3)], seed=2)
+    source.modules["m.0"].A[0, ::9] *= 300
+    agree(source, tmp_path / "x.adz", max_error=error)
+
+
+def test_long_blocks(tmp_path: Path) -> None:
+    source = Adapter({"m": LoraFactors(torch.randn(4, 9000), torch.eye(20, 4))})
+    found = agree(source, tmp_path / "x.adz", max_error=0.6)
+    assert found["A m"][1] == (4, 9000)
+
+
+def test_modules_that_vanish(tmp_path: Path) -> None:
+    source = adapter([(20, 30, 3)] * 3)
+    faint = {name: LoraFactors(m.A, m.B * 10.0**-i) for i, (name, m) in enumerate(source.modules.items())}
+    found = agree(Adapter(faint), tmp_path / "x.adz", max_error=0.3)
+    assert found["A m.2"][1] == (0, 30)
+
+
+def test_no_update_at_all(tmp_path: Path) -> None:
+    agree(Adapter({"m": LoraFactors(torch.zeros(2, 6), torch.zeros(5, 2))}), tmp_path / "x.adz")
+
+
+@pytest.mark.parametrize("mode", ["lossless", "float16", "bfloat16", "int8"])
+def test_extras_of_every_dtype(mode: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.randn(30, 21, generator=generator)
+    extras = {f"x.{name}": (numbers * 4).to(dtype) for name, dtype in DTYPES.items()}
+    extras |= {"huge": torch.tensor([1e38, -1e38, 1e-40]), "wide": torch.tensor([[1e300, 1e-300]]).double()}
+    agree(adapter([(6, 5, 1)], extras=extras), tmp_path / "x.adz", extras=mode)
+
+
+def test_lossless_factors_of_every_float(tmp_path: Path) -> None:
+    floats = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    modules = {
+        f"{a}/{b}": LoraFactors(torch.randn(2, 5).to(a), torch.randn(4, 2).to(b), 0.1) for a in floats for b in floats
+    }
+    agree(Adapter(dict(sorted(modules.items()))), tmp_path / "x.adz", lossless=True)
+
+
+def test_it_shares_no_code_with_adaptzip() -> None:
+    code = (
+        "import sys; from formats import decoder; decoder.main(decoder.Path(sys.argv[1]));"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(GOLDEN / "layouts.adz")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=GOLDEN.parents[1],
+    )
+    assert "module z: A (2, 7), B (9, 2), scaling 1" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"adaptzip", "torch", "constriction", "safetensors", "scipy"}

@@ -1,0 +1,126 @@
+"""Golden files decode to the tensors they always did; must-reject files are refused for their reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from decoded import GOLDEN, MUST_REJECT, decoded, plain
+from safetensors import safe_open
+
+import adaptzip
+from adaptzip import errors
+from formats import decoder
+from formats.make_golden import CASES, expectation
+from formats.make_must_reject import cases
+
+EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
+REJECTED: dict[str, Any] = json.loads((MUST_REJECT / "expected.json").read_text())
+
+
+def test_every_golden_file_is_listed_and_has_its_recipe() -> None:
+    files = {path.name for path in GOLDEN.glob("*.adz")}
+    assert files == EXPECTED.keys() == {f"{name}.adz" for name in CASES}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_golden_file_decodes_as_ever(name: str) -> None:
+    assert expectation(GOLDEN / name) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_the_independent_decoder_agrees(name: str) -> None:
+    assert decoded((GOLDEN / name).read_bytes()) == plain(adaptzip.reconstruct(GOLDEN / name))
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_golden_file_is_a_legal_safetensors_file(name: str) -> None:
+    with safe_open(GOLDEN / name, "numpy") as file:
+        assert {"tables", "modules"} <= set(file.keys()) <= {"tables", "modules", "extras"}
+        assert json.loads(file.metadata()["adaptzip"])["format"] == 1
+
+
+def test_golden_files_use_every_part_of_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    codings, stages, raw, escapes = set(), set(), set(), set()
+    plane, numbers, run = decoder.unpack_plane, decoder.decode_numbers, decoder.decode_run
+
+    def spy_plane(coding: int, *rest: Any) -> Any:
+        codings.add(coding)
+        return plane(coding, *rest)
+
+    def spy_numbers(coder: Any, rows: int, width: int, classes: Any) -> Any:
+        stages.add(rows * width < 32768)
+        return numbers(coder, rows, width, classes)
+
+    def spy_run(coder: Any, row: decoder.Row, quantisers: Any) -> Any:
+        levels = run(coder, row, quantisers)
+        raw.add(row.raw)
+        escapes.add(any(abs(k) >> row.raw > decoder.LEVELS + 1 for k in levels))
+        return levels
+
+    monkeypatch.setattr(decoder, "unpack_plane", spy_plane)
+    monkeypatch.setattr(decoder, "decode_numbers", spy_numbers)
+    monkeypatch.setattr(decoder, "decode_run", spy_run)
+    for path in GOLDEN.glob("*.adz"):
+        decoder.decode(path.read_bytes())
+    assert codings == {0, 1, 2}
+    assert stages == {True, False}
+    assert escapes == {True, False}
+    assert len(raw) > 2
+
+
+def test_every_must_reject_file_is_listed() -> None:
+    assert {path.name for path in MUST_REJECT.glob("*.adz")} == REJECTED.keys()
+
+
+def test_must_reject_files_are_those_of_the_script() -> None:
+    made = {f"{name}.adz": {"error": error, "because": reason} for name, error, reason, _ in cases()}
+    assert made == REJECTED
+
+
+@pytest.mark.parametrize("name", sorted(REJECTED))
+def test_a_must_reject_file_is_refused_at_once(name: str) -> None:
+    path, start = MUST_REJECT / name, time.process_time()
+    with pytest.raises(errors.AdaptzipError) as caught:
+        adaptzip.reconstruct(path)
+    assert type(caught.value).__name__ == REJECTED[name]["error"]
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("name", sorted(REJECTED))
+def test_the_independent_decoder_refuses_it_too(name: str) -> None:
+    with pytest.raises(decoder.Broken):
+        decoder.decode((MUST_REJECT / name).read_bytes())
+
+
+def test_refusing_takes_little_memory() -> None:
+    code = (
+        "import resource, pathlib, sys, adaptzip\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "adaptzip.reconstruct(sys.argv[1])\n"
+        "before = peak()\n"
+        "for path in pathlib.Path(sys.argv[2]).glob('*.adz'):\n"
+        "    try: adaptzip.reconstruct(path)\n"
+        "    except adaptzip.AdaptzipError: pass\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(GOLDEN / "default.adz"), str(MUST_REJECT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=GOLDEN.parents[1])
+    assert int(done.stdout) < 256
+
+
+def test_the_text_names_the_files_that_are_part_of_the_format() -> None:
+    text = (GOLDEN.parent / "adz-1.md").read_text()
+    for path in (decoder.TABLES_FILE, decoder.DICTIONARY_FILE):
+        data = path.read_bytes()
+        assert hashlib.sha256(data).hexdigest() in text
+        assert re.search(rf"\b{len(data)} bytes", text)
+        assert f"`../{path.relative_to(GOLDEN.parents[1]).as_posix()}`" in text

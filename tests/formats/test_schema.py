@@ -1,0 +1,159 @@
+"""The JSON schema of the metadata says what the parser does."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from decoded import GOLDEN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptzip.container.header import parse_metadata, write_metadata
+from adaptzip.container.reader import open_adz
+from adaptzip.errors import AdaptzipError
+from formats import decoder
+
+SCHEMA: dict[str, Any] = json.loads((GOLDEN.parent / "metadata.schema.json").read_text())
+TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+VALID: dict[str, Any] = {
+    "by": "somebody",
+    "error": 0.1,
+    "format": 1,
+    "hash": "A" * 22,
+    "max_rank": 4,
+    "method": "svd/1",
+    "modules": [["a.{0-3}", 8, 6], ["c", 8, 18, "conv", [3, 3]]],
+    "parameters": 100,
+    "source": [1000, None],
+    "step": 0.25,
+}
+LARGE = st.sampled_from([0, 1, -1, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400])
+VALUES = st.one_of(
+    LARGE,
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=3),
+    st.sampled_from(["svd/1", "svd/0", "svd/01", "-a/1", "x-1/999999999", "x/1000000000", "A" * 22, "A" * 21 + "+"]),
+    st.sampled_from(
+        [[], {}, ["x"], {"lossless": True}, {"lossless": 1}, [5, None], [5, "h"], [5, 5], [5], [True, None]]
+    ),
+)
+ENTRIES = st.lists(
+    st.one_of(
+        st.sampled_from(["a", "b{0-1}", "linear", "conv", "embedding", "none", [2], [2, 3], [0], [1] * 9, [True]]),
+        st.sampled_from([6, 12, True, 0, -1, 2**31, 1.0, None]),
+    ),
+    min_size=2,
+    max_size=6,
+)
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a value is valid under the keywords that the schema uses."""
+    checks = {
+        "const": lambda expected: type(value) is type(expected) and value == expected,
+        "enum": lambda options: value in options,
+        "type": lambda kinds: any(is_of(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)),
+        "pattern": lambda pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
+        "minimum": lambda least: not is_of(value, "number") or value >= least,
+        "maximum": lambda most: not is_of(value, "number") or value <= most,
+        "exclusiveMaximum": lambda most: not is_of(value, "number") or value < most,
+        "minItems": lambda least: not isinstance(value, list) or len(value) >= least,
+        "maxItems": lambda most: not isinstance(value, list) or len(value) <= most,
+        "items": lambda each: not isinstance(value, list) or all(fits(item, each) for item in value),
+        "prefixItems": lambda all_: (
+            not isinstance(value, list) or all(fits(item, each) for item, each in zip(value, all_, strict=False))
+        ),
+        "required": lambda keys: not isinstance(value, dict) or all(key in value for key in keys),
+        "properties": lambda each: (
+            not isinstance(value, dict) or all(fits(value[key], each[key]) for key in each if key in value)
+        ),
+    }
+    ignored = {"$schema", "title", "description", "default"}
+    return all(checks[key](argument) for key, argument in schema.items() if key not in ignored)
+
+
+def is_of(value: Any, kind: str) -> bool:
+    if kind in ("integer", "number"):
+        return not isinstance(value, bool) and isinstance(value, int if kind == "integer" else int | float)
+    return isinstance(value, TYPES[kind])
+
+
+def accepted(value: dict[str, Any]) -> bool:
+    try:
+        parse_metadata(json.dumps(value))
+    except AdaptzipError:
+        return False
+    return True
+
+
+def decoder_accepts(value: dict[str, Any]) -> bool:
+    try:
+        decoder.parse_modules(decoder.parse_metadata(json.dumps(value))["modules"])
+    except decoder.Broken:
+        return False
+    return True
+
+
+def test_the_example_is_valid() -> None:
+    assert fits(VALID, SCHEMA)
+    assert accepted(VALID)
+    assert decoder_accepts(VALID)
+
+
+@pytest.mark.parametrize("key", sorted(SCHEMA["required"]))
+def test_a_required_key_is_required(key: str) -> None:
+    value = {k: v for k, v in VALID.items() if k != key}
+    assert not fits(value, SCHEMA)
+    assert not accepted(value)
+    assert not decoder_accepts(value)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(SCHEMA["properties"])), VALUES)
+def test_any_value_of_any_key(key: str, item: Any) -> None:
+    value = VALID | {key: item}
+    assert fits(value, SCHEMA) == accepted(value)
+    # The decoder knows one method and refuses others at once, where adaptzip does so when it decodes.
+    known = value["method"] == "svd/1" and (
+        not isinstance(value.get("config"), dict) or not value["config"].keys() - {"lossless"}
+    )
+    assert decoder_accepts(value) == (accepted(value) and known)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ENTRIES)
+def test_any_module(entry: list[Any]) -> None:
+    value = VALID | {"modules": [entry]}
+    kernel = entry[4] if len(entry) == 5 else []
+    divides = not fits(value, SCHEMA) or entry[2] % math.prod(kernel) == 0 and (len(entry) < 5 or entry[3] == "conv")
+    assert accepted(value) == (fits(value, SCHEMA) and divides)
+    assert decoder_accepts(value) == accepted(value)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.adz")), ids=lambda path: path.stem)
+def test_written_metadata_is_valid_and_comes_back(path: Any) -> None:
+    compressed = open_adz(path)
+    text = write_metadata(compressed, "A" * 22)
+    assert fits(json.loads(text), SCHEMA)
+    header = parse_metadata(text)
+    assert dict(header.sites) == dict(compressed.sites)
+    assert header.provenance == compressed.provenance
+    assert (header.step, header.max_rank, header.config) == (compressed.step, compressed.max_rank, compressed.config)
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def test_the_text_lists_every_key_with_its_default() -> None:
+    text = (GOLDEN.parent / "adz-1.md").read_text()
+    table = text[text.index("| key | type | default |") :].split("\n\n")[0]
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|", table, re.MULTILINE)}
+    assert rows.keys() == SCHEMA["properties"].keys()
+    for key, shown in rows.items():
+        default = SCHEMA["properties"][key].get("default", ...)
+        assert shown == ("none" if default is ... else f"`{json.dumps(default)}`")
+        assert (default is ...) == (key in SCHEMA["required"])
