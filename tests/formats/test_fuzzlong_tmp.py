@@ -1,0 +1,192 @@
+"""Damaged files, with and without a hash that fits: only AdaptzipError comes out, and both decoders agree."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from decoded import GOLDEN, decoded, plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import adaptzip
+from adaptzip.errors import AdaptzipError, FormatError, RefusedError
+from formats import decoder
+from formats.make_must_reject import File, hashed
+
+NAMES = ("coarse", "escapes", "layouts", "extras-int8", "lossless")
+SETTINGS = settings(max_examples=5000, deadline=None)
+names = st.sampled_from(NAMES)
+positions = st.floats(0, 1, exclude_max=True)
+edits = st.lists(st.tuples(positions, st.integers(1, 255)), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "x.adz"
+
+
+@cache
+def golden(name: str) -> bytes:
+    return (GOLDEN / f"{name}.adz").read_bytes()
+
+
+@cache
+def parts(name: str) -> File:
+    return File.open(name)
+
+
+def changed(data: bytes, edits: list[tuple[float, int]]) -> bytes:
+    """`data` with some bytes changed, each at a share of its length, by exclusive or."""
+    result = bytearray(data)
+    for place, mask in edits:
+        if result:
+            result[int(place * len(result))] ^= mask
+    return bytes(result)
+
+
+def read(path: Path, data: bytes) -> dict[str, Any] | None:
+    """What adaptzip makes of a file; None if it refuses it."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+    try:
+        return plain(adaptzip.reconstruct(path))
+    except (FormatError, RefusedError):
+        return None
+
+
+def read_independently(data: bytes) -> dict[str, Any] | None:
+    try:
+        return decoded(data)
+    except decoder.Broken:
+        return None
+
+
+@SETTINGS
+@given(names, edits)
+def test_any_changed_byte_is_noticed(path: Path, name: str, edits: list[tuple[float, int]]) -> None:
+    data = changed(golden(name), edits)
+    if data != golden(name):
+        assert read(path, data) is None
+
+
+@SETTINGS
+@given(names, positions, st.binary(max_size=9))
+def test_any_cut_and_any_tail_is_noticed(path: Path, name: str, place: float, tail: bytes) -> None:
+    data = golden(name)
+    data = data[: int(place * len(data))] + tail
+    assert read(path, data) is None
+
+
+@SETTINGS
+@given(names, st.sampled_from(["tables", "modules", "extras"]), edits)
+def test_changed_streams_under_a_right_hash(path: Path, name: str, stream: str, edits: list[tuple[float, int]]) -> None:
+    file = parts(name)
+    streams = file.streams()
+    if stream in streams:
+        data = file.build(streams | {stream: changed(streams[stream], edits)})
+        assert read(path, data) == read_independently(data)
+
+
+@SETTINGS
+@given(names, edits)
+def test_changed_tables_before_they_are_deflated(path: Path, name: str, edits: list[tuple[float, int]]) -> None:
+    file = parts(name)
+    data = file.build(file.streams(tables=changed(file.tables(), edits)))
+    assert read(path, data) == read_independently(data)
+
+
+@SETTINGS
+@given(names, positions, st.integers(-8, 8))
+def test_blocks_that_are_too_short_or_too_long(path: Path, name: str, place: float, more: int) -> None:
+    file = parts(name)
+    index = int(place * len(file.blocks))
+    block = file.blocks[index]
+    block = block[:more] if more < 0 else block + bytes(range(1, more + 1))
+    blocks = (*file.blocks[:index], block, *file.blocks[index + 1 :])
+    data = File(file.metadata, file.config, file.extras, file.source_header, blocks, file.payload).build()
+    assert read(path, data) == read_independently(data)
+
+
+@SETTINGS
+@given(names, edits)
+def test_a_changed_header_under_a_right_hash(path: Path, name: str, edits: list[tuple[float, int]]) -> None:
+    """Only adaptzip reads it: a changed shape may ask for more work than the slow decoder is made for."""
+    data = golden(name)
+    start = 8 + int.from_bytes(data[:8], "little")
+    hash_ = parts(name).metadata["hash"].encode()
+    header = changed(data[8:start].replace(hash_, b"0" * 22), edits)
+    read(path, hashed(data[:8] + header + data[start:]))
+
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from([0, 1, 2**31 - 1, 2**63, 10**30, "svd/1", "{0-9}", "\ud800"]),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) within a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield value, key
+        yield from places(item)
+
+
+def mutated(value: Any, place: float, item: Any) -> Any:
+    """A copy with one of its parts replaced."""
+    copy = json.loads(json.dumps(value))
+    found = list(places(copy))
+    container, key = found[int(place * len(found))]
+    container[key] = item
+    return copy
+
+
+@SETTINGS
+@given(names, positions, json_values)
+def test_mutated_metadata_under_a_right_hash(path: Path, name: str, place: float, item: Any) -> None:
+    file = parts(name)
+    metadata = mutated(dict(file.metadata), place, item)
+    if metadata.get("hash") == file.metadata["hash"]:
+        read(path, file.build(text=json.dumps(metadata)))
+
+
+@SETTINGS
+@given(st.sampled_from(["layouts", "extras-int8"]), positions, json_values)
+def test_a_mutated_table_of_extras(path: Path, name: str, place: float, item: Any) -> None:
+    file = parts(name)
+    table = json.dumps(mutated(file.extras, place, item)).encode()
+    data = file.build(file.streams(tables=file.tables(extras=table)))
+    assert read(path, data) == read_independently(data)
+
+
+@SETTINGS
+@given(st.binary(max_size=300))
+def test_noise(path: Path, noise: bytes) -> None:
+    assert read(path, noise) is None
+
+
+@SETTINGS
+@given(names, edits)
+def test_looking_at_a_header_is_as_safe(path: Path, name: str, edits: list[tuple[float, int]]) -> None:
+    from adaptzip.container.reader import read_header
+    from adaptzip.container.tables import parse_config, read_tables
+
+    path.unlink(missing_ok=True)
+    path.write_bytes(changed(golden(name), edits))
+    with contextlib.suppress(AdaptzipError):
+        opened = read_header(path)
+        parse_config(read_tables(opened.streams["tables"]).config)
