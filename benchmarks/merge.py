@@ -43,7 +43,7 @@ def make_model(folder: Path, layers: int, hidden: int, rank: int) -> None:
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.02)
-    wrapped.save_pretrained(folder / "adapter")
+    wrapped.save_pretrained(str(folder / "adapter"))
 
 
 def merge_adaptzip(folder: Path) -> None:
@@ -68,7 +68,8 @@ def run_alone(way: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.merge", "--only", way, "--folder", str(folder)]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return {"total": time.perf_counter() - start} | json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {"total": time.perf_counter() - start} | found
 
 
 def measure(way: str, folder: Path) -> dict[str, float]:
@@ -86,7 +87,7 @@ def count_different(one: Path, other: Path) -> int:
 
 
 def _homes(folder: Path) -> dict[str, Path]:
-    homes = {}
+    homes: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as handle:
             homes |= dict.fromkeys(handle.keys(), file)
@@ -95,7 +96,8 @@ def _homes(folder: Path) -> dict[str, Path]:
 
 def _read(file: Path, key: str) -> torch.Tensor:
     with safe_open(file, "pt") as handle:
-        return handle.get_tensor(key)
+        tensor: torch.Tensor = handle.get_tensor(key)
+    return tensor
 
 
 def main() -> None:
