@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from cli_cases import ROOT, Result, command, listing, make_adapter, refused, run, run_apart
 
-AT_WORK = "print('at work', file=sys.stderr, flush=True)"
+AT_WORK = r"__import__('os').write(2, b'at work\n')"
+"""One write, so that the lines of two worker threads do not mix."""
 PAUSES = {
     # Between two tensors of an output that is half-written.
     "merging": f"import time, adaptzip.merging.folders as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))",
