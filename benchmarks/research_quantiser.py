@@ -7,6 +7,7 @@ or 2k - sign(k), as the state says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -74,7 +75,7 @@ class Family:
     """Probability tables of a quantiser: rates (shapes * SCALES, 2, LEVELS + 1), bits of |k| with its sign."""
 
     rates: Tensor
-    shapes: int
+    shapes: tuple[float, ...]
 
     def cheapest(self, levels: Levels) -> tuple[Tensor, Tensor]:
         """Bits of each row under its cheapest table, and that table, both (rows,)."""
@@ -88,23 +89,39 @@ class Family:
         """The table expected to suit each row before it is quantised: the Gaussian one of its deviation."""
         deviation = rows.double().square().mean(1).sqrt().clamp(min=1e-9)
         scale = (torch.log2(deviation / SMALLEST_SCALE) * STEPS_PER_OCTAVE).round().clamp(0, SCALES - 1).long()
-        return scale + SCALES * (ALL_SHAPES.index(2.0) if self.shapes > 1 else 0)
+        return scale + SCALES * self.shapes.index(2.0)
 
 
-def quantise(rows: Tensor, tables: Tensor, quantiser: Quantiser, rates: Tensor) -> Levels:
-    """Levels of `rows` (rows, width); `tables` (rows,) index `rates`."""
+def quantise(blocks: Sequence[Tensor], tables: Sequence[Tensor], quantiser: Quantiser, rates: Tensor) -> list[Levels]:
+    """Levels of blocks of rows, each (rows, width); `tables`, each (rows,), index `rates`.
+
+    The lanes of all blocks are searched side by side, but a lane never holds numbers of two blocks.
+    """
     if quantiser.states == 1:
-        return _scalar(rows, tables, quantiser, rates)
+        return [_scalar(rows, index, quantiser, rates) for rows, index in zip(blocks, tables, strict=True)]
+    dealt = [_deal(rows, index) for rows, index in zip(blocks, tables, strict=True)]
+    x, index = (torch.cat(side, 1) for side in zip(*dealt, strict=True))
+    parts = zip(torch.split(x, _LANES, 1), torch.split(index, _LANES, 1), strict=True)
+    found = [_viterbi(*part, quantiser, rates) for part in parts]
+    widths = [side[0].shape[1] for side in dealt]
+    level, which = (torch.split(torch.cat(side, 1), widths, 1) for side in zip(*found, strict=True))
+    return [
+        Levels(_collect(k, rows), _collect(q, rows), is_scalar=False)
+        for k, q, rows in zip(level, which, blocks, strict=True)
+    ]
+
+
+def _deal(rows: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's numbers and their tables, both (stages, lanes), padded with zeros."""
     lanes = -(-rows.numel() // _CHAIN)
     padding = lanes * _CHAIN - rows.numel()
     x = torch.nn.functional.pad(rows.reshape(-1).float(), (0, padding)).reshape(_CHAIN, lanes)
     index = torch.nn.functional.pad(tables.repeat_interleave(rows.shape[1]), (0, padding)).reshape(_CHAIN, lanes)
-    parts = zip(torch.split(x, _LANES, 1), torch.split(index, _LANES, 1), strict=True)
-    found = [_viterbi(*part, quantiser, rates) for part in parts]
-    level, which = (
-        torch.cat(side, 1).reshape(-1)[: rows.numel()].reshape(rows.shape) for side in zip(*found, strict=True)
-    )
-    return Levels(level, which, is_scalar=False)
+    return x, index
+
+
+def _collect(dealt: Tensor, rows: Tensor) -> Tensor:
+    return dealt.reshape(-1)[: rows.numel()].reshape(rows.shape)
 
 
 def _scalar(rows: Tensor, tables: Tensor, quantiser: Quantiser, rates: Tensor) -> Levels:
@@ -147,18 +164,22 @@ def _viterbi(x: Tensor, tables: Tensor, quantiser: Quantiser, rates: Tensor) -> 
 
 
 def _branch_costs(x: Tensor, offset: Tensor, flat: Tensor, choice: Tensor) -> Tensor:
-    """Costs (4, lanes) by 2 * quantiser + parity of the level; the levels go to `choice`."""
+    """Costs (4, lanes) by 2 * quantiser + parity of the level; the levels go to `choice`.
+
+    The nearest level and the one on the number's other side have different parities; zero is tried beside the even one.
+    """
     size = x.abs()
     costs = torch.empty((4, len(x)))
     for q in (0, 1):
         base = offset + q * (LEVELS + 1)
         middle = (size + q) / 2
-        for parity in (0, 1):
-            lower = 2 * ((middle - parity) / 2).floor() + parity
-            options = [lower.clamp(min=parity), lower + 2, *([torch.zeros_like(size)] if parity == 0 else [])]
-            price = torch.stack([_cost(size, option, q, base, flat) for option in options])
-            costs[2 * q + parity], which = price.min(0)
-            choice[2 * q + parity] = (torch.stack(options).gather(0, which[None])[0] * x.sign()).to(choice.dtype)
+        near = middle.round()
+        far = torch.where(middle < near, near - 1, near + 1)
+        is_even = near.remainder(2) == 0
+        even, odd = torch.where(is_even, near, far), torch.where(is_even, far, near)
+        even_cost, zero_cost = _cost(size, even, q, base, flat), size.square() + flat[base]
+        costs[2 * q], costs[2 * q + 1] = torch.minimum(even_cost, zero_cost), _cost(size, odd, q, base, flat)
+        choice[2 * q], choice[2 * q + 1] = torch.where(zero_cost < even_cost, 0.0, even) * x.sign(), odd * x.sign()
     return costs
 
 
@@ -190,8 +211,9 @@ def fit_family(quantiser: Quantiser, shapes: tuple[float, ...] = ALL_SHAPES) -> 
     prior = np.stack([_prior(shape, scale, quantiser.states == 1) for shape in shapes for scale in scales])
     rates = _to_rates(prior)
     for _ in range(_ROUNDS):
-        rates = _to_rates(_count(quantise(rows, tables, quantiser, rates), tables, len(prior)) + _PRIOR * prior)
-    return Family(rates, len(shapes))
+        (levels,) = quantise([rows], [tables], quantiser, rates)
+        rates = _to_rates(_count(levels, tables, len(prior)) + _PRIOR * prior)
+    return Family(rates, shapes)
 
 
 def _unit_rows(shape: float, generator: np.random.Generator) -> Tensor:

@@ -246,7 +246,7 @@ def test_a_trellis_path_is_one_that_a_decoder_follows(states: int) -> None:
     h0, h1 = PARITY_CHECKS[states]
     rows = 3 * torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
     chosen = Quantiser(states, 0.3)
-    levels = quantise(rows, torch.zeros(2, dtype=torch.long), chosen, torch.ones(1, 2, 256))
+    (levels,) = quantise([rows], [torch.zeros(2, dtype=torch.long)], chosen, torch.ones(1, 2, 256))
     # 256 numbers are two lanes: element e is in lane e % 2.
     for lane in (0, 1):
         state = 0
@@ -261,7 +261,7 @@ def test_configurations_meet_the_error(adapter: Path) -> None:
     configuration = quantiser.Configuration("plain", Quantiser(1, 0.0), shapes=(2.0,))
     family = fit_family(configuration.quantiser, configuration.shapes)
     problem = quantiser.Problem.of(real, 0.2)
-    coded, _ = quantiser.solve(problem, configuration, family)
+    coded = quantiser.solve(problem, configuration, family)
     assert coded.error == pytest.approx(0.2, rel=1e-3)
     assert 1 < coded.bits / 8 / least_bytes(real.parts, 0.2) < 1.5
     # Gaussian rows have no context that helps.
