@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,8 @@ from formats import decoder
 from formats.make_must_reject import File, hashed
 
 NAMES = ("coarse", "escapes", "layouts", "extras-int8", "lossless")
-SETTINGS = settings(max_examples=150, deadline=None)
+SETTINGS = settings(max_examples=int(os.environ.get("ADAPTZIP_FUZZ_EXAMPLES", "150")), deadline=None)
+"""Set ADAPTZIP_FUZZ_EXAMPLES to look for longer."""
 names = st.sampled_from(NAMES)
 positions = st.floats(0, 1, exclude_max=True)
 edits = st.lists(st.tuples(positions, st.integers(1, 255)), min_size=1, max_size=4)
