@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
+
+if TYPE_CHECKING:
+    from adaptzip.compressed import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,41 @@ class WriteOptions:
     portable: bool = False
     dtype: torch.dtype | None = None
     drop_extras: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class NativeModule:
+    """One module in a method's own tensors.
+
+    Attributes:
+        tensors: the decoded tensors by role, with the module's basis under `basis.U` and `basis.V` where it has one.
+        A, B: the factors that they stand for, A (rank, in) and B (out, rank).
+        site: the update's shape and how the base weight lies.
+    """
+
+    tensors: Mapping[str, Tensor]
+    A: Tensor
+    B: Tensor
+    site: Site
+
+
+@dataclass(frozen=True, eq=False)
+class Native:
+    """A compressed adapter in its method's own tensors, for dialects that write them as they are.
+
+    Attributes:
+        method: the method's name.
+        config: its configuration.
+        shared: the tensors that all modules share, by role.
+        modules: by module name; modules whose update is zero are left out.
+        adapter: the same adapter as factors, with its extras and origin.
+    """
+
+    method: str
+    config: Mapping[str, Any]
+    shared: Mapping[str, Tensor]
+    modules: Mapping[str, NativeModule]
+    adapter: Adapter
 
 
 class Dialect(Protocol):
