@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from adaptzip.basis import BasisReference
+
 Buffer = bytes | memoryview
 
 
@@ -18,7 +20,10 @@ class TensorSpec:
         role: the tensor's name within the method, such as "U".
         rows: number of rows; every row is coded under one probability model of its own.
         width: numbers in a row.
-        kind: "real" numbers are quantised with the adapter's one step.
+        kind: "real" numbers are quantised with the adapter's one step. "index" numbers are whole, in 0..bound-1.
+            "simplex" rows are all but the last of some weights that add up to 1, none negative; they are stored as
+            whole multiples of 1 / bound.
+        bound: see `kind`; 0 for real numbers. At most 2^20.
         directions: only the directions of the rows matter. Such a tensor is reconstructed in units of the step, as
             whole numbers, whose sums of squares are exact on every machine.
     """
@@ -26,8 +31,9 @@ class TensorSpec:
     role: str
     rows: int
     width: int
-    kind: Literal["real"] = "real"
+    kind: Literal["real", "index", "simplex"] = "real"
     directions: bool = False
+    bound: int = 0
 
     @property
     def numbers(self) -> int:
@@ -94,6 +100,11 @@ class Compressed:
         sites: shape and layout by module name, sorted by name.
         max_rank: largest rank that a module may have.
         chunks: one coded block per module in the order of `sites`; an empty block is a zero update.
+        shared: the coded block of what all modules share; b"" where the method shares nothing.
+        gains: gain index (`adaptzip.gains`) of each module in the order of `sites`; empty where all are 0.
+        basis: where the frozen basis is found, for methods that need one.
+        basis_sizes, basis_payload: of an embedded basis: directions of each module in the order of `sites`, and
+            U (out, k) and V (in, k) of each module in turn, packed as float16.
         step: the quantiser step that all real tensors share.
         extras: every tensor that is not a factor.
         meta_config: the source dialect's configuration (PEFT's adapter_config.json), in file order.
@@ -114,6 +125,11 @@ class Compressed:
     meta_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     dialect: str = "peft"
     base_model: str | None = None
+    shared: Buffer = b""
+    gains: Sequence[int] = ()
+    basis: BasisReference | None = None
+    basis_sizes: Sequence[int] = ()
+    basis_payload: Buffer = b""
     source_header: bytes | None = None
     source_config_text: str | None = None
 
@@ -128,5 +144,5 @@ class Compressed:
 
     @property
     def payload_bytes(self) -> int:
-        """Coded bytes of all modules, without header, index and extras."""
-        return sum(len(chunk) for chunk in self.chunks)
+        """Coded bytes of all modules and what they share, without header, index, basis and extras."""
+        return len(self.shared) + sum(len(chunk) for chunk in self.chunks)

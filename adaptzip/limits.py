@@ -10,11 +10,10 @@ from math import sqrt
 
 import numpy as np
 
-from adaptzip.coding.modules import CodedModule
 from adaptzip.coding.rate import TOLERANCE, Point, search, solve
 from adaptzip.coding.trellis import MAX_LEVEL
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import FittedAdapter, Progress
+from adaptzip.fitting import CodedAdapter, FittedAdapter, Progress
 
 DEFAULT_ERROR = 0.1
 """Relative error asked for where neither budget nor error is."""
@@ -53,12 +52,12 @@ class Outcome(Point):
     Attributes:
         error: relative error |dW - dW'| / |dW|.
         ranks: the ranks it was coded at.
-        coded: the coded modules: all that have a rank, or those of the sample.
+        coded: all modules that have a rank, or those of the sample.
     """
 
     error: float
     ranks: Mapping[str, int]
-    coded: Mapping[str, CodedModule]
+    coded: CodedAdapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +69,11 @@ class RateControl:
         fixed_size: whole file without any coded module.
         extras_size: what extras take of that.
         caps: largest rank of each module, where a parameter budget sets it.
-        cut: share of |dW|^2 that the caps cut away.
+        cut: share of |dW|^2 that is left out at every step.
     """
 
     fitted: FittedAdapter
-    total_size: Callable[[float, Mapping[str, CodedModule], float], int]
+    total_size: Callable[[float, CodedAdapter, float], int]
     fixed_size: int
     extras_size: int = 0
     caps: Mapping[str, int] | None = None
@@ -90,9 +89,9 @@ class RateControl:
         if limits.error is not None:
             if limits.error**2 <= self.cut:
                 raise CheckFailedError(
-                    f"relative error {limits.error:g} cannot be reached: the parameters allowed leave at least "
+                    f"relative error {limits.error:g} cannot be reached: these settings leave at least "
                     f"{sqrt(self.cut):.3g}",
-                    hint="allow more parameters, or a larger error",
+                    hint="allow more parameters or a larger error, or choose another method",
                 )
             outcome = self._refine(self._distortion(limits.error**2), rising=True)
             if limits.size is not None and outcome.size > limits.size:
@@ -108,7 +107,7 @@ class RateControl:
                 hint=self._room_hint(),
             )
         outcome = self._refine(size, rising=False)
-        if not outcome.coded:
+        if not outcome.coded.modules:
             raise CheckFailedError(
                 f"{size} bytes leave no room for any module: without one the file takes {self.fixed_size}",
                 hint=self._room_hint(),
@@ -194,7 +193,9 @@ class RateControl:
         coded = fitted.code(step, ranks, fitted.sample, self.progress)
         size, error = fitted.predict(step, ranks)
         sample_size, sample_error = fitted.predict(step, ranks, fitted.sample)
-        size *= sum(len(c.chunk) for c in coded.values()) / max(sample_size, 1.0)
+        shared_size = len(coded.shared.chunk)
+        predicted = size - fitted.method.predict_shared(fitted.prepared, fitted.config, step) / 8
+        size = shared_size + predicted * (coded.bytes - shared_size) / max(sample_size, 1.0)
         error *= fitted.squared_error(coded, fitted.sample) / sample_error
         share = error / fitted.energy
         return Outcome(step, self.foreseen_size(size, ranks), self._distortion(share), sqrt(share), ranks, coded)
@@ -222,7 +223,8 @@ class RateControl:
         while high / low > 1.1:
             middle = sqrt(low * high)
             _, error = self.fitted.predict(middle, self.fitted.ranks(middle, self.caps))
-            low, high = (middle, high) if error < FINEST_ERROR**2 * self.fitted.energy else (low, middle)
+            fine = error < (FINEST_ERROR**2 + self.cut) * self.fitted.energy
+            low, high = (middle, high) if fine else (low, middle)
         return low, largest
 
 
@@ -231,16 +233,22 @@ def round_step(step: float) -> float:
     return float(np.float32(step))
 
 
-def parameter_caps(fitted: FittedAdapter, parameters: int) -> dict[str, int]:
+def parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, int] | None = None) -> dict[str, int]:
     """The largest rank of each module so that at most `parameters` numbers are stored, best components first.
+
+    Args:
+        most: a bound of each module's rank, or None.
 
     Raises:
         CheckFailedError: if that leaves nothing.
     """
-    queue = [(-profile.scores[0], name) for name, profile in fitted.profiles.items()]
+    queue = [
+        (-profile.scores[0], name) for name, profile in fitted.profiles.items() if most is None or most.get(name, 0) > 0
+    ]
     heapq.heapify(queue)
     caps = dict.fromkeys(fitted.profiles, 0)
-    left, cheapest = parameters, sys.maxsize
+    left, cheapest = parameters - fitted.shared_numbers, sys.maxsize
+    available = left
     while queue:
         _, name = heapq.heappop(queue)
         cost = fitted.numbers(name, caps[name] + 1) - fitted.numbers(name, caps[name])
@@ -250,9 +258,9 @@ def parameter_caps(fitted: FittedAdapter, parameters: int) -> dict[str, int]:
         left -= cost
         caps[name] += 1
         scores = fitted.profiles[name].scores
-        if caps[name] < len(scores):
+        if caps[name] < min(len(scores), sys.maxsize if most is None else most.get(name, 0)):
             heapq.heappush(queue, (-scores[caps[name]], name))
-    if left == parameters:
+    if left == available:
         raise CheckFailedError(
             f"{parameters} parameters leave no room for any module: the smallest takes {cheapest}",
             hint="allow more parameters",
@@ -260,9 +268,10 @@ def parameter_caps(fitted: FittedAdapter, parameters: int) -> dict[str, int]:
     return caps
 
 
-def cut_share(fitted: FittedAdapter, caps: Mapping[str, int]) -> float:
-    """Share of |dW|^2 that caps cut away."""
-    _, cut = fitted.predict(sqrt(fitted.energy) * _NO_STEP, caps)
+def cut_share(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> float:
+    """Share of |dW|^2 that the fit and caps leave out, however small the step."""
+    step = sqrt(fitted.energy) * _NO_STEP
+    _, cut = fitted.predict(step, fitted.ranks(step, caps))
     return cut / fitted.energy
 
 

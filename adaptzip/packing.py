@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Layout, LoraFactors
+from adaptzip.basis import Basis, ModuleBasis
 from adaptzip.coding import planes
 from adaptzip.compressed import Buffer, ExtraEntry, PackedExtras, Site
 from adaptzip.dtypes import DTYPES, NAMES
@@ -103,6 +104,28 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
     )
     A, B = unpack_tensors(PackedExtras(entries, chunk[_EXACT.size :]))
     return LoraFactors(A, B, scaling, cast("Layout", site.layout), site.kernel)
+
+
+def pack_basis(basis: Basis, sites: Mapping[str, Site]) -> tuple[tuple[int, ...], bytes]:
+    """Directions of each module in the order of `sites`, and all of them packed as float16."""
+    modules = [basis.modules[name] for name in sites]
+    tensors = [("basis", "", tensor.half()) for module in modules for tensor in (module.U, module.V)]
+    return tuple(module.U.shape[1] for module in modules), bytes(pack_tensors(tensors).payload)
+
+
+def unpack_basis(sizes: Sequence[int], payload: Buffer, sites: Mapping[str, Site]) -> dict[str, ModuleBasis]:
+    """Inverse of `pack_basis`; float32.
+
+    Raises:
+        FormatError: if the payload is damaged or does not hold what the sizes say.
+    """
+    entries = []
+    for size, (name, site) in zip(sizes, sites.items(), strict=True):
+        if size > min(site.out, site.width):
+            raise FormatError(f"module {name!r}, {site.out} x {site.width}, cannot have a basis of {size} directions")
+        entries += [ExtraEntry("basis", name, "F16", (length, size), "F16") for length in (site.out, site.width)]
+    tensors = [tensor.float() for tensor in unpack_tensors(PackedExtras(tuple(entries), payload))]
+    return {name: ModuleBasis(tensors[2 * i], tensors[2 * i + 1]) for i, name in enumerate(sites)}
 
 
 def narrowest(tensor: Tensor) -> torch.dtype:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -11,14 +12,30 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
-from adaptzip.coding.modules import decode_module
-from adaptzip.compressed import Buffer, Compressed, Site
+from adaptzip.basis import Basis
+from adaptzip.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.compressed import Compressed, Site
 from adaptzip.container.reader import open_adz
 from adaptzip.errors import FormatError, RefusedError, UsageError
+from adaptzip.gains import divisor
 from adaptzip.methods import load, names
 from adaptzip.methods._base import Method
-from adaptzip.packing import unpack_factors, unpack_tensors
+from adaptzip.packing import unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.workers import parallel_map
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One module, decoded.
+
+    Attributes:
+        tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
+        A, B: the factors made of them, gain undone.
+    """
+
+    tensors: Mapping[str, Tensor]
+    A: Tensor
+    B: Tensor
 
 
 def reconstruct(
@@ -26,6 +43,8 @@ def reconstruct(
     *,
     modules: Collection[str] | None = None,
     device: str | torch.device = "cpu",
+    base: str | Path | None = None,
+    basis: str | Path | None = None,
 ) -> Adapter:
     """The adapter that a compressed one stands for; exact, and the same on every machine.
 
@@ -33,45 +52,50 @@ def reconstruct(
         source: a `Compressed` or the path of a `.adz` file.
         modules: decode these modules only; extras are left out then.
         device: where the tensors are put after they were decoded.
+        base: folder of the base model, where the basis is that of its weights.
+        basis: the basis artefact, where the file names one.
 
     Raises:
         FormatError: if the file is damaged.
         UsageError: if a module is asked for that the file does not have.
-        RefusedError: if the method, its version or one of its options is unknown.
+        RefusedError: if the method, its version or one of its options is unknown, or the basis is missing or another.
     """
     if isinstance(source, Compressed):
-        return _reconstruct(source, modules, device)
+        return _reconstruct(source, modules, device, base, basis)
     compressed = open_adz(source)
     try:
-        return _reconstruct(compressed, modules, device)
+        return _reconstruct(compressed, modules, device, base, basis)
     except (FormatError, RefusedError) as error:
         raise type(error)(f"{source}: {error}", hint=error.hint) from error
 
 
-def _reconstruct(compressed: Compressed, modules: Collection[str] | None, device: str | torch.device) -> Adapter:
+def _reconstruct(
+    compressed: Compressed,
+    modules: Collection[str] | None,
+    device: str | torch.device,
+    base: str | Path | None,
+    basis: str | Path | None,
+) -> Adapter:
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
     if unknown:
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
-    method = _method(compressed)
     extras, magnitudes, biases = _extras(compressed) if modules is None else ({}, {}, {})
-
-    def factors(item: tuple[str, Buffer]) -> LoraFactors:
-        name, chunk = item
-        plain = _decode(compressed, method, name, compressed.sites[name], chunk)
-        return dataclasses.replace(
-            plain,
-            A=plain.A.to(device),
-            B=plain.B.to(device),
+    wanted = [name for name in compressed.sites if modules is None or name in modules]
+    if compressed.lossless:
+        chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+        plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
+    else:
+        plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
+    decoded = {
+        name: dataclasses.replace(
+            module,
+            A=module.A.to(device),
+            B=module.B.to(device),
             magnitude=magnitudes.get(name),
             bias=biases.get(name),
         )
-
-    chunks = {
-        name: chunk
-        for name, chunk in zip(compressed.sites, compressed.chunks, strict=True)
-        if modules is None or name in modules
+        for name, module in plain.items()
     }
-    decoded = dict(zip(chunks, parallel_map(factors, chunks.items()), strict=True))
     meta = Meta(
         dialect=compressed.dialect,
         config=compressed.meta_config,
@@ -80,6 +104,70 @@ def _reconstruct(compressed: Compressed, modules: Collection[str] | None, device
         config_text=compressed.source_config_text,
     )
     return Adapter(decoded, extras, meta)
+
+
+def _factors(site: Site, decoded: Decoded) -> LoraFactors:
+    return LoraFactors(decoded.A, decoded.B, 1.0, cast("Layout", site.layout), site.kernel)
+
+
+def decode(
+    compressed: Compressed,
+    names: Sequence[str],
+    base: str | Path | None = None,
+    basis: str | Path | None = None,
+) -> Iterator[tuple[str, Decoded]]:
+    """Modules of a file that is not lossless, in the method's own tensors and as factors.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    coder = coder_of(compressed, base, basis)
+    shared = decode_shared(coder, compressed.shared, compressed.step)
+    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
+
+    def module(name: str) -> Decoded:
+        site = compressed.sites[name]
+        own = decode_module(coder, chunks[name], compressed.step, name)
+        if not own:
+            return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
+        tensors = {**shared, **coder.basis_tensors(name), **own}
+        A, B = coder.method.reconstruct(tensors, site, coder.config)
+        if name in gains:
+            A = A * divisor(gains[name])
+        return Decoded(tensors, A.contiguous(), B.contiguous())
+
+    yield from zip(names, parallel_map(module, names), strict=True)
+
+
+def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | None = None) -> Coder:
+    """What the modules of a file are decoded with.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    method = _method(compressed)
+    try:
+        config = method.config_type(**compressed.config)
+    except (TypeError, UsageError) as error:
+        raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
+    found = None
+    if method.needs_basis:
+        from adaptzip.bases.resolve import basis_for_reconstruct
+
+        if compressed.basis is None:
+            raise FormatError(f"metadata: method {method.name!r} needs a basis and none is named")
+        found = basis_for_reconstruct(
+            compressed.basis, compressed.sites, base=base, basis=basis, embedded=_embedded(compressed)
+        )
+    return Coder(method, config, compressed.sites, compressed.max_rank, found)
+
+
+def _embedded(compressed: Compressed) -> Basis | None:
+    if compressed.basis is None or not compressed.basis_sizes:
+        return None
+    modules = unpack_basis(compressed.basis_sizes, compressed.basis_payload, compressed.sites)
+    return Basis(modules, compressed.basis)
 
 
 def _method(compressed: Compressed) -> Method:
@@ -113,14 +201,3 @@ def _extras(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor
             raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
         tables[entry.role][entry.name] = tensor
     return tables["extra"], tables["magnitude"], tables["bias"]
-
-
-def _decode(compressed: Compressed, method: Method, name: str, site: Site, chunk: Buffer) -> LoraFactors:
-    if compressed.lossless:
-        return unpack_factors(chunk, site, name)
-    layout = cast("Layout", site.layout)
-    if len(chunk) == 0:
-        return LoraFactors(torch.zeros(0, site.width), torch.zeros(site.out, 0), 1.0, layout, site.kernel)
-    tensors = decode_module(method, chunk, site, compressed.max_rank, compressed.step, name)
-    A, B = method.reconstruct(tensors, site)
-    return LoraFactors(A, B.contiguous(), 1.0, layout, site.kernel)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.compression import plan
 from adaptzip.container.names import expand, factor
-from adaptzip.methods import names
+from adaptzip.jobs import Request
+from adaptzip.methods import REFERENCE
+from adaptzip.planning import plan
 from adaptzip.report import AdapterReport, DtypeReport, ModuleReport, describe
 from adaptzip.sources import read, source_bytes
 from adaptzip.yardsticks import yardsticks
@@ -48,14 +48,14 @@ def show(path: Path, output: Output, *, alpha: float | None, config: Path | None
 
 
 def _costs(adapter: Adapter, size: int, device: str) -> list[dict[str, Any]]:
-    """Bytes and errors: the simple ways to store the factors, then every method at a few errors."""
+    """Bytes and errors: the simple ways to store the factors, then the reference method at a few errors."""
     rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
-    for method, error in product(names(), ERRORS):
-        planned = plan(adapter, to=method, max_error=error, device=device)
+    for error in ERRORS:
+        planned = plan(adapter, Request(to=REFERENCE, max_error=error, device=device))
         rows.append(
             {
-                "name": f"{method} --max-error {error:g}",
-                "method": method,
+                "name": f"{REFERENCE} --max-error {error:g}",
+                "method": REFERENCE,
                 "bytes": planned.bytes,
                 "relative_error": planned.relative_error,
                 "ratio": size / planned.bytes,

@@ -112,7 +112,7 @@ def compress(
         "config": config,
         "device": device,
         "seed": seed,
-        **_method_settings(to, setting or []),
+        "options": _method_settings(to, setting or []),
     }
     if dry_run:
         values = _preview(source, size, lossless=lossless, settings=settings) | {"path": str(target)}
@@ -122,7 +122,7 @@ def compress(
     from adaptzip.compression import compress as run
 
     with sink.warnings(), sink.progress() as report:
-        made = run(source, target, lossless=lossless, force=force, progress=report, **settings)
+        made = run(source, target, lossless=lossless, force=force, progress=report, **_flat(settings))
     values = {"path": str(target), **_values(made, target.stat().st_size, size), "dry_run": False}
     sink.detail(_counts(values))
     sink.wrote(target, _summary(values), values)
@@ -131,13 +131,14 @@ def compress(
 def _preview(source: Path, size: int, *, lossless: bool, settings: dict[str, Any]) -> dict[str, Any]:
     """What would come of it: exactly for --lossless, which needs no search, else as the method predicts."""
     from adaptzip.compression import compress as run
-    from adaptzip.compression import plan
     from adaptzip.container import writer
+    from adaptzip.jobs import Request
+    from adaptzip.planning import plan
 
     if lossless:
-        made = run(source, lossless=True, **settings)
+        made = run(source, lossless=True, **_flat(settings))
         return _values(made, writer.size(made), size) | {"dry_run": True}
-    planned = plan(source, **settings)
+    planned = plan(source, Request(**settings))
     return {
         "method": planned.method,
         "bytes": planned.bytes,
@@ -149,6 +150,11 @@ def _preview(source: Path, size: int, *, lossless: bool, settings: dict[str, Any
         "lossless": False,
         "dry_run": True,
     }
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as `adaptzip.compress` takes them."""
+    return {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
 
 
 def _method_settings(method: str, items: list[str]) -> dict[str, Any]:

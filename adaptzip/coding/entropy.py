@@ -1,4 +1,4 @@
-"""Entropy coding of one module: its rank, the class of every row, and the levels, in one ANS bit string.
+"""Entropy coding of one block: a module's rank, the classes of its rows, and its numbers, in one ANS bit string.
 
 The coder is constriction's stack (ANS with 32-bit words, a 64-bit state and 24-bit probabilities). It is last in,
 first out, so everything is encoded in the reverse of the order in which it is decoded. All models are integers from
@@ -21,10 +21,13 @@ from adaptzip.coding import tables
 from adaptzip.coding.classes import decode_classes, encode_classes
 from adaptzip.coding.tables import LEVELS, Class
 from adaptzip.coding.trellis import Quantised, lanes_of, next_states
+from adaptzip.compressed import TensorSpec
 from adaptzip.errors import FormatError
 
 ESCAPE = 2 * LEVELS + 1
 """Symbol of a level whose coded part is beyond +-LEVELS; level k has symbol k + LEVELS."""
+_GUARD = np.array([1])
+"""What a block of whole numbers alone ends with: zeros, as the coder's last numbers, would leave no trace."""
 _LENGTHS = 24
 _LONGEST = 20
 """Most bits of an escape's excess and the row's raw bits together, so that every level is below 2^22."""
@@ -33,11 +36,27 @@ _NUMBERS_PER_BYTE = 16384
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """One coded tensor: its levels and the class of each row."""
+class Levels:
+    """A coded tensor of real numbers: its levels and the class of each row."""
 
     quantised: Quantised
     classes: tuple[Class, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A coded tensor of whole numbers, (rows, width), each in 0..size-1."""
+
+    numbers: NDArray[np.int32]
+    size: int
+
+
+Block = Levels | Whole
+
+
+def size_of(spec: TensorSpec) -> int:
+    """How many values a whole number of a tensor may have. A simplex's stored weights are at most one half."""
+    return spec.bound if spec.kind == "index" else spec.bound // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -59,40 +78,49 @@ def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
     if rank == 0:
         return b""
     coder = stream.stack.AnsCoder()
+    if not any(isinstance(block, Levels) for block in blocks):
+        _encode_uniform(coder, _GUARD, 2)
     for block in reversed(blocks):
-        _encode_levels(coder, block)
-    encode_classes(coder, [block.classes for block in blocks])
+        if isinstance(block, Levels):
+            _encode_levels(coder, block)
+        else:
+            _encode_uniform(coder, block.numbers.reshape(-1), block.size)
+    encode_classes(coder, [block.classes for block in blocks if isinstance(block, Levels)])
     _encode_uniform(coder, np.array([rank - 1]), max_rank)
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes().rstrip(b"\0")
 
 
 def decode(
-    chunk: bytes | memoryview, max_rank: int, shapes: Callable[[int], Sequence[tuple[int, int]]], name: str
-) -> tuple[int, list[Block]]:
+    chunk: bytes | memoryview, max_rank: int, layout: Callable[[int], Sequence[TensorSpec]], name: str
+) -> list[Block]:
     """Decode one module.
 
     Args:
-        shapes: (rows, width) of the method's tensors for a given rank.
+        layout: the method's tensors for a given rank.
         name: the module, for error messages.
 
     Raises:
-        FormatError: if the bit string does not end exactly where the levels do.
+        FormatError: if the bit string does not end exactly where the numbers do.
     """
-    if len(chunk) == 0:
-        return 0, []
     coder = _open(bytes(chunk), name)
-    rank = int(_decode_uniform(coder, 1, max_rank)[0]) + 1
-    sizes = shapes(rank)
-    if sum(rows * width for rows, width in sizes) > _NUMBERS_PER_BYTE * (len(chunk) + 8):
+    specs = layout(int(_decode_uniform(coder, 1, max_rank)[0]) + 1)
+    if sum(spec.numbers for spec in specs) > _NUMBERS_PER_BYTE * (len(chunk) + 8):
+        sizes = [(spec.rows, spec.width) for spec in specs]
         raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot hold tensors of {sizes}")
-    classes = decode_classes(coder, [rows for rows, _ in sizes])
-    blocks = []
-    for (rows, width), row_classes in zip(sizes, classes, strict=True):
-        blocks.append(Block(_decode_levels(coder, rows, width, row_classes), row_classes))
-    if not coder.is_empty():
+    classes = iter(decode_classes(coder, [spec.rows for spec in specs if spec.kind == "real"]))
+    blocks: list[Block] = []
+    for spec in specs:
+        if spec.kind == "real":
+            row_classes = next(classes)
+            blocks.append(Levels(_decode_levels(coder, spec.rows, spec.width, row_classes), row_classes))
+        else:
+            numbers = _decode_uniform(coder, spec.numbers, size_of(spec)).reshape(spec.rows, spec.width)
+            blocks.append(Whole(numbers, size_of(spec)))
+    guarded = not any(isinstance(block, Levels) for block in blocks)
+    if (guarded and _decode_uniform(coder, 1, 2)[0] != _GUARD) or not coder.is_empty():
         raise FormatError(f"module {name!r}: coded data does not end where its tensors do")
-    return rank, blocks
+    return blocks
 
 
 def _open(chunk: bytes, name: str) -> Any:
@@ -130,7 +158,7 @@ def _decode_uniform(coder: Any, count: int, size: int) -> NDArray[np.int32]:
     return result
 
 
-def _encode_levels(coder: Any, block: Block) -> None:
+def _encode_levels(coder: Any, block: Levels) -> None:
     levels, quantiser = block.quantised.levels.reshape(-1), block.quantised.quantiser.reshape(-1)
     for run in reversed(list(_runs(*block.quantised.levels.shape))):
         c = block.classes[run.row]

@@ -10,17 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptzip.basis import Basis
 from adaptzip.coding import entropy, tables
 from adaptzip.coding.classes import choose_classes
-from adaptzip.coding.entropy import Block
+from adaptzip.coding.entropy import Block, Levels, Whole
 from adaptzip.coding.tables import Class
 from adaptzip.coding.trellis import MAX_LEVEL, quantise
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.errors import CheckFailedError, FormatError
-from adaptzip.methods._base import Method
+from adaptzip.methods._base import BASIS_U, BASIS_V, Method
 
 MOST_SQUARES = 2.0**52
 """What the squares of a row of directions, summed in float32, stay below; in float64 the sum is then exact."""
+
+SHARED = "(shared)"
+"""What stands for a module's name in messages about the shared tensors."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class CodedModule:
     Attributes:
         chunk: its coded block.
         squared_error: |dW - dW'|^2.
-        numbers: quantised numbers that the block holds.
+        numbers: numbers that the block holds.
     """
 
     chunk: bytes
@@ -38,13 +42,65 @@ class CodedModule:
     numbers: int
 
 
+@dataclass(frozen=True, eq=False)
+class CodedShared:
+    """The tensors that all modules share, at one step.
+
+    Attributes:
+        chunk: their coded block; b"" where the method shares none.
+        tensors: as they will be decoded, by role.
+        numbers: numbers that the block holds.
+    """
+
+    chunk: bytes
+    tensors: Mapping[str, Tensor]
+    numbers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Coder:
+    """A method and what its modules are coded with.
+
+    Attributes:
+        config: the method's, settled.
+        sites: every module's shape.
+        max_rank: largest rank that a block may have.
+        basis: the frozen basis, for methods that need one.
+    """
+
+    method: Method
+    config: Any
+    sites: Mapping[str, Site]
+    max_rank: int
+    basis: Basis | None = None
+
+    def basis_tensors(self, name: str) -> dict[str, Tensor]:
+        """A module's basis, by role; {} for methods without one."""
+        if self.basis is None:
+            return {}
+        module = self.basis.modules[name]
+        return {BASIS_U: module.U, BASIS_V: module.V}
+
+
+def code_shared(coder: Coder, prepared: Any, step: float) -> CodedShared:
+    """Quantise and code the shared tensors at `step`.
+
+    Raises:
+        CheckFailedError: as `code_modules`.
+    """
+    specs = coder.method.shared_layout(coder.config)
+    blocks: list[Block] = []
+    done: dict[str, Tensor] = {}
+    for spec in specs:
+        target = coder.method.shared_target(prepared, spec.role, done)
+        block, done[spec.role] = _code_tensors([spec], [target], step)[0]
+        blocks.append(block)
+    chunk = entropy.encode(1, 1, blocks) if blocks else b""
+    return CodedShared(chunk, done, sum(spec.numbers for spec in specs))
+
+
 def code_modules(
-    method: Method,
-    fits: Mapping[str, Any],
-    ranks: Mapping[str, int],
-    sites: Mapping[str, Site],
-    max_rank: int,
-    step: float,
+    coder: Coder, shared: CodedShared, fits: Mapping[str, Any], ranks: Mapping[str, int], step: float
 ) -> dict[str, CodedModule]:
     """Code modules of rank >= 1 at `step`.
 
@@ -55,21 +111,20 @@ def code_modules(
     Raises:
         CheckFailedError: if the step is so small that levels overflow the format.
     """
-    names = list(fits)
-    layouts = {name: method.layout(sites[name], ranks[name]) for name in names}
+    method, names = coder.method, list(fits)
+    layouts = {name: method.layout(coder.sites[name], ranks[name], coder.config) for name in names}
     blocks: dict[str, list[Block]] = {name: [] for name in names}
-    done: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for index, role in enumerate(method.roles):
-        targets = [method.target(fits[name], role, ranks[name], done[name]) for name in names]
-        for name, target, block in zip(names, targets, _quantise(targets, step), strict=True):
-            values = torch.from_numpy(block.quantised.values()).to(target)
-            if layouts[name][index].directions and _longest(values) >= MOST_SQUARES / 2:
-                raise _too_fine()
+    done = {name: {**shared.tensors, **coder.basis_tensors(name)} for name in names}
+    for index in range(max((len(layout) for layout in layouts.values()), default=0)):
+        now = [name for name in names if index < len(layouts[name])]
+        specs = [layouts[name][index] for name in now]
+        targets = [method.target(fits[n], s.role, ranks[n], done[n]) for n, s in zip(now, specs, strict=True)]
+        for name, spec, (block, values) in zip(now, specs, _code_tensors(specs, targets, step), strict=True):
             blocks[name].append(block)
-            done[name][role] = values * step
+            done[name][spec.role] = values
     return {
         name: CodedModule(
-            entropy.encode(ranks[name], max_rank, blocks[name]),
+            entropy.encode(ranks[name], coder.max_rank, blocks[name]),
             method.squared_error(fits[name], done[name]),
             sum(spec.numbers for spec in layouts[name]),
         )
@@ -77,36 +132,80 @@ def code_modules(
     }
 
 
-def decode_module(
-    method: Method, chunk: bytes | memoryview, site: Site, max_rank: int, step: float, name: str
-) -> dict[str, Tensor]:
-    """The quantised tensors of one module, float32; {} for a zero update.
+def decode_shared(coder: Coder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
+    """The shared tensors, by role; {} for methods without any.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
+    specs = coder.method.shared_layout(coder.config)
+    if not specs:
+        return {}
+    if len(chunk) == 0:
+        raise FormatError("the block of shared tensors is empty")
+    blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
+    return {spec.role: _decoded(block, spec, step, SHARED) for spec, block in zip(specs, blocks, strict=True)}
+
+
+def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
+    """The tensors of one module by role, without shared ones and basis; {} for a zero update.
 
     Levels are exact in float32 and `step` is a float32 number, so that every product is rounded once.
 
     Raises:
         FormatError: if the block is damaged.
     """
+    if len(chunk) == 0:
+        return {}
     specs: Sequence[TensorSpec] = ()
+    site = coder.sites[name]
 
-    def shapes(rank: int) -> list[tuple[int, int]]:
+    def layout(rank: int) -> Sequence[TensorSpec]:
         nonlocal specs
-        if rank > min(max_rank, site.out, site.width):
+        if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
-        specs = method.layout(site, rank)
-        return [(spec.rows, spec.width) for spec in specs]
+        specs = coder.method.layout(site, rank, coder.config)
+        return specs
 
-    _, blocks = entropy.decode(chunk, max_rank, shapes, name)
-    return {spec.role: _dequantise(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
+    blocks = entropy.decode(chunk, coder.max_rank, layout, name)
+    return {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
 
 
-def _dequantise(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
+def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
+    if isinstance(block, Whole):
+        return _whole_values(block, spec, name)
     values = torch.from_numpy(block.quantised.values()).float()
     if not spec.directions:
         return values.mul_(step)
-    if _longest(values) >= MOST_SQUARES:
+    if values.numel() and _longest(values) >= MOST_SQUARES:
         raise FormatError(f"module {name!r}: a row of {spec.role} is too long for its length to be exact")
     return values
+
+
+def _whole_values(block: Whole, spec: TensorSpec, name: str) -> Tensor:
+    """Indices as int64; stored weights of a simplex as exact float32 shares of its bound, a power of two or not."""
+    numbers = torch.from_numpy(block.numbers.astype(np.int64))
+    if spec.kind == "index":
+        return numbers
+    if numbers.numel() and int(numbers.sum(1).max()) > spec.bound:
+        raise FormatError(f"module {name!r}: weights of {spec.role} add up to more than 1")
+    return numbers.float() / spec.bound
+
+
+def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: float) -> list[tuple[Block, Tensor]]:
+    """Code tensors of one place in their modules' layouts: the blocks, and the values they will be decoded to."""
+    results: dict[int, tuple[Block, Tensor]] = {}
+    real = [i for i, spec in enumerate(specs) if spec.kind == "real"]
+    for i, block in zip(real, _quantise([targets[i] for i in real], step), strict=True):
+        values = torch.from_numpy(block.quantised.values()).to(targets[i])
+        if specs[i].directions and _longest(values) >= MOST_SQUARES / 2:
+            raise _too_fine()
+        results[i] = block, values * step
+    for i, (spec, target) in enumerate(zip(specs, targets, strict=True)):
+        if spec.kind != "real":
+            block_ = Whole(target.cpu().numpy().astype(np.int32), entropy.size_of(spec))
+            results[i] = block_, _whole_values(block_, spec, spec.role).to(target.device)
+    return [results[i] for i in range(len(specs))]
 
 
 def _longest(values: Tensor) -> float:
@@ -121,7 +220,7 @@ def _too_fine() -> CheckFailedError:
     )
 
 
-def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
+def _quantise(targets: Sequence[Tensor], step: float) -> list[Levels]:
     scales = []
     classes = []
     for target in targets:
@@ -132,7 +231,7 @@ def _quantise(targets: Sequence[Tensor], step: float) -> list[Block]:
         classes.append(model)
     rates = torch.from_numpy(tables.bits())
     quantised = quantise(targets, classes, rates, step)
-    return [Block(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)]
+    return [Levels(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)]
 
 
 def _first_classes(target: Tensor, step: float) -> tuple[Any, Tensor]:

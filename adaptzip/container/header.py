@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptzip.basis import BasisReference
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import strict_json
 from adaptzip.container.names import expand, factor
@@ -42,6 +43,7 @@ class Header:
         sites: the same, expanded and sorted by name.
         hash: digest of the whole file, with `BLANK_HASH` in its own place.
         base_model: the base model where the source's configuration does not name it.
+        basis: where the frozen basis is found, or None.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Header:
     provenance: Provenance
     dialect: str
     base_model: str | None
+    basis: BasisReference | None
 
 
 def write_metadata(compressed: Compressed, content: str) -> str:
@@ -78,6 +81,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
     }
     optional = {
         "base": None if _named_in_config(compressed) else compressed.base_model,
+        "basis": _write_basis(compressed.basis),
         "config": dict(compressed.config),
         "dialect": None if compressed.dialect == "peft" else compressed.dialect,
         "seed": provenance.seed,
@@ -133,7 +137,22 @@ def parse_metadata(text: str) -> Header:
         ),
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,
+        basis=_read_basis(value.get("basis")),
     )
+
+
+def _write_basis(basis: BasisReference | None) -> list[Any] | None:
+    return None if basis is None else [basis.source, basis.size, basis.hash, basis.description]
+
+
+def _read_basis(item: Any) -> BasisReference | None:
+    match item:
+        case None:
+            return None
+        case [("base" | "file" | "embedded") as source, size, str(found), str(description)]:
+            if _whole(size) and 0 < size <= MAX_RANK and (source == "embedded" or _HASH.fullmatch(found)):
+                return BasisReference(source, size, found, description)
+    raise FormatError(f"metadata: 'basis' is malformed: {_shown(item)}")
 
 
 def _check_version(value: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from adaptzip.container.tables import parse_config, read_tables
 from adaptzip.digest import digest
 from adaptzip.errors import AdaptzipError, FormatError
 
-_STREAMS = (("tables", "modules"), ("tables", "modules", "extras"))
+_STREAMS = ("tables", "shared", "modules", "basis", "extras")
+_ALWAYS = {"tables", "modules"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read_header(path: str | Path) -> Opened:
         start = view[: 8 + int.from_bytes(view[:8], "little")]
         metadata, spans = parse_frame(start, len(view))
         header = parse_metadata(metadata)
-        if tuple(spans) not in _STREAMS:
+        if tuple(spans) != tuple(name for name in _STREAMS if name in spans) or not spans.keys() >= _ALWAYS:
             raise FormatError(f"its streams are {', '.join(spans)}, not those of the format")
     except AdaptzipError as error:
         raise _named(error, path) from error
@@ -91,6 +92,11 @@ def _compressed(opened: Opened) -> Compressed:
     config = parse_config(tables.config)
     if bool(tables.extras) != ("extras" in opened.streams):
         raise FormatError("the table of extras and the stream of extras do not belong together")
+    if bool(tables.basis_sizes) != ("basis" in opened.streams):
+        raise FormatError("the sizes of the basis and the stream of the basis do not belong together")
+    for what, numbers in (("gains", tables.gains), ("sizes of the basis", tables.basis_sizes)):
+        if numbers and len(numbers) != len(header.sites):
+            raise FormatError(f"there are {len(numbers)} {what} for {len(header.sites)} modules")
     lossless = bool(header.config.get("lossless", False))
     return Compressed(
         method=header.method,
@@ -105,6 +111,11 @@ def _compressed(opened: Opened) -> Compressed:
         meta_config=config,
         dialect=header.dialect,
         base_model=header.base_model or _base_model(config),
+        shared=opened.streams.get("shared", b""),
+        gains=tables.gains,
+        basis=header.basis,
+        basis_sizes=tables.basis_sizes,
+        basis_payload=opened.streams.get("basis", b""),
         source_header=tables.source_header or None,
         source_config_text=tables.config.decode() if lossless and tables.config else None,
     )

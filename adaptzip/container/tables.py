@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,7 @@ from adaptzip.container.deflate import deflate, inflate
 from adaptzip.container.streams import read_lengths, write_lengths
 from adaptzip.errors import FormatError
 
-_SECTIONS = 3
+_SECTIONS = 5
 _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
 """Bound of a shape's numbers, and of their product with zeros left out."""
@@ -29,18 +30,28 @@ class Tables:
         config: the source's configuration, JSON text.
         extras: the packed extras, in the order of their payload.
         source_header: the source's safetensors header in a lossless file, else b"".
+        gains: gain index of each module, or nothing where all are 0.
+        basis_sizes: directions of each module's embedded basis, or nothing where there is none.
         lengths: bytes of each module's block, in the order of the sorted names.
     """
 
     config: bytes
     extras: tuple[ExtraEntry, ...]
     source_header: bytes
+    gains: tuple[int, ...]
+    basis_sizes: tuple[int, ...]
     lengths: tuple[int, ...]
 
 
 def write_tables(tables: Tables) -> bytes:
     """The sections' lengths as LEB128, the sections, and the index in what remains; all deflated."""
-    sections = (tables.config, _write_extras(tables.extras), tables.source_header)
+    sections = (
+        tables.config,
+        _write_extras(tables.extras),
+        tables.source_header,
+        struct.pack(f"{len(tables.gains)}b", *tables.gains),
+        write_lengths(tables.basis_sizes),
+    )
     head = write_lengths(map(len, sections))
     return deflate(bytes([len(head)]) + head + b"".join(sections) + write_lengths(tables.lengths))
 
@@ -64,7 +75,14 @@ def read_tables(stream: memoryview) -> Tables:
     for size in sizes:
         sections.append(data[position : position + size])
         position += size
-    return Tables(sections[0], _read_extras(sections[1]), sections[2], tuple(read_lengths(data[position:])))
+    return Tables(
+        sections[0],
+        _read_extras(sections[1]),
+        sections[2],
+        struct.unpack(f"{len(sections[3])}b", sections[3]),
+        tuple(read_lengths(sections[4])),
+        tuple(read_lengths(data[position:])),
+    )
 
 
 def parse_config(text: bytes) -> dict[str, Any]:

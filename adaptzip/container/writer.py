@@ -62,12 +62,16 @@ def _streams(compressed: Compressed) -> Streams:
         _config_text(compressed),
         compressed.extras.entries,
         compressed.source_header or b"",
+        tuple(compressed.gains),
+        tuple(compressed.basis_sizes),
         tuple(map(len, compressed.chunks)),
     )
-    streams: dict[str, Sequence[Buffer]] = {
-        "tables": [write_tables(tables)],
-        "modules": compressed.chunks,
-    }
+    streams: dict[str, Sequence[Buffer]] = {"tables": [write_tables(tables)]}
+    if compressed.shared:
+        streams["shared"] = [compressed.shared]
+    streams["modules"] = compressed.chunks
+    if compressed.basis_sizes:
+        streams["basis"] = [compressed.basis_payload]
     if compressed.extras.entries:
         streams["extras"] = [compressed.extras.payload]
     return streams

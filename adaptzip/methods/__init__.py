@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from adaptzip.methods._base import Method
 
 GROUP = "adaptzip.methods"
+REFERENCE = "svd"
+"""The method that every other is held against, and the default."""
 
 
 def names() -> tuple[str, ...]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from adaptzip.adapter import LoraFactors
+from adaptzip.basis import Basis
 from adaptzip.compressed import Site, TensorSpec
+from adaptzip.sensitivity import Sensitivity
+from adaptzip.survey import Allowance, Candidate, Survey
+
+BASIS_U = "basis.U"
+BASIS_V = "basis.V"
+"""Names under which a module's frozen basis, U (out, k) and V (in, k), is among the tensors of a method that needs one."""
 
 
 class Profile(Protocol):
@@ -16,21 +27,45 @@ class Profile(Protocol):
 
     @property
     def energy(self) -> float:
-        """|dW|^2."""
+        """|dW|^2, weighted where there are sensitivities."""
         ...
 
     @property
     def scores(self) -> Sequence[float]:
-        """Squared error saved per stored number by each unit of rank, falling."""
+        """Squared error saved per stored number by each unit of rank, falling; as many as the rank may be large."""
         ...
 
 
-class Method(Protocol):
-    """One family. Stateless; everything that a file needs is in its config, its tensors and `Site`.
+@dataclass(frozen=True, eq=False)
+class FitContext:
+    """What a fit may use besides the modules.
 
-    The tensors of a method are in coordinates where a squared error in a tensor is, up to the tensor's sensitivity,
-    a squared error in the update. They are quantised one role after another, and each later role is fitted again to
-    what the earlier ones became (`target`).
+    Attributes:
+        device: where to compute.
+        seed: of every random choice.
+        basis: the frozen basis, for methods with `needs_basis`.
+        sensitivities: by module; empty where there is no calibration.
+        ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
+        progress: called with the share of `prepare` that is done.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    basis: Basis | None = None
+    sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
+    ranks: Mapping[str, int] | None = None
+    progress: Callable[[float], None] | None = None
+
+
+class Method(ABC):
+    """One family. Stateless; everything that a file needs is in its config, its tensors, `Site` and the basis.
+
+    The real tensors of a method are in coordinates where a squared error in a tensor is, up to one factor for all, a
+    squared error in the update. They are quantised one role after another, shared tensors first, and each later
+    role is fitted again to what the earlier ones became (`target`).
+
+    Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, and with
+    `needs_basis` the module's `BASIS_U` and `BASIS_V`.
     """
 
     name: ClassVar[str]
@@ -39,35 +74,91 @@ class Method(Protocol):
     paper: ClassVar[str]
     config_type: ClassVar[type[Any]]
     roles: ClassVar[tuple[str, ...]]
+    shared_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the tensors that are stored once for the whole adapter."""
+    needs_basis: ClassVar[bool] = False
+    gained: ClassVar[bool] = True
+    """Whether `fit` is given modules multiplied by the gain of their sensitivity (undone after `reconstruct`). A method
+    whose coordinates are tied across modules can't have that, and weighs errors by the context's sensitivities."""
+    fixed_ranks: ClassVar[bool] = False
+    """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget."""
 
-    def layout(self, site: Site, rank: int) -> tuple[TensorSpec, ...]:
-        """The tensors stored for a module of `rank`, in the order of `roles`."""
-        ...
+    default_basis: ClassVar[Literal["", "base", "update"]] = ""
+    """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
-    def fit(self, modules: Mapping[str, LoraFactors], config: Any) -> dict[str, Any]:
-        """The update of each module in the method's coordinates, before quantisation."""
-        ...
+    @property
+    def spans_modules(self) -> bool:
+        """Whether the method looks at the whole adapter before it fits any module."""
+        own = type(self)
+        return own.candidates is not Method.candidates or own.prepare is not Method.prepare
 
+    def candidates(self, survey: Survey, config: Any, allowance: Allowance) -> Sequence[Candidate]:
+        """Settings worth fitting, best first, with what `config` leaves open decided.
+
+        Raises:
+            CheckFailedError: if nothing fits the allowance.
+        """
+        return (Candidate(config),)
+
+    def prepare(self, modules: Mapping[str, LoraFactors], config: Any, context: FitContext) -> tuple[Any, Any]:
+        """Fit what spans modules. Returns the settled config and a state for `fit` and `shared_target`.
+
+        `modules` are all modules that are not zero, in the dtype and on the device they were read in.
+
+        Raises:
+            RefusedError, CheckFailedError: if the method can't represent the adapter.
+        """
+        return config, None
+
+    @abstractmethod
+    def fit(
+        self, modules: Mapping[str, LoraFactors], config: Any, prepared: Any, context: FitContext
+    ) -> dict[str, Any]:
+        """Some modules' updates in the method's coordinates, before quantisation; modules are float32 on the device."""
+
+    @abstractmethod
     def profile(self, fitted: Any) -> Profile:
         """The summary of a fitted module that `rank` and `predict` work on."""
-        ...
 
+    @abstractmethod
     def rank(self, profile: Any, step: float) -> int:
         """The rank worth coding at a quantiser step."""
-        ...
 
+    @abstractmethod
     def predict(self, profile: Any, rank: int, step: float) -> tuple[float, float]:
         """Expected (bits, squared error) of a module coded at `rank` and `step`."""
-        ...
 
+    def max_rank(self, site: Site, config: Any) -> int:
+        """The largest rank a module of this shape may have in a file."""
+        return min(site.out, site.width)
+
+    @abstractmethod
+    def layout(self, site: Site, rank: int, config: Any) -> tuple[TensorSpec, ...]:
+        """The tensors stored for a module of `rank`, in the order of `roles`."""
+
+    def shared_layout(self, config: Any) -> tuple[TensorSpec, ...]:
+        """The tensors stored once, in the order of `shared_roles`."""
+        return ()
+
+    def shared_target(self, prepared: Any, role: str, done: Mapping[str, Tensor]) -> Tensor:
+        """What to quantise for a shared role, (rows, width), given the shared tensors before it."""
+        raise NotImplementedError(f"method {self.name!r} shares no tensors")
+
+    def predict_shared(self, prepared: Any, config: Any, step: float) -> float:
+        """Expected bits of the shared tensors at a step."""
+        return 0.0
+
+    @abstractmethod
     def target(self, fitted: Any, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
-        """What to quantise for `role`, (rows, width), given the quantised tensors of the roles before it."""
-        ...
+        """What to code for `role`, (rows, width), given the tensors of the roles before it.
 
+        Whole numbers in range for kinds `index` and `simplex`, else the numbers to quantise.
+        """
+
+    @abstractmethod
     def squared_error(self, fitted: Any, tensors: Mapping[str, Tensor]) -> float:
-        """|dW - dW'|^2 of the module for quantised tensors."""
-        ...
+        """|dW - dW'|^2 of the module for coded tensors, weighted where there are sensitivities."""
 
-    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site) -> tuple[Tensor, Tensor]:
-        """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the tensors."""
-        ...
+    @abstractmethod
+    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> tuple[Tensor, Tensor]:
+        """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the real tensors."""

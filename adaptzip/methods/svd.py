@@ -20,15 +20,8 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.linalg import factored_svd, group_by_shape
-
-_SCALE_STEPS = 3
-_SMALLEST = 0.5
-# Measured on Gaussian rows of deviation 0.5 * 2^(i/3) steps: bits and squared error per number, as a share of energy.
-_RATE = np.array([0.0016, 0.3315, 0.8801, 1.2034, 1.5334, 1.8621, 2.1831, 2.4992, 2.817, 3.135, 3.4508, 3.7736, 4.0977])
-_ERROR = np.array([1.0, 0.7187, 0.3593, 0.2249, 0.1403, 0.0883, 0.0561, 0.0361, 0.023, 0.0148, 0.0095, 0.0061, 0.0039])
-_BIT_WEIGHT = 0.3
-"""Squared error, in units of the step squared, that one bit must buy (best by measurement)."""
-_ROW_BITS = 10.0
+from adaptzip.methods._base import FitContext, Method
+from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class SvdProfile:
         return scores
 
 
-class Svd:
+class Svd(Method):
     """The method; see the module's description."""
 
     name = "svd"
@@ -73,10 +66,12 @@ class Svd:
     config_type = Config
     roles = ("U", "V")
 
-    def layout(self, site: Site, rank: int) -> tuple[TensorSpec, ...]:
+    def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
         return TensorSpec("U", rank, site.out, directions=True), TensorSpec("V", rank, site.width)
 
-    def fit(self, modules: Mapping[str, LoraFactors], config: Any) -> dict[str, SvdFit]:
+    def fit(
+        self, modules: Mapping[str, LoraFactors], config: Config, prepared: Any, context: FitContext
+    ) -> dict[str, SvdFit]:
         fits: dict[str, SvdFit] = {}
         for names in group_by_shape(modules):
             A = torch.stack([modules[name].A for name in names])
@@ -92,7 +87,7 @@ class Svd:
     def rank(self, profile: SvdProfile, step: float) -> int:
         """Components that save more squared error than their bits are worth."""
         bits, error = _component_costs(profile, step)
-        worth = error + _BIT_WEIGHT * step**2 * bits < np.square(profile.singular)
+        worth = error + BIT_WEIGHT * step**2 * bits < np.square(profile.singular)
         return len(worth) if worth.all() else int(np.argmin(worth))
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
@@ -114,7 +109,7 @@ class Svd:
         gram = (unit @ unit.T).double() * (inside @ inside.T).double()
         return float(outside.double().square().sum() + gram.sum())
 
-    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
         U = tensors["U"]
         norm = U.double().square().sum(1, keepdim=True).sqrt().to(U.dtype)
         return tensors["V"], (U / norm.clamp(min=torch.finfo(torch.float32).tiny)).T
@@ -122,22 +117,12 @@ class Svd:
 
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Expected bits and squared error of every component, both (k,)."""
-    bits, kept = np.full_like(profile.singular, 2 * _ROW_BITS), np.ones_like(profile.singular)
+    bits, kept = np.full_like(profile.singular, 2 * ROW_BITS), np.ones_like(profile.singular)
     for width in (profile.out, profile.width):
-        rate, error = _row_costs(profile.singular / np.sqrt(width) / step)
+        rate, error = row_costs(profile.singular / np.sqrt(width) / step)
         bits += width * rate
         kept *= 1 - error
     return bits, np.square(profile.singular) * (1 - kept)
-
-
-def _row_costs(deviation: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected bits and relative squared error per number of rows of a deviation in steps."""
-    position = np.log2(np.maximum(deviation, 1e-12) / _SMALLEST) * _SCALE_STEPS
-    index = np.arange(len(_RATE))
-    beyond = np.maximum(position - index[-1], 0) / _SCALE_STEPS
-    rate = np.interp(position, index, _RATE) + beyond
-    error = np.exp2(np.interp(position, index, np.log2(_ERROR)) - 2 * beyond)
-    return rate, error
 
 
 def _unit_rows(U: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,195 @@
+"""What is to be compressed, and how: a request, and the adapter it is made of, before anything is fitted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+
+from adaptzip.adapter import Adapter
+from adaptzip.basis import Basis
+from adaptzip.budget import Budget
+from adaptzip.compressed import PackedExtras
+from adaptzip.digest import file_digest
+from adaptzip.errors import RefusedError, UsageError
+from adaptzip.fitting import survey_of
+from adaptzip.linalg import choose_device
+from adaptzip.methods import load
+from adaptzip.methods._base import FitContext
+from adaptzip.packing import ExtrasMode, pack_tensors
+from adaptzip.sensitivity import Sensitivity
+from adaptzip.sources import read, weight_file
+from adaptzip.survey import Survey
+
+if TYPE_CHECKING:
+    from adaptzip.methods._base import Method
+
+AUTO = "auto"
+"""In place of a method's name: whichever gives the smallest error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """How to compress; see `adaptzip.compress` for what each field means."""
+
+    to: str = "svd"
+    budget: str | Budget | None = None
+    max_error: float | None = None
+    extras: ExtrasMode = "lossless"
+    alpha: float | None = None
+    config: str | Path | None = None
+    device: str = "auto"
+    seed: int = 0
+    base: str | Path | None = None
+    basis: str | Path | Basis | None = None
+    embed_basis: bool = False
+    calibration: str | Path | None = None
+    allocate: str | None = None
+    ranks: Mapping[str, int] | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if self.extras not in get_args(ExtrasMode):
+            raise UsageError(
+                f"extras mode {self.extras!r} is unknown", hint=f"modes: {', '.join(get_args(ExtrasMode))}"
+            )
+        if self.max_error is not None and not (isfinite(self.max_error) and 0 < self.max_error < 1):
+            raise UsageError(f"max-error {self.max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
+        if self.calibration is not None and self.base is None:
+            raise UsageError("calibration needs the base model", hint="add --base DIR")
+        if isinstance(self.budget, str):
+            object.__setattr__(self, "budget", Budget.parse(self.budget))
+
+    @property
+    def limit(self) -> Budget | None:
+        """The budget, parsed."""
+        return None if isinstance(self.budget, str) else self.budget
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An adapter that was read.
+
+    Attributes:
+        bytes, hash: of its tensor file; without a file the tensors' bytes, and None.
+        extras: its extras, packed as the request says.
+        sensitivities: by module, from calibration; empty without.
+        importance: by module, from calibration; empty without.
+    """
+
+    adapter: Adapter
+    bytes: int
+    hash: str | None
+    extras: PackedExtras
+    sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
+    importance: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One method on one adapter, with everything about it that is already certain."""
+
+    source: Source
+    request: Request
+    method: Method
+    config: Any
+    context: FitContext
+    survey: Survey | None
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.source.adapter
+
+
+def load_source(source: str | Path | Adapter, request: Request) -> Source:
+    """Read an adapter, pack its extras, and calibrate where the request asks for it.
+
+    Raises:
+        CheckpointError, RefusedError, BaseModelError: if something can't be read.
+    """
+    if isinstance(source, Adapter):
+        adapter, size, content = source, _tensor_bytes(source), None
+    else:
+        adapter = read(source, alpha=request.alpha, config=request.config)
+        file = weight_file(source)
+        size, content = file.stat().st_size, file_digest(file)
+    if not adapter.modules:
+        raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
+    found = Source(adapter, size, content, _pack_extras(adapter, request.extras))
+    if request.calibration is None or request.base is None:
+        return found
+    from adaptzip.calibration import calibrate
+
+    calibration = calibrate(Path(request.base), adapter, Path(request.calibration), seed=request.seed)
+    return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
+
+
+def prepare_job(source: Source, request: Request) -> Job:
+    """Find the method, its options, the device and the basis.
+
+    Raises:
+        UsageError: if there is no such method or option.
+        RefusedError: if a basis is needed and missing.
+    """
+    method = load(request.to)
+    config = _configure(method, request.options)
+    device = choose_device(request.device)
+    survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
+    context = FitContext(
+        device=device,
+        seed=request.seed,
+        basis=_basis(method, config, source.adapter, request, device),
+        sensitivities=source.sensitivities,
+        ranks=request.ranks,
+    )
+    return Job(source, request, method, config, context, survey)
+
+
+def _basis(method: Method, config: Any, adapter: Adapter, request: Request, device: torch.device) -> Basis | None:
+    if not method.needs_basis:
+        return None
+    from adaptzip.bases.resolve import basis_for_compress
+
+    basis: Basis = basis_for_compress(
+        method.default_basis,
+        adapter,
+        base=None if request.base is None else Path(request.base),
+        basis=Path(request.basis) if isinstance(request.basis, str) else request.basis,
+        size=getattr(config, "rank", None),
+        embed=request.embed_basis,
+    )
+    modules = {n: replace(m, U=m.U.to(device), V=m.V.to(device)) for n, m in basis.modules.items()}
+    return replace(basis, modules=modules)
+
+
+def _configure(method: Method, options: Mapping[str, Any]) -> Any:
+    known = {field.name for field in dataclasses.fields(method.config_type)}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise UsageError(
+            f"method {method.name!r} has no option {unknown[0]!r}",
+            hint=f"its options: {', '.join(sorted(known))}" if known else "it has no options",
+        )
+    return method.config_type(**options)
+
+
+def _tensor_bytes(adapter: Adapter) -> int:
+    """Bytes of an adapter's tensors, for one that did not come from a file."""
+    factors = [t for m in adapter.modules.values() for t in (m.A, m.B, m.magnitude, m.bias) if t is not None]
+    return sum(t.numel() * t.element_size() for t in [*factors, *adapter.extras.values()])
+
+
+def _pack_extras(adapter: Adapter, mode: ExtrasMode) -> PackedExtras:
+    tensors = [("extra", name, tensor) for name, tensor in sorted(adapter.extras.items())]
+    for name, module in sorted(adapter.modules.items()):
+        if module.magnitude is not None:
+            tensors.append(("magnitude", name, module.magnitude))
+        if module.bias is not None:
+            tensors.append(("bias", name, module.bias))
+    return pack_tensors(tensors, mode)
