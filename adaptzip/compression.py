@@ -18,7 +18,7 @@ from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
-from adaptzip.fitting import NOTHING_CODED, CodedAdapter, FittedAdapter, Progress, fit_adapter
+from adaptzip.fitting import KEPT_NUMBERS, NOTHING_CODED, CodedAdapter, FittedAdapter, Progress, fit_adapter
 from adaptzip.jobs import AUTO, Job, Request, load_source, prepare_job
 from adaptzip.limits import FINEST_ERROR, Limits, Outcome, RateControl, capped_error, cut_share, parameter_caps
 from adaptzip.methods import REFERENCE, load
@@ -29,7 +29,7 @@ from adaptzip.survey import Allowance, Candidate
 _FILL = 0.99
 """A size budget that is filled less than this is worth a word."""
 _FITTED = 3
-"""Candidates of a method that are fitted and measured."""
+"""Candidates of a method that are fitted and measured; of adapters too large to keep their fits, the best alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,8 @@ def run(job: Job, progress: Progress | None = None) -> Made:
     """
     best: Made | None = None
     failure: CheckFailedError | None = None
-    for candidate in candidates(job)[:_FITTED]:
+    count = _FITTED if job.adapter.parameters <= KEPT_NUMBERS else 1
+    for candidate in candidates(job)[:count]:
         try:
             made = _run(job, candidate, progress)
         except CheckFailedError as error:

@@ -26,7 +26,7 @@ from adaptzip.workers import parallel_map
 R = TypeVar("R")
 Progress = Callable[[str, float], None]
 
-_KEPT_NUMBERS = 12_000_000
+KEPT_NUMBERS = 12_000_000
 """Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
 _BATCH_NUMBERS = 3_000_000
 _SAMPLE_NUMBERS = 4_000_000
@@ -202,7 +202,7 @@ def fit_adapter(
             modules = {}
     coder = Coder(method, config, sites_of(adapter), 0, context.basis)
     bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
-    return _fitted(bare, list(modules), small=adapter.parameters <= _KEPT_NUMBERS, progress=progress)
+    return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
 
 
 def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Progress | None) -> FittedAdapter:
