@@ -1,0 +1,178 @@
+"""Which basis an adapter is compressed with, and finding it again to reconstruct."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from adaptzip.adapter import Adapter
+from adaptzip.base.model import BaseModel
+from adaptzip.bases.artefact import read_basis, round_basis
+from adaptzip.bases.projection import module_basis
+from adaptzip.bases.updates import build_basis
+from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
+from adaptzip.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.compressed import Site
+from adaptzip.errors import FormatError, RefusedError
+
+EMBEDDED_DTYPE = torch.float16
+"""What a basis is stored as within a `.adz` file."""
+
+_SHOWN = 8
+
+
+def basis_for_compress(
+    default: Literal["", "base", "update"],
+    adapter: Adapter,
+    *,
+    base: Path | None,
+    basis: Path | Basis | None,
+    size: int | None,
+    embed: bool = False,
+) -> Basis:
+    """The basis to compress an adapter with, exactly as a reader will have it.
+
+    A basis that is given is taken. Else "base" computes that of the base weights, and "update" that of this very
+    adapter, which has to be embedded.
+
+    Args:
+        default: what the method stands on if no basis is given.
+        base: folder of the base model.
+        basis: a basis, or the path of one.
+        size: most directions of a module; None takes the adapter's largest rank where the basis is computed.
+        embed: store the basis in the file, whatever it is.
+
+    Returns:
+        A basis with every module of the adapter, without directions where a zero update has none in the basis.
+
+    Raises:
+        RefusedError: if the base model is needed and not given, or the basis lacks a module.
+        FormatError, BaseModelError: if either is unreadable.
+    """
+    if basis is not None:
+        found = basis if isinstance(basis, Basis) else read_basis(basis)
+    elif default == "base":
+        found = _of_base(adapter, base, size, embed)
+    else:
+        found = build_basis([adapter], size)
+    return _settled(found, adapter, embed=embed)
+
+
+def basis_for_reconstruct(
+    reference: BasisReference,
+    sites: Mapping[str, Site],
+    *,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    embedded: Basis | None = None,
+    only: Collection[str] | None = None,
+) -> Basis:
+    """The basis that a compressed adapter names.
+
+    Args:
+        reference: what the file says of it.
+        sites: all modules of the file.
+        base: folder of the base model, for a basis of its weights.
+        basis: the artefact, or its path, for a basis in a file.
+        embedded: what the file itself holds.
+        only: modules that are wanted, where computing the others can be saved.
+
+    Raises:
+        RefusedError: if what is needed was not given, or is another than the file was made with.
+        FormatError: if the file or the artefact is damaged, or the basis does not fit the file's modules.
+        BaseModelError: if the base model is unreadable or lacks a module.
+    """
+    if reference.source == "embedded":
+        if embedded is None:
+            raise FormatError("the file names an embedded basis, and holds none")
+        found = embedded
+    elif reference.source == "base":
+        found = _again_from_base(reference, sites, base, only)
+    else:
+        found = _artefact(reference, basis)
+    return Basis(_fitting(found, sites), reference)
+
+
+def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool) -> Basis:
+    if base is None:
+        raise RefusedError(
+            "the method stands on the base weights, and no base model was given",
+            hint="add --base DIR, or --basis FILE that `adaptzip basis build` wrote",
+        )
+    most = size or max((module.rank for module in adapter.modules.values()), default=1)
+    sites = {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
+    return basis_from_base(BaseModel.open(base), sites, max(1, most), reproducible=not embed)
+
+
+def _settled(basis: Basis, adapter: Adapter, *, embed: bool) -> Basis:
+    """The adapter's modules alone, and rounded as they will be stored where the basis is embedded."""
+    modules = {}
+    for name, module in sorted(adapter.modules.items()):
+        if name in basis.modules or (bool(module.A.any()) and bool(module.B.any())):
+            modules[name] = module_basis(basis, name, module.shape)
+        else:
+            modules[name] = empty_basis(Site(*module.shape))
+    found = Basis(modules, basis.reference)
+    if not embed and basis.reference.source != "embedded":
+        return found
+    size = max(1, *(module.size for module in modules.values()))
+    reference = BasisReference("embedded", size, "", "")
+    return round_basis(replace(found, reference=reference), EMBEDDED_DTYPE)
+
+
+def _again_from_base(
+    reference: BasisReference, sites: Mapping[str, Site], base: str | Path | None, only: Collection[str] | None
+) -> Basis:
+    if base is None:
+        raise RefusedError(
+            "the adapter is a core between directions of its base weights, and no base model was given",
+            hint="add --base DIR, the folder of the base model that it was compressed with",
+        )
+    model = BaseModel.open(base)
+    found = base_fingerprint(model, sites)
+    if found != reference.hash:
+        raise RefusedError(
+            f"{base}: is another base model or revision: its weights have hash {found[:_SHOWN]}..., the adapter was "
+            f"compressed with {reference.hash[:_SHOWN]}...",
+            hint="give the very base model that the adapter was compressed with; --embed-basis makes do without",
+        )
+    return basis_from_base(model, sites, reference.size, only=only)
+
+
+def _artefact(reference: BasisReference, basis: str | Path | Basis | None) -> Basis:
+    if basis is None:
+        what = f" ({reference.description})" if reference.description else ""
+        raise RefusedError(
+            f"the adapter is a core within a shared basis{what} of hash {reference.hash[:_SHOWN]}..., which was not "
+            "given",
+            hint="add --basis FILE, the basis that it was compressed with",
+        )
+    found = basis if isinstance(basis, Basis) else read_basis(basis)
+    if found.reference.hash != reference.hash:
+        where = "the basis" if isinstance(basis, Basis) else str(basis)
+        raise RefusedError(
+            f"{where}: has hash {found.reference.hash[:_SHOWN]}..., the adapter was compressed with "
+            f"{reference.hash[:_SHOWN]}...",
+            hint="give the very basis that the adapter was compressed with",
+        )
+    return found
+
+
+def _fitting(basis: Basis, sites: Mapping[str, Site]) -> dict[str, ModuleBasis]:
+    """The modules of a file, without directions where the basis has none."""
+    modules = {}
+    for name, site in sites.items():
+        if name not in basis.modules:
+            modules[name] = empty_basis(site)
+            continue
+        module = basis.modules[name]
+        if (len(module.U), len(module.V)) != (site.out, site.width):
+            raise FormatError(
+                f"module {name} is {site.out} x {site.width}, but its basis is for {len(module.U)} x {len(module.V)}"
+            )
+        modules[name] = module
+    return modules

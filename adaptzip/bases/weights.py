@@ -1,0 +1,151 @@
+"""The basis that LoRA-XS stands on: singular directions of the base weights, computed again wherever it is needed.
+
+They are taken from the exact stored numbers in float64 without any randomness, so that only the last bits depend on
+the machine. A digest of these numbers tells whether it is the same base model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Layout, LoraFactors
+from adaptzip.base import names
+from adaptzip.base.layouts import stored_layout
+from adaptzip.base.model import BaseModel
+from adaptzip.bases.directions import SMALLEST, dense_directions, pair
+from adaptzip.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.compressed import Site
+from adaptzip.digest import digest
+from adaptzip.errors import RefusedError, UsageError
+
+CLOSEST = 1e-7
+"""Two singular values nearer to each other than this share of the largest leave their vectors to rounding."""
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stored tensor that holds a module's weight, or some rows of it."""
+
+    site: names.Site
+    layout: Layout
+
+
+def basis_from_base(
+    base: BaseModel,
+    sites: Mapping[str, Site],
+    size: int,
+    *,
+    only: Collection[str] | None = None,
+    reproducible: bool = True,
+) -> Basis:
+    """The first singular directions of every module's base weight, as its update lies, (out, in).
+
+    Args:
+        base: the base model.
+        sites: the modules of an adapter, all of them: the hash is over all their weights.
+        size: most directions k of a module.
+        only: compute the directions of these modules alone.
+        reproducible: refuse weights whose directions another machine would not find again.
+
+    Raises:
+        UsageError: if `size` is not positive.
+        BaseModelError: if the base lacks a module or has another shape.
+        RefusedError: if a weight is quantised, or its directions are not `reproducible`.
+    """
+    if size < 1:
+        raise UsageError(f"a basis of size {size} was asked for, expected at least 1")
+    places = _places(base, sites)
+    modules = {}
+    for name in sites if only is None else sorted(only):
+        weight = torch.cat([_oriented(base, part) for part in places[name]])
+        U, S, V = dense_directions(weight, size + 1)
+        if reproducible:
+            _check_gaps(name, S)
+        modules[name] = pair(U[:, :size], V[:, :size])
+    return Basis(modules, BasisReference("base", size, _fingerprint(base, places)))
+
+
+def base_fingerprint(base: BaseModel, sites: Mapping[str, Site]) -> str:
+    """Digest over the weights that belong to `sites`: module names, dtypes, shapes, orientation and stored bytes.
+
+    The base's own names for its tensors, and how they are spread over files, do not enter.
+
+    Raises:
+        BaseModelError, RefusedError: as `basis_from_base`.
+    """
+    return _fingerprint(base, _places(base, sites))
+
+
+def _fingerprint(base: BaseModel, places: Mapping[str, tuple[_Part, ...]]) -> str:
+    content = cache(base.digest)
+
+    def lines() -> Iterator[bytes]:
+        for name, parts in sorted(places.items()):
+            for part in parts:
+                stored = base.stored(part.site.tensor)
+                dtype = str(stored.dtype).removeprefix("torch.")
+                where = [part.layout, part.site.rows, part.site.expert]
+                yield json.dumps([name, dtype, stored.shape, *where, content(part.site.tensor)]).encode() + b"\n"
+
+    return digest(lines())
+
+
+def _places(base: BaseModel, sites: Mapping[str, Site]) -> dict[str, tuple[_Part, ...]]:
+    """Where each module's weight is stored."""
+    renaming = names.find_renaming(base, list(sites))
+    places = {}
+    for name, site in sites.items():
+        empty = LoraFactors(
+            torch.empty(0, site.width), torch.empty(site.out, 0), 1.0, cast("Layout", site.layout), site.kernel
+        )
+        found = names.locate(base, name, renaming)
+        places[name] = tuple(_Part(where, stored_layout(base, name, empty, where)) for where in found)
+        for where in found:
+            _check_dtype(base, where.tensor)
+    return places
+
+
+def _oriented(base: BaseModel, part: _Part) -> Tensor:
+    """A stored weight as (out, in), float64; some rows of it where others are stored apart."""
+    weight = base.read(part.site.tensor)
+    if part.site.expert is not None:
+        weight = weight[part.site.expert]
+    if part.layout in ("transposed", "embedding", "expert_transposed"):
+        weight = weight.T
+    return weight.flatten(1).double()
+
+
+def _check_dtype(base: BaseModel, tensor: str) -> None:
+    dtype = base.stored(tensor).dtype
+    if dtype not in _FLOATS:
+        raise RefusedError(
+            f"{base.path}: {tensor} is stored as {str(dtype).removeprefix('torch.')}, expected float32, bfloat16 or "
+            "float16",
+            hint="give the base model in its original float weights",
+        )
+
+
+def _check_gaps(name: str, S: Tensor) -> None:
+    values = [value for value in S.tolist() if value > SMALLEST * float(S[0])]
+    for index, (larger, smaller) in enumerate(pairwise(values)):
+        if larger - smaller < CLOSEST * values[0]:
+            raise RefusedError(
+                f"module {name}: singular values {index + 1} and {index + 2} of its base weight are equal to 7 digits, "
+                "so that another machine would find other directions",
+                hint="store the directions in the file with --embed-basis, or choose a smaller rank",
+            )
+
+
+def empty_basis(site: Site) -> ModuleBasis:
+    """No directions at all, for a module whose update is zero."""
+    return ModuleBasis(torch.zeros(site.out, 0), torch.zeros(site.width, 0))

@@ -1,0 +1,210 @@
+"""A small core between frozen directions, dW' = U C V^T: what `lora-xs` and `lora-sb` have in common.
+
+U (out, k) and V (in, k) come from a basis that is not stored with the adapter. With orthonormal directions the best
+core is C = U^T dW V, and an error in C is the same error in dW, so that one quantiser step is right for all modules.
+The directions are sorted by importance; rank r keeps the first r on either side and stores the leading r x r block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from math import isqrt
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptzip.adapter import LoraFactors
+from adaptzip.bases.projection import Projection, captured_energy, leading, module_basis, project
+from adaptzip.compressed import Site, TensorSpec
+from adaptzip.errors import FormatError, RefusedError, UsageError
+from adaptzip.methods._base import BASIS_U, BASIS_V, FitContext, Method
+from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
+
+SHORTEST_ROW = 32
+"""Rows are at least this wide where the rank allows it, since every row's class costs some bits."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a core between frozen directions.
+
+    Attributes:
+        rank: most directions on either side; None takes all that the basis has.
+        min_energy: the least share of |dW|^2 that the basis must capture; 0 takes any.
+    """
+
+    rank: int | None = None
+    min_energy: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class CoreFit:
+    """One update in a basis: its projection, and the core in float32 on the device."""
+
+    projection: Projection
+    core: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CoreProfile:
+    """What is kept of a fitted module.
+
+    Attributes:
+        shells: energy of the entries C[i][j] with max(i, j) = s, by s; float64.
+        outside: |dW|^2 outside the basis.
+    """
+
+    shells: NDArray[np.float64]
+    outside: float
+
+    @property
+    def energy(self) -> float:
+        return float(self.shells.sum()) + self.outside
+
+    @property
+    def scores(self) -> list[float]:
+        """Energy per number of each shell, averaged over runs of shells until it falls."""
+        return _falling(self.shells, _sizes(len(self.shells)))
+
+
+class LoraCore(Method):
+    """The methods; see the module's description."""
+
+    version = 1
+    config_type = Config
+    roles = ("C",)
+    needs_basis = True
+
+    def prepare(self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> tuple[Config, None]:
+        """Check that the basis holds enough of the adapter.
+
+        Raises:
+            UsageError: if there is no basis, or an option is out of range.
+            RefusedError: if the basis lacks a module, or captures less than `config.min_energy`.
+        """
+        basis = context.basis
+        if basis is None:
+            raise UsageError(f"method {self.name!r} needs a basis", hint="give --base DIR or --basis FILE")
+        if config.rank is not None and config.rank < 1:
+            raise UsageError(f"rank is {config.rank}, expected at least 1")
+        if not 0 <= config.min_energy <= 1:
+            raise UsageError(f"min_energy is {config.min_energy:g}, expected a share between 0 and 1")
+        cut = replace(basis, modules={name: leading(m, config.rank) for name, m in basis.modules.items()})
+        share = captured_energy(modules, cut).overall
+        if share < config.min_energy:
+            raise RefusedError(
+                f"the basis ({basis.reference.description or basis.reference.source}) captures {100 * share:.2g} % of "
+                f"the update's energy, less than {100 * config.min_energy:g} %: a fitted core can't represent this "
+                "adapter",
+                hint="train the core to do the adapter's job with `adaptzip distill`, or take a basis from adapters: "
+                "`adaptzip basis build`",
+            )
+        return config, None
+
+    def fit(
+        self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
+    ) -> dict[str, CoreFit]:
+        fits: dict[str, CoreFit] = {}
+        for name, module in modules.items():
+            basis = module_basis(context.basis, name, module.shape)  # type: ignore[arg-type]
+            found = project(module, leading(basis, config.rank))
+            fits[name] = CoreFit(found, found.core.float())
+        return fits
+
+    def profile(self, fitted: CoreFit) -> CoreProfile:
+        squares = fitted.projection.core.square()
+        corner = squares.cumsum(0).cumsum(1).diagonal()
+        shells = torch.diff(corner, prepend=corner.new_zeros(1)).clamp(min=0)
+        return CoreProfile(shells.cpu().numpy(), fitted.projection.outside)
+
+    def rank(self, profile: CoreProfile, step: float) -> int:
+        """The rank at which error and bits together cost least."""
+        bits, error = _shell_costs(profile, step)
+        gain = profile.shells - error - BIT_WEIGHT * step**2 * bits
+        total = np.concatenate([[0.0], np.cumsum(gain)])
+        return int(total.argmax())
+
+    def predict(self, profile: CoreProfile, rank: int, step: float) -> tuple[float, float]:
+        bits, error = _shell_costs(profile, step)
+        lost = error[:rank].sum() + profile.shells[rank:].sum() + profile.outside
+        return float(bits[:rank].sum()), float(lost)
+
+    def max_rank(self, site: Site, config: Config) -> int:
+        """The larger side: the shorter one's directions may end in zeros."""
+        return max(site.out, site.width)
+
+    def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
+        rows = _rows(rank)
+        return (TensorSpec("C", rows, rank * rank // rows),)
+
+    def target(self, fitted: CoreFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
+        numbers = fitted.core[:rank, :rank].reshape(-1)[_order(rank).to(fitted.core.device)]
+        return numbers.reshape(_rows(rank), -1)
+
+    def squared_error(self, fitted: CoreFit, tensors: Mapping[str, Tensor]) -> float:
+        core = torch.zeros_like(fitted.core)
+        coded = _square(tensors["C"])
+        core[: len(coded), : len(coded)] = coded
+        return fitted.projection.outside + fitted.projection.distance(core)
+
+    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
+        """A = V^T and B = U C, the product in float64 and rounded once.
+
+        Raises:
+            FormatError: if the core is larger than the basis.
+        """
+        core = _square(tensors["C"])
+        rank = len(core)
+        if rank > tensors[BASIS_U].shape[1]:
+            raise FormatError(f"a core of rank {rank} stands on a basis of {tensors[BASIS_U].shape[1]} directions")
+        B = (tensors[BASIS_U][:, :rank].double() @ core.double()).to(core.dtype)
+        return tensors[BASIS_V][:, :rank].T.to(core.dtype).contiguous(), B
+
+
+def _square(stored: Tensor) -> Tensor:
+    """The core (r, r) from its stored rows."""
+    rank = isqrt(stored.numel())
+    place = torch.argsort(_order(rank)).to(stored.device)
+    return stored.reshape(-1)[place].reshape(rank, rank)
+
+
+@cache
+def _order(rank: int) -> Tensor:
+    """Places in the core, row by row, in the order in which they are stored: shell by shell."""
+    i, j = np.divmod(np.arange(rank * rank), max(rank, 1))
+    return torch.from_numpy(np.lexsort((j, i, np.maximum(i, j))))
+
+
+@cache
+def _rows(rank: int) -> int:
+    """Rows of a stored core: the largest divisor of the rank that leaves rows of `SHORTEST_ROW` numbers or more."""
+    fitting = [d for d in range(1, rank + 1) if rank % d == 0 and rank * rank // d >= SHORTEST_ROW]
+    return max(fitting, default=1)
+
+
+def _sizes(count: int) -> NDArray[np.int64]:
+    """Numbers in each shell."""
+    return 2 * np.arange(count) + 1
+
+
+def _shell_costs(profile: CoreProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Expected bits and squared error of every shell, both (k,)."""
+    sizes = _sizes(len(profile.shells))
+    rate, error = row_costs(np.sqrt(profile.shells / sizes) / step)
+    row = max(SHORTEST_ROW, len(sizes))
+    return sizes * (rate + ROW_BITS / row), profile.shells * error
+
+
+def _falling(energy: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[float]:
+    """energy / sizes, with neighbours pooled wherever it would rise (pool adjacent violators)."""
+    pools: list[list[float]] = []
+    for e, n in zip(energy.tolist(), sizes.tolist(), strict=True):
+        pools.append([e, n, 1])
+        while len(pools) > 1 and pools[-2][0] * pools[-1][1] < pools[-1][0] * pools[-2][1]:
+            last = pools.pop()
+            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
+    return [e / n for e, n, count in pools for _ in range(int(count))]
