@@ -59,7 +59,7 @@ class Provenance:
         source_bytes: size of the source checkpoint's tensor file.
         source_hash: `digest` of that file, or None where the adapter did not come from a file.
         relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
-        parameters: numbers stored for the modules, extras not counted.
+        parameters: numbers stored for the modules, shared tensors and an embedded basis included, extras not.
         seed: what the fit was seeded with.
     """
 

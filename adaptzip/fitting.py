@@ -101,8 +101,16 @@ class FittedAdapter:
 
     @property
     def shared_numbers(self) -> int:
-        """Numbers that are stored once for all modules."""
-        return sum(spec.numbers for spec in self.method.shared_layout(self.config))
+        """Numbers that are stored besides the modules' own: what they share, and an embedded basis."""
+        return self.basis_numbers + sum(spec.numbers for spec in self.method.shared_layout(self.config))
+
+    @property
+    def basis_numbers(self) -> int:
+        """Numbers of an embedded basis."""
+        basis = self.coder.basis
+        if basis is None or basis.reference.source != "embedded":
+            return 0
+        return sum(module.U.numel() + module.V.numel() for module in basis.modules.values())
 
     def numbers(self, name: str, rank: int) -> int:
         """Numbers stored for a module of `rank`."""
