@@ -1,0 +1,108 @@
+"""The whole fit of a bank: seeding, exact steps on pieces, then exact and gradient steps on the updates' own error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptzip.banks.choosing import choose
+from adaptzip.banks.codes import Codes, decode
+from adaptzip.banks.factors import Coded, Group, recode, squared_errors, start
+from adaptzip.banks.lloyd import first_bank, lloyd, pieces_of, thinned
+from adaptzip.banks.refining import decoded, refine
+
+_LLOYD_ROUNDS = 16
+_LLOYD_TOLERANCE = 1e-3
+_ROUNDS = 4
+_TOLERANCE = 2e-3
+_STEPS = 8
+"""Gradient steps of a round."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A bank's outline: h vectors of `length` numbers, k to a piece, weights in multiples of 1 / levels."""
+
+    h: int
+    length: int
+    k: int
+    levels: int
+
+
+@dataclass(frozen=True, eq=False)
+class BankFit:
+    """A fitted bank.
+
+    Attributes:
+        bank: (h, length), float32.
+        coded: codes of every group, weights on their levels.
+        errors: |dW - dW'|^2 of every module of every group, without weights.
+    """
+
+    bank: Tensor
+    coded: tuple[Coded, ...]
+    errors: tuple[Tensor, ...]
+
+
+def fit_bank(
+    groups: Sequence[Group], shape: Shape, seed: int, progress: Callable[[float], None] | None = None
+) -> BankFit:
+    """Fit a bank to updates. `groups` are not empty, and hold no zero update."""
+    tell = progress or (lambda share: None)
+    bank = _open_bank(groups, shape, seed, lambda share: tell(share / 2))
+    coded = []
+    for group in groups:
+        A, B = start(group)
+        coded.append(Coded(choose(bank, A, shape.k), choose(bank, B, shape.k)))
+    previous = float("inf")
+    for turn in range(_ROUNDS):
+        coded = [recode_both(group, codes, bank) for group, codes in zip(groups, coded, strict=True)]
+        bank, coded = refine(groups, coded, bank, _STEPS)
+        error = _weighted(groups, _errors(groups, coded, bank))
+        tell(0.5 + (turn + 1) / _ROUNDS / 2)
+        if error >= previous * (1 - _TOLERANCE):
+            break
+        previous = error
+    coded = [recode_both(group, codes, bank, levels=shape.levels) for group, codes in zip(groups, coded, strict=True)]
+    bank, coded = _by_norm(bank, coded)
+    return BankFit(bank, tuple(coded), tuple(_errors(groups, coded, bank)))
+
+
+def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[[float], None]) -> Tensor:
+    """A bank for the pieces in their first gauge."""
+    generator = torch.Generator().manual_seed(seed)
+    pieces = thinned(pieces_of(groups, shape.length), shape.h, generator)
+    bank = first_bank(pieces, shape.length, shape.h, generator)
+    for turn, (bank, _) in enumerate(lloyd(pieces, bank, shape.k, _LLOYD_ROUNDS, _LLOYD_TOLERANCE)):  # noqa: B020
+        tell((turn + 1) / _LLOYD_ROUNDS)
+    return bank
+
+
+def recode_both(group: Group, coded: Coded, bank: Tensor, *, levels: int | None = None) -> Coded:
+    """New codes of A given B, then of B given those of A."""
+    A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels)
+    B = recode(group.B, decode(bank, A, group.V.shape[1]), bank, coded.B, levels=levels)
+    return Coded(A, B)
+
+
+def _errors(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> list[Tensor]:
+    return [squared_errors(g, *decoded(g, codes, bank)) for g, codes in zip(groups, coded, strict=True)]
+
+
+def _weighted(groups: Sequence[Group], errors: Sequence[Tensor]) -> float:
+    return sum(float((error * group.weight).sum()) for group, error in zip(groups, errors, strict=True))
+
+
+def _by_norm(bank: Tensor, coded: Sequence[Coded]) -> tuple[Tensor, list[Coded]]:
+    """The bank with its longest vectors first, so that neighbours share their quantiser's class, and codes to match."""
+    order = bank.square().sum(1).argsort(dim=0, descending=True, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    moved = [
+        Coded(Codes(place[codes.A.indices], codes.A.weights), Codes(place[codes.B.indices], codes.B.weights))
+        for codes in coded
+    ]
+    return bank[order], moved
