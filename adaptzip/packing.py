@@ -121,7 +121,7 @@ def unpack_basis(sizes: Sequence[int], payload: Buffer, sites: Mapping[str, Site
     """
     entries = []
     for size, (name, site) in zip(sizes, sites.items(), strict=True):
-        if size > min(site.out, site.width):
+        if size > max(site.out, site.width):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}, cannot have a basis of {size} directions")
         entries += [ExtraEntry("basis", name, "F16", (length, size), "F16") for length in (site.out, site.width)]
     tensors = [tensor.float() for tensor in unpack_tensors(PackedExtras(tuple(entries), payload))]
