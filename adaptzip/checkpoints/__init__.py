@@ -6,11 +6,11 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 
-from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
 from adaptzip.checkpoints._foreign import foreign
 from adaptzip.errors import CheckpointError, UsageError
 
-__all__ = ["Dialect", "Source", "WriteOptions", "dialect", "dialects", "recognise"]
+__all__ = ["Dialect", "Native", "NativeModule", "Source", "WriteOptions", "dialect", "dialects", "recognise"]
 
 
 @cache

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter
-
-if TYPE_CHECKING:
-    from adaptzip.compressed import Site
+from adaptzip.adapter import Adapter, Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +56,25 @@ class WriteOptions:
 
 @dataclass(frozen=True, eq=False)
 class NativeModule:
-    """One module in a method's own tensors.
+    """One module of a compressed adapter in its method's own tensors.
 
     Attributes:
-        tensors: the decoded tensors by role, with the module's basis under `basis.U` and `basis.V` where it has one.
-        A, B: the factors that they stand for, A (rank, in) and B (out, rank).
-        site: the update's shape and how the base weight lies.
+        tensors: the decoded tensors by role: the module's own, those that all modules share, and the module's basis
+            under `basis.U` and `basis.V` where it has one; {} for a zero update.
+        A, B: the factors that they stand for, A (rank, in) and B (out, rank); the update is B @ A.
+        out, width, layout, kernel: the update's (out, in) and how the base weight lies, as in `adapter.LoraFactors`.
+        gain: what A was multiplied by after it was made of the tensors; a dialect that writes the tensors has to
+            multiply one of them by it.
     """
 
     tensors: Mapping[str, Tensor]
     A: Tensor
     B: Tensor
-    site: Site
+    out: int
+    width: int
+    layout: Layout = "linear"
+    kernel: tuple[int, ...] = ()
+    gain: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,27 +83,33 @@ class Native:
 
     Attributes:
         method: the method's name.
-        config: its configuration.
-        shared: the tensors that all modules share, by role.
-        modules: by module name; modules whose update is zero are left out.
+        config: its configuration as the file has it; fields that are at their default may be missing.
+        modules: by module name, in sorted order.
         adapter: the same adapter as factors, with its extras and origin.
     """
 
     method: str
     config: Mapping[str, Any]
-    shared: Mapping[str, Tensor]
     modules: Mapping[str, NativeModule]
     adapter: Adapter
 
 
-class Dialect(Protocol):
-    """One checkpoint dialect; a module of this package offers it as `DIALECT`."""
+class Dialect(ABC):
+    """One checkpoint dialect; a module of this package offers it as `DIALECT`.
 
-    name: str
+    A plain dialect holds factors and has `write`. One that holds a method's own tensors names the methods in `takes`
+    and has `write_native` instead.
+    """
 
+    name: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Methods whose tensors the dialect writes as they are; empty for a dialect that writes factors."""
+
+    @abstractmethod
     def sniff(self, source: Source) -> float:
         """How sure the dialect is that `source` is its own, from 0 (not at all) to 1."""
 
+    @abstractmethod
     def read(self, source: Source) -> Adapter:
         """Understand every key of `source`.
 
@@ -107,12 +118,26 @@ class Dialect(Protocol):
             RefusedError: if it is valid but holds something that is not a low-rank update.
         """
 
+    @abstractmethod
+    def owns(self, file_name: str) -> bool:
+        """Whether a file of that name is one that this dialect writes into its folder."""
+
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         """Write `adapter` into the empty `folder`.
 
         Raises:
             RefusedError: if the dialect cannot hold the adapter.
         """
+        raise NotImplementedError(f"dialect {self.name!r} does not write factors")
 
-    def owns(self, file_name: str) -> bool:
-        """Whether a file of that name is one that this dialect writes into its folder."""
+    def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
+        """Write the tensors of one of the methods in `takes` into the empty `folder`.
+
+        Raises:
+            RefusedError: if the dialect cannot hold the adapter.
+        """
+        raise NotImplementedError(f"dialect {self.name!r} does not write a method's own tensors")
+
+    def loading_bytes(self, native: Native) -> int | None:
+        """Memory that the program which loads the files needs for what it unpacks them to, or None for no more."""
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adaptzip.adapter import Adapter
-from adaptzip.checkpoints._base import Source, WriteOptions
+from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
 from adaptzip.checkpoints.peft.keys import PREFIX, split
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME, write
@@ -13,7 +13,7 @@ from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME, write
 __all__ = ["DIALECT"]
 
 
-class _Peft:
+class _Peft(Dialect):
     """The dialect `peft`."""
 
     name = "peft"
