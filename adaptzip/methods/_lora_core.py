@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isqrt
 
 import numpy as np
 import torch
@@ -19,13 +18,14 @@ from torch import Tensor
 
 from adaptzip.adapter import LoraFactors
 from adaptzip.bases.projection import Projection, captured_energy, leading, module_basis, project
+from adaptzip.basis import Basis
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods._base import BASIS_U, BASIS_V, FitContext, Method
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
 
-SHORTEST_ROW = 32
-"""Rows are at least this wide where the rank allows it, since every row's class costs some bits."""
+SHORTEST_ROW = 48
+"""Rows of "C" are at least this wide where the rank allows it, since every row's class costs some bits (measured)."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,28 @@ class CoreProfile:
     """What is kept of a fitted module.
 
     Attributes:
-        shells: energy of the entries C[i][j] with max(i, j) = s, by s; float64.
+        diagonal: squares of the entries C[s][s], float64.
+        shells: energy of the other entries C[i][j] with max(i, j) = s, by s; float64.
         outside: |dW|^2 outside the basis.
     """
 
+    diagonal: NDArray[np.float64]
     shells: NDArray[np.float64]
     outside: float
 
     @property
+    def by_rank(self) -> NDArray[np.float64]:
+        """|dW|^2 that each unit of rank adds, (k,)."""
+        return self.diagonal + self.shells
+
+    @property
     def energy(self) -> float:
-        return float(self.shells.sum()) + self.outside
+        return float(self.by_rank.sum()) + self.outside
 
     @property
     def scores(self) -> list[float]:
-        """Energy per number of each shell, averaged over runs of shells until it falls."""
-        return _falling(self.shells, _sizes(len(self.shells)))
+        """Energy per number that each unit of rank adds, averaged over neighbours until it falls."""
+        return _falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
 
 
 class LoraCore(Method):
@@ -76,7 +83,7 @@ class LoraCore(Method):
 
     version = 1
     config_type = Config
-    roles = ("C",)
+    roles = ("D", "C")
     needs_basis = True
 
     def prepare(self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> tuple[Config, None]:
@@ -97,7 +104,7 @@ class LoraCore(Method):
         share = captured_energy(modules, cut).overall
         if share < config.min_energy:
             raise RefusedError(
-                f"the basis ({basis.reference.description or basis.reference.source}) captures {100 * share:.2g} % of "
+                f"the basis ({_origin(basis)}) captures {100 * share:.2g} % of "
                 f"the update's energy, less than {100 * config.min_energy:g} %: a fitted core can't represent this "
                 "adapter",
                 hint="train the core to do the adapter's job with `adaptzip distill`, or take a basis from adapters: "
@@ -116,21 +123,21 @@ class LoraCore(Method):
         return fits
 
     def profile(self, fitted: CoreFit) -> CoreProfile:
-        squares = fitted.projection.core.square()
+        squares = fitted.projection.core.square().cpu().numpy()
         corner = squares.cumsum(0).cumsum(1).diagonal()
-        shells = torch.diff(corner, prepend=corner.new_zeros(1)).clamp(min=0)
-        return CoreProfile(shells.cpu().numpy(), fitted.projection.outside)
+        diagonal = squares.diagonal().copy()
+        shells = np.maximum(np.diff(corner, prepend=0.0) - diagonal, 0.0)
+        return CoreProfile(diagonal, shells, fitted.projection.outside)
 
     def rank(self, profile: CoreProfile, step: float) -> int:
         """The rank at which error and bits together cost least."""
-        bits, error = _shell_costs(profile, step)
-        gain = profile.shells - error - BIT_WEIGHT * step**2 * bits
-        total = np.concatenate([[0.0], np.cumsum(gain)])
-        return int(total.argmax())
+        bits, error = _costs(profile, step)
+        gain = profile.by_rank - error - BIT_WEIGHT * step**2 * bits
+        return int(np.concatenate([[0.0], np.cumsum(gain)]).argmax())
 
     def predict(self, profile: CoreProfile, rank: int, step: float) -> tuple[float, float]:
-        bits, error = _shell_costs(profile, step)
-        lost = error[:rank].sum() + profile.shells[rank:].sum() + profile.outside
+        bits, error = _costs(profile, step)
+        lost = error[:rank].sum() + profile.by_rank[rank:].sum() + profile.outside
         return float(bits[:rank].sum()), float(lost)
 
     def max_rank(self, site: Site, config: Config) -> int:
@@ -138,16 +145,20 @@ class LoraCore(Method):
         return max(site.out, site.width)
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
-        rows = _rows(rank)
-        return (TensorSpec("C", rows, rank * rank // rows),)
+        """The diagonal in a row of its own, since a basis sorted by importance makes it large, then the rest."""
+        diagonal, numbers = TensorSpec("D", 1, rank), rank * (rank - 1)
+        rows = _rows(numbers)
+        return (diagonal, TensorSpec("C", rows, numbers // rows)) if numbers else (diagonal,)
 
     def target(self, fitted: CoreFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
-        numbers = fitted.core[:rank, :rank].reshape(-1)[_order(rank).to(fitted.core.device)]
-        return numbers.reshape(_rows(rank), -1)
+        core = fitted.core[:rank, :rank]
+        if role == "D":
+            return core.diagonal()[None].contiguous()
+        return core.reshape(-1)[_order(rank).to(core.device)].reshape(_rows(rank * (rank - 1)), -1)
 
     def squared_error(self, fitted: CoreFit, tensors: Mapping[str, Tensor]) -> float:
         core = torch.zeros_like(fitted.core)
-        coded = _square(tensors["C"])
+        coded = _core(tensors)
         core[: len(coded), : len(coded)] = coded
         return fitted.projection.outside + fitted.projection.distance(core)
 
@@ -157,7 +168,7 @@ class LoraCore(Method):
         Raises:
             FormatError: if the core is larger than the basis.
         """
-        core = _square(tensors["C"])
+        core = _core(tensors)
         rank = len(core)
         if rank > tensors[BASIS_U].shape[1]:
             raise FormatError(f"a core of rank {rank} stands on a basis of {tensors[BASIS_U].shape[1]} directions")
@@ -165,38 +176,45 @@ class LoraCore(Method):
         return tensors[BASIS_V][:, :rank].T.to(core.dtype).contiguous(), B
 
 
-def _square(stored: Tensor) -> Tensor:
-    """The core (r, r) from its stored rows."""
-    rank = isqrt(stored.numel())
-    place = torch.argsort(_order(rank)).to(stored.device)
-    return stored.reshape(-1)[place].reshape(rank, rank)
+def _origin(basis: Basis) -> str:
+    """What made a basis, for messages."""
+    return basis.reference.description or {"base": "of the base weights"}.get(basis.reference.source, "in the file")
+
+
+def _core(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The core (r, r) from its stored diagonal and the rest."""
+    core = torch.diag(tensors["D"].reshape(-1))
+    rank = len(core)
+    if rank == 1:
+        return core
+    rest = tensors["C"].reshape(-1)
+    place = _order(rank).to(rest.device)
+    return core + core.new_zeros(rank * rank).index_put((place,), rest).reshape(rank, rank)
 
 
 @cache
 def _order(rank: int) -> Tensor:
-    """Places in the core, row by row, in the order in which they are stored: shell by shell."""
-    i, j = np.divmod(np.arange(rank * rank), max(rank, 1))
-    return torch.from_numpy(np.lexsort((j, i, np.maximum(i, j))))
+    """Places off the diagonal of a core, row by row, in the order in which they are stored: shell by shell."""
+    i, j = np.divmod(np.arange(rank * rank), rank)
+    order = np.lexsort((j, i, np.maximum(i, j)))
+    return torch.from_numpy(order[(i != j)[order]])
 
 
 @cache
-def _rows(rank: int) -> int:
-    """Rows of a stored core: the largest divisor of the rank that leaves rows of `SHORTEST_ROW` numbers or more."""
-    fitting = [d for d in range(1, rank + 1) if rank % d == 0 and rank * rank // d >= SHORTEST_ROW]
-    return max(fitting, default=1)
+def _rows(numbers: int) -> int:
+    """The most rows of equal width that leave at least `SHORTEST_ROW` numbers in each; at least one."""
+    return next((d for d in range(max(1, numbers // SHORTEST_ROW), 1, -1) if numbers % d == 0), 1)
 
 
-def _sizes(count: int) -> NDArray[np.int64]:
-    """Numbers in each shell."""
-    return 2 * np.arange(count) + 1
-
-
-def _shell_costs(profile: CoreProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected bits and squared error of every shell, both (k,)."""
-    sizes = _sizes(len(profile.shells))
-    rate, error = row_costs(np.sqrt(profile.shells / sizes) / step)
-    row = max(SHORTEST_ROW, len(sizes))
-    return sizes * (rate + ROW_BITS / row), profile.shells * error
+def _costs(profile: CoreProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Expected bits and squared error of what each unit of rank adds, both (k,)."""
+    sizes = 2 * np.arange(len(profile.shells))
+    bits, share = row_costs(np.sqrt(profile.diagonal) / step)
+    error = profile.diagonal * share
+    rate, share = row_costs(np.sqrt(profile.shells / np.maximum(sizes, 1)) / step)
+    bits += sizes * (rate + ROW_BITS / max(SHORTEST_ROW, len(sizes)))
+    bits[:1] += ROW_BITS
+    return bits, error + profile.shells * share
 
 
 def _falling(energy: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[float]:
