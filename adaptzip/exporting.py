@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,8 +12,9 @@ import torch
 
 from adaptzip.adapter import Adapter
 from adaptzip.atomic import atomic_directory
-from adaptzip.checkpoints import WriteOptions, dialect
+from adaptzip.checkpoints import Dialect, WriteOptions, dialect
 from adaptzip.errors import UsageError
+from adaptzip.native import native
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
@@ -28,12 +31,24 @@ class ExportReport:
         bytes: size of all its files together.
         files: their names, sorted.
         modules: number of adapted modules.
+        loading_bytes: memory that the program which loads the files needs for what it unpacks them to; None where
+            that is no more than the files themselves.
     """
 
     path: Path
     bytes: int
     files: tuple[str, ...]
     modules: int
+    loading_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is about to be written: how, and what the report says of it."""
+
+    write: Callable[[Path, WriteOptions], None]
+    modules: int
+    loading_bytes: int | None
 
 
 def export(
@@ -45,43 +60,73 @@ def export(
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     force: bool = False,
     drop_extras: bool = False,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | None = None,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
     Args:
-        source: a `.adz` file, any readable adapter, or either one in memory.
+        source: a `.adz` file, any readable adapter, or either one in memory. A dialect that holds a method's own
+            tensors, such as peft-vblora, wants a file of that method.
         output: the folder to make.
         as_: the dialect to write.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
         dtype: dtype of the factors; None keeps the adapter's own.
         force: replace an existing output of the same kind.
         drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
+        alpha, config: how to read a weight file that comes alone, see `sources.read`.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
+        basis: the basis artefact, for a `.adz` file that names one.
 
     Raises:
+        CheckpointError, FormatError: if the source cannot be read.
         UsageError: for an unknown dialect or dtype.
-        RefusedError: if the dialect cannot hold the adapter.
+        RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
         OutputError: if the output exists without `force` or cannot be written.
     """
     writer = dialect(as_)
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
     options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
-    adapter = _adapter(source)
+    if writer.takes:
+        content = _native(source, writer, base, basis)
+    else:
+        adapter = _adapter(source, alpha, config, base, basis)
+        content = _Content(partial(writer.write, adapter), len(adapter.modules), None)
     with atomic_directory(output, force, owned=writer.owns) as folder:
-        writer.write(adapter, folder, options)
+        content.write(folder, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
     return ExportReport(
-        Path(output), sum(p.stat().st_size for p in files), tuple(p.name for p in files), len(adapter.modules)
+        Path(output),
+        sum(p.stat().st_size for p in files),
+        tuple(p.name for p in files),
+        content.modules,
+        content.loading_bytes,
     )
 
 
-def _adapter(source: str | Path | Adapter | Compressed) -> Adapter:
+def _native(
+    source: str | Path | Adapter | Compressed, writer: Dialect, base: str | Path | None, basis: str | Path | None
+) -> _Content:
+    found = native(source, writer.name, writer.takes, base=base, basis=basis)
+    return _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
+
+
+def _adapter(
+    source: str | Path | Adapter | Compressed,
+    alpha: float | None,
+    config: str | Path | None,
+    base: str | Path | None,
+    basis: str | Path | None,
+) -> Adapter:
     if isinstance(source, Adapter):
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read
 
-        return read(source)
+        return read(source, alpha=alpha, config=config, base=base, basis=basis)
     from adaptzip.reconstruction import reconstruct
 
-    return reconstruct(source)
+    return reconstruct(source, base=base, basis=basis)

@@ -31,11 +31,13 @@ class Decoded:
     Attributes:
         tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
         A, B: the factors made of them, gain undone.
+        gain: what A was multiplied by to undo the gain.
     """
 
     tensors: Mapping[str, Tensor]
     A: Tensor
     B: Tensor
+    gain: float = 1.0
 
 
 def reconstruct(
@@ -79,22 +81,35 @@ def _reconstruct(
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
     if unknown:
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
-    extras, magnitudes, biases = _extras(compressed) if modules is None else ({}, {}, {})
     wanted = [name for name in compressed.sites if modules is None or name in modules]
     if compressed.lossless:
         chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
         plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
     else:
         plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
-    decoded = {
-        name: dataclasses.replace(
-            module,
-            A=module.A.to(device),
-            B=module.B.to(device),
-            magnitude=magnitudes.get(name),
-            bias=biases.get(name),
-        )
-        for name, module in plain.items()
+    moved = {name: dataclasses.replace(m, A=m.A.to(device), B=m.B.to(device)) for name, m in plain.items()}
+    return _assembled(compressed, moved, complete=modules is None)
+
+
+def reconstruct_native(
+    compressed: Compressed, *, base: str | Path | None = None, basis: str | Path | None = None
+) -> tuple[dict[str, Decoded], Adapter]:
+    """Every module of a file that is not lossless in the method's own tensors, and the adapter that they make.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    decoded = dict(decode(compressed, compressed.modules, base, basis))
+    plain = {name: _factors(compressed.sites[name], found) for name, found in decoded.items()}
+    return decoded, _assembled(compressed, plain, complete=True)
+
+
+def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, complete: bool) -> Adapter:
+    """The adapter of decoded modules, with its extras where it is complete."""
+    extras, magnitudes, biases = _extras(compressed) if complete else ({}, {}, {})
+    whole = {
+        name: dataclasses.replace(module, magnitude=magnitudes.get(name), bias=biases.get(name))
+        for name, module in modules.items()
     }
     meta = Meta(
         dialect=compressed.dialect,
@@ -103,7 +118,7 @@ def _reconstruct(
         header=compressed.source_header,
         config_text=compressed.source_config_text,
     )
-    return Adapter(decoded, extras, meta)
+    return Adapter(whole, extras, meta)
 
 
 def _factors(site: Site, decoded: Decoded) -> LoraFactors:
@@ -133,9 +148,10 @@ def decode(
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
         A, B = coder.method.reconstruct(tensors, site, coder.config)
-        if name in gains:
-            A = A * divisor(gains[name])
-        return Decoded(tensors, A.contiguous(), B.contiguous())
+        if name not in gains:
+            return Decoded(tensors, A.contiguous(), B.contiguous())
+        gain = divisor(gains[name])
+        return Decoded(tensors, (A * gain).contiguous(), B.contiguous(), gain)
 
     yield from zip(names, parallel_map(module, names), strict=True)
 

@@ -20,28 +20,49 @@ WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 _OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
 
 
-def read(path: str | Path, *, alpha: float | None = None, config: str | Path | None = None) -> Adapter:
+def read(
+    path: str | Path,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | None = None,
+) -> Adapter:
     """Read an adapter completely.
 
     Args:
         path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
+        basis: the basis artefact, for a `.adz` file that names one.
 
     Raises:
         CheckpointError: if the adapter is missing, unreadable or malformed.
-        RefusedError: if it is valid but not a low-rank update.
+        FormatError: if it is a damaged `.adz` file.
+        RefusedError: if it is valid but not a low-rank update, or its basis is missing or another.
         UsageError: if `alpha` is given although there is a configuration.
     """
     with _readable(path):
         weights = weight_file(path)
-        if weights.suffix == ".adz":
-            return _read_adz(weights, alpha)
-        opened = open_weights(weights)
-        if "adaptzip" in opened.metadata:
-            return _read_adz(weights, alpha)
+        opened = None if weights.suffix == ".adz" else open_weights(weights)
+        if opened is None or "adaptzip" in opened.metadata:
+            return _read_adz(weights, alpha, base, basis)
         source = _source(Path(path), weights, opened, alpha, None if config is None else Path(config))
         return recognise(source).read(source)
+
+
+def archive_file(path: str | Path) -> Path | None:
+    """The `.adz` file at `path`, by its name or by what it holds, or None for any other adapter.
+
+    Raises:
+        CheckpointError: if there is no adapter.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        if weights.suffix == ".adz" or "adaptzip" in open_weights(weights).metadata:
+            return weights
+        return None
 
 
 def source_bytes(path: str | Path) -> int:
@@ -98,14 +119,13 @@ def _readable(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _read_adz(path: Path, alpha: float | None) -> Adapter:
+def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | None) -> Adapter:
     """Decode a compressed adapter; imported late, as it needs the entropy coder."""
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
-    from adaptzip.container.reader import open_adz
     from adaptzip.reconstruction import reconstruct
 
-    return reconstruct(open_adz(path))
+    return reconstruct(path, base=base, basis=basis)
 
 
 def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None) -> Source:

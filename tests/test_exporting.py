@@ -122,7 +122,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"])
     with pytest.raises(UsageError, match="no checkpoint dialect 'nonsense'") as caught:
         export(tmp_path / "source", tmp_path / "copy", as_="nonsense")
-    assert caught.value.hint == "known: peft"
+    assert "peft" in str(caught.value.hint)
     with pytest.raises(UsageError, match="no dtype 'int4'"):
         export(tmp_path / "source", tmp_path / "copy", dtype="int4")  # type: ignore[arg-type]
 
