@@ -1,4 +1,4 @@
-"""Choosing bank vectors and weights for given rows: exact for one vector, a greedy subset with exact weights for more.
+"""Choosing bank vectors and weights for given rows: the nearest vector, or a searched subset with its best weights.
 
 All work is cut into blocks that stay in a processor's cache or a small share of a GPU's memory, so that memory does
 not grow with the number of pieces times the size of the bank.
@@ -6,6 +6,7 @@ not grow with the number of pieces times the size of the bank.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -15,8 +16,17 @@ from adaptzip.banks.codes import Codes, cut, on_levels, ordered
 
 _BLOCK = {"cpu": 2**19, "cuda": 2**27}
 """Numbers in a block of piece-by-vector products."""
-_FIRST = 4
-"""Nearest vectors from which a mixture may start."""
+_STARTS = 2
+"""Nearest vectors from which the search for a mixture starts."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixture:
+    """For n pieces t: vectors (n, m), their weights (n, m), and |m|^2 - 2 m.t (n,) of the mixture m they make."""
+
+    chosen: Tensor
+    weights: Tensor
+    value: Tensor
 
 
 def choose(bank: Tensor, rows: Tensor, k: int, levels: int | None = None) -> Codes:
@@ -38,7 +48,7 @@ def _choose_pieces(bank: Tensor, pieces: Tensor, k: int, levels: int | None) -> 
     flat = pieces.reshape(-1, bank.shape[1])
     block = max(1, _BLOCK.get(flat.device.type, 2**19) // len(bank))
     gram = bank @ bank.T if k > 1 else None
-    parts = [_choose_block(bank, gram, part, k) for part in flat.split(block)] if len(flat) else []
+    parts = [_choose_block(bank, gram, part, k) for part in torch.split(flat, block)] if len(flat) else []
     indices = torch.cat([p.indices for p in parts]) if parts else flat.new_zeros((0, k), dtype=torch.int64)
     weights = torch.cat([p.weights for p in parts]) if parts else flat.new_zeros((0, k))
     shape = (*pieces.shape[:-1], k)
@@ -52,37 +62,53 @@ def _choose_block(bank: Tensor, gram: Tensor | None, pieces: Tensor, k: int) -> 
         nearest = torch.addmm(half, pieces, bank.T, alpha=-1).argmin(1, keepdim=True)
         return Codes(nearest, torch.ones_like(nearest, dtype=bank.dtype))
     products = pieces @ bank.T
-    first = (half - products).topk(min(_FIRST, len(bank)), dim=1, largest=False).indices
-    best, lowest = first[:, :1], pieces.new_full((len(pieces),), float("inf"))
-    for start in first.T:
-        chosen, value = _grow(gram, products, start[:, None], k)
-        better = value < lowest
-        best = torch.where(better[:, None], chosen, best)
-        lowest = torch.where(better, value, lowest)
-    weights, _ = mixture(gram, products, best)
-    return Codes(best, weights)
+    first = (half - products).topk(min(_STARTS, len(bank)), dim=1, largest=False).indices
+    best = _searched(gram, products, first[:, :1], k)
+    for start in range(1, first.shape[1]):
+        best = _best_of(best, _searched(gram, products, first[:, start : start + 1], k))
+    return Codes(best.chosen, best.weights)
 
 
-def _grow(gram: Tensor, products: Tensor, chosen: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Add the vector whose segment from the mixture so far comes nearest, until there are k; and |m|^2 - 2 m.t."""
-    weights = torch.ones_like(chosen, dtype=gram.dtype)
-    square = gram.diagonal()
-    value = torch.zeros_like(products[:, 0])
+def _searched(gram: Tensor, products: Tensor, chosen: Tensor, k: int) -> _Mixture:
+    """Vectors joined one by one to a first, and then each exchanged once where another serves better."""
     while chosen.shape[1] < k:
-        toward = (gram[chosen] * weights[..., None]).sum(1)
-        own = (toward.gather(1, chosen) * weights).sum(1, keepdim=True)
-        aim = (products.gather(1, chosen) * weights).sum(1, keepdim=True)
-        length = (square - 2 * toward + own).clamp(min=torch.finfo(gram.dtype).tiny)
-        slope = products - aim - toward + own
-        gain = slope.clamp(min=0).square() / length
-        gain = torch.where(slope > length, 2 * slope - length, gain).scatter(1, chosen, -1.0)
-        chosen = torch.cat([chosen, gain.argmax(1, keepdim=True)], 1)
-        weights, value = mixture(gram, products, chosen)
-    return chosen, value
+        chosen = _joined(gram, products, chosen)
+    best = mixture(gram, products, chosen)
+    for slot in range(k):
+        others = torch.cat([best.chosen[:, :slot], best.chosen[:, slot + 1 :]], 1)
+        best = _best_of(best, mixture(gram, products, _joined(gram, products, others)))
+    return best
 
 
-def mixture(gram: Tensor, products: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The convex weights (n, m) of chosen vectors that come nearest to each piece, and |m|^2 - 2 m.t (n,) at them.
+def _best_of(old: _Mixture, new: _Mixture) -> _Mixture:
+    better = new.value < old.value
+    return _Mixture(
+        torch.where(better[:, None], new.chosen, old.chosen),
+        torch.where(better[:, None], new.weights, old.weights),
+        torch.where(better, new.value, old.value),
+    )
+
+
+def _joined(gram: Tensor, products: Tensor, chosen: Tensor) -> Tensor:
+    """Chosen vectors (n, m) and one more: that whose segment from their best mixture comes nearest to the piece."""
+    weights = mixture(gram, products, chosen).weights
+    square = gram.diagonal()
+    toward = gram[chosen[:, 0]] * weights[:, :1]
+    for term in range(1, chosen.shape[1]):
+        toward.addcmul_(gram[chosen[:, term]], weights[:, term, None])
+    own = (toward.gather(1, chosen) * weights).sum(1, keepdim=True)
+    aim = (products.gather(1, chosen) * weights).sum(1, keepdim=True)
+    # With m the mixture, v a vector and t the piece: |v - m|^2, and (v - m).(t - m).
+    length = (square - 2 * toward + own).clamp_(min=torch.finfo(gram.dtype).tiny)
+    slope = products - toward
+    slope.sub_(aim - own).clamp_(min=0)
+    share = (slope / length).clamp_(max=1)
+    gain = share.mul_(2 * slope - share * length).scatter_(1, chosen, -1.0)
+    return torch.cat([chosen, gain.argmax(1, keepdim=True)], 1)
+
+
+def mixture(gram: Tensor, products: Tensor, chosen: Tensor) -> _Mixture:
+    """The convex weights of chosen vectors that come nearest to each piece.
 
     Every face of the simplex is tried: on each the best weights without regard to sign solve a linear system, and the
     best of those that are not negative is the optimum.
@@ -103,7 +129,7 @@ def mixture(gram: Tensor, products: Tensor, chosen: Tensor) -> tuple[Tensor, Ten
             better = (value < lowest) & (found >= 0).all(1)
             best = torch.where(better[:, None], found, best)
             lowest = torch.where(better, value, lowest)
-    return best, lowest
+    return _Mixture(chosen, best, lowest)
 
 
 def _on_face(G: Tensor, g: Tensor) -> Tensor:

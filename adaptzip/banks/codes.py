@@ -34,16 +34,13 @@ def cut(rows: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
     """Rows (..., width) as whole pieces (..., whole, length) and, where something is left, the rest (..., rest)."""
     whole = rows.shape[-1] // length
     rest = rows[..., whole * length :]
-    pieces = rows[..., : whole * length].unflatten(-1, (whole, length))
+    pieces = rows[..., : whole * length].reshape(*rows.shape[:-1], whole, length)
     return pieces, rest if rest.shape[-1] else None
 
 
 def decode(bank: Tensor, codes: Codes, width: int) -> Tensor:
     """Rows (..., rows, width) from a bank (h, length); what reaches beyond `width` is cut off."""
-    if codes.k == 1:
-        pieces = bank[codes.indices[..., 0]]
-    else:
-        pieces = sum_of(bank, codes)
+    pieces = bank[codes.indices[..., 0]] if codes.k == 1 else sum_of(bank, codes)
     return pieces.flatten(-2)[..., :width]
 
 

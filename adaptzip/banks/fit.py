@@ -76,7 +76,8 @@ def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[
     generator = torch.Generator().manual_seed(seed)
     pieces = thinned(pieces_of(groups, shape.length), shape.h, generator)
     bank = first_bank(pieces, shape.length, shape.h, generator)
-    for turn, (bank, _) in enumerate(lloyd(pieces, bank, shape.k, _LLOYD_ROUNDS, _LLOYD_TOLERANCE)):  # noqa: B020
+    for turn, (better, _) in enumerate(lloyd(pieces, bank, shape.k, _LLOYD_ROUNDS, _LLOYD_TOLERANCE)):
+        bank = better
         tell((turn + 1) / _LLOYD_ROUNDS)
     return bank
 

@@ -68,7 +68,9 @@ def first_bank(pieces: Sequence[Pieces], length: int, h: int, generator: torch.G
     return seed_bank(padded, pieces[0].weights, h, generator)
 
 
-def lloyd(pieces: Sequence[Pieces], bank: Tensor, k: int, rounds: int, tolerance: float) -> Iterator[tuple[Tensor, float]]:
+def lloyd(
+    pieces: Sequence[Pieces], bank: Tensor, k: int, rounds: int, tolerance: float
+) -> Iterator[tuple[Tensor, float]]:
     """Banks after each round, with the weighted squared error that the round began with; it never rises.
 
     Stops after `rounds`, or when a round gains less than `tolerance` of the error.

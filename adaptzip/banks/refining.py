@@ -32,14 +32,29 @@ def usage(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> Tens
     return total
 
 
+def exposures(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> list[Tensor]:
+    """(n,) for each group: the squared error in each update when every number of the bank has a squared error of 1.
+
+    Errors in different vectors are taken for independent, as those of a quantiser are.
+    """
+    found = []
+    for group, codes in zip(groups, coded, strict=True):
+        A, B = decoded(group, codes, bank)
+        total = torch.zeros_like(group.weight)
+        for side, other, width in ((codes.A, B, group.V.shape[1]), (codes.B, A, group.U.shape[1])):
+            # A row's last piece may reach beyond it; what is cut off costs nothing.
+            share = width / (side.indices.shape[-2] * bank.shape[1])
+            total += (side.weights.square().sum((2, 3)) * other.square().sum(2)).sum(1) * share * bank.shape[1]
+        found.append(total * group.weight)
+    return found
+
+
 def decoded(group: Group, coded: Coded, bank: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of A (n, rank, in) and B (n, rank, out)."""
     return decode(bank, coded.A, group.V.shape[1]), decode(bank, coded.B, group.U.shape[1])
 
 
-def refine(
-    groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps: int
-) -> tuple[Tensor, list[Coded]]:
+def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps: int) -> tuple[Tensor, list[Coded]]:
     """Steps of L-BFGS (Liu and Nocedal 1989) on the bank and, for k > 1, the weights; never to a higher error.
 
     Vectors are scaled by what an error in them costs, so that rare and common ones move alike; weights are a softmax.
@@ -79,7 +94,7 @@ def refine(
         return total
 
     before = _total(groups, coded, bank)
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         vectors, found = current()
         if not _total(groups, found, vectors) < before:

@@ -48,6 +48,6 @@ def _draw(mass: Tensor, chosen: Tensor, count: int, generator: torch.Generator) 
 def _nearest_square(pieces: Tensor, vectors: Tensor) -> Tensor:
     """Squared distance (n,) of every piece to the nearest vector."""
     half = vectors.square().sum(1) / 2
-    parts = pieces.split(max(1, _BLOCK // len(vectors)))
+    parts = torch.split(pieces, max(1, _BLOCK // len(vectors)))
     nearest = [torch.addmm(half, part, vectors.T, alpha=-1).amin(1) for part in parts]
     return (2 * torch.cat(nearest) + pieces.square().sum(1)).clamp(min=0)

@@ -1,0 +1,390 @@
+"""`vblora`: pieces of A and B as convex mixtures of a few vectors of one bank (VB-LoRA, Li, Han and Ji 2024).
+
+The bank is shared by all modules and both factors. Here it is fitted to a finished adapter: see `adaptzip.banks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp2, frexp, isfinite, log2, prod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptzip.adapter import LoraFactors
+from adaptzip.banks.codes import Codes, decode, piece_count
+from adaptzip.banks.factors import Coded, Group, groups, recode, squared_errors
+from adaptzip.banks.fit import Shape, fit_bank
+from adaptzip.banks.refining import exposures
+from adaptzip.banks.search import Search, Setting, piece_bits, search
+from adaptzip.compressed import Site, TensorSpec
+from adaptzip.errors import CheckFailedError, FormatError, UsageError
+from adaptzip.methods._base import FitContext, Method
+from adaptzip.methods._rates import ROW_BITS, row_costs
+from adaptzip.survey import Allowance, Candidate, Survey
+
+_MOST = 2**20
+"""Largest bank, longest vector and highest rank in a file."""
+_MOST_MIXED = 8
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `vblora`; what is None is chosen for the budget.
+
+    Attributes:
+        rank: rows of A and B of each module; with `uniform` off, the most that a module may have.
+        length: b, numbers in a vector of the bank.
+        vectors: h, vectors in the bank.
+        top_k: k, vectors in a mixture; 1 makes the bank a plain codebook.
+        levels: weights of a mixture are multiples of 1 / levels, a power of two.
+        memory: GiB that PEFT may need for the dense logits of an exported adapter.
+        uniform: one rank for all modules, which PEFT needs; without it a budget goes further.
+        floor: with `uniform` off, the least share of |dW|^2 for which a component is kept, per number of its two rows.
+        scale: what the stored bank is multiplied with; a power of two, set by the fit.
+
+    Raises:
+        UsageError: if a value is out of range.
+    """
+
+    rank: int | None = None
+    length: int | None = None
+    vectors: int | None = None
+    top_k: int | None = None
+    levels: int = 64
+    memory: float = 1.0
+    uniform: bool = True
+    floor: float | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("rank", _MOST), ("length", _MOST), ("vectors", _MOST), ("top_k", _MOST_MIXED)):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise UsageError(f"{name} is {value}, expected 1 to {most}")
+        if self.vectors is not None and self.top_k is not None and self.top_k > self.vectors:
+            raise UsageError(f"top_k is {self.top_k}, more than the bank's {self.vectors} vectors")
+        if not 2 <= self.levels <= 2**16 or self.levels & (self.levels - 1):
+            raise UsageError(f"levels is {self.levels}, expected a power of two from 2 to 65536")
+        if not (isfinite(self.memory) and self.memory > 0):
+            raise UsageError(f"memory is {self.memory}, expected a positive number of GiB")
+        if self.floor is not None and not 0 <= self.floor < 1:
+            raise UsageError(f"floor is {self.floor}, expected a share from 0 to 1")
+        if not (isfinite(self.scale) and self.scale > 0 and frexp(self.scale)[0] == 0.5):
+            raise UsageError(f"scale is {self.scale}, expected a power of two")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A config whose choices are all made."""
+
+    rank: int
+    length: int
+    vectors: int
+    top_k: int
+
+
+def _settled(config: Config) -> _Settled:
+    if config.rank is None or config.length is None or config.vectors is None or config.top_k is None:
+        raise FormatError("metadata: 'config' of vblora lacks rank, length, vectors or top_k")
+    return _Settled(config.rank, config.length, config.vectors, config.top_k)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A fitted bank, as it is stored, and the codes of every module.
+
+    Attributes:
+        bank: (h, length), multiplied by the config's scale.
+        coded: by module: codes of A (rank, in) and of B transposed (rank, out), on the CPU.
+        exposures: by module: squared error that a squared error of 1 in every stored number of the bank makes.
+    """
+
+    bank: Tensor
+    coded: Mapping[str, Coded]
+    exposures: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class VbFit:
+    """A module: the update's own components (a group of one), and the codes to begin with.
+
+    Attributes:
+        error: weighted squared error of these codes with the bank as it was fitted.
+        exposure: see `Prepared`.
+        spread: mean square of the stored bank's numbers.
+    """
+
+    group: Group
+    coded: Coded
+    config: Config
+    error: float
+    exposure: float
+    spread: float
+
+
+@dataclass(frozen=True, eq=False)
+class VbProfile:
+    """Summary of a module.
+
+    Attributes:
+        singular: weighted squares of the singular values, one for each unit of rank.
+        energy: weighted |dW|^2.
+        error: as in `VbFit`, for all of the rank.
+        unit_bits, unit_numbers: bits and numbers of one unit of rank.
+        exposure, spread: as in `VbFit`.
+    """
+
+    singular: NDArray[np.float64]
+    energy: float
+    error: float
+    unit_bits: float
+    unit_numbers: int
+    exposure: float
+    spread: float
+
+    @property
+    def scores(self) -> list[float]:
+        return [float(value) / self.unit_numbers for value in self.singular]
+
+
+class Vblora(Method):
+    """The method; see the module's description."""
+
+    name = "vblora"
+    version = 1
+    summary = "pieces of A and B as mixtures of a few vectors of one bank, loadable by PEFT as VB-LoRA"
+    paper = "VB-LoRA: Extreme Parameter Efficient Fine-Tuning with Vector Banks"
+    config_type = Config
+    roles = ("A.indices", "A.weights", "B.indices", "B.weights")
+    shared_roles = ("bank",)
+    gained = False
+    fixed_ranks = True
+
+    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate]:
+        """The settings with the least predicted error within the allowance, or the smallest that reach an error."""
+        wanted = Setting(config.rank, config.length, config.vectors, config.top_k)
+        limits = Search(
+            allowance.parameters, allowance.bytes, allowance.error, config.memory * _GIB, config.levels, config.uniform
+        )
+        return [
+            Candidate(
+                replace(config, rank=s.rank, length=s.length, vectors=s.vectors, top_k=s.top_k, floor=s.floor),
+                bytes=s.bytes,
+                parameters=s.parameters,
+                error=s.error,
+            )
+            for s in search(survey, wanted, config.floor, limits)
+        ]
+
+    def prepare(
+        self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext
+    ) -> tuple[Config, Prepared]:
+        """Fit the bank to all modules."""
+        weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
+        if None in (config.rank, config.length, config.vectors, config.top_k):
+            config = self.candidates(_survey(modules, context.device), config, Allowance())[0].config
+        settled = _settled(config)
+        ranks = _ranks(modules, config, context)
+        found = list(groups(modules, ranks, weights, context.device))
+        if not found:
+            raise CheckFailedError("no module keeps a rank of at least 1", hint="allow higher ranks")
+        shape = Shape(settled.vectors, settled.length, settled.top_k, config.levels)
+        fit = fit_bank(found, shape, context.seed, context.progress)
+        exposed = exposures(found, fit.coded, fit.bank)
+        # A mean exposure of 1 over the stored numbers: their squared errors then add up to that of the update.
+        scale = exp2(round(log2(max(float(sum(e.sum() for e in exposed)) / prod(fit.bank.shape), 1e-60)) / 2))
+        coded: dict[str, Coded] = {}
+        shares: dict[str, float] = {}
+        for group, codes, exposure in zip(found, fit.coded, exposed, strict=True):
+            for i, name in enumerate(group.names):
+                coded[name] = Coded(_cpu(codes.A, i), _cpu(codes.B, i))
+                shares[name] = float(exposure[i]) / scale**2
+        return replace(config, scale=scale), Prepared(fit.bank * scale, coded, shares)
+
+    def fit(
+        self, modules: Mapping[str, LoraFactors], config: Config, prepared: Prepared, context: FitContext
+    ) -> dict[str, VbFit]:
+        weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
+        ranks = {name: prepared.coded[name].A.indices.shape[0] if name in prepared.coded else 0 for name in modules}
+        spread = float(prepared.bank.square().mean())
+        bank = prepared.bank / config.scale
+        fits: dict[str, VbFit] = {}
+        for group in groups(modules, {name: max(rank, 1) for name, rank in ranks.items()}, weights, context.device):
+            for i, name in enumerate(group.names):
+                own = _one(group, i, ranks[name])
+                coded = prepared.coded.get(name) or _nothing(_settled(config).top_k)
+                coded = Coded(_to(coded.A, bank.device), _to(coded.B, bank.device))
+                error = _error(own, bank, coded)
+                fits[name] = VbFit(own, coded, config, error, prepared.exposures.get(name, 0.0), spread)
+        return fits
+
+    def profile(self, fitted: VbFit) -> VbProfile:
+        group, config = fitted.group, _settled(fitted.config)
+        weight = float(group.weight[0])
+        squares = np.zeros(group.rank)
+        own = group.S[0].double().square().cpu().numpy()[: group.rank] * weight
+        squares[: len(own)] = own
+        pieces = piece_count(group.U.shape[1], config.length) + piece_count(group.V.shape[1], config.length)
+        return VbProfile(
+            squares,
+            float(group.energy[0]) * weight,
+            fitted.error,
+            pieces * piece_bits(config.vectors, config.top_k, fitted.config.levels),
+            pieces * (2 * config.top_k - 1),
+            fitted.exposure,
+            fitted.spread,
+        )
+
+    def rank(self, profile: VbProfile, step: float) -> int:
+        """All of it: the bank was fitted to all."""
+        return len(profile.singular)
+
+    def predict(self, profile: VbProfile, rank: int, step: float) -> tuple[float, float]:
+        if rank == 0:
+            return 0.0, profile.energy
+        _, relative = row_costs(np.array([profile.spread**0.5 / step]))
+        error = profile.error + profile.singular[rank:].sum() + profile.exposure * profile.spread * relative[0]
+        return rank * profile.unit_bits, float(min(error, profile.energy))
+
+    def max_rank(self, site: Site, config: Config) -> int:
+        """The config's: where it is above min(out, in), further rows correct what the first leave."""
+        return _settled(config).rank
+
+    def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
+        settled = _settled(config)
+        specs = []
+        for side, width in (("A", site.width), ("B", site.out)):
+            rows, k = rank * piece_count(width, settled.length), settled.top_k
+            specs += [
+                TensorSpec(f"{side}.indices", rows, k, "index", bound=settled.vectors),
+                TensorSpec(f"{side}.weights", rows, k - 1, "simplex", bound=config.levels),
+            ]
+        return tuple(specs)
+
+    def shared_layout(self, config: Config) -> tuple[TensorSpec, ...]:
+        settled = _settled(config)
+        return (TensorSpec("bank", settled.vectors, settled.length),)
+
+    def shared_target(self, prepared: Prepared, role: str, done: Mapping[str, Tensor]) -> Tensor:
+        return prepared.bank
+
+    def predict_shared(self, prepared: Prepared, config: Config, step: float) -> float:
+        rows = prepared.bank.double().square().mean(1).sqrt().cpu().numpy()
+        rate, _ = row_costs(rows / step)
+        return float((prepared.bank.shape[1] * rate + ROW_BITS).sum())
+
+    def target(self, fitted: VbFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
+        """Codes for the bank as it will be decoded: A's against B as it was fitted, then B's against the coded A."""
+        bank, config = done["bank"] / fitted.config.scale, fitted.config
+        group = _first_rows(fitted.group, rank)
+        A, B = _head(fitted.coded.A, rank), _head(fitted.coded.B, rank)
+        if role.startswith("A"):
+            other = decode(bank, B, group.U.shape[1])
+            codes = recode(group.A, other, bank, A, levels=config.levels)
+        else:
+            other = decode(bank, _codes(done, "A", rank, config), group.V.shape[1])
+            codes = recode(group.B, other, bank, B, levels=config.levels)
+        if role.endswith("indices"):
+            return codes.indices.flatten(0, -2)
+        return (codes.weights[..., :-1] * config.levels).round().long().flatten(0, -2)
+
+    def squared_error(self, fitted: VbFit, tensors: Mapping[str, Tensor]) -> float:
+        rank = _coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
+        coded = Coded(_codes(tensors, "A", rank, fitted.config), _codes(tensors, "B", rank, fitted.config))
+        return _error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
+
+    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
+        rank = _coded_rank(tensors, site.width, config)
+        bank = tensors["bank"] / config.scale
+        A = decode(bank, _codes(tensors, "A", rank, config), site.width)[0]
+        B = decode(bank, _codes(tensors, "B", rank, config), site.out)[0]
+        return A, B.mT
+
+
+def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:
+    """The rank of each module: the config's, or with a floor as many as are worth it, within the context's."""
+    most = _settled(config).rank
+    ranks = dict.fromkeys(modules, most)
+    if not config.uniform and config.floor is not None:
+        survey = _survey(modules, context.device)
+        for name, site in survey.sites.items():
+            least = config.floor * survey.energy * (site.out + site.width)
+            ranks[name] = min(most, int((np.square(survey.singular[name]) >= least).sum()))
+    if context.ranks is not None:
+        ranks = {name: min(rank, context.ranks.get(name, 0)) for name, rank in ranks.items()}
+    return ranks
+
+
+def _survey(modules: Mapping[str, LoraFactors], device: torch.device) -> Survey:
+    """Shapes and singular values of some modules."""
+    singular = {
+        name: group.S[i].double().cpu().numpy()
+        for group in groups(modules, dict.fromkeys(modules, 1), {}, device)
+        for i, name in enumerate(group.names)
+    }
+    return Survey({name: Site(*module.shape) for name, module in modules.items()}, singular)
+
+
+def _one(group: Group, i: int, rank: int) -> Group:
+    """The i-th module of a group, alone."""
+    part = slice(i, i + 1)
+    return Group((group.names[i],), group.U[part], group.S[part], group.V[part], group.weight[part], rank)
+
+
+def _first_rows(group: Group, rank: int) -> Group:
+    return replace(group, rank=rank)
+
+
+def _head(codes: Codes, rank: int) -> Codes:
+    """Codes of the first rows, (1, rank, pieces, k)."""
+    return Codes(codes.indices[None, :rank].long(), codes.weights[None, :rank])
+
+
+def _cpu(codes: Codes, i: int) -> Codes:
+    """The i-th module's codes, small and on the CPU."""
+    return Codes(codes.indices[i].to("cpu", torch.int32), codes.weights[i].cpu())
+
+
+def _to(codes: Codes, device: torch.device) -> Codes:
+    return Codes(codes.indices.to(device), codes.weights.to(device))
+
+
+def _nothing(k: int) -> Coded:
+    """Codes of a module without any row."""
+    empty = Codes(torch.zeros((0, 0, k), dtype=torch.int32), torch.zeros((0, 0, k)))
+    return Coded(empty, empty)
+
+
+def _error(group: Group, bank: Tensor, coded: Coded) -> float:
+    """Weighted squared error of a group of one."""
+    if coded.A.indices.shape[-3] == 0:
+        return float(group.energy[0] * group.weight[0])
+    A, B = (
+        decode(bank, Codes(c.indices.long(), c.weights), width).reshape(1, -1, width)
+        for c, width in ((coded.A, group.V.shape[1]), (coded.B, group.U.shape[1]))
+    )
+    return float(squared_errors(group, A, B)[0] * group.weight[0])
+
+
+def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
+    return len(tensors["A.indices"]) // piece_count(width, _settled(config).length)
+
+
+def _codes(tensors: Mapping[str, Tensor], side: str, rank: int, config: Config) -> Codes:
+    """Stored codes of a factor as (1, rank, pieces, k), the last weight being what the others leave."""
+    k = _settled(config).top_k
+    indices, stored = tensors[f"{side}.indices"], tensors.get(f"{side}.weights")
+    if k == 1 or stored is None:
+        weights = torch.ones(indices.shape, device=indices.device)
+    else:
+        weights = torch.cat([stored, 1 - stored.sum(1, keepdim=True)], 1)
+    shape = (1, rank, len(indices) // rank, k)
+    return Codes(indices.reshape(shape), weights.reshape(shape))
+
+
+METHOD = Vblora()
