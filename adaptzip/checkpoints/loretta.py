@@ -1,0 +1,165 @@
+"""LoRETTA_rep: a LoRA whose A and B are tensor trains, adapter_config.json beside adapter_model.bin.
+
+Yang, Zhou, Wong and Zhang 2024, arXiv:2402.11417. The file holds the cores (r_{i-1}, k_i, r_i) of either factor under
+`base_model.model.<module>.lora_A.layer.tensor.factors.<i>`. Contracted, A's cores are a matrix (in, bottleneck) and
+B's one (bottleneck, out), both row-major with modes that need not end where rows do; the update adds
+lora_alpha / bottleneck times x A B. Neither widths nor scale are in the file: the configuration gives lora_alpha and
+bottleneck_size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isfinite, prod
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.errors import CheckpointError, RefusedError
+
+_CORE = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.layer\.tensor\.factors\.(\d{1,4})")
+_TENSORISED = ".tensor.factors."
+_ADAPTERS = (".adapter_down.", ".adapter_up.")
+_NUMBERS = 2**28
+"""More numbers than a factor has: what damaged shapes must not make us compute."""
+_AGAIN = "save the adapter again"
+
+Cores = dict[str, dict[int, str]]
+"""The keys of the cores by factor, "A" or "B", and position."""
+
+
+class _Loretta(Dialect):
+    """The dialect `loretta`."""
+
+    name = "loretta"
+
+    def sniff(self, source: Source) -> float:
+        """Surer than PEFT, whose peft_type it shares, wherever there is a tensorised layer."""
+        tensorised = any(_TENSORISED in key for key in source.tensors)
+        return 0.97 if tensorised or any(_of_adapter(key) for key in source.tensors) else 0.0
+
+    def read(self, source: Source) -> Adapter:
+        modules, extras = _classify(source)
+        bottleneck, alpha = _settings(source)
+        layout: Layout = "transposed" if (source.config or {}).get("fan_in_fan_out") else "linear"
+        found = {}
+        for name, cores in sorted(modules.items()):
+            A = _factor(source, name, "A", cores.get("A", {}), bottleneck).reshape(-1, bottleneck).T
+            B = _factor(source, name, "B", cores.get("B", {}), bottleneck).reshape(bottleneck, -1).T
+            found[name] = LoraFactors(A.contiguous(), B.contiguous(), alpha / bottleneck, layout)
+        config = dict(source.config or {})
+        meta = Meta(self.name, MappingProxyType(config), config.get("base_model_name_or_path"))
+        return Adapter(found, {key: source.tensors[key] for key in extras}, meta)
+
+    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+        raise RefusedError(
+            "LoRETTA checkpoints are read, not written", hint="write --as peft, which loads with the same update"
+        )
+
+    def owns(self, file_name: str) -> bool:
+        return False
+
+
+def _of_adapter(key: str) -> bool:
+    return key.startswith(PREFIX) and any(part in key for part in _ADAPTERS)
+
+
+def _classify(source: Source) -> tuple[dict[str, Cores], list[str]]:
+    """The cores' keys by module, and the keys that belong to no factor.
+
+    Raises:
+        RefusedError: for layers that are no low-rank update, by name.
+        CheckpointError: for a key without meaning.
+    """
+    modules: dict[str, Cores] = {}
+    extras: list[str] = []
+    plain = None
+    for key in source.tensors:
+        found = _CORE.fullmatch(key)
+        if found is not None:
+            modules.setdefault(found[1], {}).setdefault(found[2], {})[int(found[3])] = key
+        elif _of_adapter(key):
+            raise RefusedError(
+                f"{source.weights}: {key} belongs to LoRETTA_adp: adapters with a non-linear function inside, which "
+                "are no change of weights",
+                hint="only distillation can replace them; LoRETTA_rep checkpoints are read",
+            )
+        elif _TENSORISED in key:
+            raise RefusedError(
+                f"{source.weights}: {key} belongs to LoRETTA, but to a tensorised layer that is no LoRA factor",
+                hint="expected base_model.model.<module>.lora_A.layer.tensor.factors.<i> and lora_B",
+            )
+        elif key.startswith(PREFIX) and ".lora_" not in key:
+            extras.append(key)
+        else:
+            plain = plain or key
+    if plain is not None:
+        core = next((key for cores in modules.values() for keys in cores.values() for key in keys.values()), "")
+        raise RefusedError(
+            f"{source.weights}: {core} belongs to LoRETTA, but {plain} to something else",
+            hint="save the adapters into one folder each",
+        )
+    return modules, extras
+
+
+def _settings(source: Source) -> tuple[int, float]:
+    """(bottleneck, lora_alpha)."""
+    config = source.config
+    if config is None:
+        raise CheckpointError(
+            f"{source.weights}: LoRETTA's factors without adapter_config.json: bottleneck_size and lora_alpha are "
+            "missing, so their widths and scale are unknown",
+            hint="put the adapter's adapter_config.json beside it",
+        )
+    bottleneck, alpha = config.get("bottleneck_size"), config.get("lora_alpha")
+    if type(bottleneck) is not int or bottleneck < 1:
+        raise _wrong(source, "bottleneck_size", bottleneck, "a whole number of at least 1")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
+        raise _wrong(source, "lora_alpha", alpha, "a finite number")
+    return bottleneck, float(alpha)
+
+
+def _wrong(source: Source, name: str, value: object, expected: str) -> CheckpointError:
+    there = "is missing" if value is None else f"is {value!r}"
+    return CheckpointError(
+        f"{source.path}: {name} {there} in adapter_config.json, expected {expected}",
+        hint=f"add the {name} that the adapter was trained with",
+    )
+
+
+def _factor(source: Source, name: str, side: str, keys: Mapping[int, str], bottleneck: int) -> Tensor:
+    """All numbers of one factor in row-major order, float32, from its cores."""
+    where = f"{source.weights}: module {name}: lora_{side}"
+    if not keys or set(keys) != set(range(len(keys))):
+        there = ", ".join(str(i) for i in sorted(keys)) or "none"
+        raise CheckpointError(f"{where} has the cores {there}, expected 0, 1, ... without a gap", hint=_AGAIN)
+    cores = [source.tensors[keys[i]] for i in range(len(keys))]
+    left = 1
+    for i, core in enumerate(cores):
+        if core.ndim != 3 or core.shape[0] != left or 0 in core.shape or not core.is_floating_point():
+            raise CheckpointError(
+                f"{where}: core {i} is {list(core.shape)}, expected ({left}, mode, rank) of real numbers", hint=_AGAIN
+            )
+        if not bool(torch.isfinite(core).all()):
+            raise CheckpointError(f"{source.weights}: tensor {keys[i]} holds NaN or infinity", hint="use another save")
+        left = core.shape[2]
+    numbers = prod(core.shape[1] for core in cores)
+    if left != 1 or numbers % bottleneck or numbers > _NUMBERS:
+        raise CheckpointError(
+            f"{where}: modes {[core.shape[1] for core in cores]} and last rank {left}, expected {numbers} numbers to "
+            f"be rows of bottleneck_size {bottleneck}, and last rank 1",
+            hint="the weights and the configuration may belong to different adapters",
+        )
+    whole = torch.ones(1, 1, dtype=torch.float64)
+    for core in cores:
+        whole = (whole @ core.double().flatten(1)).reshape(-1, core.shape[2])
+    return whole.flatten().float()
+
+
+DIALECT = _Loretta()
