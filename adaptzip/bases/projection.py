@@ -50,17 +50,22 @@ class CapturedEnergy:
     """How much of an adapter's |dW|^2 lies within a basis, as shares of it.
 
     Attributes:
-        overall: of all modules together; 1 where every update is zero.
-        modules: by module, zero updates left out.
+        missed: what lies outside, of all modules together; 0 where every update is zero.
+        modules: what lies within by module, zero updates left out; 0 where the basis lacks the module.
     """
 
-    overall: float
+    missed: float
     modules: Mapping[str, float]
+
+    @property
+    def overall(self) -> float:
+        """What lies within, of all modules together."""
+        return 1.0 - self.missed
 
     @property
     def error(self) -> float:
         """The least relative error |dW - dW'| / |dW| of cores between this basis."""
-        return sqrt(max(0.0, 1.0 - self.overall))
+        return sqrt(self.missed)
 
 
 def project(module: LoraFactors, basis: ModuleBasis) -> Projection:
@@ -85,18 +90,17 @@ def captured_energy(modules: Mapping[str, LoraFactors], basis: Basis) -> Capture
     """The share of every update's energy, and of all together, that a basis captures.
 
     Raises:
-        RefusedError: if the basis lacks a module that is not zero, or was made for another shape.
+        RefusedError: if the basis was made for another shape of a module.
     """
-    total = captured = 0.0
+    total = missed = 0.0
     shares: dict[str, float] = {}
     for name, module in modules.items():
-        if name not in basis.modules and _is_zero(module):
-            continue
-        found = project(module, module_basis(basis, name, module.shape))
+        directions = module_basis(basis, name, module.shape) if name in basis.modules else _nothing(module)
+        found = project(module, directions)
         if found.energy > 0:
-            total, captured = total + found.energy, captured + found.captured
+            total, missed = total + found.energy, missed + found.outside
             shares[name] = found.captured / found.energy
-    return CapturedEnergy(captured / total if total else 1.0, shares)
+    return CapturedEnergy(missed / total if total else 0.0, shares)
 
 
 def module_basis(basis: Basis, name: str, shape: tuple[int, int]) -> ModuleBasis:
@@ -125,8 +129,10 @@ def leading(basis: ModuleBasis, size: int | None) -> ModuleBasis:
     return basis if size is None or size >= basis.size else ModuleBasis(basis.U[:, :size], basis.V[:, :size])
 
 
-def _is_zero(module: LoraFactors) -> bool:
-    return module.scaling == 0 or not bool(module.A.any()) or not bool(module.B.any())
+def _nothing(module: LoraFactors) -> ModuleBasis:
+    """No directions."""
+    out, width = module.shape
+    return ModuleBasis(torch.zeros(out, 0), torch.zeros(width, 0))
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from adaptzip import __version__
-from adaptzip.cli import _failures, _output
+from adaptzip.cli import _failures, _output, basis
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.compress import compress
 from adaptzip.cli.diff import diff
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command(_command.__name__)(_command)
+app.add_typer(basis.app, name="basis")
 
 
 def _print_version(wanted: bool) -> None:
