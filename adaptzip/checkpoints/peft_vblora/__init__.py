@@ -1,0 +1,40 @@
+"""PEFT's VB-LoRA: one bank of vectors, and for every piece of A and B which of them mix to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adaptzip.adapter import Adapter
+from adaptzip.checkpoints._base import Dialect, Native, Source, WriteOptions
+from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
+from adaptzip.checkpoints.peft_vblora.layout import BANK
+from adaptzip.checkpoints.peft_vblora.reader import read
+from adaptzip.checkpoints.peft_vblora.writer import CONFIG_NAME, WEIGHTS_NAME, write
+
+__all__ = ["DIALECT"]
+
+
+class _PeftVblora(Dialect):
+    """The dialect `peft-vblora`."""
+
+    name = "peft-vblora"
+    takes = ("vblora",)
+
+    def sniff(self, source: Source) -> float:
+        return 1.0 if BANK in source.tensors else 0.0
+
+    def read(self, source: Source) -> Adapter:
+        return read(source)
+
+    def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
+        write(native, folder, options)
+
+    def loading_bytes(self, native: Native) -> int | None:
+        sizes = fitting_sizes(native)
+        return sum(sizes.logits_bytes(m.out, m.width) for m in native.modules.values() if m.tensors)
+
+    def owns(self, file_name: str) -> bool:
+        return file_name in (CONFIG_NAME, WEIGHTS_NAME, "adapter_model.bin")
+
+
+DIALECT = _PeftVblora()

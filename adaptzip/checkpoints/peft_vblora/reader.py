@@ -1,0 +1,140 @@
+"""Reading PEFT's VB-LoRA into an Adapter: its update is B @ A, so nothing is lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
+from adaptzip.errors import CheckpointError
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
+_KEY = re.compile(re.escape(PREFIX) + r"(.+)" + re.escape(LOGITS) + rf"([AB])({INDICES}|{WEIGHTS}|)")
+_AGAIN = "save the adapter again with PEFT's save_pretrained"
+_DIFFERENT = "the weights and the configuration belong to different adapters"
+
+
+def read(source: Source) -> Adapter:
+    """Read a VB-LoRA completely, whether all logits were saved or the largest k alone.
+
+    Pieces are mixed as PEFT does it, with the softmax of the k largest logits in float32, so that merging gives its
+    weights.
+
+    Raises:
+        CheckpointError: if the checkpoint is malformed.
+    """
+    raw = source.config
+    if raw is None or raw.get("peft_type") != "VBLORA":
+        found = "no adapter_config.json is beside it" if raw is None else f"its peft_type is {raw.get('peft_type')!r}"
+        raise CheckpointError(f"{source.weights}: is a VB-LoRA, but {found}", hint=_AGAIN)
+    modules, extras = _classify(source)
+    bank = _floats(source, BANK).float()
+    if bank.ndim != 2 or 0 in bank.shape:
+        raise CheckpointError(f"{source.weights}: {BANK} is {list(bank.shape)}, expected (vectors, length)")
+    top_k = _whole(source, raw, "topk", bank.shape[0])
+    layout: Layout = "transposed" if raw.get("fan_in_fan_out") else "linear"
+    factors = {name: _factors(source, name, parts, bank, top_k, layout) for name, parts in sorted(modules.items())}
+    base = raw.get("base_model_name_or_path")
+    meta = Meta("peft-vblora", MappingProxyType(dict(raw)), base if isinstance(base, str) else None)
+    return Adapter(factors, {key: source.tensors[key] for key in extras}, meta)
+
+
+def _classify(source: Source) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The key of each part, such as "A_topk_indices", by module, and the keys of the extras."""
+    modules: dict[str, dict[str, str]] = {}
+    extras = []
+    for key in source.tensors:
+        match = _KEY.fullmatch(key)
+        if match is not None:
+            modules.setdefault(match[1], {})[match[2] + match[3]] = key
+        elif key != BANK:
+            if not key.startswith(PREFIX) or ".vblora_" in key:
+                raise CheckpointError(f"{source.weights}: the key {key} has no meaning in a VB-LoRA", hint=_AGAIN)
+            extras.append(key)
+    if not modules:
+        raise CheckpointError(f"{source.weights}: holds a bank and no logits of any module", hint=_AGAIN)
+    return modules, extras
+
+
+def _factors(
+    source: Source, name: str, parts: Mapping[str, str], bank: Tensor, top_k: int, layout: Layout
+) -> LoraFactors:
+    A, B = (_pieces(source, name, side, parts, bank, top_k) for side in ("A", "B"))
+    rank = A.shape[0]
+    if B.shape[1] != rank:
+        raise CheckpointError(
+            f"{source.weights}: module {name} has A of rank {rank} and B of rank {B.shape[1]}", hint=_AGAIN
+        )
+    if rank != (source.config or {}).get("r"):
+        raise CheckpointError(
+            f"{source.weights}: module {name} has rank {rank}, not the configuration's", hint=_DIFFERENT
+        )
+    return LoraFactors(A.reshape(rank, -1), B.transpose(1, 2).reshape(-1, rank), 1.0, layout)
+
+
+def _pieces(source: Source, name: str, side: str, parts: Mapping[str, str], bank: Tensor, top_k: int) -> Tensor:
+    """Mixtures of bank vectors, (rank, pieces, length) of A and (pieces, rank, length) of B."""
+    if side in parts:
+        logits = _floats(source, parts[side]).float()
+        if logits.ndim != 3 or 0 in logits.shape or logits.shape[2] != len(bank):
+            raise CheckpointError(
+                f"{source.weights}: {parts[side]} is {list(logits.shape)}, expected one logit for each of the "
+                f"{len(bank)} vectors"
+            )
+        largest, indices = logits.topk(top_k, dim=-1)
+    elif side + INDICES in parts and side + WEIGHTS in parts:
+        indices, weights = _topk(source, parts[side + INDICES], parts[side + WEIGHTS], len(bank), top_k)
+        largest, order = weights.log().topk(top_k, dim=-1)
+        indices = indices.gather(-1, order)
+    else:
+        raise CheckpointError(f"{source.weights}: module {name} has no logits of {side}", hint=_AGAIN)
+    return (torch.softmax(largest, dim=-1).unsqueeze(-1) * bank[indices]).sum(-2)
+
+
+def _topk(source: Source, index_key: str, weight_key: str, vectors: int, top_k: int) -> tuple[Tensor, Tensor]:
+    """Checked indices and all weights of mixtures, (.., .., k) both."""
+    indices, stored = source.tensors[index_key], _floats(source, weight_key).float()
+    shape = [*indices.shape[:-1], top_k - 1]
+    if indices.ndim != 3 or 0 in indices.shape or indices.shape[2] != top_k or list(stored.shape) != shape:
+        raise CheckpointError(
+            f"{source.weights}: {index_key} is {list(indices.shape)} and its weights {list(stored.shape)}, expected "
+            f"{top_k} indices and {top_k - 1} weights of every piece"
+        )
+    if indices.dtype not in _WHOLE or int(indices.min()) < 0 or int(indices.max()) >= vectors:
+        raise CheckpointError(f"{source.weights}: {index_key} names vectors that the bank of {vectors} lacks")
+    ordered = indices.sort(-1).values
+    if bool(torch.eq(ordered[..., 1:], ordered[..., :-1]).any()):
+        raise CheckpointError(f"{source.weights}: {index_key} names a vector twice in one mixture")
+    weights = torch.cat([stored, 1 - stored.sum(-1, keepdim=True)], dim=-1)
+    if bool((weights < 0).any()):
+        raise CheckpointError(
+            f"{source.weights}: {weight_key} has weights that are negative or add up to more than 1",
+            hint="PEFT would load NaN for them; save all logits with save_only_topk_weights=False",
+        )
+    return indices.long(), weights
+
+
+def _whole(source: Source, raw: Mapping[str, Any], name: str, most: int) -> int:
+    value = raw.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise CheckpointError(f"{source.path}: {name} is {value!r}, expected a whole number from 1 to {most}")
+    return value
+
+
+def _floats(source: Source, key: str) -> Tensor:
+    tensor: Tensor = source.tensors[key]
+    if tensor.dtype not in _FLOATS or not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(
+            f"{source.weights}: {key} has dtype {str(tensor.dtype).removeprefix('torch.')}, or NaN or infinity in it",
+            hint="expected finite numbers in float32, float16, bfloat16 or float64",
+        )
+    return tensor
