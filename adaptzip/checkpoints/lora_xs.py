@@ -1,0 +1,158 @@
+"""The layout of the LoRA-XS and LoRA-SB repositories: a PEFT folder with a core R between the frozen A and B.
+
+The update is alpha / r * B R A (arXiv 2405.17604 and 2411.19557). All three are in the file: A = Sigma V^T and B = U
+of the base weight for LoRA-XS, A = V^T and B = U for LoRA-SB. PEFT itself would apply B A and leave R out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
+from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
+from adaptzip.checkpoints.peft.describe import build_config
+from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints.peft.prepare import pad
+from adaptzip.checkpoints.peft.reader import read as read_peft
+from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME
+from adaptzip.errors import CheckpointError, RefusedError
+
+RECONSTRUCTION_NAME = "reconstr_config.json"
+_MARK = "lora_latent_mapping"
+SUFFIXES = (f".default_{_MARK}.weight", f"_{_MARK}.weight")
+"""How the key of a core ends, as PEFT 0.18 and newer saves it, and as older ones did, which strip ".default"."""
+
+_BASIS_U = "basis.U"
+
+
+class _LoraXs(Dialect):
+    """The dialect `lora-xs`."""
+
+    name = "lora-xs"
+    takes = ("lora-xs", "lora-sb")
+
+    def sniff(self, source: Source) -> float:
+        return 1.0 if any(_MARK in key for key in source.tensors) else 0.0
+
+    def read(self, source: Source) -> Adapter:
+        """A stays as it is; R is folded into B in float64, rounded once to float32."""
+        keys = _core_keys(source)
+        rest = {key: tensor for key, tensor in source.tensors.items() if key not in keys.values()}
+        plain = read_peft(replace(source, tensors=rest, header=None))
+        unknown = sorted(keys.keys() - plain.modules.keys())
+        if unknown:
+            raise CheckpointError(f"{source.weights}: {keys[unknown[0]]} has no lora_A and lora_B beside it")
+        modules = {name: _folded(source, name, factors, keys) for name, factors in plain.modules.items()}
+        return replace(plain, modules=modules, meta=replace(plain.meta, dialect=self.name, config_text=None))
+
+    def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
+        """Write A = V^T, R and B = U, all of one rank, with alpha equal to it."""
+        rank = max([1, *(len(module.A) for module in native.modules.values())])
+        modules, cores = {}, {}
+        for name, factors in native.adapter.modules.items():
+            _check_kind(name, factors)
+            found = native.modules.get(name)
+            modules[name], core = _triple(factors, found)
+            modules[name] = pad(modules[name], rank)
+            missing = rank - len(core)
+            cores[name] = torch.nn.functional.pad(core, (0, missing, 0, missing))
+        adapter = replace(native.adapter, modules=modules)
+        tensors = {key: pending(tensor) for key, tensor in adapter.extras.items()}
+        for name, factors in modules.items():
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = pending(factors.A, options.dtype)
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = pending(factors.B, options.dtype)
+            tensors[f"{PREFIX}{name}{SUFFIXES[0]}"] = pending(cores[name], options.dtype)
+        with (folder / WEIGHTS_NAME).open("wb") as handle:
+            write_tensors(handle, tensors, build_header(tensors, {"format": "pt"}))
+        _write_json(folder / CONFIG_NAME, build_config(adapter))
+        _write_json(folder / RECONSTRUCTION_NAME, _reconstruction(rank))
+
+    def owns(self, file_name: str) -> bool:
+        return file_name in (CONFIG_NAME, WEIGHTS_NAME, RECONSTRUCTION_NAME)
+
+
+def _core_keys(source: Source) -> dict[str, str]:
+    """The key of each core by module name.
+
+    Raises:
+        CheckpointError: for a key of neither spelling, or two for one module.
+    """
+    found: dict[str, str] = {}
+    for key in source.tensors:
+        if _MARK not in key:
+            continue
+        name = next((key[len(PREFIX) : -len(suffix)] for suffix in SUFFIXES if key.endswith(suffix)), "")
+        if not key.startswith(PREFIX) or not name:
+            raise CheckpointError(
+                f"{source.weights}: the key {key} has no meaning in a LoRA-XS file",
+                hint=f"expected {PREFIX}<module>{SUFFIXES[0]} or {PREFIX}<module>{SUFFIXES[1]}",
+            )
+        if name in found:
+            raise CheckpointError(f"{source.weights}: the keys {found[name]} and {key} mean the same tensor")
+        found[name] = key
+    return found
+
+
+def _folded(source: Source, name: str, factors: LoraFactors, keys: Mapping[str, str]) -> LoraFactors:
+    if name not in keys:
+        raise CheckpointError(
+            f"{source.weights}: module {name} has lora_A and lora_B, but no core between them",
+            hint=f"expected {PREFIX}{name}{SUFFIXES[0]}; save the adapter again",
+        )
+    core: Tensor = source.tensors[keys[name]]
+    rank = factors.rank
+    if tuple(core.shape) != (rank, rank) or not core.is_floating_point():
+        raise CheckpointError(f"{source.weights}: {keys[name]} is {list(core.shape)}, expected [{rank}, {rank}]")
+    if not bool(torch.isfinite(core).all()):
+        raise CheckpointError(
+            f"{source.weights}: tensor {keys[name]} holds NaN or infinity",
+            hint="the training diverged; use an earlier save",
+        )
+    return replace(factors, B=(factors.B.double() @ core.double()).float())
+
+
+def _check_kind(name: str, factors: LoraFactors) -> None:
+    if factors.layout not in ("linear", "transposed") or factors.magnitude is not None or factors.bias is not None:
+        what = factors.layout if factors.magnitude is None and factors.bias is None else "a DoRA magnitude or a bias"
+        raise RefusedError(
+            f"module {name} has {what}, which LoRA-XS does not know: it changes linear layers alone",
+            hint="export --as peft instead",
+        )
+
+
+def _triple(factors: LoraFactors, module: NativeModule | None) -> tuple[LoraFactors, Tensor]:
+    """The frozen A and B of a module with scale 1, and its core by least squares: B' = U R."""
+    if module is None:
+        return factors, torch.zeros(factors.rank, factors.rank)
+    U = module.tensors[_BASIS_U][:, : len(module.A)].double()
+    gram = U.T @ U
+    # A basis whose shorter side ends in zero columns has nothing to solve for there.
+    gram += torch.diag((gram.diagonal() == 0).double())
+    core = torch.linalg.solve(gram, U.T @ module.B.double()).float()
+    return replace(factors, A=module.A, B=U.float(), scaling=1.0), core
+
+
+def _reconstruction(rank: int) -> dict[str, object]:
+    """The repositories' own configuration; A and B in the file replace what it would compute."""
+    return {
+        "half_init_dec": False,
+        "r_squared": True,
+        "reconstr_mode": "separated",
+        "reconstruction_type": "svd",
+        "replacement_module_random_init": False,
+        "svd": {"n_iter": 10, "random_state": 42, "rank": rank},
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")
+
+
+DIALECT = _LoraXs()

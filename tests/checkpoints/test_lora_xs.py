@@ -1,0 +1,121 @@
+"""The layout of the LoRA-XS and LoRA-SB repositories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_adapters import adapter as make_adapter
+from torch import Tensor
+
+import adaptzip
+from adaptzip.bases.updates import build_basis
+
+NEW, OLD = ".default_lora_latent_mapping.weight", "_lora_latent_mapping.weight"
+MODULE = "model.layers.0.self_attn.q_proj"
+PREFIX = f"base_model.model.{MODULE}"
+
+
+def tensors(spelling: str = NEW) -> dict[str, Tensor]:
+    """A core of LoRA-XS whose update is worked out by hand: alpha / r = 4, B R A."""
+    return {
+        f"{PREFIX}.lora_A.weight": torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        f"{PREFIX}.lora_B.weight": torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]),
+        f"{PREFIX}{spelling}": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+    }
+
+
+def save(folder: Path, files: dict[str, Tensor], **config: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(files, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["q_proj"], **config}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("spelling", [NEW, OLD])
+def test_both_spellings_are_read_as_the_product_of_three(tmp_path: Path, spelling: str) -> None:
+    read = adaptzip.read(save(tmp_path / "xs", tensors(spelling)))
+    expected = torch.zeros(4, 3)
+    expected[:2, :2] = torch.tensor([[8.0, 8.0], [24.0, 16.0]])  # 4 * R @ diag(2, 1)
+    assert list(read.modules) == [MODULE]
+    assert torch.equal(read.modules[MODULE].delta(), expected)
+    assert read.meta.dialect == "lora-xs"
+
+
+def test_the_head_is_kept(tmp_path: Path) -> None:
+    head = torch.ones(2, 3)
+    files = tensors() | {"base_model.model.classifier.weight": head}
+    read = adaptzip.read(save(tmp_path / "xs", files, modules_to_save=["classifier"]))
+    assert torch.equal(read.extras["base_model.model.classifier.weight"], head)
+
+
+def test_a_read_adapter_goes_on_as_a_plain_lora(tmp_path: Path) -> None:
+    source = save(tmp_path / "xs", tensors())
+    adaptzip.export(source, tmp_path / "peft")
+    again = adaptzip.read(tmp_path / "peft")
+    assert again.meta.dialect == "peft"
+    assert torch.equal(again.modules[MODULE].delta(), adaptzip.read(source).modules[MODULE].delta())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({f"{PREFIX}{NEW}": torch.ones(2, 3)}, r"is \[2, 3\], expected \[2, 2\]"),
+        ({f"{PREFIX}{NEW}": torch.tensor([[1.0, float("nan")], [0.0, 1.0]])}, "NaN"),
+        ({f"{PREFIX}{OLD}": torch.ones(2, 2)}, "mean the same tensor"),
+        ({f"base_model.model.other{NEW}": torch.ones(2, 2)}, "no lora_A and lora_B"),
+        ({f"{PREFIX}.lora_latent_mapping_2.weight": torch.ones(2, 2)}, "has no meaning in a LoRA-XS file"),
+        ({f"{PREFIX}2.lora_A.weight": torch.ones(2, 3), f"{PREFIX}2.lora_B.weight": torch.ones(4, 2)}, "no core"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path: Path, change: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(adaptzip.AdaptzipError, match=message):
+        adaptzip.read(save(tmp_path / "xs", tensors() | change))
+
+
+@pytest.fixture
+def source() -> adaptzip.Adapter:
+    shapes = {"a.0.q_proj": (24, 16, 4), "a.1.q_proj": (24, 16, 3), "a.1.v_proj": (8, 16, 2)}
+    return make_adapter(shapes, extras={"base_model.model.score.weight": torch.ones(3, 16)})
+
+
+def test_a_compressed_core_is_written_and_read_back(tmp_path: Path, source: adaptzip.Adapter) -> None:
+    basis = build_basis([source])
+    made = adaptzip.compress(source, to="lora-sb", basis=basis, max_error=0.1)
+    adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
+    again = adaptzip.read(tmp_path / "xs")
+    assert again.meta.dialect == "lora-xs"
+    wanted = adaptzip.reconstruct(made)
+    for name, module in wanted.modules.items():
+        assert torch.allclose(again.modules[name].delta(), module.delta(), atol=1e-6 * float(module.delta().norm()))
+    assert torch.equal(again.extras["base_model.model.score.weight"], torch.ones(3, 16))
+
+
+def test_the_files_are_those_of_the_repository(tmp_path: Path, source: adaptzip.Adapter) -> None:
+    made = adaptzip.compress(source, to="lora-sb", max_error=0.1)
+    report = adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
+    assert report.files == ("adapter_config.json", "adapter_model.safetensors", "reconstr_config.json")
+    config = json.loads((tmp_path / "xs" / "adapter_config.json").read_text())
+    rank = config["r"]
+    assert config["peft_type"] == "LORA"
+    assert config["lora_alpha"] == rank
+    assert json.loads((tmp_path / "xs" / "reconstr_config.json").read_text())["svd"]["rank"] == rank
+    files = load_file(tmp_path / "xs" / "adapter_model.safetensors")
+    for name, (out, width) in {"a.0.q_proj": (24, 16), "a.1.v_proj": (8, 16)}.items():
+        assert files[f"base_model.model.{name}.lora_A.weight"].shape == (rank, width)
+        assert files[f"base_model.model.{name}.lora_B.weight"].shape == (out, rank)
+        assert files[f"base_model.model.{name}{NEW}"].shape == (rank, rank)
+    b = files["base_model.model.a.0.q_proj.lora_B.weight"]
+    used = b[:, b.norm(dim=0) > 0]
+    assert torch.allclose(used.T @ used, torch.eye(used.shape[1]), atol=2e-3)
+
+
+def test_other_methods_are_refused(tmp_path: Path, source: adaptzip.Adapter) -> None:
+    made = adaptzip.compress(source, max_error=0.1)
+    with pytest.raises(adaptzip.AdaptzipError, match="lora-xs"):
+        adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
