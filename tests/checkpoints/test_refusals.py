@@ -101,8 +101,6 @@ def test_every_field_of_the_installed_peft_is_known() -> None:
 @pytest.mark.parametrize(
     ("key", "named"),
     [
-        ("base_model.model.a.q_proj_lora_latent_mapping.weight", "LoRA-XS or LoRA-SB"),
-        ("base_model.model.a.q_proj.default_lora_latent_mapping.weight", "LoRA-XS or LoRA-SB"),
         ("base_model.model.a.q_proj.lora_A.layer.tensor.factors.0", "LoRETTA"),
         (f"{_STEM}.lora_diag", "KaSA"),
         (f"{_STEM}.lora_E", "AdaLoRA"),

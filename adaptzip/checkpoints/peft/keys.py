@@ -28,7 +28,6 @@ TOKENS = ".token_adapter.trainable_tokens_delta"
 
 _PLAIN = "it is not W + s*B@A"
 _METHODS = {
-    "lora_latent_mapping": f"LoRA-XS or LoRA-SB, whose core stands between A and B; {_PLAIN}",
     ".lora_diag": f"KaSA, whose diagonal stands between A and B and whose base weight is truncated; {_PLAIN}",
     ".lora_E": f"AdaLoRA, whose singular values stand between A and B; {_PLAIN}",
     ".lora_arrow": "Arrow, which routes between several LoRAs",
