@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.errors import UsageError
+from adaptzip.sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class DiffReport:
         extras_equal: extras that are bit for bit the same in both.
         extras_different: extras that differ, or that only one of them has; a module's DoRA magnitude and bias
             are among them as `<module>.magnitude` and `<module>.bias`.
+        weighted_error: the relative error as the model's activations see it; None without calibration.
     """
 
     modules: tuple[ModuleDiff, ...]
@@ -51,6 +53,7 @@ class DiffReport:
     only_in_b: tuple[ModuleDiff, ...]
     extras_equal: tuple[str, ...]
     extras_different: tuple[str, ...]
+    weighted_error: float | None = None
 
     @property
     def relative_error(self) -> float | None:
@@ -71,6 +74,7 @@ class DiffReport:
         """The report as JSON values."""
         return {
             "relative_error": self.relative_error,
+            "weighted_error": self.weighted_error,
             "same": self.same,
             "modules": [
                 {"name": m.name, "norm": m.norm, "error": m.error, "relative_error": m.relative_error}
@@ -83,12 +87,17 @@ class DiffReport:
         }
 
 
-def diff(a: Adapter, b: Adapter) -> DiffReport:
+def diff(a: Adapter, b: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None) -> DiffReport:
     """Compare the updates and extras of two adapters.
 
     The updates are never formed: with QR of the stacked factors, [s_a B_a, -s_b B_b] = Q R and
     [A_a; A_b]^T = Q' R', the norm of the difference is that of R R'^T. In float64 a relative error is exact
     to about 1e-15, where a difference of squared norms would lose all below 1e-8. Equal factors give 0.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        sensitivities: how much each module's error matters, from calibration, for `weighted_error`.
 
     Raises:
         UsageError: if a module has another shape in one than in the other.
@@ -100,7 +109,14 @@ def diff(a: Adapter, b: Adapter) -> DiffReport:
     extras_a, extras_b = _extras(a), _extras(b)
     equal = [k for k, tensor in extras_a.items() if k in extras_b and _is_equal(tensor, extras_b[k])]
     different = sorted((extras_a.keys() | extras_b.keys()) - set(equal))
-    return DiffReport(modules, only_in_a, only_in_b, tuple(equal), tuple(different))
+    weighted = None if sensitivities is None else _weighted(a, b, sensitivities)
+    return DiffReport(modules, only_in_a, only_in_b, tuple(equal), tuple(different), weighted)
+
+
+def _weighted(a: Adapter, b: Adapter, sensitivities: Mapping[str, Sensitivity]) -> float:
+    from adaptzip.calibration.distance import weighted_error
+
+    return weighted_error(a, b, sensitivities)
 
 
 def _compare(name: str, a: LoraFactors, b: LoraFactors) -> ModuleDiff:

@@ -12,6 +12,7 @@ import torch
 
 from adaptzip.adapter import Adapter
 from adaptzip.atomic import atomic_directory
+from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
 from adaptzip.errors import UsageError
 from adaptzip.native import native
@@ -63,7 +64,7 @@ def export(
     alpha: float | None = None,
     config: str | Path | None = None,
     base: str | Path | None = None,
-    basis: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
@@ -78,7 +79,7 @@ def export(
         drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
         alpha, config: how to read a weight file that comes alone, see `sources.read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
-        basis: the basis artefact, for a `.adz` file that names one.
+        basis: the basis artefact or its path, for a `.adz` file that names one.
 
     Raises:
         CheckpointError, FormatError: if the source cannot be read.
@@ -108,7 +109,10 @@ def export(
 
 
 def _native(
-    source: str | Path | Adapter | Compressed, writer: Dialect, base: str | Path | None, basis: str | Path | None
+    source: str | Path | Adapter | Compressed,
+    writer: Dialect,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
 ) -> _Content:
     found = native(source, writer.name, writer.takes, base=base, basis=basis)
     return _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
@@ -119,7 +123,7 @@ def _adapter(
     alpha: float | None,
     config: str | Path | None,
     base: str | Path | None,
-    basis: str | Path | None,
+    basis: str | Path | Basis | None,
 ) -> Adapter:
     if isinstance(source, Adapter):
         return source

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from adaptzip.adapter import Adapter, Layout
+from adaptzip.basis import Basis
 from adaptzip.checkpoints import Native, NativeModule
 from adaptzip.errors import RefusedError
 
@@ -21,7 +22,7 @@ def native(
     takes: Sequence[str],
     *,
     base: str | Path | None = None,
-    basis: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> Native:
     """Decode a compressed adapter for a dialect that holds the tensors of the methods in `takes`.
 
@@ -30,7 +31,7 @@ def native(
         dialect: the dialect's name, for messages.
         takes: the methods whose tensors it holds.
         base: folder of the base model, where the basis is that of its weights.
-        basis: the basis artefact, where the file names one.
+        basis: the basis artefact or its path, where the file names one.
 
     Raises:
         CheckpointError: if there is no adapter at `source`.

@@ -46,7 +46,7 @@ def reconstruct(
     modules: Collection[str] | None = None,
     device: str | torch.device = "cpu",
     base: str | Path | None = None,
-    basis: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> Adapter:
     """The adapter that a compressed one stands for; exact, and the same on every machine.
 
@@ -55,7 +55,7 @@ def reconstruct(
         modules: decode these modules only; extras are left out then.
         device: where the tensors are put after they were decoded.
         base: folder of the base model, where the basis is that of its weights.
-        basis: the basis artefact, where the file names one.
+        basis: the basis artefact or its path, where the file names one.
 
     Raises:
         FormatError: if the file is damaged.
@@ -76,7 +76,7 @@ def _reconstruct(
     modules: Collection[str] | None,
     device: str | torch.device,
     base: str | Path | None,
-    basis: str | Path | None,
+    basis: str | Path | Basis | None,
 ) -> Adapter:
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
     if unknown:
@@ -92,7 +92,7 @@ def _reconstruct(
 
 
 def reconstruct_native(
-    compressed: Compressed, *, base: str | Path | None = None, basis: str | Path | None = None
+    compressed: Compressed, *, base: str | Path | None = None, basis: str | Path | Basis | None = None
 ) -> tuple[dict[str, Decoded], Adapter]:
     """Every module of a file that is not lossless in the method's own tensors, and the adapter that they make.
 
@@ -129,7 +129,7 @@ def decode(
     compressed: Compressed,
     names: Sequence[str],
     base: str | Path | None = None,
-    basis: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> Iterator[tuple[str, Decoded]]:
     """Modules of a file that is not lossless, in the method's own tensors and as factors.
 
@@ -156,7 +156,7 @@ def decode(
     yield from zip(names, parallel_map(module, names), strict=True)
 
 
-def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | None = None) -> Coder:
+def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None) -> Coder:
     """What the modules of a file are decoded with.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
+from adaptzip.basis import Basis
 from adaptzip.checkpoints import Source, recognise
 from adaptzip.checkpoints._files import Weights, open_weights
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
@@ -26,7 +27,7 @@ def read(
     alpha: float | None = None,
     config: str | Path | None = None,
     base: str | Path | None = None,
-    basis: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> Adapter:
     """Read an adapter completely.
 
@@ -35,7 +36,7 @@ def read(
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
-        basis: the basis artefact, for a `.adz` file that names one.
+        basis: the basis artefact or its path, for a `.adz` file that names one.
 
     Raises:
         CheckpointError: if the adapter is missing, unreadable or malformed.
@@ -119,7 +120,7 @@ def _readable(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | None) -> Adapter:
+def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | Basis | None) -> Adapter:
     """Decode a compressed adapter; imported late, as it needs the entropy coder."""
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")

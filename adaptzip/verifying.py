@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
+from adaptzip.basis import Basis
 from adaptzip.comparing import DiffReport, ModuleDiff, diff
 from adaptzip.compressed import Compressed, ExtraEntry
 from adaptzip.container.reader import open_adz
-from adaptzip.errors import FormatError
+from adaptzip.errors import FormatError, RefusedError
 from adaptzip.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
 from adaptzip.reconstruction import reconstruct
+from adaptzip.sensitivity import Sensitivity
 
 AGREEMENT = 1e-3
 """How far, relatively, the stated error may be from the measured one: machines sum in different orders."""
@@ -51,6 +53,7 @@ class VerifyReport:
         measured_error: the one measured against the source; None without one, or where it is infinite.
         checks: every check, in the order they were made.
         modules: every module's error against the source; empty without one.
+        weighted_error: the measured error as the model's activations see it; None without source or calibration.
     """
 
     method: str
@@ -58,6 +61,7 @@ class VerifyReport:
     measured_error: float | None
     checks: tuple[Check, ...]
     modules: tuple[ModuleDiff, ...] = ()
+    weighted_error: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -70,6 +74,7 @@ class VerifyReport:
             "passed": self.passed,
             "stated_error": self.stated_error,
             "measured_error": self.measured_error,
+            "weighted_error": self.weighted_error,
             "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in self.checks],
             "modules": [
                 {"name": m.name, "norm": m.norm, "error": m.error, "relative_error": m.relative_error}
@@ -78,19 +83,31 @@ class VerifyReport:
         }
 
 
-def verify(path: str | Path, source: Adapter | None = None, *, max_error: float | None = None) -> VerifyReport:
+def verify(
+    path: str | Path,
+    source: Adapter | None = None,
+    *,
+    max_error: float | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    sensitivities: Mapping[str, Sensitivity] | None = None,
+) -> VerifyReport:
     """Check a `.adz` file.
 
     Args:
         path: the file.
         source: the adapter it was made from; without it the stated error is believed.
-        max_error: largest relative error over all modules that is accepted.
+        max_error: largest relative error over all modules that is accepted; the plain one, as the stated error is.
+        base: folder of the base model, where the file's basis is that of its weights.
+        basis: the basis artefact or its path, where the file names one.
+        sensitivities: how much each module's error matters, from calibration, for `weighted_error`.
 
     Raises:
         FormatError: if the file is malformed: a wrong hash, a broken structure, an undecodable module.
+        RefusedError: if the file's basis is missing or another.
     """
     compressed = open_adz(path)
-    restored = _decode(compressed, path)
+    restored = _decode(compressed, path, base, basis)
     checks = [
         Check("structure", True, "hashes and structure are intact"),
         Check("decoding", True, f"all {len(restored.modules)} modules decode"),
@@ -103,19 +120,23 @@ def verify(path: str | Path, source: Adapter | None = None, *, max_error: float 
     checks.append(_fitting(source, restored))
     if not checks[-1].passed:
         return VerifyReport(compressed.method, stated, None, tuple(checks))
-    found = diff(source, restored)
+    found = diff(source, restored, sensitivities)
     checks += [_truthful(stated, found.relative_error), _extras(compressed, source, restored, found)]
     if compressed.lossless:
         checks.append(_identical(source, restored))
     checks += _small_enough(found.relative_error, max_error)
-    return VerifyReport(compressed.method, stated, found.relative_error, tuple(checks), found.modules)
+    return VerifyReport(
+        compressed.method, stated, found.relative_error, tuple(checks), found.modules, found.weighted_error
+    )
 
 
-def _decode(compressed: Compressed, path: str | Path) -> Adapter:
+def _decode(
+    compressed: Compressed, path: str | Path, base: str | Path | None, basis: str | Path | Basis | None
+) -> Adapter:
     try:
-        return reconstruct(compressed)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}", hint=error.hint) from error
+        return reconstruct(compressed, base=base, basis=basis)
+    except (FormatError, RefusedError) as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
 
 def _finite(adapter: Adapter) -> Check:

@@ -45,4 +45,28 @@ CheckError = Annotated[
         show_default=False,
     ),
 ]
+NeededBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        help="The folder of the base model, for a .adz whose basis is that of its weights.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+NeededBasis = Annotated[
+    Path | None,
+    typer.Option(
+        "--basis", help="The basis, for a .adz that was compressed with one.", metavar="FILE", show_default=False
+    ),
+]
+WeighingTexts = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="Texts (.jsonl or .txt) that weigh the error by what --base feeds each module.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Costs = Annotated[bool, typer.Option("--costs/--no-costs", help="Say what each method would roughly cost.")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptzip.basis import BasisReference
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.compressed import ExtraEntry
@@ -17,6 +19,7 @@ from adaptzip.container.tables import parse_config, read_tables
 from adaptzip.errors import FormatError
 
 _MOST_EXTRAS = 8
+_HASH_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class _Archive:
     path: Path
     opened: Opened
     lengths: tuple[int, ...]
+    gains: tuple[int, ...]
     extras: tuple[ExtraEntry, ...]
     config: dict[str, Any]
 
@@ -36,7 +40,12 @@ class _Archive:
     def parts(self) -> dict[str, int]:
         """Bytes by part of the file."""
         sizes = {name: len(stream) for name, stream in self.opened.streams.items()}
-        return {"header": self.opened.header_bytes, "extras": 0} | sizes
+        return {"header": self.opened.header_bytes, "extras": 0, "shared": 0, "basis": 0} | sizes
+
+    @property
+    def gained(self) -> int:
+        """How many modules were multiplied by a gain before they were coded."""
+        return sum(gain != 0 for gain in self.gains)
 
 
 def show(path: Path, output: Output) -> None:
@@ -54,7 +63,7 @@ def _open(path: Path) -> _Archive:
         raise FormatError(f"{path}: {error}", hint=error.hint) from error
     if len(tables.lengths) != len(opened.header.sites):
         raise FormatError(f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules")
-    return _Archive(path, opened, tables.lengths, tables.extras, config)
+    return _Archive(path, opened, tables.lengths, tables.gains, tables.extras, config)
 
 
 def _values(archive: _Archive) -> dict[str, Any]:
@@ -77,6 +86,8 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "seed": provenance.seed,
         "dialect": header.dialect,
         "base_model": _base_model(archive),
+        "basis": None if header.basis is None else dataclasses.asdict(header.basis),
+        "gained_modules": archive.gained,
         "step": header.step,
         "max_rank": header.max_rank,
         "parts": parts,
@@ -113,7 +124,8 @@ def _text(archive: _Archive, verbose: bool) -> str:
         [pattern, str(_count(pattern, archive)), f"{site.out} x {site.width}", site.layout]
         for pattern, site in header.patterns
     ]
-    parts = [[name, text.size(part), text.share(part, size)] for name, part in archive.parts().items()]
+    kept = {name: part for name, part in archive.parts().items() if part or name == "extras"}
+    parts = [[name, text.size(part), text.share(part, size)] for name, part in kept.items()]
     blocks = [
         text.fields(_overview(archive)),
         text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
@@ -132,6 +144,9 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "source", f"{text.size(made.source_bytes)} ({header.dialect})"
         yield "ratio", text.ratio(made.source_bytes, size)
     yield "method", f"{header.method}, version {header.method_version}"
+    yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
+    yield "basis", "" if header.basis is None else _basis(header.basis, _base_model(archive))
+    yield "gains", f"in {archive.gained} of {text.count(len(archive.lengths), 'module')}" if archive.gained else ""
     yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
     yield "parameters", f"{made.parameters:,} stored"
     yield "modules", f"{len(header.sites):,}, of rank {header.max_rank} at most"
@@ -142,6 +157,17 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
     yield "base model", _base_model(archive) or ""
     yield "made by", made.made_by
+
+
+def _basis(basis: BasisReference, base_model: str | None) -> str:
+    """Where the basis is found, and how to tell that it is the right one."""
+    places = {
+        "base": f"recomputed from the weights of {base_model or 'the base model'} (--base DIR)",
+        "file": f"a file of its own (--basis FILE), {basis.description}".removesuffix(", "),
+        "embedded": "in the file itself",
+    }
+    known = f", hash {basis.hash[:_HASH_SHOWN]}..." if basis.hash else ""
+    return f"{places[basis.source]}, {text.count(basis.size, 'direction')} at most{known}"
 
 
 def _modules(archive: _Archive) -> str:

@@ -10,6 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
+from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -25,23 +26,29 @@ def diff(
     ],
     b: Annotated[Path, typer.Argument(help="What to compare with it, likewise.", metavar="B", show_default=False)],
     max_error: options.CheckError = None,
+    base: options.NeededBase = None,
+    basis: options.NeededBasis = None,
+    calibration: options.WeighingTexts = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Show how far two adapters are apart.
 
     That is the relative error |dWa - dWb| / |dWa| of every module and of all together, and which extras
-    differ. Writes nothing.
+    differ. With --base and --calibration also the error as the base model's activations see it. Writes
+    nothing.
 
     \b
     Examples:
       adaptzip diff my-adapter/ my-adapter.adz
       adaptzip diff my-adapter/ restored/ --max-error 0.1
+      adaptzip diff my-adapter/ my-adapter.adz --base base-model/ --calibration texts.jsonl
     """
     from adaptzip.comparing import diff as compare
     from adaptzip.sources import read
 
-    report = compare(read(a), read(b))
+    first, second = (read(path, base=base, basis=basis) for path in (a, b))
+    report = compare(first, second, sensitivities(first, base, calibration))
     Output(as_json, quiet).result(
         {"a": str(a), "b": str(b), "max_error": max_error, **report.as_dict()}, lambda: _text(report)
     )
@@ -55,6 +62,8 @@ def _text(report: DiffReport) -> str:
     rows += [[f"{m.name} (only in the first)", text.number(m.norm), _error(1.0)] for m in report.only_in_a]
     rows += [[f"{m.name} (only in the second)", "", "-"] for m in report.only_in_b]
     rows.append(["all modules", "", _error(report.relative_error)])
+    if report.weighted_error is not None:
+        rows.append(["all modules, weighted by activations", "", _error(report.weighted_error)])
     lines = [text.table(rows, head=["module", "norm", "relative error"], indent="")]
     lines += [f"extra differs: {name}" for name in report.extras_different]
     equal = len(report.extras_equal)

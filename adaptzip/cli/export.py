@@ -39,6 +39,8 @@ def export(
     ] = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    base: options.NeededBase = None,
+    basis: options.NeededBasis = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -48,36 +50,38 @@ def export(
     """Write an adapter as other programs load it.
 
     Writes the folder DIR; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
-    PEFT loads with the same update.
+    PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
+    .adz made with --to vblora.
 
     \b
     Examples:
       adaptzip export my-adapter.adz --as peft -o restored/
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
+      adaptzip export small.adz --as peft-vblora -o vblora/
     """
     check_folder(output, source, force=force)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.exporting import export as write
-    from adaptzip.sources import read
 
     settings: dict[str, Any] = {
-        "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype
+        "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,
+        "config": config, "base": base, "basis": basis,
     }  # fmt: skip
-    sink.detail("reading the adapter")
-    adapter = read(source, alpha=alpha, config=config)
-    sink.detail("writing")
+    sink.detail("reading the adapter and writing it")
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            report = write(adapter, Path(folder) / "export", **settings)
+            report = write(source, Path(folder) / "export", **settings)
         values = _values(output, as_, report) | {"dry_run": True}
         sink.result(values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}")
         return
-    report = write(adapter, output, force=force, **settings)
+    report = write(source, output, force=force, **settings)
     sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
 
 
 def _summary(report: ExportReport) -> str:
     contents = f"{text.count(len(report.files), 'file')}, {text.count(report.modules, 'module')}"
+    if report.loading_bytes is not None:
+        contents += f"; loading it takes {text.size(report.loading_bytes)} of memory"
     return f"{text.size(report.bytes)}  ({contents})"
 
 
@@ -88,4 +92,5 @@ def _values(output: Path, dialect: str, report: ExportReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "files": list(report.files),
         "modules": report.modules,
+        "loading_bytes": report.loading_bytes,
     }

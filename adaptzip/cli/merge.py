@@ -31,6 +31,7 @@ def merge(
     ] = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    basis: options.NeededBasis = None,
     device: options.Device = "cpu",
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -55,7 +56,7 @@ def merge(
     from adaptzip.sources import read
 
     sink.detail("reading the adapter")
-    adapter = read(source, alpha=alpha, config=config)
+    adapter = read(source, alpha=alpha, config=config, base=base, basis=basis)
     if dry_run:
         values = {"path": str(output)} | _plan(adapter, base, scale) | {"dry_run": True}
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")

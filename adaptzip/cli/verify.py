@@ -10,6 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
+from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
 
@@ -22,6 +23,9 @@ def verify(
     max_error: options.CheckError = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    base: options.NeededBase = None,
+    basis: options.NeededBasis = None,
+    calibration: options.WeighingTexts = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -30,7 +34,8 @@ def verify(
 
     That is: its hashes and structure are right, and every module decodes. Given its source, also the error of
     every module, the total against what the file says, and the extras that are stored without loss. Exits
-    with 1 if a check says no, with 2 if the file is malformed. Writes nothing.
+    with 1 if a check says no, with 2 if the file is malformed. With --base and --calibration it tells the error
+    as the base model's activations see it, too; the one that the file states is the plain one. Writes nothing.
 
     \b
     Examples:
@@ -43,13 +48,16 @@ def verify(
 
     def say(report: VerifyReport) -> str:
         lines = [f"{'ok ' if check.passed else 'NO '} {check.name}: {check.detail}" for check in report.checks]
+        if report.weighted_error is not None:
+            lines.append(f"weighted by activations, the error is {text.number(report.weighted_error)}")
         if verbose and report.modules:
             rows = [[m.name, text.number(m.norm), _error(m.relative_error)] for m in report.modules]
             lines.append(text.table(rows, head=["module", "norm", "relative error"], indent=""))
         return "\n".join(lines)
 
-    source = None if against is None else read(against, alpha=alpha, config=config)
-    report = run(file, source, max_error=max_error)
+    source = None if against is None else read(against, alpha=alpha, config=config, base=base, basis=basis)
+    weights = sensitivities(source, base, calibration)
+    report = run(file, source, max_error=max_error, base=base, basis=basis, sensitivities=weights)
     Output(as_json, quiet, verbose).result(
         {"path": str(file), "against": None if against is None else str(against), **report.as_dict()},
         lambda: say(report),

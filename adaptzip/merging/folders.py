@@ -17,6 +17,7 @@ from torch import Tensor
 from adaptzip.adapter import Adapter
 from adaptzip.atomic import atomic_directory
 from adaptzip.base.model import BaseModel
+from adaptzip.basis import Basis
 from adaptzip.checkpoints._safetensors import Pending, build_header, write_tensors
 from adaptzip.errors import CheckFailedError, OutputError
 from adaptzip.linalg import choose_device
@@ -68,6 +69,7 @@ def merge(
     scale: float = 1.0,
     device: str = "cpu",
     force: bool = False,
+    basis: str | Path | Basis | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Write the base model with the adapter's updates added to its weights.
@@ -85,19 +87,21 @@ def merge(
         scale: multiplies every update; extras are applied in full.
         device: "cpu", "cuda", "cuda:1" or "auto"; on CUDA the last bits may differ from the CPU's.
         force: replace an existing output folder.
+        basis: the basis artefact or its path, for a `.adz` file that names one; one whose basis is that of the base
+            weights takes them from `base`.
         progress: called after each tensor.
 
     Raises:
         CheckpointError: if the adapter cannot be read.
         BaseModelError: if the base cannot be read or does not fit the adapter.
-        RefusedError: if the base is quantised, or the source is not a low-rank update.
+        RefusedError: if the base is quantised, the source is not a low-rank update, or its basis is missing or another.
         CheckFailedError: if a merged weight holds NaN or infinity; nothing is written then.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
     chosen = choose_device(device)
     model = BaseModel.open(base)
     _refuse_overlap(model.path, Path(output))
-    plan = plan_merge(_adapter(source), model, scale)
+    plan = plan_merge(_adapter(source, base, basis), model, scale)
     owned = _owned(plan)
     with atomic_directory(output, force, owned=owned.__contains__) as folder:
         _write_weights(plan, folder, safe_merge, chosen, progress)
@@ -106,16 +110,16 @@ def merge(
     return MergeReport(Path(output), sum(files.values()), tuple(sorted(files)), plan.modules, plan.extras)
 
 
-def _adapter(source: str | Path | Adapter | Compressed) -> Adapter:
+def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis: str | Path | Basis | None) -> Adapter:
     if isinstance(source, Adapter):
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read
 
-        return read(source)
+        return read(source, base=base, basis=basis)
     from adaptzip.reconstruction import reconstruct
 
-    return reconstruct(source)
+    return reconstruct(source, base=base, basis=basis)
 
 
 def _refuse_overlap(base: Path, output: Path) -> None:
