@@ -249,21 +249,19 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _sides(tensors: Mapping[str, Tensor], out: int) -> tuple[Tensor, Tensor]:
-    """U' (out, r) and V' (in, r) from stored cores, whose shapes say where the one side ends."""
+    """U' (out, r) and V' (in, r) from stored cores; the side of the outputs ends where its modes multiply to `out`."""
     count = sum(role.startswith("core.") for role in tensors)
-    sides: list[Tensor] = []
-    whole: Tensor | None = None
+    cores: list[Tensor] = []
+    split, left, product = 0, 1, 1
     for i in range(count):
         stored = tensors[f"core.{i}"]
-        matrix = (_unit(stored) if i < count - 1 else stored).T
-        if whole is not None:
-            matrix = (whole @ matrix.reshape(whole.shape[1], -1)).reshape(-1, matrix.shape[1])
-        whole = matrix
-        if not sides and len(whole) == out:
-            sides, whole = [whole], None
-    if whole is None:
-        raise ValueError("the cores of the inputs' side are missing")
-    return sides[0], whole
+        rows = _unit(stored) if i < count - 1 else stored
+        right, mode = len(rows), rows.shape[1] // left
+        cores.append(rows.T.reshape(1, left, mode, right))
+        left, product = right, product * mode
+        if not split and product == out:
+            split, left = i + 1, 1
+    return contract(cores[:split])[0], contract(cores[split:])[0]
 
 
 METHOD = Loretta()

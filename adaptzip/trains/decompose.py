@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.errors import UsageError
+from adaptzip.workers import parallel_map
 
 
 def tt_svd(
@@ -33,12 +34,25 @@ def tt_svd(
             directions of float32 tensors come out right that float32 loses below 3e-4 of the largest.
 
     Returns:
-        Cores (n, r_{i-1}, k_i, r_i) with r_0 = r_d = 1; the ranks are those of the tensor that needs most.
+        Cores (n, r_{i-1}, k_i, r_i) with r_0 = r_d = 1; the ranks are those of the tensor that needs most. On a CPU,
+        parts of the batch are decomposed side by side, each on one core.
 
     Raises:
         UsageError: if modes, ranks and tensors do not fit together.
     """
     ranks = _wanted_ranks(tensors, modes, rank)
+    threads = torch.get_num_threads() if tensors.device.type == "cpu" else 1
+    if tolerance is not None or min(threads, len(tensors)) < 2:
+        return _tt_svd(tensors, modes, ranks, tolerance, accumulate or tensors.dtype)
+    parts = torch.split(tensors, -(-len(tensors) // (2 * threads)))
+    found = parallel_map(lambda part: _tt_svd(part, modes, ranks, None, accumulate or tensors.dtype), parts)
+    return [torch.cat(cores) for cores in zip(*found, strict=True)]
+
+
+def _tt_svd(
+    tensors: Tensor, modes: Sequence[int], ranks: Sequence[int], tolerance: float | None, dtype: torch.dtype
+) -> list[Tensor]:
+    """`tt_svd` of checked arguments, one batch."""
     n = len(tensors)
     allowed = None
     if tolerance is not None:
@@ -47,7 +61,7 @@ def tt_svd(
     left, rest = 1, tensors
     for mode, most in zip(modes[:-1], ranks, strict=True):
         unfolding = rest.reshape(n, left * mode, -1)
-        columns = _leading(unfolding, most, allowed, accumulate or tensors.dtype)
+        columns = _leading(unfolding, most, allowed, dtype)
         rest = columns.mT @ unfolding
         cores.append(columns.reshape(n, left, mode, -1))
         left = columns.shape[2]
