@@ -189,9 +189,11 @@ def _middle(site: Site, config: Config) -> int:
 
 
 def _fit_batch(B: Tensor, W: Tensor, S: Tensor, caps: Sequence[int | None], config: Config) -> list[TrainFit]:
-    """Fits of updates of one shape, B (n, out, k) and W (n, in, k)."""
+    """Fits of updates of one shape, B (n, out, k) and W (n, in, k), singular values S (n, k)."""
     out, width = B.shape[1], W.shape[1]
     middle = _middle(Site(out, width), config)
+    # Zeros up to the middle bond: the file has one LoRA rank for all modules.
+    B, W, S = (torch.nn.functional.pad(t, (0, max(0, middle - S.shape[1]))) for t in (B, W, S))
     every = ladder(out, width, middle, whole=config.whole, most=config.rank)
     bonds = _spectra(B, W, S)
     energy = S.double().square().sum(1).cpu().numpy()
