@@ -1,0 +1,155 @@
+"""Calibration: what a base model and some texts say about which errors of an adapter matter.
+
+The only package that runs models, and so the only one that imports transformers (`pip install 'adaptzip[distill]'`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from adaptzip.adapter import Adapter
+from adaptzip.calibration.choosing import EQUAL, Sensitivities, attributed_weights, choose
+from adaptzip.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
+from adaptzip.calibration.models import Batch, LoadedModel, load_teacher, sample_texts
+from adaptzip.calibration.moments import (
+    InputTally,
+    input_sensitivities,
+    relative_weights,
+    scaled_moments,
+    tally_inputs,
+)
+from adaptzip.calibration.texts import read_texts
+from adaptzip.errors import RefusedError, UsageError
+from adaptzip.linalg import choose_device
+from adaptzip.sensitivity import Sensitivity
+
+Use = Literal["inputs", "gradients", "both"]
+"""What the estimates may be made of: what modules are fed, gradients of their outputs, or both."""
+
+_TRIED = 8
+"""Batches that estimates are tried on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What calibration found.
+
+    Attributes:
+        sensitivities: of every module; none where no estimate was better than equal weights.
+        importance: IncreLoRA's score of every module; {} without gradients.
+        components: the same for every singular component of a module; {} without gradients.
+        texts: how many were used.
+        tokens: how many tokens they had.
+        estimate: the estimate that was kept, by name.
+        distances: what each estimate's coarse copies came to (`choosing.Choice`).
+    """
+
+    sensitivities: Mapping[str, Sensitivity]
+    importance: Mapping[str, float]
+    components: Mapping[str, Tensor]
+    texts: int
+    tokens: int
+    estimate: str
+    distances: Mapping[str, float]
+
+
+def calibrate(
+    base: Path,
+    adapter: Adapter,
+    texts_path: Path,
+    *,
+    use: Use = "both",
+    batch: int = 16,
+    max_tokens: int = 256,
+    most_texts: int = 256,
+    seed: int = 0,
+    device: str = "auto",
+) -> Calibration:
+    """Estimate how much errors in each module matter, from texts run through the base model with the adapter on it.
+
+    Args:
+        base: the base model's folder, with its tokeniser; nothing is downloaded.
+        texts_path: a .jsonl or .txt file (`read_texts`).
+        use: "inputs", "gradients" or "both"; the first runs the model forwards only, but for the choice.
+        batch: texts run together.
+        max_tokens: texts are cut to this many tokens.
+        most_texts: of more texts, this many are drawn.
+        seed: of every random choice.
+
+    Raises:
+        CheckpointError: if the texts can't be read.
+        BaseModelError: if the base can't be loaded, or is not the adapter's.
+        RefusedError: if transformers or a tokeniser is missing.
+        UsageError: if `use` or the device is unknown.
+    """
+    if use not in get_args(Use):
+        raise UsageError(f"calibration use {use!r} is unknown", hint=f"uses: {', '.join(get_args(Use))}")
+    texts = sample_texts(read_texts(texts_path), most_texts, seed)
+    loaded = load_teacher(base, adapter, choose_device(device))
+    batches = loaded.batches(texts, batch, max_tokens)
+    if not batches:
+        raise RefusedError(f"{texts_path}: none of the texts has a token for this base model")
+    tried = batches[:: -(-len(batches) // _TRIED)]
+    estimates = _estimates(loaded, adapter, batches, tried, use, seed)
+    choice = choose(loaded, adapter, estimates, tried)
+    importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
+    return Calibration(
+        sensitivities={} if choice.name == EQUAL else dict(estimates[choice.name]),
+        importance=importance.modules,
+        components=importance.components,
+        texts=len(texts),
+        tokens=sum(part.tokens for part in batches),
+        estimate=choice.name,
+        distances=choice.distances,
+    )
+
+
+def _estimates(
+    loaded: LoadedModel, adapter: Adapter, batches: Sequence[Batch], tried: Sequence[Batch], use: Use, seed: int
+) -> dict[str, Sensitivities]:
+    """Everything that might be believed, by name, what is simpler first."""
+    inputs: Mapping[str, InputTally] = tally_inputs(loaded, batches)
+    seen = input_sensitivities(loaded, inputs)
+    found: dict[str, Sensitivities] = {}
+    if use != "gradients":
+        found |= {"inputs": _without_moments(seen), "inputs, moments": seen}
+    if use == "inputs":
+        return found
+    tallies = tally_gradients(loaded, batches, seed)
+    fisher = _fisher(loaded, tallies)
+    attributed = relative_weights(attributed_weights(loaded, adapter, {}, tried), "change nothing")
+    found |= {
+        "Fisher": _without_moments(fisher),
+        "attributed": {name: Sensitivity(weight) for name, weight in attributed.items()},
+        "attributed, halved": {name: Sensitivity(weight) for name, weight in _halved(attributed).items()},
+    }
+    if use == "both":
+        moments = {name: sensitivity.moments for name, sensitivity in fisher.items()}
+        weights = relative_weights(attributed_weights(loaded, adapter, moments, tried), "change nothing")
+        found |= {
+            "Fisher, moments": fisher,
+            "attributed, moments": {name: Sensitivity(weights[name], moments[name]) for name in weights},
+        }
+    return found
+
+
+def _fisher(loaded: LoadedModel, tallies: Mapping[str, GradientTally]) -> dict[str, Sensitivity]:
+    """Weights and moments where each position counts by the gradient of its output (Kronecker-factored Fisher)."""
+    shapes = {name: layer.shape for name, layer in loaded.layers.items()}
+    raw = {name: tally.energy / shapes[name][0] / shapes[name][1] for name, tally in tallies.items()}
+    weights = relative_weights(raw, "have no gradient")
+    return {name: Sensitivity(weights[name], scaled_moments(tallies[name].gram)) for name in tallies}
+
+
+def _without_moments(sensitivities: Sensitivities) -> dict[str, Sensitivity]:
+    return {name: Sensitivity(sensitivity.weight) for name, sensitivity in sensitivities.items()}
+
+
+def _halved(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights half-way to 1, on a logarithmic scale: what is half believed."""
+    return relative_weights({name: weight**0.5 for name, weight in weights.items()}, "change nothing")
