@@ -4,6 +4,10 @@ The update is U S V^T. Its coordinates are the rows s_k u_k and s_k v_k: there a
 error in the update wherever it falls, so that one step for the whole adapter is the optimal allocation of bits over
 components and modules (reverse water-filling; Cover and Thomas, Elements of Information Theory, section 10.3.3).
 V is fitted again by least squares after U was quantised.
+
+Where calibration gives second moments M of a module's inputs, the error is tr(E M E^T), and U S comes from the SVD of
+dW M^(1/2). V stays in plain coordinates, since a decoder has no M; as M has trace `in`, an error spread evenly over a
+row of V costs there what it costs without M, and one step remains right.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from adaptzip.compressed import Site, TensorSpec
 from adaptzip.linalg import factored_svd, group_by_shape
 from adaptzip.methods._base import FitContext, Method
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
+from adaptzip.sensitivity import root
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,33 @@ class Config:
 
 @dataclass(frozen=True, eq=False)
 class SvdFit:
-    """Singular values (k,) falling, and vectors U (out, k), V (in, k), float32."""
+    """An update as U diag(S) V^T, float32.
+
+    Attributes:
+        U: (out, k), orthonormal columns.
+        S: (k,) falling: the singular values, of dW M^(1/2) where there are moments.
+        V: (in, k); orthonormal columns unless there are moments.
+        moments: M (in, in), or None.
+    """
 
     U: Tensor
     S: Tensor
     V: Tensor
+    moments: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SvdProfile:
-    """Singular values (k,) falling, float64, and the lengths of u and v."""
+    """Singular values (k,) falling, float64, and the lengths of u and v.
+
+    Attributes:
+        stretch: (k,) lengths of the columns of V, 1 without moments.
+    """
 
     singular: NDArray[np.float64]
     out: int
     width: int
+    stretch: NDArray[np.float64] | None = None
 
     @property
     def energy(self) -> float:
@@ -79,15 +97,24 @@ class Svd(Method):
             scaling = torch.tensor([modules[name].scaling for name in names], device=A.device)
             U, S, Vt = factored_svd(A, B, scaling)
             fits |= {name: SvdFit(U[i], S[i], Vt[i].T) for i, name in enumerate(names)}
+        for name, sensitivity in context.sensitivities.items():
+            if name in fits and sensitivity.moments is not None:
+                fits[name] = _under_moments(fits[name], sensitivity.moments.to(fits[name].U))
         return fits
 
     def profile(self, fitted: SvdFit) -> SvdProfile:
-        return SvdProfile(fitted.S.double().cpu().numpy(), fitted.U.shape[0], fitted.V.shape[0])
+        stretch = None if fitted.moments is None else fitted.V.double().norm(dim=0).cpu().numpy()
+        return SvdProfile(fitted.S.double().cpu().numpy(), fitted.U.shape[0], fitted.V.shape[0], stretch)
 
     def rank(self, profile: SvdProfile, step: float) -> int:
         """Components that save more squared error than their bits are worth."""
         bits, error = _component_costs(profile, step)
-        worth = error + BIT_WEIGHT * step**2 * bits < np.square(profile.singular)
+        saved = np.square(profile.singular) - error - BIT_WEIGHT * step**2 * bits
+        if profile.stretch is not None:
+            # With moments a component may cost more than the one after it.
+            total = np.concatenate([[0.0], saved.cumsum()])
+            return int(np.argmax(total))
+        worth = saved > 0
         return len(worth) if worth.all() else int(np.argmin(worth))
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
@@ -106,7 +133,8 @@ class Svd(Method):
         core = _least_squares(fitted, unit, inverse)
         outside = fitted.U * fitted.S - unit.T @ core
         inside = core @ fitted.V.T - tensors["V"]
-        gram = (unit @ unit.T).double() * (inside @ inside.T).double()
+        seen = inside if fitted.moments is None else inside @ fitted.moments
+        gram = (unit @ unit.T).double() * (seen @ inside.T).double()
         return float(outside.double().square().sum() + gram.sum())
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
@@ -115,13 +143,23 @@ class Svd(Method):
         return tensors["V"], (U / norm.clamp(min=torch.finfo(torch.float32).tiny)).T
 
 
+def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:
+    """The same update with its components ordered by what they are worth under the moments."""
+    U, S, _ = factored_svd((fitted.V.T @ root(moments))[None], (fitted.U * fitted.S)[None])
+    rows = (U[0].T @ (fitted.U * fitted.S)) @ fitted.V.T
+    V = rows / S[0].clamp(min=torch.finfo(S.dtype).tiny).unsqueeze(1)
+    return SvdFit(U[0], S[0], torch.where(S[0].unsqueeze(1) > 0, V, 0.0).T, moments)
+
+
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Expected bits and squared error of every component, both (k,)."""
     bits, kept = np.full_like(profile.singular, 2 * ROW_BITS), np.ones_like(profile.singular)
-    for width in (profile.out, profile.width):
-        rate, error = row_costs(profile.singular / np.sqrt(width) / step)
+    for width, stretch in ((profile.out, None), (profile.width, profile.stretch)):
+        length = 1.0 if stretch is None else stretch
+        rate, error = row_costs(profile.singular * length / np.sqrt(width) / step)
         bits += width * rate
-        kept *= 1 - error
+        # An error spread evenly costs the same with moments, and never more than the whole component.
+        kept *= 1 - np.minimum(error * length**2, 1.0)
     return bits, np.square(profile.singular) * (1 - kept)
 
 
