@@ -103,7 +103,10 @@ def test_its_layout_is_of_its_roles_and_grows_with_the_rank(name: str) -> None:
         before = 0
         for rank in range(1, min(most, 12) + 1):
             specs = method.layout(site, rank, fit_.config)
-            assert tuple(dict.fromkeys(base_role(spec.role) for spec in specs)) == method.roles
+            roles = tuple(dict.fromkeys(base_role(spec.role) for spec in specs))
+            # A tensor that is empty at a small rank is left out.
+            assert roles == tuple(role for role in method.roles if role in roles)
+            assert roles
             assert len({spec.role for spec in specs}) == len(specs)
             numbers = sum(spec.numbers for spec in specs)
             assert numbers >= before  # a chain of tensors may be as large as its shape allows before the others are
@@ -277,7 +280,8 @@ def test_reconstruction_is_differentiable(name: str, module: str) -> None:
     for role, tensor in inputs.items():
         # Along the gradient the slope is large, so that rounding matters little.
         direction = gradients[role] / gradients[role].norm().clamp(min=1e-30)
-        size = 1e-3 * float(tensor.detach().norm())
+        # A tensor whose numbers were all quantised to zero has no size of its own.
+        size = 1e-3 * (float(tensor.detach().norm()) or 1.0)
         moved = [{**inputs, role: tensor + sign * size * direction} for sign in (1, -1)]
         slope = float((loss(moved[0]) - loss(moved[1])).detach()) / (2 * size)
         assert slope == pytest.approx(float(gradients[role].norm()), rel=2e-3)
