@@ -124,6 +124,8 @@ class LoraCore(Method):
 
     def profile(self, fitted: CoreFit) -> CoreProfile:
         squares = fitted.projection.core.square().cpu().numpy()
+        # A rounded basis is not quite orthonormal; the energy is that of the update nevertheless.
+        squares *= fitted.projection.captured / max(squares.sum(), np.finfo(np.float64).tiny)
         corner = squares.cumsum(0).cumsum(1).diagonal()
         diagonal = squares.diagonal().copy()
         shells = np.maximum(np.diff(corner, prepend=0.0) - diagonal, 0.0)
