@@ -24,6 +24,9 @@ class Codes:
     def k(self) -> int:
         return self.indices.shape[-1]
 
+    def reshape(self, shape: tuple[int, ...]) -> Codes:
+        return Codes(self.indices.reshape(shape), self.weights.reshape(shape))
+
 
 def piece_count(width: int, length: int) -> int:
     """Pieces of `length` that cover a row of `width`; the last may reach beyond it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from adaptzip.banks.codes import Codes, cut, sum_of
 from adaptzip.banks.factors import Group, start
 from adaptzip.banks.seeding import seed_bank
 
-_MOST_PER_VECTOR = 64
+_MOST_PER_VECTOR = 24
 """Pieces per vector of the bank that a first bank is fitted to; of more, a random part is enough."""
-_CG_STEPS = 12
+_CG_STEPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,59 +106,51 @@ def weighted_errors(part: Pieces, bank: Tensor, codes: Codes) -> Tensor:
 
 
 def fit_vectors(pieces: Sequence[Pieces], codes: Sequence[Codes], bank: Tensor) -> Tensor:
-    """The bank that minimises the weighted squared error for given codes, by conjugate gradients from `bank`.
+    """The bank that minimises the weighted squared error for given codes, or comes near to it: least squares.
 
-    The normal equations W^T D W are sparse; for k = 1 they are diagonal and the first step is exact. Vectors that no
-    piece uses stay as they are.
+    Conjugate gradients on the normal equations, which are sparse and the same for all columns of one section: columns
+    between two lengths of pieces. For k = 1 they are diagonal and one step is exact. Vectors that no piece uses stay.
     """
-    gradient, scale = _residual(pieces, codes, bank), _diagonal(pieces, codes, bank)
-    inverse = torch.where(scale > 0, 1 / scale.clamp(min=torch.finfo(bank.dtype).tiny), 0.0)
-    direction = gradient * inverse
-    product = float((gradient * direction).sum(dtype=torch.float64))
-    first = product
-    for _ in range(1 if codes[0].k == 1 else _CG_STEPS):
-        if product <= first * 1e-8:
-            break
-        image = _apply(pieces, codes, direction)
-        step = product / float((direction * image).sum(dtype=torch.float64))
-        bank = bank + step * direction
-        gradient = gradient - step * image
-        before, product = product, float((gradient.square() * inverse).sum(dtype=torch.float64))
-        direction = gradient * inverse + product / before * direction
-    return bank
+    edges = [0, *sorted({part.values.shape[1] for part in pieces})]
+    solved = [_section(pieces, codes, bank, start, stop) for start, stop in pairwise(edges)]
+    return torch.cat([*solved, bank[:, edges[-1] :]], 1)
 
 
-def _residual(pieces: Sequence[Pieces], codes: Sequence[Codes], bank: Tensor) -> Tensor:
-    total = torch.zeros_like(bank)
+def _section(pieces: Sequence[Pieces], codes: Sequence[Codes], bank: Tensor, start: int, stop: int) -> Tensor:
+    """Solved columns (h, stop - start)."""
+    h, places, values = len(bank), [], []
+    right = bank.new_zeros(h, stop - start)
     for part, found in zip(pieces, codes, strict=True):
-        size = part.values.shape[1]
-        _scatter(total, found, (part.values - sum_of(bank[:, :size], found)) * part.weights[:, None])
-    return total
-
-
-def _apply(pieces: Sequence[Pieces], codes: Sequence[Codes], vectors: Tensor) -> Tensor:
-    total = torch.zeros_like(vectors)
-    for part, found in zip(pieces, codes, strict=True):
-        _scatter(total, found, sum_of(vectors[:, : part.values.shape[1]], found) * part.weights[:, None])
-    return total
-
-
-def _diagonal(pieces: Sequence[Pieces], codes: Sequence[Codes], bank: Tensor) -> Tensor:
-    total = torch.zeros_like(bank)
-    for part, found in zip(pieces, codes, strict=True):
+        if part.values.shape[1] < stop:
+            continue
+        mass = found.weights * part.weights[:, None]
         for term in range(found.k):
-            use = torch.zeros_like(bank[:, 0]).index_add_(
-                0, found.indices[:, term], found.weights[:, term].square() * part.weights
-            )
-            total[:, : part.values.shape[1]] += use[:, None]
-    return total
+            right.index_add_(0, found.indices[:, term], part.values[:, start:stop] * mass[:, term, None])
+        row = found.indices.repeat_interleave(found.k, 1)
+        column = found.indices.repeat(1, found.k)
+        places.append(torch.stack([row.flatten(), column.flatten()]))
+        values.append((mass[:, :, None] * found.weights[:, None, :]).flatten())
+    matrix = torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), (h, h), check_invariants=False).coalesce()
+    return _conjugate_gradients(matrix, right, bank[:, start:stop], 1 if codes[0].k == 1 else _CG_STEPS)
 
 
-def _scatter(total: Tensor, codes: Codes, values: Tensor) -> None:
-    """Add weighted values (n, size) to the vectors that their codes name."""
-    target = total[:, : values.shape[1]]
-    for term in range(codes.k):
-        target.index_add_(0, codes.indices[:, term], values * codes.weights[:, term, None])
+def _conjugate_gradients(matrix: Tensor, right: Tensor, x: Tensor, steps: int) -> Tensor:
+    """Solve for every column from `x`, preconditioned by the diagonal; rows whose diagonal is 0 stay."""
+    tiny = torch.finfo(x.dtype).tiny
+    row, column = matrix.indices()
+    diagonal = x.new_zeros(len(x)).index_add_(0, row, matrix.values() * (row == column))[:, None]
+    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=tiny), 0.0)
+    residual = right - torch.sparse.mm(matrix, x)
+    direction = residual * inverse
+    product = (residual * direction).sum(0)
+    for _ in range(steps):
+        image = torch.sparse.mm(matrix, direction)
+        step = product / (direction * image).sum(0).clamp(min=tiny)
+        x = x + step * direction
+        residual = residual - step * image
+        before, product = product, (residual.square() * inverse).sum(0)
+        direction = residual * inverse + product / before.clamp(min=tiny) * direction
+    return x
 
 
 def replace_unused(

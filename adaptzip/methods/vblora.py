@@ -280,7 +280,10 @@ class Vblora(Method):
 
     def target(self, fitted: VbFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
         """Codes for the bank as it will be decoded: A's against B as it was fitted, then B's against the coded A."""
-        bank, config = done["bank"] / fitted.config.scale, fitted.config
+        config = fitted.config
+        if role.endswith("weights") and _settled(config).top_k == 1:
+            return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
+        bank = done["bank"] / config.scale
         group = _first_rows(fitted.group, rank)
         A, B = _head(fitted.coded.A, rank), _head(fitted.coded.B, rank)
         if role.startswith("A"):
