@@ -245,9 +245,10 @@ def _cores(half: Half, tensors: Mapping[str, Tensor], first: int, count: int) ->
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows of unit length; zero rows stay zero."""
-    norm = rows.double().square().sum(1, keepdim=True).sqrt().to(rows.dtype)
-    return rows / norm.clamp(min=torch.finfo(torch.float32).tiny)
+    """Rows of unit length; zero rows stay zero, and have no gradient."""
+    squares = rows.double().square().sum(1, keepdim=True)
+    norm = torch.where(squares > 0, squares, 1.0).sqrt().to(rows.dtype)
+    return torch.where(squares > 0, rows / norm, 0.0)
 
 
 def _sides(tensors: Mapping[str, Tensor], out: int) -> tuple[Tensor, Tensor]:

@@ -222,6 +222,18 @@ def test_reconstruct_is_differentiable() -> None:
         assert all(t.grad is not None and t.grad.any() for t in tensors.values())
 
 
+def test_zero_rows_have_no_gradient() -> None:
+    module = factors(12, 10, 3)
+    fitted, config, site = fit(module)
+    tensors = code(fitted, config, site, 3, 1e-4)
+    tensors["core.0"][1] = 0.0
+    tensors = {role: tensor.requires_grad_() for role, tensor in tensors.items()}
+    A, B = LORETTA.reconstruct(tensors, site, config)
+    (B @ A).square().sum().backward()
+    assert all(torch.isfinite(t.grad).all() for t in tensors.values() if t.grad is not None)
+    assert not tensors["core.0"].grad[1].any()  # type: ignore[index]
+
+
 def _sides(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What reconstruct contracts, before it is rounded to float32."""
     from adaptzip.methods import loretta
@@ -261,9 +273,9 @@ def test_zero_rows_and_zero_modules_vanish(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", ["600", "2k", "1KiB"])
 def test_budgets_are_met_end_to_end(budget: str, tmp_path: Path) -> None:
-    source = adapter({"a": (96, 64, 4), "b": (64, 96, 2), "c": (33, 35, 1)})
+    source = adapter({"a": (96, 64, 4), "c": (33, 35, 1)})
     file = tmp_path / "a.adz"
-    made = adaptzip.compress(source, file, to="loretta", budget=budget)
+    made = adaptzip.compress(source, file, to="loretta", order="delta", budget=budget)
     if budget.endswith("KiB"):
         assert file.stat().st_size <= 1024
     else:
@@ -299,8 +311,7 @@ def test_a_real_adapter(material: Path) -> None:
     source = adaptzip.read(material / "adapters" / "minilm-trec-r8")
     made = adaptzip.compress(source, to="loretta", max_error=0.3)
     assert relative_error(source, adaptzip.reconstruct(made)) <= 0.3
-    refined, plain = (
-        adaptzip.compress(source, to="loretta", order="delta", rank=5, max_error=0.8, sweeps=sweeps)
-        for sweeps in (3, 0)
-    )
-    assert refined.payload_bytes < plain.payload_bytes
+    modules = dict(list(source.modules.items())[:4])
+    for name in modules:
+        refined, plain = (fit(modules[name], rank=5, sweeps=sweeps)[0].profile for sweeps in (3, 0))
+        assert refined.kept[-1] > plain.kept[-1]
