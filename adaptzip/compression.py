@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
-from adaptzip.allocation import allocate_ranks
+from adaptzip.allocation import Ranks, paths, pick_best, pick_by_numbers
 from adaptzip.assembly import assemble, exact, file_size
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
@@ -24,7 +24,8 @@ from adaptzip.limits import FINEST_ERROR, Limits, Outcome, RateControl, capped_e
 from adaptzip.methods import REFERENCE, load
 from adaptzip.packing import ExtrasMode
 from adaptzip.reconstruction import reconstruct
-from adaptzip.survey import Allowance, Candidate
+from adaptzip.settings import candidates, with_ranks
+from adaptzip.survey import Candidate
 
 _FILL = 0.99
 """A size budget that is filled less than this is worth a word."""
@@ -140,6 +141,7 @@ def run(job: Job, progress: Progress | None = None) -> Made:
         RefusedError: if the method can't represent the adapter.
         CheckFailedError: if the limits can't be met.
     """
+    job = with_ranks(job)
     best: Made | None = None
     failure: CheckFailedError | None = None
     count = _FITTED if job.adapter.parameters <= KEPT_NUMBERS else 1
@@ -157,34 +159,28 @@ def run(job: Job, progress: Progress | None = None) -> Made:
     return best
 
 
-def candidates(job: Job) -> list[Candidate]:
-    """Settings worth fitting, best first."""
-    if job.survey is None or not any(map(len, job.survey.singular.values())):
-        return [Candidate(job.config)]
-    limit = job.request.limit
-    size = None if limit is None else limit.bytes_for(job.source.bytes)
-    if size is not None:
-        size -= _bare_size(job)
-    parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
-    return list(job.method.candidates(job.survey, job.config, Allowance(parameters, size, job.request.max_error)))
-
-
 def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None) -> tuple[RateControl, Limits]:
     """Rate control over a fitted adapter, and the limits that it has to meet.
 
     Raises:
         CheckFailedError: if no module can be kept.
     """
-    request, limit = job.request, job.request.limit
-    size = None if limit is None else limit.bytes_for(job.source.bytes)
-    caps = allocate_ranks(job, fitted) if request.allocate or request.ranks is not None else None
+    limit = job.request.limit
+    caps = _caps(job, fitted)
     if limit is not None and limit.unit == "parameters":
         if fitted.method.fixed_ranks:
             _check_parameters(fitted, int(limit.amount))
-        else:
+        elif not job.request.allocate:
             caps = parameter_caps(fitted, int(limit.amount), caps)
+    return _control(job, fitted, caps, progress)
+
+
+def _control(
+    job: Job, fitted: FittedAdapter, caps: Mapping[str, int] | None, progress: Progress | None = None
+) -> tuple[RateControl, Limits]:
+    limit, max_error = job.request.limit, job.request.max_error
+    size = None if limit is None else limit.bytes_for(job.source.bytes)
     cut = cut_share(fitted, caps)
-    max_error = request.max_error
     if max_error is None and size is None:
         max_error = capped_error(cut)
 
@@ -194,6 +190,41 @@ def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None
     fixed = file_size(job, fitted, 0.12345678, NOTHING_CODED, 0.123456)
     extras = len(job.source.extras.payload)
     return RateControl(fitted, total_size, fixed, extras, caps, cut, progress), Limits(size, max_error)
+
+
+def _caps(job: Job, fitted: FittedAdapter) -> Ranks | None:
+    """The largest rank of each module where the request or an allocation sets one."""
+    request, limit = job.request, job.request.limit
+    if fitted.method.fixed_ranks:
+        return None
+    if request.ranks is not None:
+        return {name: request.ranks.get(name, 0) for name in fitted.profiles}
+    if request.allocate is None:
+        return None
+    path = paths(request.allocate, _units(fitted), job.source.importance)
+    if limit is not None and limit.unit == "parameters":
+        return pick_by_numbers(path, lambda ranks: _numbers(fitted, ranks), int(limit.amount))
+
+    def cost(ranks: Ranks) -> float:
+        control, limits = _control(job, fitted, ranks)
+        step, kept = control.foresee(limits)
+        size, error = fitted.predict(step, kept)
+        return size if limit is None else error
+
+    return pick_best(path, cost)
+
+
+def _units(fitted: FittedAdapter) -> dict[str, list[float]]:
+    """Energy of each unit of rank of each module."""
+    units = {}
+    for name, profile in fitted.profiles.items():
+        sizes = [fitted.numbers(name, rank) for rank in range(len(profile.scores) + 1)]
+        units[name] = [score * (b - a) for score, a, b in zip(profile.scores, sizes, sizes[1:], strict=False)]
+    return units
+
+
+def _numbers(fitted: FittedAdapter, ranks: Mapping[str, int]) -> int:
+    return fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items())
 
 
 def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> FittedAdapter:
@@ -235,16 +266,9 @@ def _order(job: Job, made: Made) -> tuple[float, float]:
     return (made.size, made.error) if by_size else (made.error, made.size)
 
 
-def _bare_size(job: Job) -> int:
-    """Bytes of a file without any module, about: what a method's settings take of the header is not known yet."""
-    bare = fit_adapter(load(REFERENCE), load(REFERENCE).config_type(), replace(job.adapter, modules={}), job.context)
-    sites = job.survey.sites if job.survey is not None else {}
-    return file_size(job, replace(bare, coder=replace(bare.coder, sites=sites)), 0.12345678, NOTHING_CODED, 0.123456)
-
-
 def _check_parameters(fitted: FittedAdapter, parameters: int) -> None:
     ranks = fitted.ranks(sqrt(fitted.energy) * 1e-9)
-    numbers = fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items())
+    numbers = _numbers(fitted, ranks)
     if numbers > parameters:
         raise CheckFailedError(
             f"these settings store {numbers} numbers, more than the {parameters} allowed",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from adaptzip.adapter import Adapter
+from adaptzip.allocation import check_allocation
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
 from adaptzip.compressed import PackedExtras
@@ -20,7 +21,7 @@ from adaptzip.digest import file_digest
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.fitting import survey_of
 from adaptzip.linalg import choose_device
-from adaptzip.methods import load
+from adaptzip.methods import REFERENCE, load
 from adaptzip.methods._base import FitContext
 from adaptzip.packing import ExtrasMode, pack_tensors
 from adaptzip.sensitivity import Sensitivity
@@ -38,7 +39,7 @@ AUTO = "auto"
 class Request:
     """How to compress; see `adaptzip.compress` for what each field means."""
 
-    to: str = "svd"
+    to: str = REFERENCE
     budget: str | Budget | None = None
     max_error: float | None = None
     extras: ExtrasMode = "lossless"
@@ -63,6 +64,10 @@ class Request:
             raise UsageError(f"max-error {self.max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
         if self.calibration is not None and self.base is None:
             raise UsageError("calibration needs the base model", hint="add --base DIR")
+        if self.allocate is not None:
+            check_allocation(self.allocate)
+            if self.budget is None and self.max_error is None:
+                raise UsageError("allocating ranks needs a budget or an error", hint="add --budget or --max-error")
         if isinstance(self.budget, str):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from adaptzip.adapter import Adapter
 from adaptzip.assembly import file_size, settled
-from adaptzip.compression import Made, candidates, control_of, fit_candidate, run
+from adaptzip.compression import Made, control_of, fit_candidate, run
 from adaptzip.errors import CheckFailedError, RefusedError
 from adaptzip.fitting import NOTHING_CODED, Progress
 from adaptzip.jobs import Job, Request, Source, load_source, prepare_job
 from adaptzip.methods import names
+from adaptzip.settings import candidates, with_ranks
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def plan(source: str | Path | Adapter, request: Request, progress: Progress | No
 
 def foresee(job: Job, progress: Progress | None = None) -> Plan:
     """The plan of a job's best candidate."""
+    job = with_ranks(job)
     fitted = fit_candidate(job, candidates(job)[0], progress)
     if not fitted.profiles:
         size = file_size(job, fitted, 0.0, NOTHING_CODED, 0.0)

@@ -1,0 +1,76 @@
+"""A method's settings for a job: candidates, and ranks that have to be known before the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from adaptzip.allocation import Ranks, paths, pick_best
+from adaptzip.assembly import file_size
+from adaptzip.errors import UsageError
+from adaptzip.fitting import NOTHING_CODED, fit_adapter
+from adaptzip.jobs import Job
+from adaptzip.methods import REFERENCE, load
+from adaptzip.survey import Allowance, Candidate, Survey
+
+
+def candidates(job: Job) -> list[Candidate]:
+    """Settings worth fitting, best first."""
+    if job.survey is None or not any(map(len, job.survey.singular.values())):
+        return [Candidate(job.config)]
+    return list(job.method.candidates(job.survey, job.config, _allowance(job)))
+
+
+def with_ranks(job: Job) -> Job:
+    """The job with the ranks that the request or an allocation sets, for methods that fit ranks and all at once."""
+    if not job.method.fixed_ranks or job.survey is None:
+        return job
+    if job.request.ranks is not None:
+        return _cut(job, job.survey, dict(job.request.ranks))
+    if job.request.allocate is None:
+        return job
+    survey, allowance = job.survey, _allowance(job)
+    energy = survey.energy
+    units = {name: np.square(values).tolist() for name, values in survey.singular.items()}
+
+    def cost(ranks: Ranks) -> float:
+        cut = _cut_survey(survey, ranks)
+        best = _first(job.method.candidates(cut, job.config, allowance))
+        if best.error is None or best.bytes is None:
+            raise UsageError(f"method {job.method.name!r} can't allocate ranks", hint="leave --allocate out")
+        lost = 1 - cut.energy / energy
+        return best.bytes if allowance.error is not None else lost + (1 - lost) * best.error**2
+
+    return _cut(job, survey, pick_best(paths(job.request.allocate, units, job.source.importance), cost))
+
+
+def _first(found: Sequence[Candidate]) -> Candidate:
+    return found[0] if found else Candidate(None)
+
+
+def _cut(job: Job, survey: Survey, ranks: Ranks) -> Job:
+    every = {name: ranks.get(name, 0) for name in survey.sites}
+    return replace(job, survey=_cut_survey(survey, every), context=replace(job.context, ranks=every))
+
+
+def _cut_survey(survey: Survey, ranks: Ranks) -> Survey:
+    return replace(survey, singular={name: values[: ranks.get(name, 0)] for name, values in survey.singular.items()})
+
+
+def _allowance(job: Job) -> Allowance:
+    limit = job.request.limit
+    size = None if limit is None else limit.bytes_for(job.source.bytes)
+    if size is not None:
+        size -= _bare_size(job)
+    parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
+    return Allowance(parameters, size, job.request.max_error)
+
+
+def _bare_size(job: Job) -> int:
+    """Bytes of a file without any module, about: what a method's settings take of the header is not known yet."""
+    reference = load(REFERENCE)
+    bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
+    sites = job.survey.sites if job.survey is not None else {}
+    return file_size(job, replace(bare, coder=replace(bare.coder, sites=sites)), 0.12345678, NOTHING_CODED, 0.123456)
