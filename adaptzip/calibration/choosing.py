@@ -50,7 +50,7 @@ def choose(
 ) -> Choice:
     """Try estimates at the sizes of unweighted copies; the first of equally good ones is kept."""
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    sizes = [copy_of_error(adapter, plain, error)[1] for error in ERRORS]
+    sizes = [copy_of_error(adapter.modules, plain, error)[1] for error in ERRORS]
     copies: dict[tuple[str, int], Updates] = {}
     for estimate, sensitivities in {EQUAL: {}, **estimates}.items():
         found = {
@@ -75,7 +75,7 @@ def attributed_weights(
     (integrated gradients; Sundararajan et al. 2017, arXiv 1703.01365).
     """
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    copy, _ = copy_of_error(adapter, plain, _ATTRIBUTED_ERROR)
+    copy, _ = copy_of_error(adapter.modules, plain, _ATTRIBUTED_ERROR)
     changes = {name: change(module, copy[name]) for name, module in adapter.modules.items()}
     for layer in loaded.layers.values():
         layer.parameter.requires_grad_(True)

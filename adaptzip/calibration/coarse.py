@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import e, pi, sqrt
 
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.adapter import LoraFactors
 from adaptzip.linalg import factored_svd
 from adaptzip.sensitivity import Sensitivity, root
 
 _ROW_BITS = 10.0
 _BIT_WEIGHT = 0.2
 """Squared error, in units of the step squared, that a bit must buy, about as the quantiser has it."""
-_ROUNDS = 40
+_NEAR = 1.01
 
 Updates = Mapping[str, tuple[Tensor, Tensor]]
 """By module, B (out, k) and A (k, in), float32."""
@@ -34,18 +34,26 @@ class Coordinates:
     rows: Tensor
     gain: float
 
-    def copy(self, step: float) -> tuple[Tensor, Tensor, float]:
-        """Factors B and A after rounding to multiples of the step, and about how many bits they take."""
-        levels = (self.U * self.S / step).round().T
-        norm = levels.norm(dim=1, keepdim=True)
-        bits = _bits(levels, self.S / sqrt(self.U.shape[0]) / step) + _bits(
-            self.rows, self.rows.norm(dim=1) / sqrt(self.rows.shape[1]) / step
-        )
-        kept = (norm[:, 0] > 0) & (self.S.square() > _BIT_WEIGHT * step**2 * bits)
-        unit = (levels / norm.clamp(min=1))[kept]
+    def copy(self, step: float) -> tuple[Tensor, Tensor]:
+        """Factors B and A after rounding to multiples of the step."""
+        kept = self._bits(step) > 0
+        levels = (self.U * self.S / step).round().T[kept]
+        unit = levels / levels.norm(dim=1, keepdim=True)
         # The rows that suit the rounded directions best.
         fitted = torch.linalg.lstsq(unit.T, self.U @ self.rows).solution if len(unit) else self.rows[kept]
-        return unit.T, (fitted / step).round() * step / self.gain, float(bits[kept].sum())
+        return unit.T, (fitted / step).round() * step / self.gain
+
+    def bits(self, step: float) -> float:
+        """About how many bits a copy takes."""
+        return float(self._bits(step).sum())
+
+    def _bits(self, step: float) -> Tensor:
+        """(k,) bits of each component, as if its numbers were Gaussian; 0 where it is not worth them."""
+        scaled = self.U * self.S / step
+        lengths = self.rows.norm(dim=1)
+        bits = 2 * _ROW_BITS + _bits(self.S / step, self.U.shape[0]) + _bits(lengths / step, self.rows.shape[1])
+        worth = self.S.square() > _BIT_WEIGHT * step**2 * bits
+        return torch.where(worth & (scaled.abs().amax(0) >= 0.5), bits, 0.0)
 
 
 def coordinates(module: LoraFactors, sensitivity: Sensitivity) -> Coordinates:
@@ -57,46 +65,29 @@ def coordinates(module: LoraFactors, sensitivity: Sensitivity) -> Coordinates:
     return Coordinates(U[0], S[0], (U[0].T @ B) @ A, gain)
 
 
-def coarse_copy(found: Mapping[str, Coordinates], step: float) -> tuple[Updates, float]:
-    """Every module rounded at one step, and the bits of all."""
-    copies, bits = {}, 0.0
-    for name, module in found.items():
-        B, A, size = module.copy(step)
-        copies[name] = B, A
-        bits += size
-    return copies, bits
-
-
 def copy_of_size(found: Mapping[str, Coordinates], bits: float) -> Updates:
-    """The finest copy that takes at most so many bits."""
-    high = sqrt(sum(float(module.S.square().sum()) for module in found.values())) or 1.0
-    low = high * 1e-6
-    for _ in range(_ROUNDS):
-        middle = sqrt(low * high)
-        if coarse_copy(found, middle)[1] > bits:
-            low = middle
-        else:
-            high = middle
-        if high / low < 1.01:
-            break
-    return coarse_copy(found, high)[0]
+    """About the finest copy that takes at most so many bits."""
+
+    def fits(step: float) -> bool:
+        return sum(module.bits(step) for module in found.values()) <= bits
+
+    step = _search(found, fits)[1]
+    return {name: module.copy(step) for name, module in found.items()}
 
 
-def copy_of_error(adapter: Adapter, found: Mapping[str, Coordinates], error: float) -> tuple[Updates, float]:
-    """The coarsest copy with at most this relative error, and its bits."""
-    energy = sum(float(module.delta().square().sum()) for module in adapter.modules.values())
-    low, high = sqrt(energy) * 1e-6, sqrt(energy) or 1.0
-    for _ in range(_ROUNDS):
-        middle = sqrt(low * high)
-        copies, _bits_used = coarse_copy(found, middle)
-        lost = sum(float(change(module, copies[name]).square().sum()) for name, module in adapter.modules.items())
-        if lost > error**2 * energy:
-            high = middle
-        else:
-            low = middle
-        if high / low < 1.01:
-            break
-    return coarse_copy(found, low)
+def copy_of_error(
+    modules: Mapping[str, LoraFactors], found: Mapping[str, Coordinates], error: float
+) -> tuple[Updates, float]:
+    """About the coarsest copy with at most this relative error, and its bits."""
+    energy = sum(float(module.S.square().sum()) for module in found.values())
+
+    def misses(step: float) -> bool:
+        copies = {name: module.copy(step) for name, module in found.items()}
+        return sum(_lost(modules[name], copies[name]) for name in modules) > error**2 * energy
+
+    step = _search(found, misses)[0]
+    copies = {name: module.copy(step) for name, module in found.items()}
+    return copies, sum(module.bits(step) for module in found.values())
 
 
 def change(module: LoraFactors, copy: tuple[Tensor, Tensor]) -> Tensor:
@@ -105,6 +96,20 @@ def change(module: LoraFactors, copy: tuple[Tensor, Tensor]) -> Tensor:
     return B @ A - module.delta().float()
 
 
-def _bits(rows: Tensor, deviation: Tensor) -> Tensor:
-    """Bits of rows whose numbers have a deviation in steps, as if Gaussian."""
-    return _ROW_BITS + rows.shape[1] * 0.5 * torch.log2(1 + 2 * pi * e * deviation.square())
+def _lost(module: LoraFactors, copy: tuple[Tensor, Tensor]) -> float:
+    return float(change(module, copy).square().sum())
+
+
+def _search(found: Mapping[str, Coordinates], coarse: Callable[[float], bool]) -> tuple[float, float]:
+    """Two steps 1 % apart: at the first `coarse` is false, at the second true."""
+    high = sqrt(sum(float(module.S.square().sum()) for module in found.values())) or 1.0
+    low = high * 1e-6
+    while high / low > _NEAR:
+        middle = sqrt(low * high)
+        low, high = (low, middle) if coarse(middle) else (middle, high)
+    return low, high
+
+
+def _bits(lengths: Tensor, width: int) -> Tensor:
+    """Bits of rows of a width whose lengths are given in steps, as if Gaussian."""
+    return width / 2 * torch.log2(1 + 2 * pi * e * lengths.square() / width)
