@@ -51,7 +51,7 @@ class Config:
     order: Literal["delta", "rep"] | None = None
     rank: int | None = None
     tolerance: float | None = None
-    sweeps: int = 3
+    sweeps: int = 5
     lora_rank: int | None = None
 
     def __post_init__(self) -> None:
