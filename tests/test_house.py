@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import adaptzip
+from adaptzip import methods
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft"}
@@ -46,6 +49,41 @@ def test_no_submodule_hides_a_public_name(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = adaptzip.nothing
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    """String constants of a source file, without documentation and what a checkpoint dialect says of itself."""
+    tree = ast.parse(path.read_text())
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            left_out.add(id(node.value))
+        if isinstance(node, ast.ClassDef) and "checkpoints" in path.parts:
+            said = [item for item in node.body if isinstance(item, ast.Assign) and _targets(item) <= {"name", "takes"}]
+            left_out |= {id(part) for item in said for part in ast.walk(item)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            yield node.value
+
+
+def _targets(assignment: ast.Assign) -> set[str]:
+    return {target.id for target in assignment.targets if isinstance(target, ast.Name)}
+
+
+def test_nothing_outside_the_folder_of_methods_names_one() -> None:
+    """Dialects name the methods whose tensors they hold; the reference has a name of its own, `methods.REFERENCE`."""
+    package = ROOT / "adaptzip"
+    others = [name for name in methods.names() if name != methods.REFERENCE]
+    assert len(others) >= 4
+    words = re.compile("|".join(rf"(?<![\w-]){name}(?![\w-])" for name in others))
+    named = [
+        (str(path.relative_to(ROOT)), text)
+        for path in sorted(package.rglob("*.py"))
+        if package / "methods" not in path.parents
+        for text in strings_of(path)
+        if (text == methods.REFERENCE and "checkpoints" not in path.parts) or words.search(text)
+    ]
+    assert not named
 
 
 def test_every_dependency_is_pinned() -> None:

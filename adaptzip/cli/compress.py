@@ -11,6 +11,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file, default_output
+from adaptzip.methods import REFERENCE
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
@@ -32,7 +33,7 @@ def compress(
         typer.Option(
             "--to", help="The method; see `adaptzip methods`.", metavar="METHOD", autocompletion=_method_names
         ),
-    ] = "svd",
+    ] = REFERENCE,
     budget: Annotated[
         str | None,
         typer.Option(
