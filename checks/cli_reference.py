@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from adaptzip.cli._failures import EXIT_CODES
-from adaptzip.cli.app import COMMANDS
+from adaptzip.cli.app import COMMANDS, GROUPS
 from adaptzip.cli.app import main as adaptzip
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
@@ -49,7 +49,11 @@ def main() -> int:
 def reference() -> str:
     """The page as it should be."""
     codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in EXIT_CODES.items())
-    commands = [f"\n## adaptzip {name}\n\n{_help(name)}" for name in (c.__name__ for c in COMMANDS)]
+    names = [[command.__name__] for command in COMMANDS]
+    names += [
+        [group, *word] for group, found in GROUPS.items() for word in ([], *([c.__name__] for c in found.COMMANDS))
+    ]
+    commands = [f"\n## adaptzip {' '.join(words)}\n\n{_help(*words)}" for words in names]
     return f"{_START}{codes}\n## adaptzip\n\n{_help()}{''.join(commands)}"
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from adaptzip.cli.app import GROUPS
 from checks.markdown import Block, Page, read_page
 
 ROOT = Path(__file__).parent.parent
@@ -101,10 +102,11 @@ def _command_problems(words: list[str]) -> Iterator[str]:
         yield from (f"the Makefile has no target {word!r}" for word in targets if word not in _make_targets())
     if words[0] != "adaptzip" or len(words) == 1:
         return
-    has_command = not words[1].startswith("-")
-    text = _help(words[1] if has_command else "")
+    command = words[1:3] if words[1] in GROUPS else words[1:2]
+    named = [word for word in command if not word.startswith("-")]
+    text = _help(*named)
     if text is None:
-        yield f"there is no command {words[1]!r}"
+        yield f"there is no command {' '.join(named)!r}"
         return
     options = [word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)]
     yield from (f"there is no option {option!r}" for option in options if not _offers(text, option))
@@ -116,11 +118,14 @@ def _make_targets() -> frozenset[str]:
 
 
 @cache
-def _help(command: str) -> str | None:
+def _help(*command: str) -> str | None:
     """What `adaptzip COMMAND --help` prints, or None if there is no such command."""
-    words = [*([command] if command else []), "--help"]
     done = subprocess.run(
-        [sys.executable, "-m", "adaptzip.cli", *words], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "adaptzip.cli", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     return done.stdout if done.returncode == 0 else None
 

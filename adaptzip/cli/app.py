@@ -20,6 +20,8 @@ from adaptzip.cli.methods import methods
 from adaptzip.cli.verify import verify
 
 COMMANDS = (compress, inspect, verify, export, merge, diff, methods)
+GROUPS = {"basis": basis}
+"""Commands that have commands of their own, by name."""
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -28,7 +30,8 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command(_command.__name__)(_command)
-app.add_typer(basis.app, name="basis")
+for _name, _group in GROUPS.items():
+    app.add_typer(_group.app, name=_name)
 
 
 def _print_version(wanted: bool) -> None:
