@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import MODULES, OUT, RANK, WIDTH, make_adapter, make_tensors, run
+from cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, run
 from safetensors.torch import save_file
 
 import adaptzip
@@ -147,3 +148,18 @@ def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
     made = adaptzip.compress(adapter, to="lora-sb", basis=out, min_energy=0.0, max_error=0.999)
     assert made.basis is not None
     assert made.basis.hash == values["hash"]
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [("basis build", "basis build {adapter} -o {out}"), ("basis show", "basis show {out} {adapter}")],
+)
+def test_every_json_key_is_explained(adapter: Path, section: str, words: str) -> None:
+    out = adapter.parent / "x.basis"
+    run("basis", "build", adapter, "-o", out, "-q")
+    page = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+    text = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    first_cells = (line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    documented = {key for cell in first_cells for key in re.findall(r"`(\w+)`", cell)}
+    given = [word.format(adapter=adapter, out=out) for word in words.split()]
+    assert run(*given, "--json", *(["-f"] if section == "basis build" else [])).json.keys() == documented
