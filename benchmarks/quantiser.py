@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptzip.bounds import Components, allot, least_bytes, price_at
 from adaptzip.methods import load
 from benchmarks import page
-from benchmarks.bound import Components, allot, least_bytes, price_at
 from benchmarks.contexts import CONTEXTS, CodedRows, saving
 from benchmarks.real_adapters import RealAdapter, add_folders, find
 from benchmarks.research_quantiser import ALL_SHAPES, Family, Quantiser, fit_family, quantise

@@ -22,10 +22,11 @@ from pathlib import Path
 from statistics import median
 
 import adaptzip
+from adaptzip.bounds import least_bytes
 from adaptzip.comparing import diff
 from adaptzip.container import writer
 from benchmarks import page, storage
-from benchmarks.bound import ERRORS, least_bytes
+from benchmarks.bound import ERRORS
 from benchmarks.real_adapters import RealAdapter, add_folders, find
 
 MEDIAN_BAR, WORST_BAR = 1.15, 1.30

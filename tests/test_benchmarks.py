@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 import adaptzip
+from adaptzip.bounds import Components, allot, components, least_bytes, price_at, spend
 from benchmarks import page, peers, quantiser, rate_distortion, speed, storage
-from benchmarks.bound import Components, allot, components, least_bytes, price_at, spend
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
