@@ -17,6 +17,8 @@ from adaptzip.banks.seeding import seed_bank
 _MOST_PER_VECTOR = 24
 """Pieces per vector of the bank that a first bank is fitted to; of more, a random part is enough."""
 _CG_STEPS = 8
+_CG_TOLERANCE = 1e-8
+_DAMPING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,21 +133,29 @@ def _section(pieces: Sequence[Pieces], codes: Sequence[Codes], bank: Tensor, sta
         places.append(torch.stack([row.flatten(), column.flatten()]))
         values.append((mass[:, :, None] * found.weights[:, None, :]).flatten())
     matrix = torch.sparse_coo_tensor(torch.cat(places, 1), torch.cat(values), (h, h), check_invariants=False).coalesce()
-    return _conjugate_gradients(matrix, right, bank[:, start:stop], 1 if codes[0].k == 1 else _CG_STEPS)
+    if codes[0].k == 1:
+        return _conjugate_gradients(matrix, right, bank[:, start:stop], 1, 0.0)
+    return _conjugate_gradients(matrix, right, bank[:, start:stop], _CG_STEPS, _DAMPING)
 
 
-def _conjugate_gradients(matrix: Tensor, right: Tensor, x: Tensor, steps: int) -> Tensor:
-    """Solve for every column from `x`, preconditioned by the diagonal; rows whose diagonal is 0 stay."""
+def _conjugate_gradients(matrix: Tensor, right: Tensor, x: Tensor, steps: int, damping: float) -> Tensor:
+    """Solve for every column from `x`, preconditioned by the diagonal; rows whose diagonal is 0 stay.
+
+    Moves are damped by a share of the mean diagonal: a vector of hardly any weight must not run away.
+    """
     tiny = torch.finfo(x.dtype).tiny
     row, column = matrix.indices()
     diagonal = x.new_zeros(len(x)).index_add_(0, row, matrix.values() * (row == column))[:, None]
-    inverse = torch.where(diagonal > 0, 1 / diagonal.clamp(min=tiny), 0.0)
+    ridge = damping * diagonal.mean()
+    inverse = torch.where(diagonal > 0, 1 / (diagonal + ridge).clamp(min=tiny), 0.0)
     residual = right - torch.sparse.mm(matrix, x)
     direction = residual * inverse
     product = (residual * direction).sum(0)
+    least = product * _CG_TOLERANCE
     for _ in range(steps):
-        image = torch.sparse.mm(matrix, direction)
-        step = product / (direction * image).sum(0).clamp(min=tiny)
+        image = torch.sparse.mm(matrix, direction) + ridge * direction
+        # A column that is solved must stand still: what follows from rounding alone may point anywhere.
+        step = torch.where(product > least, product / (direction * image).sum(0).clamp(min=tiny), 0.0)
         x = x + step * direction
         residual = residual - step * image
         before, product = product, (residual.square() * inverse).sum(0)

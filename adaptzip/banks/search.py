@@ -22,7 +22,8 @@ KEPT = 12
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
 _LEAST_DIVISOR = 4
 """Where all widths share a divisor of at least this, lengths divide all widths."""
-_MIXED = (1, 2, 3, 4)
+_MIXED = (1, 2)
+"""Larger mixtures are taken only when asked for: they cost more indices than they save."""
 _RANKS = (*range(1, 17), 20, 24, 32, 40, 48, 64, 80, 96, 128)
 _FLOORS = 24
 _SIZES = 4

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from adaptzip.adapter import LoraFactors
 from adaptzip.banks.codes import Codes, decode, piece_count
-from adaptzip.banks.factors import Coded, Group, groups, recode, squared_errors
+from adaptzip.banks.factors import Coded, Group, groups, recode
 from adaptzip.banks.fit import Shape, fit_bank
+from adaptzip.banks.ranks import survey, worthwhile
 from adaptzip.banks.refining import exposures
 from adaptzip.banks.search import Search, Setting, piece_bits, search
+from adaptzip.banks.single import compact, expanded, from_stored, no_codes, single, stored_weights, weighted_error
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
 from adaptzip.methods._base import FitContext, Method
@@ -187,7 +189,7 @@ class Vblora(Method):
         """Fit the bank to all modules."""
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         if None in (config.rank, config.length, config.vectors, config.top_k):
-            config = self.candidates(_survey(modules, context.device), config, Allowance())[0].config
+            config = self.candidates(survey(modules, context.device), config, Allowance())[0].config
         settled = _settled(config)
         ranks = _ranks(modules, config, context)
         found = list(groups(modules, ranks, weights, context.device))
@@ -198,28 +200,27 @@ class Vblora(Method):
         exposed = exposures(found, fit.coded, fit.bank)
         # A mean exposure of 1 over the stored numbers: their squared errors then add up to that of the update.
         scale = exp2(round(log2(max(float(sum(e.sum() for e in exposed)) / prod(fit.bank.shape), 1e-60)) / 2))
-        coded: dict[str, Coded] = {}
-        shares: dict[str, float] = {}
-        for group, codes, exposure in zip(found, fit.coded, exposed, strict=True):
-            for i, name in enumerate(group.names):
-                coded[name] = Coded(_cpu(codes.A, i), _cpu(codes.B, i))
-                shares[name] = float(exposure[i]) / scale**2
+        coded = {name: compact(c, i) for g, c in zip(found, fit.coded, strict=True) for i, name in enumerate(g.names)}
+        shares = {
+            name: float(exposure[i]) / scale**2
+            for group, exposure in zip(found, exposed, strict=True)
+            for i, name in enumerate(group.names)
+        }
         return replace(config, scale=scale), Prepared(fit.bank * scale, coded, shares)
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: Prepared, context: FitContext
     ) -> dict[str, VbFit]:
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
-        ranks = {name: prepared.coded[name].A.indices.shape[0] if name in prepared.coded else 0 for name in modules}
         spread = float(prepared.bank.square().mean())
         bank = prepared.bank / config.scale
+        nothing = no_codes(_settled(config).top_k)
         fits: dict[str, VbFit] = {}
-        for group in groups(modules, {name: max(rank, 1) for name, rank in ranks.items()}, weights, context.device):
+        for group in groups(modules, dict.fromkeys(modules, 1), weights, context.device):
             for i, name in enumerate(group.names):
-                own = _one(group, i, ranks[name])
-                coded = prepared.coded.get(name) or _nothing(_settled(config).top_k)
-                coded = Coded(_to(coded.A, bank.device), _to(coded.B, bank.device))
-                error = _error(own, bank, coded)
+                coded = prepared.coded.get(name, nothing)
+                own = single(group, i, len(coded.A.indices))
+                error = weighted_error(own, bank, expanded(coded, own.rank, bank.device))
                 fits[name] = VbFit(own, coded, config, error, prepared.exposures.get(name, 0.0), spread)
         return fits
 
@@ -283,29 +284,25 @@ class Vblora(Method):
         config = fitted.config
         if role.endswith("weights") and _settled(config).top_k == 1:
             return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
-        bank = done["bank"] / config.scale
-        group = _first_rows(fitted.group, rank)
-        A, B = _head(fitted.coded.A, rank), _head(fitted.coded.B, rank)
+        bank, group = done["bank"] / config.scale, replace(fitted.group, rank=rank)
+        first = expanded(fitted.coded, rank, bank.device)
         if role.startswith("A"):
-            other = decode(bank, B, group.U.shape[1])
-            codes = recode(group.A, other, bank, A, levels=config.levels)
+            other = decode(bank, first.B, group.U.shape[1])
+            codes = recode(group.A, other, bank, first.A, levels=config.levels)
         else:
-            other = decode(bank, _codes(done, "A", rank, config), group.V.shape[1])
-            codes = recode(group.B, other, bank, B, levels=config.levels)
-        if role.endswith("indices"):
-            return codes.indices.flatten(0, -2)
-        return (codes.weights[..., :-1] * config.levels).round().long().flatten(0, -2)
+            other = decode(bank, _coded(done, "A", rank), group.V.shape[1])
+            codes = recode(group.B, other, bank, first.B, levels=config.levels)
+        return codes.indices.flatten(0, -2) if role.endswith("indices") else stored_weights(codes, config.levels)
 
     def squared_error(self, fitted: VbFit, tensors: Mapping[str, Tensor]) -> float:
         rank = _coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
-        coded = Coded(_codes(tensors, "A", rank, fitted.config), _codes(tensors, "B", rank, fitted.config))
-        return _error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
+        coded = Coded(_coded(tensors, "A", rank), _coded(tensors, "B", rank))
+        return weighted_error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
-        rank = _coded_rank(tensors, site.width, config)
-        bank = tensors["bank"] / config.scale
-        A = decode(bank, _codes(tensors, "A", rank, config), site.width)[0]
-        B = decode(bank, _codes(tensors, "B", rank, config), site.out)[0]
+        rank, bank = _coded_rank(tensors, site.width, config), tensors["bank"] / config.scale
+        A = decode(bank, _coded(tensors, "A", rank), site.width)[0]
+        B = decode(bank, _coded(tensors, "B", rank), site.out)[0]
         return A, B.mT
 
 
@@ -314,80 +311,18 @@ def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitConte
     most = _settled(config).rank
     ranks = dict.fromkeys(modules, most)
     if not config.uniform and config.floor is not None:
-        survey = _survey(modules, context.device)
-        for name, site in survey.sites.items():
-            least = config.floor * survey.energy * (site.out + site.width)
-            ranks[name] = min(most, int((np.square(survey.singular[name]) >= least).sum()))
+        ranks = worthwhile(survey(modules, context.device), most, config.floor)
     if context.ranks is not None:
         ranks = {name: min(rank, context.ranks.get(name, 0)) for name, rank in ranks.items()}
     return ranks
-
-
-def _survey(modules: Mapping[str, LoraFactors], device: torch.device) -> Survey:
-    """Shapes and singular values of some modules."""
-    singular = {
-        name: group.S[i].double().cpu().numpy()
-        for group in groups(modules, dict.fromkeys(modules, 1), {}, device)
-        for i, name in enumerate(group.names)
-    }
-    return Survey({name: Site(*module.shape) for name, module in modules.items()}, singular)
-
-
-def _one(group: Group, i: int, rank: int) -> Group:
-    """The i-th module of a group, alone."""
-    part = slice(i, i + 1)
-    return Group((group.names[i],), group.U[part], group.S[part], group.V[part], group.weight[part], rank)
-
-
-def _first_rows(group: Group, rank: int) -> Group:
-    return replace(group, rank=rank)
-
-
-def _head(codes: Codes, rank: int) -> Codes:
-    """Codes of the first rows, (1, rank, pieces, k)."""
-    return Codes(codes.indices[None, :rank].long(), codes.weights[None, :rank])
-
-
-def _cpu(codes: Codes, i: int) -> Codes:
-    """The i-th module's codes, small and on the CPU."""
-    return Codes(codes.indices[i].to("cpu", torch.int32), codes.weights[i].cpu())
-
-
-def _to(codes: Codes, device: torch.device) -> Codes:
-    return Codes(codes.indices.to(device), codes.weights.to(device))
-
-
-def _nothing(k: int) -> Coded:
-    """Codes of a module without any row."""
-    empty = Codes(torch.zeros((0, 0, k), dtype=torch.int32), torch.zeros((0, 0, k)))
-    return Coded(empty, empty)
-
-
-def _error(group: Group, bank: Tensor, coded: Coded) -> float:
-    """Weighted squared error of a group of one."""
-    if coded.A.indices.shape[-3] == 0:
-        return float(group.energy[0] * group.weight[0])
-    A, B = (
-        decode(bank, Codes(c.indices.long(), c.weights), width).reshape(1, -1, width)
-        for c, width in ((coded.A, group.V.shape[1]), (coded.B, group.U.shape[1]))
-    )
-    return float(squared_errors(group, A, B)[0] * group.weight[0])
 
 
 def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
     return len(tensors["A.indices"]) // piece_count(width, _settled(config).length)
 
 
-def _codes(tensors: Mapping[str, Tensor], side: str, rank: int, config: Config) -> Codes:
-    """Stored codes of a factor as (1, rank, pieces, k), the last weight being what the others leave."""
-    k = _settled(config).top_k
-    indices, stored = tensors[f"{side}.indices"], tensors.get(f"{side}.weights")
-    if k == 1 or stored is None:
-        weights = torch.ones(indices.shape, device=indices.device)
-    else:
-        weights = torch.cat([stored, 1 - stored.sum(1, keepdim=True)], 1)
-    shape = (1, rank, len(indices) // rank, k)
-    return Codes(indices.reshape(shape), weights.reshape(shape))
+def _coded(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:
+    return from_stored(tensors[f"{side}.indices"], tensors[f"{side}.weights"], rank)
 
 
 METHOD = Vblora()
