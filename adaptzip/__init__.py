@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adaptzip.errors import AdaptzipError
     from adaptzip.exporting import export
     from adaptzip.merging import merge
+    from adaptzip.planning import plan
     from adaptzip.reconstruction import reconstruct
     from adaptzip.sources import read
 
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "merge",
     "open",
+    "plan",
     "read",
     "reconstruct",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "export": ("adaptzip.exporting", "export"),
     "merge": ("adaptzip.merging", "merge"),
     "open": ("adaptzip.container.reader", "open_adz"),
+    "plan": ("adaptzip.planning", "plan"),
     "read": ("adaptzip.sources", "read"),
     "reconstruct": ("adaptzip.reconstruction", "reconstruct"),
 }

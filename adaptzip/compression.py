@@ -19,7 +19,7 @@ from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting import KEPT_NUMBERS, NOTHING_CODED, CodedAdapter, FittedAdapter, Progress, fit_adapter
-from adaptzip.jobs import AUTO, Job, Request, load_source, prepare_job
+from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
 from adaptzip.limits import FINEST_ERROR, Limits, Outcome, RateControl, capped_error, cut_share, parameter_caps
 from adaptzip.methods import REFERENCE, load
 from adaptzip.packing import ExtrasMode
@@ -33,6 +33,21 @@ _FITTED = 3
 """Candidates of a method that are fitted and measured; of adapters too large to keep their fits, the best alone."""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A method that `auto` considered.
+
+    Attributes:
+        bytes, error: what it gave, where it was fitted.
+        reason: why it was not, or why it could not.
+    """
+
+    method: str
+    bytes: int | None = None
+    error: float | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Made:
     """What came of a job.
@@ -42,12 +57,14 @@ class Made:
         error: its relative error as it was minimised: weighted where there is calibration.
         size: bytes of the whole file.
         ranks: rank of each module that was kept.
+        tried: every method that was considered, where the choice was left open.
     """
 
     compressed: Compressed
     error: float
     size: int
     ranks: Mapping[str, int]
+    tried: tuple[Tried, ...] = ()
 
 
 def compress(
@@ -126,12 +143,16 @@ def make(source: str | Path | Adapter, request: Request, progress: Progress | No
     Raises:
         CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
     """
-    loaded = load_source(source, request)
+    return make_from(load_source(source, request), request, progress)
+
+
+def make_from(source: Source, request: Request, progress: Progress | None = None) -> Made:
+    """Compress a source that was read; as `make`."""
     if request.to == AUTO:
         from adaptzip.planning import choose
 
-        return choose(loaded, request, progress)
-    return run(prepare_job(loaded, request), progress)
+        return choose(source, request, progress)
+    return run(prepare_job(source, request), progress)
 
 
 def run(job: Job, progress: Progress | None = None) -> Made:

@@ -127,7 +127,7 @@ class FittedAdapter:
         """The rank of each module at `step`, at most its cap; modules of rank 0 are left out."""
         ranks = {name: self.method.rank(profile, step) for name, profile in self.profiles.items()}
         if caps is not None:
-            ranks = {name: min(rank, caps[name]) for name, rank in ranks.items()}
+            ranks = {name: min(rank, caps.get(name, 0)) for name, rank in ranks.items()}
         return {name: rank for name, rank in ranks.items() if rank}
 
     def predict(self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -10,83 +11,209 @@ from typing import Any
 
 from adaptzip.adapter import Adapter
 from adaptzip.assembly import file_size, settled
-from adaptzip.compression import Made, control_of, fit_candidate, run
-from adaptzip.errors import CheckFailedError, RefusedError
+from adaptzip.budget import Budget
+from adaptzip.compression import Made, Tried, control_of, fit_candidate, run
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
 from adaptzip.fitting import NOTHING_CODED, Progress
-from adaptzip.jobs import Job, Request, Source, load_source, prepare_job
-from adaptzip.methods import names
-from adaptzip.settings import candidates, with_ranks
+from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
+from adaptzip.methods import REFERENCE, names
+from adaptzip.settings import bare_size, candidates, with_ranks
+from adaptzip.survey import Candidate
+
+_HOPELESS = 1.5
+"""A method whose predicted error is this many times the best measured one is not fitted."""
+_SHOWN = 4
+"""Settings of one method that a table shows."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What compressing would give, predicted without coding anything.
+class Forecast:
+    """What one setting of a method is expected to give.
 
     Attributes:
         method: its name.
-        options: the method's options, settled.
+        options: the method's options, settled, without those that have their default.
         bytes: of the whole file.
         parameters: stored numbers, extras not counted.
         relative_error: |dW - dW'| / |dW|, weighted where there is calibration.
-        ranks: rank of each module that is kept.
+        ranks: rank of each module that is kept; {} where the setting was not fitted to tell.
     """
 
     method: str
     options: Mapping[str, Any]
     bytes: int
-    source_bytes: int
     parameters: int
     relative_error: float
     ranks: Mapping[str, int]
 
 
-def plan(source: str | Path | Adapter, request: Request, progress: Progress | None = None) -> Plan:
+@dataclass(frozen=True)
+class Refusal:
+    """A method that can't do what was asked for, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """Methods and settings for one adapter and budget.
+
+    Attributes:
+        forecasts: best first: by error, or by size where an error is to be met.
+        refusals: methods that can't.
+        source_bytes: size of the source's tensor file.
+    """
+
+    forecasts: tuple[Forecast, ...]
+    refusals: tuple[Refusal, ...]
+    source_bytes: int
+
+    @property
+    def best(self) -> Forecast:
+        """The first forecast.
+
+        Raises:
+            CheckFailedError: if there is none.
+        """
+        if not self.forecasts:
+            reasons = "; ".join(f"{r.method}: {r.reason}" for r in self.refusals)
+            raise CheckFailedError(f"no method can do it: {reasons}", hint="allow more, or see `adaptzip methods`")
+        return self.forecasts[0]
+
+
+def plan(
+    source: str | Path | Adapter,
+    *,
+    methods: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **request: Any,
+) -> PlanReport:
+    """What `compress` would give with each method, predicted; nothing is written.
+
+    Args:
+        source: as for `compress`.
+        methods: names of the methods to compare; all where it is None.
+        request: `budget`, `max_error`, `extras`, `base`, `basis` and so on, as for `compress`.
+
+    Raises:
+        CheckpointError, RefusedError, UsageError: as `compress`.
+    """
+    asked = Request(to=AUTO, **request)
+    return compare(load_source(source, asked), asked, names() if methods is None else methods, progress)
+
+
+def compare(
+    source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None
+) -> PlanReport:
+    """Forecasts of some methods for a source that was read."""
+    forecasts: list[Forecast] = []
+    refusals: list[Refusal] = []
+    for name in methods:
+        try:
+            job = with_ranks(prepare_job(source, replace(request, to=name)))
+            forecasts += _forecasts(job, progress)
+        except (RefusedError, CheckFailedError) as error:
+            refusals.append(Refusal(name, str(error)))
+    by_size = request.max_error is not None
+    forecasts.sort(key=lambda f: (f.bytes, f.relative_error) if by_size else (f.relative_error, f.bytes))
+    return PlanReport(tuple(forecasts), tuple(refusals), source.bytes)
+
+
+def forecast(source: str | Path | Adapter, request: Request, progress: Progress | None = None) -> Forecast:
     """What `compress` with the same request would give, from the method's own model; nothing is coded.
 
     Raises:
         CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
     """
-    job = prepare_job(load_source(source, request), request)
-    return foresee(job, progress)
+    loaded = load_source(source, request)
+    if request.to == AUTO:
+        return compare(loaded, request, names(), progress).best
+    job = with_ranks(prepare_job(loaded, request))
+    return _foresee(job, candidates(job)[0], progress)
 
 
-def foresee(job: Job, progress: Progress | None = None) -> Plan:
-    """The plan of a job's best candidate."""
-    job = with_ranks(job)
-    fitted = fit_candidate(job, candidates(job)[0], progress)
+def choose(source: Source, request: Request, progress: Progress | None = None) -> Made:
+    """Whichever method gives the smallest error, or for an error the smallest file, at its true size.
+
+    Methods are fitted in the order of their forecasts; one whose forecast is hopeless beside what was measured is not.
+
+    Raises:
+        CheckFailedError: if none meets the limits.
+    """
+    report = compare(source, request, names(), progress)
+    tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
+    best: Made | None = None
+    by_size = request.max_error is not None
+    for name in dict.fromkeys(f.method for f in report.forecasts):
+        first = next(f for f in report.forecasts if f.method == name)
+        if best is not None and _hopeless(first, best, by_size):
+            tried.append(Tried(name, reason=f"expected {first.bytes} bytes at error {first.relative_error:.3g}"))
+            continue
+        try:
+            made = run(prepare_job(source, replace(request, to=name)), progress)
+        except (CheckFailedError, RefusedError) as error:
+            tried.append(Tried(name, reason=str(error)))
+            continue
+        tried.append(Tried(name, made.size, made.error))
+        if best is None or (made.size < best.size if by_size else made.error < best.error):
+            best = made
+    if best is None:
+        reasons = "; ".join(f"{t.method}: {t.reason}" for t in tried)
+        raise CheckFailedError(f"no method can do it: {reasons}", hint="allow more, or see `adaptzip methods`")
+    return replace(best, tried=tuple(tried))
+
+
+def reference_at(source: Source, size: int, request: Request) -> Made | None:
+    """The reference method at `size` bytes of the same adapter; None where it can't be made so small."""
+    plain = replace(
+        request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptzipWarning)
+        try:
+            return run(prepare_job(source, plain))
+        except CheckFailedError:
+            return None
+
+
+def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:
+    """Forecasts of a method's best settings: its own where it has them, else from a fit."""
+    found = []
+    for candidate in candidates(job)[:_SHOWN]:
+        known = _known(job, candidate)
+        found.append(_foresee(job, candidate, progress) if known is None else known)
+    if not found:
+        raise CheckFailedError("it has no setting for this adapter and budget")
+    return found
+
+
+def _known(job: Job, candidate: Candidate) -> Forecast | None:
+    if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
+        return None
+    size = candidate.bytes + bare_size(job)
+    return Forecast(job.method.name, settled(candidate.config), size, candidate.parameters, candidate.error, {})
+
+
+def _foresee(job: Job, candidate: Candidate, progress: Progress | None) -> Forecast:
+    fitted = fit_candidate(job, candidate, progress)
+    options = settled(fitted.config)
     if not fitted.profiles:
-        size = file_size(job, fitted, 0.0, NOTHING_CODED, 0.0)
-        return Plan(job.method.name, settled(fitted.config), size, job.source.bytes, 0, 0.0, {})
+        return Forecast(job.method.name, options, file_size(job, fitted, 0.0, NOTHING_CODED, 0.0), 0, 0.0, {})
     control, limits = control_of(job, fitted)
     step, ranks = control.foresee(limits)
-    coded, error = fitted.predict(step, ranks)
-    return Plan(
+    size, error = fitted.predict(step, ranks)
+    return Forecast(
         method=job.method.name,
-        options=settled(fitted.config),
-        bytes=control.foreseen_size(coded, ranks),
-        source_bytes=job.source.bytes,
+        options=options,
+        bytes=control.foreseen_size(size, ranks),
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
         relative_error=sqrt(error / fitted.energy),
         ranks=ranks,
     )
 
 
-def choose(source: Source, request: Request, progress: Progress | None = None) -> Made:
-    """Whichever method gives the smallest error, or for an error the smallest file, at its true size.
-
-    Raises:
-        CheckFailedError: if none meets the limits.
-    """
-    made: list[Made] = []
-    failure: CheckFailedError | None = None
-    for name in names():
-        try:
-            made.append(run(prepare_job(source, replace(request, to=name)), progress))
-        except RefusedError:
-            continue
-        except CheckFailedError as error:
-            failure = failure or error
-    if not made:
-        raise failure or CheckFailedError("no method can represent this adapter", hint="`adaptzip inspect` shows why")
-    by_size = request.max_error is not None
-    return min(made, key=lambda m: (m.size, m.error) if by_size else (m.error, m.size))
+def _hopeless(forecast: Forecast, best: Made, by_size: bool) -> bool:
+    if by_size:
+        return forecast.bytes > _HOPELESS * best.size
+    return forecast.relative_error > _HOPELESS * best.error

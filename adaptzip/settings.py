@@ -63,12 +63,12 @@ def _allowance(job: Job) -> Allowance:
     limit = job.request.limit
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if size is not None:
-        size -= _bare_size(job)
+        size -= bare_size(job)
     parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
     return Allowance(parameters, size, job.request.max_error)
 
 
-def _bare_size(job: Job) -> int:
+def bare_size(job: Job) -> int:
     """Bytes of a file without any module, about: what a method's settings take of the header is not known yet."""
     reference = load(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)

@@ -13,7 +13,7 @@ from adaptzip.cli._output import Output
 from adaptzip.container.names import expand, factor
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
-from adaptzip.planning import plan
+from adaptzip.planning import forecast
 from adaptzip.report import AdapterReport, DtypeReport, ModuleReport, describe
 from adaptzip.sources import read, source_bytes
 from adaptzip.yardsticks import yardsticks
@@ -51,7 +51,7 @@ def _costs(adapter: Adapter, size: int, device: str) -> list[dict[str, Any]]:
     """Bytes and errors: the simple ways to store the factors, then the reference method at a few errors."""
     rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
     for error in ERRORS:
-        planned = plan(adapter, Request(to=REFERENCE, max_error=error, device=device))
+        planned = forecast(adapter, Request(to=REFERENCE, max_error=error, device=device))
         rows.append(
             {
                 "name": f"{REFERENCE} --max-error {error:g}",
