@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ import torch
 from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
 from adaptzip.bases.artefact import read_basis, round_basis
-from adaptzip.bases.projection import module_basis
+from adaptzip.bases.projection import leading, module_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
 from adaptzip.basis import Basis, BasisReference, ModuleBasis
@@ -59,7 +58,7 @@ def basis_for_compress(
         found = _of_base(adapter, base, size, embed)
     else:
         found = build_basis([adapter], size)
-    return _settled(found, adapter, embed=embed)
+    return _settled(found, adapter, size, embed=embed)
 
 
 def basis_for_reconstruct(
@@ -108,8 +107,8 @@ def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool)
     return basis_from_base(BaseModel.open(base), sites, max(1, most), reproducible=not embed)
 
 
-def _settled(basis: Basis, adapter: Adapter, *, embed: bool) -> Basis:
-    """The adapter's modules alone, and rounded as they will be stored where the basis is embedded."""
+def _settled(basis: Basis, adapter: Adapter, size: int | None, *, embed: bool) -> Basis:
+    """The adapter's modules alone; where the basis is embedded, cut and rounded as they will be stored."""
     modules = {}
     for name, module in sorted(adapter.modules.items()):
         if name in basis.modules or (bool(module.A.any()) and bool(module.B.any())):
@@ -119,9 +118,9 @@ def _settled(basis: Basis, adapter: Adapter, *, embed: bool) -> Basis:
     found = Basis(modules, basis.reference)
     if not embed and basis.reference.source != "embedded":
         return found
-    size = max(1, *(module.size for module in modules.values()))
-    reference = BasisReference("embedded", size, "", "")
-    return round_basis(replace(found, reference=reference), EMBEDDED_DTYPE)
+    modules = {name: leading(module, size) for name, module in modules.items()}
+    largest = max(1, *(module.size for module in modules.values()))
+    return round_basis(Basis(modules, BasisReference("embedded", largest)), EMBEDDED_DTYPE)
 
 
 def _again_from_base(

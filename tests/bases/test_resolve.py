@@ -87,6 +87,8 @@ def test_any_basis_can_be_embedded(base: Path, team: Path) -> None:
         found = basis_for_compress("base", adapter(SHAPES), base=base, basis=basis, size=None, embed=True)
         assert (found.reference.source, found.reference.hash) == ("embedded", "")
         assert_same(round_basis(found, torch.float16), found)
+    cut = basis_for_compress("base", adapter(SHAPES), base=base, basis=team, size=3, embed=True)
+    assert {module.size for module in cut.modules.values()} == {cut.reference.size} == {3}
 
 
 def test_another_base_is_refused_by_both_hashes(tmp_path: Path, base: Path) -> None:
