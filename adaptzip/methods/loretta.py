@@ -28,10 +28,13 @@ from adaptzip.survey import Allowance, Candidate, Survey
 from adaptzip.trains import Half, Shape, chain_shape, contract, factorise, spectra
 from adaptzip.trains.chains import largest_rank
 from adaptzip.trains.ladders import MIDDLE, Bond, Floats, Ladder, ladder
-from adaptzip.trains.updates import Frame, fit_chain, frame_of, next_core, pseudo_inverse
+from adaptzip.trains.updates import Frame, fit_chain, frame_of, next_core, pseudo_inverse, right_rows
 
 _MEASURED = (1, 2, 4, 8, 16, 32, 64)
-"""TT ranks at which a fit measures what the chain keeps."""
+"""TT ranks at which a fit measures what the chain keeps; between them it is estimated."""
+_MEASURED_SMALL = (*range(1, 17), 20, 24, 28, 32, 40, 48, 56, 64)
+"""The same for updates of at most `_SMALL` numbers in both factors."""
+_SMALL = 65536
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ class Loretta(Method):
         else:
             projected = fitted.W @ (pseudo_inverse(contract(out)) @ fitted.B).mT
             width = _cores(shape.width, done, count, index - count)
-            core = next_core(projected, width, frame.width[index - count :], shape.width.modes[index - count])
+            right = right_rows(projected, frame.width)[index - count :]
+            core = next_core(projected, width, right, shape.width.modes[index - count])
         return core[0].T.contiguous()
 
     def squared_error(self, fitted: TrainFit, tensors: Mapping[str, Tensor]) -> float:
@@ -197,7 +201,8 @@ def _fit_batch(B: Tensor, W: Tensor, S: Tensor, caps: Sequence[int | None], conf
     every = ladder(out, width, middle, whole=config.whole, most=config.rank)
     bonds = _spectra(B, W, S)
     energy = S.double().square().sum(1).cpu().numpy()
-    ranks = sorted({*(r for r in _MEASURED if r < len(every.shapes)), len(every.shapes)})
+    candidates = _MEASURED_SMALL if B[0].numel() + W[0].numel() <= _SMALL else _MEASURED
+    ranks = sorted({*(r for r in candidates if r < len(every.shapes)), len(every.shapes)})
     chains = [fit_chain(B, W, every.shapes[r - 1], sweeps=config.sweeps).energy.cpu().numpy() for r in ranks]
     fits = []
     for i, cap in enumerate(caps):

@@ -22,6 +22,8 @@ MIDDLE: Bond = ("out", -1)
 _UNCUT = 2**31
 _WHOLE = 1e-9
 """A share this near to 0 or 1 is taken for it."""
+_MARGIN, _MARGIN_BETWEEN = 0.002, 0.05
+"""How far below the estimate the logarithm of the odds stays, at measured ranks and between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +56,16 @@ class Ladder:
         return shares
 
     def corrected(self, kept: Floats, measured: Mapping[int, float]) -> Floats:
-        """`kept` moved so that it goes through shares that were measured at some ranks, never falling."""
+        """`kept` moved so that it goes through shares that were measured at some ranks, never falling.
+
+        It stays a little below: what is foretold of a chain should be within the reach of the cores that are coded.
+        """
         ranks = np.array(sorted(measured))
         offsets = [_logit(np.array(measured[r])) - _logit(kept[r - 1]) for r in ranks]
         every = np.arange(1, len(kept) + 1)
-        moved = 1 / (1 + np.exp(-_logit(kept) - np.interp(np.log(every), np.log(ranks), offsets)))
-        moved[[r - 1 for r in ranks]] = [measured[r] for r in ranks]
-        return np.maximum.accumulate(np.where(kept >= 1 - _WHOLE, 1.0, moved))
+        margin = np.where(np.isin(every, ranks), _MARGIN, _MARGIN_BETWEEN)
+        odds = _logit(kept) + np.interp(np.log(every), np.log(ranks), offsets) - margin
+        return np.maximum.accumulate(np.where(kept >= 1 - _WHOLE, 1.0, 1 / (1 + np.exp(-odds))))
 
 
 def _logit(share: Floats) -> Floats:

@@ -65,7 +65,7 @@ class Frame:
     Attributes:
         projected: (n, out, middle), the update times the basis of the inputs' side.
         out: cores 2 to d of the outputs' side, and the turn of the middle bond, all with orthonormal rows.
-        width: cores 2 to d of the inputs' side likewise, the middle bond in the last.
+        width: the inputs' side of the chain.
     """
 
     projected: Tensor
@@ -79,10 +79,17 @@ def frame_of(B: Tensor, W: Tensor, chain: Chain) -> Frame:
     X = B @ (W.mT @ contract(_orthonormal(_closed(chain.width), middle)))
     turn = X.new_zeros(n, middle, middle, 1)
     out = sweep_left(X.reshape(n, -1), [*chain.out, turn], sorted_bonds=True)
-    columns = torch.nn.functional.normalize(X @ out[-1][..., 0].mT, dim=1)
-    Y = W @ (B.mT @ columns)
-    width = sweep_left(Y.reshape(n, -1), _closed(chain.width), sorted_bonds=True)
-    return Frame(X, tuple(out), tuple(width))
+    return Frame(X, tuple(out), chain.width)
+
+
+def right_rows(tensors: Tensor, cores: Sequence[Tensor]) -> list[Tensor]:
+    """Cores 2 to d of the inputs' side with orthonormal rows, as `Frame.out`, the middle bond in the last.
+
+    Args:
+        tensors: (n, in, middle): the update times the decoded basis of the outputs' side.
+        cores: that side of the fitted chain.
+    """
+    return sweep_left(tensors.reshape(len(tensors), -1), _closed(cores), sorted_bonds=True)
 
 
 def next_core(tensors: Tensor, done: Sequence[Tensor], right: Sequence[Tensor], mode: int) -> Tensor:

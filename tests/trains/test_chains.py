@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptzip.trains import chain_shape, contract, sweep, tt_svd
 from adaptzip.trains.chains import Half, largest_rank
 from adaptzip.trains.ladders import ladder
-from adaptzip.trains.updates import Chain, fit_chain, frame_of, next_core, pseudo_inverse
+from adaptzip.trains.updates import Chain, fit_chain, frame_of, next_core, pseudo_inverse, right_rows
 
 WIDTHS = st.sampled_from((1, 2, 5, 12, 17, 24, 34, 48, 64, 96, 120))
 
@@ -121,12 +121,12 @@ def test_cores_fitted_one_after_the_other_give_the_chain(whole: bool, rank: int)
     projected = W @ (pseudo_inverse(contract(out)) @ B).mT
     width: list[Tensor] = []
     for i, (left, mode, right) in enumerate(shape.width.shapes):
-        core = next_core(projected, width, frame.width[i:], mode)
+        core = next_core(projected, width, right_rows(projected, frame.width)[i:], mode)
         last = i == len(shape.width.modes) - 1
         width.append((core if last else torch.nn.functional.normalize(core, dim=1)).reshape(1, left, mode, right))
     delta = B @ W.mT
     error = float((delta - contract(out) @ contract(width).mT).norm())
-    assert error <= 1.001 * float((delta - dense(chain)).norm()) + 1e-6
+    assert error <= float((delta - dense(chain)).norm()) + 1e-6
 
 
 def test_columns_that_are_zero_or_alike_have_an_inverse() -> None:
