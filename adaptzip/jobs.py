@@ -140,10 +140,11 @@ def prepare_job(source: Source, request: Request) -> Job:
 
     Raises:
         UsageError: if there is no such method or option.
-        RefusedError: if a basis is needed and missing.
+        RefusedError: if a basis is needed and missing, or a factor has numbers that are not finite.
     """
     method = load(request.to)
     config = _configure(method, request.options)
+    _check_finite(source.adapter)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
     context = FitContext(
@@ -171,6 +172,16 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
     )
     modules = {n: replace(m, U=m.U.to(device), V=m.V.to(device)) for n, m in basis.modules.items()}
     return replace(basis, modules=modules)
+
+
+def _check_finite(adapter: Adapter) -> None:
+    for name, module in adapter.modules.items():
+        for factor, tensor in (("A", module.A), ("B", module.B)):
+            if not bool(torch.isfinite(tensor).all()):
+                raise RefusedError(
+                    f"module {name!r}: {factor} has numbers that are not finite",
+                    hint="mend the adapter, or keep it as it is with --lossless",
+                )
 
 
 def _configure(method: Method, options: Mapping[str, Any]) -> Any:
