@@ -12,11 +12,16 @@ if TYPE_CHECKING:
     from adaptzip.adapter import Adapter
     from adaptzip.sensitivity import Sensitivity
 
+_MOST_TEXTS = 256
+"""Of more texts, this many are drawn."""
+
 
 def sensitivities(
     adapter: Adapter | None, base: Path | None, calibration: Path | None
 ) -> Mapping[str, Sensitivity] | None:
-    """What the texts of `calibration` make of every module of an adapter on its base; None without texts.
+    """How strongly the texts of `calibration` reach every module of an adapter on its base; None without texts.
+
+    A squared error weighted with them is |(dW - dW') x|^2, summed over all inputs x of the module.
 
     Raises:
         UsageError: if there are texts and no base model or adapter.
@@ -27,6 +32,8 @@ def sensitivities(
         raise UsageError("--calibration needs the base model", hint="add --base DIR")
     if adapter is None:
         raise UsageError("--calibration weighs an error, which needs the source", hint="add --against SRC")
-    from adaptzip.calibration import calibrate
+    from adaptzip.calibration.models import sample_texts
+    from adaptzip.calibration.moments import collect_moments
+    from adaptzip.calibration.texts import read_texts
 
-    return calibrate(base, adapter, calibration).sensitivities
+    return collect_moments(base, adapter, sample_texts(read_texts(calibration), _MOST_TEXTS, seed=0))

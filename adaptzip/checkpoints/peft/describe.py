@@ -60,8 +60,9 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     config = dict(_DEFAULTS)
     if adapter.meta.dialect == "peft":
         config |= adapter.meta.config
-    elif adapter.meta.config.get("peft_type") == "LORA":
+    elif adapter.meta.config.get("peft_type") in ("LORA", "VBLORA"):
         config |= {name: adapter.meta.config[name] for name in _DEFAULTS if name in adapter.meta.config}
+        config |= {"peft_type": "LORA", "bias": str(config["bias"]).replace("vblora_only", "lora_only")}
     config |= _INITIALISATION | {
         "base_model_name_or_path": adapter.meta.base_model,
         "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
