@@ -33,8 +33,8 @@ from benchmarks import page, stories_adapter
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
-MAX_TOKENS = 128
-CALIBRATION_TEXTS = 256
+MAX_TOKENS = 96
+CALIBRATION_TEXTS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,8 @@ def langid(material: Path) -> Case:
     rows = load_rows()
     train, held_out = ([row.text for row in part] for part in (rows.train, rows.held_out))
     adapter = adaptzip.read(ROOT / "fixtures" / "langid-minilm-r16")
-    sizes = (12_000, 24_000, 48_000, 96_000)
-    return Case(base_model_folder(), adapter, train[:CALIBRATION_TEXTS], held_out[:1000], sizes)
+    sizes = (16_000, 32_000, 64_000)
+    return Case(base_model_folder(), adapter, train[:CALIBRATION_TEXTS], held_out[:500], sizes)
 
 
 def trec(material: Path) -> Case:
@@ -93,7 +93,7 @@ def trec(material: Path) -> Case:
     random.Random(0).shuffle(questions)
     adapter = adaptzip.read(material / "adapters" / "minilm-trec-r8")
     train = questions[1000 : 1000 + CALIBRATION_TEXTS]
-    return Case(base_model_folder(), adapter, train, questions[:1000], (2_500, 4_000, 6_000, 9_000))
+    return Case(base_model_folder(), adapter, train, questions[:500], (3_000, 5_000, 9_000))
 
 
 def stories(material: Path) -> Case:
@@ -101,7 +101,7 @@ def stories(material: Path) -> Case:
     text = (material / "data" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
     pieces = [text[i : i + 400] for i in range(0, len(text), 400)]
     adapter = stories_adapter.train(base, pieces[:375])
-    return Case(base, adapter, pieces[375 : 375 + CALIBRATION_TEXTS], pieces[-200:], (4_000, 6_000, 10_000, 16_000))
+    return Case(base, adapter, pieces[375 : 375 + CALIBRATION_TEXTS], pieces[-100:], (4_000, 8_000, 16_000))
 
 
 CASES: dict[str, Callable[[Path], Case]] = {

@@ -120,22 +120,27 @@ def _estimates(
         found |= {"inputs": _without_moments(seen), "inputs, moments": seen}
     if use == "inputs":
         return found
-    tallies = tally_gradients(loaded, batches, seed)
-    fisher = _fisher(loaded, tallies)
-    attributed = relative_weights(attributed_weights(loaded, adapter, {}, tried), "change nothing")
-    found |= {
-        "Fisher": _without_moments(fisher),
-        "attributed": {name: Sensitivity(weight) for name, weight in attributed.items()},
-        "attributed, halved": {name: Sensitivity(weight) for name, weight in _halved(attributed).items()},
+    fisher = _fisher(loaded, tally_gradients(loaded, batches, seed))
+    found |= _attributions(loaded, adapter, {}, tried, "attributed")
+    if use == "gradients":
+        return found | {"Fisher": _without_moments(fisher)}
+    moments = {name: sensitivity.moments for name, sensitivity in fisher.items()}
+    return found | {"Fisher, moments": fisher} | _attributions(loaded, adapter, moments, tried, "attributed, moments")
+
+
+def _attributions(
+    loaded: LoadedModel, adapter: Adapter, moments: Mapping[str, Tensor | None], tried: Sequence[Batch], name: str
+) -> dict[str, Sensitivities]:
+    """Attributed weights, and the same half-way to 1 on a logarithmic scale: half believed."""
+    weights = attributed_weights(loaded, adapter, moments, tried)
+    halved = {module: weight**0.5 for module, weight in weights.items()}
+    return {
+        called: {module: Sensitivity(weight, moments.get(module)) for module, weight in relative.items()}
+        for called, relative in (
+            (name, relative_weights(weights, "change nothing")),
+            (f"{name}, halved", relative_weights(halved, "change nothing")),
+        )
     }
-    if use == "both":
-        moments = {name: sensitivity.moments for name, sensitivity in fisher.items()}
-        weights = relative_weights(attributed_weights(loaded, adapter, moments, tried), "change nothing")
-        found |= {
-            "Fisher, moments": fisher,
-            "attributed, moments": {name: Sensitivity(weights[name], moments[name]) for name in weights},
-        }
-    return found
 
 
 def _fisher(loaded: LoadedModel, tallies: Mapping[str, GradientTally]) -> dict[str, Sensitivity]:
@@ -148,8 +153,3 @@ def _fisher(loaded: LoadedModel, tallies: Mapping[str, GradientTally]) -> dict[s
 
 def _without_moments(sensitivities: Sensitivities) -> dict[str, Sensitivity]:
     return {name: Sensitivity(sensitivity.weight) for name, sensitivity in sensitivities.items()}
-
-
-def _halved(weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights half-way to 1, on a logarithmic scale: what is half believed."""
-    return relative_weights({name: weight**0.5 for name, weight in weights.items()}, "change nothing")

@@ -21,11 +21,11 @@ from adaptzip.sensitivity import Sensitivity
 
 Sensitivities = Mapping[str, Sensitivity]
 
-ERRORS = (0.25, 0.4, 0.6)
+ERRORS = (0.2, 0.35, 0.5)
 """Relative errors of the unweighted copies whose sizes the estimates are compared at."""
 EQUAL = "equal"
 """The estimate that every module weighs the same, which is always among those tried."""
-_ATTRIBUTED_ERROR = 0.5
+_ATTRIBUTED_ERRORS = (0.25, 0.5)
 _STATIONS = (0.25, 0.75)
 _FLOOR = 0.05
 """Smallest attributed weight, as a share of the mean."""
@@ -48,7 +48,10 @@ class Choice:
 def choose(
     loaded: LoadedModel, adapter: Adapter, estimates: Mapping[str, Sensitivities], batches: Sequence[Batch]
 ) -> Choice:
-    """Try estimates at the sizes of unweighted copies; the first of equally good ones is kept."""
+    """Try estimates at the sizes of unweighted copies.
+
+    Kept is the best on the whole of those that do no harm at any size, and equal weights if there is none.
+    """
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
     sizes = [copy_of_error(adapter.modules, plain, error)[1] for error in ERRORS]
     copies: dict[tuple[str, int], Updates] = {}
@@ -59,23 +62,41 @@ def choose(
         }
         copies |= {(estimate, place): copy_of_size(found, size) for place, size in enumerate(sizes)}
     measured = _distances(loaded, adapter, copies, batches)
-    shares = {}
+    shares, harmless = {}, []
     for estimate in (EQUAL, *estimates):
         ratios = [measured[estimate, i] / max(measured[EQUAL, i], 1e-12) for i in range(len(sizes))]
         shares[estimate] = exp(sum(log(max(ratio, 1e-12)) for ratio in ratios) / len(ratios))
-    return Choice(min(shares, key=lambda name: shares[name]), shares)
+        if estimate == EQUAL or max(ratios) < 1:
+            harmless.append(estimate)
+    return Choice(min(harmless, key=lambda name: shares[name]), shares)
 
 
 def attributed_weights(
     loaded: LoadedModel, adapter: Adapter, moments: Mapping[str, Tensor | None], batches: Sequence[Batch]
 ) -> dict[str, float]:
-    """How much of a coarse copy's distance is due to each module, by its (moment-weighted) squared error.
+    """How much of coarse copies' distance is due to each module, by its (moment-weighted) squared error.
 
     The distance is integrated along the way from the adapter to the copy, so that it is shared out in full
-    (integrated gradients; Sundararajan et al. 2017, arXiv 1703.01365).
+    (integrated gradients; Sundararajan et al. 2017, arXiv 1703.01365). The mean over two copies, each in shares of
+    its own mean.
     """
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    copy, _ = copy_of_error(adapter.modules, plain, _ATTRIBUTED_ERROR)
+    total = dict.fromkeys(adapter.modules, 0.0)
+    for error in _ATTRIBUTED_ERRORS:
+        copy, _ = copy_of_error(adapter.modules, plain, error)
+        for name, weight in _attributed(loaded, adapter, copy, moments, batches).items():
+            total[name] += weight / len(_ATTRIBUTED_ERRORS)
+    return total
+
+
+def _attributed(
+    loaded: LoadedModel,
+    adapter: Adapter,
+    copy: Updates,
+    moments: Mapping[str, Tensor | None],
+    batches: Sequence[Batch],
+) -> dict[str, float]:
+    """The weights that one copy gives, with mean about 1."""
     changes = {name: change(module, copy[name]) for name, module in adapter.modules.items()}
     for layer in loaded.layers.values():
         layer.parameter.requires_grad_(True)
@@ -96,7 +117,7 @@ def attributed_weights(
         size = float(((error if square is None else error @ square) * error).sum())
         weights[name] = shares[name] / size if size > 0 else 0.0
     mean = sum(max(weight, 0.0) for weight in weights.values()) / len(weights)
-    return {name: max(weight, _FLOOR * mean) for name, weight in weights.items()}
+    return {name: max(weight / mean, _FLOOR) if mean > 0 else 1.0 for name, weight in weights.items()}
 
 
 def _distances(

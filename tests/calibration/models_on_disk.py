@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from adaptzip.adapter import Adapter, LoraFactors
-from tests import tiny_peft
 
 TEXTS = ("a b c d e f", "b d f a", "c c e a b", "f e d c b a a b", "e a", "d d d b a c e")
 WORDS = ["<pad>", "<s>", *"abcdef"]

@@ -1,0 +1,156 @@
+"""Base models and tokenisers from folders, and what is said when they do not fit."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.calibration.models import load_base, load_teacher, sample_texts
+from adaptzip.calibration.tokenisers import load_tokeniser, read_llama2c
+from adaptzip.errors import BaseModelError, RefusedError
+from tests import tiny_peft
+from tests.calibration.models_on_disk import TEXTS, adapter, head, save
+
+CPU = torch.device("cpu")
+
+
+def llama2c(path: Path, pieces: dict[str, float]) -> Path:
+    """A vocabulary of llama2.c: three specials, 256 bytes, then `pieces`."""
+    rows = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{i:02X}>", 0.0) for i in range(256)), *pieces.items()]
+    data = struct.pack("<i", max(len(piece) for piece, _ in rows))
+    for piece, score in rows:
+        data += struct.pack("<fi", score, len(piece.encode())) + piece.encode()
+    path.write_bytes(data)
+    return path
+
+
+def test_llama2c_joins_the_best_pair_first(tmp_path: Path) -> None:
+    pieces = {" ": -1.0, "a": -2.0, "b": -3.0, "ab": -9.0, "ba": -8.0, " a": -10.0}
+    tokens = read_llama2c(llama2c(tmp_path / "tok.bin", pieces))
+    names = list(pieces)
+    found = [names[i - 259] if i >= 259 else i for i in tokens.encode("abab")]
+    # "ba" scores more than "ab" and " a", so it goes first; what is left has no union.
+    assert found == [1, " a", "ba", "b"]
+    assert tokens.encode("é")[2:] == [3 + 0xC3, 3 + 0xA9]
+
+
+def test_a_cut_off_vocabulary_is_named(tmp_path: Path) -> None:
+    path = llama2c(tmp_path / "tok.bin", {"a": 0.0})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BaseModelError, match="is cut off in token 259"):
+        read_llama2c(path)
+
+
+def test_llama2cs_file_is_found_above_if_it_has_the_right_size(tmp_path: Path) -> None:
+    llama2c(tmp_path / "tok260.bin", {"a": 0.0})
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    assert load_tokeniser(folder, 260).encode("")[0] == 1
+    with pytest.raises(RefusedError, match="has no tokeniser"):
+        load_tokeniser(folder, 300)
+
+
+def test_the_story_models_own_tokens(material: Path) -> None:
+    tokens = load_tokeniser(material / "models" / "stories260k" / "hf", 512)
+    found = tokens.encode("Once upon a time, there was a little girl named Lily.\n")
+    assert found == [1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 13]
+
+
+@pytest.mark.parametrize(("make", "kind"), [(tiny_peft.llama, "causal"), (tiny_peft.gpt2, "causal")])
+def test_a_causal_model_is_told_by_its_config(make: object, kind: str, tmp_path: Path) -> None:
+    base = save(make, tmp_path)  # type: ignore[arg-type]
+    assert load_base(base, [], CPU).kind == kind
+
+
+def test_the_adapter_is_on_it_as_peft_puts_it(tmp_path: Path) -> None:
+    trained = tiny_peft.train(tiny_peft.bert(), tmp_path / "a", target_modules=["query", "value"], task_type="SEQ_CLS")
+    from adaptzip.sources import read
+
+    base = save(tiny_peft.bert, tmp_path / "base")
+    loaded = load_teacher(base, read(tmp_path / "a"), CPU)
+    state = loaded.model.state_dict()
+    assert loaded.kind == "classifier"
+    for name, tensor in trained.merged.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_a_head_over_a_bare_encoder(tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    base = save(lambda: BertModel(tiny_peft.bert().config), tmp_path)
+    lora = head(adapter(tiny_peft.bert(), "query"), classes=5)
+    loaded = load_teacher(base, lora, CPU)
+    assert loaded.kind == "classifier"
+    (batch,) = loaded.batches(TEXTS, 8, 64)
+    assert loaded(batch).shape == (len(TEXTS), 5)
+    weight = loaded.model.state_dict()["classifier.weight"]
+    assert torch.equal(weight, lora.extras["base_model.model.classifier.weight"])
+
+
+def test_half_a_head_is_refused(tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    base = save(lambda: BertModel(tiny_peft.bert().config), tmp_path)
+    full = head(adapter(tiny_peft.bert(), "query"))
+    extras: dict[str, Tensor] = {k: v for k, v in full.extras.items() if "weight" in k}
+    with pytest.raises(RefusedError, match="classifier.bias is neither in the base nor in the adapter"):
+        load_teacher(base, Adapter(full.modules, extras, full.meta), CPU)
+
+
+def test_texts_are_cut_and_padded(tmp_path: Path) -> None:
+    loaded = load_base(save(tiny_peft.gpt2, tmp_path), [], CPU)
+    first, second = loaded.batches(TEXTS, 4, 5)
+    assert first.ids.shape == (4, 5)
+    assert first.mask.sum(1).tolist() == [2, 4, 5, 5]
+    assert int(first.ids[~first.mask].abs().sum()) == 0
+    assert second.tokens == 10
+    assert loaded.batches(["a " * 40], 4, 500)[0].tokens == 16
+
+
+def test_sampled_texts_keep_their_order() -> None:
+    texts = [str(i) for i in range(50)]
+    found = sample_texts(texts, 20, 3)
+    assert found == sorted(found, key=int)
+    assert len(set(found)) == 20
+    assert found == sample_texts(texts, 20, 3) != sample_texts(texts, 20, 4)
+    assert sample_texts(texts, 60, 0) == texts
+
+
+@pytest.mark.parametrize("content", [None, {}, {"model_type": "nothing-known"}])
+def test_a_folder_that_is_no_model_is_named(content: object, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(BaseModelError) as caught:
+        load_base(tmp_path, [], CPU)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BaseModelError, match="is no folder"):
+        load_base(tmp_path / "missing", [], CPU)
+
+
+def test_another_base_is_told_apart(tmp_path: Path) -> None:
+    base = save(tiny_peft.llama, tmp_path)
+    name = "model.layers.0.self_attn.q_proj"
+    with pytest.raises(BaseModelError, match=rf"the layer {name} is \[16, 16\], the adapter's update \[16, 8\]"):
+        load_teacher(base, Adapter({name: LoraFactors(torch.ones(2, 8), torch.ones(16, 2))}), CPU)
+
+
+def test_a_model_without_tokeniser_is_refused(tmp_path: Path) -> None:
+    tiny_peft.llama().save_pretrained(tmp_path)
+    with pytest.raises(RefusedError, match="has no tokeniser"):
+        load_base(tmp_path, [], CPU)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save(tiny_peft.llama, tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(RefusedError, match="needs the package transformers") as caught:
+        load_base(base, [], CPU)
+    assert caught.value.hint == "pip install 'adaptzip[distill]'"
