@@ -24,7 +24,7 @@ from adaptzip.bases.directions import SMALLEST, dense_directions, pair
 from adaptzip.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.compressed import Site
 from adaptzip.digest import digest
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import BaseModelError, RefusedError, UsageError
 
 CLOSEST = 1e-7
 """Two singular values nearer to each other than this share of the largest leave their vectors to rounding."""
@@ -59,7 +59,7 @@ def basis_from_base(
 
     Raises:
         UsageError: if `size` is not positive.
-        BaseModelError: if the base lacks a module or has another shape.
+        BaseModelError: if the base lacks a module, has another shape, or holds NaN or infinity.
         RefusedError: if a weight is quantised, or its directions are not `reproducible`.
     """
     if size < 1:
@@ -68,6 +68,8 @@ def basis_from_base(
     modules = {}
     for name in sites if only is None else sorted(only):
         weight = torch.cat([_oriented(base, part) for part in places[name]])
+        if not bool(weight.isfinite().all()):
+            raise BaseModelError(f"{base.path}: the weight of {name} holds NaN or infinity", hint="use another save")
         U, S, V = dense_directions(weight, size + 1)
         if reproducible:
             _check_gaps(name, S)

@@ -109,6 +109,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         basis_from_base(base, {"a": Site(12, 9)}, 2)
     with pytest.raises(RefusedError, match="stored as int8"):
         basis_from_base(base, {"q": Site(4, 4)}, 2)
+    broken = save(tmp_path / "broken", {"a.weight": torch.full((12, 8), float("nan"))})
+    with pytest.raises(BaseModelError, match="weight of a holds NaN"):
+        basis_from_base(broken, {"a": Site(12, 8)}, 2)
     with pytest.raises(UsageError, match="size 0"):
         basis_from_base(base, {"a": Site(12, 8)}, 0)
 
