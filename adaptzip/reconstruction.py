@@ -137,7 +137,8 @@ def decode(
         FormatError, RefusedError: as `reconstruct`.
     """
     coder = coder_of(compressed, base, basis)
-    shared = decode_shared(coder, compressed.shared, compressed.step)
+    stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
+    shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
     chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
 

@@ -10,7 +10,7 @@ import torch
 from small_adapters import adapter, same_bits
 
 import adaptzip
-from adaptzip.compressed import Compressed, ExtraEntry, PackedExtras
+from adaptzip.compressed import Compressed, ExtraEntry, PackedExtras, Site
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods.svd import METHOD
 from adaptzip.packing import pack_tensors
@@ -110,6 +110,6 @@ def test_errors_name_the_file_and_the_module(compressed: Compressed, tmp_path: P
 def test_rows_of_zeros_have_no_direction() -> None:
     tensors = {"U": torch.zeros(2, 4), "V": torch.ones(2, 3)}
     tensors["U"][0, 1] = -3
-    A, B = METHOD.reconstruct(tensors, None)
+    A, B = METHOD.reconstruct(tensors, Site(4, 3), METHOD.config_type())
     assert torch.equal(B, torch.tensor([[0.0, 0], [-1, 0], [0, 0], [0, 0]]))
     assert torch.equal(A, tensors["V"])
