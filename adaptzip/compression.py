@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -38,13 +38,15 @@ class Tried:
     """A method that `auto` considered.
 
     Attributes:
-        bytes, error: what it gave, where it was fitted.
+        bytes, parameters, error, options: what it gave and with which options, where it was fitted.
         reason: why it was not, or why it could not.
     """
 
     method: str
     bytes: int | None = None
+    parameters: int | None = None
     error: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -155,8 +157,11 @@ def make_from(source: Source, request: Request, progress: Progress | None = None
     return run(prepare_job(source, request), progress)
 
 
-def run(job: Job, progress: Progress | None = None) -> Made:
+def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> Made:
     """Fit the best candidates of a method, and keep the one that meets the limits best.
+
+    Args:
+        most: candidates that are fitted; of adapters too large to keep their fits, one.
 
     Raises:
         RefusedError: if the method can't represent the adapter.
@@ -165,7 +170,7 @@ def run(job: Job, progress: Progress | None = None) -> Made:
     job = with_ranks(job)
     best: Made | None = None
     failure: CheckFailedError | None = None
-    count = _FITTED if job.adapter.parameters <= KEPT_NUMBERS else 1
+    count = most if job.adapter.parameters <= KEPT_NUMBERS else 1
     for candidate in candidates(job)[:count]:
         try:
             made = _run(job, candidate, progress)

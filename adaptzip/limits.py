@@ -86,13 +86,8 @@ class RateControl:
         Raises:
             CheckFailedError: if they can't be met.
         """
+        self._check(limits)
         if limits.error is not None:
-            if limits.error**2 <= self.cut:
-                raise CheckFailedError(
-                    f"relative error {limits.error:g} cannot be reached: these settings leave at least "
-                    f"{sqrt(self.cut):.3g}",
-                    hint="allow more parameters or a larger error, or choose another method",
-                )
             outcome = self._refine(self._distortion(limits.error**2), rising=True)
             if limits.size is not None and outcome.size > limits.size:
                 raise CheckFailedError(
@@ -101,11 +96,6 @@ class RateControl:
                 )
             return outcome
         size = limits.size or 0
-        if size < self.fixed_size:
-            raise CheckFailedError(
-                f"{size} bytes cannot be reached: without any module the file takes {self.fixed_size}",
-                hint=self._room_hint(),
-            )
         outcome = self._refine(size, rising=False)
         if not outcome.coded.modules:
             raise CheckFailedError(
@@ -115,7 +105,12 @@ class RateControl:
         return outcome
 
     def foresee(self, limits: Limits) -> tuple[float, dict[str, int]]:
-        """The step and ranks at which the method's own model meets the limits; nothing is coded."""
+        """The step and ranks at which the method's own model meets the limits; nothing is coded.
+
+        Raises:
+            CheckFailedError: if it is certain already that they can't be met.
+        """
+        self._check(limits)
         rising = limits.error is not None
         limit = float(limits.size or 0) if limits.error is None else self._distortion(limits.error**2)
 
@@ -129,6 +124,21 @@ class RateControl:
     def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
         """Bytes of the whole file for `coded` bytes of modules at these ranks."""
         return round(self.fixed_size + _INDEX_BYTES * len(ranks) + coded)
+
+    def _check(self, limits: Limits) -> None:
+        """Refuse what no step can meet."""
+        if limits.error is not None:
+            if limits.error**2 <= self.cut:
+                raise CheckFailedError(
+                    f"relative error {limits.error:g} cannot be reached: these settings leave at least "
+                    f"{sqrt(self.cut):.3g}",
+                    hint="allow more parameters or a larger error, or choose another method",
+                )
+        elif (limits.size or 0) < self.fixed_size:
+            raise CheckFailedError(
+                f"{limits.size} bytes cannot be reached: without any module the file takes {self.fixed_size}",
+                hint=self._room_hint(),
+            )
 
     def _refine(self, limit: float, *, rising: bool) -> Outcome:
         """Search on the sample, then code everything; where the sample misled, aim again."""

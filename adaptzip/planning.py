@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -16,6 +17,8 @@ from adaptzip.compression import Made, Tried, control_of, fit_candidate, run
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
 from adaptzip.fitting import NOTHING_CODED, Progress
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
+from adaptzip.limits import DEFAULT_ERROR
+from adaptzip.measuring import measured_error
 from adaptzip.methods import REFERENCE, names
 from adaptzip.settings import bare_size, candidates, with_ranks
 from adaptzip.survey import Candidate
@@ -103,10 +106,9 @@ def plan(
     return compare(load_source(source, asked), asked, names() if methods is None else methods, progress)
 
 
-def compare(
-    source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None
-) -> PlanReport:
-    """Forecasts of some methods for a source that was read."""
+def compare(source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
+    """Forecasts of some methods for a source that was read; at the default error where nothing else is asked for."""
+    request = _with_aim(request)
     forecasts: list[Forecast] = []
     refusals: list[Refusal] = []
     for name in methods:
@@ -120,13 +122,13 @@ def compare(
     return PlanReport(tuple(forecasts), tuple(refusals), source.bytes)
 
 
-def forecast(source: str | Path | Adapter, request: Request, progress: Progress | None = None) -> Forecast:
+def forecast(source: str | Path | Adapter | Source, request: Request, progress: Progress | None = None) -> Forecast:
     """What `compress` with the same request would give, from the method's own model; nothing is coded.
 
     Raises:
         CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
     """
-    loaded = load_source(source, request)
+    loaded = source if isinstance(source, Source) else load_source(source, request)
     if request.to == AUTO:
         return compare(loaded, request, names(), progress).best
     job = with_ranks(prepare_job(loaded, request))
@@ -141,6 +143,7 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
     Raises:
         CheckFailedError: if none meets the limits.
     """
+    request = _with_aim(request)
     report = compare(source, request, names(), progress)
     tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
     best: Made | None = None
@@ -151,11 +154,14 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
             tried.append(Tried(name, reason=f"expected {first.bytes} bytes at error {first.relative_error:.3g}"))
             continue
         try:
-            made = run(prepare_job(source, replace(request, to=name)), progress)
+            with _without_warnings():
+                made = run(prepare_job(source, replace(request, to=name)), progress)
         except (CheckFailedError, RefusedError) as error:
             tried.append(Tried(name, reason=str(error)))
             continue
-        tried.append(Tried(name, made.size, made.error))
+        made = replace(made, error=measured_error(source, made.compressed, request))
+        numbers = made.compressed.provenance.parameters
+        tried.append(Tried(name, made.size, numbers, made.error, made.compressed.config))
         if best is None or (made.size < best.size if by_size else made.error < best.error):
             best = made
     if best is None:
@@ -169,12 +175,25 @@ def reference_at(source: Source, size: int, request: Request) -> Made | None:
     plain = replace(
         request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AdaptzipWarning)
+    with _without_warnings():
         try:
             return run(prepare_job(source, plain))
         except CheckFailedError:
             return None
+
+
+def _with_aim(request: Request) -> Request:
+    """The request, with the default error where it has neither a budget nor an error: files of one error compare."""
+    open_ended = request.budget is None and request.max_error is None
+    return replace(request, max_error=DEFAULT_ERROR) if open_ended else request
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What falls short of a budget is in the table anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptzipWarning)
+        yield
 
 
 def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:

@@ -3,9 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Extras = Literal["lossless", "float16", "bfloat16", "int8"]
+Allocation = Literal["uniform", "energy", "increlora"]
+
+
+def method_names() -> list[str]:
+    """Completion of methods; it costs no torch."""
+    from adaptzip.methods import names
+
+    return list(names())
+
+
+def _targets() -> list[str]:
+    return [*method_names(), "auto"]
+
+
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        help="The method, see `adaptzip methods`, or auto for the best of all.  [default: svd]",
+        metavar="METHOD",
+        autocompletion=_targets,
+        show_default=False,
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--to",
+        help="A method to look at; may be repeated.  [default: all]",
+        metavar="METHOD",
+        autocompletion=method_names,
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        "-b",
+        help="Upper limit: 50k or 1.2M stored parameters, 64KiB or 2MB on disk, 2% or 100x of the source.",
+        metavar="SIZE",
+        show_default=False,
+    ),
+]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        help="Upper limit of the relative error |dW - dW'| / |dW|; 0.1 where no budget is given.",
+        metavar="X",
+        show_default=False,
+    ),
+]
+KeepExtras = Annotated[Extras, typer.Option(help="How to keep what is no factor: heads, biases, embeddings.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        help="An option of the method; see `adaptzip methods METHOD`.",
+        metavar="KEY=VALUE",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Equal input and seed give equal bytes.", metavar="NUMBER")]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder of the base model, for a basis of its weights and for --calibration.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Basis = Annotated[
+    Path | None,
+    typer.Option(help="A basis, for methods that need one; see `adaptzip basis`.", metavar="FILE", show_default=False),
+]
+EmbedBasis = Annotated[
+    bool, typer.Option("--embed-basis", help="Store the basis in the file, so that it needs nothing else.")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="Texts (.jsonl or .txt): errors are weighed by what --base feeds each module.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+Allocate = Annotated[
+    Allocation | None,
+    typer.Option(help="How to share ranks out over modules.  [default: left to the method]", show_default=False),
+]
 
 Source = Annotated[
     Path,

@@ -56,6 +56,11 @@ class Output:
         if not self.quiet:
             _write(sys.stderr, one_line(f"warning: {message}"))
 
+    def note(self, text: str) -> None:
+        """Say on stderr what belongs to a result, in one line or several; with --json it is in the result."""
+        if not self.quiet and not self.as_json:
+            _write(sys.stderr, printable(text))
+
     def detail(self, message: str) -> None:
         """Say on stderr what only --verbose asks for."""
         if self.verbose and not self.quiet:

@@ -74,6 +74,26 @@ def parse_settings(items: Iterable[str], method: str, settings: Iterable[Setting
     return values
 
 
+def check_values(values: Mapping[str, Any], settings: Iterable[Setting], where: str) -> dict[str, Any]:
+    """The same values, of a JSON file, once they are of the options' types.
+
+    Args:
+        where: what holds them, for messages.
+
+    Raises:
+        UsageError: for a value of the wrong type.
+    """
+    known = {setting.name: setting for setting in settings}
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        words = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        found = [read for kind in _alternatives(known[key].type) if (read := _read(kind, words))[0]]
+        if not found:
+            raise UsageError(f"{where}: {key} is {words!r}, expected {known[key].kind}")
+        checked[key] = found[0][1]
+    return checked
+
+
 def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

@@ -3,69 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adaptzip.cli import _options as options
-from adaptzip.cli import _text as text
-from adaptzip.cli._output import Output
+from adaptzip.cli import _show_choice as show
+from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file, default_output
-from adaptzip.methods import REFERENCE
+from adaptzip.cli._requests import method_settings, planned_settings
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
-
-Extras = Literal["lossless", "float16", "bfloat16", "int8"]
-
-
-def _method_names() -> list[str]:
-    """Completion of `--to`; it costs no torch."""
-    from adaptzip.methods import names
-
-    return list(names())
+    from adaptzip.compression import Made
+    from adaptzip.jobs import Request, Source
 
 
 def compress(
     source: options.Source,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to", help="The method; see `adaptzip methods`.", metavar="METHOD", autocompletion=_method_names
-        ),
-    ] = REFERENCE,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget",
-            "-b",
-            help="Upper limit: 50k or 1.2M stored parameters, 64KiB or 2MB on disk, 2% or 100x of the source.",
-            metavar="SIZE",
-            show_default=False,
-        ),
-    ] = None,
-    max_error: Annotated[
-        float | None,
-        typer.Option(
-            help="Upper limit of the relative error |dW - dW'| / |dW|; 0.1 where no budget is given.",
-            metavar="X",
-            show_default=False,
-        ),
-    ] = None,
+    to: options.To = None,
+    budget: options.Size = None,
+    max_error: options.MaxError = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Give the input back bit for bit.")] = False,
-    extras: Annotated[
-        Extras, typer.Option(help="How to keep what is no factor: heads, biases, embeddings.")
-    ] = "lossless",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            help="An option of the method; see `adaptzip methods METHOD`.",
-            metavar="KEY=VALUE",
-            show_default=False,
-        ),
+    extras: options.KeepExtras = "lossless",
+    setting: options.Settings = None,
+    allocate: options.Allocate = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Do what a file that `adaptzip plan -o` wrote says.", metavar="FILE", show_default=False),
     ] = None,
+    base: options.Base = None,
+    basis: options.Basis = None,
+    embed_basis: options.EmbedBasis = False,
+    calibration: options.Calibration = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -76,10 +46,13 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference/--no-reference", help="Say what the reference method makes of the same bytes.")
+    ] = True,
     alpha: options.Alpha = None,
     config: options.Config = None,
     device: options.Device = "auto",
-    seed: Annotated[int, typer.Option(help="Equal input and seed give equal bytes.", metavar="NUMBER")] = 0,
+    seed: options.Seed = 0,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -90,13 +63,15 @@ def compress(
 
     Writes FILE; without -o this is lora.adz beside lora.safetensors, and my-adapter.adz beside the folder
     my-adapter/. With neither a budget nor an error, the file is the smallest whose relative error is at most
-    0.1.
+    0.1. Beside any other method's result it says what svd, the reference, makes of the same bytes.
 
     \b
     Examples:
       adaptzip compress my-adapter/
       adaptzip compress my-adapter/ --budget 64KiB -o small.adz
-      adaptzip compress lora.safetensors --to svd --budget 50k
+      adaptzip compress lora.safetensors --to vblora --budget 50k
+      adaptzip compress my-adapter/ --to auto --budget 100x
+      adaptzip compress my-adapter/ --plan plan.json
       adaptzip compress my-adapter/ --lossless -o exact.adz
     """
     from adaptzip.sources import source_bytes
@@ -105,74 +80,186 @@ def compress(
     target = output or default_output(source)
     sink = Output(as_json, quiet, verbose)
     settings: dict[str, Any] = {
-        "to": to,
-        "budget": budget,
-        "max_error": max_error,
         "extras": extras,
         "alpha": alpha,
         "config": config,
         "device": device,
         "seed": seed,
-        "options": _method_settings(to, setting or []),
+        "base": base,
+        "basis": basis,
+        "embed_basis": embed_basis,
+        "calibration": calibration,
     }
+    chosen: dict[str, Any] = {"to": to, "budget": budget, "max_error": max_error, "allocate": allocate}
+    if plan is None:
+        settings |= {key: value for key, value in chosen.items() if value is not None}
+        settings["options"] = method_settings(to, setting or [])
+    else:
+        settings |= planned_settings(plan, {**chosen, "set": setting, "lossless": lossless or None})
     if dry_run:
-        values = _preview(source, size, lossless=lossless, settings=settings) | {"path": str(target)}
-        sink.result(values, lambda: f"would write {target}  {_summary(values)}\n{_counts(values)}")
+        _preview(source, target, size, lossless=lossless, settings=settings, plan=plan, sink=sink)
         return
     check_file(target, source, force=force)
+    with sink.warnings(), sink.progress() as report:
+        values = (
+            _exact(source, target, settings, force=force)
+            if lossless
+            else _fitted(source, target, settings, plan, sink, report, force=force, reference=reference)
+        )
+    values = {
+        "path": str(target),
+        **values,
+        "bytes": target.stat().st_size,
+        "source_bytes": size,
+        "ratio": size / target.stat().st_size,
+        "dry_run": False,
+    }
+    sink.detail(show.counts(values))
+    if values["tried"]:
+        sink.note(show.tried(values["tried"], size))
+    if values["reference"]:
+        sink.note(show.reference(values))
+    sink.wrote(target, show.summary(values), values)
+
+
+def _exact(source: Path, target: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any]:
     from adaptzip.compression import compress as run
 
-    with sink.warnings(), sink.progress() as report:
-        made = run(source, target, lossless=lossless, force=force, progress=report, **_flat(settings))
-    values = {"path": str(target), **_values(made, target.stat().st_size, size), "dry_run": False}
-    sink.detail(_counts(values))
-    sink.wrote(target, _summary(values), values)
+    flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
+    return _values(run(source, target, lossless=True, force=force, **flat)) | _nothing_beside()
 
 
-def _preview(source: Path, size: int, *, lossless: bool, settings: dict[str, Any]) -> dict[str, Any]:
+def _fitted(
+    source: Path,
+    target: Path,
+    settings: dict[str, Any],
+    plan: Path | None,
+    sink: Output,
+    report: Report,
+    *,
+    force: bool,
+    reference: bool,
+) -> dict[str, Any]:
+    """Fit, write, and hold the result against the reference."""
+    from adaptzip.compression import run
+    from adaptzip.container import writer
+    from adaptzip.jobs import AUTO, prepare_job
+    from adaptzip.measuring import captured
+    from adaptzip.planning import choose
+
+    loaded, request = _load(source, settings, plan)
+    share = None
+    if request.to == AUTO:
+        made = choose(loaded, request, report)
+    else:
+        job = prepare_job(loaded, request)
+        share = captured(job)
+        if share is not None:
+            sink.note(f"the basis captures {100 * share:.3g} % of the update's energy")
+        made = run(job, report)
+    writer.write(made.compressed, target, force=force)
+    return _values(made.compressed) | {
+        "captured_energy": share,
+        "tried": [show.tried_row(row) for row in made.tried] if request.to == AUTO else None,
+        "reference": _reference(loaded, made, request, report) if reference else None,
+    }
+
+
+def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
+    from adaptzip.jobs import Request, load_source
+
+    request = Request(**settings)
+    loaded = load_source(source, request)
+    if plan is not None and request.ranks is not None:
+        from adaptzip.plan_files import check_modules
+
+        check_modules(plan, request.ranks, loaded.adapter.modules)
+    return loaded, request
+
+
+def _reference(source: Source, made: Made, request: Request, report: Report) -> dict[str, Any] | None:
+    """What the reference method makes of the same bytes; None if it made this, or can't be so small."""
+    from adaptzip.measuring import measured_error
+    from adaptzip.methods import REFERENCE
+    from adaptzip.planning import reference_at
+
+    if made.compressed.method == REFERENCE:
+        return None
+    report("reference", 0.0)
+    beside = reference_at(source, made.size, request)
+    if beside is None:
+        return None
+    error = measured_error(source, beside.compressed, request)
+    own = measured_error(source, made.compressed, request)
+    return {
+        "method": REFERENCE,
+        "bytes": beside.size,
+        "relative_error": error,
+        "against": own,
+        "wins": error < own,
+    }
+
+
+def _preview(
+    source: Path,
+    target: Path,
+    size: int,
+    *,
+    lossless: bool,
+    settings: dict[str, Any],
+    plan: Path | None,
+    sink: Output,
+) -> None:
     """What would come of it: exactly for --lossless, which needs no search, else as the method predicts."""
     from adaptzip.compression import compress as run
     from adaptzip.container import writer
-    from adaptzip.jobs import Request
-    from adaptzip.planning import plan
 
     if lossless:
-        made = run(source, lossless=True, **_flat(settings))
-        return _values(made, writer.size(made), size) | {"dry_run": True}
-    planned = plan(source, Request(**settings))
+        flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
+        made = run(source, lossless=True, **flat)
+        values = _values(made) | _nothing_beside() | {"bytes": writer.size(made)}
+    else:
+        values = _foreseen(source, settings, plan)
+    values |= {"path": str(target), "source_bytes": size, "ratio": size / values["bytes"], "dry_run": True}
+    sink.result(
+        values,
+        lambda: "\n".join(
+            [
+                f"would write {target}  {show.summary(values)}",
+                show.counts(values),
+                *([show.tried(values["tried"], size)] if values["tried"] else []),
+            ]
+        ),
+    )
+
+
+def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict[str, Any]:
+    from adaptzip.jobs import AUTO
+    from adaptzip.methods import names
+    from adaptzip.planning import compare, forecast
+
+    loaded, request = _load(source, settings, plan)
+    tried = None
+    if request.to == AUTO:
+        report = compare(loaded, request, names())
+        best, tried = report.best, show.forecast_rows(report)
+    else:
+        best = forecast(loaded, request)
     return {
-        "method": planned.method,
-        "bytes": planned.bytes,
-        "source_bytes": size,
-        "ratio": size / planned.bytes,
-        "parameters": planned.parameters,
-        "relative_error": planned.relative_error,
-        "kept_modules": len(planned.ranks),
+        "method": best.method,
+        "parameters": best.parameters,
+        "relative_error": best.relative_error,
+        "kept_modules": len(best.ranks) if best.ranks else None,
         "lossless": False,
-        "dry_run": True,
+        "bytes": best.bytes,
+        "tried": tried,
     }
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as `adaptzip.compress` takes them."""
-    return {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
-
-
-def _method_settings(method: str, items: list[str]) -> dict[str, Any]:
-    if not items:
-        return {}
-    from adaptzip.cli._settings import parse_settings, settings_of
-    from adaptzip.methods import load
-
-    return parse_settings(items, method, settings_of(load(method).config_type))
-
-
-def _values(made: Compressed, size: int, source_size: int) -> dict[str, Any]:
+def _values(made: Compressed) -> dict[str, Any]:
     return {
         "method": made.method,
-        "bytes": size,
-        "source_bytes": source_size,
-        "ratio": source_size / size,
+        "options": {} if made.lossless else dict(made.config),
         "parameters": made.provenance.parameters,
         "relative_error": made.provenance.relative_error,
         "modules": len(made.sites),
@@ -185,13 +272,5 @@ def _values(made: Compressed, size: int, source_size: int) -> dict[str, Any]:
     }
 
 
-def _summary(values: dict[str, Any]) -> str:
-    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`."""
-    size, source = values["bytes"], values["source_bytes"]
-    parts = f"{text.share(size, source)} of {text.size(source)}, {text.ratio(source, size)}"
-    return f"{text.size(size)}  ({parts}, error {text.number(values['relative_error'])})"
-
-
-def _counts(values: dict[str, Any]) -> str:
-    kept = text.count(values["kept_modules"], "module")
-    return f"method {values['method']}, {text.count(values['parameters'], 'number')} stored for {kept}"
+def _nothing_beside() -> dict[str, Any]:
+    return {"captured_energy": None, "tried": None, "reference": None}

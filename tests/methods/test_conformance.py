@@ -36,7 +36,7 @@ from adaptzip.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting import FittedAdapter
 from adaptzip.jobs import Request
-from adaptzip.planning import foresee
+from adaptzip.planning import forecast
 from adaptzip.reconstruction import decode
 from adaptzip.verifying import AGREEMENT, verify
 
@@ -401,7 +401,7 @@ def test_what_cannot_be_met_is_refused(name: str) -> None:
 @pytest.mark.parametrize("kind", ["error", "size"])
 def test_a_plan_is_near_what_comes(name: str, kind: str, basis_file: Path) -> None:
     limits: dict[str, Any] = {"max_error": 0.2} if kind == "error" else {"budget": f"{sizes(name)[1]}B"}
-    planned = foresee(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **limits))
+    planned = forecast(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **limits))
     compressed, _ = large(name, basis_file, **limits)
     assert planned.method == name
     assert planned.bytes == pytest.approx(writer.size(compressed), rel=0.3)

@@ -1,0 +1,56 @@
+"""What the options of `compress`, `plan` and `bench` say, as a request takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptzip.errors import UsageError
+
+AUTO = "auto"
+
+
+def method_settings(method: str | None, items: list[str]) -> dict[str, Any]:
+    """The options of a method that `-s key=value` sets.
+
+    Raises:
+        UsageError: if one is unknown or of the wrong type, or there is no one method to have it.
+    """
+    if not items:
+        return {}
+    from adaptzip.cli._settings import parse_settings, settings_of
+    from adaptzip.methods import REFERENCE, load
+
+    if method == AUTO:
+        raise UsageError("-s sets an option of one method, and --to auto tries all", hint="name the method with --to")
+    name = method or REFERENCE
+    return parse_settings(items, name, settings_of(load(name).config_type))
+
+
+def planned_settings(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan file says, for a request.
+
+    Args:
+        given: options of the command line that a plan decides, by name; None where they were left out.
+
+    Raises:
+        UsageError: if the file is no plan, or an option of the command line contradicts it.
+    """
+    also = [name for name, value in given.items() if value is not None]
+    if also:
+        flag = f"--{also[0].replace('_', '-')}"
+        raise UsageError(f"{flag} cannot be given with --plan, which decides it", hint=f"edit {path}, or drop {flag}")
+    from adaptzip.cli._settings import check_values, settings_of
+    from adaptzip.methods import load
+    from adaptzip.plan_files import read_plan
+
+    plan = read_plan(path)
+    return {
+        "to": plan.method,
+        "budget": plan.budget,
+        "max_error": plan.max_error,
+        "allocate": plan.allocate,
+        "ranks": plan.ranks,
+        "options": check_values(plan.options, settings_of(load(plan.method).config_type), f"{path}: options"),
+    }

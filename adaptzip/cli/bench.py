@@ -1,0 +1,139 @@
+"""`adaptzip bench`: error against bytes, method by method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.cli._paths import check_file
+
+if TYPE_CHECKING:
+    from adaptzip.benching import Bench
+
+
+def bench(
+    source: options.Source,
+    to: options.Methods = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            help="A size to try: 64KiB, 2% or 100x; may be repeated.  [default: 5%, 2%, 1%, 0.5%]",
+            metavar="SIZE",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw it, as .png, .svg or .pdf; needs matplotlib.", metavar="FILE", show_default=False),
+    ] = None,
+    extras: options.KeepExtras = "lossless",
+    base: options.Base = None,
+    basis: options.Basis = None,
+    embed_basis: options.EmbedBasis = False,
+    calibration: options.Calibration = None,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Measure the error of every method at a few sizes.
+
+    Every file is made and measured, and none is kept. Beside them stand the fewest bytes that the Gaussian
+    rate-distortion bound allows at each file's error, and what float16 and int4 factors would take. All sizes
+    count the extras. Writes nothing but the plot.
+
+    \b
+    Examples:
+      adaptzip bench my-adapter/
+      adaptzip bench my-adapter/ --to svd --to vblora --budget 100x --budget 200x
+      adaptzip bench my-adapter/ --plot sizes.png
+    """
+    from adaptzip.sources import source_bytes
+
+    source_bytes(source)
+    sink = Output(as_json, quiet, verbose)
+    if plot is not None:
+        from adaptzip.plots import check_plot
+
+        check_plot(plot)
+        check_file(plot, source, force=force)
+    from adaptzip.benching import SIZES
+    from adaptzip.benching import bench as run
+    from adaptzip.jobs import Request
+    from adaptzip.methods import load
+
+    for name in to or []:
+        load(name)
+    request = Request(
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        device=device,
+        seed=seed,
+        base=base,
+        basis=basis,
+        embed_basis=embed_basis,
+        calibration=calibration,
+    )
+    with sink.warnings(), sink.progress() as report:
+        found = run(source, request, methods=to or (), sizes=budget or SIZES, progress=report)
+    values = {"path": None if plot is None else str(plot), **found.as_dict()}
+    if plot is None:
+        sink.result(values, lambda: _text(found))
+        return
+    from adaptzip.plots import draw
+
+    draw(found, plot, title=source.resolve().name, force=force)
+    if not as_json:
+        sink.result(values, lambda: _text(found))
+    sink.wrote(plot, f"{text.count(len(found.points), 'file')} of {text.count(_methods(found), 'method')}", values)
+
+
+def _methods(found: Bench) -> int:
+    return len({point.method for point in found.points})
+
+
+def _text(found: Bench) -> str:
+    """The table, the simple ways to store the factors, and what could not be made."""
+    weighted = any(point.weighted_error is not None for point in found.points)
+    head = ["method", "size", "ratio", "parameters", "error", *(["weighted"] if weighted else []), "bound", "x bound"]
+    rows = [
+        [
+            point.method,
+            text.size(point.bytes),
+            text.ratio(found.source_bytes, point.bytes),
+            f"{point.parameters:,}",
+            text.number(point.relative_error),
+            *([_number(point.weighted_error)] if weighted else []),
+            "-" if point.bound is None else text.size(point.bound),
+            "-" if not point.bound else f"{point.bytes / point.bound:.2f}",
+        ]
+        for point in found.points
+    ]
+    simple = [
+        [row.name, text.size(row.bytes), text.ratio(found.source_bytes, row.bytes), "", _number(row.relative_error)]
+        for row in found.yardsticks
+    ]
+    padded = [[*row, *[""] * (len(head) - len(row))] for row in simple]
+    lines = [text.table([*rows, *padded], head=head, indent="")]
+    for missed in found.missed:
+        where = "" if missed.budget is None else f" at {text.size(missed.budget)}"
+        lines.append(f"{missed.method}{where}: {missed.reason}")
+    if found.extras_bytes:
+        lines.append(f"all sizes include {text.size(found.extras_bytes)} of extras")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else text.number(value)

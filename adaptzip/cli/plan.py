@@ -1,0 +1,117 @@
+"""`adaptzip plan`: methods and settings beside each other, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _show_choice as show
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.cli._paths import check_file
+from adaptzip.cli._requests import method_settings
+from adaptzip.errors import UsageError
+
+
+def plan(
+    source: options.Source,
+    to: options.Methods = None,
+    budget: options.Size = None,
+    max_error: options.MaxError = None,
+    extras: options.KeepExtras = "lossless",
+    setting: options.Settings = None,
+    allocate: options.Allocate = None,
+    base: options.Base = None,
+    basis: options.Basis = None,
+    embed_basis: options.EmbedBasis = False,
+    calibration: options.Calibration = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the best row as a file for `compress --plan`.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Show what each method would make of an adapter.
+
+    A table over methods and settings: predicted bytes, stored parameters and relative error, the best first,
+    and below it the methods that can't, with the reason. Nothing is coded, so `compress` may come out a
+    little better or worse. With -o the best row is written as JSON, which may be edited and given to
+    `compress --plan`; otherwise nothing is written.
+
+    \b
+    Examples:
+      adaptzip plan my-adapter/ --budget 100x
+      adaptzip plan my-adapter/ --budget 50k --to vblora --to loretta
+      adaptzip plan my-adapter/ --budget 100x -o plan.json
+    """
+    from adaptzip.sources import source_bytes
+
+    methods = to or []
+    if setting and len(methods) != 1:
+        raise UsageError("-s sets an option of one method", hint="name one method with --to")
+    size = source_bytes(source)
+    if output is not None:
+        check_file(output, source, force=force)
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.jobs import AUTO, Request, load_source
+    from adaptzip.methods import load, names
+    from adaptzip.planning import compare
+
+    for name in methods:
+        load(name)
+    request = Request(
+        to=methods[0] if len(methods) == 1 else AUTO,
+        budget=budget,
+        max_error=max_error,
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        device=device,
+        seed=seed,
+        base=base,
+        basis=basis,
+        embed_basis=embed_basis,
+        calibration=calibration,
+        allocate=allocate,
+        options=method_settings(methods[0], setting) if setting else {},
+    )
+    with sink.warnings(), sink.progress() as report:
+        found = compare(load_source(source, request), request, methods or names(), report)
+    rows = show.forecast_rows(found)
+    values: dict[str, Any] = {
+        "source_bytes": size,
+        "budget": budget,
+        "max_error": max_error,
+        "allocate": allocate,
+        "rows": rows,
+        "path": None if output is None else str(output),
+    }
+    if output is None:
+        sink.result(values, lambda: show.tried(rows, size))
+        found.best  # noqa: B018  says with an error that there is none
+        return
+    from adaptzip.plan_files import write_plan
+
+    if not as_json:
+        sink.result(values, lambda: show.tried(rows, size))
+    write_plan(output, found, budget=budget, max_error=max_error, allocate=allocate, force=force)
+    best = found.best
+    sink.wrote(
+        output, f"{best.method}, about {text.size(best.bytes)}, error {text.number(best.relative_error)}", values
+    )
