@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.comparing import diff
 from adaptzip.errors import UsageError
+from adaptzip.sensitivity import Sensitivity
 
 
 def factors(out: int, width: int, rank: int, seed: int = 0, scaling: float = 0.5) -> LoraFactors:
@@ -114,9 +115,21 @@ def test_the_report_is_json() -> None:
     report = diff(Adapter({"m": factors(5, 6, 2)}), Adapter({"m": factors(5, 6, 3, seed=1)}, {"x": torch.ones(1)}))
     values = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert set(values) == {
-        "relative_error", "same", "modules", "only_in_a", "only_in_b", "extras_equal", "extras_different",
+        "relative_error", "weighted_error", "same", "modules", "only_in_a", "only_in_b", "extras_equal",
+        "extras_different",
     }  # fmt: skip
     assert values["modules"][0]["relative_error"] == report.modules[0].relative_error
+
+
+def test_a_weighted_error_is_that_of_the_outputs() -> None:
+    """Of two inputs, only the one that the module sees counts."""
+    a, b = (Adapter({"m": LoraFactors(torch.tensor([row]), torch.tensor([[1.0]]))}) for row in ([3.0, 4.0], [3.0, 5.0]))
+    seen = Sensitivity(2.0, torch.diag(torch.tensor([2.0, 0.0])))
+    other = Sensitivity(2.0, torch.diag(torch.tensor([0.0, 2.0])))
+    assert diff(a, b, {"m": seen}).weighted_error == 0
+    assert diff(a, b, {"m": other}).weighted_error == pytest.approx(1 / 4)
+    assert diff(a, b, {"m": other}).relative_error == pytest.approx(1 / 5)
+    assert diff(a, b).weighted_error is None
 
 
 def test_a_large_adapter_takes_seconds() -> None:
