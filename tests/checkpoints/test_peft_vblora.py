@@ -111,6 +111,16 @@ def test_what_the_files_hold(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "somebody/some-base"
 
 
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_what_is_written_is_read_again(top_k: int, tmp_path: Path) -> None:
+    native = hand_made(GPT2, top_k=top_k, vectors=300, layout="transposed")
+    again = read(write(native, tmp_path / "vb"))
+    assert again.modules.keys() == native.modules.keys()
+    for name, factors in native.adapter.modules.items():
+        assert again.modules[name].layout == "transposed"
+        torch.testing.assert_close(again.modules[name].delta(), factors.delta(), atol=1e-7, rtol=1e-6)
+
+
 def test_index_dtypes_are_pefts() -> None:
     sizes = (255, 256, 32767, 32768, 2**31 - 1, 2**31)
     dtypes = [torch.uint8, torch.int16, torch.int16, torch.int32, torch.int32, torch.int64]
@@ -266,6 +276,8 @@ def test_what_is_read_is_what_peft_merges(
     for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
         assert torch.equal(tensor, again[name]), name
     adaptzip.export(adapter, tmp_path / "lora")
+    lora = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert (lora["peft_type"], lora["task_type"]) == ("LORA", config.get("task_type"))
     for name, tensor in merged_by_peft(model(), tmp_path / "lora").items():
         torch.testing.assert_close(tensor, again[name], atol=1e-6, rtol=1e-6)
 
