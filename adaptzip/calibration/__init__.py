@@ -13,7 +13,14 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
-from adaptzip.calibration.choosing import EQUAL, Sensitivities, attributed_weights, choose
+from adaptzip.calibration.choosing import (
+    EQUAL,
+    Attribution,
+    Sensitivities,
+    attribute,
+    attributed_weights,
+    choose,
+)
 from adaptzip.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
 from adaptzip.calibration.models import Batch, LoadedModel, load_teacher, sample_texts
 from adaptzip.calibration.moments import (
@@ -31,8 +38,8 @@ from adaptzip.sensitivity import Sensitivity
 Use = Literal["inputs", "gradients", "both"]
 """What the estimates may be made of: what modules are fed, gradients of their outputs, or both."""
 
-_TRIED = 8
-"""Batches that estimates are tried on."""
+_TRIED = 4096
+"""Estimates are tried on batches of about this many tokens in all, whose outputs are kept in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,8 @@ def calibrate(
     batches = loaded.batches(texts, batch, max_tokens)
     if not batches:
         raise RefusedError(f"{texts_path}: none of the texts has a token for this base model")
-    tried = batches[:: -(-len(batches) // _TRIED)]
+    tokens = sum(part.tokens for part in batches)
+    tried = batches[:: -(-tokens // _TRIED)]
     estimates = _estimates(loaded, adapter, batches, tried, use, seed)
     choice = choose(loaded, adapter, estimates, tried)
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
@@ -103,7 +111,7 @@ def calibrate(
         importance=importance.modules,
         components=importance.components,
         texts=len(texts),
-        tokens=sum(part.tokens for part in batches),
+        tokens=tokens,
         estimate=choice.name,
         distances=choice.distances,
     )
@@ -121,18 +129,19 @@ def _estimates(
     if use == "inputs":
         return found
     fisher = _fisher(loaded, tally_gradients(loaded, batches, seed))
-    found |= _attributions(loaded, adapter, {}, tried, "attributed")
+    attributions = attribute(loaded, adapter, tried)
+    found |= _attributed(attributions, {}, "attributed")
     if use == "gradients":
         return found | {"Fisher": _without_moments(fisher)}
     moments = {name: sensitivity.moments for name, sensitivity in fisher.items()}
-    return found | {"Fisher, moments": fisher} | _attributions(loaded, adapter, moments, tried, "attributed, moments")
+    return found | {"Fisher, moments": fisher} | _attributed(attributions, moments, "attributed, moments")
 
 
-def _attributions(
-    loaded: LoadedModel, adapter: Adapter, moments: Mapping[str, Tensor | None], tried: Sequence[Batch], name: str
+def _attributed(
+    attributions: Sequence[Attribution], moments: Mapping[str, Tensor | None], name: str
 ) -> dict[str, Sensitivities]:
     """Attributed weights, and the same half-way to 1 on a logarithmic scale: half believed."""
-    weights = attributed_weights(loaded, adapter, moments, tried)
+    weights = attributed_weights(attributions, moments)
     halved = {module: weight**0.5 for module, weight in weights.items()}
     return {
         called: {module: Sensitivity(weight, moments.get(module)) for module, weight in relative.items()}

@@ -7,7 +7,8 @@ adapter is rounded under it to a few sizes, put on the base, and compared with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, log
 
@@ -71,53 +72,59 @@ def choose(
     return Choice(min(harmless, key=lambda name: shares[name]), shares)
 
 
-def attributed_weights(
-    loaded: LoadedModel, adapter: Adapter, moments: Mapping[str, Tensor | None], batches: Sequence[Batch]
-) -> dict[str, float]:
-    """How much of coarse copies' distance is due to each module, by its (moment-weighted) squared error.
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """How the distance of a coarse copy is shared out over modules.
 
-    The distance is integrated along the way from the adapter to the copy, so that it is shared out in full
-    (integrated gradients; Sundararajan et al. 2017, arXiv 1703.01365). The mean over two copies, each in shares of
-    its own mean.
+    Attributes:
+        changes: dW' - dW of each module, (out, in).
+        shares: what of the distance is due to it.
+    """
+
+    changes: Mapping[str, Tensor]
+    shares: Mapping[str, float]
+
+    def weights(self, moments: Mapping[str, Tensor | None]) -> dict[str, float]:
+        """Shares by (moment-weighted) squared errors, with mean about 1."""
+        found = {}
+        for name, error in self.changes.items():
+            square = moments.get(name)
+            size = float(((error if square is None else error @ square) * error).sum())
+            found[name] = self.shares[name] / size if size > 0 else 0.0
+        mean = sum(max(weight, 0.0) for weight in found.values()) / len(found)
+        return {name: max(weight / mean, _FLOOR) if mean > 0 else 1.0 for name, weight in found.items()}
+
+
+def attribute(loaded: LoadedModel, adapter: Adapter, batches: Sequence[Batch]) -> list[Attribution]:
+    """Share out the distance of coarse copies.
+
+    It is integrated along the way from the adapter to the copy, so that it is shared out in full (integrated gradients;
+    Sundararajan et al. 2017, arXiv 1703.01365).
     """
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    total = dict.fromkeys(adapter.modules, 0.0)
-    for error in _ATTRIBUTED_ERRORS:
-        copy, _ = copy_of_error(adapter.modules, plain, error)
-        for name, weight in _attributed(loaded, adapter, copy, moments, batches).items():
-            total[name] += weight / len(_ATTRIBUTED_ERRORS)
-    return total
+    copies = [copy_of_error(adapter.modules, plain, error)[0] for error in _ATTRIBUTED_ERRORS]
+    return [_attribute(loaded, adapter, copy, batches) for copy in copies]
 
 
-def _attributed(
-    loaded: LoadedModel,
-    adapter: Adapter,
-    copy: Updates,
-    moments: Mapping[str, Tensor | None],
-    batches: Sequence[Batch],
-) -> dict[str, float]:
-    """The weights that one copy gives, with mean about 1."""
+def attributed_weights(attributions: Sequence[Attribution], moments: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """The mean of what several attributions give."""
+    found = [attribution.weights(moments) for attribution in attributions]
+    return {name: sum(weights[name] for weights in found) / len(found) for name in found[0]}
+
+
+def _attribute(loaded: LoadedModel, adapter: Adapter, copy: Updates, batches: Sequence[Batch]) -> Attribution:
     changes = {name: change(module, copy[name]) for name, module in adapter.modules.items()}
     for layer in loaded.layers.values():
         layer.parameter.requires_grad_(True)
     shares = dict.fromkeys(changes, 0.0)
-    with _Swapped(loaded, adapter) as swapped:
-        for batch in batches:
-            with torch.no_grad():
-                teacher = loaded(batch)
-            for station in _STATIONS:
-                swapped.put(copy, station)
-                distance = loaded.distance(teacher, loaded(batch))
-                for name, gradient in _gradients(loaded, distance).items():
+    with torch.no_grad():
+        teacher = [loaded(batch) for batch in batches]
+    for station in _STATIONS:
+        with _moved(loaded, adapter, copy, station):
+            for batch, expected in zip(batches, teacher, strict=True):
+                for name, gradient in _gradients(loaded, loaded.distance(expected, loaded(batch))).items():
                     shares[name] += float((gradient.cpu() * changes[name]).sum())
-                swapped.restore()
-    weights = {}
-    for name, error in changes.items():
-        square = moments.get(name)
-        size = float(((error if square is None else error @ square) * error).sum())
-        weights[name] = shares[name] / size if size > 0 else 0.0
-    mean = sum(max(weight, 0.0) for weight in weights.values()) / len(weights)
-    return {name: max(weight / mean, _FLOOR) if mean > 0 else 1.0 for name, weight in weights.items()}
+    return Attribution(changes, shares)
 
 
 def _distances(
@@ -125,13 +132,12 @@ def _distances(
 ) -> dict[tuple[str, int], float]:
     """Summed distance of every copy from the adapter."""
     totals = dict.fromkeys(copies, 0.0)
-    with torch.no_grad(), _Swapped(loaded, adapter) as swapped:
-        for batch in batches:
-            teacher = loaded(batch).double()
-            for key, copy in copies.items():
-                swapped.put(copy)
-                totals[key] += float(loaded.distance(teacher, loaded(batch).double()))
-                swapped.restore()
+    with torch.no_grad():
+        teacher = [loaded(batch) for batch in batches]
+        for key, copy in copies.items():
+            with _moved(loaded, adapter, copy):
+                for batch, expected in zip(batches, teacher, strict=True):
+                    totals[key] += float(loaded.distance(expected.double(), loaded(batch).double()))
     return totals
 
 
@@ -144,28 +150,17 @@ def _gradients(loaded: LoadedModel, loss: Tensor) -> dict[str, Tensor]:
     }
 
 
-class _Swapped:
-    """A loaded model whose adapter can be changed for a while; the weights are put back exactly."""
-
-    def __init__(self, loaded: LoadedModel, adapter: Adapter) -> None:
-        self._loaded, self._adapter = loaded, adapter
-        self._kept: dict[str, Tensor] = {}
-
-    def __enter__(self) -> _Swapped:
-        self._kept = {name: layer.weight.clone() for name, layer in self._loaded.layers.items()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.restore()
-
-    def put(self, copy: Updates, share: float = 1.0) -> None:
-        """Move every module by a share of its way to the copy."""
-        for name, layer in self._loaded.layers.items():
-            moved = layer.as_weight(change(self._adapter.modules[name], copy[name])) * share
-            with torch.no_grad():
+@contextmanager
+def _moved(loaded: LoadedModel, adapter: Adapter, copy: Updates, share: float = 1.0) -> Iterator[None]:
+    """The model with every module moved by a share of its way to the copy; the weights are put back exactly."""
+    kept = {name: layer.weight.clone() for name, layer in loaded.layers.items()}
+    try:
+        with torch.no_grad():
+            for name, layer in loaded.layers.items():
+                moved = layer.as_weight(change(adapter.modules[name], copy[name])) * share
                 layer.weight.add_(moved.to(layer.weight))
-
-    def restore(self) -> None:
-        for name, layer in self._loaded.layers.items():
-            with torch.no_grad():
-                layer.weight.copy_(self._kept[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, layer in loaded.layers.items():
+                layer.weight.copy_(kept[name])

@@ -12,7 +12,7 @@ import torch
 import adaptzip
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.calibration import calibrate
-from adaptzip.calibration.choosing import EQUAL, attributed_weights, choose
+from adaptzip.calibration.choosing import EQUAL, attribute, attributed_weights, choose
 from adaptzip.calibration.coarse import coordinates, copy_of_error, copy_of_size
 from adaptzip.calibration.distance import weighted_error
 from adaptzip.calibration.models import load_teacher
@@ -44,10 +44,11 @@ def test_what_comes_of_it(use: str, base: Path, texts: Path) -> None:
     found = calibrate(base, lora, texts, use=use)  # type: ignore[arg-type]
     assert found.texts == len(TEXTS)
     assert found.tokens == sum(len(text.split()) for text in TEXTS)
-    assert found.estimate == min(found.distances, key=lambda name: found.distances[name])
-    assert found.distances[EQUAL] == 1.0
+    assert found.distances[found.estimate] <= found.distances[EQUAL] == 1.0
     assert ("inputs" in found.distances) == (use != "gradients")
-    assert ("Fisher" in found.distances) == (use != "inputs")
+    assert ("attributed" in found.distances) == (use != "inputs")
+    assert ("Fisher" in found.distances) == (use == "gradients")
+    assert ("Fisher, moments" in found.distances) == (use == "both")
     assert bool(found.importance) == (use != "inputs")
     assert (found.estimate == EQUAL) == (not found.sensitivities)
     again = calibrate(base, lora, texts, use=use)  # type: ignore[arg-type]
@@ -60,7 +61,7 @@ def test_the_model_is_left_as_it_was(base: Path) -> None:
     loaded = load_teacher(base, lora, torch.device("cpu"))
     before = {name: layer.weight.clone() for name, layer in loaded.layers.items()}
     batches = loaded.batches(TEXTS, 4, 64)
-    attributed_weights(loaded, lora, {}, batches)
+    attribute(loaded, lora, batches)
     choose(loaded, lora, {"x": {name: Sensitivity(2.0) for name in lora.modules}}, batches)
     assert all(torch.equal(layer.weight, before[name]) for name, layer in loaded.layers.items())
 
@@ -76,7 +77,7 @@ def test_the_estimate_that_spares_what_matters_is_chosen(base: Path) -> None:
     choice = choose(loaded, lora, {"values": weights(1.9, 0.1), "queries": weights(0.1, 1.9)}, batches)
     assert choice.name == "values"
     assert choice.distances["values"] < 1.0 < choice.distances["queries"]
-    shares = attributed_weights(loaded, lora, {}, batches)
+    shares = attributed_weights(attribute(loaded, lora, batches), {})
     value, query = (sum(w for name, w in shares.items() if end in name) for end in ("v_proj", "q_proj"))
     assert value > 2 * query
 
