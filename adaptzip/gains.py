@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import log2
+from math import ldexp, log2
 
 import numpy as np
 
 STEPS_PER_OCTAVE = 4
 LIMIT = 127
-_FRACTIONS = np.exp2(-np.arange(STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE).astype(np.float32)
-"""2^(-j/4) for j = 0..3, float32."""
+_FRACTIONS = np.array([0x3F800000, 0x3F5744FD, 0x3F3504F3, 0x3F1837F0], np.uint32).view(np.float32).tolist()
+"""2^(-j/4) for j = 0..3, float32, bit for bit as the format has them."""
 
 
 def gain_index(gain: float) -> int:
@@ -20,4 +20,4 @@ def gain_index(gain: float) -> int:
 def divisor(index: int) -> float:
     """The float32 number 2^(-q/4) that undoes gain q: one of four constants times a power of two."""
     octave, fraction = divmod(index, STEPS_PER_OCTAVE)
-    return float(np.ldexp(_FRACTIONS[fraction], -octave))
+    return ldexp(_FRACTIONS[fraction], -octave)

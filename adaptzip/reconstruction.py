@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -165,19 +165,49 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     """
     method = _method(compressed)
     try:
-        config = method.config_type(**compressed.config)
+        config = method.config_type(**_options(method, compressed.config))
     except (TypeError, UsageError) as error:
         raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
     found = None
-    if method.needs_basis:
+    if method.needs_basis != (compressed.basis is not None):
+        raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
+    if compressed.basis is not None:
         from adaptzip.bases.resolve import basis_for_reconstruct
 
-        if compressed.basis is None:
-            raise FormatError(f"metadata: method {method.name!r} needs a basis and none is named")
         found = basis_for_reconstruct(
             compressed.basis, compressed.sites, base=base, basis=basis, embedded=_embedded(compressed)
         )
     return Coder(method, config, compressed.sites, compressed.max_rank, found)
+
+
+def _options(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's options, each of the type that the method declares; whole numbers stand for float ones too.
+
+    Raises:
+        TypeError: if one is of another type.
+        UsageError: if a number is beyond all sense.
+    """
+    types = get_type_hints(method.config_type)
+    return {key: _typed(key, value, types[key]) for key, value in config.items() if key in types}
+
+
+def _typed(key: str, value: Any, declared: Any) -> Any:
+    kinds = _kinds(declared)
+    if type(value) is int and abs(value) >= 2**63:
+        raise UsageError(f"{key} is beyond 2^63")
+    if type(value) is int and int not in kinds and float in kinds:
+        return float(value)
+    if type(value) not in kinds:
+        raise TypeError(f"{key} is of the wrong type")
+    return value
+
+
+def _kinds(declared: Any) -> set[type]:
+    """The types that a declared one allows: a union's, and those of a literal's values."""
+    inner = get_args(declared)
+    if get_origin(declared) is Literal:
+        return set(map(type, inner))
+    return set().union(*map(_kinds, inner)) if inner else {declared}
 
 
 def _embedded(compressed: Compressed) -> Basis | None:

@@ -23,6 +23,9 @@ from adaptzip.methods._base import BASIS_U, BASIS_V, Method
 MOST_SQUARES = 2.0**52
 """What the squares of a row of directions, summed in float32, stay below; in float64 the sum is then exact."""
 
+MOST_FACTOR_NUMBERS_PER_BYTE = 65536
+"""Numbers in a module's factors for each byte of its block, with 64 bytes more: a bound for hostile files."""
+
 SHARED = "(shared)"
 """What stands for a module's name in messages about the shared tensors."""
 
@@ -139,10 +142,10 @@ def decode_shared(coder: Coder, chunk: bytes | memoryview, step: float) -> dict[
         FormatError: if the block is damaged.
     """
     specs = coder.method.shared_layout(coder.config)
+    if bool(specs) != (len(chunk) > 0):
+        raise FormatError("shared tensors are missing, or the method has none")
     if not specs:
         return {}
-    if len(chunk) == 0:
-        raise FormatError("the block of shared tensors is empty")
     blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
     return {spec.role: _decoded(block, spec, step, SHARED) for spec, block in zip(specs, blocks, strict=True)}
 
@@ -164,6 +167,9 @@ def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: st
         nonlocal specs
         if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
+        numbers = coder.method.factor_rank(site, rank, coder.config) * (site.out + site.width)
+        if numbers > MOST_FACTOR_NUMBERS_PER_BYTE * (len(chunk) + 64):
+            raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot stand for factors of {numbers} numbers")
         specs = coder.method.layout(site, rank, coder.config)
         return specs
 

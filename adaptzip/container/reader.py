@@ -97,7 +97,12 @@ def _compressed(opened: Opened) -> Compressed:
     for what, numbers in (("gains", tables.gains), ("sizes of the basis", tables.basis_sizes)):
         if numbers and len(numbers) != len(header.sites):
             raise FormatError(f"there are {len(numbers)} {what} for {len(header.sites)} modules")
+    embedded = header.basis is not None and header.basis.source == "embedded"
+    if embedded != ("basis" in opened.streams):
+        raise FormatError("the stream of the basis and what the metadata says of it do not belong together")
     lossless = bool(header.config.get("lossless", False))
+    if lossless and (tables.gains or header.basis is not None or "shared" in opened.streams):
+        raise FormatError("a lossless file has gains, a basis or shared tensors")
     return Compressed(
         method=header.method,
         method_version=header.method_version,

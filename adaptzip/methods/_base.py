@@ -19,7 +19,7 @@ from adaptzip.survey import Allowance, Candidate, Survey
 
 BASIS_U = "basis.U"
 BASIS_V = "basis.V"
-"""Names under which a module's frozen basis, U (out, k) and V (in, k), is among the tensors of a method that needs one."""
+"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one."""
 
 
 class Profile(Protocol):
@@ -131,6 +131,10 @@ class Method(ABC):
     def max_rank(self, site: Site, config: Any) -> int:
         """The largest rank a module of this shape may have in a file."""
         return min(site.out, site.width)
+
+    def factor_rank(self, site: Site, rank: int, config: Any) -> int:
+        """The rank of the factors that `reconstruct` makes of a block of `rank`."""
+        return rank
 
     @abstractmethod
     def layout(self, site: Site, rank: int, config: Any) -> tuple[TensorSpec, ...]:

@@ -151,6 +151,9 @@ class Loretta(Method):
     def max_rank(self, site: Site, config: Config) -> int:
         return largest_rank(site.out, site.width, _middle(site, config))
 
+    def factor_rank(self, site: Site, rank: int, config: Config) -> int:
+        return chain_shape(site.out, site.width, rank, _middle(site, config), whole=config.whole).middle
+
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
         """The cores of the outputs' side, then those of the inputs', each from its far end; only the last is real."""
         shape = chain_shape(site.out, site.width, rank, _middle(site, config), whole=config.whole)
