@@ -245,8 +245,9 @@ def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict
         best, tried = report.best, show.forecast_rows(report)
     else:
         best = forecast(loaded, request)
-    return {
+    return _nothing_beside() | {
         "method": best.method,
+        "options": dict(best.options),
         "parameters": best.parameters,
         "relative_error": best.relative_error,
         "kept_modules": len(best.ranks) if best.ranks else None,

@@ -51,8 +51,8 @@ def plan(
 
     A table over methods and settings: predicted bytes, stored parameters and relative error, the best first,
     and below it the methods that can't, with the reason. Nothing is coded, so `compress` may come out a
-    little better or worse. With -o the best row is written as JSON, which may be edited and given to
-    `compress --plan`; otherwise nothing is written.
+    little better or worse. Writes nothing, or with -o the best row as JSON, which may be edited and given to
+    `compress --plan`.
 
     \b
     Examples:

@@ -27,6 +27,10 @@ def documented(section: str) -> set[str]:
     [
         ("compress", "compress {adapter} -f"),
         ("compress", "compress {adapter} --lossless -n"),
+        ("compress", "compress {adapter} --to loretta --max-error 0.5 -f"),
+        ("plan", "plan {adapter} --to svd"),
+        ("plan", "plan {adapter} --to svd -o {adapter}.json"),
+        ("bench", "bench {adapter} --to svd -b 50%"),
         ("inspect a .adz", "inspect {archive}"),
         ("inspect a checkpoint", "inspect {adapter}"),
         ("verify", "verify {archive}"),
