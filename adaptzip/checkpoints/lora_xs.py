@@ -128,8 +128,8 @@ def _check_kind(name: str, factors: LoraFactors) -> None:
 
 
 def _triple(factors: LoraFactors, module: NativeModule | None) -> tuple[LoraFactors, Tensor]:
-    """The frozen A and B of a module with scale 1, and its core by least squares: B' = U R."""
-    if module is None:
+    """The frozen A and B of a module with scale 1, and its core by least squares: B' = U R; nothing for no update."""
+    if module is None or _BASIS_U not in module.tensors:
         return factors, torch.zeros(factors.rank, factors.rank)
     U = module.tensors[_BASIS_U][:, : len(module.A)].double()
     gram = U.T @ U

@@ -13,6 +13,7 @@ from small_adapters import adapter as make_adapter
 from torch import Tensor
 
 import adaptzip
+from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.bases.updates import build_basis
 
 NEW, OLD = ".default_lora_latent_mapping.weight", "_lora_latent_mapping.weight"
@@ -94,6 +95,15 @@ def test_a_compressed_core_is_written_and_read_back(tmp_path: Path, source: adap
     for name, module in wanted.modules.items():
         assert torch.allclose(again.modules[name].delta(), module.delta(), atol=1e-6 * float(module.delta().norm()))
     assert torch.equal(again.extras["base_model.model.score.weight"], torch.ones(3, 16))
+
+
+def test_a_module_without_an_update_is_written_as_zeros(tmp_path: Path, source: adaptzip.Adapter) -> None:
+    gone = LoraFactors(torch.ones(2, 16), 1e-6 * torch.ones(8, 2))
+    weak = Adapter({**source.modules, "a.1.v_proj": gone}, source.extras, source.meta)
+    adaptzip.export(adaptzip.compress(weak, to="lora-sb", max_error=0.1), tmp_path / "xs", as_="lora-xs")
+    again = adaptzip.read(tmp_path / "xs").modules["a.1.v_proj"]
+    assert again.shape == (8, 16)
+    assert not again.delta().any()
 
 
 def test_the_files_are_those_of_the_repository(tmp_path: Path, source: adaptzip.Adapter) -> None:

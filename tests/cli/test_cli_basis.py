@@ -63,8 +63,10 @@ def test_build_json(team: list[Path]) -> None:
 def test_compress_with_a_shared_basis_and_back(team: list[Path]) -> None:
     basis, archive = team[0].parent / "team.basis", team[0].parent / "core.adz"
     assert run("basis", "build", *team[:2], "-o", basis, "-q").out == ""
-    made = adaptzip.compress(team[1], archive, to="lora-sb", basis=basis)
-    assert made.payload_bytes < adaptzip.compress(team[1]).payload_bytes / 4
+    made = run("compress", team[1], "--to", "lora-sb", "--basis", basis, "-o", archive, "--json")
+    plain = run("compress", team[1], "-o", archive.with_name("plain.adz"), "--json")
+    assert made.json["module_bytes"] < plain.json["module_bytes"] / 4
+    assert made.json["captured_energy"] == pytest.approx(1)
     restored = archive.with_name("restored")
     assert run("export", archive, "--basis", basis, "-o", restored).code == 0
     assert run("diff", team[0], restored, "--max-error", "0.11").code == 0
