@@ -114,16 +114,24 @@ def simplex_weights(G: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         G: (n, m, m) inner products of vectors; g: (n, m) of the vectors with a piece.
     """
+    if g.shape[1] <= 2:
+        # On a segment the best point is the nearest end, or the foot of the perpendicular between them.
+        weights = _on_face(G, g).clamp(0, 1)
+        return weights, _value(G, g, weights)
     best, lowest = torch.zeros_like(g), torch.full_like(g[:, 0], float("inf"))
     for size in range(1, g.shape[1] + 1):
         for face in combinations(range(g.shape[1]), size):
             found = torch.zeros_like(g)
             found[:, face] = _on_face(G[:, face][:, :, face], g[:, face])
-            value = ((G @ found[..., None])[..., 0] * found).sum(1) - 2 * (g * found).sum(1)
+            value = _value(G, g, found)
             better = (value < lowest) & (found >= 0).all(1)
             best = torch.where(better[:, None], found, best)
             lowest = torch.where(better, value, lowest)
     return best, lowest
+
+
+def _value(G: Tensor, g: Tensor, weights: Tensor) -> Tensor:
+    return ((G @ weights[..., None])[..., 0] * weights).sum(1) - 2 * (g * weights).sum(1)
 
 
 def _on_face(G: Tensor, g: Tensor) -> Tensor:

