@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaptzip.coding import entropy, tables, trellis
 from adaptzip.coding.classes import choose_classes
-from adaptzip.coding.entropy import Block
+from adaptzip.coding.entropy import Levels
 from adaptzip.coding.modules import _first_classes
 from adaptzip.coding.trellis import Quantised, lanes_of, stages_of
 from formats import decoder
@@ -81,7 +81,7 @@ def test_bits_are_close_to_the_bound(deviation: float, gap: float) -> None:
     x = gaussian(8, 4000, deviation)
     (found,) = quantise(x)
     scales = tables.scale_index(x.double().square().mean(1).sqrt().numpy())
-    chunk = entropy.encode(8, 8, [Block(found, choose_classes(found, scales))])
+    chunk = entropy.encode(8, 8, [Levels(found, choose_classes(found, scales))])
     error = float((x - torch.from_numpy(found.values())).square().mean())
     bound = 0.5 * log2(float(x.square().mean()) / error)
     assert 8 * len(chunk) / x.numel() < bound + gap

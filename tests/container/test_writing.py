@@ -21,6 +21,7 @@ from small_adapters import adapter, bits
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adapter import Meta
+from adaptzip.basis import BasisReference
 from adaptzip.coding import entropy
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
@@ -57,9 +58,15 @@ def test_deflated_texts_come_back(text: bytes) -> None:
     assert inflate(deflate(text)) == text
 
 
-@given(st.binary(max_size=60), st.binary(max_size=20), st.lists(st.integers(0, 9999), max_size=9))
-def test_tables_come_back(config: bytes, header: bytes, lengths: list[int]) -> None:
-    tables = Tables(config, (), header, tuple(lengths))
+@given(
+    st.binary(max_size=60),
+    st.binary(max_size=20),
+    st.lists(st.integers(-128, 127), max_size=9),
+    st.lists(st.integers(0, 999), max_size=9),
+    st.lists(st.integers(0, 9999), max_size=9),
+)
+def test_tables_come_back(config: bytes, header: bytes, gains: list[int], sizes: list[int], lengths: list[int]) -> None:
+    tables = Tables(config, (), header, tuple(gains), tuple(sizes), tuple(lengths))
     assert read_tables(memoryview(write_tables(tables))) == tables
 
 
@@ -84,6 +91,31 @@ def test_what_is_opened_is_what_was_written(compressed: Compressed, tmp_path: Pa
             assert after == before, field.name
     writer.write(again, tmp_path / "y.adz")
     assert (tmp_path / "x.adz").read_bytes() == (tmp_path / "y.adz").read_bytes()
+
+
+def test_what_methods_share_and_stand_on_is_written_too(compressed: Compressed, tmp_path: Path) -> None:
+    count = len(compressed.sites)
+    made = dataclasses.replace(
+        compressed,
+        shared=b"\1\2\3",
+        gains=list(range(-1, count - 1)),
+        basis=BasisReference("file", 7, "h" * 22, "updates of 3 adapters"),
+    )
+    writer.write(made, tmp_path / "x.adz")
+    again = adaptzip.open(tmp_path / "x.adz")
+    assert bytes(again.shared) == made.shared
+    assert list(again.gains) == made.gains
+    assert again.basis == made.basis
+    assert list(read_header(tmp_path / "x.adz").streams)[:3] == ["tables", "shared", "modules"]
+
+
+@pytest.mark.parametrize("what", ["gains", "basis_sizes"])
+def test_as_many_gains_and_sizes_as_modules_are_demanded(compressed: Compressed, what: str, tmp_path: Path) -> None:
+    more = [1] * (len(compressed.sites) + 1)
+    made = dataclasses.replace(compressed, **{what: more, "basis_payload": b"x"})
+    writer.write(made, tmp_path / "x.adz")
+    with pytest.raises(FormatError, match=f"there are {len(more)} .* for {len(compressed.sites)} modules"):
+        adaptzip.open(tmp_path / "x.adz")
 
 
 def test_any_safetensors_reader_lists_the_streams(compressed: Compressed, tmp_path: Path) -> None:
