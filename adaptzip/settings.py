@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from adaptzip.allocation import Ranks, paths, pick_best
-from adaptzip.assembly import file_size
+from adaptzip.assembly import assemble, settled
+from adaptzip.container import writer
 from adaptzip.errors import UsageError
 from adaptzip.fitting import NOTHING_CODED, fit_adapter
 from adaptzip.jobs import Job
 from adaptzip.methods import REFERENCE, load
 from adaptzip.survey import Allowance, Candidate, Survey
+
+_STEP = 0.12345678
+_NUMBER = 12345
+_BLOCK = 300
+"""A step, a number and a block's length that take about as much room as any."""
+_ROUNDING = 4
+"""Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank."""
 
 
 def candidates(job: Job) -> list[Candidate]:
@@ -69,8 +77,22 @@ def _allowance(job: Job) -> Allowance:
 
 
 def bare_size(job: Job) -> int:
-    """Bytes of a file without any module, about: what a method's settings take of the header is not known yet."""
+    """Bytes of a file besides what blocks are expected to take, before settings and ranks are known; about.
+
+    Every open option is taken for a number that has to be written, every module that is not zero for one that is kept.
+    """
     reference = load(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
-    sites = job.survey.sites if job.survey is not None else {}
-    return file_size(job, replace(bare, coder=replace(bare.coder, sites=sites)), 0.12345678, NOTHING_CODED, 0.123456)
+    survey = job.survey or Survey({}, {})
+    empty = assemble(job, replace(bare, coder=replace(bare.coder, sites=survey.sites)), _STEP, NOTHING_CODED, _STEP)
+    kept = [bytes(_BLOCK + i % 64) if len(survey.singular[name]) else b"" for i, name in enumerate(survey.sites)]
+    open_options = {f.name: _NUMBER for f in fields(job.config) if getattr(job.config, f.name) is None}
+    file = replace(
+        empty,
+        method=job.method.name,
+        config=settled(job.config) | open_options,
+        chunks=kept,
+        shared=bytes(_BLOCK) if job.method.shared_roles else b"",
+        provenance=replace(empty.provenance, parameters=_NUMBER),
+    )
+    return writer.size(file) - file.payload_bytes + _ROUNDING * sum(map(bool, kept))
