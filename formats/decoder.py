@@ -46,11 +46,16 @@ class Tensor(NamedTuple):
 
 
 class Module(NamedTuple):
-    """The factors of one update, scaling * B @ A. Those of a lossless file are `Tensor`s, others float32 arrays."""
+    """The factors of one update, scaling * B @ A. Those of a lossless file are `Tensor`s, others float32 arrays.
+
+    `stored` are the module's own tensors: multiples of the step, or whole numbers. A lossless file and a zero update
+    have none.
+    """
 
     A: Any
     B: Any
     scaling: float
+    stored: tuple[NDArray[np.int64], ...] = ()
 
 
 class Site(NamedTuple):
@@ -62,6 +67,10 @@ class Site(NamedTuple):
     kernel: tuple[int, ...]
 
 
+Basis = Mapping[str, tuple[Floats, Floats]]
+"""U (out, k) and V (in, k) by module."""
+
+
 class Decoded(NamedTuple):
     """Everything in a file; extras by (role, name)."""
 
@@ -71,10 +80,14 @@ class Decoded(NamedTuple):
     modules: dict[str, Module]
     extras: dict[tuple[str, str], Tensor]
     source_header: bytes
+    shared: tuple[NDArray[np.int64], ...] = ()
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     """Decode a whole file.
+
+    Args:
+        basis: that of the base weights or of the artefact, for a file that names one.
 
     Raises:
         Broken: if adz-1.md says that it must be refused.
@@ -87,10 +100,13 @@ def decode(data: bytes) -> Decoded:
     need(bool(tables.extras) == ("extras" in streams), "extras and their table do not belong together")
     need(len(tables.lengths) == len(sites), "the index does not have one length per module")
     need(sum(tables.lengths) == len(streams["modules"]), "the index does not add up to the stream of modules")
+    check_belongings(metadata, tables, streams)
+    plan = plan_of(metadata, sites, tables, streams, basis)
     modules, position = {}, 0
-    for (name, site), length in zip(sites.items(), tables.lengths, strict=True):
+    gains = tables.gains or (0,) * len(sites)
+    for (name, site), length, gain in zip(sites.items(), tables.lengths, gains, strict=True):
         chunk = streams["modules"][position : position + length]
-        modules[name] = decode_module(chunk, site, metadata)
+        modules[name] = decode_module(chunk, name, site, gain, plan)
         position += length
     unpacked = unpack(tables.extras, streams.get("extras", b""))
     extras = {(e.role, e.name): tensor for e, tensor in zip(tables.extras, unpacked, strict=True)}
@@ -98,7 +114,7 @@ def decode(data: bytes) -> Decoded:
         need(role in ("extra", "magnitude", "bias"), f"unknown role {role!r}")
         if role != "extra":
             need(name in sites and extras[role, name].shape == (sites[name].out,), f"{role} of {name!r} fits no module")
-    return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header)
+    return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header, plan.shared)
 
 
 def need(condition: bool, message: str) -> None:
@@ -110,6 +126,7 @@ def need(condition: bool, message: str) -> None:
 # 1. Frame ------------------------------------------------------------------------------------------------------------
 
 MAX_HEADER = 2**24
+STREAMS = ("tables", "shared", "modules", "basis", "extras")
 
 
 def parse_frame(data: bytes) -> tuple[bytes, str, dict[str, bytes]]:
@@ -136,7 +153,8 @@ def parse_frame(data: bytes) -> tuple[bytes, str, dict[str, bytes]]:
         streams[name] = data[8 + length + first : 8 + length + end]
         position = end
     need(8 + length + position == len(data), "the file is not as long as its header says")
-    need(list(streams) in (["tables", "modules"], ["tables", "modules", "extras"]), "unknown streams")
+    need(list(streams) == [name for name in STREAMS if name in streams], "unknown streams, or in another order")
+    need("tables" in streams and "modules" in streams, "a stream is missing")
     return data[: 8 + length], text, streams
 
 
@@ -196,10 +214,24 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
     need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
-    need(value["method"] == "svd/1", f"unknown method {value['method']!r}")
-    need(value["config"].keys() <= {"lossless"}, "unknown option")
+    name, _, version = value["method"].partition("/")
+    need(name in METHODS and version == "1", f"unknown method {value['method']!r}")
     need(isinstance(value["config"].get("lossless", False), bool), "'lossless' is neither true nor false")
+    METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
+    check_basis(value.get("basis"))
     return value
+
+
+def check_basis(item: Any) -> None:
+    """The metadata's `basis`, null or [source, size, hash, description]."""
+    if item is None:
+        return
+    need(isinstance(item, list) and len(item) == 4, "'basis' is malformed")
+    source, size, found, description = item
+    need(source in ("base", "file", "embedded"), "'basis' has an unknown source")
+    need(type(size) is int and 0 < size <= MAX_RANK, "'basis' has an impossible size")
+    need(isinstance(found, str) and isinstance(description, str), "'basis' is malformed")
+    need(source == "embedded" or bool(re.fullmatch("[A-Za-z0-9_-]{22}", found)), "'basis' has no hash")
 
 
 # 3. Module names -----------------------------------------------------------------------------------------------------
@@ -304,6 +336,8 @@ class Tables(NamedTuple):
     config: dict[str, Any]
     extras: list[Entry]
     source_header: bytes
+    gains: tuple[int, ...]
+    basis_sizes: list[int]
     lengths: list[int]
 
 
@@ -322,7 +356,7 @@ def parse_tables(stream: bytes) -> Tables:
     need(len(data) > 0 and len(data) > data[0], "the tables are truncated")
     position = 1 + data[0]
     sizes = leb128(data[1:position])
-    need(len(sizes) == 3 and position + sum(sizes) <= len(data), "the tables are truncated")
+    need(len(sizes) == 5 and position + sum(sizes) <= len(data), "the tables are truncated")
     need(max(sizes[:2]) <= MAX_JSON, "a JSON text is too long")
     sections = []
     for size in sizes:
@@ -333,7 +367,22 @@ def parse_tables(stream: bytes) -> Tables:
     except (ValueError, RecursionError) as error:
         raise Broken(f"the configuration is not JSON: {error}") from error
     need(isinstance(config, dict), "the configuration is not a JSON object")
-    return Tables(config, parse_extras(sections[1]), sections[2], leb128(data[position:]))
+    gains = struct.unpack(f"{len(sections[3])}b", sections[3])
+    extras = parse_extras(sections[1])
+    return Tables(config, extras, sections[2], gains, leb128(sections[4]), leb128(data[position:]))
+
+
+def check_belongings(metadata: Mapping[str, Any], tables: Tables, streams: Mapping[str, bytes]) -> None:
+    """Which sections, streams and keys of the metadata go together."""
+    count, basis = len(tables.lengths), metadata.get("basis")
+    need(len(tables.gains) in (0, count), "there is not one gain for each module")
+    need(len(tables.basis_sizes) in (0, count), "there is not one basis size for each module")
+    need(bool(tables.basis_sizes) == ("basis" in streams), "the basis and its sizes do not belong together")
+    embedded = basis is not None and basis[0] == "embedded"
+    need(embedded == ("basis" in streams), "an embedded basis is missing, or one is embedded that is not named")
+    if metadata["config"].get("lossless", False):
+        spare = tables.gains or basis is not None or "shared" in streams
+        need(not spare, "a lossless file has gains, a basis or shared tensors")
 
 
 def parse_extras(text: bytes) -> list[Entry]:
@@ -460,19 +509,45 @@ class Row(NamedTuple):
     models: tuple[Model, Model]
 
 
-def decode_block(
-    chunk: bytes, max_rank: int, shapes: Callable[[int], list[tuple[int, int]]]
-) -> list[NDArray[np.int64]]:
-    """The tensors of a block in units of the step."""
+class Spec(NamedTuple):
+    """A stored tensor: kind "real", "index" or "simplex"; `bound` of the latter two."""
+
+    rows: int
+    width: int
+    kind: str = "real"
+    bound: int = 0
+
+
+Shapes = Callable[[int], Sequence[Spec]]
+
+
+def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np.int64]]:
+    """The tensors of a block, real ones in units of the step."""
     coder = Ans(chunk)
     rank = coder.uniform(max_rank) + 1
-    sizes = shapes(rank)
-    numbers = sum(rows * width for rows, width in sizes)
+    specs = shapes(rank)
+    numbers = sum(spec.rows * spec.width for spec in specs)
     need(numbers <= NUMBERS_PER_BYTE * (len(chunk) + 8), "more numbers than so few bytes can hold")
-    classes = decode_classes(coder, [rows for rows, _ in sizes])
-    tensors = [decode_numbers(coder, *size, row) for size, row in zip(sizes, classes, strict=True)]
+    real = [spec.rows for spec in specs if spec.kind == "real"]
+    classes = iter(decode_classes(coder, real))
+    tensors = [
+        decode_numbers(coder, spec.rows, spec.width, next(classes))
+        if spec.kind == "real"
+        else decode_whole(coder, spec)
+        for spec in specs
+    ]
+    need(bool(real) or coder.uniform(2) == 1, "a block of whole numbers lacks its guard")
     coder.finish()
     return tensors
+
+
+def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
+    """Section 6.7: a tensor of whole numbers."""
+    size = spec.bound if spec.kind == "index" else spec.bound // 2 + 1
+    numbers = [coder.uniform(size) for _ in range(spec.rows * spec.width)]
+    tensor = np.array(numbers, dtype=np.int64).reshape(spec.rows, spec.width)
+    need(spec.kind == "index" or not (tensor.sum(1) > spec.bound).any(), "weights add up to more than 1")
+    return tensor
 
 
 def decode_classes(coder: Ans, rows: Sequence[int]) -> list[list[RowClass]]:
@@ -563,26 +638,366 @@ def decode_run(coder: Ans, row: Row, quantisers: Sequence[int]) -> list[int]:
     return levels
 
 
-# 7. From numbers to factors (methods/svd.md) -------------------------------------------------------------------------
+# 7. Methods (methods/*.md) -------------------------------------------------------------------------------------------
+
+FACTOR_NUMBERS_PER_BYTE = 65536
+FRACTIONS = struct.unpack("<4f", struct.pack("<4I", 0x3F800000, 0x3F5744FD, 0x3F3504F3, 0x3F1837F0))
+"""2^(-j/4), float32."""
+Config = Mapping[str, Any]
+Stored = Sequence[NDArray[np.int64]]
 
 
-def decode_module(chunk: bytes, site: Site, metadata: Mapping[str, Any]) -> Module:
+class Plan(NamedTuple):
+    """What every module of a file is decoded with: metadata, shared tensors and basis."""
+
+    metadata: Mapping[str, Any]
+    method: Method
+    config: Config
+    step: np.float32
+    shared: tuple[NDArray[np.int64], ...]
+    basis: Basis
+
+
+class Method(NamedTuple):
+    """What a method's page says, as functions.
+
+    Attributes:
+        check: refuses wrong options.
+        specs: tensors of a module: (site, rank, config).
+        most: largest rank: (site, config).
+        factors: A and B: (stored, name, site, plan).
+        shared: shared tensors: (config); none for most methods.
+        middle: rank of the factors: (site, rank, config).
+        needs_basis: whether a basis must be named.
+    """
+
+    check: Callable[[Config], None]
+    specs: Callable[[Site, int, Config], list[Spec]]
+    most: Callable[[Site, Config], int]
+    factors: Callable[[Stored, str, Site, Plan], tuple[Floats, Floats]]
+    shared: Callable[[Config], list[Spec]] = lambda _: []
+    middle: Callable[[Site, int, Config], int] = lambda _, rank, __: rank
+    needs_basis: bool = False
+
+
+def plan_of(
+    metadata: Mapping[str, Any],
+    sites: Mapping[str, Site],
+    tables: Tables,
+    streams: Mapping[str, bytes],
+    basis: Basis | None,
+) -> Plan:
+    """Decode what modules share (section 7.1) and take or decode the basis (section 7.3)."""
+    method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
+    step = np.float32(metadata["step"])
+    if config.get("lossless", False):
+        return Plan(metadata, method, config, step, (), {})
+    specs = method.shared(config)
+    need(bool(specs) == ("shared" in streams), "shared tensors are missing, or the method has none")
+    need(not specs or len(streams["shared"]) > 0, "the block of shared tensors is empty")
+    shared = decode_block(streams["shared"], 1, lambda _: specs) if specs else []
+    named = metadata.get("basis")
+    need((named is not None) == method.needs_basis, "a basis is missing, or the method needs none")
+    if named is not None and named[0] == "embedded":
+        basis = unpack_basis(tables.basis_sizes, streams["basis"], sites)
+    need(named is None or basis is not None, "the basis was not given")
+    return Plan(metadata, method, config, step, tuple(shared), basis or {})
+
+
+def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) -> Module:
     """The factors of one module."""
-    if metadata["config"].get("lossless", False):
+    if plan.config.get("lossless", False):
         return decode_exact(chunk, site)
     if not chunk:
         return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
+    method, config, max_rank = plan.method, plan.config, plan.metadata["max_rank"]
 
-    def shapes(rank: int) -> list[tuple[int, int]]:
-        need(rank <= min(metadata["max_rank"], site.out, site.width), "a rank is out of range")
-        return [(rank, site.out), (rank, site.width)]
+    def specs(rank: int) -> list[Spec]:
+        need(rank <= min(max_rank, method.most(site, config)), "a rank is out of range")
+        numbers = method.middle(site, rank, config) * (site.out + site.width)
+        need(numbers <= FACTOR_NUMBERS_PER_BYTE * (len(chunk) + 64), "larger factors than so few bytes can stand for")
+        return method.specs(site, rank, config)
 
-    U, V = decode_block(chunk, metadata["max_rank"], shapes)
+    stored = decode_block(chunk, max_rank, specs)
+    with np.errstate(all="ignore"):
+        A, B = method.factors(stored, name, site, plan)
+        A = A * undo_gain(gain)
+    return Module(np.ascontiguousarray(A), np.ascontiguousarray(B), 1.0, tuple(stored))
+
+
+def undo_gain(gain: int) -> np.float32:
+    """Section 7.2: 2^(-gain/4)."""
+    octave, fraction = divmod(gain, 4)
+    return np.float32(FRACTIONS[fraction] * 2.0**-octave)
+
+
+def unpack_basis(sizes: Sequence[int], payload: bytes, sites: Mapping[str, Site]) -> Basis:
+    """Section 7.3: an embedded basis."""
+    entries = []
+    for size, (name, site) in zip(sizes, sites.items(), strict=True):
+        need(size <= max(site.out, site.width), "a basis has more directions than its module")
+        entries += [Entry("basis", name, "F16", (length, size), "F16") for length in (site.out, site.width)]
+    sides = [tensor.words.astype(np.float32) for tensor in unpack(entries, payload)]
+    return {name: (sides[2 * i], sides[2 * i + 1]) for i, name in enumerate(sites)}
+
+
+def check_options(config: Config, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse unknown options and values of other types; a whole number is a number, true and false are not."""
+    need(config.keys() <= types.keys(), "unknown option")
+    for key, value in config.items():
+        allowed = (*types[key], int) if float in types[key] else types[key]
+        need(type(value) in allowed, f"option {key!r} is of the wrong type")
+        need(type(value) is not int or abs(value) < 2**63, f"option {key!r} is out of range")
+
+
+def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Lengths of rows of directions."""
     squares = np.square(U).sum(1)
-    need(int(squares.max()) < 2**53, "a row of U is too long")
-    norm = np.sqrt(squares.astype(np.float64)).astype(np.float32)
+    need(int(squares.max()) < 2**53, "a row of directions is too long")
+    return np.sqrt(squares.astype(np.float64))
+
+
+# methods/svd.md
+
+
+def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    U, V = stored
+    norm = square_roots(U).astype(np.float32)
     unit = U.astype(np.float32) / np.maximum(norm, np.finfo(np.float32).tiny)[:, None]
-    return Module(V.astype(np.float32) * np.float32(metadata["step"]), np.ascontiguousarray(unit.T), 1.0)
+    return V.astype(np.float32) * plan.step, unit.T
+
+
+SVD = Method(
+    lambda config: check_options(config, {}),
+    lambda site, rank, _: [Spec(rank, site.out), Spec(rank, site.width)],
+    lambda site, _: min(site.out, site.width),
+    svd_factors,
+)
+
+
+# methods/vblora.md
+
+
+def vblora_check(config: Config) -> None:
+    nothing = type(None)
+    check_options(
+        config,
+        {
+            "rank": (int, nothing), "length": (int, nothing), "vectors": (int, nothing), "top_k": (int, nothing),
+            "levels": (int,), "memory": (float,), "uniform": (bool,), "floor": (float, nothing), "scale": (float,),
+        },
+    )  # fmt: skip
+    for key, most in (("rank", 2**20), ("length", 2**20), ("vectors", 2**20), ("top_k", 8)):
+        need(config.get(key) is None or 1 <= config[key] <= most, f"{key!r} is out of range")
+    if config.get("vectors") is not None and config.get("top_k") is not None:
+        need(config["top_k"] <= config["vectors"], "'top_k' is larger than the bank")
+    levels = config.get("levels", 64)
+    need(2 <= levels <= 65536 and levels & (levels - 1) == 0, "'levels' is no power of two in range")
+    need(config.get("memory", 1.0) > 0, "'memory' is out of range")
+    need(config.get("floor") is None or 0 <= config["floor"] < 1, "'floor' is out of range")
+    scale = config.get("scale", 1.0)
+    need(math.isfinite(scale) and scale > 0 and math.frexp(scale)[0] == 0.5, "'scale' is no power of two")
+    need(math.isfinite(config.get("memory", 1.0)), "'memory' is out of range")
+
+
+def vblora_settled(config: Config) -> tuple[int, int, int, int]:
+    """Rank, length, vectors and top_k."""
+    found = tuple(config.get(key) for key in ("rank", "length", "vectors", "top_k"))
+    need(None not in found, "an option is missing")
+    return found  # type: ignore[return-value]
+
+
+def vblora_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    _, length, vectors, k = vblora_settled(config)
+    specs = []
+    for width in (site.width, site.out):
+        rows = rank * -(-width // length)
+        specs += [Spec(rows, k, "index", vectors), Spec(rows, k - 1, "simplex", config.get("levels", 64))]
+    return specs
+
+
+def vblora_shared(config: Config) -> list[Spec]:
+    _, length, vectors, _ = vblora_settled(config)
+    return [Spec(vectors, length)]
+
+
+def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    levels = plan.config.get("levels", 64)
+    bank = plan.shared[0].astype(np.float32) * plan.step / np.float32(plan.config.get("scale", 1.0))
+    sides = []
+    for indices, small, width in (*((*stored[:2], site.width),), (*stored[2:], site.out)):
+        weights = np.concatenate([small, levels - small.sum(1, keepdims=True)], 1).astype(np.float32) / levels
+        weights = weights.astype(np.float32)
+        pieces = bank[indices[:, 0]] * weights[:, :1]
+        for term in range(1, indices.shape[1]):
+            pieces = pieces + bank[indices[:, term]] * weights[:, term : term + 1]
+        rows = pieces.reshape(len(pieces) // -(-width // bank.shape[1]), -1)
+        sides.append(rows[:, :width])
+    return sides[0], sides[1].T
+
+
+VBLORA = Method(vblora_check, vblora_specs, lambda _, config: vblora_settled(config)[0], vblora_factors, vblora_shared)
+
+
+# methods/lora-xs.md and methods/lora-sb.md
+
+
+def core_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    numbers = rank * (rank - 1)
+    if not numbers:
+        return [Spec(1, rank)]
+    rows = next((d for d in range(max(1, numbers // 48), 1, -1) if numbers % d == 0), 1)
+    return [Spec(1, rank), Spec(rows, numbers // rows)]
+
+
+def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    rank = stored[0].size
+    need(name in plan.basis, "the basis lacks a module")
+    U, V = plan.basis[name]
+    need(U.shape[0] == site.out and V.shape[0] == site.width, "the basis does not fit a module")
+    need(rank <= U.shape[1], "a core is larger than its basis")
+    core = np.zeros((rank, rank), np.float32)
+    places = sorted((max(i, j), i, j) for i in range(rank) for j in range(rank) if i != j)
+    rest = stored[1].reshape(-1) if places else []
+    for (_, i, j), number in zip(places, rest, strict=True):
+        core[i, j] = np.float32(number) * plan.step
+    core[range(rank), range(rank)] = stored[0][0].astype(np.float32) * plan.step
+    return V[:, :rank].T, (U[:, :rank].astype(np.float64) @ core.astype(np.float64)).astype(np.float32)
+
+
+CORE = Method(
+    lambda config: check_options(config, {"rank": (int, type(None)), "min_energy": (float,)}),
+    core_specs,
+    lambda site, _: max(site.out, site.width),
+    core_factors,
+    needs_basis=True,
+)
+
+
+# methods/loretta.md
+
+
+class Side(NamedTuple):
+    """Modes k[1..d] and bond ranks r[0..d] of one side."""
+
+    modes: list[int]
+    ranks: list[int]
+
+
+def loretta_check(config: Config) -> None:
+    nothing = type(None)
+    whole = (int, nothing)
+    types = {
+        "order": (str, nothing),
+        "rank": whole,
+        "lora_rank": whole,
+        "sweeps": (int,),
+        "tolerance": (float, nothing),
+    }
+    check_options(config, types)
+    need(config.get("order") in (None, "delta", "rep"), "'order' is unknown")
+    for key in ("rank", "lora_rank"):
+        need(config.get(key) is None or config[key] >= 1, f"{key!r} is out of range")
+    need(config.get("sweeps", 0) >= 0, "'sweeps' is out of range")
+    need(config.get("tolerance") is None or 0 < config["tolerance"] < 1, "'tolerance' is out of range")
+
+
+def loretta_modes(width: int) -> list[int]:
+    """Section "Modes"."""
+    primes, divisor, left = [], 2, width
+    while divisor * divisor <= left:
+        while left % divisor == 0:
+            primes.append(divisor)
+            left //= divisor
+        divisor += 1
+    primes += [left] if left > 1 else []
+    large, small = [p for p in primes if p > 16], [p for p in primes if p <= 16]
+    x, d = math.prod(small), 1
+    while x * x >= 8 ** (2 * d + 1):
+        d += 1
+    modes = [1] * d if small or not large else []
+    for p in sorted(small, reverse=True):
+        modes[modes.index(min(modes))] *= p
+    return sorted(large + modes, reverse=True)
+
+
+def loretta_middle(site: Site, rank: int, config: Config) -> int:
+    """M, the rank of the bond in the middle."""
+    most = rank
+    if config.get("order") == "rep":
+        most = min(rank * loretta_modes(width)[-1] for width in (site.out, site.width))
+    return min(most, loretta_bound(site, config))
+
+
+def loretta_bound(site: Site, config: Config) -> int:
+    return min(site.out, site.width, config.get("lora_rank") or site.out)
+
+
+def loretta_side(width: int, rank: int, middle: int) -> Side:
+    """Sections "Bonds" and "Cores that are stored as one"."""
+    k = loretta_modes(width)
+    r = [1, *(min(rank, math.prod(k[:i]), middle * math.prod(k[i:])) for i in range(1, len(k))), middle]
+    while len(k) > 1:
+        saving = [
+            (r[i] * k[i] + k[i + 1] * r[i + 2]) * r[i + 1] - r[i] * k[i] * k[i + 1] * r[i + 2]
+            for i in range(len(k) - 1)
+        ]
+        i = saving.index(max(saving))
+        if saving[i] < 0:
+            break
+        k[i : i + 2] = [k[i] * k[i + 1]]
+        del r[i + 1]
+    return Side(k, r)
+
+
+def loretta_sides(site: Site, rank: int, config: Config) -> tuple[Side, Side]:
+    middle = loretta_middle(site, rank, config)
+    return loretta_side(site.out, rank, middle), loretta_side(site.width, rank, middle)
+
+
+def loretta_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    sides = loretta_sides(site, rank, config)
+    return [
+        Spec(r, before * k)
+        for side in sides
+        for before, k, r in zip(side.ranks, side.modes, side.ranks[1:], strict=False)
+    ]
+
+
+def loretta_most(site: Site, config: Config) -> int:
+    """Section "Largest rank"."""
+    middle = loretta_bound(site, config)
+    most = middle
+    for width in (site.out, site.width):
+        k = loretta_modes(width)
+        most = max([most, *(min(math.prod(k[:i]), middle * math.prod(k[i:])) for i in range(1, len(k)))])
+    return most
+
+
+def extended(X: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A side with one core more."""
+    core = c.reshape(len(c), X.shape[1], -1)
+    return np.einsum("qa,bax->qxb", X, core).reshape(-1, len(c))
+
+
+def loretta_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    cores: list[NDArray[np.float64]] = []
+    for g in stored[:-1]:
+        norm = square_roots(g)
+        cores.append(g / np.where(norm > 0, norm, 1.0)[:, None])
+    cores.append((stored[-1].astype(np.float32) * plan.step).astype(np.float64))
+    sides, left = [], iter(cores)
+    for width in (site.out, site.width):
+        X = extended(np.ones((1, 1)), next(left))
+        while len(X) < width:
+            X = extended(X, next(left))
+        sides.append(X.astype(np.float32))
+    return sides[1].T, sides[0]
+
+
+LORETTA = Method(loretta_check, loretta_specs, loretta_most, loretta_factors, middle=loretta_middle)
+
+METHODS = {"svd": SVD, "vblora": VBLORA, "lora-xs": CORE, "lora-sb": CORE, "loretta": LORETTA}
 
 
 # 8. Packed tensors ---------------------------------------------------------------------------------------------------

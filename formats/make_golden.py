@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,23 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors, Meta
-from adaptzip.compression import compress
+from adaptzip.bases.artefact import write_basis
+from adaptzip.bases.updates import build_basis
+from adaptzip.coding.modules import decode_shared
+from adaptzip.compression import compress, make_from
+from adaptzip.container import writer
+from adaptzip.container.reader import open_adz
 from adaptzip.dtypes import DTYPES, NAMES
-from adaptzip.reconstruction import reconstruct
+from adaptzip.jobs import Request, load_source
+from adaptzip.methods import load
+from adaptzip.reconstruction import coder_of, reconstruct, reconstruct_native
+from adaptzip.sensitivity import Sensitivity
 
 FOLDER = Path(__file__).resolve().parent / "golden"
+TEAM = FOLDER / "team.basis"
+"""The basis that some files name."""
+NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB"}
+"""Factors that decoders may round differently in the last bit."""
 
 
 def factors(out: int, width: int, rank: int, seed: int, **options: Any) -> LoraFactors:
@@ -114,6 +127,18 @@ def mixed_dtypes() -> Adapter:
     return Adapter(modules, {"head": head}, Meta(config={"r": 2}, header=b'{"made":"up"}', config_text='{ "r": 2 }\n'))
 
 
+def odd() -> Adapter:
+    """Prime widths, and a module beside them that is zero."""
+    shapes = {"p": (31, 37), "q": (64, 48), "r": (50, 13), "s": (7, 96)}
+    modules = {name: factors(*shape, 4, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    return Adapter(modules | {"z": LoraFactors(torch.zeros(2, 31), torch.zeros(31, 2))})
+
+
+def ranked() -> Adapter:
+    """Modules of ranks 1 to 6, whose cores have different sizes."""
+    return Adapter({f"h.{i}.w": factors(24 + i, 40 - i, 1 + i, seed=20 + i, scaling=0.8**i) for i in range(6)})
+
+
 CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "coarse": (mixed, {"max_error": 0.5}),
     "default": (mixed, {}),
@@ -129,6 +154,50 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "extras-int8": (extras, {"extras": "int8"}),
     "extras-skewed": (skewed, {}),
     "lossless": (mixed_dtypes, {"lossless": True}),
+    "gains": (mixed, {"max_error": 0.2, "weights": True}),
+    "vblora-k1": (odd, {"to": "vblora", "rank": 3, "length": 7, "vectors": 20, "top_k": 1}),
+    "vblora-k1-large": (odd, {"to": "vblora", "rank": 2, "length": 4, "vectors": 260, "top_k": 1}),
+    "vblora-k2": (
+        mixed,
+        {
+            "to": "vblora",
+            "rank": 3,
+            "length": 8,
+            "vectors": 30,
+            "top_k": 2,
+        },
+    ),
+    "vblora-k2-large": (
+        mixed,
+        {
+            "to": "vblora",
+            "rank": 2,
+            "length": 4,
+            "vectors": 300,
+            "top_k": 2,
+        },
+    ),
+    "vblora-k3-levels": (
+        odd,
+        {"to": "vblora", "rank": 2, "length": 9, "vectors": 12, "top_k": 3, "levels": 16},
+    ),
+    "vblora-one-vector": (odd, {"to": "vblora", "rank": 1, "length": 5, "vectors": 1, "top_k": 1}),
+    "lora-sb-embedded": (ranked, {"to": "lora-sb", "max_error": 0.05}),
+    "lora-sb-ranks": (uneven, {"to": "lora-sb", "max_error": 0.3}),
+    "lora-sb-gains": (mixed, {"to": "lora-sb", "max_error": 0.2, "weights": True}),
+    "lora-sb-file": (mixed, {"to": "lora-sb", "basis": TEAM, "max_error": 0.1}),
+    "lora-xs-embedded": (mixed, {"to": "lora-xs", "basis": TEAM, "embed_basis": True, "max_error": 0.1}),
+    "loretta-delta": (odd, {"to": "loretta", "order": "delta", "max_error": 0.1}),
+    "loretta-delta-coarse": (mixed, {"to": "loretta", "order": "delta", "max_error": 0.5}),
+    "loretta-rep": (
+        odd,
+        {
+            "to": "loretta",
+            "order": "rep",
+            "rank": 3,
+        },
+    ),
+    "loretta-gains": (odd, {"to": "loretta", "max_error": 0.3, "weights": True}),
 }
 
 
@@ -138,28 +207,73 @@ def describe(tensor: Tensor) -> list[Any]:
     return [NAMES[tensor.dtype], list(tensor.shape), hashlib.sha256(memory).hexdigest()]
 
 
+def outline(tensor: Tensor) -> list[Any]:
+    """[dtype, shape, norm, first numbers] of a tensor whose last bits are free."""
+    flat = tensor.double().reshape(-1)
+    return [NAMES[tensor.dtype], list(tensor.shape), float(flat.norm()), flat[:16].tolist()]
+
+
 def expectation(path: Path) -> dict[str, Any]:
     """What a file decodes to."""
-    adapter = reconstruct(path)
+    adapter = reconstruct(path, basis=TEAM if named_basis(path) else None)
     extras = {f"extra {name}": describe(tensor) for name, tensor in adapter.extras.items()}
     for name, module in adapter.modules.items():
         parts = {"magnitude": module.magnitude, "bias": module.bias}
         extras |= {f"{role} {name}": describe(part) for role, part in parts.items() if part is not None}
+    compressed = open_adz(path)
+    near = "" if compressed.lossless else NEAR.get(compressed.method, "")
     modules = {
-        name: {"A": describe(module.A), "B": describe(module.B), "scaling": module.scaling}
+        name: {key: (outline if key in near else describe)(getattr(module, key)) for key in "AB"}
+        | {"scaling": module.scaling}
         for name, module in adapter.modules.items()
     }
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "modules": modules, "extras": extras}
+    found = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "modules": modules, "extras": extras}
+    return found if compressed.lossless else found | {"stored": stored(path)}
+
+
+def named_basis(path: Path) -> bool:
+    """Whether a file stands on the basis of `TEAM`."""
+    reference = open_adz(path).basis
+    return reference is not None and reference.source == "file"
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """The stored tensors of each module and of all together, by role, before anything is made of them."""
+    compressed = open_adz(path)
+    basis = TEAM if named_basis(path) else None
+    roles = load(compressed.method).shared_roles
+    shared = decode_shared(coder_of(compressed, basis=basis), compressed.shared, compressed.step)
+    decoded, _ = reconstruct_native(compressed, basis=basis)
+    found = {
+        name: {r: describe(t) for r, t in module.tensors.items() if r not in roles and not r.startswith("basis.")}
+        for name, module in decoded.items()
+    }
+    return {"modules": found, "shared": {role: describe(tensor) for role, tensor in shared.items()}}
+
+
+def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
+    """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's."""
+    plain = {key: value for key, value in options.items() if key != "weights"}
+    if "weights" not in options:
+        compress(make(), path, **plain)
+        return
+    request = Request(plain.pop("to", "svd"), max_error=plain.pop("max_error"), options=plain)
+    source = load_source(make(), request)
+    names = sorted(source.adapter.modules)
+    source = replace(source, sensitivities={name: Sensitivity(4.0**i / 7) for i, name in enumerate(names)})
+    writer.write(make_from(source, request).compressed, path)
 
 
 def main() -> None:
     """Make every file that is not there yet."""
     FOLDER.mkdir(exist_ok=True)
+    if not TEAM.exists():
+        write_basis(build_basis([mixed()], 4), TEAM)
     expected = {}
     for name, (make, options) in CASES.items():
         path = FOLDER / f"{name}.adz"
         if not path.exists():
-            compress(make(), path, **options)
+            write(make, path, options)
         expected[path.name] = expectation(path)
     (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
