@@ -10,7 +10,7 @@ import numpy as np
 from adaptzip.allocation import Ranks, paths, pick_best
 from adaptzip.assembly import assemble, settled
 from adaptzip.container import writer
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting import NOTHING_CODED, fit_adapter
 from adaptzip.jobs import Job
 from adaptzip.methods import REFERENCE, load
@@ -70,8 +70,14 @@ def _cut_survey(survey: Survey, ranks: Ranks) -> Survey:
 def _allowance(job: Job) -> Allowance:
     limit = job.request.limit
     size = None if limit is None else limit.bytes_for(job.source.bytes)
-    if size is not None:
-        size -= bare_size(job)
+    if limit is not None and size is not None:
+        bare = bare_size(job)
+        if size < bare:
+            raise CheckFailedError(
+                f"{size} bytes cannot be reached: without any module the file takes about {bare}",
+                hint="allow more bytes, or pack extras smaller with --extras int8",
+            )
+        size -= bare
     parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
     return Allowance(parameters, size, job.request.max_error)
 
