@@ -93,10 +93,10 @@ def _references(axes: Any, bench: Bench) -> None:
     for row in bench.yardsticks:
         if row.relative_error:
             axes.axvline(row.bytes, color=_GREY, linewidth=1, linestyle=":", zorder=1)
-            label = f" {row.name}, error {row.relative_error:.2g}"
+            label = f"{row.name}, error {row.relative_error:.2g}"
             axes.text(
-                row.bytes, 0.02, label, transform=axes.get_xaxis_transform(), rotation=90, va="bottom", ha="right",
-                fontsize=8, color=_GREY,
+                row.bytes, 0.98, label, transform=axes.get_xaxis_transform(), rotation=90, va="top", ha="right",
+                fontsize=8.5, color=_GREY,
             )  # fmt: skip
 
 
