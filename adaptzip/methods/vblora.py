@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp2, frexp, isfinite, log2, prod
+from math import exp2, log2, prod
 
 import numpy as np
 import torch
@@ -23,77 +23,13 @@ from adaptzip.banks.refining import exposures
 from adaptzip.banks.search import Search, Setting, piece_bits, search
 from adaptzip.banks.single import compact, expanded, from_stored, no_codes, single, stored_weights, weighted_error
 from adaptzip.compressed import Site, TensorSpec
-from adaptzip.errors import CheckFailedError, FormatError, UsageError
+from adaptzip.errors import CheckFailedError
 from adaptzip.methods._base import FitContext, Method
 from adaptzip.methods._rates import ROW_BITS, row_costs
+from adaptzip.methods._vblora_config import Config, settled
 from adaptzip.survey import Allowance, Candidate, Survey
 
-_MOST = 2**20
-"""Largest bank, longest vector and highest rank in a file."""
-_MOST_MIXED = 8
 _GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Config:
-    """Options of `vblora`; what is None is chosen for the budget.
-
-    Attributes:
-        rank: rows of A and B of each module; with `uniform` off, the most that a module may have.
-        length: b, numbers in a vector of the bank.
-        vectors: h, vectors in the bank.
-        top_k: k, vectors in a mixture; 1 makes the bank a plain codebook.
-        levels: weights of a mixture are multiples of 1 / levels, a power of two.
-        memory: GiB that PEFT may need for the dense logits of an exported adapter.
-        uniform: one rank for all modules, which PEFT needs; without it a budget goes further.
-        floor: with `uniform` off, the least share of |dW|^2 for which a component is kept, per number of its two rows.
-        scale: what the stored bank is multiplied with; a power of two, set by the fit.
-
-    Raises:
-        UsageError: if a value is out of range.
-    """
-
-    rank: int | None = None
-    length: int | None = None
-    vectors: int | None = None
-    top_k: int | None = None
-    levels: int = 64
-    memory: float = 1.0
-    uniform: bool = True
-    floor: float | None = None
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, most in (("rank", _MOST), ("length", _MOST), ("vectors", _MOST), ("top_k", _MOST_MIXED)):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
-                raise UsageError(f"{name} is {value}, expected 1 to {most}")
-        if self.vectors is not None and self.top_k is not None and self.top_k > self.vectors:
-            raise UsageError(f"top_k is {self.top_k}, more than the bank's {self.vectors} vectors")
-        if not 2 <= self.levels <= 2**16 or self.levels & (self.levels - 1):
-            raise UsageError(f"levels is {self.levels}, expected a power of two from 2 to 65536")
-        if not (isfinite(self.memory) and self.memory > 0):
-            raise UsageError(f"memory is {self.memory}, expected a positive number of GiB")
-        if self.floor is not None and not 0 <= self.floor < 1:
-            raise UsageError(f"floor is {self.floor}, expected a share from 0 to 1")
-        if not (isfinite(self.scale) and self.scale > 0 and frexp(self.scale)[0] == 0.5):
-            raise UsageError(f"scale is {self.scale}, expected a power of two")
-
-
-@dataclass(frozen=True)
-class _Settled:
-    """A config whose choices are all made."""
-
-    rank: int
-    length: int
-    vectors: int
-    top_k: int
-
-
-def _settled(config: Config) -> _Settled:
-    if config.rank is None or config.length is None or config.vectors is None or config.top_k is None:
-        raise FormatError("metadata: 'config' of vblora lacks rank, length, vectors or top_k")
-    return _Settled(config.rank, config.length, config.vectors, config.top_k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,12 +126,12 @@ class Vblora(Method):
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         if None in (config.rank, config.length, config.vectors, config.top_k):
             config = self.candidates(survey(modules, context.device), config, Allowance())[0].config
-        settled = _settled(config)
+        chosen = settled(config)
         ranks = _ranks(modules, config, context)
         found = list(groups(modules, ranks, weights, context.device))
         if not found:
             raise CheckFailedError("no module keeps a rank of at least 1", hint="allow higher ranks")
-        shape = Shape(settled.vectors, settled.length, settled.top_k, config.levels)
+        shape = Shape(chosen.vectors, chosen.length, chosen.top_k, config.levels)
         fit = fit_bank(found, shape, context.seed, context.progress)
         exposed = exposures(found, fit.coded, fit.bank)
         # A mean exposure of 1 over the stored numbers: their squared errors then add up to that of the update.
@@ -214,7 +150,7 @@ class Vblora(Method):
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         spread = float(prepared.bank.square().mean())
         bank = prepared.bank / config.scale
-        nothing = no_codes(_settled(config).top_k)
+        nothing = no_codes(settled(config).top_k)
         fits: dict[str, VbFit] = {}
         for group in groups(modules, dict.fromkeys(modules, 1), weights, context.device):
             for i, name in enumerate(group.names):
@@ -225,7 +161,7 @@ class Vblora(Method):
         return fits
 
     def profile(self, fitted: VbFit) -> VbProfile:
-        group, config = fitted.group, _settled(fitted.config)
+        group, config = fitted.group, settled(fitted.config)
         weight = float(group.weight[0])
         squares = np.zeros(group.rank)
         own = group.S[0].double().square().cpu().numpy()[: group.rank] * weight
@@ -254,22 +190,22 @@ class Vblora(Method):
 
     def max_rank(self, site: Site, config: Config) -> int:
         """The config's: where it is above min(out, in), further rows correct what the first leave."""
-        return _settled(config).rank
+        return settled(config).rank
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
-        settled = _settled(config)
+        chosen = settled(config)
         specs = []
         for side, width in (("A", site.width), ("B", site.out)):
-            rows, k = rank * piece_count(width, settled.length), settled.top_k
+            rows, k = rank * piece_count(width, chosen.length), chosen.top_k
             specs += [
-                TensorSpec(f"{side}.indices", rows, k, "index", bound=settled.vectors),
+                TensorSpec(f"{side}.indices", rows, k, "index", bound=chosen.vectors),
                 TensorSpec(f"{side}.weights", rows, k - 1, "simplex", bound=config.levels),
             ]
         return tuple(specs)
 
     def shared_layout(self, config: Config) -> tuple[TensorSpec, ...]:
-        settled = _settled(config)
-        return (TensorSpec("bank", settled.vectors, settled.length),)
+        chosen = settled(config)
+        return (TensorSpec("bank", chosen.vectors, chosen.length),)
 
     def shared_target(self, prepared: Prepared, role: str, done: Mapping[str, Tensor]) -> Tensor:
         return prepared.bank
@@ -282,7 +218,7 @@ class Vblora(Method):
     def target(self, fitted: VbFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
         """Codes for the bank as it will be decoded: A's against B as it was fitted, then B's against the coded A."""
         config = fitted.config
-        if role.endswith("weights") and _settled(config).top_k == 1:
+        if role.endswith("weights") and settled(config).top_k == 1:
             return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
         bank, group = done["bank"] / config.scale, replace(fitted.group, rank=rank)
         first = expanded(fitted.coded, rank, bank.device)
@@ -308,7 +244,7 @@ class Vblora(Method):
 
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:
     """The rank of each module: the config's, or with a floor as many as are worth it, within the context's."""
-    most = _settled(config).rank
+    most = settled(config).rank
     ranks = dict.fromkeys(modules, most)
     if not config.uniform and config.floor is not None:
         ranks = worthwhile(survey(modules, context.device), most, config.floor)
@@ -318,7 +254,7 @@ def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitConte
 
 
 def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
-    return len(tensors["A.indices"]) // piece_count(width, _settled(config).length)
+    return len(tensors["A.indices"]) // piece_count(width, settled(config).length)
 
 
 def _coded(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:
