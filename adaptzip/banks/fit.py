@@ -15,6 +15,8 @@ from adaptzip.banks.lloyd import first_bank, lloyd, pieces_of, thinned
 from adaptzip.banks.refining import decoded, refine
 
 _LLOYD_ROUNDS = 16
+_MIXED_ROUNDS = 8
+"""The same for k > 1, where a round costs more and the later steps on the update gain more."""
 _LLOYD_TOLERANCE = 1e-3
 _ROUNDS = 4
 _TOLERANCE = 2e-3
@@ -76,9 +78,10 @@ def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[
     generator = torch.Generator().manual_seed(seed)
     pieces = thinned(pieces_of(groups, shape.length), shape.h, generator)
     bank = first_bank(pieces, shape.length, shape.h, generator)
-    for turn, (better, _) in enumerate(lloyd(pieces, bank, shape.k, _LLOYD_ROUNDS, _LLOYD_TOLERANCE)):
+    rounds = _LLOYD_ROUNDS if shape.k == 1 else _MIXED_ROUNDS
+    for turn, (better, _) in enumerate(lloyd(pieces, bank, shape.k, rounds, _LLOYD_TOLERANCE)):
         bank = better
-        tell((turn + 1) / _LLOYD_ROUNDS)
+        tell((turn + 1) / rounds)
     return bank
 
 
