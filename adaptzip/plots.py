@@ -64,7 +64,8 @@ def draw(bench: Bench, path: str | Path, *, title: str = "", force: bool = False
     _references(axes, bench)
     _scales(axes, bench)
     axes.set_title(title, fontsize=11)
-    axes.legend(fontsize=9, frameon=False, loc="best")
+    if bench.points:
+        axes.legend(fontsize=9, frameon=False, loc="best")
     buffer = BytesIO()
     figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."))
     with atomic_file(path, force) as handle:

@@ -11,6 +11,7 @@ from cli_cases import ROOT, command, make_adapter, refused, run, run_apart
 
 import adaptzip
 from adaptzip.cli.app import COMMANDS
+from adaptzip.methods import names
 
 NAMES = [command.__name__ for command in COMMANDS]
 SEES_TORCH = """
@@ -104,7 +105,7 @@ def test_no_torch_for_completion() -> None:
         "COMP_CWORD": "3",
     }
     result = run_apart(before=f"import os; os.environ.update({variables!r}){SEES_TORCH}")
-    assert result.out.split() == ["svd"]
+    assert result.out.split() == [*names(), "auto"]
     assert result.last == "False"
 
 
