@@ -76,13 +76,9 @@ def test_codes_and_gradient_steps_never_raise_the_error_of_the_update(k: int) ->
         coded.append(Coded(choose(bank, A, k), choose(bank, B, k)))
     errors = [total(found, coded, bank)]
     for _ in range(2):
-        coded = [
-            Coded(recode(g.A, decoded(g, c, bank)[1], bank, c.A), c.B) for g, c in zip(found, coded, strict=True)
-        ]
+        coded = [Coded(recode(g.A, decoded(g, c, bank)[1], bank, c.A), c.B) for g, c in zip(found, coded, strict=True)]
         errors.append(total(found, coded, bank))
-        coded = [
-            Coded(c.A, recode(g.B, decoded(g, c, bank)[0], bank, c.B)) for g, c in zip(found, coded, strict=True)
-        ]
+        coded = [Coded(c.A, recode(g.B, decoded(g, c, bank)[0], bank, c.B)) for g, c in zip(found, coded, strict=True)]
         errors.append(total(found, coded, bank))
         bank, coded = refine(found, coded, bank, 5)
         errors.append(total(found, coded, bank))
