@@ -687,7 +687,7 @@ def plan_of(
     streams: Mapping[str, bytes],
     basis: Basis | None,
 ) -> Plan:
-    """Decode what modules share (section 7.1) and take or decode the basis (section 7.3)."""
+    """Decode what modules share and take or decode the basis (section 7.2)."""
     method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
     step = np.float32(metadata["step"])
     if config.get("lossless", False):
@@ -726,13 +726,13 @@ def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) ->
 
 
 def undo_gain(gain: int) -> np.float32:
-    """Section 7.2: 2^(-gain/4)."""
+    """Section 7.1: 2^(-gain/4)."""
     octave, fraction = divmod(gain, 4)
     return np.float32(FRACTIONS[fraction] * 2.0**-octave)
 
 
 def unpack_basis(sizes: Sequence[int], payload: bytes, sites: Mapping[str, Site]) -> Basis:
-    """Section 7.3: an embedded basis."""
+    """Section 7.2: an embedded basis."""
     entries = []
     for size, (name, site) in zip(sizes, sites.items(), strict=True):
         need(size <= max(site.out, site.width), "a basis has more directions than its module")
