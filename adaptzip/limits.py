@@ -256,6 +256,11 @@ def parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, in
         (-profile.scores[0], name) for name, profile in fitted.profiles.items() if most is None or most.get(name, 0) > 0
     ]
     heapq.heapify(queue)
+    if fitted.shared_numbers >= parameters:
+        raise CheckFailedError(
+            f"{parameters} parameters leave no room for any module: what all share takes {fitted.shared_numbers}",
+            hint="allow more parameters",
+        )
     caps = dict.fromkeys(fitted.profiles, 0)
     left, cheapest = parameters - fitted.shared_numbers, sys.maxsize
     available = left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,10 @@ from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
 from adaptzip.cli._requests import method_settings
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckFailedError, UsageError
+
+if TYPE_CHECKING:
+    from adaptzip.planning import PlanReport
 
 
 def plan(
@@ -104,14 +107,21 @@ def plan(
     }
     if output is None:
         sink.result(values, lambda: show.tried(rows, size))
-        found.best  # noqa: B018  says with an error that there is none
+        _check_any(found)
         return
     from adaptzip.plan_files import write_plan
 
     if not as_json:
         sink.result(values, lambda: show.tried(rows, size))
+    _check_any(found)
     write_plan(output, found, budget=budget, max_error=max_error, allocate=allocate, force=force)
     best = found.best
     sink.wrote(
         output, f"{best.method}, about {text.size(best.bytes)}, error {text.number(best.relative_error)}", values
     )
+
+
+def _check_any(found: PlanReport) -> None:
+    """Raises CheckFailedError if no method can do what was asked; the reasons are in the table."""
+    if not found.forecasts:
+        raise CheckFailedError("no method can do it", hint="allow more bytes or parameters, or a larger error")

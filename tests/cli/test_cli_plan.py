@@ -86,12 +86,9 @@ def test_compress_follows_an_edited_plan(adapter: Path, plan: Path) -> None:
     assert values["kept_modules"] == 1
     again = run("compress", adapter, "--plan", plan, "-n", "--json").json
     assert again["kept_modules"] == 1
-    plan.write_text(json.dumps(edited | {"method": OTHER, "options": {"order": "rep"}, "ranks": None}))
-    values = run("compress", adapter, "--plan", plan, "--max-error", "0.4", "-f")
-    refused(values, 2, "--max-error cannot be given with --plan")
-    plan.write_text(
-        json.dumps(edited | {"method": OTHER, "options": {"order": "rep"}, "ranks": None, "max_error": 0.4})
-    )
+    refused(run("compress", adapter, "--plan", plan, "--max-error", "0.4", "-f"), 2, "--max-error cannot be given")
+    edited |= {"method": OTHER, "options": {"order": "rep"}, "ranks": None, "max_error": 0.4}
+    plan.write_text(json.dumps(edited))
     values = run("compress", adapter, "--plan", plan, "-f", "--json").json
     assert (values["method"], values["options"]["order"]) == (OTHER, "rep")
 
