@@ -84,11 +84,12 @@ class TrainProfile:
         lost = np.bincount(rows.stage, rows.energy * error, len(rows.chain_of_stage))
         middle_rate, middle_error = row_costs(np.sqrt(rows.middle_energy / rows.middle_widths) / step)
         bits += np.bincount(rows.middle_chain, (rows.middle_widths * middle_rate + ROW_BITS).sum(0), count)
-        left = np.bincount(rows.middle_chain, rows.middle_energy * (1 - middle_error).prod(0), count)
+        left: Floats = np.bincount(rows.middle_chain, rows.middle_energy * (1 - middle_error).prod(0), count)
         whole = self.energy * self.kept[np.array(ranks) - 1]
         remains = 1 - lost / np.maximum(whole[rows.chain_of_stage], np.finfo(np.float64).tiny)
         np.multiply.at(left, rows.chain_of_stage, np.clip(remains, 0, 1))
-        return bits, self.energy - left
+        lost_energy: Floats = self.energy - left
+        return bits, lost_energy
 
     def _rows_of(self, ranks: Sequence[int]) -> Rows:
         found: list[tuple[int, int, Floats, int]] = []
@@ -122,8 +123,8 @@ class TrainProfile:
 
 def _scaled(singular: Floats, energy: float) -> Floats:
     """Squares of singular values, scaled to the energy that the whole chain has."""
-    squares = np.square(singular)
-    return squares * (energy / max(squares.sum(), np.finfo(np.float64).tiny))
+    squares: Floats = np.square(singular)
+    return squares * (energy / max(float(squares.sum()), float(np.finfo(np.float64).tiny)))
 
 
 def _falling(energy: Floats, numbers: Whole) -> list[float]:
