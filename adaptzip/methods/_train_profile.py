@@ -84,7 +84,7 @@ class TrainProfile:
         lost = np.bincount(rows.stage, rows.energy * error, len(rows.chain_of_stage))
         middle_rate, middle_error = row_costs(np.sqrt(rows.middle_energy / rows.middle_widths) / step)
         bits += np.bincount(rows.middle_chain, (rows.middle_widths * middle_rate + ROW_BITS).sum(0), count)
-        left: Floats = np.bincount(rows.middle_chain, rows.middle_energy * (1 - middle_error).prod(0), count)
+        left = np.bincount(rows.middle_chain, rows.middle_energy * (1 - middle_error).prod(0), count).astype(np.float64)
         whole = self.energy * self.kept[np.array(ranks) - 1]
         remains = 1 - lost / np.maximum(whole[rows.chain_of_stage], np.finfo(np.float64).tiny)
         np.multiply.at(left, rows.chain_of_stage, np.clip(remains, 0, 1))
