@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptzip.allocation import Ranks, paths, pick_best
 from adaptzip.assembly import assemble, settled
+from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting import NOTHING_CODED, fit_adapter
@@ -71,13 +72,13 @@ def _allowance(job: Job) -> Allowance:
     limit = job.request.limit
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if limit is not None and size is not None:
-        bare = bare_size(job)
-        if size < bare:
+        least = writer.size(_empty(job))
+        if size < least:
             raise CheckFailedError(
-                f"{size} bytes cannot be reached: without any module the file takes about {bare}",
+                f"{size} bytes cannot be reached: without any module the file takes about {least}",
                 hint="allow more bytes, or pack extras smaller with --extras int8",
             )
-        size -= bare
+        size = max(1, size - bare_size(job))
     parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
     return Allowance(parameters, size, job.request.max_error)
 
@@ -87,18 +88,24 @@ def bare_size(job: Job) -> int:
 
     Every open option is taken for a number that has to be written, every module that is not zero for one that is kept.
     """
-    reference = load(REFERENCE)
-    bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
-    survey = job.survey or Survey({}, {})
-    empty = assemble(job, replace(bare, coder=replace(bare.coder, sites=survey.sites)), _STEP, NOTHING_CODED, _STEP)
+    empty, survey = _empty(job), job.survey or Survey({}, {})
     kept = [bytes(_BLOCK + i % 64) if len(survey.singular[name]) else b"" for i, name in enumerate(survey.sites)]
     open_options = {f.name: _NUMBER for f in fields(job.config) if getattr(job.config, f.name) is None}
     file = replace(
         empty,
-        method=job.method.name,
-        config=settled(job.config) | open_options,
+        config={**empty.config, **open_options},
         chunks=kept,
         shared=bytes(_BLOCK) if job.method.shared_roles else b"",
         provenance=replace(empty.provenance, parameters=_NUMBER),
     )
     return writer.size(file) - file.payload_bytes + _ROUNDING * sum(map(bool, kept))
+
+
+def _empty(job: Job) -> Compressed:
+    """The file without any module."""
+    reference = load(REFERENCE)
+    bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
+    sites = job.survey.sites if job.survey is not None else {}
+    fitted = replace(bare, coder=replace(bare.coder, sites=sites))
+    empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
+    return replace(empty, method=job.method.name, config=settled(job.config))
