@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from constriction import stream
 
 from adaptzip.coding import entropy
 from adaptzip.coding.tables import Class
@@ -30,7 +31,7 @@ from adaptzip.container.streams import write_lengths
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "must-reject"
-SCHEMA = ("tables", "modules", "extras")
+STREAMS = ("tables", "shared", "modules", "basis", "extras")
 Header = dict[str, Any]
 
 
@@ -40,9 +41,10 @@ class File:
 
     Attributes:
         metadata: parsed.
-        config, extras, source_header: the sections of the stream of tables, the table of extras parsed.
+        config, extras, source_header, gains, sizes: the sections of the stream of tables, the table of extras parsed.
         blocks: one for each module.
         payload: the stream of extras.
+        shared, basis: the streams; b"" where there is none.
     """
 
     metadata: Mapping[str, Any]
@@ -51,6 +53,10 @@ class File:
     source_header: bytes
     blocks: tuple[bytes, ...]
     payload: bytes
+    gains: bytes = b""
+    sizes: bytes = b""
+    shared: bytes = b""
+    basis: bytes = b""
 
     @classmethod
     def open(cls, name: str) -> File:
@@ -58,7 +64,7 @@ class File:
         data = (HERE / "golden" / f"{name}.adz").read_bytes()
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
-        streams = {key: data[8 + length :][slice(*header[key]["data_offsets"])] for key in SCHEMA if key in header}
+        streams = {key: data[8 + length :][slice(*header[key]["data_offsets"])] for key in STREAMS if key in header}
         tables = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(streams["tables"])
         sizes, position = _lengths(tables[1 : 1 + tables[0]]), 1 + tables[0]
         sections = []
@@ -71,7 +77,9 @@ class File:
             first += size
         metadata = json.loads(header["__metadata__"]["adaptzip"])
         extras = json.loads(sections[1] or b"[]")
-        return cls(metadata, sections[0], extras, sections[2], tuple(blocks), streams.get("extras", b""))
+        rest = [streams.get(key, b"") for key in ("shared", "basis")]
+        payload = streams.get("extras", b"")
+        return cls(metadata, sections[0], extras, sections[2], tuple(blocks), payload, *sections[3:], *rest)
 
     def with_metadata(self, **changes: Any) -> File:
         """With some metadata changed; a value of `...` leaves the key out."""
@@ -82,15 +90,21 @@ class File:
         """The stream of tables before it is deflated."""
         if extras is None:
             extras = json.dumps(self.extras, separators=(",", ":"), ensure_ascii=False).encode() if self.extras else b""
-        sections = (self.config, extras, self.source_header)
+        sections = (self.config, extras, self.source_header, self.gains, self.sizes)
         head = write_lengths(map(len, sections))
         index = write_lengths(map(len, self.blocks)) if index is None else index
         return bytes([len(head)]) + head + b"".join(sections) + index
 
     def streams(self, tables: bytes | None = None) -> dict[str, bytes]:
         """The streams; `tables` is a replacement that is not yet deflated."""
-        found = {"tables": _deflate(self.tables() if tables is None else tables), "modules": b"".join(self.blocks)}
-        return found | ({"extras": self.payload} if self.payload else {})
+        found = {
+            "tables": _deflate(self.tables() if tables is None else tables),
+            "shared": self.shared,
+            "modules": b"".join(self.blocks),
+            "basis": self.basis,
+            "extras": self.payload,
+        }
+        return {name: data for name, data in found.items() if data or name in ("tables", "modules")}
 
     def build(
         self,
@@ -110,9 +124,9 @@ class File:
         text = json.dumps(self.metadata, ensure_ascii=False) if text is None else text
         header: Header = {"__metadata__": {"adaptzip": text.replace(self.metadata["hash"], "0" * 22)}}
         position = 0
-        for name, stream in streams.items():
-            header[name] = {"dtype": "U8", "shape": [len(stream)], "data_offsets": [position, position + len(stream)]}
-            position += len(stream)
+        for name, data in streams.items():
+            header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [position, position + len(data)]}
+            position += len(data)
         start = json.dumps(edit(header) if edit else header, ensure_ascii=False).encode()
         return hashed(len(start).to_bytes(8, "little") + start + b"".join(streams.values()))
 
@@ -150,6 +164,10 @@ def cases() -> Iterator[Case]:
     for make in (_frames, _hashes, _headers, _metadata, _modules, _tables, _extras, _blocks, _planes):
         yield from make(lossy)
     yield from _lossless(lossless)
+    yield from _gains(File.open("gains"))
+    yield from _cores(File.open("lora-sb-embedded"), lossy)
+    yield from _banks(File.open("vblora-k2"))
+    yield from _trains(File.open("loretta-delta"))
 
 
 def _frames(file: File) -> Iterator[Case]:
@@ -289,8 +307,8 @@ def _modules(file: File) -> Iterator[Case]:
 
 
 def _tables(file: File) -> Iterator[Case]:
-    def raw(stream: bytes) -> bytes:
-        return file.build(file.streams() | {"tables": stream})
+    def raw(data: bytes) -> bytes:
+        return file.build(file.streams() | {"tables": data})
 
     def plain(tables: bytes) -> bytes:
         return raw(_deflate(tables))
@@ -303,7 +321,8 @@ def _tables(file: File) -> Iterator[Case]:
     yield "tables-bomb", BROKEN, "the tables inflate to 2^26 bytes and more", plain(bytes(2**26 + 1))
     yield "tables-empty", BROKEN, "the tables hold nothing", plain(b"")
     yield "tables-sections", BROKEN, "the tables' sections are longer than they", plain(b"\x03\x7f\x7f\x7f")
-    yield "tables-two", BROKEN, "the tables have two sections", plain(b"\x02\0\0" + index)
+    yield "tables-four", BROKEN, "the tables have four sections", plain(b"\x04\0\0\0\0" + index)
+    yield "tables-six", BROKEN, "the tables have six sections", plain(b"\x06\0\0\0\0\0\0" + index)
     yield "index-short", BROKEN, "the index lacks a module", plain(file.tables(index=index[1:]))
     yield "index-long", BROKEN, "the index has a module too many", plain(file.tables(index=index + b"\0"))
     yield "index-sum", BROKEN, "the index does not add up", plain(file.tables(index=longer))
@@ -386,7 +405,7 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
         part = np.resize(part, (rank, width))
         position += rank * width
         quantised = Quantised(part, _quantisers(part))
-        blocks.append(entropy.Block(quantised, (Class(3, 30),) * rank))
+        blocks.append(entropy.Levels(quantised, (Class(3, 30),) * rank))
     return entropy.encode(rank, max(rank, 1), blocks)
 
 
@@ -394,6 +413,8 @@ def _quantisers(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The quantiser of every level, from the trellis."""
     from adaptzip.coding.trellis import lanes_of, next_states
 
+    if not levels.any():
+        return np.zeros(levels.shape, dtype=np.uint8)
     lanes = lanes_of(levels.size)
     state = np.zeros(lanes, dtype=np.int64)
     found = np.empty(levels.size, dtype=np.uint8)
@@ -402,6 +423,194 @@ def _quantisers(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found[e] = state[lane] & 1
         state[lane] = next_states()[state[lane], int(level) & 1]
     return found.reshape(levels.shape)
+
+
+def _gains(file: File) -> Iterator[Case]:
+    count = len(file.blocks)
+    yield "gains-short", BROKEN, "a gain is missing", replace(file, gains=file.gains[:-1]).build()
+    yield "gains-long", BROKEN, "there is a gain too many", replace(file, gains=bytes(count + 1)).build()
+    named = file.with_metadata(basis=["file", 4, "A" * 22, ""])
+    yield "basis-needless", BROKEN, "a method that needs no basis names one", named.build()
+    yield (
+        "shared-needless",
+        BROKEN,
+        "a method that shares nothing has shared tensors",
+        replace(file, shared=b"1").build(),
+    )
+    lossless = File.open("lossless")
+    gained = replace(lossless, gains=bytes(len(lossless.blocks)))
+    yield "exact-gains", BROKEN, "a lossless file has gains", gained.build()
+    yield "exact-shared", BROKEN, "a lossless file has shared tensors", replace(lossless, shared=b"1").build()
+    based = lossless.with_metadata(basis=["file", 4, "A" * 22, ""])
+    yield "exact-basis", BROKEN, "a lossless file names a basis", based.build()
+
+
+def _cores(file: File, svd: File) -> Iterator[Case]:
+    def named(*basis: Any) -> bytes:
+        return file.with_metadata(basis=list(basis)).build()
+
+    def sized(*sizes: int) -> bytes:
+        return replace(file, sizes=write_lengths(sizes)).build()
+
+    def configured(**config: Any) -> bytes:
+        return file.with_metadata(config=config).build()
+
+    sizes = _lengths(file.sizes)
+    largest = file.metadata["basis"][1]
+    names = {key: data for key, data in file.streams().items() if key != "basis"}
+    yield "basis-unnamed", BROKEN, "a method needs a basis and none is named", file.with_metadata(basis=...).build()
+    yield "basis-source", BROKEN, "a basis is of an unknown source", named("disk", largest, "A" * 22, "")
+    yield "basis-short", BROKEN, "a basis has no description", named("embedded", largest, "")
+    yield "basis-text", BROKEN, "a basis is a text", file.with_metadata(basis="embedded").build()
+    yield "basis-size-zero", BROKEN, "a basis has no directions", named("embedded", 0, "", "")
+    yield "basis-size-huge", BROKEN, "a basis of 2^21 directions", named("embedded", 2**21, "", "")
+    yield "basis-size-true", BROKEN, "a basis's size is a truth value", named("embedded", True, "", "")
+    yield "basis-hash", BROKEN, "a basis in a file has no hash", named("file", largest, "", "")
+    yield "basis-not-embedded", BROKEN, "a basis is embedded, and another named", named("file", largest, "A" * 22, "")
+    bare = replace(file, sizes=b"", basis=b"")
+    yield "basis-absent", BROKEN, "an embedded basis is not there", bare.build()
+    yield "basis-no-stream", BROKEN, "sizes of a basis, and no stream of it", replace(file, basis=b"").build()
+    yield "basis-no-sizes", BROKEN, "a stream of a basis, and no sizes", replace(file, sizes=b"").build()
+    yield "basis-sizes-few", BROKEN, "the size of a module's basis is missing", sized(*sizes[:-1])
+    yield "basis-sizes-many", BROKEN, "there is a basis's size too many", sized(*sizes, 1)
+    yield "basis-sizes-large", BROKEN, "a basis has more directions than its module", sized(41, *sizes[1:])
+    yield "basis-sizes-wrong", BROKEN, "the basis holds less than its sizes say", sized(sizes[0] + 1, *sizes[1:])
+    yield "basis-sizes-none", BROKEN, "all sizes are 0, and the basis is not", sized(*[0] * len(sizes))
+    yield "basis-cut", BROKEN, "the basis is cut off", replace(file, basis=file.basis[:-1]).build()
+    yield "basis-appended", BROKEN, "bytes follow the basis", replace(file, basis=file.basis + b"1").build()
+    wide = file.with_metadata(modules=[["m", 2**31 - 1, 2**31 - 1]])
+    bomb = replace(wide, sizes=write_lengths([2**31 - 1]), blocks=file.blocks[:1])
+    yield "basis-bomb", BROKEN, "a basis of 2^62 numbers in a few bytes", bomb.build()
+    order = {key: file.streams()[key] for key in ("tables", "basis", "modules")}
+    yield "stream-basis-first", BROKEN, "the basis stands before the modules", file.build(order)
+    yield "stream-basis-lost", BROKEN, "the stream of the basis is missing", file.build(names)
+    small = [1, *sizes[1:]]
+    short = replace(file, blocks=(_encode_core(2), *file.blocks[1:]), sizes=write_lengths(small))
+    yield "core-rank", BROKEN, "a core is larger than its basis", replace(short, basis=_halves(file, small)).build()
+    yield "core-option-text", BROKEN, "an option is a text", configured(rank="4")
+    yield "core-option-true", BROKEN, "an option is a truth value", configured(rank=True)
+    yield "core-option-fraction", BROKEN, "a rank is no whole number", configured(rank=2.5)
+    yield "core-option-huge", BROKEN, "an option takes 400 digits", configured(min_energy=10**400)
+    yield "core-option-unknown", REFUSED, "an option is another method's", configured(top_k=2)
+    yield "svd-embedded", BROKEN, "svd with an embedded basis", _embedding(svd).build()
+
+
+def _embedding(file: File) -> File:
+    """A file with an empty basis embedded."""
+    empty = 2 * (struct.pack("<BQ", 0, 0))
+    named = file.with_metadata(basis=["embedded", 1, "", ""])
+    return replace(named, sizes=bytes(len(file.blocks)), basis=empty)
+
+
+def _halves(file: File, sizes: list[int]) -> bytes:
+    """A basis of zeros."""
+    shapes = [(24 + i, 40 - i) for i in range(len(sizes))]
+    count = sum(k * (out + width) for k, (out, width) in zip(sizes, shapes, strict=True))
+    return (struct.pack("<BQ", 0, count) + bytes(count)) * 2
+
+
+def _encode_core(rank: int) -> bytes:
+    """A block of a core of zeros."""
+    parts = [(1, rank), (1, rank * (rank - 1))]
+    zeros = [np.zeros(shape, dtype=np.int32) for shape in parts]
+    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    return entropy.encode(rank, 6, blocks)
+
+
+def _banks(file: File) -> Iterator[Case]:
+    def configured(**changes: Any) -> bytes:
+        merged = {**file.metadata["config"], **changes}
+        return file.with_metadata(config={key: value for key, value in merged.items() if value is not ...}).build()
+
+    def with_block(block: bytes) -> bytes:
+        return replace(file, blocks=(block, *file.blocks[1:])).build()
+
+    for key in ("rank", "length", "vectors", "top_k"):
+        yield f"bank-no-{key.replace('_', '-')}", BROKEN, f"'{key}' is missing", configured(**{key: ...})
+    yield "bank-null", BROKEN, "'vectors' is null", configured(vectors=None)
+    yield "bank-vectors-huge", BROKEN, "a bank of 2^40 vectors", configured(vectors=2**40)
+    yield "bank-vectors-many", BROKEN, "a bank of 2^20 vectors in a few bytes", configured(vectors=2**20, length=2**20)
+    yield "bank-length-zero", BROKEN, "vectors of length 0", configured(length=0)
+    yield "bank-levels", BROKEN, "3 levels", configured(levels=3)
+    yield "bank-levels-huge", BROKEN, "2^40 levels", configured(levels=2**40)
+    yield "bank-top-k", BROKEN, "a mixture of 9", configured(top_k=9)
+    yield "bank-top-k-large", BROKEN, "a mixture of more vectors than there are", configured(top_k=4, vectors=3)
+    yield "bank-rank-fraction", BROKEN, "a rank is no whole number", configured(rank=2.0)
+    yield "bank-rank-true", BROKEN, "a rank is a truth value", configured(rank=True)
+    yield "bank-scale", BROKEN, "a scale is no power of two", configured(scale=3.0)
+    yield "bank-scale-zero", BROKEN, "a scale is 0", configured(scale=0)
+    yield "bank-scale-infinite", BROKEN, "a scale takes 400 digits", configured(scale=10**400)
+    yield "bank-memory-text", BROKEN, "'memory' is a text", configured(memory="1")
+    yield "bank-uniform-number", BROKEN, "'uniform' is a number", configured(uniform=1)
+    yield "bank-floor", BROKEN, "'floor' is above 1", configured(floor=2)
+    yield "bank-rank-beyond", BROKEN, "a rank beyond the configuration's", configured(rank=1)
+    yield "shared-absent", BROKEN, "the shared tensors are missing", replace(file, shared=b"").build()
+    yield (
+        "shared-empty",
+        BROKEN,
+        "the block of shared tensors is empty",
+        file.build({key: b"" if key == "shared" else data for key, data in file.streams().items()}),
+    )
+    yield "shared-cut", BROKEN, "the shared tensors are cut off", replace(file, shared=file.shared[4:]).build()
+    yield (
+        "shared-last",
+        BROKEN,
+        "the shared tensors stand after the modules",
+        file.build({key: file.streams()[key] for key in ("tables", "modules", "shared")}),
+    )
+    yield "block-guard", BROKEN, "a block of whole numbers lacks its guard", _guardless(file).build()
+    yield "simplex-sum", BROKEN, "weights add up to more than 1", _overweight().build()
+    huge = file.with_metadata(
+        modules=[["m", 2**31 - 1, 2**31 - 1]],
+        config={"rank": 1, "length": 2**20, "vectors": 1, "top_k": 1},
+        max_rank=1,
+    )
+    bomb = replace(huge, shared=_bank(1, 2**20), blocks=(b"\0\0\x80",))
+    yield "factors-bomb", BROKEN, "factors of 2^32 numbers in four bytes", bomb.build()
+
+
+def _guardless(file: File) -> File:
+    """One module of one piece on either side, whose indices are 1 and whose last bits are no guard."""
+    config = {"rank": 1, "length": 4, "vectors": 300, "top_k": 1}
+    alone = file.with_metadata(modules=[["m", 4, 4]], config=config, max_rank=1)
+    coder = stream.stack.AnsCoder()
+    coder.encode_reverse(np.array([1, 1], dtype=np.int32), stream.model.Uniform(300))
+    block = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    return replace(alone, blocks=(block,), shared=_bank(300, 4))
+
+
+def _overweight() -> File:
+    """One module whose mixtures of four have three weights of one half."""
+    file = File.open("vblora-k3-levels")
+    config = {"rank": 1, "length": 4, "vectors": 6, "top_k": 4, "levels": 16}
+    pair = [entropy.Whole(np.zeros((1, 4), np.int32), 6), entropy.Whole(np.full((1, 3), 8, np.int32), 9)]
+    alone = file.with_metadata(modules=[["m", 4, 4]], config=config, max_rank=1)
+    return replace(alone, blocks=(entropy.encode(1, 1, pair * 2),), shared=_bank(6, 4))
+
+
+def _bank(vectors: int, length: int) -> bytes:
+    """A bank of zeros."""
+    zeros = np.zeros((vectors, length), dtype=np.int32)
+    return entropy.encode(1, 1, [entropy.Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
+
+
+def _trains(file: File) -> Iterator[Case]:
+    def configured(**changes: Any) -> bytes:
+        return file.with_metadata(config={**file.metadata["config"], **changes}).build()
+
+    yield "train-order", BROKEN, "an unknown order", configured(order="gamma")
+    yield "train-order-list", BROKEN, "an order is a list", configured(order=["delta"])
+    yield "train-lora-rank", BROKEN, "a LoRA rank of 0", configured(lora_rank=0)
+    yield "train-lora-rank-true", BROKEN, "a LoRA rank is a truth value", configured(lora_rank=True)
+    yield "train-tolerance", BROKEN, "a tolerance of 1", configured(tolerance=1)
+    yield "train-sweeps", BROKEN, "negative sweeps", configured(sweeps=-1)
+    yield "train-rank-beyond", BROKEN, "ranks beyond the largest of their shapes", configured(lora_rank=1)
+    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"order": "delta", "lora_rank": 1}, max_rank=1)
+    shapes = [*[(1, 8)] * 9, (1, 8)] * 2
+    zeros = [np.zeros(shape, dtype=np.int32) for shape in shapes]
+    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    bomb = replace(wide, blocks=(entropy.encode(1, 1, blocks),), gains=b"")
+    yield "train-bomb", BROKEN, "factors of 2^31 numbers in a few bytes", bomb.build()
 
 
 def _planes(file: File) -> Iterator[Case]:

@@ -9,11 +9,13 @@ import numpy as np
 from small_adapters import bits
 
 from adaptzip import Adapter
+from adaptzip.bases.artefact import read_basis
 from adaptzip.dtypes import NAMES
 from formats import decoder
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 MUST_REJECT = GOLDEN.parent / "must-reject"
+TEAM = GOLDEN / "team.basis"
 
 
 def plain(adapter: Adapter) -> dict[str, Any]:
@@ -26,15 +28,37 @@ def plain(adapter: Adapter) -> dict[str, Any]:
     return values | {f"extra {name}": _tensor(tensor) for name, tensor in adapter.extras.items()}
 
 
-def decoded(data: bytes) -> dict[str, Any]:
+def decoded(data: bytes, basis: Path | None = None) -> dict[str, Any]:
     """The same, from the independent decoder."""
-    found = decoder.decode(data)
+    found = decoder.decode(data, None if basis is None else given(basis))
     values: dict[str, Any] = {}
     for name, module in found.modules.items():
         site = found.sites[name]
         values |= {f"A {name}": _words(module.A), f"B {name}": _words(module.B)}
         values[f"how {name}"] = (np.float64(module.scaling).tobytes(), site.layout, site.kernel)
     return values | {f"{role} {name}": _words(tensor) for (role, name), tensor in found.extras.items()}
+
+
+def given(path: Path) -> decoder.Basis:
+    """A basis artefact as the independent decoder takes it."""
+    return {name: (m.U.float().numpy(), m.V.float().numpy()) for name, m in read_basis(path).modules.items()}
+
+
+def agree(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, *, near: bool = True) -> bool:
+    """Whether two decoders found the same, to the last bits that the format's section 7.3 leaves open if `near`."""
+    if ours is None or theirs is None or not near:
+        return ours == theirs
+    return ours.keys() == theirs.keys() and all(_alike(key, ours[key], theirs[key]) for key in ours)
+
+
+def _alike(key: str, one: Any, other: Any) -> bool:
+    if one == other or one[:2] != other[:2] or key[:2] not in ("A ", "B ") or one[0] != "F32":
+        return bool(one == other)
+    x, y = (np.frombuffer(values[2], np.float32).astype(np.float64) for values in (one, other))
+    with np.errstate(all="ignore"):
+        # A gain adds one rounding more.
+        far = np.abs(x - y) > np.abs(x) * 2.0**-21 + np.abs(x[np.isfinite(x)]).max(initial=0.0) * 2.0**-38
+    return np.array_equal(np.isfinite(x), np.isfinite(y)) and not (far & np.isfinite(x)).any()
 
 
 def _tensor(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:

@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from decoded import GOLDEN, decoded, plain
+from decoded import agree as same
 from small_adapters import adapter
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.dtypes import DTYPES
+from adaptzip.gains import divisor
+from formats import decoder
 
 SHAPES: dict[str, Any] = {
     "several": [(64, 48, 4), (30, 90, 6), (5, 7, 2)],
@@ -24,11 +28,11 @@ SHAPES: dict[str, Any] = {
 }
 
 
-def agree(source: Adapter, path: Path, **options: Any) -> dict[str, Any]:
+def agree(source: Adapter, path: Path, *, near: bool = False, **options: Any) -> dict[str, Any]:
     """Compress, decode by both, and compare; what they found."""
     adaptzip.compress(source, path, force=True, **options)
     found = decoded(path.read_bytes())
-    assert found == plain(adaptzip.reconstruct(path))
+    assert same(plain(adaptzip.reconstruct(path)), found, near=near)
     return found
 
 
@@ -60,6 +64,32 @@ def test_modules_that_vanish(tmp_path: Path) -> None:
 
 def test_no_update_at_all(tmp_path: Path) -> None:
     agree(Adapter({"m": LoraFactors(torch.zeros(2, 6), torch.zeros(5, 2))}), tmp_path / "x.adz")
+
+
+@pytest.mark.parametrize(
+    "options", [{"order": "delta"}, {"order": "rep"}, {"order": "rep", "rank": 2, "max_error": 0.95}]
+)
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_tensor_trains(shapes: str, options: dict[str, Any], tmp_path: Path) -> None:
+    agree(adapter(SHAPES[shapes], seed=4), tmp_path / "x.adz", near=True, to="loretta", **options)
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_cores(shapes: str, tmp_path: Path) -> None:
+    agree(adapter(SHAPES[shapes], seed=5), tmp_path / "x.adz", near=True, to="lora-sb", max_error=0.1)
+
+
+@pytest.mark.parametrize(("length", "vectors", "top_k"), [(1, 9, 1), (7, 300, 1), (5, 11, 2), (16, 33, 3)])
+def test_banks(length: int, vectors: int, top_k: int, tmp_path: Path) -> None:
+    source = adapter(SHAPES["several"], seed=6)
+    options = {"rank": 2, "length": length, "vectors": vectors, "top_k": top_k}
+    agree(source, tmp_path / "x.adz", to="vblora", max_error=0.99, **options)
+
+
+@pytest.mark.parametrize("gain", range(-128, 128))
+def test_gains(gain: int) -> None:
+    assert decoder.undo_gain(gain) == np.float32(divisor(gain))
+    assert float(decoder.undo_gain(gain)) == pytest.approx(2 ** (-gain / 4), rel=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["lossless", "float16", "bfloat16", "int8"])
