@@ -23,7 +23,7 @@ from adaptzip.yardsticks import Yardstick, yardsticks
 
 SIZES = ("5%", "2%", "1%", "0.5%")
 """Budgets that are tried where none are given."""
-_BOUND_ERRORS = np.geomspace(0.02, 0.95, 24)
+_BOUND_ERRORS = np.geomspace(0.02, 0.95, 80)
 _NOTHING = 0.999
 """A relative error from which a file is as good as none."""
 
