@@ -458,7 +458,8 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
     sizes = _lengths(file.sizes)
     largest = file.metadata["basis"][1]
     names = {key: data for key, data in file.streams().items() if key != "basis"}
-    yield "basis-unnamed", BROKEN, "a method needs a basis and none is named", file.with_metadata(basis=...).build()
+    bare = replace(file, sizes=b"", basis=b"")
+    yield "basis-unnamed", BROKEN, "a method needs a basis and none is named", bare.with_metadata(basis=...).build()
     yield "basis-source", BROKEN, "a basis is of an unknown source", named("disk", largest, "A" * 22, "")
     yield "basis-short", BROKEN, "a basis has no description", named("embedded", largest, "")
     yield "basis-text", BROKEN, "a basis is a text", file.with_metadata(basis="embedded").build()
@@ -467,7 +468,6 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
     yield "basis-size-true", BROKEN, "a basis's size is a truth value", named("embedded", True, "", "")
     yield "basis-hash", BROKEN, "a basis in a file has no hash", named("file", largest, "", "")
     yield "basis-not-embedded", BROKEN, "a basis is embedded, and another named", named("file", largest, "A" * 22, "")
-    bare = replace(file, sizes=b"", basis=b"")
     yield "basis-absent", BROKEN, "an embedded basis is not there", bare.build()
     yield "basis-no-stream", BROKEN, "sizes of a basis, and no stream of it", replace(file, basis=b"").build()
     yield "basis-no-sizes", BROKEN, "a stream of a basis, and no sizes", replace(file, sizes=b"").build()
@@ -490,7 +490,7 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
     yield "core-option-text", BROKEN, "an option is a text", configured(rank="4")
     yield "core-option-true", BROKEN, "an option is a truth value", configured(rank=True)
     yield "core-option-fraction", BROKEN, "a rank is no whole number", configured(rank=2.5)
-    yield "core-option-huge", BROKEN, "an option takes 400 digits", configured(min_energy=10**400)
+    yield "core-option-huge", BROKEN, "an option takes 400 digits", configured(min_energy=7**470)
     yield "core-option-unknown", REFUSED, "an option is another method's", configured(top_k=2)
     yield "svd-embedded", BROKEN, "svd with an embedded basis", _embedding(svd).build()
 
@@ -539,7 +539,7 @@ def _banks(file: File) -> Iterator[Case]:
     yield "bank-rank-true", BROKEN, "a rank is a truth value", configured(rank=True)
     yield "bank-scale", BROKEN, "a scale is no power of two", configured(scale=3.0)
     yield "bank-scale-zero", BROKEN, "a scale is 0", configured(scale=0)
-    yield "bank-scale-infinite", BROKEN, "a scale takes 400 digits", configured(scale=10**400)
+    yield "bank-scale-infinite", BROKEN, "a scale takes 400 digits", configured(scale=7**470)
     yield "bank-memory-text", BROKEN, "'memory' is a text", configured(memory="1")
     yield "bank-uniform-number", BROKEN, "'uniform' is a number", configured(uniform=1)
     yield "bank-floor", BROKEN, "'floor' is above 1", configured(floor=2)
