@@ -16,6 +16,7 @@ import adaptzip
 from adaptzip.coding import entropy, tables, trellis
 from adaptzip.coding.classes import choose_classes
 from adaptzip.coding.tables import Class
+from adaptzip.compressed import TensorSpec
 from adaptzip.container import writer
 from adaptzip.container.names import expand, factor
 from adaptzip.dtypes import DTYPES
@@ -97,9 +98,16 @@ def test_blocks_come_back_exactly(rows: int, width: int, exponents: list[int], o
     quantised = quantise(x, [Class(3, int(scale)) for scale in scales])
     assert follows_the_trellis(quantised)
     classes = choose_classes(quantised, scales)
-    chunk = entropy.encode(rows, 8, [entropy.Block(quantised, classes)])
-    rank, (block,) = entropy.decode(chunk, 8, lambda found: [(found, width)], "m")
-    assert rank == rows
+    chunk = entropy.encode(rows, 8, [entropy.Levels(quantised, classes)])
+    asked = []
+
+    def layout(found: int) -> list[TensorSpec]:
+        asked.append(found)
+        return [TensorSpec("x", found, width)]
+
+    (block,) = entropy.decode(chunk, 8, layout, "m")
+    assert isinstance(block, entropy.Levels)
+    assert asked == [rows]
     assert block.classes == classes
     assert np.array_equal(block.quantised.levels, quantised.levels)
     assert np.array_equal(block.quantised.quantiser, quantised.quantiser)
