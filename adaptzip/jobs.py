@@ -131,8 +131,26 @@ def load_source(source: str | Path | Adapter, request: Request) -> Source:
         return found
     from adaptzip.calibration import calibrate
 
-    calibration = calibrate(Path(request.base), adapter, Path(request.calibration), seed=request.seed)
+    calibration = calibrate(
+        Path(request.base),
+        adapter,
+        Path(request.calibration),
+        seed=request.seed,
+        device=request.device,
+        error=_aimed_error(found, request),
+    )
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
+
+
+def _aimed_error(source: Source, request: Request) -> float | None:
+    """The relative error that the request will come to, about; None where no limit says it."""
+    if request.max_error is not None or request.limit is None:
+        return request.max_error
+    from adaptzip.planning import compare
+
+    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+    found = compare(source, plain, [plain.to]).forecasts
+    return found[0].relative_error if found else None
 
 
 def prepare_job(source: Source, request: Request) -> Job:

@@ -15,11 +15,13 @@ from torch import Tensor
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.choosing import (
     EQUAL,
+    ERRORS,
     Attribution,
     Sensitivities,
     attribute,
     attributed_weights,
     choose,
+    errors_near,
 )
 from adaptzip.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
 from adaptzip.calibration.models import Batch, LoadedModel, load_teacher, sample_texts
@@ -76,6 +78,7 @@ def calibrate(
     most_texts: int = 256,
     seed: int = 0,
     device: str = "auto",
+    error: float | None = None,
 ) -> Calibration:
     """Estimate how much errors in each module matter, from texts run through the base model with the adapter on it.
 
@@ -87,6 +90,8 @@ def calibrate(
         max_tokens: texts are cut to this many tokens.
         most_texts: of more texts, this many are drawn.
         seed: of every random choice.
+        error: relative error that the adapter will be compressed to, about; estimates are compared near it. What helps
+            at one size may harm at another.
 
     Raises:
         CheckpointError: if the texts can't be read.
@@ -104,7 +109,7 @@ def calibrate(
     tokens = sum(part.tokens for part in batches)
     tried = batches[:: -(-tokens // _TRIED)]
     estimates = _estimates(loaded, adapter, batches, tried, use, seed)
-    choice = choose(loaded, adapter, estimates, tried)
+    choice = choose(loaded, adapter, estimates, tried, ERRORS if error is None else errors_near(error))
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
     return Calibration(
         sensitivities={} if choice.name == EQUAL else dict(estimates[choice.name]),

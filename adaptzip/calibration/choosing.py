@@ -23,7 +23,9 @@ from adaptzip.sensitivity import Sensitivity
 Sensitivities = Mapping[str, Sensitivity]
 
 ERRORS = (0.2, 0.35, 0.5)
-"""Relative errors of the unweighted copies whose sizes the estimates are compared at."""
+"""Relative errors of the unweighted copies whose sizes the estimates are compared at, where nothing else is known."""
+_NEAR = (0.9, 1.0, 1.1)
+_LARGEST_ERROR = 0.95
 EQUAL = "equal"
 """The estimate that every module weighs the same, which is always among those tried."""
 _ATTRIBUTED_ERRORS = (0.25, 0.5)
@@ -46,15 +48,24 @@ class Choice:
     distances: Mapping[str, float]
 
 
+def errors_near(error: float) -> tuple[float, ...]:
+    """Relative errors to compare estimates at for a file of about this relative error."""
+    return tuple(min(error * factor, _LARGEST_ERROR) for factor in _NEAR)
+
+
 def choose(
-    loaded: LoadedModel, adapter: Adapter, estimates: Mapping[str, Sensitivities], batches: Sequence[Batch]
+    loaded: LoadedModel,
+    adapter: Adapter,
+    estimates: Mapping[str, Sensitivities],
+    batches: Sequence[Batch],
+    errors: Sequence[float] = ERRORS,
 ) -> Choice:
-    """Try estimates at the sizes of unweighted copies.
+    """Try estimates at the sizes of unweighted copies of some relative errors.
 
     Kept is the best on the whole of those that do no harm at any size, and equal weights if there is none.
     """
     plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    sizes = [copy_of_error(adapter.modules, plain, error)[1] for error in ERRORS]
+    sizes = [copy_of_error(adapter.modules, plain, error)[1] for error in errors]
     copies: dict[tuple[str, int], Updates] = {}
     for estimate, sensitivities in {EQUAL: {}, **estimates}.items():
         found = {
