@@ -1,6 +1,8 @@
-"""Blocks of any numbers come back."""
+"""Blocks of any numbers come back, from adaptzip's decoder and from the independent one."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from adaptzip.coding.tables import Class
 from adaptzip.coding.trellis import Quantised, lanes_of, next_states
 from adaptzip.compressed import TensorSpec
 from adaptzip.errors import FormatError
+from formats import decoder
 
 MOST_RAW = 15
 
@@ -46,6 +49,23 @@ def same(before: Block, after: Block) -> bool:
         and np.array_equal(before.quantised.levels, after.quantised.levels)
         and np.array_equal(before.quantised.quantiser, after.quantised.quantiser)
     )
+
+
+def independently(chunk: bytes, max_rank: int, layout: Callable[[int], list[TensorSpec]]) -> list[NDArray[np.int64]]:
+    """What the independent decoder makes of a block."""
+    return decoder.decode_block(
+        chunk, max_rank, lambda rank: [decoder.Spec(s.rows, s.width, s.kind, s.bound) for s in layout(rank)]
+    )
+
+
+def numbers(found: Block) -> NDArray[np.int64]:
+    """A block's numbers, real ones in units of the step."""
+    return (found.numbers if isinstance(found, Whole) else found.quantised.values()).astype(np.int64)
+
+
+def fits(spec: TensorSpec, found: Block) -> bool:
+    """Whether no row of weights adds up to more than 1."""
+    return bool((numbers(found).sum(1) <= spec.bound).all())
 
 
 def block(rng: np.random.Generator, rows: int, width: int, raw: list[int], outlier: int) -> Levels:
@@ -81,6 +101,8 @@ def test_blocks_come_back(rank: int, widths: list[int], raw: list[int], outlier:
     again = entropy.decode(chunk, rank + slack, layout, "m")
     assert asked == [rank]
     assert all(same(*pair) for pair in zip(blocks, again, strict=True))
+    tensors = independently(chunk, rank + slack, layout)
+    assert all(np.array_equal(numbers(b), t) for b, t in zip(blocks, tensors, strict=True))
 
 
 def test_rows_of_unequal_number_are_predicted_too() -> None:
@@ -134,6 +156,9 @@ def test_whole_numbers_come_back(
     assert chunk
     again = entropy.decode(chunk, 3, lambda _: layout, "m")
     assert all(same(*pair) for pair in zip(blocks, again, strict=True))
+    if fits(layout[1], blocks[1]):
+        tensors = independently(chunk, 3, lambda _: layout)
+        assert all(np.array_equal(numbers(b), t) for b, t in zip(blocks, tensors, strict=True))
 
 
 def test_whole_numbers_take_the_bits_of_their_range() -> None:
@@ -167,10 +192,17 @@ def test_more_numbers_than_bytes_can_hold_are_refused_before_room_is_made() -> N
 @settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=1, max_size=80), st.integers(1, 9))
 def test_noise_is_decoded_or_refused(noise: bytes, max_rank: int) -> None:
+    def layout(rank: int) -> list[TensorSpec]:
+        return specs((rank, 12), (rank, 7))
+
     try:
-        blocks = entropy.decode(noise, max_rank, lambda rank: specs((rank, 12), (rank, 7)), "m")
+        blocks = entropy.decode(noise, max_rank, layout, "m")
     except FormatError:
+        with pytest.raises(decoder.Broken):
+            independently(noise, max_rank, layout)
         return
+    tensors = independently(noise, max_rank, layout)
+    assert all(np.array_equal(numbers(b), t) for b, t in zip(blocks, tensors, strict=True))
     levels = [found for found in blocks if isinstance(found, Levels)]
     assert [found.quantised.levels.shape[1] for found in levels] == [12, 7]
     assert all(len(found.classes) == len(found.quantised.levels) <= max_rank for found in levels)

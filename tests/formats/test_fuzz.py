@@ -168,6 +168,42 @@ def test_mutated_metadata_under_a_right_hash(path: Path, name: str, place: float
         read(path, file.build(text=json.dumps(metadata)))
 
 
+options = st.sampled_from(
+    [
+        "rank",
+        "length",
+        "vectors",
+        "top_k",
+        "levels",
+        "scale",
+        "memory",
+        "floor",
+        "uniform",
+        "order",
+        "lora_rank",
+        "sweeps",
+    ]
+    + ["tolerance", "min_energy", "lossless"]
+)
+
+
+@SETTINGS
+@given(st.sampled_from(NEW), options, st.one_of(json_values, st.integers(0, 9), st.sampled_from([0.5, 2.0, 2**40])))
+def test_a_changed_option(path: Path, name: str, option: str, item: Any) -> None:
+    file = parts(name)
+    config = {**file.metadata.get("config", {}), option: item}
+    if "0" * 22 not in json.dumps(config):
+        data = file.build(text=json.dumps({**file.metadata, "config": config}))
+        assert agree(read(path, data), read_independently(data))
+
+
+@SETTINGS
+@given(st.sampled_from(NEW), st.binary(max_size=8), st.sampled_from(["gains", "sizes", "shared", "basis"]))
+def test_a_changed_section(path: Path, name: str, content: bytes, section: str) -> None:
+    data = dataclasses.replace(parts(name), **{section: content}).build()
+    assert agree(read(path, data), read_independently(data))
+
+
 @SETTINGS
 @given(st.sampled_from(["layouts", "extras-int8"]), positions, json_values)
 def test_a_mutated_table_of_extras(path: Path, name: str, place: float, item: Any) -> None:
