@@ -407,7 +407,7 @@ def test_what_cannot_be_met_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["error", "size"])
 def test_a_plan_is_near_what_comes(name: str, kind: str, basis_file: Path) -> None:
-    limits: dict[str, Any] = {"max_error": 0.2} if kind == "error" else {"budget": f"{sizes(name, basis_file)[2]}B"}
+    limits: dict[str, Any] = {"max_error": 0.2} if kind == "error" else {"budget": f"{sizes(name, basis_file)[1]}B"}
     planned = forecast(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **limits))
     compressed, _ = large(name, basis_file, **limits)
     assert planned.method == name

@@ -123,7 +123,7 @@ def test_numbers_that_are_none_are_refused(name: str, bad: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_thousands_of_modules(name: str, tmp_path: Path) -> None:
-    """2000 modules of four shapes within two minutes, on a slow machine too."""
+    """2000 modules of four shapes within four minutes on a busy core; on a quiet one a quarter of that."""
     shapes = [(12, 8), (8, 12), (16, 8), (8, 8)]
     source = adapter({f"l.{i:04}": (*shapes[i % 4], 1 + i % 3) for i in range(COUNT)})
     began = time.perf_counter()
@@ -131,7 +131,7 @@ def test_thousands_of_modules(name: str, tmp_path: Path) -> None:
         compressed = compress(name, source, tmp_path / "x.adz")
     except CheckFailedError as failure:
         pytest.fail(str(failure))
-    assert time.perf_counter() - began < 120
+    assert time.perf_counter() - began < 240
     assert len(compressed.chunks) == COUNT
     after = adaptzip.reconstruct(tmp_path / "x.adz")
     assert relative_error(source, after) == pytest.approx(compressed.provenance.relative_error, rel=2e-3)
