@@ -25,6 +25,7 @@ from torch import Tensor
 
 from adaptzip.bounds import Components, allot, least_bytes, price_at
 from adaptzip.methods import load
+from adaptzip.methods._base import FitContext
 from benchmarks import page
 from benchmarks.contexts import CONTEXTS, CodedRows, saving
 from benchmarks.real_adapters import RealAdapter, add_folders, find
@@ -125,7 +126,7 @@ class Problem:
     @classmethod
     def of(cls, real: RealAdapter, error: float) -> Problem:
         price = price_at(real.parts, error)
-        fits = _METHOD.fit(real.adapter.modules, _METHOD.config_type())
+        fits = _METHOD.fit(real.adapter.modules, _METHOD.config_type(), None, FitContext())
         return cls(real, error, fits, {name: _components_kept(fitted, price) for name, fitted in fits.items()})
 
     @property

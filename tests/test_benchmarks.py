@@ -20,7 +20,20 @@ from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
 
-PROGRAMS = ("bound", "merge", "peers", "quantiser", "rate_distortion", "shaped_adapter", "speed")
+PROGRAMS = (
+    "banks",
+    "bases",
+    "bound",
+    "calibration",
+    "merge",
+    "methods",
+    "peers",
+    "quantiser",
+    "rate_distortion",
+    "shaped_adapter",
+    "speed",
+    "trains",
+)
 
 
 def parts(*rows: tuple[float, int, int]) -> Components:
