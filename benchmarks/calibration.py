@@ -34,7 +34,7 @@ from benchmarks import page, stories_adapter
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
 MAX_TOKENS = 96
-CALIBRATION_TEXTS = 128
+CALIBRATION_TEXTS = 256
 
 
 @dataclass(frozen=True, eq=False)

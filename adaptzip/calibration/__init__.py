@@ -42,6 +42,8 @@ Use = Literal["inputs", "gradients", "both"]
 
 _TRIED = 4096
 """Estimates are tried on batches of about this many tokens in all, whose outputs are kept in memory."""
+_SPLIT = 4
+"""Of as many batches or more, every second one is kept from the estimates, to choose between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +109,9 @@ def calibrate(
     if not batches:
         raise RefusedError(f"{texts_path}: none of the texts has a token for this base model")
     tokens = sum(part.tokens for part in batches)
-    tried = batches[:: -(-tokens // _TRIED)]
-    estimates = _estimates(loaded, adapter, batches, tried, use, seed)
+    seen, held_out = (batches[::2], batches[1::2]) if len(batches) >= _SPLIT else (batches, batches)
+    estimates = _estimates(loaded, adapter, seen, _some(seen), use, seed)
+    tried = _some(held_out)
     choice = choose(loaded, adapter, estimates, tried, ERRORS if error is None else errors_near(error))
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
     return Calibration(
@@ -120,6 +123,11 @@ def calibrate(
         estimate=choice.name,
         distances=choice.distances,
     )
+
+
+def _some(batches: Sequence[Batch]) -> Sequence[Batch]:
+    """About `_TRIED` tokens of some batches, spread evenly."""
+    return batches[:: -(-sum(part.tokens for part in batches) // _TRIED)]
 
 
 def _estimates(
