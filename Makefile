@@ -19,7 +19,7 @@ demo: $(VENV)/.demo  ## compress the fixture adapter, bring it back, merge it, a
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test  ## run the test suite (PYTEST_ARGS="-m slow" for the long part)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check $(STYLED)
