@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_modules, code_shared
 from adaptzip.compressed import Site
-from adaptzip.gains import divisor, gain_index
+from adaptzip.gains import LIMIT, divisor, gain_index
 from adaptzip.linalg import factored_svd, group_by_shape
 from adaptzip.methods._base import FitContext, Method, Profile
 from adaptzip.sensitivity import Sensitivity
@@ -259,7 +259,9 @@ def survey_of(adapter: Adapter, device: torch.device) -> Survey:
 
 def _gains(sensitivities: Mapping[str, Sensitivity], modules: Mapping[str, LoraFactors]) -> dict[str, int]:
     """Gain index of every module that has a sensitivity."""
-    found = {name: gain_index(s.gain) for name, s in sensitivities.items() if name in modules and s.weight > 0}
+    found = {
+        name: gain_index(s.gain) if s.weight > 0 else -LIMIT for name, s in sensitivities.items() if name in modules
+    }
     return {name: index for name, index in found.items() if index}
 
 

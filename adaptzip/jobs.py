@@ -121,7 +121,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Source:
     if isinstance(source, Adapter):
         adapter, size, content = source, _tensor_bytes(source), None
     else:
-        adapter = read(source, alpha=request.alpha, config=request.config)
+        basis = None if isinstance(request.basis, Basis) else request.basis
+        adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
         file = weight_file(source)
         size, content = file.stat().st_size, file_digest(file)
     if not adapter.modules:

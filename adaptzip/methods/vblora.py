@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import exp2, log2, prod
 
 import numpy as np
@@ -184,8 +185,8 @@ class Vblora(Method):
     def predict(self, profile: VbProfile, rank: int, step: float) -> tuple[float, float]:
         if rank == 0:
             return 0.0, profile.energy
-        _, relative = row_costs(np.array([profile.spread**0.5 / step]))
-        error = profile.error + profile.singular[rank:].sum() + profile.exposure * profile.spread * relative[0]
+        noise = profile.exposure * profile.spread * _relative_noise(profile.spread, step)
+        error = profile.error + profile.singular[rank:].sum() + noise
         return rank * profile.unit_bits, float(min(error, profile.energy))
 
     def max_rank(self, site: Site, config: Config) -> int:
@@ -259,6 +260,12 @@ def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> in
 
 def _coded(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:
     return from_stored(tensors[f"{side}.indices"], tensors[f"{side}.weights"], rank)
+
+
+@lru_cache(maxsize=256)
+def _relative_noise(spread: float, step: float) -> float:
+    """Relative squared error of the bank at a step; all modules ask for the same."""
+    return float(row_costs(np.array([spread**0.5 / step]))[1][0])
 
 
 METHOD = Vblora()
