@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -18,8 +19,8 @@ from adaptzip.basis import Basis
 from adaptzip.budget import Budget
 from adaptzip.compressed import PackedExtras
 from adaptzip.digest import file_digest
-from adaptzip.errors import RefusedError, UsageError
-from adaptzip.fitting import survey_of
+from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
+from adaptzip.fitting import KEPT_NUMBERS, survey_of
 from adaptzip.linalg import choose_device
 from adaptzip.methods import REFERENCE, load
 from adaptzip.methods._base import FitContext
@@ -29,6 +30,7 @@ from adaptzip.sources import read, weight_file
 from adaptzip.survey import Survey
 
 if TYPE_CHECKING:
+    from adaptzip.calibration.choosing import Copier
     from adaptzip.methods._base import Method
 
 AUTO = "auto"
@@ -139,8 +141,28 @@ def load_source(source: str | Path | Adapter, request: Request) -> Source:
         seed=request.seed,
         device=request.device,
         error=_aimed_error(found, request),
+        compressed=_copier(found, request),
     )
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
+
+
+def _copier(source: Source, request: Request) -> Copier | None:
+    """What the reference leaves of an adapter at the size asked for; None without a size, or where that is slow."""
+    if request.limit is None or request.limit.unit == "parameters" or request.max_error is not None:
+        return None
+    if source.adapter.parameters > KEPT_NUMBERS:
+        return None
+    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+
+    def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
+        from adaptzip.compression import run
+        from adaptzip.reconstruction import reconstruct
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AdaptzipWarning)
+            return reconstruct(run(prepare_job(replace(source, sensitivities=sensitivities), plain)).compressed)
+
+    return copy
 
 
 def _aimed_error(source: Source, request: Request) -> float | None:

@@ -115,7 +115,7 @@ def measure(name: str, case: Case) -> Iterator[Row]:
     """One adapter at all its sizes."""
     for size in case.sizes:
         plain = compressed(case.adapter, size, {})
-        found = calibration_of(case, plain.provenance.relative_error)
+        found = calibration_of(case, size, plain.provenance.relative_error)
         weighted = compressed(case.adapter, size, found.sensitivities)
         students = [reconstruct(made) for made in (plain, weighted)]
         apart = [distance(case.base, case.adapter, student, case.test, max_tokens=MAX_TOKENS) for student in students]
@@ -125,12 +125,18 @@ def measure(name: str, case: Case) -> Iterator[Row]:
         yield Row(name, found.estimate, size, *kls, *agreements, *errors)
 
 
-def calibration_of(case: Case, error: float) -> Calibration:
-    """The calibration for a file of about this relative error."""
+def calibration_of(case: Case, size: int, error: float) -> Calibration:
+    """The calibration for a file of a size, whose relative error is about this."""
+
+    def copy(sensitivities: adaptzip.calibration.Sensitivities) -> Adapter:
+        return reconstruct(compressed(case.adapter, size, sensitivities))
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in case.calibration), encoding="utf-8")
-        return calibrate(case.base, case.adapter, path, max_tokens=MAX_TOKENS, device="cpu", error=error)
+        return calibrate(
+            case.base, case.adapter, path, max_tokens=MAX_TOKENS, device="cpu", error=error, compressed=copy
+        )
 
 
 def compressed(adapter: Adapter, size: int, sensitivities: adaptzip.calibration.Sensitivities) -> adaptzip.Compressed:

@@ -17,6 +17,7 @@ from adaptzip.calibration.choosing import (
     EQUAL,
     ERRORS,
     Attribution,
+    Copier,
     Sensitivities,
     attribute,
     attributed_weights,
@@ -81,6 +82,7 @@ def calibrate(
     seed: int = 0,
     device: str = "auto",
     error: float | None = None,
+    compressed: Copier | None = None,
 ) -> Calibration:
     """Estimate how much errors in each module matter, from texts run through the base model with the adapter on it.
 
@@ -94,6 +96,7 @@ def calibrate(
         seed: of every random choice.
         error: relative error that the adapter will be compressed to, about; estimates are compared near it. What helps
             at one size may harm at another.
+        compressed: what compresses the adapter to the very size; estimates are then compared by what is left of it.
 
     Raises:
         CheckpointError: if the texts can't be read.
@@ -112,7 +115,8 @@ def calibrate(
     seen, held_out = (batches[::2], batches[1::2]) if len(batches) >= _SPLIT else (batches, batches)
     estimates = _estimates(loaded, adapter, seen, _some(seen), use, seed)
     tried = _some(held_out)
-    choice = choose(loaded, adapter, estimates, tried, ERRORS if error is None else errors_near(error))
+    near = ERRORS if error is None else errors_near(error)
+    choice = choose(loaded, adapter, estimates, tried, near, compressed)
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
     return Calibration(
         sensitivities={} if choice.name == EQUAL else dict(estimates[choice.name]),

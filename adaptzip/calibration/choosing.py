@@ -7,7 +7,7 @@ adapter is rounded under it to a few sizes, put on the base, and compared with t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, log
@@ -21,6 +21,8 @@ from adaptzip.calibration.models import Batch, LoadedModel
 from adaptzip.sensitivity import Sensitivity
 
 Sensitivities = Mapping[str, Sensitivity]
+Copier = Callable[[Sensitivities], Adapter]
+"""Compresses the adapter to the size asked for, errors weighted by sensitivities, and gives back what is left of it."""
 
 ERRORS = (0.2, 0.35, 0.5)
 """Relative errors of the unweighted copies whose sizes the estimates are compared at, where nothing else is known."""
@@ -59,28 +61,42 @@ def choose(
     estimates: Mapping[str, Sensitivities],
     batches: Sequence[Batch],
     errors: Sequence[float] = ERRORS,
+    compressed: Copier | None = None,
 ) -> Choice:
-    """Try estimates at the sizes of unweighted copies of some relative errors.
+    """Try estimates at the sizes of unweighted copies of some relative errors, or on compressed copies of one size.
 
     Kept is the best on the whole of those that do no harm at any size, and equal weights if there is none.
     """
-    plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
-    sizes = [copy_of_error(adapter.modules, plain, error)[1] for error in errors]
+    tried: Mapping[str, Sensitivities] = {EQUAL: {}, **estimates}
     copies: dict[tuple[str, int], Updates] = {}
-    for estimate, sensitivities in {EQUAL: {}, **estimates}.items():
-        found = {
-            name: coordinates(module, sensitivities.get(name, Sensitivity()))
-            for name, module in adapter.modules.items()
-        }
-        copies |= {(estimate, place): copy_of_size(found, size) for place, size in enumerate(sizes)}
+    if compressed is None:
+        sizes = _sizes(adapter, errors)
+        for estimate, sensitivities in tried.items():
+            found = {
+                name: coordinates(module, sensitivities.get(name, Sensitivity()))
+                for name, module in adapter.modules.items()
+            }
+            copies |= {(estimate, place): copy_of_size(found, size) for place, size in enumerate(sizes)}
+    else:
+        copies = {(estimate, 0): _updates(compressed(sensitivities)) for estimate, sensitivities in tried.items()}
+    count = len({place for _, place in copies})
     measured = _distances(loaded, adapter, copies, batches)
     shares, harmless = {}, []
     for estimate in (EQUAL, *estimates):
-        ratios = [measured[estimate, i] / max(measured[EQUAL, i], 1e-12) for i in range(len(sizes))]
+        ratios = [measured[estimate, i] / max(measured[EQUAL, i], 1e-12) for i in range(count)]
         shares[estimate] = exp(sum(log(max(ratio, 1e-12)) for ratio in ratios) / len(ratios))
         if estimate == EQUAL or max(ratios) < 1:
             harmless.append(estimate)
     return Choice(min(harmless, key=lambda name: shares[name]), shares)
+
+
+def _sizes(adapter: Adapter, errors: Sequence[float]) -> list[float]:
+    plain = {name: coordinates(module, Sensitivity()) for name, module in adapter.modules.items()}
+    return [copy_of_error(adapter.modules, plain, error)[1] for error in errors]
+
+
+def _updates(copy: Adapter) -> Updates:
+    return {name: (m.B.float() * m.scaling, m.A.float()) for name, m in copy.modules.items()}
 
 
 @dataclass(frozen=True, eq=False)
