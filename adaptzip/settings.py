@@ -25,11 +25,14 @@ _ROUNDING = 4
 """Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank."""
 
 
-def candidates(job: Job) -> list[Candidate]:
-    """Settings worth fitting, best first."""
+def candidates(job: Job, aim: float = 1.0) -> list[Candidate]:
+    """Settings worth fitting, best first; for a share `aim` of the error that the request allows."""
     if job.survey is None or not any(map(len, job.survey.singular.values())):
         return [Candidate(job.config)]
-    return list(job.method.candidates(job.survey, job.config, _allowance(job)))
+    allowance = _allowance(job)
+    if allowance.error is not None:
+        allowance = replace(allowance, error=allowance.error * aim)
+    return list(job.method.candidates(job.survey, job.config, allowance))
 
 
 def with_ranks(job: Job) -> Job:
