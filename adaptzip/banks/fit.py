@@ -22,6 +22,8 @@ _ROUNDS = 4
 _TOLERANCE = 2e-3
 _STEPS = 8
 """Gradient steps of a round."""
+_LARGE = 2**34
+"""Numbers times vectors from which on a fit gets half the rounds: the last ones gain least, and each takes long."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def fit_bank(
         A, B = start(group)
         coded.append(Coded(choose(bank, A, shape.k), choose(bank, B, shape.k)))
     previous = float("inf")
-    for turn in range(_ROUNDS):
+    rounds = _ROUNDS // _share(groups, shape)
+    for turn in range(rounds):
         coded = [recode_both(group, codes, bank) for group, codes in zip(groups, coded, strict=True)]
         bank, coded = refine(groups, coded, bank, _STEPS)
         error = _weighted(groups, _errors(groups, coded, bank))
-        tell(0.5 + (turn + 1) / _ROUNDS / 2)
+        tell(0.5 + (turn + 1) / rounds / 2)
         if error >= previous * (1 - _TOLERANCE):
             break
         previous = error
@@ -73,12 +76,18 @@ def fit_bank(
     return BankFit(bank, tuple(coded), tuple(_errors(groups, coded, bank)))
 
 
+def _share(groups: Sequence[Group], shape: Shape) -> int:
+    """What the numbers of rounds are divided by."""
+    numbers = sum(group.U.numel() + group.V.numel() for group in groups)
+    return 2 if numbers * shape.h > _LARGE else 1
+
+
 def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[[float], None]) -> Tensor:
     """A bank for the pieces in their first gauge."""
     generator = torch.Generator().manual_seed(seed)
     pieces = thinned(pieces_of(groups, shape.length), shape.h, generator)
     bank = first_bank(pieces, shape.length, shape.h, generator)
-    rounds = _LLOYD_ROUNDS if shape.k == 1 else _MIXED_ROUNDS
+    rounds = (_LLOYD_ROUNDS if shape.k == 1 else _MIXED_ROUNDS) // _share(groups, shape)
     for turn, (better, _) in enumerate(lloyd(pieces, bank, shape.k, rounds, _LLOYD_TOLERANCE)):
         bank = better
         tell((turn + 1) / rounds)
