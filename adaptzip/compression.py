@@ -176,8 +176,12 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> M
     count = most if job.adapter.parameters <= KEPT_NUMBERS else 1
     # A method that predicts too well is asked for smaller errors than it has to reach.
     aims = _AIMS if job.method.fixed_ranks and job.request.max_error is not None else _AIMS[:1]
+    tried: list[Candidate] = []
     for aim in aims:
         for candidate in candidates(job, aim)[:count]:
+            if any(candidate.config == other.config for other in tried):
+                continue
+            tried.append(candidate)
             try:
                 made = _run(job, candidate, progress)
             except CheckFailedError as error:
