@@ -915,10 +915,10 @@ def loretta_modes(width: int) -> list[int]:
     x, d = math.prod(small), 1
     while x * x >= 8 ** (2 * d + 1):
         d += 1
-    modes = [1] * d if small or not large else []
+    modes = [1] * min(d, len(small))
     for p in sorted(small, reverse=True):
         modes[modes.index(min(modes))] *= p
-    return sorted(large + modes, reverse=True)
+    return sorted(large + modes, reverse=True) or [1]
 
 
 def loretta_middle(site: Site, rank: int, config: Config) -> int:

@@ -9,6 +9,7 @@ import typer
 
 from adaptzip.cli import _options as options
 from adaptzip.cli import _show_choice as show
+from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file, default_output
 from adaptzip.cli._requests import method_settings, planned_settings
@@ -119,6 +120,10 @@ def compress(
         sink.note(show.tried(values["tried"], size))
     if values["reference"]:
         sink.note(show.reference(values))
+    if values["basis_bytes"] is not None:
+        sink.note(
+            f"not counted: the basis, {text.size(values['basis_bytes'])}, which is needed to get the adapter back"
+        )
     sink.wrote(target, show.summary(values), values)
 
 
@@ -160,9 +165,16 @@ def _fitted(
     writer.write(made.compressed, target, force=force)
     return _values(made.compressed) | {
         "captured_energy": share,
+        "basis_bytes": _basis_bytes(made.compressed, settings["basis"]),
         "tried": [show.tried_row(row) for row in made.tried] if request.to == AUTO else None,
         "reference": _reference(loaded, made, request, report) if reference else None,
     }
+
+
+def _basis_bytes(compressed: Compressed, basis: Path | None) -> int | None:
+    """Size of the basis that the file leans on; None where it is in the file, in the base model, or not needed."""
+    reference = compressed.basis
+    return basis.stat().st_size if basis is not None and reference is not None and reference.source == "file" else None
 
 
 def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
@@ -274,4 +286,4 @@ def _values(made: Compressed) -> dict[str, Any]:
 
 
 def _nothing_beside() -> dict[str, Any]:
-    return {"captured_energy": None, "tried": None, "reference": None}
+    return {"captured_energy": None, "basis_bytes": None, "tried": None, "reference": None}

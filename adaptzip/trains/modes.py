@@ -13,8 +13,9 @@ def factorise(width: int) -> tuple[int, ...]:
     """Modes of a width, falling, whose product it is; about 8 each where the width allows it.
 
     Prime factors above 16 are modes of their own. Of the rest, x, come d modes with d = max(1, round(log8 x)), the
-    half rounded up: its prime factors, falling, are multiplied one by one into whichever mode is smallest then. The
-    width 1 has the one mode 1. Readers of `.adz` files compute the same (formats/methods/loretta.md).
+    half rounded up, but no more than x has prime factors: these, falling, are multiplied one by one into whichever
+    mode is smallest then. The width 1 has the one mode 1. Readers of `.adz` files compute the same
+    (formats/methods/loretta.md).
 
     Raises:
         ValueError: if `width` is below 1.
@@ -29,7 +30,7 @@ def factorise(width: int) -> tuple[int, ...]:
     rest = 1
     for p in small:
         rest *= p
-    modes = [1] * _count(rest)
+    modes = [1] * max(1, min(_count(rest), len(small)))
     for p in small:
         modes[modes.index(min(modes))] *= p
     return tuple(sorted([*large, *modes], reverse=True))

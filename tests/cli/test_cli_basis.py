@@ -67,6 +67,9 @@ def test_compress_with_a_shared_basis_and_back(team: list[Path]) -> None:
     plain = run("compress", team[1], "-o", archive.with_name("plain.adz"), "--json")
     assert made.json["module_bytes"] < plain.json["module_bytes"] / 4
     assert made.json["captured_energy"] == pytest.approx(1)
+    assert (made.json["basis_bytes"], plain.json["basis_bytes"]) == (basis.stat().st_size, None)
+    told = run("compress", team[1], "--to", "lora-sb", "--basis", basis, "-o", archive, "-f").err
+    assert "not counted: the basis" in told
     restored = archive.with_name("restored")
     assert run("export", archive, "--basis", basis, "-o", restored).code == 0
     assert run("diff", team[0], restored, "--max-error", "0.11").code == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adaptzip.trains import factorise
@@ -23,6 +23,7 @@ from adaptzip.trains import factorise
         (384, (8, 8, 6)),
         (768, (12, 8, 8)),
         (1024, (16, 8, 8)),
+        (1573, (13, 11, 11)),
         (3072, (8, 8, 8, 6)),
         (4096, (8, 8, 8, 8)),
         (10007, (10007,)),
@@ -36,6 +37,8 @@ def test_known_widths(width: int, modes: tuple[int, ...]) -> None:
     assert factorise(width) == modes
 
 
+@example(1573)
+@example(41 * 13 * 11 * 11)
 @given(st.integers(1, 2**31 - 1))
 def test_modes_multiply_to_the_width_and_fall(width: int) -> None:
     modes = factorise(width)

@@ -25,6 +25,7 @@ def modes_of(width: int) -> list[int]:
         d = 1
         while prod(small) ** 2 >= 8 ** (2 * d + 1):
             d += 1
+        d = min(d, len(small))
         more = [1] * d
         for p in small:
             place = min(range(d), key=lambda i: (more[i], i))
