@@ -12,8 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     GPT2Config,
     GPT2LMHeadModel,
     GptOssConfig,
@@ -22,6 +25,8 @@ from transformers import (
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
     set_seed,
 )
 
@@ -36,6 +41,28 @@ def llama(**more: Any) -> nn.Module:
 def bert() -> nn.Module:
     set_seed(0)
     return BertForSequenceClassification(BertConfig(vocab_size=32, max_position_embeddings=16, num_labels=3, **_SIZES))
+
+
+def bert_tokens() -> nn.Module:
+    set_seed(0)
+    names = {0: "O", 1: "NAME", 2: "PLACE"}
+    config = BertConfig(vocab_size=32, max_position_embeddings=16, id2label=names, **_SIZES)
+    return BertForTokenClassification(config)
+
+
+def t5() -> nn.Module:
+    set_seed(0)
+    config = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config)
+
+
+def bart() -> nn.Module:
+    set_seed(0)
+    sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 24))}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return BartForConditionalGeneration(
+        BartConfig(vocab_size=32, d_model=16, max_position_embeddings=16, **sizes, **heads)
+    )
 
 
 def gpt2() -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -22,9 +22,9 @@ class Distance:
     """What two adapters on one base make of the same texts.
 
     Attributes:
-        kind: what the model is: "causal", "classifier" or "encoder".
+        kind: what the model is for.
         kl: mean KL divergence from the student's to the teacher's distribution, in nats: of the next token, per token
-            (causal), or of the class, per text (classifier); None for an encoder.
+            (causal, seq2seq), or of the class, per text (classifier) or token (tokens); None for an encoder.
         agreement: share of these distributions with the same largest entry; None for an encoder.
         cosine: mean of 1 - cosine of the sentence embeddings; None unless an encoder.
         relative: |e - e'| / |e| of the sentence embeddings, over all texts; None unless an encoder.
@@ -61,7 +61,7 @@ def distance(
     b = load_teacher(base, replace(student, extras=student.extras or teacher.extras, meta=teacher.meta), where)
     sums = torch.zeros(3, dtype=torch.float64)
     samples = 0
-    compare = _COMPARISONS[a.kind]
+    compare = _compare_embeddings if a.kind == "encoder" else _compare_logits
     with torch.inference_mode():
         for part in a.batches(texts, batch, max_tokens):
             out = a(part)
@@ -120,10 +120,3 @@ def _compare_embeddings(teacher: Tensor, student: Tensor) -> Tensor:
     a, b = teacher.double(), student.double()
     away = (1 - functional.cosine_similarity(a, b)).sum()
     return torch.stack([away, (a - b).square().sum(), a.square().sum()]).cpu()
-
-
-_COMPARISONS: Mapping[Kind, Callable[[Tensor, Tensor], Tensor]] = {
-    "causal": _compare_logits,
-    "classifier": _compare_logits,
-    "encoder": _compare_embeddings,
-}

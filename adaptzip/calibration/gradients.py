@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.layers import Layer
-from adaptzip.calibration.models import Batch, LoadedModel, load_base, load_teacher
+from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, load_base, load_teacher
 from adaptzip.calibration.moments import WIDEST_MOMENTS, input_rows, relative_weights
 from adaptzip.errors import RefusedError
 
@@ -101,9 +101,9 @@ def module_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of the base model's loss with respect to each module's weight, (out, in) float32, mean over batches.
 
-    A causal language model's loss is the cross entropy of the next token. An encoder without a head has no loss of
-    its own: there it is the cross entropy of finding the second half of each text, among those of its batch, by the
-    cosine of its embedding to the first half's (temperature 0.05).
+    A causal language model's loss is the cross entropy of the next token, a seq2seq model's that of writing the text
+    again. An encoder without a head has no loss of its own: there it is the cross entropy of finding the second half of
+    each text, among those of its batch, by the cosine of its embedding to the first half's (temperature 0.05).
 
     Raises:
         BaseModelError: as `load_base`, or if a module is not in the model.
@@ -185,17 +185,17 @@ def _own_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
     """The loss on the texts themselves, with weights that have gradients; None where they are too short."""
     for layer in loaded.layers.values():
         layer.parameter.requires_grad_(True)
-    if loaded.kind == "causal":
-        return _next_token_loss(loaded, batch)
-    return _halves_loss(loaded, batch)
+    if loaded.kind == "encoder":
+        return _halves_loss(loaded, batch)
+    return _next_token_loss(loaded, replace(batch, labels=batch.targets))
 
 
 def _next_token_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
-    """Mean cross entropy of every token but the first of each text."""
-    follows = functional.pad(batch.mask[:, 1:], (0, 1))
-    if not bool(follows.any()):
+    """Mean cross entropy of every token, of a causal model but the first of each text."""
+    labels = loaded.rows_labels(batch)
+    if labels is None or not bool((labels != NO_LABEL).any()):
         return None
-    return functional.cross_entropy(loaded(batch)[follows[batch.mask]], batch.ids.roll(-1, 1)[follows])
+    return functional.cross_entropy(loaded(batch), labels, ignore_index=NO_LABEL)
 
 
 def _halves_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
@@ -223,12 +223,18 @@ def _drawn_loss(loaded: LoadedModel, output: Tensor, generator: torch.Generator)
 @contextmanager
 def _from_embeddings(model: nn.Module) -> Iterator[None]:
     """Let gradients start at the input embeddings, with every weight frozen."""
-    embeddings: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-    hook = embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+    weight = model.get_input_embeddings().weight  # type: ignore[operator]
+    # Encoder and decoder may each have a module of their own around one weight.
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+        for module in model.modules()
+        if getattr(module, "weight", None) is weight and isinstance(module, nn.Embedding)
+    ]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

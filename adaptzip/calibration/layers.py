@@ -86,21 +86,36 @@ def add_adapter(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, L
     Raises:
         BaseModelError: if a module or an extra finds no place, or has another shape.
     """
-    layers = find_layers(model, adapter.modules, folder)
+    layers = place_extras(model, adapter, folder)
     with torch.no_grad():
         for name, factors in adapter.modules.items():
-            layer = _oriented(layers[name], factors)
+            merge_update(layers[name].weight, factors, layers[name].layout)
+    return layers
+
+
+def place_extras(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, Layer]:
+    """Put in their places what an adapter has beside its updates: its extras, and what it adds to biases.
+
+    Returns, raises:
+        As `add_adapter`.
+    """
+    layers = {
+        name: _oriented(layer, adapter.modules[name])
+        for name, layer in find_layers(model, adapter.modules, folder).items()
+    }
+    with torch.no_grad():
+        # First of all, as an extra may replace the weight or the bias below an update.
+        _replace_extras(model, adapter, folder)
+        for name, factors in adapter.modules.items():
+            layer = layers[name]
             if layer.shape != factors.shape:
                 raise BaseModelError(
                     f"{folder}: the layer {name} is {list(layer.shape)}, the adapter's update {list(factors.shape)}",
                     hint=_WHICH,
                 )
-            layers[name] = layer
-            merge_update(layer.weight, factors, layer.layout)
             bias = getattr(layer.module, "bias", None)
             if factors.bias is not None and isinstance(bias, Tensor):
                 merge_bias(bias.data, factors.bias, factors.scaling)
-        _replace_extras(model, adapter, folder)
     return layers
 
 
