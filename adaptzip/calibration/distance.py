@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.calibration.models import Kind, load_teacher
+from adaptzip.calibration.rows import compare_embeddings, compare_logits
 from adaptzip.errors import CheckFailedError
 from adaptzip.sensitivity import Sensitivity
 
@@ -59,17 +59,20 @@ def distance(
     where = device or torch.device("cpu")
     a = load_teacher(base, teacher, where)
     b = load_teacher(base, replace(student, extras=student.extras or teacher.extras, meta=teacher.meta), where)
-    sums = torch.zeros(3, dtype=torch.float64)
+    first = second = third = 0.0
     samples = 0
-    compare = _compare_embeddings if a.kind == "encoder" else _compare_logits
     with torch.inference_mode():
         for part in a.batches(texts, batch, max_tokens):
-            out = a(part)
+            out, other = a(part), b(part)
             samples += len(out)
-            sums += compare(out, b(part))
+            if a.kind == "encoder":
+                away, error, energy = compare_embeddings(out, other)
+                first, second, third = first + away, second + error, third + energy
+            else:
+                kl, same = compare_logits(out, other)
+                first, second = first + kl, second + same
     if not samples:
         raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
-    first, second, third = sums.tolist()
     if a.kind == "encoder":
         return Distance(a.kind, None, None, first / samples, sqrt(second / third), samples)
     return Distance(a.kind, first / samples, second / samples, None, None, samples)
@@ -108,15 +111,3 @@ def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
     core = torch.linalg.qr(B)[1] @ A
     seen = core if moments is None else core @ moments.double()
     return max(0.0, float((seen * core).sum()))
-
-
-def _compare_logits(teacher: Tensor, student: Tensor) -> Tensor:
-    p, q = functional.log_softmax(teacher.double(), 1), functional.log_softmax(student.double(), 1)
-    same = teacher.argmax(1) == student.argmax(1)
-    return torch.stack([(p.exp() * (p - q)).sum(), same.sum().double(), torch.tensor(0.0).double()]).cpu()
-
-
-def _compare_embeddings(teacher: Tensor, student: Tensor) -> Tensor:
-    a, b = teacher.double(), student.double()
-    away = (1 - functional.cosine_similarity(a, b)).sum()
-    return torch.stack([away, (a - b).square().sum(), a.square().sum()]).cpu()

@@ -1,0 +1,39 @@
+"""How large adapters are on disk: the whole file, and the update alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptzip.adapter import Adapter
+from adaptzip.container.reader import read_header
+from adaptzip.sources import archive_file, source_bytes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of an adapter's file.
+
+    Attributes:
+        bytes: of the weight file or the `.adz`.
+        update_bytes: of the update alone: the factors, or a `.adz`'s streams without header and extras.
+        method: what made a `.adz`, else None.
+    """
+
+    bytes: int
+    update_bytes: int
+    method: str | None = None
+
+
+def sizes_of(path: str | Path, adapter: Adapter) -> Sizes:
+    """Sizes of the file at `path`, which `adapter` was read from.
+
+    Raises:
+        CheckpointError, FormatError: if there is none, or it can't be read.
+    """
+    archive, whole = archive_file(path), source_bytes(path)
+    if archive is None:
+        return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in adapter.modules.values()))
+    opened = read_header(archive)
+    streams = sum(len(stream) for name, stream in opened.streams.items() if name != "extras")
+    return Sizes(whole, streams, opened.header.method)
