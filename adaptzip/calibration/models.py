@@ -85,6 +85,13 @@ class LoadedModel:
         return tuple(names[index] for index in sorted(names))
 
     @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text: the tokeniser's, and those that the model's configuration names."""
+        own = getattr(self._config, "eos_token_id", None)
+        named = own if isinstance(own, list) else [own]
+        return frozenset(token for token in (*named, self.tokeniser.end) if token is not None)
+
+    @property
     def _config(self) -> Any:
         return self.model.config
 

@@ -1,64 +1,150 @@
-"""Calibration texts: a .jsonl with one object a line, or a .txt with one text a line."""
+"""Texts from a file: a .jsonl with one object a line, a .csv with a header, or a .txt with one text a line."""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from adaptzip.errors import CheckpointError
 
 TEXT_KEYS = ("text", "prompt", "question", "sentence")
-"""Keys under which a line of a .jsonl may have its text, the first one found counts."""
+"""Fields in which a record may have its text, the first one found counts."""
 
-_HINT = f"write one JSON object a line, with the text under {', '.join(TEXT_KEYS[:-1])} or {TEXT_KEYS[-1]}"
+_HINT = f"the text is looked for under {', '.join(TEXT_KEYS[:-1])} and {TEXT_KEYS[-1]}, unless a field is named"
+_KINDS = "one JSON object a line in a .jsonl, rows under a header in a .csv, or one text a line in a .txt"
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a file, or one row.
+
+    Attributes:
+        place: file and line, as messages name it.
+        fields: what it holds, by name; a line of a .txt is its field "text".
+    """
+
+    place: str
+    fields: Mapping[str, object]
+
+    def text(self, field: str | None = None) -> str:
+        """The text in a field, or in the first of `TEXT_KEYS` that is there.
+
+        Raises:
+            CheckpointError: if there is none.
+        """
+        name = field if field is not None else next((key for key in TEXT_KEYS if key in self.fields), None)
+        if name is None:
+            raise CheckpointError(
+                f"{self.place}: has none of the fields {', '.join(TEXT_KEYS)} (its fields: {self._names})", hint=_HINT
+            )
+        text = self.value(name)
+        if not isinstance(text, str) or not text.strip():
+            raise CheckpointError(f"{self.place}: {name!r} is not a text", hint=_HINT)
+        return text
+
+    def value(self, field: str) -> object:
+        """What a field holds.
+
+        Raises:
+            CheckpointError: if there is no such field.
+        """
+        if field not in self.fields:
+            raise CheckpointError(
+                f"{self.place}: has no field {field!r} (its fields: {self._names})", hint="name one of its fields"
+            )
+        return self.fields[field]
+
+    @property
+    def _names(self) -> str:
+        names = [str(name) for name in self.fields]
+        return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
 
 
 def read_texts(path: Path) -> tuple[str, ...]:
-    """The texts of a file, in its order; blank lines are skipped.
+    """The texts of a file, in its order.
 
     Raises:
-        CheckpointError: if the file can't be read, is no .jsonl or .txt in UTF-8, a line holds no text, or there is
-            no text at all.
+        CheckpointError: as `read_records`, or if a record holds no text.
+    """
+    return tuple(record.text() for record in read_records(path))
+
+
+def read_records(path: Path) -> tuple[Record, ...]:
+    """The records of a file, in its order; blank lines are skipped.
+
+    Raises:
+        CheckpointError: if the file can't be read, is no .jsonl, .csv or .txt in UTF-8, a line is malformed, or there
+            is no record at all.
     """
     path = Path(path)
-    if path.suffix not in (".jsonl", ".txt"):
+    reader = _READERS.get(path.suffix)
+    if reader is None:
         raise CheckpointError(
-            f"{path}: expected texts as .jsonl or .txt, found {path.suffix or 'no suffix'}",
-            hint="one JSON object a line in a .jsonl, or one text a line in a .txt",
+            f"{path}: expected texts as .jsonl, .csv or .txt, found {path.suffix or 'no suffix'}", hint=_KINDS
         )
     try:
-        # Not splitlines: a JSON string may hold line separators such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        # The mark at the start that some spreadsheets write is no part of the first field's name.
+        content = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: does not exist, expected calibration texts") from error
+        raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: is not readable as UTF-8 text ({error})") from error
-    full = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix == ".txt":
-        texts = tuple(line.strip() for _, line in full)
-    else:
-        texts = tuple(_text(path, number, line) for number, line in full)
-    if not texts:
+        raise CheckpointError(f"{path}: is not readable as UTF-8 text ({error})", hint=_KINDS) from error
+    # Not splitlines: a JSON string may hold line separators such as U+2028.
+    records = tuple(reader(path, content.split("\n")))
+    if not records:
         raise CheckpointError(f"{path}: holds no text", hint="a few hundred texts like those of the task are enough")
-    return texts
+    return records
 
 
-def _text(path: Path, number: int, line: str) -> str:
+def _plain(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield Record(f"{path}, line {number}", {"text": line.strip()})
+
+
+def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{place}: is not JSON ({error})", hint=_KINDS) from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{place}: expected a JSON object, found {type(value).__name__}", hint=_KINDS)
+        yield Record(place, value)
+
+
+def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    rows = csv.reader((f"{line}\n" for line in lines), strict=True)
+    header: list[str] | None = None
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}, line {number}: is not JSON ({error})", hint=_HINT) from error
-    if not isinstance(value, dict):
+        for row in rows:
+            place = f"{path}, line {rows.line_num}"
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                header = [name.strip() for name in row]
+                continue
+            if len(row) != len(header):
+                raise CheckpointError(
+                    f"{place}: has {len(row)} columns, expected {len(header)} ({', '.join(header[:_SHOWN])})",
+                    hint="put texts that hold commas or line breaks in double quotes",
+                )
+            yield Record(place, dict(zip(header, row, strict=True)))
+    except csv.Error as error:
         raise CheckpointError(
-            f"{path}, line {number}: expected a JSON object, found {type(value).__name__}", hint=_HINT
-        )
-    key = next((key for key in TEXT_KEYS if key in value), None)
-    if key is None:
-        found = ", ".join(list(value)[:4]) or "none"
-        raise CheckpointError(
-            f"{path}, line {number}: has none of the keys {', '.join(TEXT_KEYS)} (its keys: {found})", hint=_HINT
-        )
-    text = value[key]
-    if not isinstance(text, str) or not text.strip():
-        raise CheckpointError(f"{path}, line {number}: {key!r} is not a text", hint=_HINT)
-    return text
+            f"{path}, line {rows.line_num}: is not CSV ({error})", hint="double the quotes within quotes"
+        ) from error
+
+
+_READERS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Record]]] = {
+    ".jsonl": _json,
+    ".csv": _csv,
+    ".txt": _plain,
+}

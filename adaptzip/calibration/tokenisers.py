@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
@@ -25,6 +25,28 @@ class Tokeniser(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids with the special tokens that the model was trained with."""
+        ...
+
+    def encode_target(self, text: str) -> list[int]:
+        """Ids of a text that a seq2seq model is to write."""
+        ...
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        """Ids of the words with blanks between them, and which word each is of; None for special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        ...
+
+    @property
+    def start(self) -> int | None:
+        """The token that a text starts with, or if there is none what ends the text before it."""
+        ...
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text."""
         ...
 
 
@@ -63,6 +85,35 @@ class _Guest:
     def encode(self, text: str) -> list[int]:
         return list(self.tokeniser(text)["input_ids"])
 
+    def encode_target(self, text: str) -> list[int]:
+        return list(self.tokeniser(text_target=text)["input_ids"])
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        """By the places of tokens in the text, as not every tokeniser takes words one by one."""
+        owners: list[int | None] = [i for index, word in enumerate(words) for i in (*[index] * len(word), None)]
+        if not self.tokeniser.is_fast:
+            raise RefusedError(
+                f"{type(self.tokeniser).__name__} does not say where its tokens are in a text",
+                hint="add the tokenizer.json that belongs to the base model",
+            )
+        found = self.tokeniser(" ".join(words), return_offsets_mapping=True)
+        # A token's last character: some begin with the blank before their word.
+        spans = found["offset_mapping"]
+        return list(found["input_ids"]), [owners[end - 1] if end > start else None for start, end in spans]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokeniser.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def start(self) -> int | None:
+        own: int | None = self.tokeniser.bos_token_id
+        return self.end if own is None else own
+
+    @property
+    def end(self) -> int | None:
+        own: int | None = self.tokeniser.eos_token_id
+        return own
+
 
 @dataclass(frozen=True, eq=False)
 class Llama2cTokeniser:
@@ -88,6 +139,39 @@ class Llama2cTokeniser:
             around = slice(max(place - 1, 0), place + 2)
             scores[around] = [self._union(a, b) for a, b in pairwise(found[around])]
         return [_BOS, *found]
+
+    def encode_target(self, text: str) -> list[int]:
+        """As any text."""
+        return self.encode(text)
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        """Each word by itself, after one blank."""
+        ids: list[int] = [_BOS]
+        owners: list[int | None] = [None]
+        for index, word in enumerate(words):
+            part = self.encode(word)[1:]
+            ids.extend(part)
+            owners.extend([index] * len(part))
+        return ids, owners
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Without the blank that `encode` adds."""
+        text = b"".join(self._bytes(i) for i in ids).decode(errors="replace")
+        return text.removeprefix(" ")
+
+    @property
+    def start(self) -> int:
+        return _BOS
+
+    @property
+    def end(self) -> int:
+        """<s>: these models are trained on texts one after another, each after an <s>."""
+        return _BOS
+
+    def _bytes(self, token: int) -> bytes:
+        if token < _FIRST_BYTE:
+            return b""
+        return bytes([token - _FIRST_BYTE]) if token < _FIRST_BYTE + 256 else self.pieces[token]
 
     def _union(self, a: int, b: int) -> float:
         """Score of two neighbours' union, if there is such a token."""

@@ -16,12 +16,12 @@ TEXTS = ("a b c d e f", "b d f a", "c c e a b", "f e d c b a a b", "e a", "d d d
 WORDS = ["<pad>", "<s>", *"abcdef"]
 
 
-def save(make: Callable[[], nn.Module], folder: Path) -> Path:
-    """A model of `tests.tiny_peft` with a tokeniser of single letters."""
+def save(make: Callable[[], nn.Module], folder: Path, **special: str) -> Path:
+    """A model of `tests.tiny_peft` with a tokeniser of single letters; `special` names its tokens, as `eos_token`."""
     make().save_pretrained(folder)
     tokeniser = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
     tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokeniser, pad_token="<pad>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokeniser, pad_token="<pad>", **special).save_pretrained(folder)
     return folder
 
 

@@ -41,6 +41,14 @@ def test_llama2c_joins_the_best_pair_first(tmp_path: Path) -> None:
     assert tokens.encode("é")[2:] == [3 + 0xC3, 3 + 0xA9]
 
 
+def test_llama2c_gives_the_text_back(tmp_path: Path) -> None:
+    tokens = read_llama2c(llama2c(tmp_path / "tok.bin", {" ": -1.0, "a": -2.0, " a": -3.0}))
+    ids = tokens.encode("a é\na")
+    assert ids[0] == tokens.start == tokens.end == 1
+    assert tokens.decode(ids) == "a é\na"
+    assert tokens.encode_words(["a", "éa"]) == ([1, 261, 259, 3 + 0xC3, 3 + 0xA9, 260], [None, 0, 1, 1, 1, 1])
+
+
 def test_a_cut_off_vocabulary_is_named(tmp_path: Path) -> None:
     path = llama2c(tmp_path / "tok.bin", {"a": 0.0})
     path.write_bytes(path.read_bytes()[:-1])

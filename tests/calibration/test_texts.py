@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptzip.calibration.texts import TEXT_KEYS, read_texts
+from adaptzip.calibration.texts import TEXT_KEYS, read_records, read_texts
 from adaptzip.errors import CheckpointError
 
 
@@ -39,7 +39,7 @@ def test_plain_text_is_one_a_line(tmp_path: Path) -> None:
     [
         ('{"text": "a"}\n{"text": \n', "line 2: is not JSON"),
         ('["a"]', "line 1: expected a JSON object, found list"),
-        ('{"body": "a"}', r"line 1: has none of the keys text, prompt, question, sentence \(its keys: body\)"),
+        ('{"body": "a"}', r"line 1: has none of the fields text, prompt, question, sentence \(its fields: body\)"),
         ('{"text": 3}', "line 1: 'text' is not a text"),
         ('{"text": " "}', "line 1: 'text' is not a text"),
         ("\n\n", "holds no text"),
@@ -54,8 +54,49 @@ def test_bad_lines_are_named(content: str | bytes, message: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_rows_are_read_by_their_header(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.csv", '\ufefftext, label\r\n"a, ""b""\nc",x\r\n\r\nd,\r\n')
+    records = read_records(path)
+    assert [dict(record.fields) for record in records] == [
+        {"text": 'a, "b"\nc', "label": "x"},
+        {"text": "d", "label": ""},
+    ]
+    assert records[1].place == f"{path}, line 5"
+    assert read_texts(path) == ('a, "b"\nc', "d")
+
+
+def test_a_named_field_counts(tmp_path: Path) -> None:
+    (record,) = read_records(write(tmp_path, "t.jsonl", '{"text": "no", "body": "yes", "n": 3}'))
+    assert record.text("body") == "yes"
+    assert record.value("n") == 3
+    with pytest.raises(CheckpointError, match=r"line 1: has no field 'title' \(its fields: text, body, n\)"):
+        record.text("title")
+    with pytest.raises(CheckpointError, match="line 1: 'n' is not a text"):
+        record.text("n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\na,b,c\n", r"line 2: has 3 columns, expected 2 \(text, label\)"),
+        ('text\n"a\n', "is not CSV"),
+        ("text\n", "holds no text"),
+        ("body\na\n", r"line 2: has none of the fields .* \(its fields: body\)"),
+    ],
+)
+def test_bad_rows_are_named(content: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "t.csv", content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_texts(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected texts as .jsonl or .txt, found .csv"):
-        read_texts(write(tmp_path, "t.csv", "a"))
+    with pytest.raises(CheckpointError, match="expected texts as .jsonl, .csv or .txt, found .json"):
+        read_texts(write(tmp_path, "t.json", "a"))
     with pytest.raises(CheckpointError, match="does not exist"):
         read_texts(tmp_path / "missing.txt")
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(CheckpointError, match="is not readable"):
+        read_texts(tmp_path / "folder.txt")

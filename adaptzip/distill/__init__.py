@@ -1,0 +1,1 @@
+"""Training a compressed adapter to act like its teacher."""
