@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import LoraFactors
-from adaptzip.banks.choosing import choose
+from adaptzip.banks.choosing import choose, grams_of
 from adaptzip.banks.codes import Codes, decode
 from adaptzip.linalg import factored_svd, group_by_shape
 
@@ -123,11 +123,12 @@ def recode(side: Side, other: Tensor, bank: Tensor, codes: Codes, *, levels: int
     aim = (other @ side.P) @ side.Q.mT
     M = other @ other.mT
     indices, weights = codes.indices.clone(), codes.weights.clone()
+    grams = grams_of(bank, side.width, codes.k)
     for i in range(X.shape[1]):
         norm = M[:, i, i, None]
         rest = (M[:, i, None, :] @ X)[:, 0] - norm * X[:, i]
         target = torch.where(norm > 0, (aim[:, i] - rest) / norm.clamp(min=torch.finfo(X.dtype).tiny), X[:, i])
-        new = choose(bank, target, codes.k, levels)
+        new = choose(bank, target, codes.k, levels, grams)
         row = decode(bank, new, side.width)
         keep = (row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1)
         if codes.k > 1 and levels is None:
