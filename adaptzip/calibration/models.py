@@ -97,11 +97,13 @@ class LoadedModel:
 
     def longest(self, max_tokens: int) -> int:
         """`max_tokens`, or fewer if the model has no more positions."""
-        return min(max_tokens, getattr(self._config, "max_position_embeddings", None) or max_tokens)
+        positions = getattr(self._config, "max_position_embeddings", None)
+        return min(max_tokens, positions - _first_position(self.model)) if positions else max_tokens
 
     def batches(self, texts: Sequence[str], size: int, max_tokens: int) -> list[Batch]:
         """The texts cut to `max_tokens`, in batches of `size`, short ones first."""
-        ids = [self.tokeniser.encode(text)[: self.longest(max_tokens)] for text in texts]
+        longest = self.longest(max_tokens)
+        ids = [self.tokeniser.encode(text, longest) for text in texts]
         ids = sorted((tokens for tokens in ids if tokens), key=len)
         return [self.batch(ids[start : start + size]) for start in range(0, len(ids), size)]
 
@@ -151,6 +153,13 @@ class LoadedModel:
             return (1 - functional.cosine_similarity(teacher, student)).sum()
         p, q = functional.log_softmax(teacher, 1), functional.log_softmax(student, 1)
         return (p.exp() * (p - q)).sum()
+
+
+def _first_position(model: nn.Module) -> int:
+    """RoBERTa and its kin count positions from the one after padding's."""
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    table = next((table for table in tables if isinstance(table, nn.Embedding)), None)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

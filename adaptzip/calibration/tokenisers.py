@@ -21,17 +21,17 @@ _NO_UNION = -inf
 
 
 class Tokeniser(Protocol):
-    """Turns a text into token ids."""
+    """Turns a text into token ids, of which it gives at most `most`."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids with the special tokens that the model was trained with."""
+    def encode(self, text: str, most: int | None = None) -> list[int]:
+        """Ids with the special tokens that the model was trained with, also where the text is cut."""
         ...
 
-    def encode_target(self, text: str) -> list[int]:
+    def encode_target(self, text: str, most: int | None = None) -> list[int]:
         """Ids of a text that a seq2seq model is to write."""
         ...
 
-    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
         """Ids of the words with blanks between them, and which word each is of; None for special tokens."""
         ...
 
@@ -82,13 +82,13 @@ class _Guest:
 
     tokeniser: Any
 
-    def encode(self, text: str) -> list[int]:
-        return list(self.tokeniser(text)["input_ids"])
+    def encode(self, text: str, most: int | None = None) -> list[int]:
+        return list(self.tokeniser(text, **_cut(most))["input_ids"])
 
-    def encode_target(self, text: str) -> list[int]:
-        return list(self.tokeniser(text_target=text)["input_ids"])
+    def encode_target(self, text: str, most: int | None = None) -> list[int]:
+        return list(self.tokeniser(text_target=text, **_cut(most))["input_ids"])
 
-    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
         """By the places of tokens in the text, as not every tokeniser takes words one by one."""
         owners: list[int | None] = [i for index, word in enumerate(words) for i in (*[index] * len(word), None)]
         if not self.tokeniser.is_fast:
@@ -96,7 +96,7 @@ class _Guest:
                 f"{type(self.tokeniser).__name__} does not say where its tokens are in a text",
                 hint="add the tokenizer.json that belongs to the base model",
             )
-        found = self.tokeniser(" ".join(words), return_offsets_mapping=True)
+        found = self.tokeniser(" ".join(words), return_offsets_mapping=True, **_cut(most))
         # A token's last character: some begin with the blank before their word.
         spans = found["offset_mapping"]
         return list(found["input_ids"]), [owners[end - 1] if end > start else None for start, end in spans]
@@ -115,6 +115,10 @@ class _Guest:
         return own
 
 
+def _cut(most: int | None) -> dict[str, Any]:
+    return {} if most is None else {"truncation": True, "max_length": most}
+
+
 @dataclass(frozen=True, eq=False)
 class Llama2cTokeniser:
     """Byte pair encoding as llama2.c does it: the neighbours whose union scores highest are joined first.
@@ -129,7 +133,7 @@ class Llama2cTokeniser:
     scores: tuple[float, ...]
     ids: Mapping[bytes, int]
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, most: int | None = None) -> list[int]:
         """<s>, then the text after one blank."""
         found = [i for character in f" {text}" for i in self._of_character(character.encode())]
         scores = [self._union(a, b) for a, b in pairwise(found)]
@@ -138,13 +142,13 @@ class Llama2cTokeniser:
             found[place : place + 2] = [self.ids[self.pieces[found[place]] + self.pieces[found[place + 1]]]]
             around = slice(max(place - 1, 0), place + 2)
             scores[around] = [self._union(a, b) for a, b in pairwise(found[around])]
-        return [_BOS, *found]
+        return [_BOS, *found][:most]
 
-    def encode_target(self, text: str) -> list[int]:
+    def encode_target(self, text: str, most: int | None = None) -> list[int]:
         """As any text."""
-        return self.encode(text)
+        return self.encode(text, most)
 
-    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
         """Each word by itself, after one blank."""
         ids: list[int] = [_BOS]
         owners: list[int | None] = [None]
@@ -152,7 +156,7 @@ class Llama2cTokeniser:
             part = self.encode(word)[1:]
             ids.extend(part)
             owners.extend([index] * len(part))
-        return ids, owners
+        return ids[:most], owners[:most]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Without the blank that `encode` adds."""

@@ -136,7 +136,7 @@ def encode(
         found = [_of_words(loaded, example, longest) for example in examples]
     else:
         found = [
-            Encoded(tuple(loaded.tokeniser.encode(example.text)[:longest]), _labels(loaded, example, longest))
+            Encoded(tuple(loaded.tokeniser.encode(example.text, longest)), _labels(loaded, example, longest))
             for example in examples
         ]
     kept = tuple(encoded for encoded in found if encoded.ids)
@@ -165,7 +165,7 @@ def _labels(loaded: LoadedModel, example: Example, longest: int) -> tuple[int, .
     if example.label is None:
         return ()
     if loaded.kind == "seq2seq":
-        return tuple(loaded.tokeniser.encode_target(example.label)[:longest])
+        return tuple(loaded.tokeniser.encode_target(example.label, longest))
     if loaded.kind == "classifier":
         return (_class(example.label.strip(), loaded.classes, example),)
     return ()
@@ -174,9 +174,9 @@ def _labels(loaded: LoadedModel, example: Example, longest: int) -> tuple[int, .
 def _of_words(loaded: LoadedModel, example: Example, longest: int) -> Encoded:
     """A word's label is that of its first token."""
     words = example.text.split()
-    ids, owners = loaded.tokeniser.encode_words(words)
+    ids, owners = loaded.tokeniser.encode_words(words, longest)
     if example.label is None:
-        return Encoded(tuple(ids[:longest]))
+        return Encoded(tuple(ids))
     names = example.label.split()
     if len(names) != len(words):
         raise CheckpointError(
@@ -189,7 +189,7 @@ def _of_words(loaded: LoadedModel, example: Example, longest: int) -> Encoded:
         NO_LABEL if owner is None or owner == before else classes[owner]
         for before, owner in zip([None, *owners], owners, strict=False)
     ]
-    return Encoded(tuple(ids[:longest]), tuple(labels[:longest]))
+    return Encoded(tuple(ids), tuple(labels))
 
 
 def _class(label: str, classes: Sequence[str], example: Example) -> int:

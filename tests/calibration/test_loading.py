@@ -122,6 +122,36 @@ def test_texts_are_cut_and_padded(tmp_path: Path) -> None:
     assert loaded.batches(["a " * 40], 4, 500)[0].tokens == 16
 
 
+def test_a_text_that_is_cut_keeps_its_special_tokens(tmp_path: Path) -> None:
+    from tokenizers import processors
+    from transformers import AutoTokenizer
+
+    folder = save(tiny_peft.bert, tmp_path)
+    tokeniser = AutoTokenizer.from_pretrained(folder)
+    tokeniser.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A <s>", special_tokens=[("<s>", 1)]
+    )
+    tokeniser.save_pretrained(folder)
+    tokens = load_tokeniser(folder, 32)
+    assert tokens.encode("a b c d") == [1, 2, 3, 4, 5, 1]
+    assert tokens.encode("a b c d", 4) == [1, 2, 3, 1]
+    assert tokens.encode_target("a b c d", 3) == [1, 2, 1]
+    assert tokens.encode_words(["ab", "c,d"], 5) == ([1, 1, 4, 1, 1], [None, 0, 1, 1, None])
+    assert load_base(folder, [], CPU).batches(["a b c d"], 1, 4)[0].ids.tolist() == [[1, 2, 3, 1]]
+
+
+def test_positions_before_the_first_are_not_counted(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=32, max_position_embeddings=10, pad_token_id=1, **sizes)
+    loaded = load_base(save(lambda: RobertaModel(config), tmp_path), [], CPU)
+    assert loaded.longest(99) == 8
+    (batch,) = loaded.batches(["a " * 20, "b"], 2, 99)
+    assert loaded(batch).shape == (2, 16)
+    assert batch.ids[0].tolist() == [3] + [1] * 7
+
+
 def test_sampled_texts_keep_their_order() -> None:
     texts = [str(i) for i in range(50)]
     found = sample_texts(texts, 20, 3)
