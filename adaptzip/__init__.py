@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
     from adaptzip.compression import compress
     from adaptzip.container.reader import open_adz as open
+    from adaptzip.distill.evaluation import evaluate
     from adaptzip.errors import AdaptzipError
     from adaptzip.exporting import export
     from adaptzip.merging import merge
@@ -29,6 +30,7 @@ __all__ = [
     "Compressed",
     "LoraFactors",
     "compress",
+    "evaluate",
     "export",
     "merge",
     "open",
@@ -44,6 +46,7 @@ _HOMES = {
     "Compressed": ("adaptzip.compressed", "Compressed"),
     "LoraFactors": ("adaptzip.adapter", "LoraFactors"),
     "compress": ("adaptzip.compression", "compress"),
+    "evaluate": ("adaptzip.distill.evaluation", "evaluate"),
     "export": ("adaptzip.exporting", "export"),
     "merge": ("adaptzip.merging", "merge"),
     "open": ("adaptzip.container.reader", "open_adz"),

@@ -1,8 +1,8 @@
-"""Drawing error against bytes, with matplotlib (`pip install 'adaptzip[plots]'`)."""
+"""Drawing errors and scores against bytes, with matplotlib (`pip install 'adaptzip[plots]'`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,15 @@ from adaptzip.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from adaptzip.benching import Bench, Point
+    from adaptzip.distill.evaluation import Evaluation, Score
 
 FORMATS = ("png", "svg", "pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which the colour-blind tell apart."""
 _MARKS = "osD^vPX"
 _GREY = "#666666"
+_SAME = 1e-9
+"""A distance below it is rounding: the two say the same."""
 _ERROR_TICKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
 
@@ -53,11 +56,7 @@ def draw(bench: Bench, path: str | Path, *, title: str = "", force: bool = False
         OutputError: if the file exists without `force`, or cannot be written.
     """
     check_plot(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(8, 5)
     axes = figure.add_subplot()
     for number, name in enumerate(dict.fromkeys(point.method for point in bench.points)):
         _method(axes, [point for point in bench.points if point.method == name], number)
@@ -66,6 +65,97 @@ def draw(bench: Bench, path: str | Path, *, title: str = "", force: bool = False
     axes.set_title(title, fontsize=11)
     if bench.points:
         axes.legend(fontsize=9, frameon=False, loc="best")
+    _save(figure, path, force)
+
+
+def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = "", force: bool = False) -> None:
+    """Draw an evaluation against bytes: the distance from the teacher, and beside it accuracy or loss where known.
+
+    Each adapter whose size is known is a mark; teacher and no adapter are lines.
+
+    Args, raises:
+        As `draw`.
+    """
+    check_plot(path)
+    from adaptzip.distill.evaluation import TEACHER
+
+    figure = _figure(8 if evaluation.metric is None else 12, 5)
+    panels = figure.subplots(1, 1 if evaluation.metric is None else 2, squeeze=False)[0]
+    # The teacher's own would be nothing at all, which is below any logarithmic axis.
+    distances = {name: _distance(score) for name, score in evaluation.rows.items() if name != TEACHER}
+    _marks(panels[0], evaluation, distances)
+    _log_heights(panels[0], list(distances.values()))
+    what = "1 − cosine with the teacher's embeddings"
+    panels[0].set_ylabel(what if evaluation.kind == "encoder" else "KL divergence from the teacher, nats")
+    if evaluation.metric is not None:
+        _marks(panels[1], evaluation, {name: score.metric for name, score in evaluation.rows.items()})
+        panels[1].set_ylabel("accuracy" if evaluation.metric == "accuracy" else "loss, nats a token")
+    for axes in panels:
+        _byte_axis(axes)
+    figure.suptitle(title, fontsize=11)
+    handles, labels = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=9, frameon=False, loc="outside right upper")
+    _save(figure, path, force)
+
+
+def _distance(score: Score) -> float:
+    """KL divergence or 1 - cosine; rounding may leave an exact copy a little below zero."""
+    return max(0.0, (score.cosine if score.kl is None else score.kl) or 0.0)
+
+
+def _marks(axes: Any, evaluation: Evaluation, heights: Mapping[str, float | None]) -> None:
+    """A mark for each adapter, and lines for the rows that have no size to be drawn at."""
+    from adaptzip.distill.evaluation import NOTHING, TEACHER
+
+    for name, height in heights.items():
+        size = None if name in (NOTHING, TEACHER) else evaluation.bytes[name]
+        if height is None:
+            continue
+        if size is None:
+            style = "--" if name == TEACHER else ":"
+            axes.axhline(height, color=_GREY, linewidth=1.2, linestyle=style, label=name, zorder=1)
+            continue
+        place = list(evaluation.rows).index(name)
+        axes.plot(
+            size,
+            height,
+            color=_COLOURS[place % len(_COLOURS)],
+            marker=_MARKS[(place + place // len(_MARKS)) % len(_MARKS)],
+            markersize=7,
+            linestyle="",
+            label=_short(name, evaluation.rows),
+            zorder=3,
+        )
+
+
+def _short(name: str, names: Iterable[str]) -> str:
+    """The last part of a path, where no other ends so."""
+    last = Path(name).name
+    return last if last and sum(Path(other).name == last for other in names) == 1 else name
+
+
+def _log_heights(axes: Any, heights: Sequence[float]) -> None:
+    """A logarithmic axis of distances; an exact copy's 0 is at its bottom."""
+    positive = [height for height in heights if height > _SAME]
+    if positive:
+        bottom = min(positive) / 2
+        axes.set_yscale("log")
+        axes.set_ylim(bottom, max(positive) * 2)
+        for line in axes.get_lines():
+            line.set_ydata([max(float(height), bottom) for height in line.get_ydata()])
+            line.set_clip_on(False)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: str | Path, force: bool) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."))
     with atomic_file(path, force) as handle:
@@ -103,21 +193,29 @@ def _references(axes: Any, bench: Bench) -> None:
 
 def _scales(axes: Any, bench: Bench) -> None:
     """Logarithmic axes, with sizes and errors as people write them."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=2))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
     errors = [point.relative_error for point in bench.points if point.relative_error > 0]
     low, high = min(errors, default=0.1) * 0.85, min(1.0, max(errors, default=1.0) * 1.1)
     axes.set_ylim(low, high)
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in _ERROR_TICKS if low <= tick <= high]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bytes of the file, everything counted")
     axes.set_ylabel("relative error |dW − dW'| / |dW|")
+    _byte_axis(axes)
+
+
+def _byte_axis(axes: Any) -> None:
+    """Bytes along a logarithmic axis, a grid, and no box."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0,) if high > 8 * low else (1.0, 1.25, 1.5, 1.75)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("bytes of the file, everything counted")
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +15,29 @@ from adaptzip.adapter import Adapter
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel, load_bare, load_teacher
 from adaptzip.calibration.rows import compare_embeddings, compare_logits, count_right, summed_loss
 from adaptzip.distill.data import Example, batches, encode
+from adaptzip.distill.outputs import outputs, teacher_outputs
 from adaptzip.distill.sizes import Sizes, sizes_of
 from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import Progress
 from adaptzip.linalg import choose_device
 from adaptzip.sources import read
 
+__all__ = [
+    "NOTHING",
+    "TEACHER",
+    "Evaluation",
+    "Score",
+    "evaluate",
+    "metric_name",
+    "outputs",
+    "score",
+    "teacher_outputs",
+]
+
 NOTHING = "no adapter"
 """The row of the update zero, with the teacher's extras kept."""
 TEACHER = "teacher"
 """The teacher's row."""
-_KEPT = 2**30
-"""Bytes of the teacher's outputs that are kept; of more, each is computed again where it is needed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,10 @@ class Evaluation:
         if nothing is None or teacher is None or own is None or teacher == nothing:
             return None
         return (own - nothing) / (teacher - nothing)
+
+    def with_sizes(self, sizes: Mapping[str, Sizes]) -> Evaluation:
+        """The same with sizes of files, by name."""
+        return replace(self, bytes={**self.bytes, **{name: s.bytes for name, s in sizes.items()}}, sizes=sizes)
 
     def as_dict(self) -> dict[str, Any]:
         """The evaluation as JSON values."""
@@ -161,40 +176,14 @@ def evaluate(
         report(name, number / len(names))
         with _about(name):
             rows[name] = _run_student(base, original, adapters.get(name), parts, expected, found)
-    return Evaluation(
-        kind=found,
-        metric=None if rows[TEACHER].metric is None else metric_name(found),
-        rows={name: rows[name] for name in names},
-        bytes={name: sizes[name].bytes if name in sizes else None for name in names},
-        samples=rows[TEACHER].samples,
-        sizes=sizes,
-    )
+    metric = None if rows[TEACHER].metric is None else metric_name(found)
+    ordered = {name: rows[name] for name in names}
+    return Evaluation(found, metric, ordered, dict.fromkeys(names), rows[TEACHER].samples).with_sizes(sizes)
 
 
 def metric_name(kind: Kind) -> str | None:
     """What `Score.metric` is for a kind of model: "accuracy" or "loss"; None for an encoder."""
     return {"classifier": "accuracy", "tokens": "accuracy", "causal": "loss", "seq2seq": "loss"}.get(kind)
-
-
-def outputs(model: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> list[Tensor]:
-    """What a model puts out for each batch, without gradients; a loss may be taken against it."""
-    # Not inference mode, whose tensors no later computation with gradients may keep.
-    with torch.no_grad():
-        return [model(batch) for batch in batches]
-
-
-def teacher_outputs(
-    model: Callable[[Batch], Tensor], batches: Sequence[Batch], *, keep: int = _KEPT
-) -> Sequence[Tensor]:
-    """The same, keeping at most `keep` bytes in memory; of more, each output is computed whenever it is asked for."""
-    kept: list[Tensor] = []
-    used = 0
-    for batch in batches:
-        kept += outputs(model, [batch])
-        used += kept[-1].nbytes
-        if used > keep:
-            return _Recomputed(model, batches)
-    return kept
 
 
 def score(
@@ -244,25 +233,6 @@ def _score(loaded: LoadedModel, batches: Sequence[Batch], pairs: Iterable[tuple[
     if loaded.kind == "encoder":
         return Score(None, None, away / samples, None, samples)
     return Score(away / samples, same / samples, None, measured / labelled if labelled else None, samples)
-
-
-class _Recomputed(Sequence[Tensor]):
-    """Outputs that are computed whenever they are asked for."""
-
-    def __init__(self, model: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> None:
-        self._model, self._batches = model, batches
-
-    @overload
-    def __getitem__(self, place: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, place: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(place, slice):
-            return _Recomputed(self._model, self._batches[place])
-        return outputs(self._model, [self._batches[place]])[0]
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
 
 def _run_student(

@@ -1,0 +1,200 @@
+"""`adaptzip eval`: adapters on data, held against their teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output
+from adaptzip.cli._paths import check_file
+from adaptzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptzip.adapter import Adapter
+    from adaptzip.distill.data import Example
+    from adaptzip.distill.evaluation import Evaluation
+
+Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
+
+
+def eval(
+    teacher: Annotated[
+        Path,
+        typer.Option(
+            help="The adapter that the others are held against, as a source.", metavar="SRC", show_default=False
+        ),
+    ],
+    base: Annotated[Path, typer.Option(help="The folder of the base model.", metavar="DIR", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Texts, as .jsonl, .csv or .txt.", metavar="FILE", show_default=False)],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="PEFT folders, their weight files, or .adz files.", metavar="[SRC]...", show_default=False),
+    ] = None,
+    text_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a row of the data has its text.  [default: text, prompt, question or sentence]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    label_field: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a row has its label: a class, or for a seq2seq model the target text.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What the model is for.  [default: as the adapter says]", show_default=False)
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            help="Look only at the part of the data that distilling with this share and --seed would hold out.",
+            metavar="SHARE",
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Cut texts to so many tokens.", metavar="NUMBER", min=1)] = 256,
+    batch: Annotated[int, typer.Option(help="Texts that are run together.", metavar="NUMBER", min=1)] = 16,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw it, as .png, .svg or .pdf; needs matplotlib.", metavar="FILE", show_default=False),
+    ] = None,
+    basis: options.NeededBasis = None,
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    device: options.Device = "auto",
+    seed: Annotated[int, typer.Option(help="Draws what --held-out holds out.", metavar="NUMBER")] = 0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run adapters on data, and hold them against their teacher.
+
+    Shows the KL divergence from the teacher and how often both say the same; where there are labels, also the
+    accuracy or loss, and the gain: the share of the teacher's improvement over no adapter that is kept. "No
+    adapter" keeps the teacher's head. Writes nothing but the plot.
+
+    \b
+    Examples:
+      adaptzip eval my-adapter.adz --teacher my-adapter/ --base base-model/ --data texts.jsonl
+      adaptzip eval *.adz --teacher my-adapter/ --base base-model/ --data rows.csv --label-field label
+      adaptzip eval *.adz --teacher my-adapter/ --base base-model/ --data texts.jsonl --plot sizes.png
+    """
+    sink = Output(as_json, quiet, verbose)
+    if plot is not None:
+        from adaptzip.plots import check_plot
+
+        if not sources:
+            raise UsageError("there is nothing to draw", hint="give PEFT folders or .adz files besides the teacher")
+        check_plot(plot)
+        check_file(plot, teacher, force=force)
+    paths = _by_name(sources or [])
+    adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
+    examples = _examples(data, text_field, label_field, held_out, seed)
+    from adaptzip.distill.evaluation import TEACHER, evaluate
+    from adaptzip.distill.sizes import sizes_of
+
+    students = {name: adapters[path] for name, path in paths.items()}
+    with sink.warnings(), sink.progress() as report:
+        found = evaluate(
+            base,
+            adapters[teacher],
+            students,
+            examples,
+            batch=batch,
+            max_tokens=max_tokens,
+            device=device,
+            kind=task,
+            progress=report,
+        ).with_sizes({name: sizes_of(path, adapters[path]) for name, path in {TEACHER: teacher, **paths}.items()})
+    values = {
+        "path": None if plot is None else str(plot),
+        "teacher": str(teacher),
+        "base": str(base),
+        "data": str(data),
+        "texts": len(examples),
+        "held_out": held_out,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        **found.as_dict(),
+    }
+    if plot is None:
+        sink.result(values, lambda: _text(found, len(examples)))
+        return
+    from adaptzip.plots import draw_evaluation
+
+    draw_evaluation(found, plot, title=teacher.resolve().name, force=force)
+    if not as_json:
+        sink.result(values, lambda: _text(found, len(examples)))
+    sink.wrote(plot, text.count(len(paths), "adapter"), values)
+
+
+def _by_name(sources: list[Path]) -> dict[str, Path]:
+    named = {str(path): path for path in sources}
+    twice = [name for name in named if sum(str(path) == name for path in sources) > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} was given twice", hint="give every adapter once")
+    return named
+
+
+def _read(
+    paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None
+) -> dict[Path, Adapter]:
+    """The adapters; --alpha and --config are for those that have no configuration of their own."""
+    from adaptzip.sources import CONFIG_NAME, archive_file, read, weight_file
+
+    bare = {p for p in paths if archive_file(p) is None and not weight_file(p).with_name(CONFIG_NAME).is_file()}
+    given = "--alpha" if alpha is not None else "--config"
+    if (alpha is not None or config is not None) and not bare:
+        raise UsageError(f"{given} was given, but every adapter has its own configuration", hint=f"drop {given}")
+    return {
+        path: read(path, alpha=alpha, config=config, basis=basis, base=base)
+        if path in bare
+        else read(path, basis=basis, base=base)
+        for path in paths
+    }
+
+
+def _examples(
+    data: Path, text_field: str | None, label_field: str | None, held_out: float | None, seed: int
+) -> tuple[Example, ...]:
+    from adaptzip.distill.data import hold_out, read_examples
+
+    examples = read_examples(data, text_field=text_field, label_field=label_field)
+    return examples if held_out is None else hold_out(examples, held_out, seed)[1]
+
+
+def _text(found: Evaluation, texts: int) -> str:
+    """The table, and over what."""
+    metric = [] if found.metric is None else [found.metric, "gain"]
+    encoder = found.kind == "encoder"
+    head = ["adapter", "size", "update", *(["1 - cosine"] if encoder else ["KL", "agreement"]), *metric]
+    rows = []
+    for name, score in found.rows.items():
+        sizes = found.sizes.get(name)
+        row = [name, *(["-", "-"] if sizes is None else [text.size(sizes.bytes), text.size(sizes.update_bytes)])]
+        row += [_number(score.cosine)] if encoder else [_number(score.kl), _share(score.agreement)]
+        if metric:
+            row += [_share(score.metric) if found.metric == "accuracy" else _number(score.metric)]
+            row += [_share(found.gain(name))]
+        rows.append(row)
+    unit = {"causal": "token", "seq2seq": "token", "tokens": "token"}.get(found.kind, "text")
+    over = text.count(texts, "text") + ("" if unit == "text" else f", {text.count(found.samples, unit)}")
+    return f"{text.table(rows, head=head, indent='')}\nover {over}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
