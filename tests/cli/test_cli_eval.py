@@ -1,0 +1,151 @@
+"""`eval`: the table, the plot, the numbers as JSON, and what stands in their way."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli_cases import Result, listing, make_adapter, refused, run
+from test_cli_reference import documented
+
+import adaptzip
+from adaptzip.container.reader import read_header
+from adaptzip.distill.data import hold_out, read_examples
+from adaptzip.distill.evaluation import evaluate
+from tests.distill.evaluation_cases import causal, classifier, weakened, write_rows
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A base model with its teacher, the teacher compressed, and data."""
+
+    base: Path
+    teacher: Path
+    packed: Path
+    data: Path
+
+    def eval(self, *words: str | Path) -> Result:
+        given = {"--teacher": self.teacher, "--base": self.base, "--data": self.data}
+        return run("eval", *words, *(x for pair in given.items() if pair[0] not in words for x in pair))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    base, teacher = classifier(tmp_path)
+    packed = tmp_path / "packed.adz"
+    adaptzip.compress(teacher, packed, max_error=0.3)
+    return Workplace(base, teacher, packed, write_rows(tmp_path / "rows.jsonl"))
+
+
+def test_adapters_stand_side_by_side(place: Workplace) -> None:
+    half = weakened(place.teacher, 0.5)
+    before = listing(place.base.parent)
+    result = place.eval(half, place.packed, "--label-field", "label")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    head, *rows, over = result.out.splitlines()
+    assert head.split() == ["adapter", "size", "update", "KL", "agreement", "accuracy", "gain"]
+    assert [row.split("  ")[0] for row in rows] == ["no adapter", "teacher", str(half), str(place.packed)]
+    assert rows[0].split()[-4:] == ["0.0", "%", "0.0", "%"]
+    assert rows[1].split()[-4:] == ["66.7", "%", "100.0", "%"]
+    assert rows[2].split()[-4:] == ["33.3", "%", "50.0", "%"]
+    assert over == "over 6 texts"
+    assert listing(place.base.parent) == before
+
+
+def test_the_json_is_explained_and_what_the_library_finds(place: Workplace) -> None:
+    values = place.eval(place.packed, "--label-field", "label", "--json").json
+    assert values.keys() == documented("eval")
+    examples = read_examples(place.data, label_field="label")
+    found = evaluate(place.base, place.teacher, {str(place.packed): place.packed}, examples)
+    assert values["rows"] == found.as_dict()["rows"]
+    opened = read_header(place.packed)
+    row = values["rows"][2]
+    assert row["bytes"] == place.packed.stat().st_size
+    assert row["update_bytes"] == row["bytes"] - opened.header_bytes - len(opened.streams["extras"])
+    assert (values["kind"], values["metric"], values["texts"], values["samples"]) == ("classifier", "accuracy", 6, 6)
+
+
+def test_without_labels_there_is_no_accuracy(place: Workplace) -> None:
+    result = place.eval(place.packed)
+    assert result.out.split("\n")[0].split() == ["adapter", "size", "update", "KL", "agreement"]
+
+
+def test_a_language_model_is_scored_by_its_loss(tmp_path: Path) -> None:
+    base, teacher = causal(tmp_path)
+    data = write_rows(tmp_path / "rows.jsonl")
+    result = run("eval", weakened(teacher, 0.5), "--teacher", teacher, "--base", base, "--data", data)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[0].split()[-2:] == ["loss", "gain"]
+    assert result.out.splitlines()[-1] == "over 6 texts, 32 tokens"
+
+
+def test_only_what_was_held_out(place: Workplace) -> None:
+    words = ("--held-out", "0.4", "--seed", "3", "--label-field", "label", "--json")
+    values = place.eval(place.packed, *words).json
+    held = hold_out(read_examples(place.data, label_field="label"), 0.4, 3)[1]
+    found = evaluate(place.base, place.teacher, {}, held)
+    assert values["texts"] == len(held) < 6
+    assert values["rows"][0]["kl"] == pytest.approx(found.as_dict()["rows"][0]["kl"])
+    refused(place.eval("--held-out", "2"), 2, "the held-out share is 2")
+
+
+def test_a_bare_file_takes_its_scale_from_alpha(place: Workplace) -> None:
+    bare = place.base.parent / "bare.safetensors"
+    shutil.copy(place.teacher / "adapter_model.safetensors", bare)
+    refused(place.eval(bare), 2, "bare.safetensors", "alpha")
+    same, half = (place.eval(bare, "--alpha", alpha, "--json").json["rows"][2] for alpha in ("6", "3"))
+    assert same["kl"] == pytest.approx(0.0, abs=1e-9)
+    assert half["kl"] > 1e-3
+    config = place.teacher / "adapter_config.json"
+    assert place.eval(bare, "--config", config, "--json").json["rows"][2]["kl"] == pytest.approx(0.0, abs=1e-9)
+    refused(place.eval(place.packed, "--alpha", "6"), 2, "every adapter has its own configuration")
+
+
+def test_eval_draws(place: Workplace) -> None:
+    plot = place.base.parent / "sizes.png"
+    words = (place.packed, place.teacher, "--label-field", "label", "--plot", plot)
+    result = place.eval(*words)
+    assert result.code == 0, result.err
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert result.last == f"wrote {plot}  2 adapters"
+    refused(place.eval(*words), 2, "exists already")
+    assert place.eval(*words, "-f", "--json").json["path"] == str(plot)
+    drawn = place.base.parent / "sizes.svg"
+    assert place.eval(place.packed, "--plot", drawn, "-q") == Result(0, "", "")
+    assert drawn.read_bytes().startswith(b"<?xml")
+
+
+def test_what_can_not_be_drawn_is_refused_before_the_work(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptzip.distill.evaluation.evaluate", lambda *_, **__: pytest.fail("it began to work"))
+    refused(place.eval(place.packed, "--plot", place.base.parent / "a.txt"), 2, "png, svg, pdf")
+    refused(place.eval("--plot", place.base.parent / "a.png"), 2, "nothing to draw")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    refused(place.eval(place.packed, "--plot", place.base.parent / "a.png"), 3, "pip install 'adaptzip[plots]'")
+
+
+def test_bad_input_is_one_line(place: Workplace) -> None:
+    empty = place.base.parent / "empty.jsonl"
+    empty.write_text("")
+    broken = place.base.parent / "broken.adz"
+    broken.write_bytes(place.packed.read_bytes()[:-9])
+    refused(place.eval(place.base.parent / "nothing.adz"), 2, "nothing.adz")
+    refused(place.eval(broken), 2, "broken.adz")
+    refused(place.eval(place.packed, place.packed), 2, "given twice")
+    refused(place.eval("--data", place.base.parent / "no.jsonl"), 2, "no.jsonl: does not exist")
+    refused(place.eval("--data", empty), 2, "empty.jsonl")
+    refused(place.eval("--text-field", "body"), 2, "body")
+    refused(place.eval("--label-field", "class"), 2, "class")
+    refused(place.eval("--label-field", "text"), 2, "none of the classes LABEL_0, LABEL_1, LABEL_2")
+    refused(place.eval("--base", place.teacher), 2, "holds no config.json")
+    refused(place.eval("--device", "tpu"), 2, "device 'tpu' is unknown")
+    refused(place.eval("--task", "painter"), 2, "painter")
+    refused(run("eval", place.packed), 2, "missing option")
+
+
+def test_a_source_that_does_not_fit_the_base_is_named(place: Workplace) -> None:
+    stranger = make_adapter(place.base.parent / "stranger")
+    refused(place.eval(stranger), 2, f"{stranger}: ", "model.layers.0.self_attn.q_proj", "base model")
