@@ -61,6 +61,7 @@ class Provenance:
         relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
         parameters: numbers stored for the modules, shared tensors and an embedded basis included, extras not.
         seed: what the fit was seeded with.
+        distilled: what training and held-out texts said, for a file that was distilled; {} otherwise.
     """
 
     made_by: str
@@ -69,6 +70,7 @@ class Provenance:
     relative_error: float
     parameters: int
     seed: int = 0
+    distilled: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

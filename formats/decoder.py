@@ -213,6 +213,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(isinstance(source, list) and len(source) == 2 and isinstance(source[1], str | None), "'source'")
     need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
     need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
+    need(isinstance(value.get("distilled", {}), dict), "'distilled' is no object")
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
     name, _, version = value["method"].partition("/")
     need(name in METHODS and version == "1", f"unknown method {value['method']!r}")

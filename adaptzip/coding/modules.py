@@ -15,7 +15,7 @@ from adaptzip.coding import entropy, tables
 from adaptzip.coding.classes import choose_classes
 from adaptzip.coding.entropy import Block, Levels, Whole
 from adaptzip.coding.tables import Class
-from adaptzip.coding.trellis import MAX_LEVEL, quantise
+from adaptzip.coding.trellis import MAX_LEVEL, Quantised, quantise
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.errors import CheckFailedError, FormatError
 from adaptzip.methods._base import BASIS_U, BASIS_V, Method
@@ -135,6 +135,56 @@ def code_modules(
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Tensors that were coded as they are.
+
+    Attributes:
+        chunk: their block; b"" where there are none.
+        values: as they will be decoded, by role.
+        numbers: numbers that the block holds.
+    """
+
+    chunk: bytes
+    values: Mapping[str, Tensor]
+    numbers: int
+
+
+def code_as_they_are(
+    blocks: Sequence[tuple[int, int, Sequence[TensorSpec], Mapping[str, Tensor]]], step: float
+) -> list[Coded]:
+    """Code tensors that are not fitted to one another any more, many blocks at a time.
+
+    Args:
+        blocks: rank, largest rank, layout and tensors by role, real or whole numbers as `Method.target` gives them.
+
+    Raises:
+        CheckFailedError: as `code_modules`.
+    """
+    specs = [spec for _, _, layout, _ in blocks for spec in layout]
+    targets = [tensors[spec.role] for _, _, layout, tensors in blocks for spec in layout]
+    coded = iter(_code_tensors(specs, targets, step))
+    found = []
+    for rank, most, layout, _ in blocks:
+        own = [next(coded) for _ in layout]
+        chunk = entropy.encode(rank, most, [block for block, _ in own]) if own else b""
+        values = {spec.role: values for spec, (_, values) in zip(layout, own, strict=True)}
+        found.append(Coded(chunk, values, sum(spec.numbers for spec in layout)))
+    return found
+
+
+def rounded(targets: Sequence[Tensor], step: float) -> list[Tensor]:
+    """Real tensors as they would be decoded after coding at `step`; nothing is coded.
+
+    Raises:
+        CheckFailedError: as `code_modules`.
+    """
+    return [
+        torch.from_numpy(quantised.values()).to(target) * step
+        for quantised, target in zip(_trellis(targets, step)[0], targets, strict=True)
+    ]
+
+
 def decode_shared(coder: Coder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
     """The shared tensors, by role; {} for methods without any.
 
@@ -227,6 +277,12 @@ def _too_fine() -> CheckFailedError:
 
 
 def _quantise(targets: Sequence[Tensor], step: float) -> list[Levels]:
+    quantised, scales = _trellis(targets, step)
+    return [Levels(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)]
+
+
+def _trellis(targets: Sequence[Tensor], step: float) -> tuple[list[Quantised], list[Any]]:
+    """Levels of each tensor, and the scale index of each of its rows."""
     scales = []
     classes = []
     for target in targets:
@@ -235,9 +291,7 @@ def _quantise(targets: Sequence[Tensor], step: float) -> list[Levels]:
         scale, model = _first_classes(target, step)
         scales.append(scale)
         classes.append(model)
-    rates = torch.from_numpy(tables.bits())
-    quantised = quantise(targets, classes, rates, step)
-    return [Levels(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)]
+    return quantise(targets, classes, torch.from_numpy(tables.bits()), step), scales
 
 
 def _first_classes(target: Tensor, step: float) -> tuple[Any, Tensor]:

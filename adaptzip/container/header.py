@@ -84,6 +84,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "basis": _write_basis(compressed.basis),
         "config": dict(compressed.config),
         "dialect": None if compressed.dialect == "peft" else compressed.dialect,
+        "distilled": dict(provenance.distilled),
         "seed": provenance.seed,
     }
     value |= {key: item for key, item in optional.items() if item}
@@ -134,6 +135,7 @@ def parse_metadata(text: str) -> Header:
             fields.number("error"),
             fields.integer("parameters"),
             fields.integer("seed", default=0),
+            fields.table("distilled", {}),
         ),
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,

@@ -83,6 +83,9 @@ class Method(ABC):
     fixed_ranks: ClassVar[bool] = False
     """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget."""
 
+    training_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options that are set where training follows the fit, so that the fit need not be good yet."""
+
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class LoraCore(Method):
     config_type = Config
     roles = ("D", "C")
     needs_basis = True
+    training_options = MappingProxyType({"min_energy": 0.0})
 
     def prepare(self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> tuple[Config, None]:
         """Check that the basis holds enough of the adapter.

@@ -139,8 +139,10 @@ class Svd(Method):
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
         U = tensors["U"]
-        norm = U.double().square().sum(1, keepdim=True).sqrt().to(U.dtype)
-        return tensors["V"], (U / norm.clamp(min=torch.finfo(torch.float32).tiny)).T
+        squares = U.double().square().sum(1, keepdim=True)
+        # A row of zeros stays one, and has no gradient.
+        norm = torch.where(squares > 0, squares, 1.0).sqrt().to(U.dtype)
+        return tensors["V"], torch.where(squares > 0, U / norm, 0.0).T
 
 
 def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:

@@ -1,0 +1,186 @@
+"""What training starts from: a fit of the teacher within a budget, or a file that was made before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.adapter import Adapter
+from adaptzip.assembly import assemble
+from adaptzip.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.compressed import Compressed
+from adaptzip.compression import control_of, fit_candidate
+from adaptzip.container import writer
+from adaptzip.container.reader import open_adz
+from adaptzip.distill.quantising import code
+from adaptzip.distill.tensors import Place, Tensors, start, trained_places
+from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
+from adaptzip.fitting import FittedAdapter
+from adaptzip.jobs import Job, Request, load_source, prepare_job
+from adaptzip.reconstruction import coder_of
+from adaptzip.settings import candidates, with_ranks
+
+_BITS = 5.0
+"""What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """The form of a file, and the tensors that training starts from.
+
+    Attributes:
+        coder, gains: of the file.
+        tensors: before quantisation.
+        step: at which they are coded, about.
+        plan: the file without its blocks.
+        limit: most bytes of the whole file.
+        basis_numbers: numbers of an embedded basis.
+        trained: places of the tensors that are trained.
+        found: base and basis, where decoding needs them.
+    """
+
+    coder: Coder
+    gains: Mapping[str, int]
+    tensors: Tensors
+    step: float
+    plan: Compressed
+    limit: int
+    basis_numbers: int
+    trained: tuple[Place, ...]
+    found: Mapping[str, Any]
+
+
+def begin_with(
+    source: str | Path | Adapter | None, teacher: Adapter | str | Path, request: Request, device: torch.device
+) -> Beginning:
+    """A file's own tensors, or those of a fit.
+
+    Args:
+        source: a `.adz`, an adapter, or None for the teacher.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError: if something can't be read or represented.
+        UsageError: if there is no budget, or one that contradicts the file.
+        CheckFailedError: if nothing fits the budget.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix == ".adz":
+        return _from_file(Path(source), request, device)
+    return _from_fit(teacher if source is None else source, request)
+
+
+def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
+    compressed = open_adz(path)
+    if compressed.lossless:
+        raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
+    found: dict[str, Any] = {"base": request.base, "basis": request.basis}
+    coder = coder_of(compressed, **found)
+    step = compressed.step
+    shared = _in_units(decode_shared(coder, compressed.shared, step), coder.method.shared_layout(coder.config), step)
+    modules: dict[str, dict[str, Tensor]] = {}
+    ranks: dict[str, int] = {}
+    for name, chunk in zip(compressed.sites, compressed.chunks, strict=True):
+        own = decode_module(coder, chunk, step, name)
+        if own:
+            ranks[name] = _rank(coder, name, own)
+            layout = coder.method.layout(coder.sites[name], ranks[name], coder.config)
+            modules[name] = _in_units(own, layout, step)
+    tensors = Tensors(shared, modules, ranks).to(device)
+    gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
+    limit = (
+        writer.size(compressed)
+        if request.limit is None
+        else request.limit.bytes_for(compressed.provenance.source_bytes)
+    )
+    if limit is None:
+        raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
+    basis_numbers = compressed.provenance.parameters - _numbers(tensors)
+    trained = tuple(trained_places(coder, tensors))
+    return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, trained, found)
+
+
+def _from_fit(source: str | Path | Adapter, request: Request) -> Beginning:
+    if request.limit is None:
+        raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
+    loaded = load_source(source, request)
+    job = with_ranks(prepare_job(loaded, _for_training(loaded.adapter, loaded.bytes, request)))
+    fitted = fit_candidate(job, candidates(job, 1.0)[0])
+    if not fitted.profiles:
+        raise RefusedError("every update of the teacher is zero: there is nothing to act like")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptzipWarning)
+        step, ranks = _step_and_ranks(job, fitted)
+    tensors = start(fitted, ranks)
+    coded, _ = code(fitted.coder, tensors, step)
+    plan = assemble(job, fitted, step, coded, 1.0)
+    limit = request.limit.bytes_for(loaded.bytes) or writer.size(plan)
+    found = {"base": request.base, "basis": request.basis}
+    trained = tuple(trained_places(fitted.coder, tensors))
+    return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, trained, found)
+
+
+def _step_and_ranks(job: Job, fitted: FittedAdapter) -> tuple[float, dict[str, int]]:
+    """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
+    control, limits = control_of(job, fitted)
+    if _untrained(job):
+        step = float(fitted.energy**0.5 / 100)
+        return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
+    outcome = control.meet(limits)
+    return outcome.step, {n: rank for n, rank in outcome.ranks.items() if n in outcome.coded.modules}
+
+
+def _untrained(job: Job) -> bool:
+    """Whether the directions were made without the adapter, so that what a fit keeps says little."""
+    return job.context.basis is not None and job.context.basis.reference.source == "base"
+
+
+def _for_training(adapter: Adapter, source_bytes: int, request: Request) -> Request:
+    """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
+    from adaptzip.methods import load
+
+    method = load(request.to)
+    options = {**method.training_options, **request.options}
+    limit = request.limit
+    if not method.needs_basis or method.default_basis != "base" or request.basis is not None or "rank" in options:
+        return replace(request, options=options)
+    config = method.config_type(**options)
+    sites = [job_site for job_site in _sites(adapter)]
+    numbers = limit.amount if limit and limit.unit == "parameters" else 0
+    if limit and not numbers:
+        numbers = 8 * (limit.bytes_for(source_bytes) or 0) / _BITS
+    rank = 1
+    most = min(min(site.out, site.width) for site in sites)
+    while rank < most and sum(s.numbers for site in sites for s in method.layout(site, rank + 1, config)) <= numbers:
+        rank += 1
+    return replace(request, options={**options, "rank": rank})
+
+
+def _sites(adapter: Adapter) -> list[Any]:
+    from adaptzip.fitting import sites_of
+
+    return list(sites_of(adapter).values())
+
+
+def _rank(coder: Coder, name: str, own: Mapping[str, Tensor]) -> int:
+    """The rank at which a module's layout has these numbers."""
+    numbers = sum(t.numel() for t in own.values())
+    site = coder.sites[name]
+    for rank in range(1, coder.max_rank + 1):
+        if sum(spec.numbers for spec in coder.method.layout(site, rank, coder.config)) == numbers:
+            return rank
+    raise RefusedError(f"module {name!r}: its rank can't be told")
+
+
+def _in_units(tensors: Mapping[str, Tensor], layout: Any, step: float) -> dict[str, Tensor]:
+    """Directions, which are decoded as whole numbers, in the units of the update."""
+    units = {spec.role: step if spec.directions else 1.0 for spec in layout}
+    return {role: tensor * units[role] if units[role] != 1.0 else tensor for role, tensor in tensors.items()}
+
+
+def _numbers(tensors: Tensors) -> int:
+    return sum(tensor.numel() for _, tensor in tensors.items())

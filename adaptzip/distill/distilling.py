@@ -1,0 +1,328 @@
+"""From a teacher to a file that acts like it: fit, train, and measure on texts that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptzip.adapter import Adapter
+from adaptzip.budget import Budget
+from adaptzip.calibration.models import Kind, load_bare
+from adaptzip.comparing import diff
+from adaptzip.compressed import Compressed
+from adaptzip.container import writer
+from adaptzip.distill.beginning import Beginning, begin_with
+from adaptzip.distill.data import Example, batches, encode, hold_out, read_examples, self_texts
+from adaptzip.distill.evaluation import Score, metric_name, score
+from adaptzip.distill.lessons import Teacher, order
+from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, train
+from adaptzip.distill.machines import Machines, find_machines
+from adaptzip.distill.student import Factors, Guest, magnitudes_of
+from adaptzip.fitting import CodedAdapter
+from adaptzip.jobs import Request
+from adaptzip.reconstruction import reconstruct
+from adaptzip.sources import read
+
+SELF = "self"
+"""In place of a file of texts: texts that base and teacher write themselves."""
+_FIGURES = 4
+_SLACK = 3
+"""Bytes that one number of the report may come out longer than foreseen."""
+_LONGEST = 0.1234567
+_SELF_TEXTS = 512
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which texts, and how they are fed.
+
+    Attributes:
+        text_field, label_field: where a record has its text and its label; None looks for the usual names.
+        held_out: share of the texts that is never trained on.
+        max_tokens: texts are cut to so many tokens.
+        packed: causal texts joined and cut into pieces of `max_tokens`.
+        self_texts: texts written where `data` is "self".
+    """
+
+    text_field: str | None = None
+    label_field: str | None = None
+    held_out: float = 0.1
+    max_tokens: int = 128
+    packed: bool = False
+    self_texts: int = _SELF_TEXTS
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """What came of a distillation.
+
+    Attributes:
+        compressed: the file.
+        rows: scores on the held-out texts of "none", "teacher", "fitted" and "distilled".
+        metric: "accuracy" or "loss"; None without labels.
+        steps: updates made.
+        step: the update after which the file was the best; 0 where the fit was.
+        seconds: trained.
+        complete: whether training ran to its end.
+    """
+
+    compressed: Compressed
+    rows: Mapping[str, Score]
+    metric: str | None
+    steps: int
+    step: int
+    seconds: float
+    complete: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Everything that training needs, loaded.
+
+    Attributes:
+        zero: no update at all.
+    """
+
+    beginning: Beginning
+    problem: Problem
+    schedule: Schedule
+    machines: Machines
+    rows: Mapping[str, Score]
+    metric: str | None
+    teacher: Adapter
+    texts: int
+    held_out: int
+
+
+def prepare(
+    source: str | Path | Adapter | None,
+    *,
+    teacher: str | Path | Adapter,
+    base: str | Path,
+    data: str | Path | Sequence[Example],
+    request: Request,
+    schedule: Schedule,
+    options: DataOptions,
+    kind: Kind | None = None,
+    report: Callable[[str, float], None] | None = None,
+) -> Setup:
+    """Read, fit and load what training needs.
+
+    Raises:
+        CheckpointError, FormatError: if an adapter or the data can't be read.
+        BaseModelError, RefusedError: if base and adapter don't fit together, or something is missing.
+        UsageError, CheckFailedError: if the request makes no sense, or nothing fits the budget.
+    """
+    say = report or (lambda *_: None)
+    machines = find_machines(request.device)
+    original = teacher if isinstance(teacher, Adapter) else _read_teacher(teacher, request)
+    say("loading the model", 0.0)
+    loaded = load_bare(Path(base), original, machines.device, kind)
+    guest = Guest(loaded, {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()})
+    theirs = _teacher_factors(original, machines.device)
+    train_on, kept = _texts(guest, theirs, data, options, schedule.seed)
+    say("fitting", 0.0)
+    beginning = begin_with(source, teacher, request, machines.device)
+    held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), schedule.batch)
+    say("asking the teacher", 0.0)
+    with torch.no_grad():
+        answers = [guest(batch, theirs).cpu() for batch in held]
+    lessons = Teacher(guest, theirs, encode(loaded, train_on, max_tokens=options.max_tokens, packed=options.packed))
+    if not schedule.weights.watches:
+        lessons.keep(_needed(lessons, schedule), schedule.batch)
+    counts = (len(train_on), len(kept))
+    numbers = sum(t.numel() for place, t in beginning.tensors.items() if place in set(beginning.trained))
+    problem = Problem(
+        beginning.coder,
+        beginning.gains,
+        beginning.tensors,
+        lessons,
+        held,
+        answers,
+        _size_of(beginning, counts, schedule),
+        beginning.limit,
+        even_scale(_energy(original), numbers),
+    )
+    rows = {
+        "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
+        "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
+    }
+    labelled = rows["teacher"].metric is not None
+    return Setup(
+        beginning, problem, schedule, machines, rows, metric_name(loaded.kind) if labelled else None, original,
+        *counts,
+    )  # fmt: skip
+
+
+def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
+    """The best file that training saw, with the report in it.
+
+    Raises:
+        CheckFailedError: if the report takes more room than the budget leaves.
+    """
+    problem, beginning = setup.problem, setup.beginning
+    fitted = problem.fill(beginning.tensors, beginning.step)
+    best = problem.fill(beginning.tensors.replaced(state.best), state.best_quantiser)
+    rows = {
+        **setup.rows,
+        "fitted": problem.score(fitted.tensors),
+        "distilled": problem.score(best.tensors),
+    }
+    told = _told(rows, setup.metric, state, setup)
+    compressed = _assembled(beginning, best.step, best.coded, told)
+    after = reconstruct(compressed, **beginning.found)
+    error = diff(setup.teacher, after).relative_error or 0.0
+    provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
+    compressed = replace(compressed, provenance=provenance)
+    return Distilled(compressed, rows, setup.metric, state.step, state.best_step, state.seconds, complete)
+
+
+def distill(
+    source: str | Path | Adapter | None = None,
+    output: str | Path | None = None,
+    *,
+    teacher: str | Path | Adapter,
+    base: str | Path,
+    data: str | Path | Sequence[Example],
+    to: str = "svd",
+    budget: str | Budget | None = None,
+    kind: Kind | None = None,
+    schedule: Schedule | None = None,
+    data_options: DataOptions | None = None,
+    force: bool = False,
+    progress: Callable[[Moment], None] | None = None,
+    **request: Any,
+) -> Distilled:
+    """Fit an adapter in a method's form, then train its tensors so that base and result act like base and teacher.
+
+    Args:
+        source: a `.adz` file to train further, or an adapter to fit; None fits the teacher.
+        output: where the file is written; None writes nothing.
+        teacher: the adapter to act like.
+        base: folder of the base model.
+        data: a file of texts, "self", or examples.
+        to: the method, unless `source` is a `.adz`.
+        budget: most bytes of the whole file; of a `.adz` its own size where None.
+        kind: what the model is for; None tells it from adapter and base.
+        schedule: how long and how fast to train.
+        data_options: which texts, and how they are fed.
+        force: replace an existing `output`.
+        progress: called after every update.
+        request: further fields of `Request`, such as `options`, `basis` and `extras`.
+
+    Raises:
+        CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
+        OutputError: if `output` exists without `force`, or cannot be written.
+    """
+    setup = prepare(
+        source,
+        teacher=teacher,
+        base=base,
+        data=data,
+        request=Request(to, budget, base=base, **request),
+        schedule=schedule or Schedule(),
+        options=data_options or DataOptions(),
+        kind=kind,
+    )
+    state = begin(setup.problem, setup.beginning.step)
+    train(
+        setup.problem,
+        setup.schedule,
+        state,
+        setup.machines,
+        save=lambda _: None,
+        report=progress or (lambda _: None),
+    )
+    made = finish(setup, state)
+    if output is not None and setup.machines.first:
+        writer.write(made.compressed, output, force=force)
+    return made
+
+
+def _read_teacher(path: str | Path, request: Request) -> Adapter:
+    return read(path, alpha=request.alpha, config=request.config, base=request.base)
+
+
+def _texts(
+    guest: Guest, theirs: Factors, data: str | Path | Sequence[Example], options: DataOptions, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    if isinstance(data, str) and data == SELF:
+        with guest.under(theirs):
+            found = self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
+    elif isinstance(data, str | Path):
+        found = read_examples(Path(data), text_field=options.text_field, label_field=options.label_field)
+    else:
+        found = tuple(data)
+    return hold_out(found, options.held_out, seed)
+
+
+def _needed(lessons: Teacher, schedule: Schedule) -> list[int]:
+    """Texts that the schedule comes to."""
+    lengths = [len(text.ids) for text in lessons.texts]
+    per_epoch = -(-len(lengths) // schedule.batch)
+    if schedule.steps >= per_epoch:
+        return list(range(len(lengths)))
+    batches = order(lengths, schedule.batch, schedule.seed)
+    return sorted({i for _ in range(schedule.steps) for i in next(batches)})
+
+
+def _teacher_factors(adapter: Adapter, device: torch.device) -> dict[str, Any]:
+    return {
+        name: (m.A.to(device, torch.float32) * m.scaling, m.B.to(device, torch.float32))
+        for name, m in adapter.modules.items()
+        if m.A.numel() and m.B.numel()
+    }
+
+
+def _energy(adapter: Adapter) -> float:
+    """|dW|^2 over all modules."""
+    return sum(float(m.svd()[1].double().square().sum()) for m in adapter.modules.values())
+
+
+def _size_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) -> Callable[[float, CodedAdapter], int]:
+    """Bytes of the whole file, with a report as long as it may become."""
+    row = [_LONGEST, _LONGEST, _LONGEST]
+    told = {
+        "held_out": texts[1],
+        "metric": "accuracy",
+        "rows": dict.fromkeys(("distilled", "fitted", "none", "teacher"), row),
+        "step": schedule.steps,
+        "steps": schedule.steps,
+        "texts": texts[0],
+    }
+
+    def size(step: float, coded: CodedAdapter) -> int:
+        return writer.size(_assembled(beginning, step, coded, told))
+
+    return size
+
+
+def _assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapping[str, Any]) -> Compressed:
+    plan = beginning.plan
+    chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
+    provenance = replace(
+        plan.provenance,
+        relative_error=0.123456,
+        parameters=coded.numbers + beginning.basis_numbers,
+        distilled=told,
+    )
+    return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
+
+
+def _told(rows: Mapping[str, Score], metric: str | None, state: State, setup: Setup) -> dict[str, Any]:
+    return {
+        "held_out": setup.held_out,
+        "rows": {name: [_short(row.kl if row.kl is not None else row.cosine), _short(row.agreement), _short(row.metric)]
+                 for name, row in rows.items()},
+        "step": state.best_step,
+        "steps": state.step,
+        "texts": setup.texts,
+    } | ({"metric": metric} if metric else {})  # fmt: skip
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{_FIGURES}g}") if value >= 1e-3 else round(value, 6)

@@ -1,0 +1,91 @@
+"""Which texts are trained on when, and what the teacher says to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from adaptzip.calibration.models import Batch, LoadedModel
+from adaptzip.distill.data import Encoded, collate
+from adaptzip.distill.losses import Seen
+from adaptzip.distill.student import Factors, Guest
+
+_SORTED_TOGETHER = 32
+"""Batches whose texts are sorted by length together, so that little is padded."""
+KEPT_BYTES = 2**30
+"""Teacher's outputs up to this size are kept; larger ones are computed again for every batch."""
+
+
+def order(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+    """Batches of indices without end: every epoch in a new random order, texts of like length together.
+
+    The order follows from the seed alone, so that a run that is resumed continues it.
+    """
+    epoch = 0
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+        batches = []
+        for first in range(0, len(shuffled), size * _SORTED_TOGETHER):
+            part = sorted(shuffled[first : first + size * _SORTED_TOGETHER], key=lengths.__getitem__)
+            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[place]
+        epoch += 1
+
+
+@dataclass(eq=False)
+class Teacher:
+    """Base and teacher, asked about training texts.
+
+    Attributes:
+        guest: the model.
+        factors: the teacher's updates.
+        texts: the training texts.
+        kept: the teacher's rows of each text; empty where they are too large to keep.
+    """
+
+    guest: Guest
+    factors: Factors
+    texts: Sequence[Encoded]
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.guest.loaded
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The texts with these indices."""
+        return collate(self.loaded, [self.texts[i] for i in indices])
+
+    def answer(self, indices: Sequence[int], batch: Batch, *, hidden: bool = False, modules: bool = False) -> Seen:
+        """What the teacher makes of a batch."""
+        if not (hidden or modules) and all(i in self.kept for i in indices):
+            return Seen(torch.cat([self.kept[i] for i in indices]).to(batch.ids.device))
+        with torch.no_grad():
+            return self.guest.look(batch, self.factors, hidden=hidden, modules=modules)
+
+    def keep(self, indices: Sequence[int], size: int) -> None:
+        """Ask about these texts now and remember the answers, unless they take more than `KEPT_BYTES`."""
+        by_length = sorted(set(indices), key=lambda i: (len(self.texts[i].ids), i))
+        for first in range(0, len(by_length), size):
+            part = by_length[first : first + size]
+            batch = self.batch(part)
+            with torch.no_grad():
+                rows = self.guest(batch, self.factors).cpu()
+            if first == 0 and rows.nbytes * len(by_length) > KEPT_BYTES * len(part):
+                return
+            counts = row_counts(self.loaded, batch)
+            self.kept |= dict(zip(part, torch.split(rows, counts), strict=True))
+
+
+def row_counts(loaded: LoadedModel, batch: Batch) -> list[int]:
+    """Rows that each text of a batch has in the model's output."""
+    if loaded.kind in ("classifier", "encoder"):
+        return [1] * len(batch.ids)
+    if loaded.kind == "seq2seq" and batch.labels is not None:
+        return (batch.labels >= 0).sum(1).tolist()
+    return batch.mask.sum(1).tolist()

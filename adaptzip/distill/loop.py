@@ -1,0 +1,299 @@
+"""The training loop: match the teacher, at the end through the file's own quantiser, and keep the best file seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import cos, inf, isfinite, pi, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.calibration.models import Batch
+from adaptzip.coding.modules import Coder
+from adaptzip.distill.evaluation import Score, score
+from adaptzip.distill.lessons import Teacher, order
+from adaptzip.distill.losses import LossWeights, loss
+from adaptzip.distill.machines import Machines
+from adaptzip.distill.quantising import Written, as_decoded, fill
+from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
+from adaptzip.errors import CheckFailedError
+from adaptzip.fitting import CodedAdapter
+
+_WARM_UP = 20
+"""Steps over which the learning rate rises."""
+_LAST_RATE = 0.01
+_BETAS = (0.9, 0.99)
+_SMOOTH = 0.95
+"""How much of the running loss and agreement is kept from step to step."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: updates of the tensors.
+        batch: texts per update, over all processes.
+        micro: texts run through the model at once; None runs a batch whole.
+        rate: learning rate of Adam, as a share of the root mean square that spreads the teacher's |dW| evenly over
+            the trained numbers.
+        quantised: share of the steps, the last ones, that run at the step of the file.
+        every: steps between two files that are tried, in that part.
+        seconds: time after which training ends; None for no limit.
+        seed: of the order of texts.
+        weights: of the losses.
+    """
+
+    steps: int = 1000
+    batch: int = 32
+    micro: int | None = None
+    rate: float = 0.03
+    quantised: float = 0.5
+    every: int = 50
+    seconds: float | None = None
+    seed: int = 0
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    @property
+    def first_quantised(self) -> int:
+        """The step from which the quantiser is in the loop."""
+        return round(self.steps * (1 - self.quantised))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is trained, on what, within which size.
+
+    Attributes:
+        coder, gains: of the file.
+        tensors: what training starts from.
+        teacher: and the training texts.
+        held_out: batches that are never trained on.
+        answers: the teacher's rows for them.
+        size_of: bytes of the whole file for blocks coded at a step.
+        limit: most bytes of the whole file.
+        scale: root mean square of the trained numbers if the teacher's energy were spread over them.
+    """
+
+    coder: Coder
+    gains: Mapping[str, int]
+    tensors: Tensors
+    teacher: Teacher
+    held_out: Sequence[Batch]
+    answers: Sequence[Tensor]
+    size_of: Callable[[float, CodedAdapter], int]
+    limit: int
+    scale: float
+
+    def score(self, tensors: Tensors) -> Score:
+        """Tensors as they decode, on the held-out texts."""
+        factors = factors_of(self.coder, self.gains, tensors)
+        guest = self.teacher.guest
+        return score(guest.loaded, lambda batch: guest(batch, factors), self.held_out, self.answers)
+
+    def fill(self, tensors: Tensors, guess: float) -> Written:
+        return fill(self.coder, tensors, self.size_of, self.limit, guess)
+
+
+@dataclass(eq=False)
+class State:
+    """Where training stands; all that a resumed run needs.
+
+    Attributes:
+        step: updates made.
+        parameters: the trained tensors.
+        optimizer: Adam's state, as torch has it.
+        quantiser: the step of the file.
+        best: parameters of the best file so far, unquantised; empty before there is one.
+        best_quantiser: its step.
+        best_distance: its distance to the teacher on the held-out texts.
+        best_step: when it was seen.
+        seconds: trained so far.
+        loss, agreement: running means over batches.
+    """
+
+    step: int
+    parameters: dict[Place, Tensor]
+    optimizer: dict[str, Any]
+    quantiser: float
+    best: dict[Place, Tensor] = field(default_factory=dict)
+    best_quantiser: float = 0.0
+    best_distance: float = inf
+    best_step: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0
+    agreement: float = 0.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a progress bar shows."""
+
+    step: int
+    steps: int
+    loss: float
+    agreement: float
+    seconds_left: float
+
+
+def begin(problem: Problem, guess: float) -> State:
+    """The state before the first step: the best file is that of the fit."""
+    places = trained_places(problem.coder, problem.tensors)
+    tensors = dict(problem.tensors.items())
+    written = problem.fill(problem.tensors, guess)
+    parameters = {place: tensors[place].detach().clone() for place in places}
+    state = State(0, parameters, {}, written.step)
+    _consider(problem, state, written)
+    return state
+
+
+def train(
+    problem: Problem,
+    schedule: Schedule,
+    state: State,
+    machines: Machines,
+    *,
+    save: Callable[[State], None],
+    report: Callable[[Moment], None],
+) -> State:
+    """Train until the schedule ends; `state` moves along and is valid whenever an exception leaves this.
+
+    Args:
+        save: called between steps with a state that may be resumed from.
+        report: called after every step.
+
+    Raises:
+        CheckFailedError: if the loss is no number, or memory runs out.
+    """
+    run = _Run(problem, schedule, state, machines)
+    indices = order([len(text.ids) for text in problem.teacher.texts], schedule.batch, schedule.seed)
+    for _ in range(state.step):
+        next(indices)
+    began, before = time.monotonic(), state.seconds
+    while state.step < schedule.steps:
+        run.advance(next(indices))
+        state.seconds = before + time.monotonic() - began
+        over = schedule.seconds is not None and state.seconds >= schedule.seconds
+        over = machines.agree(over) if schedule.seconds is not None else over
+        if state.step % schedule.every == 0 or state.step == schedule.steps or over:
+            run.try_file()
+        report(run.moment())
+        save(state)
+        if over:
+            break
+    return state
+
+
+class _Run:
+    """One run's parameters and optimiser, tied to its state."""
+
+    def __init__(self, problem: Problem, schedule: Schedule, state: State, machines: Machines) -> None:
+        self.problem, self.schedule, self.state, self.machines = problem, schedule, state, machines
+        self.trained = {place: tensor.requires_grad_() for place, tensor in state.parameters.items()}
+        self.adam = torch.optim.Adam(self.trained.values(), lr=schedule.rate * problem.scale, betas=_BETAS)
+        if state.optimizer:
+            self.adam.load_state_dict(state.optimizer)
+
+    @property
+    def quantised(self) -> bool:
+        return self.state.step >= self.schedule.first_quantised
+
+    def advance(self, indices: list[int]) -> None:
+        """One update."""
+        schedule, state = self.schedule, self.state
+        if state.step == schedule.first_quantised:
+            state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
+        for group in self.adam.param_groups:
+            group["lr"] = schedule.rate * self.problem.scale * _rate(state.step, schedule.steps)
+        self.adam.zero_grad(set_to_none=True)
+        own = self.machines.share(indices) or indices[:1]
+        size = schedule.micro or len(own)
+        # What the quantiser makes of the tensors gets their gradient: a straight-through estimator.
+        values = as_decoded(self.trained, state.quantiser) if self.quantised else self.trained
+        leaves = {place: value.detach().clone().requires_grad_() for place, value in values.items()}
+        total = agreed = 0.0
+        for first in range(0, len(own), size):
+            part = own[first : first + size]
+            value, agreement = self._learn(part, leaves, len(part) / len(own))
+            total, agreed = total + value, agreed + agreement * len(part) / len(own)
+        if not isfinite(total):
+            raise CheckFailedError(
+                f"step {state.step + 1}: the loss is {total}",
+                hint="try a lower --rate",
+            )
+        for place, parameter in self.trained.items():
+            parameter.grad = leaves[place].grad
+        self.machines.average(parameter.grad for parameter in self.trained.values())
+        self.adam.step()
+        state.step += 1
+        state.optimizer = self.adam.state_dict()
+        weight = _SMOOTH if state.step > 1 else 0.0
+        state.loss = weight * state.loss + (1 - weight) * total
+        state.agreement = weight * state.agreement + (1 - weight) * agreed
+
+    def _learn(self, indices: list[int], leaves: Mapping[Place, Tensor], share: float) -> tuple[float, float]:
+        """Add one part's gradients to the leaves; returns its share of the loss, and the share of equal decisions."""
+        problem, weights = self.problem, self.schedule.weights
+        teacher = problem.teacher
+        batch = teacher.batch(indices)
+        look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
+        try:
+            with self.machines.half():
+                theirs = teacher.answer(indices, batch, **look)
+                factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
+                ours = teacher.guest.look(batch, factors, **look)
+            value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), batch.mask)
+            (value * share).backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise CheckFailedError(
+                f"out of memory with {len(indices)} texts at once",
+                hint=f"try --micro-batch {max(1, len(indices) // 2)}, or a smaller --max-tokens",
+            ) from error
+        same = theirs.rows.argmax(1) == ours.rows.detach().argmax(1)
+        return float(value.detach()) * share, float(same.float().mean())
+
+    def tensors(self, trained: Mapping[Place, Tensor]) -> Tensors:
+        return self.problem.tensors.replaced(trained)
+
+    def try_file(self) -> None:
+        """Fit the step to the budget; once the quantiser is in the loop, see whether the file is the best so far."""
+        if not self.quantised:
+            return
+        written = self.problem.fill(self.tensors(self.trained), self.state.quantiser)
+        self.state.quantiser = written.step
+        _consider(self.problem, self.state, written)
+
+    def moment(self) -> Moment:
+        state, schedule = self.state, self.schedule
+        left = state.seconds / max(state.step, 1) * (schedule.steps - state.step)
+        if schedule.seconds is not None:
+            left = min(left, max(0.0, schedule.seconds - state.seconds))
+        return Moment(state.step, schedule.steps, state.loss, state.agreement, left)
+
+
+def _consider(problem: Problem, state: State, written: Written) -> None:
+    found = problem.score(written.tensors)
+    distance = found.kl if found.kl is not None else found.cosine
+    if distance is not None and distance < state.best_distance:
+        state.best = {place: tensor.detach().clone() for place, tensor in state.parameters.items()}
+        state.best_quantiser, state.best_distance, state.best_step = written.step, distance, state.step
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: a short rise, then half a cosine."""
+    rise = min(1.0, (step + 1) / _WARM_UP)
+    return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * step / steps)))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def even_scale(energy: float, numbers: int) -> float:
+    """Root mean square of `numbers` numbers that share `energy`."""
+    return sqrt(max(energy, 1e-30) / max(numbers, 1))

@@ -1,0 +1,78 @@
+"""Where training runs: one device, or several processes that `accelerate launch` started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.errors import RefusedError
+from adaptzip.linalg import choose_device
+
+
+@dataclass(frozen=True, eq=False)
+class Machines:
+    """The processes of a run.
+
+    Attributes:
+        device: of this process.
+        index: of this process.
+        count: of processes.
+        accelerator: accelerate's, where there are several.
+    """
+
+    device: torch.device
+    index: int = 0
+    count: int = 1
+    accelerator: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.index == 0
+
+    def share(self, items: list[int]) -> list[int]:
+        """This process's part of a batch."""
+        return items[self.index :: self.count]
+
+    def average(self, gradients: Iterable[Tensor | None]) -> None:
+        """Replace gradients by their mean over processes, in place."""
+        if self.accelerator is None:
+            return
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
+
+    def agree(self, value: bool) -> bool:
+        """The first process's answer, for all."""
+        if self.accelerator is None:
+            return value
+        answer = torch.tensor([int(value and self.first)], device=self.device)
+        return bool(self.accelerator.reduce(answer, reduction="sum").item())
+
+    def half(self) -> AbstractContextManager[Any]:
+        """bfloat16 autocast on CUDA; nothing elsewhere."""
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+
+def find_machines(device: str) -> Machines:
+    """The processes that were launched, or this one alone.
+
+    Raises:
+        RefusedError: if several were launched, and accelerate is missing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Machines(choose_device(device))
+    try:
+        from accelerate import Accelerator  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise RefusedError(
+            "training in several processes needs the package accelerate", hint="pip install 'adaptzip[distill]'"
+        ) from error
+    accelerator = Accelerator(cpu=device == "cpu")
+    return Machines(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)

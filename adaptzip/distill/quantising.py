@@ -1,0 +1,121 @@
+"""From trained tensors to bytes: the file's own quantiser, and the step at which a file keeps to its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan, sqrt
+
+from torch import Tensor
+
+from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_as_they_are, rounded
+from adaptzip.compressed import TensorSpec
+from adaptzip.distill.tensors import Place, Tensors
+from adaptzip.errors import CheckFailedError
+from adaptzip.fitting import CodedAdapter
+from adaptzip.limits import round_step
+
+_NEAR = 0.992
+"""A file that fills this share of its budget is large enough."""
+_FINE = 1.003
+"""Steps that are closer than this, as a ratio, are not told apart."""
+_MOST_TRIES = 24
+_STRIDE = 1.6
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Tensors coded at a step.
+
+    Attributes:
+        coded: blocks as a file holds them; their squared errors are not measured.
+        tensors: what they decode to.
+        size: bytes of the whole file.
+    """
+
+    step: float
+    coded: CodedAdapter
+    tensors: Tensors
+    size: int
+
+
+def code(coder: Coder, tensors: Tensors, step: float) -> tuple[CodedAdapter, Tensors]:
+    """Code all tensors at `step`: the blocks, and what they decode to.
+
+    Raises:
+        CheckFailedError: if the step is so small that levels overflow the format.
+    """
+    method = coder.method
+    shared_layout = method.shared_layout(coder.config)
+    layouts = {name: method.layout(coder.sites[name], rank, coder.config) for name, rank in tensors.ranks.items()}
+    most = max(coder.max_rank, 1)
+    blocks = [(1, 1, shared_layout, _targets(shared_layout, tensors.shared))]
+    blocks += [(tensors.ranks[n], most, layout, _targets(layout, tensors.modules[n])) for n, layout in layouts.items()]
+    shared, *own = code_as_they_are(blocks, step)
+    found = dict(zip(layouts, own, strict=True))
+    modules = {name: CodedModule(block.chunk, nan, block.numbers) for name, block in found.items()}
+    decoded = Tensors(dict(shared.values), {name: dict(b.values) for name, b in found.items()}, tensors.ranks)
+    return CodedAdapter(CodedShared(shared.chunk, shared.values, shared.numbers), modules), decoded
+
+
+def as_decoded(trained: Mapping[Place, Tensor], step: float) -> dict[Place, Tensor]:
+    """Each tensor as the file's quantiser leaves it.
+
+    Raises:
+        CheckFailedError: as `code`.
+    """
+    values = rounded([tensor.detach() for tensor in trained.values()], step)
+    return dict(zip(trained, values, strict=True))
+
+
+def fill(
+    coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], limit: int, guess: float
+) -> Written:
+    """The smallest step, about, at which the file takes at most `limit` bytes.
+
+    Args:
+        size_of: bytes of the whole file for blocks coded at a step.
+        guess: the step to begin with.
+
+    Raises:
+        CheckFailedError: if no step does.
+    """
+    best: Written | None = None
+    low, high, step = 0.0, 0.0, guess
+    for _ in range(_MOST_TRIES):
+        written = _try(coder, tensors, size_of, round_step(step))
+        if written is not None and written.size <= limit:
+            high = step
+            if best is None or written.step < best.step:
+                best = written
+            if written.size >= _NEAR * limit:
+                break
+        else:
+            low = step
+        if low and high and high / low < _FINE:
+            break
+        step = sqrt(low * high) if low and high else step * _STRIDE if low else step / _STRIDE
+    if best is None:
+        raise CheckFailedError(
+            f"no step was found at which the file takes at most {limit} bytes", hint="allow more bytes, or a lower rank"
+        )
+    return best
+
+
+def _try(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], step: float) -> Written | None:
+    """None where levels overflow."""
+    try:
+        coded, decoded = code(coder, tensors, step)
+    except CheckFailedError:
+        return None
+    return Written(step, coded, decoded, size_of(step, coded))
+
+
+def _targets(layout: Sequence[TensorSpec], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as they are coded: shares of a simplex as whole numbers of its bound."""
+    return {
+        spec.role: (tensors[spec.role].detach() * spec.bound).round().long()
+        if spec.kind == "simplex"
+        else tensors[spec.role].detach()
+        for spec in layout
+    }

@@ -1,0 +1,146 @@
+"""The base model under updates that come from outside, so that gradients reach whatever they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adaptzip.adapter import LoraFactors
+from adaptzip.calibration.layers import Layer
+from adaptzip.calibration.models import Batch, LoadedModel
+from adaptzip.distill.losses import Seen
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""A (rank, in) and B (out, rank) of each module."""
+
+
+@dataclass(eq=False)
+class Guest:
+    """A model whose layers take updates from outside, so that gradients reach what made them.
+
+    Linear layers add the update as two thin products. Everything else, and layers with a DoRA magnitude, has its
+    whole weight put together for each pass.
+
+    Attributes:
+        loaded: the base model with the adapter's extras, without its updates.
+        magnitudes: DoRA magnitudes (out,) by module.
+    """
+
+    loaded: LoadedModel
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, batch: Batch, factors: Factors) -> Tensor:
+        """The model's rows for a batch under updates."""
+        with self.under(factors):
+            return self.loaded(batch)
+
+    def look(self, batch: Batch, factors: Factors, *, hidden: bool = False, modules: bool = False) -> Seen:
+        """The rows, and with `hidden` and `modules` what is inside the model."""
+        outputs: list[Tensor] = []
+        states: list[Tensor] = []
+        with self.under(factors), ExitStack() as stack:
+            if modules:
+                for layer in dict.fromkeys(layer.module for layer in self.loaded.layers.values()):
+                    stack.callback(layer.register_forward_hook(_keeper(outputs)).remove)
+            if hidden:
+                stack.enter_context(_hidden_states(self.loaded.model, states))
+            rows = self.loaded(batch)
+        return Seen(rows, states, outputs)
+
+    @contextmanager
+    def under(self, factors: Factors) -> Iterator[None]:
+        """The updates are on the model within this context."""
+        undo: list[Callable[[], None]] = []
+        whole: dict[tuple[nn.Module, str], Tensor] = {}
+        try:
+            for name, (A, B) in factors.items():
+                layer = self.loaded.layers[name]
+                if name not in self.magnitudes and layer.expert is None and layer.layout in ("linear", "transposed"):
+                    undo.append(layer.module.register_forward_hook(_adder(A, B)).remove)
+                else:
+                    self._gather(whole, name, layer, A, B)
+            for (module, attribute), weight in whole.items():
+                undo.append(_swap(module, attribute, weight))
+            yield
+        finally:
+            for take_back in undo:
+                take_back()
+
+    def _gather(
+        self, whole: dict[tuple[nn.Module, str], Tensor], name: str, layer: Layer, A: Tensor, B: Tensor
+    ) -> None:
+        attribute = next(key for key, value in layer.module.named_parameters(recurse=False) if value is layer.parameter)
+        place = (layer.module, attribute)
+        weight = whole.get(place, layer.parameter)
+        update = layer.as_weight(B @ A)
+        if layer.expert is not None:
+            index = torch.tensor([layer.expert], device=weight.device)
+            whole[place] = weight.index_add(0, index, update[None].to(weight))
+        elif name in self.magnitudes:
+            whole[place] = _dora(weight, update, self.magnitudes[name], layer)
+        else:
+            whole[place] = weight + update
+
+
+def _adder(A: Tensor, B: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def add(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        x = arguments[0]
+        return output + functional.linear(functional.linear(x, A.to(x.dtype)), B.to(x.dtype))
+
+    return add
+
+
+def _keeper(found: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
+        found.append(output)
+
+    return keep
+
+
+@contextmanager
+def _hidden_states(model: nn.Module, found: list[Tensor]) -> Iterator[None]:
+    """Collect the hidden states that a transformers model can tell on request."""
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        for key in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
+            found.extend(getattr(output, key, None) or ())
+
+    config: Any = model.config
+    before = config.output_hidden_states
+    config.output_hidden_states = True
+    handle = model.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+        config.output_hidden_states = before
+
+
+def _swap(module: nn.Module, attribute: str, weight: Tensor) -> Callable[[], None]:
+    """Put a tensor in a parameter's place; returns what undoes it."""
+    parameter = module._parameters.pop(attribute)
+    setattr(module, attribute, weight)
+
+    def undo() -> None:
+        delattr(module, attribute)
+        module.register_parameter(attribute, parameter)
+
+    return undo
+
+
+def _dora(weight: Tensor, update: Tensor, magnitude: Tensor, layer: Layer) -> Tensor:
+    """DoRA's weight: the sum with the norm of each output's row replaced; as in the paper the norm has no gradient."""
+    total = layer.as_update(weight + update)
+    norm = total.detach().norm(dim=1, keepdim=True)
+    return layer.as_weight(total * (magnitude.to(total).reshape(-1, 1) / norm))
+
+
+def magnitudes_of(modules: Mapping[str, LoraFactors]) -> dict[str, Tensor]:
+    """DoRA magnitudes of an adapter's modules."""
+    return {name: module.magnitude for name, module in modules.items() if module.magnitude is not None}

@@ -1,0 +1,86 @@
+"""The tensors that a method stores of a whole adapter, while they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptzip.coding.modules import Coder
+from adaptzip.fitting import FittedAdapter
+from adaptzip.gains import divisor
+
+Place = tuple[str, str]
+"""Where a tensor is: its module, or "" where all share it, and its role."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors:
+    """What a method stores of a whole adapter, as it trains.
+
+    Attributes:
+        shared: tensors that all modules share, by role.
+        modules: the tensors of each module that has a rank, by role.
+        ranks: its rank.
+    """
+
+    shared: dict[str, Tensor]
+    modules: dict[str, dict[str, Tensor]]
+    ranks: dict[str, int]
+
+    def items(self) -> Iterator[tuple[Place, Tensor]]:
+        """Every tensor, by module ("" for shared ones) and role."""
+        yield from ((("", role), tensor) for role, tensor in self.shared.items())
+        for name, roles in self.modules.items():
+            yield from (((name, role), tensor) for role, tensor in roles.items())
+
+    def to(self, device: torch.device) -> Tensors:
+        """The same on a device."""
+        return self.replaced({place: tensor.to(device) for place, tensor in self.items()})
+
+    def replaced(self, new: Mapping[Place, Tensor]) -> Tensors:
+        """The same with other tensors in some places."""
+        shared = {role: new.get(("", role), tensor) for role, tensor in self.shared.items()}
+        modules = {
+            name: {role: new.get((name, role), tensor) for role, tensor in roles.items()}
+            for name, roles in self.modules.items()
+        }
+        return Tensors(shared, modules, self.ranks)
+
+
+def start(fitted: FittedAdapter, ranks: Mapping[str, int]) -> Tensors:
+    """The tensors of a fit at these ranks, as they are before any quantisation."""
+    coder, method = fitted.coder, fitted.method
+    shared: dict[str, Tensor] = {}
+    for spec in method.shared_layout(coder.config):
+        shared[spec.role] = method.shared_target(fitted.prepared, spec.role, shared)
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, rank in ranks.items():
+        known = {**shared, **coder.basis_tensors(name)}
+        own: dict[str, Tensor] = {}
+        for spec in method.layout(coder.sites[name], rank, coder.config):
+            target = method.target(fitted.kept[name], spec.role, rank, {**known, **own})
+            own[spec.role] = target.float() / spec.bound if spec.kind == "simplex" else target
+        modules[name] = own
+    return Tensors(shared, modules, dict(ranks))
+
+
+def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
+    """Places of the real tensors: those that gradients reach."""
+    real = {("", spec.role) for spec in coder.method.shared_layout(coder.config) if spec.kind == "real"}
+    for name, rank in tensors.ranks.items():
+        layout = coder.method.layout(coder.sites[name], rank, coder.config)
+        real |= {(name, spec.role) for spec in layout if spec.kind == "real"}
+    return [place for place, _ in tensors.items() if place in real]
+
+
+def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors that the tensors stand for; differentiable in the real ones."""
+    found = {}
+    for name, own in tensors.modules.items():
+        known = {**tensors.shared, **coder.basis_tensors(name), **own}
+        A, B = coder.method.reconstruct(known, coder.sites[name], coder.config)
+        found[name] = (A * divisor(gains[name]) if gains.get(name) else A, B)
+    return found
