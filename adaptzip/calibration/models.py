@@ -211,6 +211,11 @@ def _load_with(
 ) -> LoadedModel:
     kind = kind or kind_of(_load_config(base), adapter)
     head = trained_head(adapter)
+    if head is not None and kind not in ("classifier", "tokens"):
+        raise RefusedError(
+            f"the adapter brings the trained head of a classifier, which a model for {kind} has no place for",
+            hint="give the task classifier or tokens, or none",
+        )
     options = {} if head is None or kind not in ("classifier", "tokens") else {"num_labels": head.shape[0]}
     model, missing = _load_model(base, kind, options)
     lacking = sorted(missing - _covered(missing, adapter))
