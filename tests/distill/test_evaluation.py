@@ -18,7 +18,7 @@ from adaptzip.calibration.rows import compare_logits, summed_loss
 from adaptzip.distill import evaluation
 from adaptzip.distill.data import Example, batches, encode, read_examples
 from adaptzip.distill.evaluation import NOTHING, TEACHER, Evaluation, Score, evaluate, outputs, score, teacher_outputs
-from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, UsageError
+from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, RefusedError, UsageError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, save
 from tests.distill.evaluation_cases import LABELS, causal, classifier, ids_of, logits_by_peft, weakened, write_rows
@@ -77,6 +77,39 @@ def test_a_language_model_is_scored_by_its_next_tokens(tmp_path: Path) -> None:
     assert found.rows["half"].kl == pytest.approx(distance, rel=1e-4)
     gain = (losses["half"] - losses[NOTHING]) / (losses[TEACHER] - losses[NOTHING])
     assert found.gain("half") == pytest.approx(gain, rel=1e-3)
+
+
+def test_labels_of_words(tmp_path: Path) -> None:
+    base = save(tiny_peft.bert_tokens, tmp_path / "base-model")
+    config = {"task_type": "TOKEN_CLS", "r": 3, "lora_alpha": 6, "target_modules": ["query", "value"]}
+    tiny_peft.train(tiny_peft.bert_tokens(), tmp_path / "my-adapter", **config)
+    names = ("O", "NAME", "PLACE")
+    labels = [[(place + len(text)) % 3 for place in range(len(text.split()))] for text in TEXTS]
+    examples = [Example(t, " ".join(names[c] for c in row)) for t, row in zip(TEXTS, labels, strict=True)]
+    found = evaluate(base, tmp_path / "my-adapter", {}, examples, batch=4)
+    logits = torch.cat(logits_by_peft(tiny_peft.bert_tokens, tmp_path / "my-adapter"))
+    right = logits.argmax(1) == torch.tensor(sum(labels, []))
+    assert (found.kind, found.metric, found.samples) == ("tokens", "accuracy", len(logits))
+    assert found.rows[TEACHER].metric == pytest.approx(float(right.double().mean()))
+    bare = torch.cat(logits_by_peft(tiny_peft.bert_tokens, weakened(tmp_path / "my-adapter", 0.0)))
+    assert found.rows[NOTHING].kl == pytest.approx(kl(logits, bare), rel=1e-4)
+
+
+def test_target_texts(tmp_path: Path) -> None:
+    base = save(tiny_peft.t5, tmp_path)
+    teacher = adapter(tiny_peft.t5(), ".q", ".v")
+    examples = [Example(text, text[::-1]) for text in TEXTS]
+    found = evaluate(base, teacher, {}, examples, batch=4, kind="seq2seq")
+    model = load_bare(base, teacher, CPU, "seq2seq").model
+    loss = tokens = 0.0
+    with torch.no_grad():
+        for text in TEXTS:
+            targets = ids_of(text[::-1])
+            loss += float(model(input_ids=ids_of(text), labels=targets).loss) * targets.numel()
+            tokens += targets.numel()
+    assert (found.kind, found.metric, found.samples) == ("seq2seq", "loss", tokens)
+    assert found.rows[NOTHING].metric == pytest.approx(loss / tokens, rel=1e-5)
+    assert found.rows[TEACHER].metric != pytest.approx(loss / tokens, rel=1e-3)
 
 
 def test_an_encoder_has_the_angle_alone(tmp_path: Path) -> None:
@@ -219,6 +252,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         evaluate(base, teacher, {"six": replace(teacher, extras=wider)}, UNLABELLED)
     with pytest.raises(UsageError, match="'teacher' is the name of a row"):
         evaluate(base, teacher, {TEACHER: teacher}, UNLABELLED)
+    with pytest.raises(RefusedError, match="trained head of a classifier, which a model for causal has no place for"):
+        evaluate(base, teacher, {}, UNLABELLED, kind="causal")
     with pytest.raises(CheckFailedError, match="none of the texts has a token"):
         evaluate(base, teacher, {}, (Example(""),))
     with pytest.raises(CheckpointError, match="'spam'"):
