@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ _NO_STEP = 1e-9
 _INDEX_BYTES = 2
 """What a module's entry in the index takes, about."""
 _BYTE_TOLERANCE = 0.006
+_REMEMBERED = 4
+"""Outcomes of a search that are kept."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class RateControl:
         extras_size: what extras take of that.
         caps: largest rank of each module, where a parameter budget sets it.
         cut: share of |dW|^2 that is left out at every step.
+        seen: outcomes of late, by step and ranks.
     """
 
     fitted: FittedAdapter
@@ -79,6 +83,7 @@ class RateControl:
     caps: Mapping[str, int] | None = None
     cut: float = 0.0
     progress: Progress | None = None
+    seen: dict[Any, Outcome] = field(default_factory=dict, init=False)
 
     def meet(self, limits: Limits) -> Outcome:
         """The best outcome within the limits: the smallest file for an error, else the smallest error for a size.
@@ -188,9 +193,18 @@ class RateControl:
             return self._distortion(error / self.fitted.energy) if rising else self.fixed_size + size
 
         def measure(step: float) -> Outcome:
-            return self._measure(round_step(step), ranks_at(step))
+            return self._once(round_step(step), ranks_at(step))
 
         return search(measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance)
+
+    def _once(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        """`_measure`, where the search comes back to a step without coding it again."""
+        key = (step, tuple(sorted(ranks.items())))
+        if key not in self.seen:
+            while len(self.seen) >= _REMEMBERED:
+                self.seen.pop(next(iter(self.seen)))
+            self.seen[key] = self._measure(step, ranks)
+        return self.seen[key]
 
     def _measure(self, step: float, ranks: Mapping[str, int]) -> Outcome:
         """A step's size and error, exact, or scaled up from the sample.

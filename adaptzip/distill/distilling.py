@@ -24,6 +24,7 @@ from adaptzip.distill.machines import Machines, find_machines
 from adaptzip.distill.student import Factors, Guest, magnitudes_of
 from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
+from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
 from adaptzip.sources import read
 
@@ -188,7 +189,7 @@ def distill(
     teacher: str | Path | Adapter,
     base: str | Path,
     data: str | Path | Sequence[Example],
-    to: str = "svd",
+    to: str = REFERENCE,
     budget: str | Budget | None = None,
     kind: Kind | None = None,
     schedule: Schedule | None = None,
