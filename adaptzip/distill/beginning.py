@@ -26,7 +26,7 @@ from adaptzip.jobs import Job, Request, load_source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
-_BITS = 5.0
+_BITS = 2.4
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
 
 

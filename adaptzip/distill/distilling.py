@@ -21,6 +21,7 @@ from adaptzip.distill.evaluation import Score, metric_name, score
 from adaptzip.distill.lessons import Teacher, order
 from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, train
 from adaptzip.distill.machines import Machines, find_machines
+from adaptzip.distill.quantising import Written
 from adaptzip.distill.student import Factors, Guest, magnitudes_of
 from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
@@ -35,6 +36,9 @@ _SLACK = 3
 """Bytes that one number of the report may come out longer than foreseen."""
 _LONGEST = 0.1234567
 _SELF_TEXTS = 512
+
+Parts = Callable[[float, CodedAdapter], dict[str, int]]
+"""Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,11 @@ class Setup:
     """Everything that training needs, loaded.
 
     Attributes:
-        zero: no update at all.
+        rows: scores on the held-out texts, of "none" and "teacher".
+        metric: "accuracy" or "loss"; None without labels.
+        teacher: the adapter itself.
+        texts, held_out: how many texts are trained on, and how many are not.
+        parts: bytes of the file by part.
     """
 
     beginning: Beginning
@@ -97,6 +105,7 @@ class Setup:
     teacher: Adapter
     texts: int
     held_out: int
+    parts: Parts
 
 
 def prepare(
@@ -137,6 +146,7 @@ def prepare(
         lessons.keep(_needed(lessons, schedule), schedule.batch)
     counts = (len(train_on), len(kept))
     numbers = sum(t.numel() for place, t in beginning.tensors.items() if place in set(beginning.trained))
+    parts = _parts_of(beginning, counts, schedule)
     problem = Problem(
         beginning.coder,
         beginning.gains,
@@ -144,7 +154,7 @@ def prepare(
         lessons,
         held,
         answers,
-        _size_of(beginning, counts, schedule),
+        lambda step, coded: sum(parts(step, coded).values()),
         beginning.limit,
         even_scale(_energy(original), numbers),
     )
@@ -156,6 +166,7 @@ def prepare(
     return Setup(
         beginning, problem, schedule, machines, rows, metric_name(loaded.kind) if labelled else None, original,
         *counts,
+        parts,
     )  # fmt: skip
 
 
@@ -180,6 +191,12 @@ def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
     return Distilled(compressed, rows, setup.metric, state.step, state.best_step, state.seconds, complete)
+
+
+def adapter_of(setup: Setup, written: Written) -> Adapter:
+    """The adapter that coded tensors stand for, with the teacher's extras."""
+    compressed = _assembled(setup.beginning, written.step, written.coded, {})
+    return reconstruct(compressed, **setup.beginning.found)
 
 
 def distill(
@@ -284,8 +301,8 @@ def _energy(adapter: Adapter) -> float:
     return sum(float(m.svd()[1].double().square().sum()) for m in adapter.modules.values())
 
 
-def _size_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) -> Callable[[float, CodedAdapter], int]:
-    """Bytes of the whole file, with a report as long as it may become."""
+def _parts_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) -> Parts:
+    """Bytes of a file by part, with a report as long as it may become."""
     row = [_LONGEST, _LONGEST, _LONGEST]
     told = {
         "held_out": texts[1],
@@ -296,10 +313,10 @@ def _size_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) -
         "texts": texts[0],
     }
 
-    def size(step: float, coded: CodedAdapter) -> int:
-        return writer.size(_assembled(beginning, step, coded, told))
+    def parts(step: float, coded: CodedAdapter) -> dict[str, int]:
+        return writer.sizes(_assembled(beginning, step, coded, told))
 
-    return size
+    return parts
 
 
 def _assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapping[str, Any]) -> Compressed:

@@ -1,0 +1,264 @@
+"""What distillation is worth: the share of the teacher's gain that a file of a few bytes keeps, fitted and trained.
+
+Three teachers: the TREC classifier of the material, the language-identification fixture, and a LoRA that is trained
+here on the story model of the material. Each file is trained on texts that the measured ones are not among; a tenth of
+those decides the best step. gain = (metric - without adapter) / (teacher - without adapter), for a loss likewise.
+Beside each file are the fit it started from at the same bytes, and the reference method's fit at the same bytes.
+
+Bytes are those of all streams without header and classifier head (trec), or the whole file without the head (langid,
+stories), as the bars count them. Runs that were made before are taken from --results, so that a table can grow.
+
+    python -m benchmarks.distillation [CASE ...] [--method NAME] [--material FOLDER] [--results FILE] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import adaptzip
+from adaptzip.adapter import Adapter
+from adaptzip.container import writer
+from adaptzip.distill.data import Example
+from adaptzip.distill.distilling import DataOptions, adapter_of, finish, prepare
+from adaptzip.distill.evaluation import evaluate
+from adaptzip.distill.loop import Schedule, begin, train
+from adaptzip.fitting import CodedAdapter
+from adaptzip.jobs import Request
+from adaptzip.methods import REFERENCE
+from adaptzip.reconstruction import reconstruct
+from benchmarks import page, stories_adapter
+from fixtures.langid import base_model_folder, load_rows
+
+ROOT = Path(__file__).parent.parent
+MATERIAL = ROOT / ".." / "shared" / "material"
+MINUTES = 15
+HEAD = [
+    "method",
+    "bytes",
+    "share of fp16",
+    "gain: svd fitted",
+    "gain: fitted",
+    "gain: distilled",
+    "bar",
+    "KL",
+    "minutes",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file: the method, its bytes, its options, how long it is trained, and the gain it should keep."""
+
+    method: str
+    bytes: int
+    gain: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 1000
+    rate: float = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A teacher, its data, and the runs.
+
+    Attributes:
+        header: whether the header counts among the bytes.
+    """
+
+    base: Path
+    teacher: Adapter | Path
+    train: Sequence[Example]
+    test: Sequence[Example]
+    max_tokens: int
+    header: bool
+    runs: Sequence[Run]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run and what came of it."""
+
+    case: str
+    method: str
+    allowed: int
+    bytes: int
+    half_bytes: int
+    reference_gain: float
+    fitted_gain: float
+    gain: float
+    bar: float | None
+    kl: float
+    minutes: float
+    numbers: int
+
+    @property
+    def met(self) -> bool:
+        better = self.gain > max(self.fitted_gain, self.reference_gain)
+        return better and self.minutes <= MINUTES and (self.bar is None or self.gain >= self.bar)
+
+
+def trec(material: Path) -> Case:
+    """The adapter's own split: its first 1,000 rows were never trained on."""
+    lines = (material / "data" / "trec" / "train_5500.label").read_text(encoding="latin-1").splitlines()
+    random.Random(0).shuffle(lines)
+    classes = sorted({line.split(":")[0] for line in lines})
+    rows = [Example(line.split(" ", 1)[1], str(classes.index(line.split(":")[0]))) for line in lines]
+    runs = [
+        Run(REFERENCE, 1500, 0.98),
+        Run(REFERENCE, 600, 0.90),
+        Run("lora-xs", 2000, 0.97, rate=0.1),
+        Run("lora-sb", 2000, rate=0.1),
+        Run("vblora", 3000, 0.95),
+        Run("loretta", 3000, 0.95),
+    ]
+    teacher = material / "adapters" / "minilm-trec-r8"
+    return Case(base_model_folder(), teacher, rows[1000:], rows[:1000], 48, False, runs)
+
+
+def langid(material: Path) -> Case:
+    rows = load_rows()
+    train_on, test = ([Example(row.text, str(row.label)) for row in part] for part in (rows.train, rows.held_out))
+    teacher = ROOT / "fixtures" / "langid-minilm-r16"
+    half = _half_bytes(adaptzip.read(teacher))
+    runs = [Run(REFERENCE, half // 200, 0.98), Run(REFERENCE, half // 500, 0.92), Run(REFERENCE, half // 1000, 0.90)]
+    return Case(base_model_folder(), teacher, train_on, test, 48, True, runs)
+
+
+def stories(material: Path) -> Case:
+    base = material / "models" / "stories260k" / "hf"
+    text = (material / "data" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    pieces = [text[i : i + 400] for i in range(0, len(text), 400)]
+    teacher = stories_adapter.train(base, pieces[:375])
+    train_on, test = ([Example(piece) for piece in part] for part in (pieces[:2000], pieces[-150:]))
+    runs = [Run(REFERENCE, _half_bytes(teacher) // 50, 0.95)]
+    return Case(base, teacher, train_on, test, 128, True, runs)
+
+
+CASES: dict[str, Callable[[Path], Case]] = {"trec": trec, "langid": langid, "stories": stories}
+
+
+def measure(name: str, case: Case, run: Run) -> Row:
+    """Fit, train and score one file, and the reference's fit at its bytes."""
+    teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
+    fixed = _fixed(case)
+    began = time.monotonic()
+    schedule = Schedule(steps=run.steps, rate=run.rate)
+    setup = prepare(
+        None,
+        teacher=case.teacher,
+        base=case.base,
+        data=case.train,
+        request=Request(run.method, f"{fixed + run.bytes}B", base=case.base, options=run.options),
+        schedule=schedule,
+        options=DataOptions(max_tokens=case.max_tokens),
+    )
+
+    def size_of(step: float, coded: CodedAdapter) -> int:
+        return _counted(setup.parts(step, coded), header=case.header)
+
+    problem = replace(setup.problem, size_of=size_of, limit=run.bytes)
+    setup = replace(setup, problem=problem)
+    state = begin(problem, setup.beginning.step)
+    fitted = problem.fill(setup.beginning.tensors, setup.beginning.step)
+    train(problem, schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
+    made = finish(setup, state)
+    minutes = (time.monotonic() - began) / 60
+    size = _counted(writer.sizes(made.compressed), header=case.header)
+    students = {
+        "svd": reconstruct(adaptzip.compress(case.teacher, to=REFERENCE, budget=f"{fixed + run.bytes}B")),
+        "fitted": adapter_of(setup, fitted),
+        "distilled": reconstruct(made.compressed, base=case.base),
+    }
+    found = evaluate(case.base, teacher, students, case.test, batch=64, max_tokens=case.max_tokens)
+    reference_gain, fitted_gain, gain = (found.gain(row) or 0.0 for row in students)
+    kl = found.rows["distilled"].kl or 0.0
+    numbers = made.compressed.provenance.parameters
+    return Row(
+        name, run.method, run.bytes, size, _half_bytes(teacher), reference_gain, fitted_gain, gain, run.gain, kl,
+        minutes, numbers,
+    )  # fmt: skip
+
+
+def _fixed(case: Case) -> int:
+    """Bytes of the parts that are not counted, in a file of the reference method."""
+    parts = writer.sizes(adaptzip.compress(case.teacher, to=REFERENCE, budget="1MB"))
+    return sum(parts.values()) - _counted(parts, header=case.header)
+
+
+def _counted(parts: Mapping[str, int], *, header: bool) -> int:
+    """Bytes without the extras, and without the header unless that counts."""
+    left_out = {"extras"} if header else {"extras", "header"}
+    return sum(size for part, size in parts.items() if part not in left_out)
+
+
+def _half_bytes(adapter: Adapter) -> int:
+    """Bytes of the factors in fp16."""
+    return 2 * adapter.parameters
+
+
+def rows_of(results: Path | None) -> list[Row]:
+    """The runs in a file of results; none where there is no such file."""
+    if results is None or not results.exists():
+        return []
+    return [Row(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one case."""
+    lines = [
+        [
+            row.method,
+            f"{row.bytes:,}",
+            f"1/{row.half_bytes / row.bytes:.0f}",
+            *(f"{100 * gain:.1f} %" for gain in (row.reference_gain, row.fitted_gain, row.gain)),
+            "-" if row.bar is None else f"{100 * row.bar:.0f} %",
+            f"{row.kl:.3f}",
+            f"{row.minutes:.1f}",
+        ]
+        for row in rows
+    ]
+    return page.table(HEAD, lines)
+
+
+def main() -> None:
+    """Run what is asked for, print the tables, and write them where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"among {', '.join(CASES)} (default: all)")
+    parser.add_argument("--method", help="runs of this method alone")
+    parser.add_argument("--material", type=Path, default=MATERIAL)
+    parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.cases) - CASES.keys())
+    if unknown:
+        parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
+    done = rows_of(arguments.results)
+    failed = False
+    for name in arguments.cases or CASES:
+        case = CASES[name](arguments.material)
+        rows = []
+        for run in case.runs:
+            known = [r for r in done if (r.case, r.method, r.allowed) == (name, run.method, run.bytes)]
+            if not known and arguments.method in (None, run.method):
+                known = [measure(name, case, run)]
+                if arguments.results:
+                    with arguments.results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(known[0])) + "\n")
+            rows += known[-1:]
+        print(f"{name}\n\n{table(rows)}", flush=True)
+        failed |= not all(row.met for row in rows)
+        if arguments.write:
+            page.put(f"distillation-{name}", table(rows))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
