@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 class Guest:
     """A model whose layers take updates from outside, so that gradients reach what made them.
 
-    Linear layers add the update as two thin products. Everything else, and layers with a DoRA magnitude, has its
-    whole weight put together for each pass.
+    Linear layers add the update as two thin products. Everything else, layers with a DoRA magnitude, and weights that
+    several layers share, have the whole weight put together for each pass, as it is in a merged model.
 
     Attributes:
         loaded: the base model with the adapter's extras, without its updates.
@@ -57,35 +58,48 @@ class Guest:
     def under(self, factors: Factors) -> Iterator[None]:
         """The updates are on the model within this context."""
         undo: list[Callable[[], None]] = []
-        whole: dict[tuple[nn.Module, str], Tensor] = {}
+        whole: dict[nn.Parameter, Tensor] = {}
         try:
             for name, (A, B) in factors.items():
                 layer = self.loaded.layers[name]
-                if name not in self.magnitudes and layer.expert is None and layer.layout in ("linear", "transposed"):
-                    undo.append(layer.module.register_forward_hook(_adder(A, B)).remove)
+                if self._thin(name, layer):
+                    if len(A):
+                        undo.append(layer.module.register_forward_hook(_adder(A, B)).remove)
                 else:
-                    self._gather(whole, name, layer, A, B)
-            for (module, attribute), weight in whole.items():
-                undo.append(_swap(module, attribute, weight))
+                    whole[layer.parameter] = self._changed(whole.get(layer.parameter, layer.parameter), name, A, B)
+            for parameter, weight in whole.items():
+                undo += [_swap(module, attribute, weight) for module, attribute in self._places[parameter]]
             yield
         finally:
             for take_back in undo:
                 take_back()
 
-    def _gather(
-        self, whole: dict[tuple[nn.Module, str], Tensor], name: str, layer: Layer, A: Tensor, B: Tensor
-    ) -> None:
-        attribute = next(key for key, value in layer.module.named_parameters(recurse=False) if value is layer.parameter)
-        place = (layer.module, attribute)
-        weight = whole.get(place, layer.parameter)
+    def _thin(self, name: str, layer: Layer) -> bool:
+        plain = layer.expert is None and layer.layout in ("linear", "transposed")
+        return plain and name not in self.magnitudes and len(self._places[layer.parameter]) == 1
+
+    @cached_property
+    def _places(self) -> Mapping[nn.Parameter, list[tuple[nn.Module, str]]]:
+        """Where the layers' weights are used: tied ones at several places."""
+        places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {
+            layer.parameter: [] for layer in self.loaded.layers.values()
+        }
+        for module in self.loaded.model.modules():
+            for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+                if parameter in places:
+                    places[parameter].append((module, attribute))
+        return places
+
+    def _changed(self, weight: Tensor, name: str, A: Tensor, B: Tensor) -> Tensor:
+        """A weight with one module's update."""
+        layer = self.loaded.layers[name]
         update = layer.as_weight(B @ A)
         if layer.expert is not None:
             index = torch.tensor([layer.expert], device=weight.device)
-            whole[place] = weight.index_add(0, index, update[None].to(weight))
-        elif name in self.magnitudes:
-            whole[place] = _dora(weight, update, self.magnitudes[name], layer)
-        else:
-            whole[place] = weight + update
+            return weight.index_add(0, index, update[None].to(weight))
+        if name in self.magnitudes:
+            return _dora(weight, update, self.magnitudes[name], layer)
+        return weight + update
 
 
 def _adder(A: Tensor, B: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
@@ -96,9 +110,10 @@ def _adder(A: Tensor, B: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return add
 
 
-def _keeper(found: list[Tensor]) -> Callable[[nn.Module, Any, Tensor], None]:
-    def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
-        found.append(output)
+def _keeper(found: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        # Layers that stack experts may put out their routing as well.
+        found.append(output[0] if isinstance(output, tuple) else output)
 
     return keep
 
