@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adaptzip.calibration.models import Batch, LoadedModel
+from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.distill.data import Encoded, collate
-from adaptzip.distill.losses import Seen
+from adaptzip.distill.losses import Counts, Seen
 from adaptzip.distill.student import Factors, Guest
 
 _SORTED_TOGETHER = 32
@@ -68,24 +68,36 @@ class Teacher:
         with torch.no_grad():
             return self.guest.look(batch, self.factors, hidden=hidden, modules=modules)
 
+    def counts(self, indices: Sequence[int]) -> Counts:
+        """Of the texts with these indices."""
+        texts = [self.texts[i] for i in indices]
+        return Counts(
+            sum(row_count(self.loaded.kind, text) for text in texts),
+            sum(label_count(self.loaded.kind, text) for text in texts),
+        )
+
     def keep(self, indices: Sequence[int], size: int) -> None:
         """Ask about these texts now and remember the answers, unless they take more than `KEPT_BYTES`."""
         by_length = sorted(set(indices), key=lambda i: (len(self.texts[i].ids), i))
+        counts = {i: row_count(self.loaded.kind, self.texts[i]) for i in by_length}
         for first in range(0, len(by_length), size):
             part = by_length[first : first + size]
-            batch = self.batch(part)
             with torch.no_grad():
-                rows = self.guest(batch, self.factors).cpu()
-            if first == 0 and rows.nbytes * len(by_length) > KEPT_BYTES * len(part):
+                rows = self.guest(self.batch(part), self.factors).cpu()
+            if first == 0 and rows[0].nbytes * sum(counts.values()) > KEPT_BYTES:
                 return
-            counts = row_counts(self.loaded, batch)
-            self.kept |= dict(zip(part, torch.split(rows, counts), strict=True))
+            self.kept |= dict(zip(part, torch.split(rows, [counts[i] for i in part]), strict=True))
 
 
-def row_counts(loaded: LoadedModel, batch: Batch) -> list[int]:
-    """Rows that each text of a batch has in the model's output."""
-    if loaded.kind in ("classifier", "encoder"):
-        return [1] * len(batch.ids)
-    if loaded.kind == "seq2seq" and batch.labels is not None:
-        return (batch.labels >= 0).sum(1).tolist()
-    return batch.mask.sum(1).tolist()
+def row_count(kind: Kind, text: Encoded) -> int:
+    """Rows that a text has in a model's output."""
+    if kind in ("classifier", "encoder"):
+        return 1
+    return len(text.labels if kind == "seq2seq" and text.labels else text.ids)
+
+
+def label_count(kind: Kind, text: Encoded) -> int:
+    """Rows of a text that have a label (`LoadedModel.rows_labels`)."""
+    if kind == "causal":
+        return len(text.ids) - 1
+    return 0 if kind == "encoder" else sum(label != NO_LABEL for label in text.labels)

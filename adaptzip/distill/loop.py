@@ -15,8 +15,8 @@ from adaptzip.calibration.models import Batch
 from adaptzip.coding.modules import Coder
 from adaptzip.distill.evaluation import Score, score
 from adaptzip.distill.lessons import Teacher, order
-from adaptzip.distill.losses import LossWeights, loss
-from adaptzip.distill.machines import Machines
+from adaptzip.distill.losses import Counts, LossWeights, loss
+from adaptzip.distill.machines import Machines, out_of_memory
 from adaptzip.distill.quantising import Written, as_decoded, fill
 from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
 from adaptzip.errors import CheckFailedError
@@ -210,15 +210,15 @@ class _Run:
             group["lr"] = schedule.rate * self.problem.scale * _rate(state.step, schedule.steps)
         self.adam.zero_grad(set_to_none=True)
         own = self.machines.share(indices) or indices[:1]
+        whole = self.problem.teacher.counts(own)
         size = schedule.micro or len(own)
         # What the quantiser makes of the tensors gets their gradient: a straight-through estimator.
         values = as_decoded(self.trained, state.quantiser) if self.quantised else self.trained
         leaves = {place: value.detach().clone().requires_grad_() for place, value in values.items()}
         total = agreed = 0.0
         for first in range(0, len(own), size):
-            part = own[first : first + size]
-            value, agreement = self._learn(part, leaves, len(part) / len(own))
-            total, agreed = total + value, agreed + agreement * len(part) / len(own)
+            value, agreement = self._learn(own[first : first + size], leaves, whole)
+            total, agreed = total + value, agreed + agreement
         if not isfinite(total):
             raise CheckFailedError(
                 f"step {state.step + 1}: the loss is {total}",
@@ -234,28 +234,32 @@ class _Run:
         state.loss = weight * state.loss + (1 - weight) * total
         state.agreement = weight * state.agreement + (1 - weight) * agreed
 
-    def _learn(self, indices: list[int], leaves: Mapping[Place, Tensor], share: float) -> tuple[float, float]:
-        """Add one part's gradients to the leaves; returns its share of the loss, and the share of equal decisions."""
+    def _learn(self, indices: list[int], leaves: Mapping[Place, Tensor], whole: Counts) -> tuple[float, float]:
+        """Add one part's gradients to the leaves; returns what it adds to the loss and to the share of equal decisions.
+
+        Args:
+            whole: of the batch.
+        """
         problem, weights = self.problem, self.schedule.weights
         teacher = problem.teacher
         batch = teacher.batch(indices)
         look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
         try:
+            factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
             with self.machines.half():
                 theirs = teacher.answer(indices, batch, **look)
-                factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
                 ours = teacher.guest.look(batch, factors, **look)
-            value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), batch.mask)
-            (value * share).backward()  # type: ignore[no-untyped-call]
+            value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), whole)
+            value.backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise CheckFailedError(
                 f"out of memory with {len(indices)} texts at once",
                 hint=f"try --micro-batch {max(1, len(indices) // 2)}, or a smaller --max-tokens",
             ) from error
         same = theirs.rows.argmax(1) == ours.rows.detach().argmax(1)
-        return float(value.detach()) * share, float(same.float().mean())
+        return float(value.detach()), int(same.sum()) / whole.rows
 
     def tensors(self, trained: Mapping[Place, Tensor]) -> Tensors:
         return self.problem.tensors.replaced(trained)
@@ -288,10 +292,6 @@ def _rate(step: int, steps: int) -> float:
     """Share of the learning rate at a step: a short rise, then half a cosine."""
     rise = min(1.0, (step + 1) / _WARM_UP)
     return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * step / steps)))
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def even_scale(energy: float, numbers: int) -> float:

@@ -9,10 +9,8 @@ from math import isfinite
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.calibration.models import Kind
-from adaptzip.errors import UsageError
-
-NO_LABEL = -100
+from adaptzip.calibration.models import NO_LABEL, Kind
+from adaptzip.errors import RefusedError, UsageError
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class Seen:
 
     Attributes:
         rows: its rows (`LoadedModel`).
-        hidden: hidden states, each (texts, tokens, hidden); empty where nobody looks.
-        modules: outputs of the adapter's modules, in one order.
+        hidden: hidden states, each (tokens, hidden) of tokens that are no padding; empty where nobody looks.
+        modules: outputs of the adapter's modules, likewise, in one order.
     """
 
     rows: Tensor
@@ -65,20 +63,43 @@ class Seen:
     modules: Sequence[Tensor] = ()
 
 
-def loss(kind: Kind, weights: LossWeights, teacher: Seen, student: Seen, labels: Tensor | None, mask: Tensor) -> Tensor:
-    """The weighted sum, a mean over rows.
+@dataclass(frozen=True)
+class Counts:
+    """What the means of a batch are taken over, of which only a part may be run at once.
+
+    Attributes:
+        rows: its rows.
+        labels: rows that have a label.
+    """
+
+    rows: int
+    labels: int
+
+
+def loss(
+    kind: Kind, weights: LossWeights, teacher: Seen, student: Seen, labels: Tensor | None, whole: Counts
+) -> Tensor:
+    """What some rows of a batch add to its weighted loss.
+
+    The distributions and the labels are averaged over the whole batch, so that it does not matter in which parts it is
+    run. Activations count by their error relative to that of the rows they are run with.
 
     Args:
         labels: of each row, `NO_LABEL` where it has none; None without labels.
-        mask: (texts, tokens) bool: tokens that are no padding.
+        whole: of the batch.
+
+    Raises:
+        RefusedError: if the model does not put out what is to be matched.
     """
-    total = weights.kl * _apart(kind, teacher.rows, student.rows, weights.temperature)
+    share = len(student.rows) / whole.rows
+    total = weights.kl * _apart(kind, teacher.rows.float(), student.rows.float(), weights.temperature) * share
     if weights.hidden:
-        total = total + weights.hidden * _mean_relative(teacher.hidden, student.hidden, mask)
+        total = total + weights.hidden * share * _mean_relative("hidden states", teacher.hidden, student.hidden)
     if weights.modules:
-        total = total + weights.modules * _mean_relative(teacher.modules, student.modules, mask)
-    if weights.labels and labels is not None and bool((labels != NO_LABEL).any()):
-        total = total + weights.labels * functional.cross_entropy(student.rows, labels, ignore_index=NO_LABEL)
+        total = total + weights.modules * share * _mean_relative("module outputs", teacher.modules, student.modules)
+    if weights.labels and labels is not None and whole.labels:
+        summed = functional.cross_entropy(student.rows.float(), labels, ignore_index=NO_LABEL, reduction="sum")
+        total = total + weights.labels * summed / whole.labels
     return total
 
 
@@ -90,10 +111,12 @@ def _apart(kind: Kind, teacher: Tensor, student: Tensor, temperature: float) -> 
     return functional.kl_div(q, p, log_target=True, reduction="batchmean") * temperature**2
 
 
-def _mean_relative(teacher: Sequence[Tensor], student: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """|y - y'|^2 / |y|^2 over tokens that are no padding, averaged over tensors."""
+def _mean_relative(what: str, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """|y - y'|^2 / |y|^2, averaged over tensors."""
+    if not student:
+        raise RefusedError(f"the model puts out no {what} to be matched", hint="leave this loss out")
     shares = []
     for ours, theirs in zip(student, teacher, strict=True):
-        kept = mask.unsqueeze(-1) if theirs.ndim == mask.ndim + 1 and theirs.shape[:2] == mask.shape else 1.0
-        shares.append(((ours - theirs) * kept).square().sum() / (theirs * kept).square().sum().clamp(min=1e-12))
+        energy = theirs.float().square().sum().clamp(min=1e-12)
+        shares.append((ours.float() - theirs.float()).square().sum() / energy)
     return sum(shares[1:], shares[0]) / len(shares)

@@ -14,6 +14,9 @@ from torch import Tensor
 from adaptzip.errors import RefusedError
 from adaptzip.linalg import choose_device
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What torch says of a processor's memory, and CUDA's libraries of theirs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Machines:
@@ -76,3 +79,8 @@ def find_machines(device: str) -> Machines:
         ) from error
     accelerator = Accelerator(cpu=device == "cpu")
     return Machines(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is what an error means."""
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _NO_MEMORY)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from adaptzip.adapter import LoraFactors
 from adaptzip.calibration.layers import Layer
-from adaptzip.calibration.models import Batch, LoadedModel
+from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel
 from adaptzip.distill.losses import Seen
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -44,7 +44,7 @@ class Guest:
     def look(self, batch: Batch, factors: Factors, *, hidden: bool = False, modules: bool = False) -> Seen:
         """The rows, and with `hidden` and `modules` what is inside the model."""
         outputs: list[Tensor] = []
-        states: list[Tensor] = []
+        states: list[tuple[str, Tensor]] = []
         with self.under(factors), ExitStack() as stack:
             if modules:
                 for layer in dict.fromkeys(layer.module for layer in self.loaded.layers.values()):
@@ -52,7 +52,9 @@ class Guest:
             if hidden:
                 stack.enter_context(_hidden_states(self.loaded.model, states))
             rows = self.loaded(batch)
-        return Seen(rows, states, outputs)
+        written = batch.targets != NO_LABEL
+        kept = [_real(state, written if key.startswith("decoder") else batch.mask) for key, state in states]
+        return Seen(rows, kept, [_real(output, batch.mask, written) for output in outputs])
 
     @contextmanager
     def under(self, factors: Factors) -> Iterator[None]:
@@ -119,22 +121,27 @@ def _keeper(found: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
 
 
 @contextmanager
-def _hidden_states(model: nn.Module, found: list[Tensor]) -> Iterator[None]:
-    """Collect the hidden states that a transformers model can tell on request."""
+def _hidden_states(model: nn.Module, found: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Collect the hidden states that a transformers model can tell on request, and what it calls them."""
+
+    def ask(module: nn.Module, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, {**options, "output_hidden_states": True}
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
         for key in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
-            found.extend(getattr(output, key, None) or ())
+            found.extend((key, state) for state in getattr(output, key, None) or ())
 
-    config: Any = model.config
-    before = config.output_hidden_states
-    config.output_hidden_states = True
-    handle = model.register_forward_hook(keep)
-    try:
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(ask, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(keep).remove)
         yield
-    finally:
-        handle.remove()
-        config.output_hidden_states = before
+
+
+def _real(states: Tensor, *masks: Tensor) -> Tensor:
+    """(tokens, width) of the tokens that are no padding by the first mask that fits; all where none does."""
+    fitting = (mask for mask in masks if states.ndim == 3 and states.shape[:2] == mask.shape)
+    mask = next(fitting, None)
+    return states if mask is None else states[mask]
 
 
 def _swap(module: nn.Module, attribute: str, weight: Tensor) -> Callable[[], None]:
