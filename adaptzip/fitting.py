@@ -143,6 +143,14 @@ class FittedAdapter:
             bits += self.method.predict_shared(self.prepared, self.config, step)
         return bits / 8, error
 
+    def fits(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """The fits of these modules, made again where they are too many to keep."""
+        if self.kept:
+            yield from ((name, self.kept[name]) for name in names)
+            return
+        for part in _over_batches(self._fit, names, self.adapter.modules, self.context.device):
+            yield from part.items()
+
     def code(
         self, step: float, ranks: Mapping[str, int], names: Sequence[str], progress: Progress | None = None
     ) -> CodedAdapter:

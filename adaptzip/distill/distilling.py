@@ -292,7 +292,6 @@ def _teacher_factors(adapter: Adapter, device: torch.device) -> dict[str, Any]:
     return {
         name: (m.A.to(device, torch.float32) * m.scaling, m.B.to(device, torch.float32))
         for name, m in adapter.modules.items()
-        if m.A.numel() and m.B.numel()
     }
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_as_they_are, rounded
 from adaptzip.compressed import TensorSpec
-from adaptzip.distill.tensors import Place, Tensors
+from adaptzip.distill.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
-from adaptzip.limits import round_step
+from adaptzip.limits import FINEST_ERROR, round_step
 
 _NEAR = 0.992
 """A file that fills this share of its budget is large enough."""
@@ -71,35 +71,46 @@ def as_decoded(trained: Mapping[Place, Tensor], step: float) -> dict[Place, Tens
 def fill(
     coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], limit: int, guess: float
 ) -> Written:
-    """The smallest step, about, at which the file takes at most `limit` bytes.
+    """The smallest step, about, at which the file takes at most `limit` bytes, and not finer than is of any use.
 
     Args:
         size_of: bytes of the whole file for blocks coded at a step.
         guess: the step to begin with.
 
     Raises:
-        CheckFailedError: if no step does.
+        CheckFailedError: if no step does, or only one that leaves nothing but zeros.
     """
     best: Written | None = None
-    low, high, step = 0.0, 0.0, guess
+    finest = _finest(coder, tensors)
+    low, high, step = 0.0, 0.0, max(guess, finest)
     for _ in range(_MOST_TRIES):
         written = _try(coder, tensors, size_of, round_step(step))
         if written is not None and written.size <= limit:
             high = step
             if best is None or written.step < best.step:
                 best = written
-            if written.size >= _NEAR * limit:
+            if written.size >= _NEAR * limit or step <= finest:
                 break
         else:
             low = step
         if low and high and high / low < _FINE:
             break
-        step = sqrt(low * high) if low and high else step * _STRIDE if low else step / _STRIDE
-    if best is None:
+        step = sqrt(low * high) if low and high else step * _STRIDE if low else max(step / _STRIDE, finest)
+    if best is None or (finest and not _finest(coder, best.tensors)):
         raise CheckFailedError(
             f"no step was found at which the file takes at most {limit} bytes", hint="allow more bytes, or a lower rank"
         )
     return best
+
+
+def _finest(coder: Coder, tensors: Tensors) -> float:
+    """The step at which next to no error is left; 0 if all numbers are."""
+    real = dict(tensors.items())
+    squares = [
+        (real[place].detach().double().square().sum(), real[place].numel()) for place in trained_places(coder, tensors)
+    ]
+    mean = float(sum(square for square, _ in squares)) / max(1, sum(count for _, count in squares))
+    return 2 * FINEST_ERROR * sqrt(mean)
 
 
 def _try(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], step: float) -> Written | None:

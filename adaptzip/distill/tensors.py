@@ -57,14 +57,14 @@ def start(fitted: FittedAdapter, ranks: Mapping[str, int]) -> Tensors:
     for spec in method.shared_layout(coder.config):
         shared[spec.role] = method.shared_target(fitted.prepared, spec.role, shared)
     modules: dict[str, dict[str, Tensor]] = {}
-    for name, rank in ranks.items():
+    for name, found in fitted.fits(list(ranks)):
         known = {**shared, **coder.basis_tensors(name)}
         own: dict[str, Tensor] = {}
-        for spec in method.layout(coder.sites[name], rank, coder.config):
-            target = method.target(fitted.kept[name], spec.role, rank, {**known, **own})
+        for spec in method.layout(coder.sites[name], ranks[name], coder.config):
+            target = method.target(found, spec.role, ranks[name], {**known, **own})
             own[spec.role] = target.float() / spec.bound if spec.kind == "simplex" else target
         modules[name] = own
-    return Tensors(shared, modules, dict(ranks))
+    return Tensors(shared, {name: modules[name] for name in ranks}, dict(ranks))
 
 
 def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
@@ -77,8 +77,12 @@ def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
 
 
 def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors that the tensors stand for; differentiable in the real ones."""
-    found = {}
+    """The factors that the tensors stand for, of rank 0 for modules without any; differentiable in the real ones."""
+    device = next(tensor.device for _, tensor in tensors.items())
+    found = {
+        name: (torch.zeros(0, site.width, device=device), torch.zeros(site.out, 0, device=device))
+        for name, site in coder.sites.items()
+    }
     for name, own in tensors.modules.items():
         known = {**tensors.shared, **coder.basis_tensors(name), **own}
         A, B = coder.method.reconstruct(known, coder.sites[name], coder.config)
