@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.assembly import assemble
+from adaptzip.budget import Budget
 from adaptzip.coding.modules import Coder, decode_module, decode_shared
 from adaptzip.compressed import Compressed
 from adaptzip.compression import control_of, fit_candidate
@@ -20,7 +21,7 @@ from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
 from adaptzip.distill.quantising import code
 from adaptzip.distill.tensors import Place, Tensors, start, trained_places
-from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter
 from adaptzip.jobs import Job, Request, load_source, prepare_job
 from adaptzip.reconstruction import coder_of
@@ -28,6 +29,9 @@ from adaptzip.settings import candidates, with_ranks
 
 _BITS = 2.4
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
+
+_FITTED = 3
+"""Settings of a method that are tried until one keeps to the budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +61,17 @@ class Beginning:
 
 
 def begin_with(
-    source: str | Path | Adapter | None, teacher: Adapter | str | Path, request: Request, device: torch.device
+    source: str | Path | Adapter | None,
+    teacher: Adapter | str | Path,
+    request: Request,
+    device: torch.device,
+    room: int = 0,
 ) -> Beginning:
     """A file's own tensors, or those of a fit.
 
     Args:
         source: a `.adz`, an adapter, or None for the teacher.
+        room: bytes that a fit leaves for what the file will say of its training.
 
     Raises:
         CheckpointError, FormatError, RefusedError: if something can't be read or represented.
@@ -71,7 +80,7 @@ def begin_with(
     """
     if isinstance(source, str | Path) and Path(source).suffix == ".adz":
         return _from_file(Path(source), request, device)
-    return _from_fit(teacher if source is None else source, request)
+    return _from_fit(teacher if source is None else source, request, room)
 
 
 def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
@@ -104,24 +113,49 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, trained, found)
 
 
-def _from_fit(source: str | Path | Adapter, request: Request) -> Beginning:
+def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Beginning:
     if request.limit is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
     loaded = load_source(source, request)
-    job = with_ranks(prepare_job(loaded, _for_training(loaded.adapter, loaded.bytes, request)))
-    fitted = fit_candidate(job, candidates(job, 1.0)[0])
-    if not fitted.profiles:
-        raise RefusedError("every update of the teacher is zero: there is nothing to act like")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AdaptzipWarning)
-        step, ranks = _step_and_ranks(job, fitted)
+    limit = request.limit.bytes_for(loaded.bytes)
+    training = _for_training(loaded.adapter, loaded.bytes, request)
+    if limit is not None:
+        training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
+    job = with_ranks(prepare_job(loaded, training))
+    fitted, step, ranks = _first_that_fits(job)
     tensors = start(fitted, ranks)
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, 1.0)
-    limit = request.limit.bytes_for(loaded.bytes) or writer.size(plan)
+    if limit is None:
+        _check_parameters(plan.provenance.parameters, request.limit)
+        limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
     trained = tuple(trained_places(fitted.coder, tensors))
     return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, trained, found)
+
+
+def _first_that_fits(job: Job) -> tuple[FittedAdapter, float, dict[str, int]]:
+    """The best setting that keeps to the budget, with its step and ranks."""
+    failure: CheckFailedError | None = None
+    for candidate in candidates(job)[:_FITTED]:
+        fitted = fit_candidate(job, candidate)
+        if not fitted.profiles:
+            raise RefusedError("every update of the teacher is zero: there is nothing to act like")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", AdaptzipWarning)
+                return fitted, *_step_and_ranks(job, fitted)
+        except CheckFailedError as error:
+            failure = failure or error
+    raise failure or CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
+
+
+def _check_parameters(numbers: int, limit: Budget) -> None:
+    if numbers > limit.amount:
+        raise CheckFailedError(
+            f"the smallest core takes {numbers} parameters, more than the {limit.amount:.0f} allowed",
+            hint="allow more parameters, or a lower rank",
+        )
 
 
 def _step_and_ranks(job: Job, fitted: FittedAdapter) -> tuple[float, dict[str, int]]:

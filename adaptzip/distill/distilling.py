@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,9 @@ from adaptzip.sources import read
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""
 _FIGURES = 4
-_SLACK = 3
-"""Bytes that one number of the report may come out longer than foreseen."""
 _LONGEST = 0.1234567
+_LONGEST_ERROR = 0.000123456
+"""Figures of a report, and a relative error, that take as much room as any."""
 _SELF_TEXTS = 512
 
 Parts = Callable[[float, CodedAdapter], dict[str, int]]
@@ -135,8 +137,10 @@ def prepare(
     guest = Guest(loaded, {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()})
     theirs = _teacher_factors(original, machines.device)
     train_on, kept = _texts(guest, theirs, data, options, schedule.seed)
+    counts = (len(train_on), len(kept))
+    longest = _longest(counts, schedule)
     say("fitting", 0.0)
-    beginning = begin_with(source, teacher, request, machines.device)
+    beginning = begin_with(source, teacher, request, machines.device, _room(longest))
     held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), schedule.batch)
     say("asking the teacher", 0.0)
     with torch.no_grad():
@@ -144,9 +148,8 @@ def prepare(
     lessons = Teacher(guest, theirs, encode(loaded, train_on, max_tokens=options.max_tokens, packed=options.packed))
     if not schedule.weights.watches:
         lessons.keep(_needed(lessons, schedule), schedule.batch)
-    counts = (len(train_on), len(kept))
     numbers = sum(t.numel() for place, t in beginning.tensors.items() if place in set(beginning.trained))
-    parts = _parts_of(beginning, counts, schedule)
+    parts = _parts_of(beginning, longest)
     problem = Problem(
         beginning.coder,
         beginning.gains,
@@ -300,10 +303,10 @@ def _energy(adapter: Adapter) -> float:
     return sum(float(m.svd()[1].double().square().sum()) for m in adapter.modules.values())
 
 
-def _parts_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) -> Parts:
-    """Bytes of a file by part, with a report as long as it may become."""
+def _longest(texts: tuple[int, int], schedule: Schedule) -> dict[str, Any]:
+    """A report as long as it may become."""
     row = [_LONGEST, _LONGEST, _LONGEST]
-    told = {
+    return {
         "held_out": texts[1],
         "metric": "accuracy",
         "rows": dict.fromkeys(("distilled", "fitted", "none", "teacher"), row),
@@ -311,6 +314,15 @@ def _parts_of(beginning: Beginning, texts: tuple[int, int], schedule: Schedule) 
         "steps": schedule.steps,
         "texts": texts[0],
     }
+
+
+def _room(told: Mapping[str, Any]) -> int:
+    """Bytes that a report takes in a file, about: JSON within JSON."""
+    return len(json.dumps(json.dumps({"distilled": told}, separators=(",", ":"))))
+
+
+def _parts_of(beginning: Beginning, told: Mapping[str, Any]) -> Parts:
+    """Bytes of a file by part, with a report."""
 
     def parts(step: float, coded: CodedAdapter) -> dict[str, int]:
         return writer.sizes(_assembled(beginning, step, coded, told))
@@ -323,7 +335,7 @@ def _assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Map
     chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
     provenance = replace(
         plan.provenance,
-        relative_error=0.123456,
+        relative_error=_LONGEST_ERROR,
         parameters=coded.numbers + beginning.basis_numbers,
         distilled=told,
     )
@@ -342,4 +354,7 @@ def _told(rows: Mapping[str, Score], metric: str | None, state: State, setup: Se
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_FIGURES}g}") if value >= 1e-3 else round(value, 6)
+    """A figure in few digits; None where there is none, or none that a file can hold."""
+    if value is None or not isfinite(value):
+        return None
+    return float(f"{value:.{_FIGURES}g}") if value >= 1e-3 else round(value, 6)

@@ -105,11 +105,9 @@ def fill(
 
 def _finest(coder: Coder, tensors: Tensors) -> float:
     """The step at which next to no error is left; 0 if all numbers are."""
-    real = dict(tensors.items())
-    squares = [
-        (real[place].detach().double().square().sum(), real[place].numel()) for place in trained_places(coder, tensors)
-    ]
-    mean = float(sum(square for square, _ in squares)) / max(1, sum(count for _, count in squares))
+    every = dict(tensors.items())
+    real = [every[place].detach() for place in trained_places(coder, tensors)]
+    mean = float(sum(tensor.double().square().sum() for tensor in real)) / max(1, sum(t.numel() for t in real))
     return 2 * FINEST_ERROR * sqrt(mean)
 
 
