@@ -88,7 +88,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
-    coder = coder_of(compressed, **found)
+    coder = _on(device, coder_of(compressed, **found))
     step = compressed.step
     shared = _in_units(decode_shared(coder, compressed.shared, step), coder.method.shared_layout(coder.config), step)
     modules: dict[str, dict[str, Tensor]] = {}
@@ -198,6 +198,14 @@ def _sites(adapter: Adapter) -> list[Any]:
     from adaptzip.fitting import sites_of
 
     return list(sites_of(adapter).values())
+
+
+def _on(device: torch.device, coder: Coder) -> Coder:
+    """The coder with its basis on a device."""
+    if coder.basis is None:
+        return coder
+    modules = {n: replace(m, U=m.U.to(device), V=m.V.to(device)) for n, m in coder.basis.modules.items()}
+    return replace(coder, basis=replace(coder.basis, modules=modules))
 
 
 def _rank(coder: Coder, name: str, own: Mapping[str, Tensor]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.budget import Budget
@@ -22,12 +23,16 @@ from adaptzip.distill.data import Example, batches, encode, hold_out, read_examp
 from adaptzip.distill.evaluation import Score, metric_name, score
 from adaptzip.distill.lessons import Teacher, order
 from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, train
-from adaptzip.distill.machines import Machines, find_machines
+from adaptzip.distill.machines import Machines, find_machines, within_memory
+from adaptzip.distill.outputs import teacher_outputs
 from adaptzip.distill.quantising import Written
 from adaptzip.distill.student import Factors, Guest, magnitudes_of
+from adaptzip.errors import RefusedError
 from adaptzip.fitting import CodedAdapter
-from adaptzip.jobs import Request
+from adaptzip.gains import divisor
+from adaptzip.jobs import Request, load_source
 from adaptzip.methods import REFERENCE
+from adaptzip.packing import unpack_tensors
 from adaptzip.reconstruction import reconstruct
 from adaptzip.sources import read
 
@@ -38,6 +43,8 @@ _LONGEST = 0.1234567
 _LONGEST_ERROR = 0.000123456
 """Figures of a report, and a relative error, that take as much room as any."""
 _SELF_TEXTS = 512
+_PACKED_ERROR = 0.05
+"""Extras that differ by no more, relatively, were packed in another way."""
 
 Parts = Callable[[float, CodedAdapter], dict[str, int]]
 """Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
@@ -141,13 +148,15 @@ def prepare(
     longest = _longest(counts, schedule)
     say("fitting", 0.0)
     beginning = begin_with(source, teacher, request, machines.device, _room(longest))
-    held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), schedule.batch)
+    _check_alike(original, beginning, request)
+    at_once = schedule.micro or schedule.batch
+    held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), at_once)
     say("asking the teacher", 0.0)
-    with torch.no_grad():
-        answers = [guest(batch, theirs).cpu() for batch in held]
     lessons = Teacher(guest, theirs, encode(loaded, train_on, max_tokens=options.max_tokens, packed=options.packed))
-    if not schedule.weights.watches:
-        lessons.keep(_needed(lessons, schedule), schedule.batch)
+    with within_memory(at_once):
+        answers = teacher_outputs(lambda batch: guest(batch, theirs), held)
+        if not schedule.weights.watches:
+            lessons.keep(_needed(lessons, schedule), at_once)
     numbers = sum(t.numel() for place, t in beginning.tensors.items() if place in set(beginning.trained))
     parts = _parts_of(beginning, longest)
     problem = Problem(
@@ -159,7 +168,7 @@ def prepare(
         answers,
         lambda step, coded: sum(parts(step, coded).values()),
         beginning.limit,
-        even_scale(_energy(original), numbers),
+        even_scale(_energy(original, beginning.gains), numbers),
     )
     rows = {
         "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
@@ -265,7 +274,7 @@ def distill(
 
 
 def _read_teacher(path: str | Path, request: Request) -> Adapter:
-    return read(path, alpha=request.alpha, config=request.config, base=request.base)
+    return read(path, alpha=request.alpha, config=request.config, base=request.base, basis=request.basis)
 
 
 def _texts(
@@ -298,9 +307,44 @@ def _teacher_factors(adapter: Adapter, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _energy(adapter: Adapter) -> float:
-    """|dW|^2 over all modules."""
-    return sum(float(m.svd()[1].double().square().sum()) for m in adapter.modules.values())
+def _energy(adapter: Adapter, gains: Mapping[str, int]) -> float:
+    """|dW|^2 over all modules, each multiplied by its gain."""
+    total = 0.0
+    for name, module in adapter.modules.items():
+        A, B = module.A.double(), module.B.double() * (module.scaling / divisor(gains.get(name, 0)))
+        total += float(((B.T @ B) * (A @ A.T)).sum())
+    return total
+
+
+def _check_alike(teacher: Adapter, beginning: Beginning, request: Request) -> None:
+    """Refuse to train a file whose modules or extras are others than those that the teacher runs with.
+
+    Raises:
+        RefusedError: if they are.
+    """
+    hint = "train a file that was made of this teacher, or leave the source out"
+    for name, site in beginning.coder.sites.items():
+        module = teacher.modules.get(name)
+        if module is None or module.shape != (site.out, site.width):
+            found = "has none" if module is None else f"has {module.shape[0]} x {module.shape[1]}"
+            raise RefusedError(f"module {name!r} is {site.out} x {site.width}, the teacher {found}", hint=hint)
+    theirs = load_source(teacher, Request(extras=request.extras)).extras
+    ours = {
+        (e.role, e.name): t
+        for e, t in zip(beginning.plan.extras.entries, unpack_tensors(beginning.plan.extras), strict=True)
+    }
+    for entry, tensor in zip(theirs.entries, unpack_tensors(theirs), strict=True):
+        other = ours.pop((entry.role, entry.name), None)
+        if other is None or other.shape != tensor.shape or not _near(other, tensor):
+            raise RefusedError(f"the {entry.role} {entry.name} is not the teacher's", hint=hint)
+    for role, name in ours:
+        raise RefusedError(f"the {role} {name} is not the teacher's", hint=hint)
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same but for how they were packed."""
+    away = (a.double() - b.double()).norm()
+    return bool(away <= _PACKED_ERROR * b.double().norm())
 
 
 def _longest(texts: tuple[int, int], schedule: Schedule) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from adaptzip.coding.modules import Coder
 from adaptzip.distill.evaluation import Score, score
 from adaptzip.distill.lessons import Teacher, order
 from adaptzip.distill.losses import Counts, LossWeights, loss
-from adaptzip.distill.machines import Machines, out_of_memory
+from adaptzip.distill.machines import Machines, within_memory
 from adaptzip.distill.quantising import Written, as_decoded, fill
 from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
 from adaptzip.errors import CheckFailedError
@@ -39,7 +39,7 @@ class Schedule:
         batch: texts per update, over all processes.
         micro: texts run through the model at once; None runs a batch whole.
         rate: learning rate of Adam, as a share of the root mean square that spreads the teacher's |dW| evenly over
-            the trained numbers.
+            the trained numbers; None for the method's own.
         quantised: share of the steps, the last ones, that run at the step of the file.
         every: steps between two files that are tried, in that part.
         seconds: time after which training ends; None for no limit.
@@ -50,7 +50,7 @@ class Schedule:
     steps: int = 1000
     batch: int = 32
     micro: int | None = None
-    rate: float = 0.03
+    rate: float | None = None
     quantised: float = 0.5
     every: int = 50
     seconds: float | None = None
@@ -244,20 +244,13 @@ class _Run:
         teacher = problem.teacher
         batch = teacher.batch(indices)
         look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
-        try:
+        with within_memory(len(indices)):
             factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
             with self.machines.half():
                 theirs = teacher.answer(indices, batch, **look)
                 ours = teacher.guest.look(batch, factors, **look)
             value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), whole)
             value.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise CheckFailedError(
-                f"out of memory with {len(indices)} texts at once",
-                hint=f"try --micro-batch {max(1, len(indices) // 2)}, or a smaller --max-tokens",
-            ) from error
         same = theirs.rows.argmax(1) == ours.rows.detach().argmax(1)
         return float(value.detach()), int(same.sum()) / whole.rows
 

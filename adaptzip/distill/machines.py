@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaptzip.errors import RefusedError
+from adaptzip.errors import CheckFailedError, RefusedError
 from adaptzip.linalg import choose_device
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -81,6 +81,19 @@ def find_machines(device: str) -> Machines:
     return Machines(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what an error means."""
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _NO_MEMORY)
+@contextmanager
+def within_memory(texts: int) -> Iterator[None]:
+    """Say what to do where memory runs out on so many texts at once.
+
+    Raises:
+        CheckFailedError: then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _NO_MEMORY)):
+            raise
+        raise CheckFailedError(
+            f"out of memory with {texts} texts at once",
+            hint=f"try --micro-batch {max(1, texts // 2)}, or a smaller --max-tokens",
+        ) from error
