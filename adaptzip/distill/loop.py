@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import cos, inf, isfinite, pi, sqrt
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import torch
@@ -15,52 +15,19 @@ from adaptzip.calibration.models import Batch
 from adaptzip.coding.modules import Coder
 from adaptzip.distill.evaluation import Score, score
 from adaptzip.distill.lessons import Teacher, order
-from adaptzip.distill.losses import Counts, LossWeights, loss
+from adaptzip.distill.losses import Counts, loss
 from adaptzip.distill.machines import Machines, within_memory
 from adaptzip.distill.quantising import Written, as_decoded, fill
+from adaptzip.distill.schedules import Schedule
 from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 
-_WARM_UP = 20
-"""Steps over which the learning rate rises."""
-_LAST_RATE = 0.01
+__all__ = ["Moment", "Problem", "Schedule", "State", "begin", "even_scale", "settled", "train"]
+
 _BETAS = (0.9, 0.99)
 _SMOOTH = 0.95
 """How much of the running loss and agreement is kept from step to step."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    Attributes:
-        steps: updates of the tensors.
-        batch: texts per update, over all processes.
-        micro: texts run through the model at once; None runs a batch whole.
-        rate: learning rate of Adam, as a share of the root mean square that spreads the teacher's |dW| evenly over
-            the trained numbers; None for the method's own.
-        quantised: share of the steps, the last ones, that run at the step of the file.
-        every: steps between two files that are tried, in that part.
-        seconds: time after which training ends; None for no limit.
-        seed: of the order of texts.
-        weights: of the losses.
-    """
-
-    steps: int = 1000
-    batch: int = 32
-    micro: int | None = None
-    rate: float | None = None
-    quantised: float = 0.5
-    every: int = 50
-    seconds: float | None = None
-    seed: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
-
-    @property
-    def first_quantised(self) -> int:
-        """The step from which the quantiser is in the loop."""
-        return round(self.steps * (1 - self.quantised))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +107,30 @@ class Moment:
 
 
 def begin(problem: Problem, guess: float) -> State:
-    """The state before the first step: the best file is that of the fit."""
+    """The state before the first step: the best file is that of the fit.
+
+    Raises:
+        CheckFailedError: if no file keeps to the budget, or the teacher puts out numbers that are not finite.
+    """
     places = trained_places(problem.coder, problem.tensors)
     tensors = dict(problem.tensors.items())
     written = problem.fill(problem.tensors, guess)
     parameters = {place: tensors[place].detach().clone() for place in places}
     state = State(0, parameters, {}, written.step)
     _consider(problem, state, written)
+    if state.best_distance == inf:
+        raise CheckFailedError(
+            "the teacher's outputs on the held-out texts are not all finite, so that nothing can be held against them",
+            hint="is this the base model that the adapter was trained on?",
+        )
     return state
+
+
+def settled(problem: Problem, state: State) -> State:
+    """A state that was left before its end, with the file of its last parameters considered as well."""
+    found = replace(state)
+    _consider(problem, found, problem.fill(problem.tensors.replaced(state.parameters), state.quantiser))
+    return found
 
 
 def train(
@@ -207,7 +190,7 @@ class _Run:
         if state.step == schedule.first_quantised:
             state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
         for group in self.adam.param_groups:
-            group["lr"] = schedule.rate * self.problem.scale * _rate(state.step, schedule.steps)
+            group["lr"] = schedule.rate * self.problem.scale * schedule.share_of_rate(state.step)
         self.adam.zero_grad(set_to_none=True)
         own = self.machines.share(indices) or indices[:1]
         whole = self.problem.teacher.counts(own)
@@ -219,20 +202,26 @@ class _Run:
         for first in range(0, len(own), size):
             value, agreement = self._learn(own[first : first + size], leaves, whole)
             total, agreed = total + value, agreed + agreement
-        if not isfinite(total):
-            raise CheckFailedError(
-                f"step {state.step + 1}: the loss is {total}",
-                hint="try a lower --rate",
-            )
         for place, parameter in self.trained.items():
             parameter.grad = leaves[place].grad
         self.machines.average(parameter.grad for parameter in self.trained.values())
+        self._check_finite(total)
         self.adam.step()
         state.step += 1
         state.optimizer = self.adam.state_dict()
         weight = _SMOOTH if state.step > 1 else 0.0
         state.loss = weight * state.loss + (1 - weight) * total
         state.agreement = weight * state.agreement + (1 - weight) * agreed
+
+    def _check_finite(self, total: float) -> None:
+        gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
+        if not isfinite(total):
+            what = f"the loss is {total}"
+        elif not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            what = "the gradient of the loss is not finite"
+        else:
+            return
+        raise CheckFailedError(f"step {self.state.step + 1}: {what}", hint="try a lower --rate")
 
     def _learn(self, indices: list[int], leaves: Mapping[Place, Tensor], whole: Counts) -> tuple[float, float]:
         """Add one part's gradients to the leaves; returns what it adds to the loss and to the share of equal decisions.
@@ -279,12 +268,6 @@ def _consider(problem: Problem, state: State, written: Written) -> None:
     if distance is not None and distance < state.best_distance:
         state.best = {place: tensor.detach().clone() for place, tensor in state.parameters.items()}
         state.best_quantiser, state.best_distance, state.best_step = written.step, distance, state.step
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate at a step: a short rise, then half a cosine."""
-    rise = min(1.0, (step + 1) / _WARM_UP)
-    return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * step / steps)))
 
 
 def even_scale(energy: float, numbers: int) -> float:

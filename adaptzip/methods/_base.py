@@ -86,6 +86,10 @@ class Method(ABC):
     training_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options that are set where training follows the fit, so that the fit need not be good yet."""
 
+    training_rate: ClassVar[float] = 0.03
+    """Learning rate of Adam, as a share of the root mean square that spreads the update's energy evenly over the
+    trained numbers."""
+
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 

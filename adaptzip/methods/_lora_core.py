@@ -87,6 +87,7 @@ class LoraCore(Method):
     roles = ("D", "C")
     needs_basis = True
     training_options = MappingProxyType({"min_energy": 0.0})
+    training_rate = 0.2
 
     def prepare(self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> tuple[Config, None]:
         """Check that the basis holds enough of the adapter.
