@@ -22,7 +22,7 @@ from adaptzip.distill.beginning import Beginning, begin_with
 from adaptzip.distill.data import Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distill.evaluation import Score, metric_name, score
 from adaptzip.distill.lessons import Teacher, order
-from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, train
+from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
 from adaptzip.distill.machines import Machines, find_machines, within_memory
 from adaptzip.distill.outputs import teacher_outputs
 from adaptzip.distill.quantising import Written
@@ -183,12 +183,10 @@ def prepare(
 
 
 def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
-    """The best file that training saw, with the report in it.
-
-    Raises:
-        CheckFailedError: if the report takes more room than the budget leaves.
-    """
+    """The best file that training saw, with the report in it; where training was cut short, of its end as well."""
     problem, beginning = setup.problem, setup.beginning
+    if state.step < setup.schedule.steps:
+        state = settled(problem, state)
     fitted = problem.fill(beginning.tensors, beginning.step)
     best = problem.fill(beginning.tensors.replaced(state.best), state.best_quantiser)
     rows = {

@@ -176,7 +176,9 @@ class _Run:
     def __init__(self, problem: Problem, schedule: Schedule, state: State, machines: Machines) -> None:
         self.problem, self.schedule, self.state, self.machines = problem, schedule, state, machines
         self.trained = {place: tensor.requires_grad_() for place, tensor in state.parameters.items()}
-        self.adam = torch.optim.Adam(self.trained.values(), lr=schedule.rate * problem.scale, betas=_BETAS)
+        rate = problem.coder.method.training_rate if schedule.rate is None else schedule.rate
+        self.rate = rate * problem.scale
+        self.adam = torch.optim.Adam(self.trained.values(), lr=self.rate, betas=_BETAS)
         if state.optimizer:
             self.adam.load_state_dict(state.optimizer)
 
@@ -190,7 +192,7 @@ class _Run:
         if state.step == schedule.first_quantised:
             state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
         for group in self.adam.param_groups:
-            group["lr"] = schedule.rate * self.problem.scale * schedule.share_of_rate(state.step)
+            group["lr"] = self.rate * schedule.share_of_rate(state.step)
         self.adam.zero_grad(set_to_none=True)
         own = self.machines.share(indices) or indices[:1]
         whole = self.problem.teacher.counts(own)

@@ -1,0 +1,63 @@
+"""How long and how fast a compressed adapter is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import cos, isfinite, pi
+
+from adaptzip.distill.losses import LossWeights
+from adaptzip.errors import UsageError
+
+_WARM_UP = 20
+"""Steps over which the learning rate rises."""
+_LAST_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: updates of the tensors.
+        batch: texts per update, over all processes.
+        micro: texts run through the model at once; None runs a batch whole.
+        rate: learning rate of Adam, as a share of the root mean square that spreads the teacher's |dW| evenly over
+            the trained numbers; None for the method's own.
+        quantised: share of the steps, the last ones, that run at the step of the file.
+        every: steps between two files that are tried, in that part.
+        seconds: time after which training ends; None for no limit.
+        seed: of the order of texts.
+        weights: of the losses.
+    """
+
+    steps: int = 1000
+    batch: int = 32
+    micro: int | None = None
+    rate: float | None = None
+    quantised: float = 0.5
+    every: int = 50
+    seconds: float | None = None
+    seed: int = 0
+    weights: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        micro = self.batch if self.micro is None else self.micro
+        for name, number in {"steps": self.steps, "batch": self.batch, "every": self.every, "micro": micro}.items():
+            if number < 1:
+                raise UsageError(f"{name} is {number}, expected 1 or more")
+        if self.rate is not None and not (isfinite(self.rate) and self.rate > 0):
+            raise UsageError(f"rate is {self.rate:g}, expected more than 0")
+        if not 0 <= self.quantised <= 1:
+            raise UsageError(f"the quantised share is {self.quantised:g}, expected 0 to 1")
+        if self.seconds is not None and not self.seconds > 0:
+            raise UsageError(f"the time allowed is {self.seconds:g} s, expected more than 0")
+
+    @property
+    def first_quantised(self) -> int:
+        """The step from which the quantiser is in the loop."""
+        return round(self.steps * (1 - self.quantised))
+
+    def share_of_rate(self, step: int) -> float:
+        """Share of the learning rate at a step: a short rise, then half a cosine."""
+        rise = min(1.0, (step + 1) / _WARM_UP)
+        return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * step / self.steps)))
