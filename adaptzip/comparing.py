@@ -158,7 +158,7 @@ def _extras(adapter: Adapter) -> Mapping[str, Tensor]:
     """The extras, with what a module holds besides its factors."""
     found = dict(adapter.extras)
     for name, module in adapter.modules.items():
-        for what, tensor in (("magnitude", module.magnitude), ("bias", module.bias)):
+        for what, tensor in (("magnitude", module.magnitude), ("bias", _bias(module))):
             if tensor is not None:
                 found[f"{name}.{what}"] = tensor
     return found
@@ -169,3 +169,10 @@ def _is_equal(a: Tensor, b: Tensor) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+
+
+def _bias(module: LoraFactors) -> Tensor | None:
+    """What a module adds to the base bias."""
+    if module.bias is None or module.scaling == 1.0:
+        return module.bias
+    return module.bias.float() * module.scaling

@@ -134,7 +134,7 @@ def compress(
     if lossless:
         _check_nothing_chosen(request)
         method = load(to)
-        compressed = exact(load_source(source, request), method.name, method.version, seed)
+        compressed = exact(load_source(source, request, lossless=True), method.name, method.version, seed)
     else:
         compressed = make(source, request, progress).compressed
     if output is not None:

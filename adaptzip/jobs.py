@@ -114,8 +114,11 @@ class Job:
         return self.source.adapter
 
 
-def load_source(source: str | Path | Adapter, request: Request) -> Source:
+def load_source(source: str | Path | Adapter, request: Request, *, lossless: bool = False) -> Source:
     """Read an adapter, pack its extras, and calibrate where the request asks for it.
+
+    Args:
+        lossless: leave biases as they are; a file whose factors have the scale within has it within biases too.
 
     Raises:
         CheckpointError, RefusedError, BaseModelError: if something can't be read.
@@ -129,7 +132,7 @@ def load_source(source: str | Path | Adapter, request: Request) -> Source:
         size, content = file.stat().st_size, file_digest(file)
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
-    found = Source(adapter, size, content, _pack_extras(adapter, request.extras))
+    found = Source(adapter, size, content, _pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
     from adaptzip.calibration import calibrate
@@ -242,11 +245,12 @@ def _tensor_bytes(adapter: Adapter) -> int:
     return sum(t.numel() * t.element_size() for t in [*factors, *adapter.extras.values()])
 
 
-def _pack_extras(adapter: Adapter, mode: ExtrasMode) -> PackedExtras:
+def _pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:
     tensors = [("extra", name, tensor) for name, tensor in sorted(adapter.extras.items())]
     for name, module in sorted(adapter.modules.items()):
         if module.magnitude is not None:
             tensors.append(("magnitude", name, module.magnitude))
         if module.bias is not None:
-            tensors.append(("bias", name, module.bias))
+            scaled = folded and module.scaling != 1.0
+            tensors.append(("bias", name, module.bias.float() * module.scaling if scaled else module.bias))
     return pack_tensors(tensors, mode)

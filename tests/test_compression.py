@@ -16,6 +16,7 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adapter import Meta
 from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
+from adaptzip.comparing import diff
 from adaptzip.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 
@@ -111,6 +112,17 @@ def test_layouts_and_what_hangs_on_modules_are_carried(options: dict[str, Any], 
             assert theirs is None or same_bits(ours, theirs)
     assert source.extras.keys() == again.extras.keys()
     assert all(same_bits(source.extras[key], again.extras[key]) for key in source.extras)
+
+
+@pytest.mark.parametrize("options", [{"max_error": 0.2}, {"lossless": True}], ids=["svd", "lossless"])
+def test_a_bias_keeps_its_scale(options: dict[str, Any]) -> None:
+    bias = torch.arange(9.0).half()
+    source = Adapter({"lin": factors(9, 7, 2, scaling=0.5, bias=bias)})
+    again = adaptzip.reconstruct(adaptzip.compress(source, **options))
+    module = again.modules["lin"]
+    assert module.bias is not None
+    assert torch.equal(module.bias.float() * module.scaling, bias.float() * 0.5)
+    assert diff(source, again).extras_equal == ("lin.bias",)
 
 
 @pytest.mark.parametrize("mode", ["float16", "bfloat16", "int8"])
