@@ -27,6 +27,8 @@ from adaptzip.jobs import Job, Request, load_source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
+_ROOM = 1.5
+"""Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""
 _BITS = 2.4
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
 
@@ -164,6 +166,8 @@ def _step_and_ranks(job: Job, fitted: FittedAdapter) -> tuple[float, dict[str, i
     if _untrained(job):
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
+    if limits.size is not None and not fitted.method.fixed_ranks:
+        limits = replace(limits, size=control.fixed_size + round(_ROOM * (limits.size - control.fixed_size)))
     outcome = control.meet(limits)
     return outcome.step, {n: rank for n, rank in outcome.ranks.items() if n in outcome.coded.modules}
 
