@@ -19,11 +19,12 @@ from adaptzip.distill.losses import Counts, loss
 from adaptzip.distill.machines import Machines, within_memory
 from adaptzip.distill.quantising import Written, as_decoded, fill
 from adaptzip.distill.schedules import Schedule
+from adaptzip.distill.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 
-__all__ = ["Moment", "Problem", "Schedule", "State", "begin", "even_scale", "settled", "train"]
+__all__ = ["Moment", "Problem", "Schedule", "State", "Training", "begin", "even_scale", "settled", "train"]
 
 _BETAS = (0.9, 0.99)
 _SMOOTH = 0.95
@@ -71,7 +72,8 @@ class State:
 
     Attributes:
         step: updates made.
-        parameters: the trained tensors.
+        parameters: the trained tensors. While the selection trains, its soft tensors are among them, afterwards what
+            they came to.
         optimizer: Adam's state, as torch has it.
         quantiser: the step of the file.
         best: parameters of the best file so far, unquantised; empty before there is one.
@@ -123,13 +125,14 @@ def begin(problem: Problem, guess: float) -> State:
             "the teacher's outputs on the held-out texts are not all finite, so that nothing can be held against them",
             hint="is this the base model that the adapter was trained on?",
         )
+    state.parameters |= softened(problem.coder, problem.tensors)
     return state
 
 
 def settled(problem: Problem, state: State) -> State:
     """A state that was left before its end, with the file of its last parameters considered as well."""
-    found = replace(state)
-    _consider(problem, found, problem.fill(problem.tensors.replaced(state.parameters), state.quantiser))
+    found = replace(state, parameters=hardened(problem.coder, state.parameters))
+    _consider(problem, found, problem.fill(problem.tensors.replaced(found.parameters), state.quantiser))
     return found
 
 
@@ -151,7 +154,7 @@ def train(
     Raises:
         CheckFailedError: if the loss is no number, or memory runs out.
     """
-    run = _Run(problem, schedule, state, machines)
+    run = Training(problem, schedule, state, machines)
     indices = order([len(text.ids) for text in problem.teacher.texts], schedule.batch, schedule.seed)
     for _ in range(state.step):
         next(indices)
@@ -170,15 +173,25 @@ def train(
     return state
 
 
-class _Run:
-    """One run's parameters and optimiser, tied to its state."""
+class Training:
+    """One run's parameters and optimiser, tied to its state.
+
+    Attributes:
+        trained: the tensors that are trained, by place; after an update with their gradients.
+    """
 
     def __init__(self, problem: Problem, schedule: Schedule, state: State, machines: Machines) -> None:
         self.problem, self.schedule, self.state, self.machines = problem, schedule, state, machines
-        self.trained = {place: tensor.requires_grad_() for place, tensor in state.parameters.items()}
+        self.soft = soft_places(problem.coder, state.parameters)
+        real = trained_places(problem.coder, problem.tensors)
+        self.trained = {place: state.parameters[place].requires_grad_() for place in [*real, *self.soft]}
         rate = problem.coder.method.training_rate if schedule.rate is None else schedule.rate
         self.rate = rate * problem.scale
-        self.adam = torch.optim.Adam(self.trained.values(), lr=self.rate, betas=_BETAS)
+        groups: list[dict[str, Any]] = [{"params": [self.trained[place] for place in real], "highest": self.rate}]
+        if self.soft:
+            rate = problem.coder.method.soft_rate
+            groups.append({"params": [self.trained[place] for place in self.soft], "highest": rate})
+        self.adam = torch.optim.Adam(groups, lr=self.rate, betas=_BETAS)
         if state.optimizer:
             self.adam.load_state_dict(state.optimizer)
 
@@ -190,9 +203,10 @@ class _Run:
         """One update."""
         schedule, state = self.schedule, self.state
         if state.step == schedule.first_quantised:
+            self._freeze_selection()
             state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
         for group in self.adam.param_groups:
-            group["lr"] = self.rate * schedule.share_of_rate(state.step)
+            group["lr"] = group["highest"] * schedule.share_of_rate(state.step)
         self.adam.zero_grad(set_to_none=True)
         own = self.machines.share(indices) or indices[:1]
         whole = self.problem.teacher.counts(own)
@@ -214,6 +228,16 @@ class _Run:
         weight = _SMOOTH if state.step > 1 else 0.0
         state.loss = weight * state.loss + (1 - weight) * total
         state.agreement = weight * state.agreement + (1 - weight) * agreed
+
+    def _freeze_selection(self) -> None:
+        """From here on only real tensors are trained."""
+        if not self.soft:
+            return
+        self.state.parameters = hardened(self.problem.coder, self.state.parameters)
+        for place in self.soft:
+            self.adam.state.pop(self.trained.pop(place), None)
+        self.soft = []
+        del self.adam.param_groups[1]
 
     def _check_finite(self, total: float) -> None:
         gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
@@ -246,7 +270,8 @@ class _Run:
         return float(value.detach()), int(same.sum()) / whole.rows
 
     def tensors(self, trained: Mapping[Place, Tensor]) -> Tensors:
-        return self.problem.tensors.replaced(trained)
+        """The adapter's tensors with these in their places, and the selection as it stands."""
+        return self.problem.tensors.replaced({**self.state.parameters, **relaxed(self.problem.coder, trained)})
 
     def try_file(self) -> None:
         """Fit the step to the budget; once the quantiser is in the loop, see whether the file is the best so far."""

@@ -90,6 +90,12 @@ class Method(ABC):
     """Learning rate of Adam, as a share of the root mean square that spreads the update's energy evenly over the
     trained numbers."""
 
+    soft_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of what `soften` makes; none where a method selects nothing."""
+
+    soft_rate: ClassVar[float] = 0.01
+    """Learning rate of Adam for the soft tensors."""
+
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
@@ -173,3 +179,16 @@ class Method(ABC):
     @abstractmethod
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> tuple[Tensor, Tensor]:
         """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the real tensors."""
+
+    def soften(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> dict[str, Tensor]:
+        """Real tensors, by role of `soft_roles`, that stand for a module's whole numbers while these are trained."""
+        return {}
+
+    def relaxed(self, soft: Mapping[str, Tensor], site: Site, config: Any) -> dict[str, Tensor]:
+        """What `reconstruct` is given of roles of whole numbers meanwhile, differentiable in the soft tensors."""
+        return {}
+
+    def harden(self, soft: Mapping[str, Tensor], site: Site, config: Any) -> dict[str, Tensor]:
+        """The tensors of whole numbers that soft ones come to, as they decode; `harden(soften(tensors))` is `tensors`
+        but for the order of equal shares."""
+        return {}

@@ -22,6 +22,7 @@ from adaptzip.banks.fit import Shape, fit_bank
 from adaptzip.banks.ranks import survey, worthwhile
 from adaptzip.banks.refining import exposures
 from adaptzip.banks.search import Search, Setting, piece_bits, search
+from adaptzip.banks.selecting import logits_of, mixed, selected
 from adaptzip.banks.single import compact, expanded, from_stored, no_codes, single, stored_weights, weighted_error
 from adaptzip.compressed import Site, TensorSpec
 from adaptzip.errors import CheckFailedError
@@ -103,6 +104,7 @@ class Vblora(Method):
     shared_roles = ("bank",)
     gained = False
     fixed_ranks = True
+    soft_roles = ("A.logits", "B.logits")
 
     def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate]:
         """The settings with the least predicted error within the allowance, or the smallest that reach an error."""
@@ -241,6 +243,27 @@ class Vblora(Method):
         A = decode(bank, _coded(tensors, "A", rank), site.width)[0]
         B = decode(bank, _coded(tensors, "B", rank), site.out)[0]
         return A, B.mT
+
+    def soften(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
+        bank = tensors["bank"] / config.scale
+        return {
+            f"{side}.logits": logits_of(tensors[f"{side}.indices"], tensors[f"{side}.weights"], bank, config.levels)
+            for side in "AB"
+        }
+
+    def relaxed(self, soft: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for side in "AB":
+            indices, weights = mixed(soft[f"{side}.logits"], settled(config).top_k)
+            found |= {f"{side}.indices": indices, f"{side}.weights": weights}
+        return found
+
+    def harden(self, soft: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for side in "AB":
+            indices, weights = selected(soft[f"{side}.logits"], settled(config).top_k, config.levels)
+            found |= {f"{side}.indices": indices, f"{side}.weights": weights}
+        return found
 
 
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:

@@ -1,0 +1,68 @@
+"""Training what a method selects, such as vectors of a bank, before it is frozen in whole numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adaptzip.coding.modules import Coder
+from adaptzip.distill.tensors import Place, Tensors
+from adaptzip.errors import AdaptzipWarning
+
+MOST_BYTES = 2**30
+"""Soft tensors of all modules take at most this; gradients and Adam's state take as much again three times."""
+
+
+def softened(coder: Coder, tensors: Tensors) -> dict[Place, Tensor]:
+    """Soft tensors of all modules; none where the method selects nothing.
+
+    Warns:
+        AdaptzipWarning: if they would take more than `MOST_BYTES`, so that there are none.
+    """
+    found: dict[Place, Tensor] = {}
+    size = 0
+    for name, own in tensors.modules.items():
+        soft = coder.method.soften({**tensors.shared, **own}, coder.sites[name], coder.config)
+        size += sum(tensor.nbytes for tensor in soft.values())
+        if size > MOST_BYTES:
+            warnings.warn(
+                f"training the selection would take more than {MOST_BYTES >> 20} MiB: it stays as it was fitted",
+                AdaptzipWarning,
+                stacklevel=2,
+            )
+            return {}
+        found |= {(name, role): tensor for role, tensor in soft.items()}
+    return found
+
+
+def soft_places(coder: Coder, places: Mapping[Place, Tensor]) -> list[Place]:
+    """Those of the places that soft tensors are in."""
+    return [place for place in places if place[1] in coder.method.soft_roles]
+
+
+def relaxed(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    """The parameters with the tensors that soft ones stand for in their place, differentiable."""
+    found = dict(parameters)
+    for name, soft in _by_module(coder, found).items():
+        made = coder.method.relaxed(soft, coder.sites[name], coder.config)
+        found |= {(name, role): tensor for role, tensor in made.items()}
+    return found
+
+
+def hardened(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    """The parameters with whole numbers in place of soft tensors."""
+    found = dict(parameters)
+    for name, soft in _by_module(coder, found).items():
+        made = coder.method.harden(soft, coder.sites[name], coder.config)
+        found |= {(name, role): tensor for role, tensor in made.items()}
+    return found
+
+
+def _by_module(coder: Coder, parameters: dict[Place, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The soft tensors by module and role, taken out of the parameters."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for place in soft_places(coder, parameters):
+        modules.setdefault(place[0], {})[place[1]] = parameters.pop(place)
+    return modules
