@@ -125,7 +125,7 @@ def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Begi
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
     job = with_ranks(prepare_job(loaded, training))
     fitted, step, ranks = _first_that_fits(job)
-    tensors = start(fitted, ranks)
+    tensors = start(fitted, ranks, step)
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, 1.0)
     if limit is None:

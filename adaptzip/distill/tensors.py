@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptzip.coding.modules import Coder
+from adaptzip.coding.modules import Coder, rounded
+from adaptzip.compressed import TensorSpec
 from adaptzip.fitting import FittedAdapter
 from adaptzip.gains import divisor
 
@@ -50,21 +51,34 @@ class Tensors:
         return Tensors(shared, modules, self.ranks)
 
 
-def start(fitted: FittedAdapter, ranks: Mapping[str, int]) -> Tensors:
-    """The tensors of a fit at these ranks, as they are before any quantisation."""
+def start(fitted: FittedAdapter, ranks: Mapping[str, int], step: float) -> Tensors:
+    """The tensors of a fit at these ranks, before quantisation; coded at `step` they give the file of the fit.
+
+    Each is fitted to what those before it become at that step, as in `code_modules`.
+
+    Raises:
+        CheckFailedError: if the step is so small that levels overflow the format.
+    """
     coder, method = fitted.coder, fitted.method
     shared: dict[str, Tensor] = {}
+    done: dict[str, Tensor] = {}
     for spec in method.shared_layout(coder.config):
-        shared[spec.role] = method.shared_target(fitted.prepared, spec.role, shared)
+        shared[spec.role] = method.shared_target(fitted.prepared, spec.role, done)
+        done[spec.role] = _decoded(shared[spec.role], spec, step)
     modules: dict[str, dict[str, Tensor]] = {}
     for name, found in fitted.fits(list(ranks)):
-        known = {**shared, **coder.basis_tensors(name)}
+        known = {**done, **coder.basis_tensors(name)}
         own: dict[str, Tensor] = {}
         for spec in method.layout(coder.sites[name], ranks[name], coder.config):
-            target = method.target(found, spec.role, ranks[name], {**known, **own})
+            target = method.target(found, spec.role, ranks[name], known)
             own[spec.role] = target.float() / spec.bound if spec.kind == "simplex" else target
+            known[spec.role] = _decoded(own[spec.role], spec, step)
         modules[name] = own
     return Tensors(shared, {name: modules[name] for name in ranks}, dict(ranks))
+
+
+def _decoded(tensor: Tensor, spec: TensorSpec, step: float) -> Tensor:
+    return rounded([tensor], step)[0] if spec.kind == "real" else tensor
 
 
 def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
