@@ -132,7 +132,11 @@ def begin(problem: Problem, guess: float) -> State:
 def settled(problem: Problem, state: State) -> State:
     """A state that was left before its end, with the file of its last parameters considered as well."""
     found = replace(state, parameters=hardened(problem.coder, state.parameters))
-    _consider(problem, found, problem.fill(problem.tensors.replaced(found.parameters), state.quantiser))
+    try:
+        written = problem.fill(problem.tensors.replaced(found.parameters), state.quantiser)
+    except CheckFailedError:
+        return state
+    _consider(problem, found, written)
     return found
 
 
@@ -233,11 +237,19 @@ class Training:
         """From here on only real tensors are trained."""
         if not self.soft:
             return
-        self.state.parameters = hardened(self.problem.coder, self.state.parameters)
+        found = hardened(self.problem.coder, self.state.parameters)
+        try:
+            self.problem.fill(self.problem.tensors.replaced(found), self.state.quantiser)
+        except CheckFailedError:
+            # Whole numbers take more room the more they differ; where these take too much, the fit's are kept.
+            soft = set(self.soft)
+            found = {place: tensor for place, tensor in self.state.parameters.items() if place not in soft}
+        self.state.parameters = found
         for place in self.soft:
             self.adam.state.pop(self.trained.pop(place), None)
         self.soft = []
         del self.adam.param_groups[1]
+        self.state.optimizer = self.adam.state_dict()
 
     def _check_finite(self, total: float) -> None:
         gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
@@ -277,6 +289,7 @@ class Training:
         """Fit the step to the budget; once the quantiser is in the loop, see whether the file is the best so far."""
         if not self.quantised:
             return
+        self._freeze_selection()
         written = self.problem.fill(self.tensors(self.trained), self.state.quantiser)
         self.state.quantiser = written.step
         _consider(self.problem, self.state, written)
