@@ -19,6 +19,7 @@ from adaptzip.compressed import Compressed
 from adaptzip.compression import control_of, fit_candidate
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
+from adaptzip.distill.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distill.quantising import code
 from adaptzip.distill.tensors import Place, Tensors, start, trained_places
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
@@ -49,6 +50,7 @@ class Beginning:
         basis_numbers: numbers of an embedded basis.
         trained: places of the tensors that are trained.
         found: base and basis, where decoding needs them.
+        growth: where training begins with smaller ranks that grow; `tensors` are the fit's nevertheless.
     """
 
     coder: Coder
@@ -60,6 +62,7 @@ class Beginning:
     basis_numbers: int
     trained: tuple[Place, ...]
     found: Mapping[str, Any]
+    growth: Growth | None = None
 
 
 def begin_with(
@@ -87,6 +90,8 @@ def begin_with(
 
 def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     compressed = open_adz(path)
+    if request.allocate is not None:
+        raise UsageError("a file that exists keeps its ranks", hint="leave --allocate out, or start from the teacher")
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
@@ -121,10 +126,16 @@ def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Begi
     loaded = load_source(source, request)
     limit = request.limit.bytes_for(loaded.bytes)
     training = _for_training(loaded.adapter, loaded.bytes, request)
+    wanted = training.options.get("rank")
+    growing = request.allocate == GROWING
+    if growing:
+        training = room_to_grow(training, min(min(m.shape) for m in loaded.adapter.modules.values()))
     if limit is not None:
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
     job = with_ranks(prepare_job(loaded, training))
     fitted, step, ranks = _first_that_fits(job)
+    if growing and isinstance(wanted, int):
+        ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     tensors = start(fitted, ranks, step)
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, 1.0)
@@ -133,7 +144,10 @@ def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Begi
         limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
     trained = tuple(trained_places(fitted.coder, tensors))
-    return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, trained, found)
+    growth = growth_of(fitted, ranks, step) if growing else None
+    return Beginning(
+        fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, trained, found, growth
+    )
 
 
 def _first_that_fits(job: Job) -> tuple[FittedAdapter, float, dict[str, int]]:

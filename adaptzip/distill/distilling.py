@@ -21,6 +21,7 @@ from adaptzip.container import writer
 from adaptzip.distill.beginning import Beginning, begin_with
 from adaptzip.distill.data import Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distill.evaluation import Score, metric_name, score
+from adaptzip.distill.growing import grown
 from adaptzip.distill.lessons import Teacher, order
 from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
 from adaptzip.distill.machines import Machines, find_machines, within_memory
@@ -170,6 +171,9 @@ def prepare(
         beginning.limit,
         even_scale(_energy(original, beginning.gains), numbers),
     )
+    if beginning.growth is not None:
+        say("growing", 0.0)
+        problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
     rows = {
         "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
         "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
@@ -188,7 +192,7 @@ def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
     if state.step < setup.schedule.steps:
         state = settled(problem, state)
     fitted = problem.fill(beginning.tensors, beginning.step)
-    best = problem.fill(beginning.tensors.replaced(state.best), state.best_quantiser)
+    best = problem.fill(problem.tensors.replaced(state.best), state.best_quantiser)
     rows = {
         **setup.rows,
         "fitted": problem.score(fitted.tensors),

@@ -14,6 +14,7 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.basis import Basis
 from adaptzip.compressed import Site, TensorSpec
+from adaptzip.errors import UsageError
 from adaptzip.sensitivity import Sensitivity
 from adaptzip.survey import Allowance, Candidate, Survey
 
@@ -89,6 +90,9 @@ class Method(ABC):
     training_rate: ClassVar[float] = 0.03
     """Learning rate of Adam, as a share of the root mean square that spreads the update's energy evenly over the
     trained numbers."""
+
+    grows: ClassVar[bool] = False
+    """Whether a module's tensors can be made one unit of rank larger while they are trained (`grown`)."""
 
     soft_roles: ClassVar[tuple[str, ...]] = ()
     """Roles of what `soften` makes; none where a method selects nothing."""
@@ -179,6 +183,28 @@ class Method(ABC):
     @abstractmethod
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> tuple[Tensor, Tensor]:
         """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the real tensors."""
+
+    def grown(
+        self, tensors: Mapping[str, Tensor], full: Mapping[str, Tensor], site: Site, rank: int, config: Any
+    ) -> dict[str, Tensor]:
+        """A module's tensors of `rank` with one unit more, which leaves the update as it is.
+
+        Here for methods whose tensors of a rank begin with those of the rank before, number by number: what is added
+        is zero, but for directions, which are taken from `full`, the same module's tensors at a larger rank.
+
+        Raises:
+            UsageError: if the method can't.
+        """
+        if not self.grows:
+            raise UsageError(f"the ranks of method {self.name!r} can't grow while it is trained")
+        found = {}
+        for spec in self.layout(site, rank + 1, config):
+            like = full[spec.role].flatten()[: spec.numbers]
+            new = like.clone() if spec.directions else torch.zeros_like(like)
+            if spec.role in tensors:
+                new[: tensors[spec.role].numel()] = tensors[spec.role].flatten()
+            found[spec.role] = new.reshape(spec.rows, spec.width)
+        return found
 
     def soften(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> dict[str, Tensor]:
         """Real tensors, by role of `soft_roles`, that stand for a module's whole numbers while these are trained."""

@@ -86,6 +86,7 @@ class LoraCore(Method):
     config_type = Config
     roles = ("D", "C")
     needs_basis = True
+    grows = True
     training_options = MappingProxyType({"min_energy": 0.0})
     training_rate = 0.2
 

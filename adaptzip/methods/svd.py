@@ -83,6 +83,7 @@ class Svd(Method):
     paper = "Cover and Thomas, Elements of Information Theory, section 10.3.3; Fischer and Wang 1992"
     config_type = Config
     roles = ("U", "V")
+    grows = True
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
         return TensorSpec("U", rank, site.out, directions=True), TensorSpec("V", rank, site.width)
