@@ -62,7 +62,6 @@ class Run:
     gain: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 1000
-    rate: float = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +113,10 @@ def trec(material: Path) -> Case:
     runs = [
         Run(REFERENCE, 1500, 0.98),
         Run(REFERENCE, 600, 0.90),
-        Run("lora-xs", 2000, 0.97, rate=0.1),
-        Run("lora-sb", 2000, rate=0.1),
-        Run("vblora", 3000, 0.95),
-        Run("loretta", 3000, 0.95),
+        Run("lora-xs", 2000, 0.97),
+        Run("lora-sb", 2000, steps=500),
+        Run("vblora", 3000, 0.95, steps=500),
+        Run("loretta", 3000, 0.95, steps=500),
     ]
     teacher = material / "adapters" / "minilm-trec-r8"
     return Case(base_model_folder(), teacher, rows[1000:], rows[:1000], 48, False, runs)
@@ -150,7 +149,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
     teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
     fixed = _fixed(case)
     began = time.monotonic()
-    schedule = Schedule(steps=run.steps, rate=run.rate)
+    schedule = Schedule(steps=run.steps)
     setup = prepare(
         None,
         teacher=case.teacher,
