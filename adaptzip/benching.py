@@ -18,7 +18,7 @@ from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, Usa
 from adaptzip.fitting import Progress
 from adaptzip.jobs import Request, Source, load_source, prepare_job
 from adaptzip.measuring import weighted_error
-from adaptzip.methods import names
+from adaptzip.methods import fittable
 from adaptzip.yardsticks import Yardstick, yardsticks
 
 SIZES = ("5%", "2%", "1%", "0.5%")
@@ -120,7 +120,7 @@ def bench(
     plain = replace(request or Request(), budget=None, max_error=None, ranks=None, allocate=None, options={})
     loaded = load_source(source, plain)
     targets = _targets(sizes, loaded.bytes)
-    chosen = tuple(methods) or names()
+    chosen = tuple(methods) or fittable()
     points: list[Point] = []
     missed: list[Missed] = []
     for number, name in enumerate(chosen):

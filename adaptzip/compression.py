@@ -22,6 +22,7 @@ from adaptzip.fitting import KEPT_NUMBERS, NOTHING_CODED, CodedAdapter, FittedAd
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
 from adaptzip.limits import FINEST_ERROR, Limits, Outcome, RateControl, capped_error, cut_share, parameter_caps
 from adaptzip.methods import REFERENCE, load
+from adaptzip.methods._base import FunctionMethod
 from adaptzip.packing import ExtrasMode
 from adaptzip.reconstruction import reconstruct
 from adaptzip.settings import candidates, with_ranks
@@ -134,6 +135,8 @@ def compress(
     if lossless:
         _check_nothing_chosen(request)
         method = load(to)
+        if isinstance(method, FunctionMethod):
+            raise method.refusal()
         compressed = exact(load_source(source, request, lossless=True), method.name, method.version, seed)
     else:
         compressed = make(source, request, progress).compressed

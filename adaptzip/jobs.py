@@ -23,7 +23,7 @@ from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting import KEPT_NUMBERS, survey_of
 from adaptzip.linalg import choose_device
 from adaptzip.methods import REFERENCE, load
-from adaptzip.methods._base import FitContext
+from adaptzip.methods._base import FitContext, FunctionMethod
 from adaptzip.packing import ExtrasMode, pack_tensors
 from adaptzip.sensitivity import Sensitivity
 from adaptzip.sources import read, weight_file
@@ -132,7 +132,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         size, content = file.stat().st_size, file_digest(file)
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
-    found = Source(adapter, size, content, _pack_extras(adapter, request.extras, folded=not lossless))
+    found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
     from adaptzip.calibration import calibrate
@@ -184,10 +184,13 @@ def prepare_job(source: Source, request: Request) -> Job:
 
     Raises:
         UsageError: if there is no such method or option.
-        RefusedError: if a basis is needed and missing, or a factor has numbers that are not finite.
+        RefusedError: if the method can only be trained, a basis is needed and missing, or a factor has numbers that
+            are not finite.
     """
     method = load(request.to)
-    config = _configure(method, request.options)
+    if isinstance(method, FunctionMethod):
+        raise method.refusal()
+    config = configure(method, request.options)
     _check_finite(source.adapter)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
@@ -228,7 +231,12 @@ def _check_finite(adapter: Adapter) -> None:
                 )
 
 
-def _configure(method: Method, options: Mapping[str, Any]) -> Any:
+def configure(method: Method, options: Mapping[str, Any]) -> Any:
+    """A method's configuration with these options set.
+
+    Raises:
+        UsageError: if it has no such option, or one is out of range.
+    """
     known = {field.name for field in dataclasses.fields(method.config_type)}
     unknown = sorted(options.keys() - known)
     if unknown:
@@ -245,7 +253,8 @@ def _tensor_bytes(adapter: Adapter) -> int:
     return sum(t.numel() * t.element_size() for t in [*factors, *adapter.extras.values()])
 
 
-def _pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:
+def pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:
+    """An adapter's extras, DoRA magnitudes and biases in one block; `folded` multiplies biases by their scale."""
     tensors = [("extra", name, tensor) for name, tensor in sorted(adapter.extras.items())]
     for name, module in sorted(adapter.modules.items()):
         if module.magnitude is not None:

@@ -19,7 +19,7 @@ from adaptzip.fitting import NOTHING_CODED, Progress
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
 from adaptzip.limits import DEFAULT_ERROR
 from adaptzip.measuring import measured_error
-from adaptzip.methods import REFERENCE, names
+from adaptzip.methods import REFERENCE, fittable
 from adaptzip.settings import bare_size, candidates, with_ranks
 from adaptzip.survey import Candidate
 
@@ -96,14 +96,14 @@ def plan(
 
     Args:
         source: as for `compress`.
-        methods: names of the methods to compare; all where it is None.
+        methods: names of the methods to compare; all that need no training where it is None.
         request: `budget`, `max_error`, `extras`, `base`, `basis` and so on, as for `compress`.
 
     Raises:
         CheckpointError, RefusedError, UsageError: as `compress`.
     """
     asked = Request(to=AUTO, **request)
-    return compare(load_source(source, asked), asked, names() if methods is None else methods, progress)
+    return compare(load_source(source, asked), asked, fittable() if methods is None else methods, progress)
 
 
 def compare(source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
@@ -130,7 +130,7 @@ def forecast(source: str | Path | Adapter | Source, request: Request, progress: 
     """
     loaded = source if isinstance(source, Source) else load_source(source, request)
     if request.to == AUTO:
-        return compare(loaded, request, names(), progress).best
+        return compare(loaded, request, fittable(), progress).best
     job = with_ranks(prepare_job(loaded, request))
     return _foresee(job, candidates(job)[0], progress)
 
@@ -144,7 +144,7 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
         CheckFailedError: if none meets the limits.
     """
     request = _with_aim(request)
-    report = compare(source, request, names(), progress)
+    report = compare(source, request, fittable(), progress)
     tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
     best: Made | None = None
     by_size = request.max_error is not None

@@ -30,7 +30,7 @@ class Decoded:
 
     Attributes:
         tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
-        A, B: the factors made of them, gain undone.
+        A, B: the factors made of them, gain undone; the matrices of a function where the method is not linear.
         gain: what A was multiplied by to undo the gain.
     """
 
@@ -50,6 +50,8 @@ def reconstruct(
 ) -> Adapter:
     """The adapter that a compressed one stands for; exact, and the same on every machine.
 
+    A file of functions, which no weights can hold, stands for none: see `adaptzip.functions`.
+
     Args:
         source: a `Compressed` or the path of a `.adz` file.
         modules: decode these modules only; extras are left out then.
@@ -60,7 +62,8 @@ def reconstruct(
     Raises:
         FormatError: if the file is damaged.
         UsageError: if a module is asked for that the file does not have.
-        RefusedError: if the method, its version or one of its options is unknown, or the basis is missing or another.
+        RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another, or
+            the file holds functions.
     """
     if isinstance(source, Compressed):
         return _reconstruct(source, modules, device, base, basis)
@@ -82,6 +85,7 @@ def _reconstruct(
     if unknown:
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
     wanted = [name for name in compressed.sites if modules is None or name in modules]
+    refuse_functions(compressed)
     if compressed.lossless:
         chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
         plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
@@ -96,12 +100,33 @@ def reconstruct_native(
 ) -> tuple[dict[str, Decoded], Adapter]:
     """Every module of a file that is not lossless in the method's own tensors, and the adapter that they make.
 
+    A file of functions makes none: its `modules` hold the functions' matrices then.
+
     Raises:
         FormatError, RefusedError: as `reconstruct`.
     """
     decoded = dict(decode(compressed, compressed.modules, base, basis))
     plain = {name: _factors(compressed.sites[name], found) for name, found in decoded.items()}
     return decoded, _assembled(compressed, plain, complete=True)
+
+
+def holds_functions(compressed: Compressed) -> bool:
+    """Whether a file changes no weights, but puts functions behind layers.
+
+    Raises:
+        RefusedError: if its method is unknown.
+    """
+    return not compressed.lossless and not _method(compressed).linear
+
+
+def refuse_functions(compressed: Compressed) -> None:
+    """Raises: RefusedError: if a file holds functions, which are no adapter."""
+    if holds_functions(compressed):
+        raise RefusedError(
+            f"method {compressed.method!r} is not linear: its functions behind layers are no update of weights, so "
+            "that they can't be merged, exported or compared with one",
+            hint="`adaptzip eval` runs them; distill with another --to for an update",
+        )
 
 
 def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, complete: bool) -> Adapter:
@@ -169,6 +194,8 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     except (TypeError, UsageError) as error:
         raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
     found = None
+    if compressed.gains and not method.linear:
+        raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     if method.needs_basis != (compressed.basis is not None):
         raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
     if compressed.basis is not None:

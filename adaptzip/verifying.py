@@ -18,7 +18,7 @@ from adaptzip.compressed import Compressed, ExtraEntry
 from adaptzip.container.reader import open_adz
 from adaptzip.errors import FormatError, RefusedError
 from adaptzip.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
-from adaptzip.reconstruction import reconstruct
+from adaptzip.reconstruction import holds_functions, reconstruct, reconstruct_native
 from adaptzip.sensitivity import Sensitivity
 
 AGREEMENT = 1e-3
@@ -107,7 +107,7 @@ def verify(
         RefusedError: if the file's basis is missing or another.
     """
     compressed = open_adz(path)
-    restored = _decode(compressed, path, base, basis)
+    restored = _decode(compressed, path, base, basis, alone=source is None)
     checks = [
         Check("structure", True, "hashes and structure are intact"),
         Check("decoding", True, f"all {len(restored.modules)} modules decode"),
@@ -131,9 +131,17 @@ def verify(
 
 
 def _decode(
-    compressed: Compressed, path: str | Path, base: str | Path | None, basis: str | Path | Basis | None
+    compressed: Compressed,
+    path: str | Path,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+    *,
+    alone: bool,
 ) -> Adapter:
+    """The adapter; of a file of functions that is held against nothing, their matrices in its place."""
     try:
+        if alone and holds_functions(compressed):
+            return reconstruct_native(compressed, base=base, basis=basis)[1]
         return reconstruct(compressed, base=base, basis=basis)
     except (FormatError, RefusedError) as error:
         raise type(error)(f"{path}: {error}", hint=error.hint) from error

@@ -50,7 +50,7 @@ def rows(sources: Sequence[RealAdapter]) -> list[list[str]]:
     found = []
     for source in sources:
         for budget in BUDGETS:
-            for method in methods.names():
+            for method in methods.fittable():
                 row = measure(source, method, budget)
                 if row is not None:
                     print(*row, flush=True)

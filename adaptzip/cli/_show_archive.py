@@ -13,6 +13,7 @@ from adaptzip.basis import BasisReference
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.compressed import ExtraEntry
+from adaptzip.container.header import Header
 from adaptzip.container.names import expand
 from adaptzip.container.reader import Opened, read_header
 from adaptzip.container.tables import parse_config, read_tables
@@ -76,6 +77,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "method": header.method,
         "method_version": header.method_version,
         "method_config": dict(header.config),
+        "linear": _linear(header),
         "lossless": bool(header.config.get("lossless", False)),
         "relative_error": provenance.relative_error,
         "parameters": provenance.parameters,
@@ -107,6 +109,18 @@ def _values(archive: _Archive) -> dict[str, Any]:
         ],
         "config": archive.config,
     }
+
+
+def _linear(header: Header) -> bool | None:
+    """Whether the file holds updates of weights; None where its method is unknown.
+
+    Only what was trained can be anything else, so that torch, which methods need, is imported for such files alone.
+    """
+    if header.config.get("lossless") or not header.provenance.distilled:
+        return True
+    from adaptzip.methods import load, names
+
+    return load(header.method).linear if header.method in names() else None
 
 
 def _base_model(archive: _Archive) -> str | None:
@@ -147,7 +161,10 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
     yield "basis", "" if header.basis is None else _basis(header.basis, _base_model(archive))
     yield "gains", f"in {archive.gained} of {text.count(len(archive.lengths), 'module')}" if archive.gained else ""
-    yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
+    if _linear(header) is False:
+        yield "kind", f"functions behind {text.count(len(header.sites), 'layer')}: not linear, can't be merged"
+    else:
+        yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
     yield "parameters", f"{made.parameters:,} stored"
     yield "modules", f"{len(header.sites):,}, of rank {header.max_rank} at most"
     zero = archive.lengths.count(0)

@@ -247,13 +247,13 @@ def _preview(
 
 def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict[str, Any]:
     from adaptzip.jobs import AUTO
-    from adaptzip.methods import names
+    from adaptzip.methods import fittable
     from adaptzip.planning import compare, forecast
 
     loaded, request = _load(source, settings, plan)
     tried = None
     if request.to == AUTO:
-        report = compare(loaded, request, names())
+        report = compare(loaded, request, fittable())
         best, tried = report.best, show.forecast_rows(report)
     else:
         best = forecast(loaded, request)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from adaptzip.adapter import Adapter
     from adaptzip.distill.data import Example
     from adaptzip.distill.evaluation import Evaluation
+    from adaptzip.functions import Functions
 
 Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
 
@@ -148,18 +149,19 @@ def _by_name(sources: list[Path]) -> dict[str, Path]:
 
 def _read(
     paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None
-) -> dict[Path, Adapter]:
+) -> dict[Path, Adapter | Functions]:
     """The adapters; --alpha and --config are for those that have no configuration of their own."""
-    from adaptzip.sources import CONFIG_NAME, archive_file, read, weight_file
+    from adaptzip.functions import read_either
+    from adaptzip.sources import CONFIG_NAME, archive_file, weight_file
 
     bare = {p for p in paths if archive_file(p) is None and not weight_file(p).with_name(CONFIG_NAME).is_file()}
     given = "--alpha" if alpha is not None else "--config"
     if (alpha is not None or config is not None) and not bare:
         raise UsageError(f"{given} was given, but every adapter has its own configuration", hint=f"drop {given}")
     return {
-        path: read(path, alpha=alpha, config=config, basis=basis, base=base)
+        path: read_either(path, alpha=alpha, config=config, basis=basis, base=base)
         if path in bare
-        else read(path, basis=basis, base=base)
+        else read_either(path, basis=basis, base=base)
         for path in paths
     }
 

@@ -73,7 +73,7 @@ def plan(
         check_file(output, source, force=force)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.jobs import AUTO, Request, load_source
-    from adaptzip.methods import load, names
+    from adaptzip.methods import fittable, load
     from adaptzip.planning import compare
 
     for name in methods:
@@ -95,7 +95,7 @@ def plan(
         options=method_settings(methods[0], setting) if setting else {},
     )
     with sink.warnings(), sink.progress() as report:
-        found = compare(load_source(source, request), request, methods or names(), report)
+        found = compare(load_source(source, request), request, methods or fittable(), report)
     rows = show.forecast_rows(found)
     values: dict[str, Any] = {
         "source_bytes": size,

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.budget import Budget
+from adaptzip.calibration.layers import find_layers
 from adaptzip.calibration.models import Kind, load_bare
 from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
-from adaptzip.distill.beginning import Beginning, begin_with
+from adaptzip.distill.beginning import Beginning
 from adaptzip.distill.data import Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distill.evaluation import Score, metric_name, score
 from adaptzip.distill.growing import grown
@@ -26,6 +27,7 @@ from adaptzip.distill.lessons import Teacher, order
 from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
 from adaptzip.distill.machines import Machines, find_machines, within_memory
 from adaptzip.distill.outputs import teacher_outputs
+from adaptzip.distill.placing import beginning_of, scale_of
 from adaptzip.distill.quantising import Written
 from adaptzip.distill.student import Factors, Guest, magnitudes_of
 from adaptzip.errors import RefusedError
@@ -148,7 +150,10 @@ def prepare(
     counts = (len(train_on), len(kept))
     longest = _longest(counts, schedule)
     say("fitting", 0.0)
-    beginning = begin_with(source, teacher, request, machines.device, _room(longest))
+    beginning = beginning_of(source, teacher, request, loaded, machines.device, _room(longest))
+    linear = beginning.coder.method.linear
+    if not linear:
+        guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
     _check_alike(original, beginning, request)
     at_once = schedule.micro or schedule.batch
     held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), at_once)
@@ -169,7 +174,7 @@ def prepare(
         answers,
         lambda step, coded: sum(parts(step, coded).values()),
         beginning.limit,
-        even_scale(_energy(original, beginning.gains), numbers),
+        even_scale(_energy(original, beginning.gains), numbers) if linear else scale_of(beginning.tensors),
     )
     if beginning.growth is not None:
         say("growing", 0.0)
@@ -200,8 +205,7 @@ def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
     }
     told = _told(rows, setup.metric, state, setup)
     compressed = _assembled(beginning, best.step, best.coded, told)
-    after = reconstruct(compressed, **beginning.found)
-    error = diff(setup.teacher, after).relative_error or 0.0
+    error = _error(setup.teacher, compressed, beginning)
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
     return Distilled(compressed, rows, setup.metric, state.step, state.best_step, state.seconds, complete)
@@ -325,7 +329,8 @@ def _check_alike(teacher: Adapter, beginning: Beginning, request: Request) -> No
         RefusedError: if they are.
     """
     hint = "train a file that was made of this teacher, or leave the source out"
-    for name, site in beginning.coder.sites.items():
+    linear = beginning.coder.method.linear
+    for name, site in beginning.coder.sites.items() if linear else ():
         module = teacher.modules.get(name)
         if module is None or module.shape != (site.out, site.width):
             found = "has none" if module is None else f"has {module.shape[0]} x {module.shape[1]}"
@@ -336,6 +341,8 @@ def _check_alike(teacher: Adapter, beginning: Beginning, request: Request) -> No
         for e, t in zip(beginning.plan.extras.entries, unpack_tensors(beginning.plan.extras), strict=True)
     }
     for entry, tensor in zip(theirs.entries, unpack_tensors(theirs), strict=True):
+        if not linear and entry.role != "extra":
+            continue  # Magnitudes and biases belong to updates.
         other = ours.pop((entry.role, entry.name), None)
         if other is None or other.shape != tensor.shape or not _near(other, tensor):
             raise RefusedError(f"the {entry.role} {entry.name} is not the teacher's", hint=hint)
@@ -386,6 +393,13 @@ def _assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Map
         distilled=told,
     )
     return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
+
+
+def _error(teacher: Adapter, compressed: Compressed, beginning: Beginning) -> float:
+    """Relative error of the update; functions leave the weights as they are, so that it is the whole of it."""
+    if not beginning.coder.method.linear:
+        return 1.0
+    return diff(teacher, reconstruct(compressed, **beginning.found)).relative_error or 0.0
 
 
 def _told(rows: Mapping[str, Score], metric: str | None, state: State, setup: Setup) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from adaptzip.calibration.rows import compare_embeddings, compare_logits, count_
 from adaptzip.distill.data import Example, batches, encode
 from adaptzip.distill.outputs import outputs, teacher_outputs
 from adaptzip.distill.sizes import Sizes, sizes_of
+from adaptzip.distill.student import place
 from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import Progress
+from adaptzip.functions import Functions, read_either
 from adaptzip.linalg import choose_device
-from adaptzip.sources import read
 
 __all__ = [
     "NOTHING",
@@ -113,8 +114,8 @@ class Evaluation:
 
 def evaluate(
     base: str | Path,
-    teacher: Adapter | str | Path,
-    students: Mapping[str, Adapter | str | Path | None],
+    teacher: Adapter | Functions | str | Path,
+    students: Mapping[str, Adapter | Functions | str | Path | None],
     examples: Sequence[Example],
     *,
     batch: int = 16,
@@ -132,8 +133,8 @@ def evaluate(
     Args:
         base: the folder of the base model.
         teacher: the adapter that the others are held against, or its path.
-        students: adapters or paths of PEFT folders, weight files and `.adz` files, by the name of their row. None is
-            no update at all. One without extras of its own gets the teacher's.
+        students: adapters, functions, or paths of PEFT folders, weight files and `.adz` files, by the name of their
+            row. None is no update at all. One without extras of its own gets the teacher's.
         examples: the data, see `adaptzip.distill.data.read_examples`.
         batch: texts that are run together.
         max_tokens: texts are cut to so many tokens.
@@ -146,6 +147,7 @@ def evaluate(
         CheckpointError, FormatError: if an adapter is unreadable, or labels are no classes of the model.
         BaseModelError: if the base can't be loaded, or an adapter does not fit it.
         RefusedError: if transformers is missing, or a classifier comes without its head.
+        RefusedError: if the teacher is a file of functions.
         UsageError: if a student's name is one of the rows that are always there.
         CheckFailedError: if none of the texts has a token.
     """
@@ -153,15 +155,15 @@ def evaluate(
     for name in (NOTHING, TEACHER):
         if name in students:
             raise UsageError(f"{name!r} is the name of a row that is always there", hint="give it another name")
-    adapters: dict[str, Adapter] = {}
+    adapters: dict[str, Adapter | Functions] = {}
     sizes: dict[str, Sizes] = {}
     for name, given in {TEACHER: teacher, **students}.items():
-        if isinstance(given, Adapter):
+        if isinstance(given, Adapter | Functions):
             adapters[name] = given
         elif given is not None:
-            adapters[name] = read(given, base=base, basis=basis)
+            adapters[name] = read_either(given, base=base, basis=basis)
             sizes[name] = sizes_of(given, adapters[name])
-    original = adapters[TEACHER]
+    original = _teacher(adapters[TEACHER])
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
@@ -238,7 +240,7 @@ def _score(loaded: LoadedModel, batches: Sequence[Batch], pairs: Iterable[tuple[
 def _run_student(
     base: Path,
     teacher: Adapter,
-    student: Adapter | None,
+    student: Adapter | Functions | None,
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
     kind: Kind,
@@ -248,12 +250,24 @@ def _run_student(
     return score(loaded, loaded, batches, expected)
 
 
+def _teacher(found: Adapter | Functions) -> Adapter:
+    if isinstance(found, Functions):
+        raise RefusedError(
+            "the teacher is a file of functions behind layers, not of updates", hint="give the adapter it was made from"
+        )
+    return found
+
+
 def _load_student(
-    base: Path, teacher: Adapter, student: Adapter | None, device: torch.device, kind: Kind
+    base: Path, teacher: Adapter, student: Adapter | Functions | None, device: torch.device, kind: Kind
 ) -> LoadedModel:
     """The base with a student on it, which has the teacher's extras where it brings none."""
     if student is None:
         return load_bare(base, teacher, device, kind)
+    if isinstance(student, Functions):
+        loaded = load_bare(base, replace(teacher, extras=student.extras or teacher.extras), device, kind)
+        place(loaded, student, base)
+        return loaded
     own = student.extras and student.meta.config
     complete = replace(student, extras=student.extras or teacher.extras, meta=student.meta if own else teacher.meta)
     return load_teacher(base, complete, device, kind)

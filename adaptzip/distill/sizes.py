@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adaptzip.adapter import Adapter
 from adaptzip.container.reader import read_header
+from adaptzip.functions import Functions
 from adaptzip.sources import archive_file, source_bytes
 
 
@@ -25,7 +26,7 @@ class Sizes:
     method: str | None = None
 
 
-def sizes_of(path: str | Path, adapter: Adapter) -> Sizes:
+def sizes_of(path: str | Path, adapter: Adapter | Functions) -> Sizes:
     """Sizes of the file at `path`, which `adapter` was read from.
 
     Raises:
@@ -33,7 +34,8 @@ def sizes_of(path: str | Path, adapter: Adapter) -> Sizes:
     """
     archive, whole = archive_file(path), source_bytes(path)
     if archive is None:
-        return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in adapter.modules.values()))
+        modules = adapter.modules if isinstance(adapter, Adapter) else {}
+        return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in modules.values()))
     opened = read_header(archive)
     streams = sum(len(stream) for name, stream in opened.streams.items() if name != "extras")
     return Sizes(whole, streams, opened.header.method)

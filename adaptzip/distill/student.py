@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.adapter import LoraFactors
-from adaptzip.calibration.layers import Layer
+from adaptzip.calibration.layers import Layer, find_layers
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel
 from adaptzip.distill.losses import Seen
+from adaptzip.functions import Function, Functions
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
-"""A (rank, in) and B (out, rank) of each module."""
+Update = tuple[Tensor, Tensor] | Function
+"""A (rank, in) and B (out, rank) of a module, or a function of its outputs."""
+Factors = Mapping[str, Update]
+"""The update of each module."""
 
 
 @dataclass(eq=False)
@@ -31,10 +35,12 @@ class Guest:
     Attributes:
         loaded: the base model with the adapter's extras, without its updates.
         magnitudes: DoRA magnitudes (out,) by module.
+        behind: layers that a function may stand behind, by module, beside those of the adapter.
     """
 
     loaded: LoadedModel
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    behind: Mapping[str, Layer] = field(default_factory=dict)
 
     def __call__(self, batch: Batch, factors: Factors) -> Tensor:
         """The model's rows for a batch under updates."""
@@ -62,7 +68,11 @@ class Guest:
         undo: list[Callable[[], None]] = []
         whole: dict[nn.Parameter, Tensor] = {}
         try:
-            for name, (A, B) in factors.items():
+            for name, update in factors.items():
+                if not isinstance(update, tuple):
+                    undo.append(put_behind(self.behind[name].module, update))
+                    continue
+                A, B = update
                 layer = self.loaded.layers[name]
                 if self._thin(name, layer):
                     if len(A):
@@ -102,6 +112,21 @@ class Guest:
         if name in self.magnitudes:
             return _dora(weight, update, self.magnitudes[name], layer)
         return weight + update
+
+
+def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:
+    """Put a file's functions on a model for good.
+
+    Raises:
+        BaseModelError: if the model lacks one of the layers.
+    """
+    for name, layer in find_layers(loaded.model, functions.modules, base).items():
+        put_behind(layer.module, functions.modules[name])
+
+
+def put_behind(layer: nn.Module, function: Function) -> Callable[[], None]:
+    """Put a function behind a layer; returns what takes it away."""
+    return layer.register_forward_hook(lambda module, arguments, output: function(output)).remove
 
 
 def _adder(A: Tensor, B: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from adaptzip.coding.modules import Coder, rounded
 from adaptzip.compressed import TensorSpec
+from adaptzip.distill.student import Update
 from adaptzip.fitting import FittedAdapter
 from adaptzip.gains import divisor
+from adaptzip.methods._base import FunctionMethod
 
 Place = tuple[str, str]
 """Where a tensor is: its module, or "" where all share it, and its role."""
@@ -90,15 +92,22 @@ def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
     return [place for place, _ in tensors.items() if place in real]
 
 
-def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors that the tensors stand for, of rank 0 for modules without any; differentiable in the real ones."""
+def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, Update]:
+    """The factors that the tensors stand for, of rank 0 for modules without any, or the functions.
+
+    Differentiable in the real tensors.
+    """
+    method = coder.method
+    if isinstance(method, FunctionMethod):
+        every = tensors.modules.items()
+        return {n: method.apply({**tensors.shared, **own}, coder.sites[n], coder.config) for n, own in every}
     device = next(tensor.device for _, tensor in tensors.items())
-    found = {
+    found: dict[str, Update] = {
         name: (torch.zeros(0, site.width, device=device), torch.zeros(site.out, 0, device=device))
         for name, site in coder.sites.items()
     }
     for name, own in tensors.modules.items():
         known = {**tensors.shared, **coder.basis_tensors(name), **own}
-        A, B = coder.method.reconstruct(known, coder.sites[name], coder.config)
+        A, B = method.reconstruct(known, coder.sites[name], coder.config)
         found[name] = (A * divisor(gains[name]) if gains.get(name) else A, B)
     return found

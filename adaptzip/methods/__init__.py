@@ -25,6 +25,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*_built_in(), *_plugged_in()}))
 
 
+def fittable() -> tuple[str, ...]:
+    """Names of the methods that an adapter can be turned into without training, sorted; this imports them."""
+    return tuple(name for name in names() if load(name).linear)
+
+
 def load(name: str) -> Method:
     """The method called `name`.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.basis import Basis
 from adaptzip.compressed import Site, TensorSpec
-from adaptzip.errors import UsageError
+from adaptzip.errors import RefusedError, UsageError
 from adaptzip.sensitivity import Sensitivity
 from adaptzip.survey import Allowance, Candidate, Survey
 
@@ -81,6 +81,8 @@ class Method(ABC):
     gained: ClassVar[bool] = True
     """Whether `fit` is given modules multiplied by the gain of their sensitivity (undone after `reconstruct`). A method
     whose coordinates are tied across modules can't have that, and weighs errors by the context's sensitivities."""
+    linear: ClassVar[bool] = True
+    """Whether it stands for updates of weights. What does not is a `FunctionMethod`: trained, and never merged."""
     fixed_ranks: ClassVar[bool] = False
     """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget."""
 
@@ -218,3 +220,58 @@ class Method(ABC):
         """The tensors of whole numbers that soft ones come to, as they decode; `harden(soften(tensors))` is `tensors`
         but for the order of equal shares."""
         return {}
+
+
+class FunctionMethod(Method):
+    """A family that changes no weight: functions behind layers' outputs, which only training makes.
+
+    A site (d, d) is that of a layer whose outputs have the width d. `reconstruct` gives the two matrices of its
+    function: A (b, d) takes an output to b numbers, B (d, b) takes what becomes of these back.
+    """
+
+    linear = False
+
+    @abstractmethod
+    def places(self, layers: Mapping[str, int], config: Any) -> dict[str, Site]:
+        """The layers of a model that get a function, sorted by name, of all its layers and their outputs' widths.
+
+        Raises:
+            RefusedError: if there is none.
+        """
+
+    @abstractmethod
+    def start(
+        self, sites: Mapping[str, Site], ranks: Mapping[str, int], config: Any, seed: int
+    ) -> dict[str, dict[str, Tensor]]:
+        """The tensors that training begins with, by module and role: those of the identity, or near it."""
+
+    @abstractmethod
+    def apply(self, tensors: Mapping[str, Tensor], site: Site, config: Any) -> Callable[[Tensor], Tensor]:
+        """The function of outputs (..., d); differentiable in the real tensors."""
+
+    def refusal(self) -> RefusedError:
+        """Why it can't be made from an adapter alone."""
+        return RefusedError(
+            f"method {self.name!r} is not linear, so that no update can be turned into it: it has to be trained",
+            hint=f"adaptzip distill --teacher ADAPTER --base MODEL --data FILE --to {self.name} --budget SIZE",
+        )
+
+    def fit(
+        self, modules: Mapping[str, LoraFactors], config: Any, prepared: Any, context: FitContext
+    ) -> dict[str, Any]:
+        raise self.refusal()
+
+    def profile(self, fitted: Any) -> Profile:
+        raise self.refusal()
+
+    def rank(self, profile: Any, step: float) -> int:
+        raise self.refusal()
+
+    def predict(self, profile: Any, rank: int, step: float) -> tuple[float, float]:
+        raise self.refusal()
+
+    def target(self, fitted: Any, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
+        raise self.refusal()
+
+    def squared_error(self, fitted: Any, tensors: Mapping[str, Tensor]) -> float:
+        raise self.refusal()

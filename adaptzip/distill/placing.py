@@ -1,0 +1,154 @@
+"""Functions behind a model's layers: which layers, and what training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adaptzip import __version__
+from adaptzip.adapter import Adapter
+from adaptzip.assembly import settled
+from adaptzip.calibration.layers import find_layers
+from adaptzip.calibration.models import LoadedModel
+from adaptzip.coding.modules import Coder
+from adaptzip.compressed import Compressed, Provenance, Site
+from adaptzip.container import writer
+from adaptzip.distill.beginning import Beginning, begin_with
+from adaptzip.distill.quantising import code
+from adaptzip.distill.tensors import Tensors, trained_places
+from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.jobs import Request, Source, configure, load_source, pack_extras
+from adaptzip.methods import load
+from adaptzip.methods._base import FunctionMethod
+
+_BITS = 3.0
+"""What a trained number takes, about, where the rank follows from the budget."""
+_FIRST_STEP = 0.25
+"""The quantiser's first step as a share of the tensors' root mean square; the budget decides the others."""
+
+
+def beginning_of(
+    source: str | Path | Adapter | None,
+    teacher: Adapter | str | Path,
+    request: Request,
+    loaded: LoadedModel,
+    device: torch.device,
+    room: int = 0,
+) -> Beginning:
+    """What training starts from: a file, a fit, or functions that are the identity as yet.
+
+    Args:
+        room: bytes that are left for what the file will say of its training.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError, UsageError, CheckFailedError: as `begin_with`.
+    """
+    is_file = isinstance(source, str | Path) and Path(source).suffix == ".adz"
+    method = None if is_file else load(request.to)
+    if not isinstance(method, FunctionMethod):
+        return begin_with(source, teacher, request, device, room)
+    if source is not None:
+        raise UsageError(
+            f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give --teacher alone"
+        )
+    return _from_nothing(method, load_source(teacher, request), request, loaded, device, room)
+
+
+def scale_of(tensors: Tensors) -> float:
+    """Root mean square of the numbers that are not zero, which those that are come to have the size of."""
+    values = torch.cat([tensor.detach().double().reshape(-1) for _, tensor in tensors.items()])
+    return sqrt(float(values.square().sum()) / max(1, int((values != 0).sum())))
+
+
+def _from_nothing(
+    method: FunctionMethod,
+    source: Source,
+    request: Request,
+    loaded: LoadedModel,
+    device: torch.device,
+    room: int,
+) -> Beginning:
+    for option, value in (("max-error", request.max_error), ("allocate", request.allocate), ("basis", request.basis)):
+        if value is not None:
+            raise UsageError(f"method {method.name!r} has no use for --{option}", hint=f"leave --{option} out")
+    if request.limit is None:
+        raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x")
+    config = configure(method, request.options)
+    sites = method.places(_widths(loaded), config)
+    limit, plan = request.limit.bytes_for(source.bytes), _plan(method, config, sites, source, request)
+    numbers = request.limit.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
+    ranks = _ranks(method, config, sites, numbers)
+    most = max(ranks.values())
+    coder = Coder(method, config, sites, most)
+    tensors = Tensors({}, method.start(sites, ranks, config, request.seed), ranks).to(device)
+    step = _FIRST_STEP * scale_of(tensors)
+    coded, _ = code(coder, tensors, step)
+    plan = replace(plan, max_rank=most, step=step, chunks=[coded.modules[name].chunk for name in sites])
+    trained = tuple(trained_places(coder, tensors))
+    return Beginning(coder, {}, tensors, step, plan, limit or writer.size(plan) + room, 0, trained, {})
+
+
+def _widths(loaded: LoadedModel) -> dict[str, int]:
+    """Widths of the outputs of all layers whose weight is a matrix, by name."""
+    names = [
+        name
+        for name, module in loaded.model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        and weight.ndim == 2
+        and not isinstance(module, nn.Embedding)
+    ]
+    return {name: layer.shape[0] for name, layer in find_layers(loaded.model, names, Path()).items()}
+
+
+def _ranks(method: FunctionMethod, config: Any, sites: Mapping[str, Site], numbers: float) -> dict[str, int]:
+    """One rank for all: the one asked for, or the largest that keeps to so many numbers.
+
+    Raises:
+        CheckFailedError: if not even rank 1 does.
+    """
+
+    def ranks(rank: int) -> dict[str, int]:
+        return {name: min(rank, method.max_rank(site, config)) for name, site in sites.items()}
+
+    def count(rank: int) -> int:
+        return sum(s.numbers for name, r in ranks(rank).items() for s in method.layout(sites[name], r, config))
+
+    if config.rank is not None:
+        return ranks(config.rank)
+    if count(1) > numbers:
+        raise CheckFailedError(
+            f"method {method.name!r} needs {count(1)} numbers at least, the budget leaves room for about "
+            f"{max(0, int(numbers))}",
+            hint="allow more bytes, or a smaller -s bottleneck",
+        )
+    best, most = 1, max(method.max_rank(site, config) for site in sites.values())
+    while best < most and count(best + 1) <= numbers:
+        best += 1
+    return ranks(best)
+
+
+def _plan(
+    method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Source, request: Request
+) -> Compressed:
+    """The file without any function. DoRA magnitudes and biases belong to updates, and are left out."""
+    meta = source.adapter.meta
+    return Compressed(
+        method=method.name,
+        method_version=method.version,
+        config=settled(config),
+        sites=sites,
+        max_rank=0,
+        chunks=[b""] * len(sites),
+        step=0.0,
+        provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, 1.0, 0, request.seed),
+        extras=pack_extras(replace(source.adapter, modules={}), request.extras, folded=True),
+        meta_config=meta.config,
+        dialect=meta.dialect,
+        base_model=meta.base_model,
+    )
