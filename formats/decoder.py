@@ -670,6 +670,7 @@ class Method(NamedTuple):
         shared: shared tensors: (config); none for most methods.
         middle: rank of the factors: (site, rank, config).
         needs_basis: whether a basis must be named.
+        linear: whether it stores updates; else A and B are the matrices of functions.
     """
 
     check: Callable[[Config], None]
@@ -679,6 +680,7 @@ class Method(NamedTuple):
     shared: Callable[[Config], list[Spec]] = lambda _: []
     middle: Callable[[Site, int, Config], int] = lambda _, rank, __: rank
     needs_basis: bool = False
+    linear: bool = True
 
 
 def plan_of(
@@ -693,6 +695,7 @@ def plan_of(
     step = np.float32(metadata["step"])
     if config.get("lossless", False):
         return Plan(metadata, method, config, step, (), {})
+    need(method.linear or not tables.gains, "functions have gains")
     specs = method.shared(config)
     need(bool(specs) == ("shared" in streams), "shared tensors are missing, or the method has none")
     need(not specs or len(streams["shared"]) > 0, "the block of shared tensors is empty")
@@ -998,7 +1001,74 @@ def loretta_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[
 
 LORETTA = Method(loretta_check, loretta_specs, loretta_most, loretta_factors, middle=loretta_middle)
 
-METHODS = {"svd": SVD, "vblora": VBLORA, "lora-xs": CORE, "lora-sb": CORE, "loretta": LORETTA}
+# methods/loretta-adp.md
+
+
+def adp_check(config: Config) -> None:
+    nothing = type(None)
+    types = {
+        "bottleneck": (int,),
+        "rank": (int, nothing),
+        "layers": (str, nothing),
+        "activation": (str,),
+        "bias": (str,),
+    }
+    check_options(config, types)
+    need(1 <= config.get("bottleneck", 16) <= 2**20, "'bottleneck' is out of range")
+    need(config.get("rank") is None or config["rank"] >= 1, "'rank' is out of range")
+    need(config.get("layers") is None or all(map(str.strip, config["layers"].split(","))), "'layers' has a blank part")
+    need(config.get("activation", "gelu") in ("gelu", "relu", "tanh"), "'activation' is unknown")
+    need(config.get("bias", "down") in ("none", "down", "both"), "'bias' is unknown")
+
+
+def adp_chains(site: Site, config: Config) -> list[Site]:
+    """The chains of down and up, as if they were updates."""
+    b = config.get("bottleneck", 16)
+    return [Site(b, site.out, "linear", ()), Site(site.out, b, "linear", ())]
+
+
+def adp_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    found = []
+    for chain, biased in zip(adp_chains(site, config), (("down", "both"), ("both",)), strict=True):
+        found += loretta_specs(chain, rank, {})
+        if config.get("bias", "down") in biased:
+            found.append(Spec(1, chain.out))
+    return found
+
+
+def adp_most(site: Site, config: Config) -> int:
+    if site.out != site.width or site.layout != "linear":
+        return 0
+    return loretta_most(adp_chains(site, config)[0], {})
+
+
+def adp_matrices(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    """down and up; the functions themselves are not computed here."""
+    numbers = iter((tensor.astype(np.float32) * plan.step).astype(np.float64) for tensor in stored)
+    found = []
+    for chain, biased in zip(adp_chains(site, plan.config), (("down", "both"), ("both",)), strict=True):
+        sides = []
+        for width in (chain.out, chain.width):
+            X = extended(np.ones((1, 1)), next(numbers))
+            while len(X) < width:
+                X = extended(X, next(numbers))
+            sides.append(X)
+        found.append((sides[0] @ sides[1].T).astype(np.float32))
+        if plan.config.get("bias", "down") in biased:
+            next(numbers)
+    return found[0], found[1]
+
+
+ADP = Method(
+    adp_check,
+    adp_specs,
+    adp_most,
+    adp_matrices,
+    middle=lambda _, __, config: config.get("bottleneck", 16),
+    linear=False,
+)
+
+METHODS = {"svd": SVD, "vblora": VBLORA, "lora-xs": CORE, "lora-sb": CORE, "loretta": LORETTA, "loretta-adp": ADP}
 
 
 # 8. Packed tensors ---------------------------------------------------------------------------------------------------

@@ -19,22 +19,27 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors, Meta
+from adaptzip.assembly import settled
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.coding.modules import decode_shared
+from adaptzip.coding.modules import Coder, decode_shared
+from adaptzip.compressed import Compressed, Provenance
 from adaptzip.compression import compress, make_from
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
+from adaptzip.distill.quantising import code
+from adaptzip.distill.tensors import Tensors
 from adaptzip.dtypes import DTYPES, NAMES
-from adaptzip.jobs import Request, load_source
+from adaptzip.jobs import Request, configure, load_source
 from adaptzip.methods import load
-from adaptzip.reconstruction import coder_of, reconstruct, reconstruct_native
+from adaptzip.methods._base import FunctionMethod
+from adaptzip.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
 from adaptzip.sensitivity import Sensitivity
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TEAM = FOLDER / "team.basis"
 """The basis that some files name."""
-NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB"}
+NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB", "loretta-adp": "AB"}
 """Factors that decoders may round differently in the last bit."""
 
 
@@ -182,6 +187,18 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
         {"to": "loretta", "order": "rep", "rank": 3, "max_error": 0.8},
     ),
     "loretta-gains": (odd, {"to": "loretta", "max_error": 0.3, "weights": True}),
+    "loretta-adp": (
+        mixed,
+        {"to": "loretta-adp", "layers": "q_proj,down_proj", "bottleneck": 6, "rank": 3, "bias": "both"},
+    ),
+    "loretta-adp-tanh": (
+        odd,
+        {"to": "loretta-adp", "layers": "p,q,r,s,z", "activation": "tanh", "bias": "none", "rank": 4},
+    ),
+    "loretta-adp-wide": (
+        odd,
+        {"to": "loretta-adp", "layers": "q,s", "bottleneck": 96, "activation": "relu", "rank": 9},
+    ),
 }
 
 
@@ -199,7 +216,7 @@ def outline(tensor: Tensor) -> list[Any]:
 
 def expectation(path: Path) -> dict[str, Any]:
     """What a file decodes to."""
-    adapter = reconstruct(path, basis=TEAM if named_basis(path) else None)
+    adapter = read_back(path, TEAM if named_basis(path) else None)
     extras = {f"extra {name}": describe(tensor) for name, tensor in adapter.extras.items()}
     for name, module in adapter.modules.items():
         parts = {"magnitude": module.magnitude, "bias": module.bias}
@@ -213,6 +230,12 @@ def expectation(path: Path) -> dict[str, Any]:
     }
     found = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "modules": modules, "extras": extras}
     return found if compressed.lossless else found | {"stored": stored(path)}
+
+
+def read_back(path: Path, basis: Path | None = None) -> Adapter:
+    """The adapter in a file; of functions, their matrices in its place."""
+    compressed = open_adz(path)
+    return reconstruct_native(compressed)[1] if holds_functions(compressed) else reconstruct(path, basis=basis)
 
 
 def named_basis(path: Path) -> bool:
@@ -238,6 +261,10 @@ def stored(path: Path) -> dict[str, Any]:
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's."""
     plain = {key: value for key, value in options.items() if key != "weights"}
+    method = load(plain.get("to", "svd"))
+    if isinstance(method, FunctionMethod):
+        write_functions(make(), path, method, {key: value for key, value in plain.items() if key != "to"})
+        return
     if "weights" not in options:
         compress(make(), path, **plain)
         return
@@ -246,6 +273,32 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     names = sorted(source.adapter.modules)
     source = replace(source, sensitivities={name: Sensitivity(4.0**i / 7) for i, name in enumerate(names)})
     writer.write(make_from(source, request).compressed, path)
+
+
+def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, options: Mapping[str, Any]) -> None:
+    """A file of functions drawn at random behind an adapter's modules, one of them the identity."""
+    config = configure(method, options)
+    sites = method.places({name: module.shape[0] for name, module in adapter.modules.items()}, config)
+    ranks = {name: config.rank for name in list(sites)[1:]}
+    generator = torch.Generator().manual_seed(9)
+    modules = {
+        name: {role: torch.randn(tensor.shape, generator=generator) / 4 for role, tensor in tensors.items()}
+        for name, tensors in method.start(sites, ranks, config, 9).items()
+    }
+    coded, _ = code(Coder(method, config, sites, config.rank), Tensors({}, modules, ranks), 0.125)
+    compressed = Compressed(
+        method=method.name,
+        method_version=method.version,
+        config=settled(config),
+        sites=sites,
+        max_rank=config.rank,
+        chunks=[coded.modules[name].chunk if name in ranks else b"" for name in sites],
+        step=0.125,
+        provenance=Provenance("adaptzip", 0, None, 1.0, coded.numbers, 9),
+        meta_config=adapter.meta.config,
+        base_model=adapter.meta.base_model,
+    )
+    writer.write(compressed, path)
 
 
 def main() -> None:

@@ -168,6 +168,7 @@ def cases() -> Iterator[Case]:
     yield from _cores(File.open("lora-sb-embedded"), lossy)
     yield from _banks(File.open("vblora-k2"))
     yield from _trains(File.open("loretta-delta"))
+    yield from _functions(File.open("loretta-adp"))
 
 
 def _frames(file: File) -> Iterator[Case]:
@@ -611,6 +612,34 @@ def _trains(file: File) -> Iterator[Case]:
     blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     bomb = replace(wide, blocks=(entropy.encode(1, 1, blocks),), gains=b"")
     yield "train-bomb", BROKEN, "factors of 2^31 numbers in a few bytes", bomb.build()
+
+
+def _functions(file: File) -> Iterator[Case]:
+    def configured(**changes: Any) -> bytes:
+        return file.with_metadata(config={**file.metadata["config"], **changes}).build()
+
+    def placed(*site: Any) -> bytes:
+        first, *rest = file.metadata["modules"]
+        return file.with_metadata(modules=[[first[0], *site], *rest]).build()
+
+    (pattern, out, width), *_ = file.metadata["modules"]
+    yield "function-bottleneck", BROKEN, "a bottleneck of 0", configured(bottleneck=0)
+    yield "function-bottleneck-huge", BROKEN, "a bottleneck beyond 2^20", configured(bottleneck=2**20 + 1)
+    yield "function-bottleneck-true", BROKEN, "a bottleneck is a truth value", configured(bottleneck=True)
+    yield "function-rank", BROKEN, "a rank of 0", configured(rank=0)
+    yield "function-activation", BROKEN, "an unknown activation", configured(activation="step")
+    yield "function-activation-list", BROKEN, "an activation is a list", configured(activation=["gelu"])
+    yield "function-bias", BROKEN, "an unknown choice of biases", configured(bias="up")
+    yield "function-layers", BROKEN, "a blank end of a name", configured(layers="q_proj, ,down_proj")
+    yield "function-layers-list", BROKEN, "ends of names are a list", configured(layers=["q_proj"])
+    yield "function-oblong", BROKEN, "a function from other outputs than its own", placed(out, width + 1)
+    yield "function-transposed", BROKEN, "a function in a weight's layout", placed(out, width, "transposed")
+    gains = bytes([4] * len(file.blocks))
+    yield "function-gains", BROKEN, "functions have gains", replace(file, gains=gains).build()
+    yield "function-shape", BROKEN, "numbers that are too few for their widths", configured(bottleneck=7)
+    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"bottleneck": 2**20}, max_rank=1)
+    bomb = replace(wide, blocks=(file.blocks[-1],))
+    yield "function-bomb", BROKEN, "matrices of 2^51 numbers in a few bytes", bomb.build()
 
 
 def _planes(file: File) -> Iterator[Case]:

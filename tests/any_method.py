@@ -22,8 +22,8 @@ from adaptzip.jobs import Job, Request, load_source, prepare_job
 from adaptzip.sensitivity import Sensitivity
 
 OUTSIDE = ("sixth", "seventh")
-EVERY = (*methods.names(), *OUTSIDE)
-"""Built-in methods and the two of `plugging.TOYS`."""
+EVERY = (*methods.fittable(), *OUTSIDE)
+"""Built-in methods that need no training, and the two of `plugging.TOYS`."""
 
 
 def needs(name: str, source: Adapter) -> dict[str, Any]:

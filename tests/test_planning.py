@@ -20,7 +20,7 @@ from adaptzip.plan_files import check_modules, read_plan, write_plan
 from adaptzip.planning import Forecast, PlanReport, Refusal, choose, reference_at
 
 SOURCE = adapter({f"l.{i}": (64, 48, 6) for i in range(5)}, seed=7)
-FAST = [name for name in methods.names() if not methods.load(name).needs_basis]
+FAST = [name for name in methods.fittable() if not methods.load(name).needs_basis]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def report() -> PlanReport:
 
 def test_every_method_has_rows_or_a_reason(report: PlanReport) -> None:
     said = {row.method for row in report.forecasts} | {row.method for row in report.refusals}
-    assert said == set(methods.names())
+    assert said == set(methods.fittable())
     assert all(row.reason and "\n" not in row.reason for row in report.refusals)
 
 
@@ -75,7 +75,7 @@ def test_an_unknown_method_is_an_error() -> None:
 def test_auto_keeps_what_measures_best_and_says_what_it_tried() -> None:
     request = Request(to=AUTO, budget="2500B")
     made = choose(load_source(SOURCE, request), request)
-    assert {row.method for row in made.tried} == set(methods.names())
+    assert {row.method for row in made.tried} == set(methods.fittable())
     fitted = [row for row in made.tried if row.error is not None]
     assert made.error == min(row.error for row in fitted if row.error is not None)
     assert all(row.bytes is not None and row.bytes <= 2500 for row in fitted)

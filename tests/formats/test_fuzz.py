@@ -16,12 +16,21 @@ from decoded import GOLDEN, agree, decoded, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import adaptzip
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError
 from formats import decoder
+from formats.make_golden import read_back
 from formats.make_must_reject import File, hashed
 
-NEW = ("gains", "vblora-k1", "vblora-k2", "vblora-k3-levels", "lora-sb-embedded", "loretta-delta", "loretta-rep")
+NEW = (
+    "gains",
+    "vblora-k1",
+    "vblora-k2",
+    "vblora-k3-levels",
+    "lora-sb-embedded",
+    "loretta-delta",
+    "loretta-rep",
+    "loretta-adp",
+)
 NAMES = ("coarse", "escapes", "layouts", "extras-int8", "lossless", *NEW)
 SETTINGS = settings(max_examples=int(os.environ.get("ADAPTZIP_FUZZ_EXAMPLES", "150")), deadline=None)
 """Set ADAPTZIP_FUZZ_EXAMPLES to look for longer."""
@@ -59,7 +68,7 @@ def read(path: Path, data: bytes) -> dict[str, Any] | None:
     path.unlink(missing_ok=True)
     path.write_bytes(data)
     try:
-        return plain(adaptzip.reconstruct(path))
+        return plain(read_back(path))
     except (FormatError, RefusedError):
         return None
 
@@ -183,7 +192,7 @@ options = st.sampled_from(
         "lora_rank",
         "sweeps",
     ]
-    + ["tolerance", "min_energy", "lossless"]
+    + ["tolerance", "min_energy", "lossless", "bottleneck", "layers", "activation", "bias"]
 )
 
 
