@@ -352,8 +352,8 @@ def _check_alike(teacher: Adapter, beginning: Beginning, request: Request) -> No
 
 def _near(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same but for how they were packed."""
-    away = (a.double() - b.double()).norm()
-    return bool(away <= _PACKED_ERROR * b.double().norm())
+    ours, theirs = a.double().nan_to_num(), b.double().nan_to_num()
+    return bool((ours - theirs).norm() <= _PACKED_ERROR * theirs.norm())
 
 
 def _longest(texts: tuple[int, int], schedule: Schedule) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""The training loop: batches in parts, stops and resumptions, and what goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptzip import methods
+from adaptzip.adapter import Adapter
+from adaptzip.distill.data import Example
+from adaptzip.distill.distilling import DataOptions, Setup, prepare
+from adaptzip.distill.loop import Problem, Schedule, State, begin, settled, train
+from adaptzip.distill.losses import LossWeights
+from adaptzip.distill.student import Guest
+from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.jobs import Request
+from tests import tiny_peft
+from tests.distill.teachers import SHORT, classifier, teacher_of, texts, unlabelled
+
+
+def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:
+    given: dict[str, Any] = {"to": methods.REFERENCE, "budget": "700", "base": base, "device": "cpu", **options}
+    data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
+    return prepare(
+        None, teacher=teacher, base=base, data=data, request=Request(**given), schedule=schedule, options=DataOptions()
+    )
+
+
+def run(setup: Setup, state: State | None = None, *, stop: int | None = None) -> State:
+    """Train to the end, or until an interruption after `stop` updates."""
+    state = state or begin(setup.problem, setup.beginning.step)
+
+    def save(now: State) -> None:
+        if now.step == stop:
+            raise KeyboardInterrupt
+
+    train(setup.problem, setup.schedule, state, setup.machines, save=save, report=lambda _: None)
+    return state
+
+
+def numbers(state: State) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in state.parameters.values()]
+
+
+@pytest.fixture
+def causal(tmp_path: Path) -> tuple[Path, Adapter]:
+    return teacher_of(tiny_peft.llama, tmp_path, "q_proj", "down_proj")
+
+
+@pytest.mark.parametrize("weights", [LossWeights(), LossWeights(labels=0.5, temperature=2.0)])
+def test_a_batch_in_parts_is_the_batch(causal: tuple[Path, Adapter], weights: LossWeights) -> None:
+    """Texts have different lengths, so that parts have different numbers of rows; the last batch is a small one."""
+    found = []
+    for micro in (None, 3):
+        schedule = Schedule(steps=5, batch=8, every=5, micro=micro, quantised=0.0, weights=weights)
+        setup = setup_of(*causal, schedule)
+        assert {len(setup.problem.teacher.texts) % 8, len({len(t.ids) for t in setup.problem.teacher.texts})} != {0}
+        found.append((numbers(run(setup)), dict(setup.problem.tensors.items())))
+    (whole, start), (parts, _) = found
+    moved = max(float((a - start[place]).abs().max()) for a, place in zip(whole, start, strict=True))
+    apart = max(float((a - b).abs().max()) for a, b in zip(whole, parts, strict=True))
+    assert moved > 1e-3
+    assert apart < 0.02 * moved
+
+
+def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(causal: tuple[Path, Adapter]) -> None:
+    expected = run(setup_of(*causal, SHORT))
+    for stop in (3, SHORT.first_quantised):
+        setup = setup_of(*causal, SHORT)
+        state = begin(setup.problem, setup.beginning.step)
+        with pytest.raises(KeyboardInterrupt):
+            run(setup, state, stop=stop)
+        assert state.step == stop
+        again = setup_of(*causal, SHORT)
+        state = replace(state, parameters={place: t.detach().clone() for place, t in state.parameters.items()})
+        run(again, state)
+        assert all(torch.equal(a, b) for a, b in zip(numbers(state), numbers(expected), strict=True))
+        assert (state.best_distance, state.best_step) == (expected.best_distance, expected.best_step)
+        assert state.best_quantiser == expected.best_quantiser
+        assert all(torch.equal(expected.best[place], tensor) for place, tensor in state.best.items())
+
+
+def test_training_that_is_cut_short_counts(causal: tuple[Path, Adapter]) -> None:
+    """Before the quantiser is in the loop nothing but the fit was tried."""
+    setup = setup_of(*causal, replace(SHORT, steps=30, quantised=0.1))
+    state = begin(setup.problem, setup.beginning.step)
+    fitted = state.best_distance
+    with pytest.raises(KeyboardInterrupt):
+        run(setup, state, stop=20)
+    assert (state.best_distance, state.best_step) == (fitted, 0)
+    found = settled(setup.problem, state)
+    assert found.best_distance < fitted
+    assert found.best_step == 20
+    assert (state.best_distance, state.best_step) == (fitted, 0)
+
+
+def test_time_ends_training(causal: tuple[Path, Adapter]) -> None:
+    state = run(setup_of(*causal, replace(SHORT, steps=1000, seconds=1e-3)))
+    assert state.step == 1
+
+
+def test_other_losses_train(causal: tuple[Path, Adapter]) -> None:
+    state = run(setup_of(*causal, replace(SHORT, weights=LossWeights(kl=0.0, hidden=1.0, modules=1.0))))
+    assert state.best_step > 0
+
+
+def broken(problem: Problem, monkeypatch: pytest.MonkeyPatch, at: int, what: Any) -> None:
+    """From its call number `at` on, the model gives other rows to training."""
+    calls = 0
+    look = Guest.look
+
+    def changed(self: Guest, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < at:
+            return look(self, *args, **options)
+        return what(look(self, *args, **options))
+
+    monkeypatch.setattr(Guest, "look", changed)
+
+
+def test_a_loss_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(*causal, SHORT)
+    state = begin(setup.problem, setup.beginning.step)
+    broken(setup.problem, monkeypatch, 3, lambda seen: replace(seen, rows=seen.rows * float("nan")))
+    with pytest.raises(CheckFailedError, match=r"^step 3: the loss is nan$") as caught:
+        run(setup, state)
+    assert caught.value.hint == "try a lower --rate"
+    assert state.step == 2
+    assert all(bool(tensor.isfinite().all()) for tensor in state.parameters.values())
+
+
+def test_a_gradient_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(*causal, SHORT)
+    state = begin(setup.problem, setup.beginning.step)
+    broken(setup.problem, monkeypatch, 2, lambda seen: replace(seen, rows=_Spoiled.apply(seen.rows)))
+    with pytest.raises(CheckFailedError, match=r"^step 2: the gradient of the loss is not finite$"):
+        run(setup, state)
+    assert all(bool(tensor.isfinite().all()) for tensor in state.parameters.values())
+
+
+class _Spoiled(torch.autograd.Function):
+    """The identity, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("kind", ["processor", "cuda"])
+def test_memory_that_runs_out(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    setup = setup_of(*causal, replace(SHORT, micro=6))
+
+    def full(seen: Any) -> Any:
+        if kind == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.empty(10**16)
+
+    broken(setup.problem, monkeypatch, 1, full)
+    with pytest.raises(CheckFailedError, match=r"^out of memory with 6 texts at once$") as caught:
+        run(setup)
+    assert caught.value.hint == "try --micro-batch 3, or a smaller --max-tokens"
+
+
+def test_other_errors_are_not_taken_for_it(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = setup_of(*causal, SHORT)
+
+    def fail(seen: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    broken(setup.problem, monkeypatch, 1, fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run(setup)
+
+
+def test_a_teacher_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path)
+    extras = {key: torch.full_like(value, torch.nan) for key, value in teacher.extras.items()}
+    setup = setup_of(base, replace(teacher, extras=extras), SHORT, budget="400")
+    with pytest.raises(CheckFailedError, match="the teacher's outputs on the held-out texts are not all finite"):
+        begin(setup.problem, setup.beginning.step)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"every": 0}, "every is 0"),
+        ({"micro": 0}, "micro is 0"),
+        ({"rate": 0.0}, "rate is 0"),
+        ({"rate": float("nan")}, "rate is nan"),
+        ({"quantised": 1.5}, "the quantised share is 1.5"),
+        ({"seconds": 0.0}, "the time allowed is 0 s"),
+    ],
+)
+def test_schedules_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Schedule(**options)
