@@ -28,7 +28,7 @@ from adaptzip.jobs import Job, Request, load_source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
-_ROOM = 1.5
+_ROOM = 1.7
 """Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""
 _BITS = 2.4
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
