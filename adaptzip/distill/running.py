@@ -1,0 +1,185 @@
+"""A whole run of distillation with files: it can be stopped, keeps its best so far, and goes on later."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptzip.calibration.models import Kind
+from adaptzip.container import writer
+from adaptzip.distill.distilling import SELF, DataOptions, Distilled, Setup, finish, prepare
+from adaptzip.distill.loop import Moment, Schedule, State, begin, train
+from adaptzip.distill.machines import find_machines
+from adaptzip.distill.resuming import load_state, mark_of, on_device, progress_path, save_state
+from adaptzip.errors import AdaptzipError, CheckFailedError, UsageError
+from adaptzip.jobs import Request
+
+INTERVAL = 30.0
+"""Seconds between two saves of the progress."""
+_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StoppedError(AdaptzipError):
+    """Training that a signal ended; `exit_code` tells which one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is trained, from which files, and where the result goes.
+
+    Attributes:
+        source: a `.adz` to train further, or an adapter to fit; None fits the teacher.
+        teacher, base: folders or files.
+        data: a file of texts, or "self".
+    """
+
+    source: Path | None
+    output: Path
+    teacher: Path
+    base: Path
+    data: str
+    request: Request
+    schedule: Schedule = field(default_factory=Schedule)
+    options: DataOptions = field(default_factory=DataOptions)
+    kind: Kind | None = None
+
+    @property
+    def best(self) -> Path:
+        """Where the best file of a run that was stopped is written."""
+        return self.output.with_name(f"{self.output.stem}.best.adz")
+
+    @property
+    def progress(self) -> Path:
+        """Where the run's progress is kept."""
+        return progress_path(self.output)
+
+    def mark(self, processes: int) -> str:
+        """What tells this run from others."""
+        asked = self.request
+        files = {"source": self.source, "teacher": self.teacher, "base": self.base}
+        files |= {"data": None if self.data == SELF else Path(self.data)}
+        files |= {name: _path(getattr(asked, name)) for name in ("config", "basis", "calibration")}
+        told = ("to", "budget", "extras", "alpha", "device", "seed", "embed_basis", "allocate", "options")
+        settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
+        settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
+        return mark_of(self.schedule, files, settings)
+
+
+def distil(
+    run: Run,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    say: Callable[[str, float], None] | None = None,
+    report: Callable[[Moment], None] | None = None,
+) -> tuple[Distilled, Setup]:
+    """Train and write `run.output`; of several processes the first writes.
+
+    Args:
+        resume: go on from the progress that is there; without any, begin.
+        force: replace an existing output.
+
+    Raises:
+        StoppedError: if a signal came; the progress is kept, and the best file so far written as `run.best`.
+        UsageError: if there is progress without `resume`, or that of another run.
+        CheckFailedError: if training failed; the best file so far is written as `run.best`.
+        AdaptzipError: others, as `adaptzip.distill.distilling.prepare` and `adaptzip.container.writer.write`.
+    """
+    if run.progress.exists() and not resume:
+        raise UsageError(
+            f"{run.progress}: a run was stopped here", hint="add --resume to go on, or remove that file to start anew"
+        )
+    machines = find_machines(run.request.device)
+    mark = run.mark(machines.count)
+    before = load_state(run.progress, mark) if run.progress.exists() else None
+    setup = prepare(
+        run.source, teacher=run.teacher, base=run.base, data=run.data, request=run.request, schedule=run.schedule,
+        options=run.options, kind=run.kind, report=say,
+    )  # fmt: skip
+    state = begin(setup.problem, setup.beginning.step) if before is None else on_device(before, machines.device)
+    _train(run, setup, state, mark, report or (lambda _: None))
+    made = finish(setup, state)
+    if setup.machines.first:
+        writer.write(made.compressed, run.output, force=force)
+        run.progress.unlink(missing_ok=True)
+    return made, setup
+
+
+def _train(run: Run, setup: Setup, state: State, mark: str, report: Callable[[Moment], None]) -> None:
+    saved = time.monotonic()
+    first = setup.machines.first
+    with _noted_signals() as came:
+
+        def save(now: State) -> None:
+            nonlocal saved
+            if setup.machines.agree(bool(came)):
+                raise KeyboardInterrupt
+            if first and time.monotonic() - saved >= INTERVAL:
+                save_state(run.progress, now, mark)
+                saved = time.monotonic()
+
+        try:
+            train(setup.problem, setup.schedule, state, setup.machines, save=save, report=report)
+        except KeyboardInterrupt:
+            if len(came) > 1:
+                raise  # In the middle of an update; what was saved before is whole.
+            if first:
+                save_state(run.progress, state, mark)
+                _write_best(run, setup, state)
+            raise _stopped(run, came) from None
+        except CheckFailedError as error:
+            kept = ""
+            if first:
+                # What stopped training, such as memory, may stop this as well; the first error is the one to tell.
+                with contextlib.suppress(AdaptzipError, RuntimeError):
+                    _write_best(run, setup, state)
+                    kept = f"; the best so far is {run.best}"
+                run.progress.unlink(missing_ok=True)
+            raise CheckFailedError(f"{error}{kept}", hint=error.hint) from error
+
+
+def _write_best(run: Run, setup: Setup, state: State) -> None:
+    writer.write(finish(setup, state, complete=False).compressed, run.best, force=True)
+
+
+def _stopped(run: Run, came: list[int]) -> StoppedError:
+    number = came[0] if came else signal.SIGINT
+    word = "terminated" if number == signal.SIGTERM else "interrupted"
+    error = StoppedError(
+        f"{word}; the best so far is {run.best}, the progress {run.progress}", hint="add --resume to go on"
+    )
+    error.exit_code = _CODES[signal.Signals(number)]
+    return error
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM wait for the end of an update; a second one does not."""
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    mine = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _CODES} if mine else {}
+    noted = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in noted:
+            signal.signal(number, note)
+        yield came
+    finally:
+        for number, handler in noted.items():
+            signal.signal(number, handler)
+
+
+def _path(value: object) -> Path | None:
+    return Path(value) if isinstance(value, str | Path) else None

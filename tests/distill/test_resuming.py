@@ -1,0 +1,146 @@
+"""Runs that are stopped, and go on with the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptzip.container.reader import open_adz
+from adaptzip.distill import resuming, running
+from adaptzip.distill.loop import Moment, Schedule, State
+from adaptzip.distill.losses import LossWeights
+from adaptzip.distill.resuming import load_state, mark_of, save_state
+from adaptzip.distill.running import Run, StoppedError, distil
+from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
+from adaptzip.jobs import Request
+from tests.distill.evaluation_cases import classifier, write_rows
+
+SCHEDULE = Schedule(steps=12, batch=2, every=3)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    base, teacher = classifier(tmp_path)
+    data = write_rows(tmp_path / "rows.jsonl")
+    request = Request(budget="6kB", base=base, device="cpu")
+    return Run(None, tmp_path / "out.adz", teacher, base, str(data), request, SCHEDULE)
+
+
+def stop_after(step: int) -> Callable[[Moment], None]:
+    def report(moment: Moment) -> None:
+        if moment.step == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_run_that_was_stopped_gives_the_same_file(run: Run) -> None:
+    whole = replace(run, output=run.output.with_name("whole.adz"))
+    distil(whole)
+    expected = whole.output.read_bytes()
+    assert not whole.progress.exists()
+    for stop in (1, 6, 7, 11):
+        with pytest.raises(StoppedError, match="out.best.adz") as caught:
+            distil(run, report=stop_after(stop))
+        assert caught.value.exit_code == 130
+        assert not run.output.exists()
+        assert open_adz(run.best).provenance.distilled["steps"] == stop
+        assert run.progress.exists()
+        seen: list[int] = []
+        distil(run, resume=True, force=True, report=lambda moment, seen=seen: seen.append(moment.step))
+        assert seen == list(range(stop + 1, 13))
+        assert run.output.read_bytes() == expected
+        assert not run.progress.exists()
+        run.output.unlink()
+
+
+def test_what_was_saved_along_the_way_is_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill, nothing is written when training ends."""
+    whole = replace(run, output=run.output.with_name("whole.adz"))
+    distil(whole)
+    monkeypatch.setattr(running, "INTERVAL", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def report(moment: Moment) -> None:
+        if moment.step == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        distil(run, report=report)
+    assert not run.best.exists()
+    monkeypatch.undo()
+    seen: list[int] = []
+    distil(run, resume=True, report=lambda moment: seen.append(moment.step))
+    assert seen == [9, 10, 11, 12]
+    assert run.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_progress_of_another_run_is_refused(run: Run) -> None:
+    with pytest.raises(StoppedError):
+        distil(run, report=stop_after(2))
+    with pytest.raises(UsageError, match="a run was stopped here") as caught:
+        distil(run)
+    assert "--resume" in str(caught.value.hint)
+    others = [
+        replace(run, schedule=replace(SCHEDULE, seed=1)),
+        replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
+        replace(run, request=replace(run.request, budget="7kB")),
+        replace(run, options=replace(run.options, max_tokens=5)),
+    ]
+    for other in others:
+        with pytest.raises(UsageError, match="progress of another run"):
+            distil(other, resume=True)
+    Path(run.data).write_text(Path(run.data).read_text() + "\n")
+    with pytest.raises(UsageError, match="progress of another run"):
+        distil(run, resume=True)
+
+
+def test_more_time_may_be_given_to_a_run_that_goes_on() -> None:
+    marks = [mark_of(replace(SCHEDULE, seconds=seconds), {}, {}) for seconds in (None, 5.0)]
+    assert marks[0] == marks[1] != mark_of(replace(SCHEDULE, steps=13), {}, {})
+
+
+def test_damaged_progress_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.adz.progress"
+    save_state(path, State(3, {("m", "A"): torch.ones(2)}, {}, 0.5), "mark")
+    assert torch.equal(load_state(path, "mark").parameters[("m", "A")], torch.ones(2))
+    content = path.read_bytes()
+    for broken in (b"", b"nonsense", content[: len(content) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"a\.adz\.progress"):
+            load_state(path, "mark")
+
+
+def test_progress_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.adz.progress"
+    save_state(path, State(3, {}, {}, 0.5), "mark")
+    before = path.read_bytes()
+
+    def half(values: object, handle: object) -> None:
+        handle.write(b"half")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resuming.torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(path, State(4, {}, {}, 0.5), "mark")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_loss_that_fails_keeps_the_best(run: Run) -> None:
+    def report(moment: Moment) -> None:
+        if moment.step == 8:
+            raise CheckFailedError("step 8: the loss is nan", hint="try a lower --rate")
+
+    with pytest.raises(CheckFailedError, match=r"loss is nan; the best so far is .*out\.best\.adz") as caught:
+        distil(run, report=report)
+    assert caught.value.hint == "try a lower --rate"
+    assert open_adz(run.best).provenance.distilled["steps"] == 8
+    assert not run.output.exists()
+    assert not run.progress.exists()
