@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from adaptzip.errors import FormatError
 
 _MOST_EXTRAS = 8
 _HASH_SHOWN = 8
+_DISTILLED = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distilled": "distilled"}
+"""Rows of what training said, in their order, and their names for people."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "ratio": provenance.source_bytes / archive.bytes,
         "made_by": provenance.made_by,
         "seed": provenance.seed,
+        "distilled": dict(provenance.distilled) or None,
         "dialect": header.dialect,
         "base_model": _base_model(archive),
         "basis": None if header.basis is None else dataclasses.asdict(header.basis),
@@ -144,6 +147,7 @@ def _text(archive: _Archive, verbose: bool) -> str:
         text.fields(_overview(archive)),
         text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
         text.table(parts, head=["part", "size", "share"], indent=""),
+        _distilled(header.provenance.distilled),
         _modules(archive) if verbose else "",
         _extras(archive.extras, len(archive.extras) if verbose else _MOST_EXTRAS),
     ]
@@ -174,6 +178,28 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
     yield "base model", _base_model(archive) or ""
     yield "made by", made.made_by
+
+
+def _distilled(told: Mapping[str, Any]) -> str:
+    """What training said of held-out texts, as far as it can be read."""
+    rows = told.get("rows")
+    if not isinstance(rows, Mapping):
+        return ""
+    encoder = all(isinstance(row, list) and len(row) > 1 and row[1] is None for row in rows.values())
+    metric = told.get("metric")
+    names = ["1 - cosine" if encoder else "KL", "agreement", *([str(metric)] if metric else [])]
+    order = [*(name for name in _DISTILLED if name in rows), *sorted(rows.keys() - set(_DISTILLED))]
+    table = [[_DISTILLED.get(name, str(name)), *_figures(rows[name], len(names))] for name in order]
+    told_by = (
+        f"step {told.get('step')} of {told.get('steps')}, {told.get('texts')} texts, {told.get('held_out')} held out"
+    )
+    return f"{text.table(table, head=['distilled', *names], indent='')}\n{told_by}"
+
+
+def _figures(row: Any, most: int) -> list[str]:
+    values = row[:most] if isinstance(row, list) else []
+    words = [f"{value:.4g}" if isinstance(value, int | float) else "-" for value in values]
+    return words + ["-"] * (most - len(words))
 
 
 def _basis(basis: BasisReference, base_model: str | None) -> str:

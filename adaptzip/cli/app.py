@@ -14,6 +14,7 @@ from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
 from adaptzip.cli.compress import compress
 from adaptzip.cli.diff import diff
+from adaptzip.cli.distill import distill
 from adaptzip.cli.eval import eval
 from adaptzip.cli.export import export
 from adaptzip.cli.inspect import inspect
@@ -22,7 +23,7 @@ from adaptzip.cli.methods import methods
 from adaptzip.cli.plan import plan
 from adaptzip.cli.verify import verify
 
-COMMANDS = (compress, plan, bench, inspect, verify, export, merge, diff, eval, methods)
+COMMANDS = (compress, distill, plan, bench, inspect, verify, export, merge, diff, eval, methods)
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""
 

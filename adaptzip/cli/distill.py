@@ -1,0 +1,225 @@
+"""`adaptzip distill`: train a compressed adapter to act like its teacher."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _text as text
+from adaptzip.cli._output import Output, Report
+from adaptzip.cli._paths import check_file
+from adaptzip.cli._requests import AUTO, method_settings
+from adaptzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptzip.distill.distilling import Distilled, Setup
+    from adaptzip.distill.evaluation import Evaluation
+    from adaptzip.distill.loop import Moment
+
+Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_NAMES = {"none": "no adapter"}
+
+
+def _number(help: str, default: str | None = None) -> Any:
+    """An option that takes a number; its default is shown unless it is said in words."""
+    words = help if default is None else f"{help}  [default: {default}]"
+    return typer.Option(help=words, metavar="NUMBER", show_default=default is None)
+
+
+def distill(
+    teacher: Annotated[Path, typer.Option(help="The adapter to act like.", metavar="ADAPTER", show_default=False)],
+    base: Annotated[Path, typer.Option(help="The folder of the base model.", metavar="DIR", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Texts, as .jsonl, .csv or .txt; or self: texts that base and teacher write.",
+            metavar="FILE|self",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write.", metavar="OUT.adz", show_default=False)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A .adz file to train further, or an adapter to fit.  [default: the teacher]",
+            metavar="OUT_OR_SRC",
+            show_default=False,
+        ),
+    ] = None,
+    to: options.To = None,
+    budget: options.Size = None,
+    setting: options.Settings = None,
+    allocate: options.Allocate = None,
+    task: Annotated[
+        Task | None, typer.Option(help="What the model is for.  [default: as the adapter says]", show_default=False)
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Where a row of the data has its text.", metavar="NAME", show_default=False)
+    ] = None,
+    label_field: Annotated[
+        str | None, typer.Option(help="Where a row has its label.", metavar="NAME", show_default=False)
+    ] = None,
+    held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
+    max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 128,
+    packed: Annotated[bool, typer.Option("--packed", help="Join causal texts and cut them into even pieces.")] = False,
+    steps: Annotated[int, _number("Updates to make.")] = 1000,
+    batch_size: Annotated[int, _number("Texts for each update, over all processes.")] = 32,
+    micro_batch: Annotated[int | None, _number("Texts in memory at once.", "the batch")] = None,
+    rate: Annotated[float | None, _number("Learning rate, relative.", "the method's own")] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(help="End training after this time, such as 90s, 10m or 2h.", metavar="TIME", show_default=False),
+    ] = None,
+    kl: Annotated[float, _number("Weight of the KL divergence from the teacher.")] = 1.0,
+    hidden: Annotated[float, _number("Weight of the hidden states' error.")] = 0.0,
+    modules: Annotated[float, _number("Weight of the error of the modules' outputs.")] = 0.0,
+    labels: Annotated[float, _number("Weight of the labels' cross-entropy.")] = 0.0,
+    temperature: Annotated[float, _number("Divides logits before the KL divergence.")] = 1.0,
+    basis: options.Basis = None,
+    embed_basis: options.EmbedBasis = False,
+    extras: options.KeepExtras = "lossless",
+    alpha: options.Alpha = None,
+    config: options.Config = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this run was stopped.")] = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train a compressed adapter to act like its teacher.
+
+    Fits the teacher, or takes a file, then trains its numbers on texts, so that base and result act like base
+    and teacher; the written file keeps to the budget. Shows both on texts that were held out. When it is
+    stopped, OUT.adz.progress is kept for --resume, and OUT.best.adz is the best file so far.
+
+    \b
+    Examples:
+      adaptzip distill --teacher my-adapter/ --base base-model/ --data texts.jsonl --budget 4kB -o small.adz
+      adaptzip distill small.adz --teacher my-adapter/ --base base-model/ --data texts.jsonl -o better.adz
+      adaptzip distill --teacher my-adapter/ --base base-model/ --data self --budget 100x -o small.adz
+    """
+    if to == AUTO:
+        raise UsageError("distilling needs one method", hint="name the method with --to")
+    seconds = None if max_time is None else _seconds(max_time)
+    for path in (teacher, *([source] if source else [])):
+        check_file(output, path, force=force)
+    given = {"to": to, "allocate": allocate}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = method_settings(to, setting or [])
+    from adaptzip.distill.distilling import DataOptions
+    from adaptzip.distill.losses import LossWeights
+    from adaptzip.distill.running import Run, distil
+    from adaptzip.distill.schedules import Schedule
+    from adaptzip.jobs import Request
+
+    request = Request(
+        budget=budget, extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base, basis=basis,
+        embed_basis=embed_basis, options=settings, **chosen,
+    )  # fmt: skip
+    weights = LossWeights(kl, hidden, modules, labels, temperature)
+    schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)
+    fed = DataOptions(text_field, label_field, held_out, max_tokens, packed)
+    run = Run(source, output, teacher, base, data, request, schedule, fed, task)
+    first = os.environ.get("RANK", "0") == "0"
+    sink = Output(as_json and first, quiet or not first, verbose)
+    with sink.warnings(), sink.progress() as report:
+        made, setup = distil(run, resume=resume, force=force, say=report, report=_shown(report))
+    found = _evaluation(made, setup)
+    values = {"path": str(output), "teacher": str(teacher), "base": str(base), "data": data, **_values(made, setup)}
+    values |= {"seed": seed, **found.as_dict()}
+    values["rows"] = [{k: v for k, v in row.items() if k not in _OF_FILES} for row in values["rows"]]
+    if not as_json:
+        sink.result(values, lambda: _table(found, setup))
+    sink.wrote(output, f"{text.size(values['bytes'])}  {text.count(made.steps, 'step')}", values)
+
+
+_OF_FILES = ("method", "bytes", "update_bytes")
+"""What a row of an evaluation says of files, which these rows have no others of than the one written."""
+
+
+def _seconds(words: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", words.strip())
+    if found is None or not float(found[1]):
+        raise UsageError(f"--max-time {words}: expected a time", hint="write 90s, 10m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _shown(report: Report) -> Callable[[Moment], None]:
+    """The progress of training, once for each per cent."""
+    last = -1
+
+    def show(moment: Moment) -> None:
+        nonlocal last
+        now = 100 * moment.step // moment.steps
+        if now > last:
+            last = now
+            left = (
+                f"{moment.seconds_left / 60:.0f} min" if moment.seconds_left >= 90 else f"{moment.seconds_left:.0f} s"
+            )
+            said = f"training: loss {moment.loss:.4g}, agreement {100 * moment.agreement:.1f} %, {left} left"
+            report(said, moment.step / moment.steps)
+
+    return show
+
+
+def _evaluation(made: Distilled, setup: Setup) -> Evaluation:
+    from adaptzip.distill.evaluation import Evaluation
+
+    rows = {_NAMES.get(name, name): score for name, score in made.rows.items()}
+    kind = setup.problem.teacher.loaded.kind
+    return Evaluation(kind, made.metric, rows, dict.fromkeys(rows), rows["teacher"].samples)
+
+
+def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
+    from adaptzip.container import writer
+
+    compressed = made.compressed
+    parts = writer.sizes(compressed)
+    whole = sum(parts.values())
+    return {
+        "method": compressed.method,
+        "options": dict(compressed.config),
+        "parameters": compressed.provenance.parameters,
+        "relative_error": compressed.provenance.relative_error,
+        "bytes": whole,
+        "update_bytes": whole - parts["header"] - parts.get("extras", 0),
+        "source_bytes": compressed.provenance.source_bytes,
+        "steps": made.steps,
+        "best_step": made.step,
+        "seconds": made.seconds,
+        "texts": setup.texts,
+        "held_out": setup.held_out,
+    }
+
+
+def _table(found: Evaluation, setup: Setup) -> str:
+    encoder = found.kind == "encoder"
+    metric = [] if found.metric is None else [found.metric, "gain"]
+    rows = []
+    for name, score in found.rows.items():
+        row = [name, *([_figure(score.cosine)] if encoder else [_figure(score.kl), _share(score.agreement)])]
+        if metric:
+            row += [_share(score.metric) if found.metric == "accuracy" else _figure(score.metric)]
+            row += [_share(found.gain(name))]
+        rows.append(row)
+    head = ["", *(["1 - cosine"] if encoder else ["KL", "agreement"]), *metric]
+    return f"{text.table(rows, head=head, indent='')}\nover {text.count(setup.held_out, 'text')} held out"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,172 @@
+"""`distill`: the report, the numbers as JSON, stops and resumptions, and what stands in its way."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli_cases import ROOT, Result, command, listing, refused, run
+from test_cli_reference import documented
+
+from adaptzip.cli.distill import distill
+from adaptzip.distill.losses import LossWeights
+from adaptzip.distill.schedules import Schedule
+from tests.distill.evaluation_cases import classifier, write_rows
+
+SHORT = ("--steps", "6", "--batch-size", "2", "--budget", "6kB", "--label-field", "label", "--device", "cpu")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A base model, its teacher and data."""
+
+    base: Path
+    teacher: Path
+    data: Path
+
+    @property
+    def out(self) -> Path:
+        return self.base.parent / "out.adz"
+
+    def words(self, *more: str | Path) -> tuple[str | Path, ...]:
+        given = {"--teacher": self.teacher, "--base": self.base, "--data": self.data, "-o": self.out}
+        return ("distill", *more, *(x for pair in given.items() if pair[0] not in more for x in pair))
+
+    def distill(self, *more: str | Path) -> Result:
+        return run(*self.words(*more))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    base, teacher = classifier(tmp_path)
+    return Workplace(base, teacher, write_rows(tmp_path / "rows.jsonl"))
+
+
+def test_the_report_and_what_inspect_shows(place: Workplace) -> None:
+    before = listing(place.base.parent)
+    result = place.distill(*SHORT)
+    assert result.code == 0, result.err
+    head, *rows, over = result.out.splitlines()
+    assert head.split() == ["KL", "agreement", "accuracy", "gain"]
+    assert [row.split("  ")[0] for row in rows] == ["no adapter", "teacher", "fitted", "distilled"]
+    assert over == "over 1 text held out"
+    assert result.last.startswith(f"wrote {place.out}  ")
+    assert place.out.stat().st_size <= 6000
+    assert set(listing(place.base.parent)) - set(before) == {"out.adz"}
+    shown = run("inspect", place.out).out
+    assert "of 6, 5 texts, 1 held out" in shown
+    table = shown[shown.index("\ndistilled ") :]
+    assert table.index("no adapter") < table.index("teacher") < table.index("fitted")
+    told = run("inspect", place.out, "--json").json["distilled"]
+    assert told["rows"].keys() == {"none", "teacher", "fitted", "distilled"}
+    assert (told["steps"], told["texts"], told["held_out"], told["metric"]) == (6, 5, 1, "accuracy")
+    refused(place.distill(*SHORT), 2, "exists already")
+
+
+def test_the_json_is_explained(place: Workplace) -> None:
+    values = place.distill(*SHORT, "--json").json
+    assert values.keys() == documented("distill")
+    assert values["bytes"] == place.out.stat().st_size
+    assert values["update_bytes"] < values["bytes"]
+    assert [row["name"] for row in values["rows"]] == ["no adapter", "teacher", "fitted", "distilled"]
+    assert (values["steps"], values["texts"], values["held_out"]) == (6, 5, 1)
+
+
+def test_time_ends_a_run_with_the_usual_output(place: Workplace) -> None:
+    values = place.distill(*SHORT, "--steps", "100000", "--max-time", "0.1s", "--json").json
+    assert values["steps"] < 100000
+    assert place.out.exists()
+
+
+def test_the_options_have_the_library_s_defaults() -> None:
+    """They are repeated, because reading them from the library would load torch for --help."""
+    given = {name: p.default for name, p in inspect.signature(distill).parameters.items()}
+    schedule, weights = Schedule(), LossWeights()
+    assert [given[name] for name in ("steps", "batch_size", "micro_batch", "rate", "seed")] == [
+        schedule.steps, schedule.batch, schedule.micro, schedule.rate, schedule.seed,
+    ]  # fmt: skip
+    assert {name: given[name] for name in vars(weights)} == vars(weights)
+
+
+def test_bad_input_is_one_line(place: Workplace) -> None:
+    empty = place.base.parent / "empty.jsonl"
+    empty.write_text("")
+    refused(place.distill(*SHORT, "--data", empty), 2, "empty.jsonl")
+    refused(place.distill(*SHORT, "--text-field", "body"), 2, "body")
+    refused(place.distill(*SHORT, "--max-time", "soon"), 2, "--max-time soon")
+    refused(place.distill(*SHORT, "--to", "auto"), 2, "one method")
+    refused(place.distill(*SHORT, "--base", place.teacher), 2, "holds no config.json")
+    refused(place.distill(*SHORT, "--kl", "0"), 2, "every loss has the weight 0")
+    refused(place.distill("--steps", "3"), 2, "needs a size")
+    assert not place.out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_was_stopped_goes_on_with_the_same_result(place: Workplace, number: signal.Signals) -> None:
+    words = place.words(*SHORT, "--steps", "30")
+    assert run(*words).code == 0
+    expected = place.out.read_bytes()
+    place.out.unlink()
+    progress, best = (place.out.with_name(name) for name in ("out.adz.progress", "out.best.adz"))
+    # Saved after every step, and slowly enough to be stopped on the way.
+    before = """
+import time
+import adaptzip.distill.running as running
+running.INTERVAL = 0.0
+save = running.save_state
+def slowly(*arguments):
+    save(*arguments)
+    time.sleep(0.2)
+running.save_state = slowly
+"""
+    process = subprocess.Popen(command(*words, before=before), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 90
+    while not progress.exists() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    said = process.communicate(timeout=90)[1]
+    assert not place.out.exists(), said
+    assert progress.exists(), said
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
+        assert f"the best so far is {best}" in said
+        assert run("inspect", best).code == 0
+    refused(run(*words), 2, "a run was stopped here", "--resume")
+    assert run(*words, "--resume").code == 0
+    assert place.out.read_bytes() == expected
+    assert not progress.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_file(place: Workplace) -> None:
+    launch = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    )
+    done = subprocess.run(
+        [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "adaptzip.cli",
+         *map(str, place.words(*SHORT, "--json"))],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    values = Result(done.returncode, done.stdout, done.stderr).json
+    assert values["steps"] == 6
+    assert place.out.stat().st_size == values["bytes"]
