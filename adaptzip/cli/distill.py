@@ -100,7 +100,7 @@ def distill(
     """Train a compressed adapter to act like its teacher.
 
     Fits the teacher, or takes a file, then trains its numbers on texts, so that base and result act like base
-    and teacher; the written file keeps to the budget. Shows both on texts that were held out. When it is
+    and teacher. Writes OUT.adz, which keeps to the budget, and shows both on texts that were held out. When it is
     stopped, OUT.adz.progress is kept for --resume, and OUT.best.adz is the best file so far.
 
     \b
