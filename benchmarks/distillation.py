@@ -116,7 +116,6 @@ def trec(material: Path) -> Case:
         Run(REFERENCE, 1500, 0.98),
         Run(REFERENCE, 600, 0.90),
         Run("lora-xs", 2000, 0.97),
-        Run("lora-sb", 2000, steps=500),
         Run("vblora", 3000, 0.95, steps=500),
         Run("loretta", 3000, 0.95, steps=500),
     ]

@@ -23,15 +23,18 @@ from adaptzip.distill.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distill.quantising import code
 from adaptzip.distill.tensors import Place, Tensors, start, trained_places
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting import FittedAdapter
-from adaptzip.jobs import Job, Request, load_source, prepare_job
+from adaptzip.fitting import FittedAdapter, sites_of
+from adaptzip.jobs import Job, Request, Source, load_source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
 _ROOM = 1.7
 """Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""
-_BITS = 2.4
-"""What a number of a core between untrained directions takes, about, where its rank follows from the budget."""
+_BITS = 1.2
+"""What a number of a core between untrained directions takes, about, where its rank follows from the budget (measured:
+many coarse numbers do better than few fine ones)."""
+_HEADER = 600
+"""Bytes of a header, about."""
 
 _FITTED = 3
 """Settings of a method that are tried until one keeps to the budget."""
@@ -125,7 +128,7 @@ def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Begi
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
     loaded = load_source(source, request)
     limit = request.limit.bytes_for(loaded.bytes)
-    training = _for_training(loaded.adapter, loaded.bytes, request)
+    training = _for_training(loaded, request, room)
     wanted = training.options.get("rank")
     growing = request.allocate == GROWING
     if growing:
@@ -191,7 +194,7 @@ def _untrained(job: Job) -> bool:
     return job.context.basis is not None and job.context.basis.reference.source == "base"
 
 
-def _for_training(adapter: Adapter, source_bytes: int, request: Request) -> Request:
+def _for_training(source: Source, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
     from adaptzip.methods import load
 
@@ -201,21 +204,16 @@ def _for_training(adapter: Adapter, source_bytes: int, request: Request) -> Requ
     if not method.needs_basis or method.default_basis != "base" or request.basis is not None or "rank" in options:
         return replace(request, options=options)
     config = method.config_type(**options)
-    sites = [job_site for job_site in _sites(adapter)]
+    sites = list(sites_of(source.adapter).values())
     numbers = limit.amount if limit and limit.unit == "parameters" else 0
     if limit and not numbers:
-        numbers = 8 * (limit.bytes_for(source_bytes) or 0) / _BITS
+        left = (limit.bytes_for(source.bytes) or 0) - len(source.extras.payload) - room - _HEADER
+        numbers = 8 * max(0, left) / _BITS
     rank = 1
     most = min(min(site.out, site.width) for site in sites)
     while rank < most and sum(s.numbers for site in sites for s in method.layout(site, rank + 1, config)) <= numbers:
         rank += 1
     return replace(request, options={**options, "rank": rank})
-
-
-def _sites(adapter: Adapter) -> list[Any]:
-    from adaptzip.fitting import sites_of
-
-    return list(sites_of(adapter).values())
 
 
 def _on(device: torch.device, coder: Coder) -> Coder:
