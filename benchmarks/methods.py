@@ -9,6 +9,7 @@ whole file, of adapters without their extras. A method that can't do it is left 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,16 +46,22 @@ def measure(source: RealAdapter, method: str, budget: str) -> list[str] | None:
         ]
 
 
-def rows(sources: Sequence[RealAdapter]) -> list[list[str]]:
-    """All rows, each printed as soon as it is known."""
+def rows(sources: Sequence[RealAdapter], results: Path | None) -> list[list[str]]:
+    """All rows, each printed as soon as it is known; those in `results` are taken from there."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results is not None and results.exists() else []
+    known = {tuple(row[:3]): row for row in map(json.loads, lines)}
     found = []
     for source in sources:
         for budget in BUDGETS:
             for method in methods.fittable():
-                row = measure(source, method, budget)
-                if row is not None:
-                    print(*row, flush=True)
-                    found.append(row)
+                row = known.get((source.name, method, budget)) or measure(source, method, budget)
+                if row is None:
+                    continue
+                print(*row, flush=True)
+                found.append(row)
+                if results is not None and tuple(row[:3]) not in known:
+                    with results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
     return found
 
 
@@ -62,9 +69,10 @@ def main() -> None:
     """Measure, and write the table where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser)
+    parser.add_argument("--results", type=Path, help="a file that rows are added to and taken from")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
-    table = page.table(HEAD, rows(find(arguments.folders)))
+    table = page.table(HEAD, rows(find(arguments.folders), arguments.results))
     print(table)
     if arguments.write:
         page.put("methods", table)
