@@ -139,7 +139,8 @@ def stories(material: Path) -> Case:
     pieces = [text[i : i + 400] for i in range(0, len(text), 400)]
     teacher = stories_adapter.train(base, pieces[:375])
     train_on, test = ([Example(piece) for piece in part] for part in (pieces[:2000], pieces[-150:]))
-    runs = [Run(REFERENCE, _half_bytes(teacher) // 50, 0.95)]
+    size = _half_bytes(teacher) // 50
+    runs = [Run("lora-xs", size, 0.95, steps=600), Run("loretta", size, steps=600), Run(REFERENCE, size, steps=600)]
     return Case(base, teacher, train_on, test, 128, True, runs)
 
 
