@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
     from adaptzip.compression import compress
     from adaptzip.container.reader import open_adz as open
-    from adaptzip.distill.evaluation import evaluate
+    from adaptzip.distillation.distilling import distill
+    from adaptzip.distillation.evaluation import evaluate
     from adaptzip.errors import AdaptzipError
     from adaptzip.exporting import export
     from adaptzip.merging import merge
@@ -30,6 +31,7 @@ __all__ = [
     "Compressed",
     "LoraFactors",
     "compress",
+    "distill",
     "evaluate",
     "export",
     "merge",
@@ -46,7 +48,8 @@ _HOMES = {
     "Compressed": ("adaptzip.compressed", "Compressed"),
     "LoraFactors": ("adaptzip.adapter", "LoraFactors"),
     "compress": ("adaptzip.compression", "compress"),
-    "evaluate": ("adaptzip.distill.evaluation", "evaluate"),
+    "distill": ("adaptzip.distillation.distilling", "distill"),
+    "evaluate": ("adaptzip.distillation.evaluation", "evaluate"),
     "export": ("adaptzip.exporting", "export"),
     "merge": ("adaptzip.merging", "merge"),
     "open": ("adaptzip.container.reader", "open_adz"),

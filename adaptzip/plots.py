@@ -12,7 +12,7 @@ from adaptzip.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from adaptzip.benching import Bench, Point
-    from adaptzip.distill.evaluation import Evaluation, Score
+    from adaptzip.distillation.evaluation import Evaluation, Score
 
 FORMATS = ("png", "svg", "pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,7 +77,7 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
         As `draw`.
     """
     check_plot(path)
-    from adaptzip.distill.evaluation import TEACHER
+    from adaptzip.distillation.evaluation import TEACHER
 
     figure = _figure(8 if evaluation.metric is None else 12, 5)
     panels = figure.subplots(1, 1 if evaluation.metric is None else 2, squeeze=False)[0]
@@ -105,7 +105,7 @@ def _distance(score: Score) -> float:
 
 def _marks(axes: Any, evaluation: Evaluation, heights: Mapping[str, float | None]) -> None:
     """A mark for each adapter, and lines for the rows that have no size to be drawn at."""
-    from adaptzip.distill.evaluation import NOTHING, TEACHER
+    from adaptzip.distillation.evaluation import NOTHING, TEACHER
 
     for name, height in heights.items():
         size = None if name in (NOTHING, TEACHER) else evaluation.bytes[name]

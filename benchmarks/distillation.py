@@ -26,10 +26,10 @@ from typing import Any
 import adaptzip
 from adaptzip.adapter import Adapter
 from adaptzip.container import writer
-from adaptzip.distill.data import Example
-from adaptzip.distill.distilling import DataOptions, adapter_of, finish, prepare
-from adaptzip.distill.evaluation import evaluate
-from adaptzip.distill.loop import Schedule, begin, train
+from adaptzip.distillation.data import Example
+from adaptzip.distillation.distilling import DataOptions, adapter_of, finish, prepare
+from adaptzip.distillation.evaluation import evaluate
+from adaptzip.distillation.loop import Schedule, begin, train
 from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE

@@ -27,8 +27,8 @@ from adaptzip.compressed import Compressed, Provenance
 from adaptzip.compression import compress, make_from
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
-from adaptzip.distill.quantising import code
-from adaptzip.distill.tensors import Tensors
+from adaptzip.distillation.quantising import code
+from adaptzip.distillation.tensors import Tensors
 from adaptzip.dtypes import DTYPES, NAMES
 from adaptzip.jobs import Request, configure, load_source
 from adaptzip.methods import load

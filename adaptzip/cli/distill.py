@@ -18,9 +18,9 @@ from adaptzip.cli._requests import AUTO, method_settings
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.distill.distilling import Distilled, Setup
-    from adaptzip.distill.evaluation import Evaluation
-    from adaptzip.distill.loop import Moment
+    from adaptzip.distillation.distilling import Distilled, Setup
+    from adaptzip.distillation.evaluation import Evaluation
+    from adaptzip.distillation.loop import Moment
 
 Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -117,10 +117,10 @@ def distill(
     given = {"to": to, "allocate": allocate}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = method_settings(to, setting or [])
-    from adaptzip.distill.distilling import DataOptions
-    from adaptzip.distill.losses import LossWeights
-    from adaptzip.distill.running import Run, distil
-    from adaptzip.distill.schedules import Schedule
+    from adaptzip.distillation.distilling import DataOptions
+    from adaptzip.distillation.losses import LossWeights
+    from adaptzip.distillation.running import Run, distil
+    from adaptzip.distillation.schedules import Schedule
     from adaptzip.jobs import Request
 
     request = Request(
@@ -174,7 +174,7 @@ def _shown(report: Report) -> Callable[[Moment], None]:
 
 
 def _evaluation(made: Distilled, setup: Setup) -> Evaluation:
-    from adaptzip.distill.evaluation import Evaluation
+    from adaptzip.distillation.evaluation import Evaluation
 
     rows = {_NAMES.get(name, name): score for name, score in made.rows.items()}
     kind = setup.problem.teacher.loaded.kind

@@ -15,8 +15,8 @@ from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.adapter import Adapter
-    from adaptzip.distill.data import Example
-    from adaptzip.distill.evaluation import Evaluation
+    from adaptzip.distillation.data import Example
+    from adaptzip.distillation.evaluation import Evaluation
     from adaptzip.functions import Functions
 
 Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
@@ -101,8 +101,8 @@ def eval(
     paths = _by_name(sources or [])
     adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
     examples = _examples(data, text_field, label_field, held_out, seed)
-    from adaptzip.distill.evaluation import TEACHER, evaluate
-    from adaptzip.distill.sizes import sizes_of
+    from adaptzip.distillation.evaluation import TEACHER, evaluate
+    from adaptzip.distillation.sizes import sizes_of
 
     students = {name: adapters[path] for name, path in paths.items()}
     with sink.warnings(), sink.progress() as report:
@@ -169,7 +169,7 @@ def _read(
 def _examples(
     data: Path, text_field: str | None, label_field: str | None, held_out: float | None, seed: int
 ) -> tuple[Example, ...]:
-    from adaptzip.distill.data import hold_out, read_examples
+    from adaptzip.distillation.data import hold_out, read_examples
 
     examples = read_examples(data, text_field=text_field, label_field=label_field)
     return examples if held_out is None else hold_out(examples, held_out, seed)[1]

@@ -16,9 +16,9 @@ from cli_cases import ROOT, Result, command, listing, refused, run
 from test_cli_reference import documented
 
 from adaptzip.cli.distill import distill
-from adaptzip.distill.losses import LossWeights
-from adaptzip.distill.schedules import Schedule
-from tests.distill.evaluation_cases import classifier, write_rows
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.schedules import Schedule
+from tests.distillation.evaluation_cases import classifier, write_rows
 
 SHORT = ("--steps", "6", "--batch-size", "2", "--budget", "6kB", "--label-field", "label", "--device", "cpu")
 
@@ -119,7 +119,7 @@ def test_a_process_that_was_stopped_goes_on_with_the_same_result(place: Workplac
     # Saved after every step, and slowly enough to be stopped on the way.
     before = """
 import time
-import adaptzip.distill.running as running
+import adaptzip.distillation.running as running
 running.INTERVAL = 0.0
 save = running.save_state
 def slowly(*arguments):

@@ -13,9 +13,9 @@ from test_cli_reference import documented
 
 import adaptzip
 from adaptzip.container.reader import read_header
-from adaptzip.distill.data import hold_out, read_examples
-from adaptzip.distill.evaluation import evaluate
-from tests.distill.evaluation_cases import causal, classifier, weakened, write_rows
+from adaptzip.distillation.data import hold_out, read_examples
+from adaptzip.distillation.evaluation import evaluate
+from tests.distillation.evaluation_cases import causal, classifier, weakened, write_rows
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def test_eval_draws(place: Workplace) -> None:
 
 
 def test_what_can_not_be_drawn_is_refused_before_the_work(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptzip.distill.evaluation.evaluate", lambda *_, **__: pytest.fail("it began to work"))
+    monkeypatch.setattr("adaptzip.distillation.evaluation.evaluate", lambda *_, **__: pytest.fail("it began to work"))
     refused(place.eval(place.packed, "--plot", place.base.parent / "a.txt"), 2, "png, svg, pdf")
     refused(place.eval("--plot", place.base.parent / "a.png"), 2, "nothing to draw")
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -15,17 +15,17 @@ import adaptzip
 from adaptzip import methods
 from adaptzip.comparing import diff
 from adaptzip.compressed import Site
-from adaptzip.distill.data import Example, hold_out
-from adaptzip.distill.distilling import DataOptions, distill
-from adaptzip.distill.evaluation import NOTHING, evaluate
-from adaptzip.distill.schedules import Schedule
+from adaptzip.distillation.data import Example, hold_out
+from adaptzip.distillation.distilling import DataOptions, distill
+from adaptzip.distillation.evaluation import NOTHING, evaluate
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.functions import functions, read_either
 from adaptzip.methods._base import FunctionMethod
 from adaptzip.verifying import verify
 from formats.make_golden import CASES
 from tests.calibration.models_on_disk import TEXTS
-from tests.distill.evaluation_cases import classifier
+from tests.distillation.evaluation_cases import classifier
 
 NAMES = sorted(set(methods.names()) - set(methods.fittable()))
 SITES = {"a": Site(48, 48), "b": Site(31, 31), "c": Site(96, 96)}

@@ -10,15 +10,15 @@ import torch
 
 from adaptzip import methods
 from adaptzip.adapter import Adapter
-from adaptzip.distill import selecting
-from adaptzip.distill.data import Example
-from adaptzip.distill.distilling import DataOptions, Setup, finish, prepare
-from adaptzip.distill.loop import State, begin, train
-from adaptzip.distill.selecting import hardened, relaxed, soft_places, softened
+from adaptzip.distillation import selecting
+from adaptzip.distillation.data import Example
+from adaptzip.distillation.distilling import DataOptions, Setup, finish, prepare
+from adaptzip.distillation.loop import State, begin, train
+from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.jobs import Request
 from tests import tiny_peft
-from tests.distill.teachers import SHORT, teacher_of, texts, unlabelled
+from tests.distillation.teachers import SHORT, teacher_of, texts, unlabelled
 
 SELECTING = [name for name in methods.fittable() if methods.load(name).soft_roles]
 

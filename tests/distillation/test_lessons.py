@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from adaptzip.distill import lessons
-from adaptzip.distill.data import Example, encode
-from adaptzip.distill.lessons import Teacher, label_count, order, row_count
+from adaptzip.distillation import lessons
+from adaptzip.distillation.data import Example, encode
+from adaptzip.distillation.lessons import Teacher, label_count, order, row_count
 from tests import tiny_peft
-from tests.distill.teachers import encoder, guest_of, teacher_of, texts, unlabelled
+from tests.distillation.teachers import encoder, guest_of, teacher_of, texts, unlabelled
 
 LENGTHS = [3 + i * i % 17 for i in range(50)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import cos, isfinite, pi
 
-from adaptzip.distill.losses import LossWeights
+from adaptzip.distillation.losses import LossWeights
 from adaptzip.errors import UsageError
 
 _WARM_UP = 20

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptzip.coding.modules import Coder, rounded
 from adaptzip.compressed import TensorSpec
-from adaptzip.distill.student import Update
+from adaptzip.distillation.student import Update
 from adaptzip.fitting import FittedAdapter
 from adaptzip.gains import divisor
 from adaptzip.methods._base import FunctionMethod

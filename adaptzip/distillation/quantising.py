@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_as_they_are, rounded
 from adaptzip.compressed import TensorSpec
-from adaptzip.distill.tensors import Place, Tensors, trained_places
+from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 from adaptzip.limits import FINEST_ERROR, round_step

@@ -11,13 +11,13 @@ import torch
 from adaptzip import methods
 from adaptzip.adapter import Adapter
 from adaptzip.container import writer
-from adaptzip.distill.distilling import DataOptions, Setup, finish, prepare
-from adaptzip.distill.loop import begin, train
-from adaptzip.distill.tensors import Tensors, factors_of
+from adaptzip.distillation.distilling import DataOptions, Setup, finish, prepare
+from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.tensors import Tensors, factors_of
 from adaptzip.errors import UsageError
 from adaptzip.jobs import Request
 from tests import tiny_peft
-from tests.distill.teachers import SHORT, basis_for, teacher_of, unlabelled
+from tests.distillation.teachers import SHORT, basis_for, teacher_of, unlabelled
 
 GROWING = [name for name in methods.fittable() if methods.load(name).grows]
 
@@ -106,7 +106,7 @@ def test_methods_whose_ranks_can_not_grow(causal: tuple[Path, Adapter], method: 
 
 
 def test_scores_decide_where_ranks_grow(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
-    from adaptzip.distill import growing
+    from adaptzip.distillation import growing
 
     setup = setup_of(*causal, methods.REFERENCE, allocate="increlora")
     growth = setup.beginning.growth

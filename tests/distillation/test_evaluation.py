@@ -15,13 +15,22 @@ import adaptzip
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.models import Batch, load_bare, load_teacher
 from adaptzip.calibration.rows import compare_logits, summed_loss
-from adaptzip.distill import evaluation
-from adaptzip.distill.data import Example, batches, encode, read_examples
-from adaptzip.distill.evaluation import NOTHING, TEACHER, Evaluation, Score, evaluate, outputs, score, teacher_outputs
+from adaptzip.distillation import evaluation
+from adaptzip.distillation.data import Example, batches, encode, read_examples
+from adaptzip.distillation.evaluation import (
+    NOTHING,
+    TEACHER,
+    Evaluation,
+    Score,
+    evaluate,
+    outputs,
+    score,
+    teacher_outputs,
+)
 from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, RefusedError, UsageError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, save
-from tests.distill.evaluation_cases import LABELS, causal, classifier, ids_of, logits_by_peft, weakened, write_rows
+from tests.distillation.evaluation_cases import LABELS, causal, classifier, ids_of, logits_by_peft, weakened, write_rows
 
 CPU = torch.device("cpu")
 UNLABELLED = tuple(Example(text) for text in TEXTS)

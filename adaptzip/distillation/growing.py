@@ -16,11 +16,11 @@ from math import sqrt
 from torch import Tensor
 
 from adaptzip.coding.modules import Coder
-from adaptzip.distill.lessons import order
-from adaptzip.distill.loop import Problem, State, Training
-from adaptzip.distill.machines import Machines
-from adaptzip.distill.schedules import Schedule
-from adaptzip.distill.tensors import Place, Tensors, start, trained_places
+from adaptzip.distillation.lessons import order
+from adaptzip.distillation.loop import Problem, State, Training
+from adaptzip.distillation.machines import Machines
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.tensors import Place, Tensors, start, trained_places
 from adaptzip.errors import UsageError
 from adaptzip.fitting import FittedAdapter
 from adaptzip.jobs import Request
@@ -153,7 +153,7 @@ def grown(problem: Problem, growth: Growth, schedule: Schedule, machines: Machin
         step: of the fit.
 
     Raises:
-        CheckFailedError: as `adaptzip.distill.loop.train`.
+        CheckFailedError: as `adaptzip.distillation.loop.train`.
     """
     grower = _Grower(problem.coder, growth, growth.first)
     least = _numbers(growth.first)

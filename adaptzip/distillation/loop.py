@@ -13,14 +13,14 @@ from torch import Tensor
 
 from adaptzip.calibration.models import Batch
 from adaptzip.coding.modules import Coder
-from adaptzip.distill.evaluation import Score, score
-from adaptzip.distill.lessons import Teacher, order
-from adaptzip.distill.losses import Counts, loss
-from adaptzip.distill.machines import Machines, within_memory
-from adaptzip.distill.quantising import Written, as_decoded, fill
-from adaptzip.distill.schedules import Schedule
-from adaptzip.distill.selecting import hardened, relaxed, soft_places, softened
-from adaptzip.distill.tensors import Place, Tensors, factors_of, trained_places
+from adaptzip.distillation.evaluation import Score, score
+from adaptzip.distillation.lessons import Teacher, order
+from adaptzip.distillation.losses import Counts, loss
+from adaptzip.distillation.machines import Machines, within_memory
+from adaptzip.distillation.quantising import Written, as_decoded, fill
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
+from adaptzip.distillation.tensors import Place, Tensors, factors_of, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 

@@ -19,9 +19,9 @@ from adaptzip.calibration.models import LoadedModel
 from adaptzip.coding.modules import Coder
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import writer
-from adaptzip.distill.beginning import Beginning, begin_with
-from adaptzip.distill.quantising import code
-from adaptzip.distill.tensors import Tensors, trained_places
+from adaptzip.distillation.beginning import Beginning, begin_with
+from adaptzip.distillation.quantising import code
+from adaptzip.distillation.tensors import Tensors, trained_places
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.jobs import Request, Source, configure, load_source, pack_extras
 from adaptzip.methods import load

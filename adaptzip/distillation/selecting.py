@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adaptzip.coding.modules import Coder
-from adaptzip.distill.tensors import Place, Tensors
+from adaptzip.distillation.tensors import Place, Tensors
 from adaptzip.errors import AdaptzipWarning
 
 MOST_BYTES = 2**30

@@ -14,15 +14,15 @@ from adaptzip import Adapter, methods
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.calibration.models import LoadedModel, load_bare
-from adaptzip.distill.data import Example
-from adaptzip.distill.distilling import Distilled, distill
-from adaptzip.distill.loop import Schedule
-from adaptzip.distill.student import Guest, magnitudes_of
+from adaptzip.distillation.data import Example
+from adaptzip.distillation.distilling import Distilled, distill
+from adaptzip.distillation.loop import Schedule
+from adaptzip.distillation.student import Guest, magnitudes_of
 from tests import tiny_peft
 from tests.calibration.models_on_disk import adapter, head, save
 
 CPU = torch.device("cpu")
-SHORT = Schedule(steps=16, batch=8, every=4)
+SHORT = Schedule(steps=12, batch=8, every=6)
 
 
 def texts(count: int = 40) -> tuple[Example, ...]:

@@ -15,10 +15,10 @@ from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.calibration.layers import add_adapter, place_extras
 from adaptzip.calibration.models import LoadedModel, load_teacher
 from adaptzip.calibration.tokenisers import Tokeniser
-from adaptzip.distill.student import Guest, magnitudes_of
+from adaptzip.distillation.student import Guest, magnitudes_of
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, save
-from tests.distill.teachers import CPU, classifier, encoder, guest_of, teacher_of
+from tests.distillation.teachers import CPU, classifier, encoder, guest_of, teacher_of
 
 
 def gpt_oss() -> nn.Module:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from adaptzip.adapter import LoraFactors
 from adaptzip.calibration.layers import Layer, find_layers
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel
-from adaptzip.distill.losses import Seen
+from adaptzip.distillation.losses import Seen
 from adaptzip.functions import Function, Functions
 
 Update = tuple[Tensor, Tensor] | Function

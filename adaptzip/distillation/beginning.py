@@ -19,9 +19,9 @@ from adaptzip.compressed import Compressed
 from adaptzip.compression import control_of, fit_candidate
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
-from adaptzip.distill.growing import GROWING, Growth, growth_of, room_to_grow
-from adaptzip.distill.quantising import code
-from adaptzip.distill.tensors import Place, Tensors, start, trained_places
+from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
+from adaptzip.distillation.quantising import code
+from adaptzip.distillation.tensors import Place, Tensors, start, trained_places
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter, sites_of
 from adaptzip.jobs import Job, Request, Source, load_source, prepare_job

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from adaptzip import methods
 from adaptzip.adapter import Adapter
-from adaptzip.distill.data import Example
-from adaptzip.distill.distilling import DataOptions, Setup, prepare
-from adaptzip.distill.loop import Problem, Schedule, State, begin, settled, train
-from adaptzip.distill.losses import LossWeights
-from adaptzip.distill.student import Guest
+from adaptzip.distillation.data import Example
+from adaptzip.distillation.distilling import DataOptions, Setup, prepare
+from adaptzip.distillation.loop import Problem, Schedule, State, begin, settled, train
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.student import Guest
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.jobs import Request
 from tests import tiny_peft
-from tests.distill.teachers import SHORT, classifier, teacher_of, texts, unlabelled
+from tests.distillation.teachers import SHORT, classifier, teacher_of, texts, unlabelled
 
 
 def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from adaptzip.container.reader import open_adz
-from adaptzip.distill import resuming, running
-from adaptzip.distill.loop import Moment, Schedule, State
-from adaptzip.distill.losses import LossWeights
-from adaptzip.distill.resuming import load_state, mark_of, save_state
-from adaptzip.distill.running import Run, StoppedError, distil
+from adaptzip.distillation import resuming, running
+from adaptzip.distillation.loop import Moment, Schedule, State
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.resuming import load_state, mark_of, save_state
+from adaptzip.distillation.running import Run, StoppedError, distil
 from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
 from adaptzip.jobs import Request
-from tests.distill.evaluation_cases import classifier, write_rows
+from tests.distillation.evaluation_cases import classifier, write_rows
 
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
 

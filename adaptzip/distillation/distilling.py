@@ -19,17 +19,17 @@ from adaptzip.calibration.models import Kind, load_bare
 from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
-from adaptzip.distill.beginning import Beginning
-from adaptzip.distill.data import Example, batches, encode, hold_out, read_examples, self_texts
-from adaptzip.distill.evaluation import Score, metric_name, score
-from adaptzip.distill.growing import grown
-from adaptzip.distill.lessons import Teacher, order
-from adaptzip.distill.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
-from adaptzip.distill.machines import Machines, find_machines, within_memory
-from adaptzip.distill.outputs import teacher_outputs
-from adaptzip.distill.placing import beginning_of, scale_of
-from adaptzip.distill.quantising import Written
-from adaptzip.distill.student import Factors, Guest, magnitudes_of
+from adaptzip.distillation.beginning import Beginning
+from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
+from adaptzip.distillation.evaluation import Score, metric_name, score
+from adaptzip.distillation.growing import grown
+from adaptzip.distillation.lessons import Teacher, order
+from adaptzip.distillation.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
+from adaptzip.distillation.machines import Machines, find_machines, within_memory
+from adaptzip.distillation.outputs import teacher_outputs
+from adaptzip.distillation.placing import beginning_of, scale_of
+from adaptzip.distillation.quantising import Written
+from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.errors import RefusedError
 from adaptzip.fitting import CodedAdapter
 from adaptzip.gains import divisor

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from adaptzip.atomic import atomic_file
-from adaptzip.distill.loop import State
-from adaptzip.distill.schedules import Schedule
+from adaptzip.distillation.loop import State
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckpointError, UsageError
 
 VERSION = 1

@@ -13,8 +13,8 @@ from adaptzip import methods
 from adaptzip.adapter import Adapter
 from adaptzip.coding.modules import decode_module, decode_shared
 from adaptzip.compressed import TensorSpec
-from adaptzip.distill.quantising import as_decoded, code, fill
-from adaptzip.distill.tensors import Tensors, factors_of, start, trained_places
+from adaptzip.distillation.quantising import as_decoded, code, fill
+from adaptzip.distillation.tensors import Tensors, factors_of, start, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter, FittedAdapter, fit_adapter
 from adaptzip.gains import divisor

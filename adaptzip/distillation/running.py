@@ -14,10 +14,10 @@ from typing import Any
 
 from adaptzip.calibration.models import Kind
 from adaptzip.container import writer
-from adaptzip.distill.distilling import SELF, DataOptions, Distilled, Setup, finish, prepare
-from adaptzip.distill.loop import Moment, Schedule, State, begin, train
-from adaptzip.distill.machines import find_machines
-from adaptzip.distill.resuming import load_state, mark_of, on_device, progress_path, save_state
+from adaptzip.distillation.distilling import SELF, DataOptions, Distilled, Setup, finish, prepare
+from adaptzip.distillation.loop import Moment, Schedule, State, begin, train
+from adaptzip.distillation.machines import find_machines
+from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.errors import AdaptzipError, CheckFailedError, UsageError
 from adaptzip.jobs import Request
 
@@ -90,7 +90,7 @@ def distil(
         StoppedError: if a signal came; the progress is kept, and the best file so far written as `run.best`.
         UsageError: if there is progress without `resume`, or that of another run.
         CheckFailedError: if training failed; the best file so far is written as `run.best`.
-        AdaptzipError: others, as `adaptzip.distill.distilling.prepare` and `adaptzip.container.writer.write`.
+        AdaptzipError: others, as `adaptzip.distillation.distilling.prepare` and `adaptzip.container.writer.write`.
     """
     if run.progress.exists() and not resume:
         raise UsageError(

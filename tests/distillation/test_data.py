@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BertModel
 
 from adaptzip.calibration.models import NO_LABEL, LoadedModel, load_base, load_teacher
-from adaptzip.distill.data import (
+from adaptzip.distillation.data import (
     Encoded,
     Example,
     batches,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
-from adaptzip.distill.data import Encoded, collate
-from adaptzip.distill.losses import Counts, Seen
-from adaptzip.distill.student import Factors, Guest
+from adaptzip.distillation.data import Encoded, collate
+from adaptzip.distillation.losses import Counts, Seen
+from adaptzip.distillation.student import Factors, Guest
 
 _SORTED_TOGETHER = 32
 """Batches whose texts are sorted by length together, so that little is padded."""

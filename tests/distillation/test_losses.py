@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.distill.losses import Counts, LossWeights, Seen, loss
+from adaptzip.distillation.losses import Counts, LossWeights, Seen, loss
 from adaptzip.errors import RefusedError, UsageError
 
 ROWS, WIDTH = 7, 5

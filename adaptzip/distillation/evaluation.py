@@ -14,10 +14,10 @@ from torch import Tensor
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel, load_bare, load_teacher
 from adaptzip.calibration.rows import compare_embeddings, compare_logits, count_right, summed_loss
-from adaptzip.distill.data import Example, batches, encode
-from adaptzip.distill.outputs import outputs, teacher_outputs
-from adaptzip.distill.sizes import Sizes, sizes_of
-from adaptzip.distill.student import place
+from adaptzip.distillation.data import Example, batches, encode
+from adaptzip.distillation.outputs import outputs, teacher_outputs
+from adaptzip.distillation.sizes import Sizes, sizes_of
+from adaptzip.distillation.student import place
 from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import Progress
 from adaptzip.functions import Functions, read_either
@@ -135,7 +135,7 @@ def evaluate(
         teacher: the adapter that the others are held against, or its path.
         students: adapters, functions, or paths of PEFT folders, weight files and `.adz` files, by the name of their
             row. None is no update at all. One without extras of its own gets the teacher's.
-        examples: the data, see `adaptzip.distill.data.read_examples`.
+        examples: the data, see `adaptzip.distillation.data.read_examples`.
         batch: texts that are run together.
         max_tokens: texts are cut to so many tokens.
         device: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1".
