@@ -1,0 +1,158 @@
+"""From a teacher to a file, by every method."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_adapters import same_bits
+
+import adaptzip
+from adaptzip import methods
+from adaptzip.adapter import Adapter
+from adaptzip.container import writer
+from adaptzip.distillation.data import hold_out
+from adaptzip.distillation.distilling import Distilled
+from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError
+from tests import tiny_peft
+from tests.distillation.teachers import basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
+
+REFERENCE = methods.REFERENCE
+UPDATES = [name for name in methods.names() if methods.load(name).linear]
+"""Methods whose files can be read as updates; what lies behind layers has tests of its own."""
+EXAMPLES = texts()
+LONGER = Schedule(steps=48, batch=8, every=6)
+"""The learning rate rises for 20 steps."""
+SOME_TEXTS = "\n".join(json.dumps({"text": example.text}) for example in EXAMPLES[:12])
+
+
+def near(a: float | None, b: float | None) -> bool:
+    return a is b is None or (a is not None and b is not None and abs(a - b) <= 1e-6 + 1e-3 * abs(b))
+
+
+def scored_again(base: Path, teacher: Adapter, found: Distilled, file: Path, basis: Path | None = None) -> None:
+    """The written file, read and merged, does what the report says."""
+    held = hold_out(EXAMPLES, 0.1, 0)[1]
+    report = evaluate(base, teacher, {"file": file}, held, device="cpu", basis=basis).rows
+    for ours, theirs in ((NOTHING, "none"), (TEACHER, "teacher"), ("file", "distilled")):
+        row, told = report[ours], found.rows[theirs]
+        assert near(row.kl, told.kl)
+        assert near(row.cosine, told.cosine)
+        assert (row.agreement, row.samples) == (told.agreement, told.samples)
+        assert near(row.metric, told.metric)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    options = basis_for(name, teacher, tmp_path / "basis")
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, name, "1700B", output=file, schedule=LONGER, **options)
+    size = file.stat().st_size
+    assert size == writer.size(found.compressed)
+    assert size <= 1700
+    assert found.rows["teacher"].kl == 0
+    fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
+    assert distilled < fitted or fitted < 1e-5
+    assert distilled < 0.7 * (found.rows["none"].kl or 0.0)
+    again = adaptzip.read(file, base=base, basis=options.get("basis"))
+    assert again.extras.keys() == teacher.extras.keys()
+    assert all(same_bits(again.extras[key], tensor) for key, tensor in teacher.extras.items())
+    scored_again(base, teacher, found, file, options.get("basis"))
+    told = adaptzip.open(file).provenance.distilled
+    assert told["rows"]["distilled"][0] == pytest.approx(distilled, rel=1e-2, abs=1e-6)
+    assert (told["steps"], told["metric"]) == (48, "accuracy")
+    other = tmp_path / "y.adz"
+    train(base, teacher, name, "1700B", output=other, schedule=LONGER, **options)
+    assert other.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Path) -> None:
+    base, teacher = teacher_of(tiny_peft.llama, tmp_path / "base", "q_proj", "v_proj")
+    options = basis_for(name, teacher, tmp_path / "basis")
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, name, "400", output=file, schedule=LONGER, **options)
+    assert 0 < found.compressed.provenance.parameters <= 400
+    fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
+    assert distilled < fitted or fitted < 1e-5
+    scored_again(base, teacher, found, file, options.get("basis"))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "seq2seq"])
+def test_other_models(kind: str, tmp_path: Path) -> None:
+    make, ends = {"encoder": (encoder, ("query", "value")), "seq2seq": (tiny_peft.t5, (".q", ".v"))}[kind]
+    base, teacher = teacher_of(make, tmp_path / "base", *ends)
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, REFERENCE, "900B" if kind == "encoder" else "1100B", output=file, data=unlabelled())
+    held = hold_out(unlabelled(), 0.1, 0)[1]
+    row = evaluate(base, teacher, {"file": file}, held, device="cpu").rows["file"]
+    told = found.rows["distilled"]
+    assert near(row.kl, told.kl)
+    assert near(row.cosine, told.cosine)
+    (after, before) = ((r.kl if r.kl is not None else r.cosine) or 0.0 for r in (told, found.rows["fitted"]))
+    assert after <= before
+    assert found.metric is None
+
+
+def test_a_file_is_trained_further(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    file = tmp_path / "x.adz"
+    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
+    found = train(base, teacher, REFERENCE, "1900B", source=file)
+    assert writer.size(found.compressed) <= 1900
+    assert found.rows["distilled"].kl < found.rows["fitted"].kl  # type: ignore[operator]
+    own = train(base, teacher, REFERENCE, None, source=file)
+    assert writer.size(own.compressed) <= file.stat().st_size
+    with pytest.raises(UsageError, match="within bytes, not parameters"):
+        train(base, teacher, REFERENCE, "300", source=file)
+
+
+def test_a_fit_with_gains_is_trained(tmp_path: Path) -> None:
+    base, teacher = teacher_of(tiny_peft.llama, tmp_path / "base", "q_proj", "v_proj", "down_proj")
+    calibration = tmp_path / "texts.jsonl"
+    calibration.write_text(SOME_TEXTS)
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, REFERENCE, "1200B", calibration=calibration, output=file)
+    assert any(found.compressed.gains)
+    assert file.stat().st_size <= 1200
+    scored_again(base, teacher, found, file)
+
+
+def test_a_file_of_another_teacher_is_refused(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    other = {key: tensor + 1 for key, tensor in teacher.extras.items()}
+    file = tmp_path / "x.adz"
+    adaptzip.compress(replace(teacher, extras=other), file, budget="1800B", device="cpu")
+    with pytest.raises(RefusedError, match=r"^the extra base_model.model.classifier\S* is not the teacher's$"):
+        train(base, teacher, REFERENCE, None, source=file)
+    fewer = replace(teacher, modules=dict(list(teacher.modules.items())[1:]))
+    adaptzip.compress(teacher, file, budget="1800B", device="cpu", force=True)
+    with pytest.raises(RefusedError, match="the teacher has none"):
+        train(base, fewer, REFERENCE, None, source=file)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    options = basis_for(name, teacher, tmp_path / "basis")
+    for budget in ("700B", "3"):
+        with pytest.raises(CheckFailedError) as caught:
+            train(base, teacher, name, budget, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_makes_no_sense(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    with pytest.raises(UsageError, match="distilling needs a size"):
+        train(base, teacher, REFERENCE, None)
+    zero = {n: replace(m, B=torch.zeros_like(m.B)) for n, m in teacher.modules.items()}
+    with pytest.raises(RefusedError, match="every update of the teacher is zero"):
+        train(base, replace(teacher, modules=zero), REFERENCE, "2kB")
+    with pytest.raises(CheckFailedError, match="there are 1 different texts"):
+        train(base, teacher, REFERENCE, "2kB", data=EXAMPLES[:1])
