@@ -30,6 +30,7 @@ from adaptzip.distillation.data import Example
 from adaptzip.distillation.distilling import DataOptions, adapter_of, finish, prepare
 from adaptzip.distillation.evaluation import evaluate
 from adaptzip.distillation.loop import Schedule, begin, train
+from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
@@ -250,7 +251,12 @@ def main() -> None:
         for run in case.runs:
             known = [r for r in done if (r.case, r.method, r.allowed) == (name, run.method, run.bytes)]
             if not known and arguments.method in (None, run.method):
-                known = [measure(name, case, run)]
+                try:
+                    known = [measure(name, case, run)]
+                except CheckFailedError as error:
+                    print(f"{name}: {run.method} within {run.bytes} bytes: {error}", flush=True)
+                    failed = True
+                    continue
                 if arguments.results:
                     with arguments.results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(asdict(known[0])) + "\n")

@@ -6,7 +6,7 @@ The bank is shared by all modules and both factors. Here it is fitted to a finis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import exp2, log2, prod
 
@@ -57,6 +57,7 @@ class VbFit:
         error: weighted squared error of these codes with the bank as it was fitted.
         exposure: see `Prepared`.
         spread: mean square of the stored bank's numbers.
+        chosen: codes of a factor between its two roles, with the bank that they were chosen for.
     """
 
     group: Group
@@ -65,6 +66,7 @@ class VbFit:
     error: float
     exposure: float
     spread: float
+    chosen: dict[str, tuple[Tensor, Codes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,15 +225,16 @@ class Vblora(Method):
         config = fitted.config
         if role.endswith("weights") and settled(config).top_k == 1:
             return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
-        bank, group = done["bank"] / config.scale, replace(fitted.group, rank=rank)
-        first = expanded(fitted.coded, rank, bank.device)
-        if role.startswith("A"):
-            other = decode(bank, first.B, group.U.shape[1])
-            codes = recode(group.A, other, bank, first.A, levels=config.levels)
-        else:
-            other = decode(bank, _coded(done, "A", rank), group.V.shape[1])
-            codes = recode(group.B, other, bank, first.B, levels=config.levels)
-        return codes.indices.flatten(0, -2) if role.endswith("indices") else stored_weights(codes, config.levels)
+        side = role[0]
+        if role.endswith("indices"):
+            codes = _recoded(fitted, side, rank, done)
+            if codes.k > 1:
+                fitted.chosen[side] = done["bank"], codes
+            return codes.indices.flatten(0, -2)
+        known = fitted.chosen.pop(side, None)
+        if known is not None and known[0] is done["bank"] and known[1].indices.shape[-3] == rank:
+            return stored_weights(known[1], config.levels)
+        return stored_weights(_recoded(fitted, side, rank, done), config.levels)
 
     def squared_error(self, fitted: VbFit, tensors: Mapping[str, Tensor]) -> float:
         rank = _coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
@@ -264,6 +267,17 @@ class Vblora(Method):
             indices, weights = selected(soft[f"{side}.logits"], settled(config).top_k, config.levels)
             found |= {f"{side}.indices": indices, f"{side}.weights": weights}
         return found
+
+
+def _recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
+    """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
+    levels = fitted.config.levels
+    bank, group = done["bank"] / fitted.config.scale, replace(fitted.group, rank=rank)
+    first = expanded(fitted.coded, rank, bank.device)
+    if side == "A":
+        return recode(group.A, decode(bank, first.B, group.U.shape[1]), bank, first.A, levels=levels)
+    other = decode(bank, _coded(done, "A", rank), group.V.shape[1])
+    return recode(group.B, other, bank, first.B, levels=levels)
 
 
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:
