@@ -156,7 +156,8 @@ class RateControl:
             value = outcome.distortion if rising else outcome.size
             if value <= limit and (best is None or (outcome.size < best.size) == rising):
                 best = outcome
-            if limit * (1 - _MISS) < value <= limit:
+            # A distortion of nothing, below what the method's own model leaves out, can't be aimed at any better.
+            if limit * (1 - _MISS) < value <= limit or value == 0:
                 break
             aim *= limit / value * (1 - TOLERANCE)
         if best is None:
