@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Source = Literal["base", "file", "embedded"]
@@ -57,3 +58,8 @@ class Basis:
 
     modules: Mapping[str, ModuleBasis]
     reference: BasisReference
+
+    def to(self, device: torch.device) -> Basis:
+        """The same on a device."""
+        modules = {name: ModuleBasis(m.U.to(device), m.V.to(device)) for name, m in self.modules.items()}
+        return replace(self, modules=modules)

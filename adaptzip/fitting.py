@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_modules, code_shared
+from adaptzip.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
 from adaptzip.compressed import Site
 from adaptzip.gains import LIMIT, divisor, gain_index
 from adaptzip.linalg import factored_svd, group_by_shape
@@ -37,7 +37,7 @@ _SAMPLE_NUMBERS = 4_000_000
 class CodedAdapter:
     """Modules and shared tensors coded at one step; modules of rank 0 are not among them."""
 
-    shared: CodedShared
+    shared: CodedBlock
     modules: Mapping[str, CodedModule]
 
     @property
@@ -51,7 +51,7 @@ class CodedAdapter:
         return self.shared.numbers + sum(module.numbers for module in self.modules.values())
 
 
-NOTHING_CODED = CodedAdapter(CodedShared(b"", {}, 0), {})
+NOTHING_CODED = CodedAdapter(CodedBlock(b"", {}, 0), {})
 
 
 @dataclass(frozen=True, eq=False)

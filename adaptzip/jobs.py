@@ -217,8 +217,7 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
         size=getattr(config, "rank", None),
         embed=request.embed_basis,
     )
-    modules = {n: replace(m, U=m.U.to(device), V=m.V.to(device)) for n, m in basis.modules.items()}
-    return replace(basis, modules=modules)
+    return basis.to(device)
 
 
 def _check_finite(adapter: Adapter) -> None:

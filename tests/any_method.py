@@ -14,7 +14,7 @@ import adaptzip
 from adaptzip import Adapter, methods
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_modules, code_shared, decode_module
+from adaptzip.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, decode_module
 from adaptzip.compressed import Compressed, Site
 from adaptzip.compression import candidates, fit_candidate
 from adaptzip.fitting import FittedAdapter
@@ -82,7 +82,7 @@ class OneModule:
     coder: Coder
     site: Site
     rank: int
-    shared: CodedShared
+    shared: CodedBlock
     coded: CodedModule
     own: Mapping[str, Tensor]
     tensors: Mapping[str, Tensor]

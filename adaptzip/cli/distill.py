@@ -119,7 +119,7 @@ def distill(
     settings = method_settings(to, setting or [])
     from adaptzip.distillation.distilling import DataOptions
     from adaptzip.distillation.losses import LossWeights
-    from adaptzip.distillation.running import Run, distil
+    from adaptzip.distillation.running import Run, carry_out
     from adaptzip.distillation.schedules import Schedule
     from adaptzip.jobs import Request
 
@@ -134,7 +134,7 @@ def distill(
     first = os.environ.get("RANK", "0") == "0"
     sink = Output(as_json and first, quiet or not first, verbose)
     with sink.warnings(), sink.progress() as report:
-        made, setup = distil(run, resume=resume, force=force, say=report, report=_shown(report))
+        made, setup = carry_out(run, resume=resume, force=force, say=report, report=_shown(report))
     found = _evaluation(made, setup)
     values = {"path": str(output), "teacher": str(teacher), "base": str(base), "data": data, **_values(made, setup)}
     values |= {"seed": seed, **found.as_dict()}

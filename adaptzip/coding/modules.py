@@ -46,11 +46,11 @@ class CodedModule:
 
 
 @dataclass(frozen=True, eq=False)
-class CodedShared:
-    """The tensors that all modules share, at one step.
+class CodedBlock:
+    """Tensors at one step: those that all modules share, or those of a module that are coded as they are.
 
     Attributes:
-        chunk: their coded block; b"" where the method shares none.
+        chunk: their coded block; b"" where there are none.
         tensors: as they will be decoded, by role.
         numbers: numbers that the block holds.
     """
@@ -85,7 +85,7 @@ class Coder:
         return {BASIS_U: module.U, BASIS_V: module.V}
 
 
-def code_shared(coder: Coder, prepared: Any, step: float) -> CodedShared:
+def code_shared(coder: Coder, prepared: Any, step: float) -> CodedBlock:
     """Quantise and code the shared tensors at `step`.
 
     Raises:
@@ -99,11 +99,11 @@ def code_shared(coder: Coder, prepared: Any, step: float) -> CodedShared:
         block, done[spec.role] = _code_tensors([spec], [target], step)[0]
         blocks.append(block)
     chunk = entropy.encode(1, 1, blocks) if blocks else b""
-    return CodedShared(chunk, done, sum(spec.numbers for spec in specs))
+    return CodedBlock(chunk, done, sum(spec.numbers for spec in specs))
 
 
 def code_modules(
-    coder: Coder, shared: CodedShared, fits: Mapping[str, Any], ranks: Mapping[str, int], step: float
+    coder: Coder, shared: CodedBlock, fits: Mapping[str, Any], ranks: Mapping[str, int], step: float
 ) -> dict[str, CodedModule]:
     """Code modules of rank >= 1 at `step`.
 
@@ -135,24 +135,9 @@ def code_modules(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """Tensors that were coded as they are.
-
-    Attributes:
-        chunk: their block; b"" where there are none.
-        values: as they will be decoded, by role.
-        numbers: numbers that the block holds.
-    """
-
-    chunk: bytes
-    values: Mapping[str, Tensor]
-    numbers: int
-
-
 def code_as_they_are(
     blocks: Sequence[tuple[int, int, Sequence[TensorSpec], Mapping[str, Tensor]]], step: float
-) -> list[Coded]:
+) -> list[CodedBlock]:
     """Code tensors that are not fitted to one another any more, many blocks at a time.
 
     Args:
@@ -169,7 +154,7 @@ def code_as_they_are(
         own = [next(coded) for _ in layout]
         chunk = entropy.encode(rank, most, [block for block, _ in own]) if own else b""
         values = {spec.role: values for spec, (_, values) in zip(layout, own, strict=True)}
-        found.append(Coded(chunk, values, sum(spec.numbers for spec in layout)))
+        found.append(CodedBlock(chunk, values, sum(spec.numbers for spec in layout)))
     return found
 
 
@@ -208,13 +193,24 @@ def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: st
     Raises:
         FormatError: if the block is damaged.
     """
+    return decode_ranked(coder, chunk, step, name)[1]
+
+
+def decode_ranked(coder: Coder, chunk: bytes | memoryview, step: float, name: str) -> tuple[int, dict[str, Tensor]]:
+    """The rank of one module, and its tensors as `decode_module` gives them; (0, {}) for a zero update.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
     if len(chunk) == 0:
-        return {}
+        return 0, {}
     specs: Sequence[TensorSpec] = ()
+    found = 0
     site = coder.sites[name]
 
     def layout(rank: int) -> Sequence[TensorSpec]:
-        nonlocal specs
+        nonlocal specs, found
+        found = rank
         if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
         numbers = coder.method.factor_rank(site, rank, coder.config) * (site.out + site.width)
@@ -224,7 +220,7 @@ def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: st
         return specs
 
     blocks = entropy.decode(chunk, coder.max_rank, layout, name)
-    return {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
+    return found, {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
 
 
 def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:

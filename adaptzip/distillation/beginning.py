@@ -11,20 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter
 from adaptzip.assembly import assemble
 from adaptzip.budget import Budget
-from adaptzip.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.coding.modules import Coder, decode_ranked, decode_shared
 from adaptzip.compressed import Compressed
 from adaptzip.compression import control_of, fit_candidate
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import code
-from adaptzip.distillation.tensors import Place, Tensors, start, trained_places
+from adaptzip.distillation.tensors import Tensors, start
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter, sites_of
-from adaptzip.jobs import Job, Request, Source, load_source, prepare_job
+from adaptzip.jobs import Job, Request, Source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
@@ -51,7 +50,6 @@ class Beginning:
         plan: the file without its blocks.
         limit: most bytes of the whole file.
         basis_numbers: numbers of an embedded basis.
-        trained: places of the tensors that are trained.
         found: base and basis, where decoding needs them.
         growth: where training begins with smaller ranks that grow; `tensors` are the fit's nevertheless.
     """
@@ -63,32 +61,23 @@ class Beginning:
     plan: Compressed
     limit: int
     basis_numbers: int
-    trained: tuple[Place, ...]
     found: Mapping[str, Any]
     growth: Growth | None = None
 
 
-def begin_with(
-    source: str | Path | Adapter | None,
-    teacher: Adapter | str | Path,
-    request: Request,
-    device: torch.device,
-    room: int = 0,
-) -> Beginning:
+def begin_with(start: Path | Source, request: Request, device: torch.device, room: int = 0) -> Beginning:
     """A file's own tensors, or those of a fit.
 
     Args:
-        source: a `.adz`, an adapter, or None for the teacher.
+        start: a `.adz`, or the adapter to fit.
         room: bytes that a fit leaves for what the file will say of its training.
 
     Raises:
-        CheckpointError, FormatError, RefusedError: if something can't be read or represented.
+        FormatError, RefusedError: if something can't be read or represented.
         UsageError: if there is no budget, or one that contradicts the file.
         CheckFailedError: if nothing fits the budget.
     """
-    if isinstance(source, str | Path) and Path(source).suffix == ".adz":
-        return _from_file(Path(source), request, device)
-    return _from_fit(teacher if source is None else source, request, room)
+    return _from_file(start, request, device) if isinstance(start, Path) else _from_fit(start, request, room)
 
 
 def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
@@ -98,16 +87,18 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
-    coder = _on(device, coder_of(compressed, **found))
+    coder = coder_of(compressed, **found)
+    if coder.basis is not None:
+        coder = replace(coder, basis=coder.basis.to(device))
     step = compressed.step
     shared = _in_units(decode_shared(coder, compressed.shared, step), coder.method.shared_layout(coder.config), step)
     modules: dict[str, dict[str, Tensor]] = {}
     ranks: dict[str, int] = {}
     for name, chunk in zip(compressed.sites, compressed.chunks, strict=True):
-        own = decode_module(coder, chunk, step, name)
-        if own:
-            ranks[name] = _rank(coder, name, own)
-            layout = coder.method.layout(coder.sites[name], ranks[name], coder.config)
+        rank, own = decode_ranked(coder, chunk, step, name)
+        if rank:
+            ranks[name] = rank
+            layout = coder.method.layout(coder.sites[name], rank, coder.config)
             modules[name] = _in_units(own, layout, step)
     tensors = Tensors(shared, modules, ranks).to(device)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
@@ -118,24 +109,22 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     )
     if limit is None:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
-    basis_numbers = compressed.provenance.parameters - _numbers(tensors)
-    trained = tuple(trained_places(coder, tensors))
-    return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, trained, found)
+    basis_numbers = compressed.provenance.parameters - tensors.numbers
+    return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found)
 
 
-def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Beginning:
+def _from_fit(source: Source, request: Request, room: int) -> Beginning:
     if request.limit is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
-    loaded = load_source(source, request)
-    limit = request.limit.bytes_for(loaded.bytes)
-    training = _for_training(loaded, request, room)
+    limit = request.limit.bytes_for(source.bytes)
+    training = _for_training(source, request, room)
     wanted = training.options.get("rank")
     growing = request.allocate == GROWING
     if growing:
-        training = room_to_grow(training, min(min(m.shape) for m in loaded.adapter.modules.values()))
+        training = room_to_grow(training, min(min(m.shape) for m in source.adapter.modules.values()))
     if limit is not None:
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
-    job = with_ranks(prepare_job(loaded, training))
+    job = with_ranks(prepare_job(source, training))
     fitted, step, ranks = _first_that_fits(job)
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
@@ -146,11 +135,8 @@ def _from_fit(source: str | Path | Adapter, request: Request, room: int) -> Begi
         _check_parameters(plan.provenance.parameters, request.limit)
         limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
-    trained = tuple(trained_places(fitted.coder, tensors))
     growth = growth_of(fitted, ranks, step) if growing else None
-    return Beginning(
-        fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, trained, found, growth
-    )
+    return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth)
 
 
 def _first_that_fits(job: Job) -> tuple[FittedAdapter, float, dict[str, int]]:
@@ -216,29 +202,7 @@ def _for_training(source: Source, request: Request, room: int) -> Request:
     return replace(request, options={**options, "rank": rank})
 
 
-def _on(device: torch.device, coder: Coder) -> Coder:
-    """The coder with its basis on a device."""
-    if coder.basis is None:
-        return coder
-    modules = {n: replace(m, U=m.U.to(device), V=m.V.to(device)) for n, m in coder.basis.modules.items()}
-    return replace(coder, basis=replace(coder.basis, modules=modules))
-
-
-def _rank(coder: Coder, name: str, own: Mapping[str, Tensor]) -> int:
-    """The rank at which a module's layout has these numbers."""
-    numbers = sum(t.numel() for t in own.values())
-    site = coder.sites[name]
-    for rank in range(1, coder.max_rank + 1):
-        if sum(spec.numbers for spec in coder.method.layout(site, rank, coder.config)) == numbers:
-            return rank
-    raise RefusedError(f"module {name!r}: its rank can't be told")
-
-
 def _in_units(tensors: Mapping[str, Tensor], layout: Any, step: float) -> dict[str, Tensor]:
     """Directions, which are decoded as whole numbers, in the units of the update."""
     units = {spec.role: step if spec.directions else 1.0 for spec in layout}
     return {role: tensor * units[role] if units[role] != 1.0 else tensor for role, tensor in tensors.items()}
-
-
-def _numbers(tensors: Tensors) -> int:
-    return sum(tensor.numel() for _, tensor in tensors.items())

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.budget import Budget
@@ -19,9 +16,11 @@ from adaptzip.calibration.models import Kind, load_bare
 from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
+from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distillation.evaluation import Score, metric_name, score
+from adaptzip.distillation.files import Parts, assembled, parts_of
 from adaptzip.distillation.growing import grown
 from adaptzip.distillation.lessons import Teacher, order
 from adaptzip.distillation.loop import Moment, Problem, Schedule, State, begin, even_scale, settled, train
@@ -29,28 +28,17 @@ from adaptzip.distillation.machines import Machines, find_machines, within_memor
 from adaptzip.distillation.outputs import teacher_outputs
 from adaptzip.distillation.placing import beginning_of, scale_of
 from adaptzip.distillation.quantising import Written
+from adaptzip.distillation.reports import longest, report, room
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
-from adaptzip.errors import RefusedError
-from adaptzip.fitting import CodedAdapter
+from adaptzip.distillation.tensors import trained_of
 from adaptzip.gains import divisor
-from adaptzip.jobs import Request, load_source
+from adaptzip.jobs import Request, Source, load_source
 from adaptzip.methods import REFERENCE
-from adaptzip.packing import unpack_tensors
 from adaptzip.reconstruction import reconstruct
-from adaptzip.sources import read
 
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""
-_FIGURES = 4
-_LONGEST = 0.1234567
-_LONGEST_ERROR = 0.000123456
-"""Figures of a report, and a relative error, that take as much room as any."""
 _SELF_TEXTS = 512
-_PACKED_ERROR = 0.05
-"""Extras that differ by no more, relatively, were packed in another way."""
-
-Parts = Callable[[float, CodedAdapter], dict[str, int]]
-"""Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
 
 
 @dataclass(frozen=True)
@@ -130,31 +118,37 @@ def prepare(
     schedule: Schedule,
     options: DataOptions,
     kind: Kind | None = None,
-    report: Callable[[str, float], None] | None = None,
+    machines: Machines | None = None,
+    say: Callable[[str, float], None] = lambda *_: None,
 ) -> Setup:
     """Read, fit and load what training needs.
+
+    Args:
+        machines: where it runs; None looks for them.
 
     Raises:
         CheckpointError, FormatError: if an adapter or the data can't be read.
         BaseModelError, RefusedError: if base and adapter don't fit together, or something is missing.
         UsageError, CheckFailedError: if the request makes no sense, or nothing fits the budget.
     """
-    say = report or (lambda *_: None)
-    machines = find_machines(request.device)
-    original = teacher if isinstance(teacher, Adapter) else _read_teacher(teacher, request)
+    machines = machines or find_machines(request.device)
+    given = load_source(teacher, request if source is None else replace(request, calibration=None))
+    original = given.adapter
     say("loading the model", 0.0)
     loaded = load_bare(Path(base), original, machines.device, kind)
     guest = Guest(loaded, {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()})
     theirs = _teacher_factors(original, machines.device)
     train_on, kept = _texts(guest, theirs, data, options, schedule.seed)
     counts = (len(train_on), len(kept))
-    longest = _longest(counts, schedule)
+    told = longest(*counts, schedule.steps)
     say("fitting", 0.0)
-    beginning = beginning_of(source, teacher, request, loaded, machines.device, _room(longest))
+    start = _start(source, given, request)
+    beginning = beginning_of(start, given, request, loaded, machines.device, room(told))
     linear = beginning.coder.method.linear
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
-    _check_alike(original, beginning, request)
+    if start is not given:
+        check_alike(given, beginning)
     at_once = schedule.micro or schedule.batch
     held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), at_once)
     say("asking the teacher", 0.0)
@@ -163,8 +157,8 @@ def prepare(
         answers = teacher_outputs(lambda batch: guest(batch, theirs), held)
         if not schedule.weights.watches:
             lessons.keep(_needed(lessons, schedule), at_once)
-    numbers = sum(t.numel() for place, t in beginning.tensors.items() if place in set(beginning.trained))
-    parts = _parts_of(beginning, longest)
+    numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
+    parts = parts_of(beginning, told)
     problem = Problem(
         beginning.coder,
         beginning.gains,
@@ -203,8 +197,10 @@ def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
         "fitted": problem.score(fitted.tensors),
         "distilled": problem.score(best.tensors),
     }
-    told = _told(rows, setup.metric, state, setup)
-    compressed = _assembled(beginning, best.step, best.coded, told)
+    told = report(
+        rows, setup.metric, texts=setup.texts, held_out=setup.held_out, step=state.best_step, steps=state.step
+    )
+    compressed = assembled(beginning, best.step, best.coded, told)
     error = _error(setup.teacher, compressed, beginning)
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
@@ -213,7 +209,7 @@ def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
 
 def adapter_of(setup: Setup, written: Written) -> Adapter:
     """The adapter that coded tensors stand for, with the teacher's extras."""
-    compressed = _assembled(setup.beginning, written.step, written.coded, {})
+    compressed = assembled(setup.beginning, written.step, written.coded, {})
     return reconstruct(compressed, **setup.beginning.found)
 
 
@@ -279,8 +275,11 @@ def distill(
     return made
 
 
-def _read_teacher(path: str | Path, request: Request) -> Adapter:
-    return read(path, alpha=request.alpha, config=request.config, base=request.base, basis=request.basis)
+def _start(source: str | Path | Adapter | None, teacher: Source, request: Request) -> Path | Source:
+    """A file to train further, or an adapter to fit."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".adz":
+        return Path(source)
+    return teacher if source is None else load_source(source, request)
 
 
 def _texts(
@@ -322,99 +321,8 @@ def _energy(adapter: Adapter, gains: Mapping[str, int]) -> float:
     return total
 
 
-def _check_alike(teacher: Adapter, beginning: Beginning, request: Request) -> None:
-    """Refuse to train a file whose modules or extras are others than those that the teacher runs with.
-
-    Raises:
-        RefusedError: if they are.
-    """
-    hint = "train a file that was made of this teacher, or leave the source out"
-    linear = beginning.coder.method.linear
-    for name, site in beginning.coder.sites.items() if linear else ():
-        module = teacher.modules.get(name)
-        if module is None or module.shape != (site.out, site.width):
-            found = "has none" if module is None else f"has {module.shape[0]} x {module.shape[1]}"
-            raise RefusedError(f"module {name!r} is {site.out} x {site.width}, the teacher {found}", hint=hint)
-    theirs = load_source(teacher, Request(extras=request.extras)).extras
-    ours = {
-        (e.role, e.name): t
-        for e, t in zip(beginning.plan.extras.entries, unpack_tensors(beginning.plan.extras), strict=True)
-    }
-    for entry, tensor in zip(theirs.entries, unpack_tensors(theirs), strict=True):
-        if not linear and entry.role != "extra":
-            continue  # Magnitudes and biases belong to updates.
-        other = ours.pop((entry.role, entry.name), None)
-        if other is None or other.shape != tensor.shape or not _near(other, tensor):
-            raise RefusedError(f"the {entry.role} {entry.name} is not the teacher's", hint=hint)
-    for role, name in ours:
-        raise RefusedError(f"the {role} {name} is not the teacher's", hint=hint)
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same but for how they were packed."""
-    ours, theirs = a.double().nan_to_num(), b.double().nan_to_num()
-    return bool((ours - theirs).norm() <= _PACKED_ERROR * theirs.norm())
-
-
-def _longest(texts: tuple[int, int], schedule: Schedule) -> dict[str, Any]:
-    """A report as long as it may become."""
-    row = [_LONGEST, _LONGEST, _LONGEST]
-    return {
-        "held_out": texts[1],
-        "metric": "accuracy",
-        "rows": dict.fromkeys(("distilled", "fitted", "none", "teacher"), row),
-        "step": schedule.steps,
-        "steps": schedule.steps,
-        "texts": texts[0],
-    }
-
-
-def _room(told: Mapping[str, Any]) -> int:
-    """Bytes that a report takes in a file, about: JSON within JSON."""
-    return len(json.dumps(json.dumps({"distilled": told}, separators=(",", ":"))))
-
-
-def _parts_of(beginning: Beginning, told: Mapping[str, Any]) -> Parts:
-    """Bytes of a file by part, with a report."""
-
-    def parts(step: float, coded: CodedAdapter) -> dict[str, int]:
-        return writer.sizes(_assembled(beginning, step, coded, told))
-
-    return parts
-
-
-def _assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapping[str, Any]) -> Compressed:
-    plan = beginning.plan
-    chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
-    provenance = replace(
-        plan.provenance,
-        relative_error=_LONGEST_ERROR,
-        parameters=coded.numbers + beginning.basis_numbers,
-        distilled=told,
-    )
-    return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
-
-
 def _error(teacher: Adapter, compressed: Compressed, beginning: Beginning) -> float:
     """Relative error of the update; functions leave the weights as they are, so that it is the whole of it."""
     if not beginning.coder.method.linear:
         return 1.0
     return diff(teacher, reconstruct(compressed, **beginning.found)).relative_error or 0.0
-
-
-def _told(rows: Mapping[str, Score], metric: str | None, state: State, setup: Setup) -> dict[str, Any]:
-    return {
-        "held_out": setup.held_out,
-        "rows": {name: [_short(row.kl if row.kl is not None else row.cosine), _short(row.agreement), _short(row.metric)]
-                 for name, row in rows.items()},
-        "step": state.best_step,
-        "steps": state.step,
-        "texts": setup.texts,
-    } | ({"metric": metric} if metric else {})  # fmt: skip
-
-
-def _short(value: float | None) -> float | None:
-    """A figure in few digits; None where there is none, or none that a file can hold."""
-    if value is None or not isfinite(value):
-        return None
-    return float(f"{value:.{_FIGURES}g}") if value >= 1e-3 else round(value, 6)

@@ -20,7 +20,7 @@ from adaptzip.distillation.lessons import order
 from adaptzip.distillation.loop import Problem, State, Training
 from adaptzip.distillation.machines import Machines
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.distillation.tensors import Place, Tensors, start, trained_places
+from adaptzip.distillation.tensors import Place, Tensors, start, trained_of
 from adaptzip.errors import UsageError
 from adaptzip.fitting import FittedAdapter
 from adaptzip.jobs import Request
@@ -122,10 +122,10 @@ class _Grower:
         """One unit for the modules of the highest scores in turn, until about `numbers` numbers are stored."""
         ranked = sorted(self.tensors.ranks, key=lambda name: -self.scores.get(name, _Score()).value)
         grew = True
-        while grew and _numbers(self.tensors) < numbers:
+        while grew and self.tensors.numbers < numbers:
             grew = False
             for name in ranked:
-                if _numbers(self.tensors) >= numbers:
+                if self.tensors.numbers >= numbers:
                     break
                 grew = self._add(name) or grew
 
@@ -137,7 +137,7 @@ class _Grower:
         own = self.tensors.modules[name]
         new = method.grown(own, self.growth.full.modules[name], site, rank, self.coder.config)
         more = sum(t.numel() for t in new.values()) - sum(t.numel() for t in own.values())
-        if _numbers(self.tensors) + more > self.growth.numbers:
+        if self.tensors.numbers + more > self.growth.numbers:
             return False
         self.tensors = Tensors(
             self.tensors.shared, {**self.tensors.modules, name: new}, {**self.tensors.ranks, name: rank + 1}
@@ -156,7 +156,7 @@ def grown(problem: Problem, growth: Growth, schedule: Schedule, machines: Machin
         CheckFailedError: as `adaptzip.distillation.loop.train`.
     """
     grower = _Grower(problem.coder, growth, growth.first)
-    least = _numbers(growth.first)
+    least = growth.first.numbers
     steps = max(1, round(schedule.steps * _SHARE))
     rounds = min(_ROUNDS, steps)
     # The rate falls to half of its height, and the quantiser stays out.
@@ -165,7 +165,7 @@ def grown(problem: Problem, growth: Growth, schedule: Schedule, machines: Machin
     made = 0
     for number in range(1, rounds + 1):
         now = replace(problem, tensors=grower.tensors)
-        training = Training(now, slow, State(made, _parameters(now), {}, step), machines)
+        training = Training(now, slow, State(made, trained_of(now.coder, now.tensors), {}, step), machines)
         while made < number * steps // rounds:
             training.advance(next(indices))
             grower.watch(training.trained)
@@ -173,12 +173,3 @@ def grown(problem: Problem, growth: Growth, schedule: Schedule, machines: Machin
         grower.tensors = grower.tensors.replaced({p: t.detach() for p, t in training.trained.items()})
         grower.grow(least + (growth.numbers - least) * number // rounds)
     return replace(problem, tensors=grower.tensors)
-
-
-def _parameters(problem: Problem) -> dict[Place, Tensor]:
-    tensors = dict(problem.tensors.items())
-    return {place: tensors[place].detach().clone() for place in trained_places(problem.coder, problem.tensors)}
-
-
-def _numbers(tensors: Tensors) -> int:
-    return sum(tensor.numel() for _, tensor in tensors.items())

@@ -20,7 +20,7 @@ from adaptzip.distillation.machines import Machines, within_memory
 from adaptzip.distillation.quantising import Written, as_decoded, fill
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
-from adaptzip.distillation.tensors import Place, Tensors, factors_of, trained_places
+from adaptzip.distillation.tensors import Place, Tensors, factors_of, trained_of, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 
@@ -114,11 +114,8 @@ def begin(problem: Problem, guess: float) -> State:
     Raises:
         CheckFailedError: if no file keeps to the budget, or the teacher puts out numbers that are not finite.
     """
-    places = trained_places(problem.coder, problem.tensors)
-    tensors = dict(problem.tensors.items())
     written = problem.fill(problem.tensors, guess)
-    parameters = {place: tensors[place].detach().clone() for place in places}
-    state = State(0, parameters, {}, written.step)
+    state = State(0, trained_of(problem.coder, problem.tensors), {}, written.step)
     _consider(problem, state, written)
     if state.best_distance == inf:
         raise CheckFailedError(

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from adaptzip import __version__
-from adaptzip.adapter import Adapter
 from adaptzip.assembly import settled
 from adaptzip.calibration.layers import find_layers
 from adaptzip.calibration.models import LoadedModel
@@ -21,9 +20,9 @@ from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import writer
 from adaptzip.distillation.beginning import Beginning, begin_with
 from adaptzip.distillation.quantising import code
-from adaptzip.distillation.tensors import Tensors, trained_places
+from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError
-from adaptzip.jobs import Request, Source, configure, load_source, pack_extras
+from adaptzip.jobs import Request, Source, configure, pack_extras
 from adaptzip.methods import load
 from adaptzip.methods._base import FunctionMethod
 
@@ -34,8 +33,8 @@ _FIRST_STEP = 0.25
 
 
 def beginning_of(
-    source: str | Path | Adapter | None,
-    teacher: Adapter | str | Path,
+    start: Path | Source,
+    teacher: Source,
     request: Request,
     loaded: LoadedModel,
     device: torch.device,
@@ -44,20 +43,20 @@ def beginning_of(
     """What training starts from: a file, a fit, or functions that are the identity as yet.
 
     Args:
+        start: a `.adz`, or the adapter to fit, which may be the teacher.
         room: bytes that are left for what the file will say of its training.
 
     Raises:
-        CheckpointError, FormatError, RefusedError, UsageError, CheckFailedError: as `begin_with`.
+        FormatError, RefusedError, UsageError, CheckFailedError: as `begin_with`.
     """
-    is_file = isinstance(source, str | Path) and Path(source).suffix == ".adz"
-    method = None if is_file else load(request.to)
+    method = None if isinstance(start, Path) else load(request.to)
     if not isinstance(method, FunctionMethod):
-        return begin_with(source, teacher, request, device, room)
-    if source is not None:
+        return begin_with(start, request, device, room)
+    if start is not teacher:
         raise UsageError(
             f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give --teacher alone"
         )
-    return _from_nothing(method, load_source(teacher, request), request, loaded, device, room)
+    return _from_nothing(method, teacher, request, loaded, device, room)
 
 
 def scale_of(tensors: Tensors) -> float:
@@ -90,8 +89,7 @@ def _from_nothing(
     step = _FIRST_STEP * scale_of(tensors)
     coded, _ = code(coder, tensors, step)
     plan = replace(plan, max_rank=most, step=step, chunks=[coded.modules[name].chunk for name in sites])
-    trained = tuple(trained_places(coder, tensors))
-    return Beginning(coder, {}, tensors, step, plan, limit or writer.size(plan) + room, 0, trained, {})
+    return Beginning(coder, {}, tensors, step, plan, limit or writer.size(plan) + room, 0, {})
 
 
 def _widths(loaded: LoadedModel) -> dict[str, int]:

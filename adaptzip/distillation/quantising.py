@@ -8,7 +8,7 @@ from math import nan, sqrt
 
 from torch import Tensor
 
-from adaptzip.coding.modules import CodedModule, CodedShared, Coder, code_as_they_are, rounded
+from adaptzip.coding.modules import CodedModule, Coder, code_as_they_are, rounded
 from adaptzip.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError
@@ -54,8 +54,8 @@ def code(coder: Coder, tensors: Tensors, step: float) -> tuple[CodedAdapter, Ten
     shared, *own = code_as_they_are(blocks, step)
     found = dict(zip(layouts, own, strict=True))
     modules = {name: CodedModule(block.chunk, nan, block.numbers) for name, block in found.items()}
-    decoded = Tensors(dict(shared.values), {name: dict(b.values) for name, b in found.items()}, tensors.ranks)
-    return CodedAdapter(CodedShared(shared.chunk, shared.values, shared.numbers), modules), decoded
+    decoded = Tensors(dict(shared.tensors), {name: dict(b.tensors) for name, b in found.items()}, tensors.ranks)
+    return CodedAdapter(shared, modules), decoded
 
 
 def as_decoded(trained: Mapping[Place, Tensor], step: float) -> dict[Place, Tensor]:

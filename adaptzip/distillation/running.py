@@ -72,13 +72,13 @@ class Run:
         return mark_of(self.schedule, files, settings)
 
 
-def distil(
+def carry_out(
     run: Run,
     *,
     resume: bool = False,
     force: bool = False,
-    say: Callable[[str, float], None] | None = None,
-    report: Callable[[Moment], None] | None = None,
+    say: Callable[[str, float], None] = lambda *_: None,
+    report: Callable[[Moment], None] = lambda _: None,
 ) -> tuple[Distilled, Setup]:
     """Train and write `run.output`; of several processes the first writes.
 
@@ -101,10 +101,10 @@ def distil(
     before = load_state(run.progress, mark) if run.progress.exists() else None
     setup = prepare(
         run.source, teacher=run.teacher, base=run.base, data=run.data, request=run.request, schedule=run.schedule,
-        options=run.options, kind=run.kind, report=say,
+        options=run.options, kind=run.kind, machines=machines, say=say,
     )  # fmt: skip
     state = begin(setup.problem, setup.beginning.step) if before is None else on_device(before, machines.device)
-    _train(run, setup, state, mark, report or (lambda _: None))
+    _train(run, setup, state, mark, report)
     made = finish(setup, state)
     if setup.machines.first:
         writer.write(made.compressed, run.output, force=force)

@@ -33,6 +33,11 @@ class Tensors:
     modules: dict[str, dict[str, Tensor]]
     ranks: dict[str, int]
 
+    @property
+    def numbers(self) -> int:
+        """How many there are in all tensors."""
+        return sum(tensor.numel() for _, tensor in self.items())
+
     def items(self) -> Iterator[tuple[Place, Tensor]]:
         """Every tensor, by module ("" for shared ones) and role."""
         yield from ((("", role), tensor) for role, tensor in self.shared.items())
@@ -90,6 +95,12 @@ def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
         layout = coder.method.layout(coder.sites[name], rank, coder.config)
         real |= {(name, spec.role) for spec in layout if spec.kind == "real"}
     return [place for place, _ in tensors.items() if place in real]
+
+
+def trained_of(coder: Coder, tensors: Tensors) -> dict[Place, Tensor]:
+    """Copies of the tensors that are trained, by place."""
+    every = dict(tensors.items())
+    return {place: every[place].detach().clone() for place in trained_places(coder, tensors)}
 
 
 def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, Update]:

@@ -14,7 +14,7 @@ from adaptzip.distillation import resuming, running
 from adaptzip.distillation.loop import Moment, Schedule, State
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.resuming import load_state, mark_of, save_state
-from adaptzip.distillation.running import Run, StoppedError, distil
+from adaptzip.distillation.running import Run, StoppedError, carry_out
 from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
 from adaptzip.jobs import Request
 from tests.distillation.evaluation_cases import classifier, write_rows
@@ -40,18 +40,18 @@ def stop_after(step: int) -> Callable[[Moment], None]:
 
 def test_a_run_that_was_stopped_gives_the_same_file(run: Run) -> None:
     whole = replace(run, output=run.output.with_name("whole.adz"))
-    distil(whole)
+    carry_out(whole)
     expected = whole.output.read_bytes()
     assert not whole.progress.exists()
     for stop in (1, 6, 7, 11):
         with pytest.raises(StoppedError, match="out.best.adz") as caught:
-            distil(run, report=stop_after(stop))
+            carry_out(run, report=stop_after(stop))
         assert caught.value.exit_code == 130
         assert not run.output.exists()
         assert open_adz(run.best).provenance.distilled["steps"] == stop
         assert run.progress.exists()
         seen: list[int] = []
-        distil(run, resume=True, force=True, report=lambda moment, seen=seen: seen.append(moment.step))
+        carry_out(run, resume=True, force=True, report=lambda moment, seen=seen: seen.append(moment.step))
         assert seen == list(range(stop + 1, 13))
         assert run.output.read_bytes() == expected
         assert not run.progress.exists()
@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_gives_the_same_file(run: Run) -> None:
 def test_what_was_saved_along_the_way_is_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a kill, nothing is written when training ends."""
     whole = replace(run, output=run.output.with_name("whole.adz"))
-    distil(whole)
+    carry_out(whole)
     monkeypatch.setattr(running, "INTERVAL", 0.0)
 
     class Killed(BaseException):
@@ -72,20 +72,20 @@ def test_what_was_saved_along_the_way_is_enough(run: Run, monkeypatch: pytest.Mo
             raise Killed
 
     with pytest.raises(Killed):
-        distil(run, report=report)
+        carry_out(run, report=report)
     assert not run.best.exists()
     monkeypatch.undo()
     seen: list[int] = []
-    distil(run, resume=True, report=lambda moment: seen.append(moment.step))
+    carry_out(run, resume=True, report=lambda moment: seen.append(moment.step))
     assert seen == [9, 10, 11, 12]
     assert run.output.read_bytes() == whole.output.read_bytes()
 
 
 def test_progress_of_another_run_is_refused(run: Run) -> None:
     with pytest.raises(StoppedError):
-        distil(run, report=stop_after(2))
+        carry_out(run, report=stop_after(2))
     with pytest.raises(UsageError, match="a run was stopped here") as caught:
-        distil(run)
+        carry_out(run)
     assert "--resume" in str(caught.value.hint)
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
@@ -95,10 +95,10 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
     ]
     for other in others:
         with pytest.raises(UsageError, match="progress of another run"):
-            distil(other, resume=True)
+            carry_out(other, resume=True)
     Path(run.data).write_text(Path(run.data).read_text() + "\n")
     with pytest.raises(UsageError, match="progress of another run"):
-        distil(run, resume=True)
+        carry_out(run, resume=True)
 
 
 def test_more_time_may_be_given_to_a_run_that_goes_on() -> None:
@@ -139,7 +139,7 @@ def test_a_loss_that_fails_keeps_the_best(run: Run) -> None:
             raise CheckFailedError("step 8: the loss is nan", hint="try a lower --rate")
 
     with pytest.raises(CheckFailedError, match=r"loss is nan; the best so far is .*out\.best\.adz") as caught:
-        distil(run, report=report)
+        carry_out(run, report=report)
     assert caught.value.hint == "try a lower --rate"
     assert open_adz(run.best).provenance.distilled["steps"] == 8
     assert not run.output.exists()

@@ -1,0 +1,40 @@
+"""The file that trained tensors are written as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from adaptzip.compressed import Compressed
+from adaptzip.container import writer
+from adaptzip.distillation.beginning import Beginning
+from adaptzip.fitting import CodedAdapter
+
+_LONGEST_ERROR = 0.000123456
+"""A relative error that takes as much room as any."""
+
+Parts = Callable[[float, CodedAdapter], dict[str, int]]
+"""Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
+
+
+def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapping[str, Any]) -> Compressed:
+    """The file with these blocks, and with `told` about its training; its relative error is yet to be measured."""
+    plan = beginning.plan
+    chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
+    provenance = replace(
+        plan.provenance,
+        relative_error=_LONGEST_ERROR,
+        parameters=coded.numbers + beginning.basis_numbers,
+        distilled=told,
+    )
+    return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
+
+
+def parts_of(beginning: Beginning, told: Mapping[str, Any]) -> Parts:
+    """Bytes of the file by part, where it tells this of its training."""
+
+    def parts(step: float, coded: CodedAdapter) -> dict[str, int]:
+        return writer.sizes(assembled(beginning, step, coded, told))
+
+    return parts
