@@ -50,6 +50,39 @@ class Site:
     kernel: tuple[int, ...] = ()
 
 
+Figures = tuple[float | None, float | None, float | None]
+"""Distance to the teacher (KL in nats; for an encoder 1 - cosine), share of equal decisions, and the metric."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training, and texts that were kept from it, said of a file whose tensors were trained.
+
+    Attributes:
+        texts, held_out: how many texts were trained on, and how many were not.
+        step: the update that the file was made after.
+        steps: updates made.
+        metric: what labels measured, "accuracy" or "loss"; None without labels.
+        none, teacher, fitted, distilled: on the texts held out, of no update, the teacher, what training started from,
+            and the file.
+    """
+
+    texts: int
+    held_out: int
+    step: int
+    steps: int
+    metric: str | None
+    none: Figures
+    teacher: Figures
+    fitted: Figures
+    distilled: Figures
+
+    @property
+    def rows(self) -> dict[str, Figures]:
+        """The figures by their names."""
+        return {"none": self.none, "teacher": self.teacher, "fitted": self.fitted, "distilled": self.distilled}
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a file came from and what was measured when it was made. No clock, path or command line.
@@ -61,7 +94,7 @@ class Provenance:
         relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
         parameters: numbers stored for the modules, shared tensors and an embedded basis included, extras not.
         seed: what the fit was seeded with.
-        distilled: what training and held-out texts said, for a file that was distilled; {} otherwise.
+        distilled: what training said, for a file that was distilled.
     """
 
     made_by: str
@@ -70,7 +103,7 @@ class Provenance:
     relative_error: float
     parameters: int
     seed: int = 0
-    distilled: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    distilled: TrainingReport | None = None
 
 
 @dataclass(frozen=True)

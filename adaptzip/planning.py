@@ -13,7 +13,8 @@ from typing import Any
 from adaptzip.adapter import Adapter
 from adaptzip.assembly import file_size, settled
 from adaptzip.budget import Budget
-from adaptzip.compression import Made, Tried, control_of, fit_candidate, run
+from adaptzip.compression import Made, Tried, fit_candidate, run
+from adaptzip.control import control_of
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
 from adaptzip.fitting import NOTHING_CODED, Progress
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import warnings
@@ -29,7 +28,7 @@ from adaptzip.calibration.distance import distance
 from adaptzip.compression import Request, load_source, prepare_job, run
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.reconstruction import reconstruct
-from benchmarks import page, stories_adapter
+from benchmarks import page, stories_adapter, texts
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
@@ -87,19 +86,14 @@ def langid(material: Path) -> Case:
 def trec(material: Path) -> Case:
     from fixtures.langid import base_model_folder
 
-    lines = (material / "data" / "trec" / "train_5500.label").read_text(encoding="latin-1").splitlines()
-    questions = [line.split(" ", 1)[1] for line in lines]
-    # The adapter's own split: its first 1000 rows were never trained on.
-    random.Random(0).shuffle(questions)
+    train, test = ([row.text for row in part] for part in texts.trec(material))
     adapter = adaptzip.read(material / "adapters" / "minilm-trec-r8")
-    train = questions[1000 : 1000 + CALIBRATION_TEXTS]
-    return Case(base_model_folder(), adapter, train, questions[:500], (3_000, 5_000, 9_000))
+    return Case(base_model_folder(), adapter, train[:CALIBRATION_TEXTS], test[:500], (3_000, 5_000, 9_000))
 
 
 def stories(material: Path) -> Case:
     base = material / "models" / "stories260k" / "hf"
-    text = (material / "data" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
-    pieces = [text[i : i + 400] for i in range(0, len(text), 400)]
+    pieces = texts.shakespeare(material)
     adapter = stories_adapter.train(base, pieces[:375])
     return Case(base, adapter, pieces[375 : 375 + CALIBRATION_TEXTS], pieces[-100:], (4_000, 8_000, 16_000))
 

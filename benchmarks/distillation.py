@@ -15,27 +15,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import adaptzip
 from adaptzip.adapter import Adapter
 from adaptzip.container import writer
 from adaptzip.distillation.data import Example
-from adaptzip.distillation.distilling import DataOptions, adapter_of, finish, prepare
+from adaptzip.distillation.distilling import adapter_of, finish
 from adaptzip.distillation.evaluation import evaluate
-from adaptzip.distillation.loop import Schedule, begin, train
+from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.preparing import DataOptions, prepare
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.selecting import soft_places
+from adaptzip.distillation.sizes import update_bytes
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
-from benchmarks import page, stories_adapter
+from benchmarks import page, stories_adapter, texts
 from fixtures.langid import base_model_folder, load_rows
 
 ROOT = Path(__file__).parent.parent
@@ -58,13 +61,22 @@ HEAD = [
 
 @dataclass(frozen=True)
 class Run:
-    """One file: the method, its bytes, its options, how long it is trained, and the gain it should keep."""
+    """One file.
+
+    Attributes:
+        gain: what it should keep.
+        steps, weights: of its training.
+        allocate: how ranks are shared out.
+        selects: whether a selection is trained, by methods that have one.
+    """
 
     method: str
     bytes: int
     gain: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 1000
+    weights: LossWeights = LossWeights()
+    allocate: str | None = None
+    selects: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +121,7 @@ class Row:
 
 def trec(material: Path) -> Case:
     """The adapter's own split: its first 1,000 rows were never trained on."""
-    lines = (material / "data" / "trec" / "train_5500.label").read_text(encoding="latin-1").splitlines()
-    random.Random(0).shuffle(lines)
-    classes = sorted({line.split(":")[0] for line in lines})
-    rows = [Example(line.split(" ", 1)[1], str(classes.index(line.split(":")[0]))) for line in lines]
+    train_on, test = texts.trec(material)
     runs = [
         Run(REFERENCE, 1500, 0.98),
         Run(REFERENCE, 600, 0.90),
@@ -121,7 +130,7 @@ def trec(material: Path) -> Case:
         Run("loretta", 3000, 0.95, steps=500),
     ]
     teacher = material / "adapters" / "minilm-trec-r8"
-    return Case(base_model_folder(), teacher, rows[1000:], rows[:1000], 48, False, runs)
+    return Case(base_model_folder(), teacher, train_on, test, 48, False, runs)
 
 
 def langid(material: Path) -> Case:
@@ -136,8 +145,7 @@ def langid(material: Path) -> Case:
 
 def stories(material: Path) -> Case:
     base = material / "models" / "stories260k" / "hf"
-    text = (material / "data" / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
-    pieces = [text[i : i + 400] for i in range(0, len(text), 400)]
+    pieces = texts.shakespeare(material)
     teacher = stories_adapter.train(base, pieces[:375])
     train_on, test = ([Example(piece) for piece in part] for part in (pieces[:2000], pieces[-150:]))
     size = _half_bytes(teacher) // 50
@@ -153,13 +161,13 @@ def measure(name: str, case: Case, run: Run) -> Row:
     teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
     fixed = _fixed(case)
     began = time.monotonic()
-    schedule = Schedule(steps=run.steps)
+    schedule = Schedule(steps=run.steps, weights=run.weights)
     setup = prepare(
         None,
         teacher=case.teacher,
         base=case.base,
         data=case.train,
-        request=Request(run.method, f"{fixed + run.bytes}B", base=case.base, options=run.options),
+        request=Request(run.method, f"{fixed + run.bytes}B", base=case.base, allocate=run.allocate),
         schedule=schedule,
         options=DataOptions(max_tokens=case.max_tokens),
     )
@@ -170,6 +178,9 @@ def measure(name: str, case: Case, run: Run) -> Row:
     problem = replace(setup.problem, size_of=size_of, limit=run.bytes)
     setup = replace(setup, problem=problem)
     state = begin(problem, setup.beginning.step)
+    if not run.selects:
+        for place in soft_places(problem.coder, state.parameters):
+            del state.parameters[place]
     fitted = problem.fill(setup.beginning.tensors, setup.beginning.step)
     train(problem, schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
     made = finish(setup, state)
@@ -198,8 +209,7 @@ def _fixed(case: Case) -> int:
 
 def _counted(parts: Mapping[str, int], *, header: bool) -> int:
     """Bytes without the extras, and without the header unless that counts."""
-    left_out = {"extras"} if header else {"extras", "header"}
-    return sum(size for part, size in parts.items() if part not in left_out)
+    return update_bytes(parts) + (parts["header"] if header else 0)
 
 
 def _half_bytes(adapter: Adapter) -> int:

@@ -213,7 +213,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(isinstance(source, list) and len(source) == 2 and isinstance(source[1], str | None), "'source'")
     need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
     need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
-    need(isinstance(value.get("distilled", {}), dict), "'distilled' is no object")
+    check_report(value.get("distilled"))
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
     name, _, version = value["method"].partition("/")
     need(name in METHODS and version == "1", f"unknown method {value['method']!r}")
@@ -221,6 +221,20 @@ def parse_metadata(text: str) -> dict[str, Any]:
     METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
     check_basis(value.get("basis"))
     return value
+
+
+def check_report(item: Any) -> None:
+    """The metadata's `distilled`, null or four counts, the metric's name or null, and four rows of three figures."""
+    if item is None:
+        return
+    need(isinstance(item, list) and len(item) == 9, "'distilled' is malformed")
+    need(all(type(count) is int and 0 <= count < 2**63 for count in item[:4]), "'distilled' has a bad count")
+    need(isinstance(item[4], str | None), "'distilled' has a metric that is no text")
+    need(all(isinstance(row, list) and len(row) == 3 for row in item[5:]), "'distilled' has a malformed row")
+    figures = [figure for row in item[5:] for figure in row if figure is not None]
+    need(
+        all(type(figure) in (int, float) and 0 <= figure < 2**63 for figure in figures), "'distilled' has a bad figure"
+    )
 
 
 def check_basis(item: Any) -> None:

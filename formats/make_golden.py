@@ -23,7 +23,7 @@ from adaptzip.assembly import settled
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.coding.modules import Coder, decode_shared
-from adaptzip.compressed import Compressed, Provenance
+from adaptzip.compressed import Compressed, Provenance, TrainingReport
 from adaptzip.compression import compress, make_from
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
@@ -41,6 +41,9 @@ TEAM = FOLDER / "team.basis"
 """The basis that some files name."""
 NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB", "loretta-adp": "AB"}
 """Factors that decoders may round differently in the last bit."""
+REPORT = TrainingReport(
+    900, 100, 48, 50, "accuracy", (1.25, 0.5, 0.5), (0, 1, 0.9), (0.625, 0.75, None), (0.0625, 0.96875, 0.875)
+)
 
 
 def factors(out: int, width: int, rank: int, seed: int, **options: Any) -> LoraFactors:
@@ -187,6 +190,7 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
         {"to": "loretta", "order": "rep", "rank": 3, "max_error": 0.8},
     ),
     "loretta-gains": (odd, {"to": "loretta", "max_error": 0.3, "weights": True}),
+    "distilled": (mixed, {"max_error": 0.3, "distilled": REPORT}),
     "loretta-adp": (
         mixed,
         {"to": "loretta-adp", "layers": "q_proj,down_proj", "bottleneck": 6, "rank": 3, "bias": "both"},
@@ -259,11 +263,17 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
-    """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's."""
-    plain = {key: value for key, value in options.items() if key != "weights"}
+    """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
+    `distilled`, as if it had been trained."""
+    plain = {key: value for key, value in options.items() if key not in ("weights", "distilled")}
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
         write_functions(make(), path, method, {key: value for key, value in plain.items() if key != "to"})
+        return
+    if "distilled" in options:
+        compressed = compress(make(), **plain)
+        provenance = replace(compressed.provenance, distilled=options["distilled"])
+        writer.write(replace(compressed, provenance=provenance), path)
         return
     if "weights" not in options:
         compress(make(), path, **plain)

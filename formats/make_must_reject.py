@@ -438,12 +438,27 @@ def _gains(file: File) -> Iterator[Case]:
         "a method that shares nothing has shared tensors",
         replace(file, shared=b"1").build(),
     )
+    yield from _reports(file)
     lossless = File.open("lossless")
     gained = replace(lossless, gains=bytes(len(lossless.blocks)))
     yield "exact-gains", BROKEN, "a lossless file has gains", gained.build()
     yield "exact-shared", BROKEN, "a lossless file has shared tensors", replace(lossless, shared=b"1").build()
     based = lossless.with_metadata(basis=["file", 4, "A" * 22, ""])
     yield "exact-basis", BROKEN, "a lossless file names a basis", based.build()
+
+
+def _reports(file: File) -> Iterator[Case]:
+    def told(*item: Any) -> bytes:
+        return file.with_metadata(distilled=list(item)).build()
+
+    row = [0.5, 1, None]
+    yield "report-text", BROKEN, "a report is a text", file.with_metadata(distilled="well").build()
+    yield "report-short", BROKEN, "a report lacks a row", told(9, 1, 2, 3, "loss", row, row, row)
+    yield "report-count", BROKEN, "a report counts half a text", told(9.5, 1, 2, 3, None, row, row, row, row)
+    yield "report-true", BROKEN, "a report's step is a truth value", told(9, 1, True, 3, None, row, row, row, row)
+    yield "report-metric", BROKEN, "a report's metric is a number", told(9, 1, 2, 3, 4, row, row, row, row)
+    yield "report-row", BROKEN, "a report's row has two figures", told(9, 1, 2, 3, None, row, row, row, [0.5, 1])
+    yield "report-figure", BROKEN, "a report's distance is below 0", told(9, 1, 2, 3, None, row, row, row, [-1, 1, 1])
 
 
 def _cores(file: File, svd: File) -> Iterator[Case]:

@@ -9,6 +9,7 @@ import typer
 
 Extras = Literal["lossless", "float16", "bfloat16", "int8"]
 Allocation = Literal["uniform", "energy", "increlora"]
+Kind = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
 
 
 def method_names() -> list[str]:
@@ -79,6 +80,28 @@ Base = Annotated[
         metavar="DIR",
         show_default=False,
     ),
+]
+TheBase = Annotated[
+    Path, typer.Option("--base", help="The folder of the base model.", metavar="DIR", show_default=False)
+]
+TextField = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a row of the data has its text.  [default: text, prompt, question or sentence]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+LabelField = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a row has its label: a class, or for a seq2seq model the target text.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Task = Annotated[
+    Kind | None, typer.Option(help="What the model is for.  [default: as the adapter says]", show_default=False)
 ]
 Basis = Annotated[
     Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from adaptzip.basis import BasisReference
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.compressed import ExtraEntry
+from adaptzip.cli._show_scores import ROWS
+from adaptzip.compressed import ExtraEntry, TrainingReport
 from adaptzip.container.header import Header
 from adaptzip.container.names import expand
 from adaptzip.container.reader import Opened, read_header
@@ -21,8 +22,6 @@ from adaptzip.errors import FormatError
 
 _MOST_EXTRAS = 8
 _HASH_SHOWN = 8
-_DISTILLED = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distilled": "distilled"}
-"""Rows of what training said, in their order, and their names for people."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "ratio": provenance.source_bytes / archive.bytes,
         "made_by": provenance.made_by,
         "seed": provenance.seed,
-        "distilled": dict(provenance.distilled) or None,
+        "distilled": _told(provenance.distilled),
         "dialect": header.dialect,
         "base_model": _base_model(archive),
         "basis": None if header.basis is None else dataclasses.asdict(header.basis),
@@ -147,7 +146,7 @@ def _text(archive: _Archive, verbose: bool) -> str:
         text.fields(_overview(archive)),
         text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
         text.table(parts, head=["part", "size", "share"], indent=""),
-        _distilled(header.provenance.distilled),
+        "" if header.provenance.distilled is None else _trained(header.provenance.distilled),
         _modules(archive) if verbose else "",
         _extras(archive.extras, len(archive.extras) if verbose else _MOST_EXTRAS),
     ]
@@ -180,26 +179,24 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     yield "made by", made.made_by
 
 
-def _distilled(told: Mapping[str, Any]) -> str:
-    """What training said of held-out texts, as far as it can be read."""
-    rows = told.get("rows")
-    if not isinstance(rows, Mapping):
-        return ""
-    encoder = all(isinstance(row, list) and len(row) > 1 and row[1] is None for row in rows.values())
-    metric = told.get("metric")
-    names = ["1 - cosine" if encoder else "KL", "agreement", *([str(metric)] if metric else [])]
-    order = [*(name for name in _DISTILLED if name in rows), *sorted(rows.keys() - set(_DISTILLED))]
-    table = [[_DISTILLED.get(name, str(name)), *_figures(rows[name], len(names))] for name in order]
-    told_by = (
-        f"step {told.get('step')} of {told.get('steps')}, {told.get('texts')} texts, {told.get('held_out')} held out"
-    )
-    return f"{text.table(table, head=['distilled', *names], indent='')}\n{told_by}"
+def _told(report: TrainingReport | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    counts = {"texts": report.texts, "held_out": report.held_out, "step": report.step, "steps": report.steps}
+    return {**counts, "metric": report.metric, "rows": report.rows}
 
 
-def _figures(row: Any, most: int) -> list[str]:
-    values = row[:most] if isinstance(row, list) else []
-    words = [f"{value:.4g}" if isinstance(value, int | float) else "-" for value in values]
-    return words + ["-"] * (most - len(words))
+def _trained(told: TrainingReport) -> str:
+    """What training said of held-out texts."""
+    encoder = all(agreement is None for _, agreement, _ in told.rows.values())
+    names = ["1 - cosine" if encoder else "KL", "agreement", *([told.metric] if told.metric else [])]
+    rows = [[ROWS[name], *map(_figure, row[: len(names)])] for name, row in told.rows.items()]
+    shown = text.table(rows, head=["distilled", *names], indent="")
+    return f"{shown}\nstep {told.step} of {told.steps}, {told.texts} texts, {told.held_out} held out"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _basis(basis: BasisReference, base_model: str | None) -> str:

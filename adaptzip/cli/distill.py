@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adaptzip.cli import _options as options
+from adaptzip.cli import _show_scores as scores
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file
@@ -18,13 +19,12 @@ from adaptzip.cli._requests import AUTO, method_settings
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.distillation.distilling import Distilled, Setup
+    from adaptzip.distillation.distilling import Distilled
     from adaptzip.distillation.evaluation import Evaluation
-    from adaptzip.distillation.loop import Moment
+    from adaptzip.distillation.preparing import Setup
+    from adaptzip.distillation.problem import Moment
 
-Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_NAMES = {"none": "no adapter"}
 
 
 def _number(help: str, default: str | None = None) -> Any:
@@ -35,7 +35,7 @@ def _number(help: str, default: str | None = None) -> Any:
 
 def distill(
     teacher: Annotated[Path, typer.Option(help="The adapter to act like.", metavar="ADAPTER", show_default=False)],
-    base: Annotated[Path, typer.Option(help="The folder of the base model.", metavar="DIR", show_default=False)],
+    base: options.TheBase,
     data: Annotated[
         str,
         typer.Option(
@@ -59,15 +59,9 @@ def distill(
     budget: options.Size = None,
     setting: options.Settings = None,
     allocate: options.Allocate = None,
-    task: Annotated[
-        Task | None, typer.Option(help="What the model is for.  [default: as the adapter says]", show_default=False)
-    ] = None,
-    text_field: Annotated[
-        str | None, typer.Option(help="Where a row of the data has its text.", metavar="NAME", show_default=False)
-    ] = None,
-    label_field: Annotated[
-        str | None, typer.Option(help="Where a row has its label.", metavar="NAME", show_default=False)
-    ] = None,
+    task: options.Task = None,
+    text_field: options.TextField = None,
+    label_field: options.LabelField = None,
     held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
     max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 128,
     packed: Annotated[bool, typer.Option("--packed", help="Join causal texts and cut them into even pieces.")] = False,
@@ -117,8 +111,8 @@ def distill(
     given = {"to": to, "allocate": allocate}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = method_settings(to, setting or [])
-    from adaptzip.distillation.distilling import DataOptions
     from adaptzip.distillation.losses import LossWeights
+    from adaptzip.distillation.preparing import DataOptions
     from adaptzip.distillation.running import Run, carry_out
     from adaptzip.distillation.schedules import Schedule
     from adaptzip.jobs import Request
@@ -176,24 +170,24 @@ def _shown(report: Report) -> Callable[[Moment], None]:
 def _evaluation(made: Distilled, setup: Setup) -> Evaluation:
     from adaptzip.distillation.evaluation import Evaluation
 
-    rows = {_NAMES.get(name, name): score for name, score in made.rows.items()}
+    rows = {scores.ROWS[name]: score for name, score in made.rows.items()}
     kind = setup.problem.teacher.loaded.kind
     return Evaluation(kind, made.metric, rows, dict.fromkeys(rows), rows["teacher"].samples)
 
 
 def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
     from adaptzip.container import writer
+    from adaptzip.distillation.sizes import update_bytes
 
     compressed = made.compressed
     parts = writer.sizes(compressed)
-    whole = sum(parts.values())
     return {
         "method": compressed.method,
         "options": dict(compressed.config),
         "parameters": compressed.provenance.parameters,
         "relative_error": compressed.provenance.relative_error,
-        "bytes": whole,
-        "update_bytes": whole - parts["header"] - parts.get("extras", 0),
+        "bytes": sum(parts.values()),
+        "update_bytes": update_bytes(parts),
         "source_bytes": compressed.provenance.source_bytes,
         "steps": made.steps,
         "best_step": made.step,
@@ -204,22 +198,6 @@ def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
 
 
 def _table(found: Evaluation, setup: Setup) -> str:
-    encoder = found.kind == "encoder"
-    metric = [] if found.metric is None else [found.metric, "gain"]
-    rows = []
-    for name, score in found.rows.items():
-        row = [name, *([_figure(score.cosine)] if encoder else [_figure(score.kl), _share(score.agreement)])]
-        if metric:
-            row += [_share(score.metric) if found.metric == "accuracy" else _figure(score.metric)]
-            row += [_share(found.gain(name))]
-        rows.append(row)
-    head = ["", *(["1 - cosine"] if encoder else ["KL", "agreement"]), *metric]
-    return f"{text.table(rows, head=head, indent='')}\nover {text.count(setup.held_out, 'text')} held out"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    rows = [[name, *scores.cells(found, name)] for name in found.rows]
+    shown = text.table(rows, head=["", *scores.head(found)], indent="")
+    return f"{shown}\nover {text.count(setup.held_out, 'text')} held out"

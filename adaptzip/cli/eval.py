@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adaptzip.cli import _options as options
+from adaptzip.cli import _show_scores as scores
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from adaptzip.distillation.evaluation import Evaluation
     from adaptzip.functions import Functions
 
-Task = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
-
 
 def eval(
     teacher: Annotated[
@@ -29,31 +28,15 @@ def eval(
             help="The adapter that the others are held against, as a source.", metavar="SRC", show_default=False
         ),
     ],
-    base: Annotated[Path, typer.Option(help="The folder of the base model.", metavar="DIR", show_default=False)],
+    base: options.TheBase,
     data: Annotated[Path, typer.Option(help="Texts, as .jsonl, .csv or .txt.", metavar="FILE", show_default=False)],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(help="PEFT folders, their weight files, or .adz files.", metavar="SRC...", show_default=False),
     ] = None,
-    text_field: Annotated[
-        str | None,
-        typer.Option(
-            help="Where a row of the data has its text.  [default: text, prompt, question or sentence]",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None,
-    label_field: Annotated[
-        str | None,
-        typer.Option(
-            help="Where a row has its label: a class, or for a seq2seq model the target text.",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None,
-    task: Annotated[
-        Task | None, typer.Option(help="What the model is for.  [default: as the adapter says]", show_default=False)
-    ] = None,
+    text_field: options.TextField = None,
+    label_field: options.LabelField = None,
+    task: options.Task = None,
     held_out: Annotated[
         float | None,
         typer.Option(
@@ -177,26 +160,12 @@ def _examples(
 
 def _text(found: Evaluation, texts: int) -> str:
     """The table, and over what."""
-    metric = [] if found.metric is None else [found.metric, "gain"]
-    encoder = found.kind == "encoder"
-    head = ["adapter", "size", "update", *(["1 - cosine"] if encoder else ["KL", "agreement"]), *metric]
     rows = []
-    for name, score in found.rows.items():
+    for name in found.rows:
         sizes = found.sizes.get(name)
-        row = [name, *(["-", "-"] if sizes is None else [text.size(sizes.bytes), text.size(sizes.update_bytes)])]
-        row += [_number(score.cosine)] if encoder else [_number(score.kl), _share(score.agreement)]
-        if metric:
-            row += [_share(score.metric) if found.metric == "accuracy" else _number(score.metric)]
-            row += [_share(found.gain(name))]
-        rows.append(row)
+        size = ["-", "-"] if sizes is None else [text.size(sizes.bytes), text.size(sizes.update_bytes)]
+        rows.append([name, *size, *scores.cells(found, name)])
+    head = ["adapter", "size", "update", *scores.head(found)]
     unit = {"causal": "token", "seq2seq": "token", "tokens": "token"}.get(found.kind, "text")
     over = text.count(texts, "text") + ("" if unit == "text" else f", {text.count(found.samples, unit)}")
     return f"{text.table(rows, head=head, indent='')}\nover {over}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

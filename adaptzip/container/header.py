@@ -15,6 +15,7 @@ from adaptzip.basis import BasisReference
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import strict_json
 from adaptzip.container.names import expand, factor
+from adaptzip.container.training import read_report, write_report
 from adaptzip.errors import FormatError, RefusedError
 
 FORMAT = 1
@@ -84,7 +85,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "basis": _write_basis(compressed.basis),
         "config": dict(compressed.config),
         "dialect": None if compressed.dialect == "peft" else compressed.dialect,
-        "distilled": dict(provenance.distilled),
+        "distilled": write_report(provenance.distilled),
         "seed": provenance.seed,
     }
     value |= {key: item for key, item in optional.items() if item}
@@ -135,7 +136,7 @@ def parse_metadata(text: str) -> Header:
             fields.number("error"),
             fields.integer("parameters"),
             fields.integer("seed", default=0),
-            fields.table("distilled", {}),
+            read_report(value.get("distilled")),
         ),
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,

@@ -15,9 +15,10 @@ from adaptzip.assembly import assemble
 from adaptzip.budget import Budget
 from adaptzip.coding.modules import Coder, decode_ranked, decode_shared
 from adaptzip.compressed import Compressed
-from adaptzip.compression import control_of, fit_candidate
+from adaptzip.compression import fit_candidate
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
+from adaptzip.control import control_of
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors, start

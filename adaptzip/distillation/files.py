@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from adaptzip.compressed import Compressed
+from adaptzip.compressed import Compressed, TrainingReport
 from adaptzip.container import writer
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.fitting import CodedAdapter
@@ -18,7 +17,7 @@ Parts = Callable[[float, CodedAdapter], dict[str, int]]
 """Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
 
 
-def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapping[str, Any]) -> Compressed:
+def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: TrainingReport | None) -> Compressed:
     """The file with these blocks, and with `told` about its training; its relative error is yet to be measured."""
     plan = beginning.plan
     chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
@@ -31,7 +30,7 @@ def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Mapp
     return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
 
 
-def parts_of(beginning: Beginning, told: Mapping[str, Any]) -> Parts:
+def parts_of(beginning: Beginning, told: TrainingReport) -> Parts:
     """Bytes of the file by part, where it tells this of its training."""
 
     def parts(step: float, coded: CodedAdapter) -> dict[str, int]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from adaptzip.coding.modules import Coder
 from adaptzip.distillation.lessons import order
-from adaptzip.distillation.loop import Problem, State, Training
+from adaptzip.distillation.loop import Training
 from adaptzip.distillation.machines import Machines
+from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.tensors import Place, Tensors, start, trained_of
 from adaptzip.errors import UsageError

@@ -11,12 +11,11 @@ from torch import Tensor
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.distillation.data import Encoded, collate
 from adaptzip.distillation.losses import Counts, Seen
+from adaptzip.distillation.outputs import KEPT_BYTES
 from adaptzip.distillation.student import Factors, Guest
 
 _SORTED_TOGETHER = 32
 """Batches whose texts are sorted by length together, so that little is padded."""
-KEPT_BYTES = 2**30
-"""Teacher's outputs up to this size are kept; larger ones are computed again for every batch."""
 
 
 def order(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:

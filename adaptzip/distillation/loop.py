@@ -3,109 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf, isfinite, sqrt
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaptzip.calibration.models import Batch
-from adaptzip.coding.modules import Coder
-from adaptzip.distillation.evaluation import Score, score
-from adaptzip.distillation.lessons import Teacher, order
+from adaptzip.distillation.lessons import order
 from adaptzip.distillation.losses import Counts, loss
 from adaptzip.distillation.machines import Machines, within_memory
-from adaptzip.distillation.quantising import Written, as_decoded, fill
+from adaptzip.distillation.problem import Moment, Problem, State
+from adaptzip.distillation.quantising import Written, as_decoded
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.distillation.tensors import Place, Tensors, factors_of, trained_of, trained_places
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import CodedAdapter
-
-__all__ = ["Moment", "Problem", "Schedule", "State", "Training", "begin", "even_scale", "settled", "train"]
 
 _BETAS = (0.9, 0.99)
 _SMOOTH = 0.95
 """How much of the running loss and agreement is kept from step to step."""
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """What is trained, on what, within which size.
-
-    Attributes:
-        coder, gains: of the file.
-        tensors: what training starts from.
-        teacher: and the training texts.
-        held_out: batches that are never trained on.
-        answers: the teacher's rows for them.
-        size_of: bytes of the whole file for blocks coded at a step.
-        limit: most bytes of the whole file.
-        scale: root mean square of the trained numbers if the teacher's energy were spread over them.
-    """
-
-    coder: Coder
-    gains: Mapping[str, int]
-    tensors: Tensors
-    teacher: Teacher
-    held_out: Sequence[Batch]
-    answers: Sequence[Tensor]
-    size_of: Callable[[float, CodedAdapter], int]
-    limit: int
-    scale: float
-
-    def score(self, tensors: Tensors) -> Score:
-        """Tensors as they decode, on the held-out texts."""
-        factors = factors_of(self.coder, self.gains, tensors)
-        guest = self.teacher.guest
-        return score(guest.loaded, lambda batch: guest(batch, factors), self.held_out, self.answers)
-
-    def fill(self, tensors: Tensors, guess: float) -> Written:
-        return fill(self.coder, tensors, self.size_of, self.limit, guess)
-
-
-@dataclass(eq=False)
-class State:
-    """Where training stands; all that a resumed run needs.
-
-    Attributes:
-        step: updates made.
-        parameters: the trained tensors. While the selection trains, its soft tensors are among them, afterwards what
-            they came to.
-        optimizer: Adam's state, as torch has it.
-        quantiser: the step of the file.
-        best: parameters of the best file so far, unquantised; empty before there is one.
-        best_quantiser: its step.
-        best_distance: its distance to the teacher on the held-out texts.
-        best_step: when it was seen.
-        seconds: trained so far.
-        loss, agreement: running means over batches.
-    """
-
-    step: int
-    parameters: dict[Place, Tensor]
-    optimizer: dict[str, Any]
-    quantiser: float
-    best: dict[Place, Tensor] = field(default_factory=dict)
-    best_quantiser: float = 0.0
-    best_distance: float = inf
-    best_step: int = 0
-    seconds: float = 0.0
-    loss: float = 0.0
-    agreement: float = 0.0
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a progress bar shows."""
-
-    step: int
-    steps: int
-    loss: float
-    agreement: float
-    seconds_left: float
 
 
 def begin(problem: Problem, guess: float) -> State:
@@ -162,9 +80,8 @@ def train(
     began, before = time.monotonic(), state.seconds
     while state.step < schedule.steps:
         run.advance(next(indices))
-        state.seconds = before + time.monotonic() - began
+        state.seconds = machines.agree(before + time.monotonic() - began)
         over = schedule.seconds is not None and state.seconds >= schedule.seconds
-        over = machines.agree(over) if schedule.seconds is not None else over
         if state.step % schedule.every == 0 or state.step == schedule.steps or over:
             run.try_file()
         report(run.moment())
@@ -197,23 +114,25 @@ class Training:
             self.adam.load_state_dict(state.optimizer)
 
     @property
-    def quantised(self) -> bool:
-        return self.state.step >= self.schedule.first_quantised
+    def due(self) -> bool:
+        """Whether the quantiser belongs into the loop by now."""
+        return self.schedule.is_quantised(self.state.step, self.state.seconds)
 
     def advance(self, indices: list[int]) -> None:
         """One update."""
         schedule, state = self.schedule, self.state
-        if state.step == schedule.first_quantised:
+        if self.due and not state.quantised:
             self._freeze_selection()
             state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
+            state.quantised = True
         for group in self.adam.param_groups:
-            group["lr"] = group["highest"] * schedule.share_of_rate(state.step)
+            group["lr"] = group["highest"] * schedule.share_of_rate(state.step, state.seconds)
         self.adam.zero_grad(set_to_none=True)
         own = self.machines.share(indices) or indices[:1]
         whole = self.problem.teacher.counts(own)
         size = schedule.micro or len(own)
         # What the quantiser makes of the tensors gets their gradient: a straight-through estimator.
-        values = as_decoded(self.trained, state.quantiser) if self.quantised else self.trained
+        values = as_decoded(self.trained, state.quantiser) if state.quantised else self.trained
         leaves = {place: value.detach().clone().requires_grad_() for place, value in values.items()}
         total = agreed = 0.0
         for first in range(0, len(own), size):
@@ -284,7 +203,7 @@ class Training:
 
     def try_file(self) -> None:
         """Fit the step to the budget; once the quantiser is in the loop, see whether the file is the best so far."""
-        if not self.quantised:
+        if not self.due:
             return
         self._freeze_selection()
         written = self.problem.fill(self.tensors(self.trained), self.state.quantiser)
@@ -305,8 +224,3 @@ def _consider(problem: Problem, state: State, written: Written) -> None:
     if distance is not None and distance < state.best_distance:
         state.best = {place: tensor.detach().clone() for place, tensor in state.parameters.items()}
         state.best_quantiser, state.best_distance, state.best_step = written.step, distance, state.step
-
-
-def even_scale(energy: float, numbers: int) -> float:
-    """Root mean square of `numbers` numbers that share `energy`."""
-    return sqrt(max(energy, 1e-30) / max(numbers, 1))

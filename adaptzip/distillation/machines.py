@@ -51,12 +51,12 @@ class Machines:
             if gradient is not None:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
 
-    def agree(self, value: bool) -> bool:
-        """The first process's answer, for all."""
+    def agree(self, value: float) -> float:
+        """The first process's number, for all."""
         if self.accelerator is None:
             return value
-        answer = torch.tensor([int(value and self.first)], device=self.device)
-        return bool(self.accelerator.reduce(answer, reduction="sum").item())
+        answer = torch.tensor([value if self.first else 0.0], device=self.device)
+        return float(self.accelerator.reduce(answer, reduction="sum").item())
 
     def half(self) -> AbstractContextManager[Any]:
         """bfloat16 autocast on CUDA; nothing elsewhere."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adaptzip.calibration.models import Batch
 
-_KEPT = 2**30
-"""Bytes of the teacher's outputs that are kept; of more, each is computed again where it is needed."""
+KEPT_BYTES = 2**30
+"""Of a teacher's outputs that are kept; where they take more, they are computed again whenever they are needed."""
 
 
 def outputs(model: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> list[Tensor]:
@@ -22,7 +22,7 @@ def outputs(model: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> list[
 
 
 def teacher_outputs(
-    model: Callable[[Batch], Tensor], batches: Sequence[Batch], *, keep: int = _KEPT
+    model: Callable[[Batch], Tensor], batches: Sequence[Batch], *, keep: int = KEPT_BYTES
 ) -> Sequence[Tensor]:
     """The same, keeping at most `keep` bytes in memory; of more, each output is computed whenever it is asked for."""
     kept: list[Tensor] = []

@@ -1,54 +1,50 @@
-"""What a file says of its training (formats/adz-1.md, section 2, `distilled`)."""
+"""What a file says of its training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any
 
+from adaptzip.compressed import Figures, TrainingReport
+from adaptzip.container.training import write_report
 from adaptzip.distillation.evaluation import Score
 
-_FIGURES = 4
+_DIGITS = 4
 _LONGEST = 0.1234567
 """A figure that takes as much room as any."""
-ROWS = ("none", "teacher", "fitted", "distilled")
 
 
 def report(
     rows: Mapping[str, Score], metric: str | None, *, texts: int, held_out: int, step: int, steps: int
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Scores on the texts held out, in few digits, and how long training was.
 
     Args:
-        rows: the scores of `ROWS`.
-        metric: what labels measured; None without labels.
-        texts, held_out: how many texts were trained on, and how many were not.
-        step, steps: after which update the file was made, of how many.
+        rows: the scores by the names of the report's rows.
     """
-    figures = {
-        name: [_short(row.kl if row.kl is not None else row.cosine), _short(row.agreement), _short(row.metric)]
-        for name, row in rows.items()
-    }
-    told = {"held_out": held_out, "rows": figures, "step": step, "steps": steps, "texts": texts}
-    return told | ({"metric": metric} if metric else {})
+    figures = {name: _figures(row) for name, row in rows.items()}
+    return TrainingReport(texts, held_out, step, steps, metric, **figures)
 
 
-def longest(texts: int, held_out: int, steps: int) -> dict[str, Any]:
+def longest(texts: int, held_out: int, steps: int) -> TrainingReport:
     """A report as long as it may become."""
-    rows = dict.fromkeys(ROWS, [_LONGEST] * 3)
-    return {
-        "held_out": held_out, "metric": "accuracy", "rows": rows, "step": steps, "steps": steps, "texts": texts
-    }  # fmt: skip
+    row = (_LONGEST,) * 3
+    return TrainingReport(texts, held_out, steps, steps, "accuracy", row, row, row, row)
 
 
-def room(told: Mapping[str, Any]) -> int:
-    """Bytes that a report takes in a file, about: JSON within JSON."""
-    return len(json.dumps(json.dumps({"distilled": told}, separators=(",", ":"))))
+def room(told: TrainingReport) -> int:
+    """Bytes that a report takes in a file: JSON within JSON, and what parts it from its neighbour."""
+    alone = {"distilled": write_report(told)}
+    return len(json.dumps(json.dumps(alone, separators=(",", ":")))) - len('"{}"') + len(",")
+
+
+def _figures(row: Score) -> Figures:
+    return _short(row.kl if row.kl is not None else row.cosine), _short(row.agreement), _short(row.metric)
 
 
 def _short(value: float | None) -> float | None:
     """A figure in few digits; None where there is none, or none that a file can hold."""
     if value is None or not isfinite(value):
         return None
-    return float(f"{value:.{_FIGURES}g}") if value >= 1e-3 else round(value, 6)
+    return float(f"{value:.{_DIGITS}g}") if value >= 1e-3 else max(0.0, round(value, 6))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from adaptzip.atomic import atomic_file
-from adaptzip.distillation.loop import State
+from adaptzip.distillation.problem import State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckpointError, UsageError
 

@@ -14,10 +14,13 @@ from typing import Any
 
 from adaptzip.calibration.models import Kind
 from adaptzip.container import writer
-from adaptzip.distillation.distilling import SELF, DataOptions, Distilled, Setup, finish, prepare
-from adaptzip.distillation.loop import Moment, Schedule, State, begin, train
+from adaptzip.distillation.distilling import Distilled, finish
+from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.machines import find_machines
+from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
+from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, UsageError
 from adaptzip.jobs import Request
 
@@ -119,7 +122,7 @@ def _train(run: Run, setup: Setup, state: State, mark: str, report: Callable[[Mo
 
         def save(now: State) -> None:
             nonlocal saved
-            if setup.machines.agree(bool(came)):
+            if setup.machines.agree(len(came)):
                 raise KeyboardInterrupt
             if first and time.monotonic() - saved >= INTERVAL:
                 save_state(run.progress, now, mark)

@@ -25,7 +25,7 @@ class Schedule:
             the trained numbers; None for the method's own.
         quantised: share of the steps, the last ones, that run at the step of the file.
         every: steps between two files that are tried, in that part.
-        seconds: time after which training ends; None for no limit.
+        seconds: time after which training ends; its parts are shorter then in proportion. None for no limit.
         seed: of the order of texts.
         weights: of the losses.
     """
@@ -54,10 +54,18 @@ class Schedule:
 
     @property
     def first_quantised(self) -> int:
-        """The step from which the quantiser is in the loop."""
+        """The step from which the quantiser is in the loop, if time allows."""
         return round(self.steps * (1 - self.quantised))
 
-    def share_of_rate(self, step: int) -> float:
-        """Share of the learning rate at a step: a short rise, then half a cosine."""
+    def done(self, step: int, seconds: float) -> float:
+        """Share of the run that is over, by steps or by the time allowed, whichever is further."""
+        return max(step / self.steps, 0.0 if self.seconds is None else min(1.0, seconds / self.seconds))
+
+    def is_quantised(self, step: int, seconds: float) -> bool:
+        """Whether the quantiser is in the loop by now."""
+        return step >= self.first_quantised or self.done(step, seconds) >= 1 - self.quantised
+
+    def share_of_rate(self, step: int, seconds: float) -> float:
+        """Share of the learning rate: a short rise, then half a cosine."""
         rise = min(1.0, (step + 1) / _WARM_UP)
-        return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * step / self.steps)))
+        return rise * (_LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + cos(pi * self.done(step, seconds))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class Sizes:
 
     Attributes:
         bytes: of the weight file or the `.adz`.
-        update_bytes: of the update alone: the factors, or a `.adz`'s streams without header and extras.
+        update_bytes: of the update alone: the factors, or the parts of a `.adz` that are neither header nor extras.
         method: what made a `.adz`, else None.
     """
 
@@ -37,5 +38,10 @@ def sizes_of(path: str | Path, adapter: Adapter | Functions) -> Sizes:
         modules = adapter.modules if isinstance(adapter, Adapter) else {}
         return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in modules.values()))
     opened = read_header(archive)
-    streams = sum(len(stream) for name, stream in opened.streams.items() if name != "extras")
-    return Sizes(whole, streams, opened.header.method)
+    parts = {name: len(stream) for name, stream in opened.streams.items()}
+    return Sizes(whole, update_bytes(parts), opened.header.method)
+
+
+def update_bytes(parts: Mapping[str, int]) -> int:
+    """Bytes of a `.adz`'s update: of all parts but header and extras."""
+    return sum(size for part, size in parts.items() if part not in ("header", "extras"))

@@ -16,7 +16,7 @@ from adaptzip.bases.updates import build_basis
 from adaptzip.calibration.models import LoadedModel, load_bare
 from adaptzip.distillation.data import Example
 from adaptzip.distillation.distilling import Distilled, distill
-from adaptzip.distillation.loop import Schedule
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Guest, magnitudes_of
 from tests import tiny_peft
 from tests.calibration.models_on_disk import adapter, head, save

@@ -65,8 +65,9 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     assert all(same_bits(again.extras[key], tensor) for key, tensor in teacher.extras.items())
     scored_again(base, teacher, found, file, options.get("basis"))
     told = adaptzip.open(file).provenance.distilled
-    assert told["rows"]["distilled"][0] == pytest.approx(distilled, rel=1e-2, abs=1e-6)
-    assert (told["steps"], told["metric"]) == (48, "accuracy")
+    assert told is not None
+    assert told.distilled[0] == pytest.approx(distilled, rel=1e-2, abs=1e-6)
+    assert (told.steps, told.metric) == (48, "accuracy")
     other = tmp_path / "y.adz"
     train(base, teacher, name, "1700B", output=other, schedule=LONGER, **options)
     assert other.read_bytes() == file.read_bytes()

@@ -11,8 +11,9 @@ import torch
 from adaptzip import methods
 from adaptzip.adapter import Adapter
 from adaptzip.container import writer
-from adaptzip.distillation.distilling import DataOptions, Setup, finish, prepare
+from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.tensors import Tensors, factors_of
 from adaptzip.errors import UsageError
 from adaptzip.jobs import Request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from adaptzip import methods
 from adaptzip.adapter import Adapter
+from adaptzip.distillation import loop
 from adaptzip.distillation.data import Example
-from adaptzip.distillation.distilling import DataOptions, Setup, prepare
-from adaptzip.distillation.loop import Problem, Schedule, State, begin, settled, train
+from adaptzip.distillation.loop import begin, settled, train
 from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.preparing import DataOptions, Setup, prepare
+from adaptzip.distillation.problem import Problem, State
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Guest
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.jobs import Request
@@ -87,7 +91,7 @@ def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(causal: tup
 
 def test_training_that_is_cut_short_counts(causal: tuple[Path, Adapter]) -> None:
     """Before the quantiser is in the loop nothing but the fit was tried."""
-    setup = setup_of(*causal, replace(SHORT, steps=30, quantised=0.1))
+    setup = setup_of(*causal, replace(SHORT, steps=30, quantised=0.1), budget="300")
     state = begin(setup.problem, setup.beginning.step)
     fitted = state.best_distance
     with pytest.raises(KeyboardInterrupt):
@@ -102,6 +106,24 @@ def test_training_that_is_cut_short_counts(causal: tuple[Path, Adapter]) -> None
 def test_time_ends_training(causal: tuple[Path, Adapter]) -> None:
     state = run(setup_of(*causal, replace(SHORT, steps=1000, seconds=1e-3)))
     assert state.step == 1
+
+
+def test_a_time_limit_shortens_every_part(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand steps there is time for twenty, the last half of them with the quantiser in the loop."""
+    clock = count(0.0, 1.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    schedule = replace(SHORT, steps=1000, seconds=20.0, quantised=0.5)
+    setup = setup_of(*causal, schedule, budget="300")
+    state = begin(setup.problem, setup.beginning.step)
+    seen: dict[int, bool] = {}
+    train(
+        setup.problem, schedule, state, setup.machines,
+        save=lambda now: seen.setdefault(now.step, now.quantised) and None, report=lambda _: None,
+    )  # fmt: skip
+    assert [step for step, quantised in seen.items() if quantised] == list(range(11, 21))
+    assert state.step == 20
+    assert state.best_step > 10
+    assert schedule.share_of_rate(19, 19.0) == pytest.approx(0.01, abs=0.01)
 
 
 def test_other_losses_train(causal: tuple[Path, Adapter]) -> None:

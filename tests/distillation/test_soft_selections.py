@@ -12,8 +12,10 @@ from adaptzip import methods
 from adaptzip.adapter import Adapter
 from adaptzip.distillation import selecting
 from adaptzip.distillation.data import Example
-from adaptzip.distillation.distilling import DataOptions, Setup, finish, prepare
-from adaptzip.distillation.loop import State, begin, train
+from adaptzip.distillation.distilling import finish
+from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.preparing import DataOptions, Setup, prepare
+from adaptzip.distillation.problem import State
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.jobs import Request

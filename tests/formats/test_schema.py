@@ -49,6 +49,19 @@ VALUES = st.one_of(
         ]
     ),
     st.sampled_from(
+        [
+            [90, 10, 7, 8, "loss", *[[0.5, 1, None]] * 4],
+            [90, 10, 7, 8, None, *[[0, 0.0, 0]] * 4],
+            [90, 10, 7, 8, 1, *[[0.5, 1, None]] * 4],
+            [90, 10, 7, 8.0, "loss", *[[0.5, 1, None]] * 4],
+            [90, 10, 7, 8, "loss", *[[0.5, 1]] * 4],
+            [90, 10, 7, 8, "loss", *[[0.5, 1, -1e-9]] * 4],
+            [90, 10, 7, 8, "loss", *[[0.5, 1, True]] * 4],
+            [90, 10, 7, 8, "loss", *[[0.5, 1, 2**63]] * 4],
+            [90, 10, 7, 8, "loss", *[[0.5, 1, None]] * 3],
+        ]
+    ),
+    st.sampled_from(
         [[], {}, ["x"], {"lossless": True}, {"lossless": 1}, [5, None], [5, "h"], [5, 5], [5], [True, None]]
     ),
 )
@@ -83,7 +96,8 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
             not isinstance(value, dict) or all(fits(value[key], each[key]) for key in each if key in value)
         ),
     }
-    ignored = {"$schema", "title", "description", "default"}
+    checks["$ref"] = lambda place: fits(value, SCHEMA["$defs"][place.removeprefix("#/$defs/")])
+    ignored = {"$schema", "$defs", "title", "description", "default"}
     return all(checks[key](argument) for key, argument in schema.items() if key not in ignored)
 
 

@@ -1,0 +1,202 @@
+"""Everything that training needs, read, fitted and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptzip.adapter import Adapter
+from adaptzip.calibration.layers import find_layers
+from adaptzip.calibration.models import Kind, load_bare
+from adaptzip.distillation.alike import check_alike
+from adaptzip.distillation.beginning import Beginning
+from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
+from adaptzip.distillation.evaluation import Score, metric_name, score
+from adaptzip.distillation.files import Parts, parts_of
+from adaptzip.distillation.growing import grown
+from adaptzip.distillation.lessons import Teacher, order
+from adaptzip.distillation.machines import Machines, find_machines, within_memory
+from adaptzip.distillation.outputs import teacher_outputs
+from adaptzip.distillation.placing import beginning_of, scale_of
+from adaptzip.distillation.problem import Problem, even_scale
+from adaptzip.distillation.reports import longest, room
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.student import Factors, Guest, magnitudes_of
+from adaptzip.distillation.tensors import trained_of
+from adaptzip.gains import divisor
+from adaptzip.jobs import Request, Source, load_source
+
+SELF = "self"
+"""In place of a file of texts: texts that base and teacher write themselves."""
+_SELF_TEXTS = 512
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which texts, and how they are fed.
+
+    Attributes:
+        text_field, label_field: where a record has its text and its label; None looks for the usual names.
+        held_out: share of the texts that is never trained on.
+        max_tokens: texts are cut to so many tokens.
+        packed: causal texts joined and cut into pieces of `max_tokens`.
+        self_texts: texts written where `data` is "self".
+    """
+
+    text_field: str | None = None
+    label_field: str | None = None
+    held_out: float = 0.1
+    max_tokens: int = 128
+    packed: bool = False
+    self_texts: int = _SELF_TEXTS
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Everything that training needs, loaded.
+
+    Attributes:
+        rows: scores on the held-out texts, of "none" and "teacher".
+        metric: "accuracy" or "loss"; None without labels.
+        teacher: the adapter itself.
+        texts, held_out: how many texts are trained on, and how many are not.
+        parts: bytes of the file by part.
+    """
+
+    beginning: Beginning
+    problem: Problem
+    schedule: Schedule
+    machines: Machines
+    rows: Mapping[str, Score]
+    metric: str | None
+    teacher: Adapter
+    texts: int
+    held_out: int
+    parts: Parts
+
+
+def prepare(
+    source: str | Path | Adapter | None,
+    *,
+    teacher: str | Path | Adapter,
+    base: str | Path,
+    data: str | Path | Sequence[Example],
+    request: Request,
+    schedule: Schedule,
+    options: DataOptions,
+    kind: Kind | None = None,
+    machines: Machines | None = None,
+    say: Callable[[str, float], None] = lambda *_: None,
+) -> Setup:
+    """Read, fit and load what training needs.
+
+    Args:
+        machines: where it runs; None looks for them.
+
+    Raises:
+        CheckpointError, FormatError: if an adapter or the data can't be read.
+        BaseModelError, RefusedError: if base and adapter don't fit together, or something is missing.
+        UsageError, CheckFailedError: if the request makes no sense, or nothing fits the budget.
+    """
+    machines = machines or find_machines(request.device)
+    given = load_source(teacher, request if source is None else replace(request, calibration=None))
+    original = given.adapter
+    say("loading the model", 0.0)
+    loaded = load_bare(Path(base), original, machines.device, kind)
+    guest = Guest(loaded, {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()})
+    theirs = _teacher_factors(original, machines.device)
+    train_on, kept = _texts(guest, theirs, data, options, schedule.seed)
+    counts = (len(train_on), len(kept))
+    told = longest(*counts, schedule.steps)
+    say("fitting", 0.0)
+    start = _start(source, given, request)
+    beginning = beginning_of(start, given, request, loaded, machines.device, room(told))
+    linear = beginning.coder.method.linear
+    if not linear:
+        guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
+    if start is not given:
+        check_alike(given, beginning)
+    at_once = schedule.micro or schedule.batch
+    held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), at_once)
+    say("asking the teacher", 0.0)
+    lessons = Teacher(guest, theirs, encode(loaded, train_on, max_tokens=options.max_tokens, packed=options.packed))
+    with within_memory(at_once):
+        answers = teacher_outputs(lambda batch: guest(batch, theirs), held)
+        if not schedule.weights.watches:
+            lessons.keep(_needed(lessons, schedule), at_once)
+    numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
+    parts = parts_of(beginning, told)
+    problem = Problem(
+        beginning.coder,
+        beginning.gains,
+        beginning.tensors,
+        lessons,
+        held,
+        answers,
+        lambda step, coded: sum(parts(step, coded).values()),
+        beginning.limit,
+        even_scale(_energy(original, beginning.gains), numbers) if linear else scale_of(beginning.tensors),
+    )
+    if beginning.growth is not None:
+        say("growing", 0.0)
+        problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
+    rows = {
+        "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
+        "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
+    }
+    labelled = rows["teacher"].metric is not None
+    return Setup(
+        beginning, problem, schedule, machines, rows, metric_name(loaded.kind) if labelled else None, original,
+        *counts,
+        parts,
+    )  # fmt: skip
+
+
+def _start(source: str | Path | Adapter | None, teacher: Source, request: Request) -> Path | Source:
+    """A file to train further, or an adapter to fit."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".adz":
+        return Path(source)
+    return teacher if source is None else load_source(source, request)
+
+
+def _texts(
+    guest: Guest, theirs: Factors, data: str | Path | Sequence[Example], options: DataOptions, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    if isinstance(data, str) and data == SELF:
+        with guest.under(theirs):
+            found = self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
+    elif isinstance(data, str | Path):
+        found = read_examples(Path(data), text_field=options.text_field, label_field=options.label_field)
+    else:
+        found = tuple(data)
+    return hold_out(found, options.held_out, seed)
+
+
+def _needed(lessons: Teacher, schedule: Schedule) -> list[int]:
+    """Texts that the schedule comes to."""
+    lengths = [len(text.ids) for text in lessons.texts]
+    per_epoch = -(-len(lengths) // schedule.batch)
+    if schedule.steps >= per_epoch:
+        return list(range(len(lengths)))
+    batches = order(lengths, schedule.batch, schedule.seed)
+    return sorted({i for _ in range(schedule.steps) for i in next(batches)})
+
+
+def _teacher_factors(adapter: Adapter, device: torch.device) -> dict[str, Any]:
+    return {
+        name: (m.A.to(device, torch.float32) * m.scaling, m.B.to(device, torch.float32))
+        for name, m in adapter.modules.items()
+    }
+
+
+def _energy(adapter: Adapter, gains: Mapping[str, int]) -> float:
+    """|dW|^2 over all modules, each multiplied by its gain."""
+    total = 0.0
+    for name, module in adapter.modules.items():
+        A, B = module.A.double(), module.B.double() * (module.scaling / divisor(gains.get(name, 0)))
+        total += float(((B.T @ B) * (A @ A.T)).sum())
+    return total

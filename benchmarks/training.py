@@ -1,0 +1,118 @@
+"""What the choices within distillation are worth: losses, a trained selection, ranks that grow.
+
+Everything but the choice is the same: files of equal bytes, equal steps, equal texts, as `benchmarks.distillation` has
+them; gain and KL are those on texts that nothing was trained on or chosen by. Runs that were made before are taken from
+--results, so that tables can grow.
+
+    python -m benchmarks.training [GROUP ...] [--material FOLDER] [--results FILE] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.methods import REFERENCE
+from benchmarks import page
+from benchmarks.distillation import CASES, MATERIAL, Case, Run, measure
+
+_SMALL = Run(REFERENCE, 600, steps=400)
+_STORY = Run(REFERENCE, 1310, steps=300)
+_BANK = Run("vblora", 3000, steps=300)
+
+LOSSES = {
+    "KL": LossWeights(),
+    "KL at temperature 2": LossWeights(temperature=2),
+    "KL, hidden states 0.1": LossWeights(hidden=0.1),
+    "KL, hidden states 1": LossWeights(hidden=1),
+    "KL, modules 0.1": LossWeights(modules=0.1),
+    "KL, modules 0.3": LossWeights(modules=0.3),
+    "KL, modules 1": LossWeights(modules=1),
+    "KL, labels 0.3": LossWeights(labels=0.3),
+    "hidden states alone": LossWeights(kl=0, hidden=1),
+    "modules alone": LossWeights(kl=0, modules=1),
+    "labels alone": LossWeights(kl=0, labels=1),
+}
+GROUPS: Mapping[str, tuple[str, Mapping[str, Run]]] = {
+    "losses-trec": ("trec", {name: replace(_SMALL, weights=weights) for name, weights in LOSSES.items()}),
+    "losses-stories": ("stories", {name: replace(_STORY, weights=weights) for name, weights in LOSSES.items()}),
+    "selection": ("trec", {"fitted, then kept": replace(_BANK, selects=False), "trained": _BANK}),
+    "growth": (
+        "trec",
+        {"ranks of the fit": _SMALL, "grown while training": replace(_SMALL, allocate="increlora")},
+    ),
+}
+HEAD = ["choice", "bytes", "steps", "gain", "KL", "minutes"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice and what came of it."""
+
+    group: str
+    choice: str
+    bytes: int
+    steps: int
+    gain: float
+    kl: float
+    minutes: float
+
+
+@cache
+def case_of(name: str, material: Path) -> Case:
+    """A case of `benchmarks.distillation`, its teacher trained once."""
+    return CASES[name](material)
+
+
+def rows_of(results: Path | None) -> list[Row]:
+    """The runs in a file of results; none where there is no such file."""
+    if results is None or not results.exists():
+        return []
+    return [Row(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The choices of one group."""
+    lines = [
+        [r.choice, f"{r.bytes:,}", str(r.steps), f"{100 * r.gain:.1f} %", f"{r.kl:.3f}", f"{r.minutes:.1f}"]
+        for r in rows
+    ]
+    return page.table(HEAD, lines)
+
+
+def main() -> None:
+    """Run what is asked for, print the tables, and write them where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"among {', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--material", type=Path, default=MATERIAL)
+    parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.groups) - GROUPS.keys())
+    if unknown:
+        parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    done = {(row.group, row.choice): row for row in rows_of(arguments.results)}
+    for group in arguments.groups or GROUPS:
+        case, choices = GROUPS[group]
+        rows = []
+        for choice, run in choices.items():
+            row = done.get((group, choice))
+            if row is None:
+                made = measure(case, case_of(case, arguments.material), run)
+                row = Row(group, choice, made.bytes, run.steps, made.gain, made.kl, made.minutes)
+                if arguments.results:
+                    with arguments.results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(row)) + "\n")
+            rows.append(row)
+        print(f"{group}\n\n{table(rows)}", flush=True)
+        if arguments.write:
+            page.put(f"training-{group}", table(rows))
+
+
+if __name__ == "__main__":
+    main()
