@@ -10,7 +10,7 @@ SOURCES := adaptzip benchmarks checks examples fixtures tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format fixture ci clean
+.PHONY: help demo test lint types imports docs format fixtures ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -38,8 +38,9 @@ format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(STYLED)
 	$(BIN)/ruff format $(STYLED)
 
-fixture: $(VENV)/.demo  ## train the fixture adapter again (twelve epochs of 80 s or more on two cores)
-	$(BIN)/python -m fixtures.train_langid
+fixtures: $(VENV)/.demo  ## train the fixture adapters again (half an hour or more on two cores)
+	$(BIN)/python -m fixtures.train langid
+	$(BIN)/python -m fixtures.train lists
 
 ci:  ## run everything that has to pass before a change goes in
 	.ci/run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import sys
 from collections.abc import Mapping
 from math import sqrt
 
@@ -10,7 +12,10 @@ from adaptzip.assembly import file_size
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import NOTHING_CODED, CodedAdapter, FittedAdapter, Progress
 from adaptzip.jobs import Job
-from adaptzip.limits import Limits, RateControl, capped_error, cut_share, parameter_caps
+from adaptzip.limits import DEFAULT_ERROR, Limits, RateControl
+
+_NO_STEP = 1e-9
+"""A step this small, as a share of |dW|, leaves no error of its own."""
 
 
 def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None) -> tuple[RateControl, Limits]:
@@ -25,7 +30,7 @@ def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None
         if fitted.method.fixed_ranks:
             _check_parameters(fitted, int(limit.amount))
         elif not job.request.allocate:
-            caps = parameter_caps(fitted, int(limit.amount), caps)
+            caps = _parameter_caps(fitted, int(limit.amount), caps)
     return _control(job, fitted, caps, progress)
 
 
@@ -34,9 +39,9 @@ def _control(
 ) -> tuple[RateControl, Limits]:
     limit, max_error = job.request.limit, job.request.max_error
     size = None if limit is None else limit.bytes_for(job.source.bytes)
-    cut = cut_share(fitted, caps)
+    cut = _cut_share(fitted, caps)
     if max_error is None and size is None:
-        max_error = capped_error(cut)
+        max_error = _capped_error(cut)
 
     def total_size(step: float, coded: CodedAdapter, error: float) -> int:
         return file_size(job, fitted, step, coded, error)
@@ -89,3 +94,55 @@ def _check_parameters(fitted: FittedAdapter, parameters: int) -> None:
             f"these settings store {numbers} numbers, more than the {parameters} allowed",
             hint="leave more of the settings open, or allow more parameters",
         )
+
+
+def _parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The largest rank of each module so that at most `parameters` numbers are stored, best components first.
+
+    Args:
+        most: a bound of each module's rank, or None.
+
+    Raises:
+        CheckFailedError: if that leaves nothing.
+    """
+    queue = [
+        (-profile.scores[0], name) for name, profile in fitted.profiles.items() if most is None or most.get(name, 0) > 0
+    ]
+    heapq.heapify(queue)
+    if fitted.shared_numbers >= parameters:
+        raise CheckFailedError(
+            f"{parameters} parameters leave no room for any module: what all share takes {fitted.shared_numbers}",
+            hint="allow more parameters",
+        )
+    caps = dict.fromkeys(fitted.profiles, 0)
+    left, cheapest = parameters - fitted.shared_numbers, sys.maxsize
+    available = left
+    while queue:
+        _, name = heapq.heappop(queue)
+        cost = fitted.numbers(name, caps[name] + 1) - fitted.numbers(name, caps[name])
+        if cost > left:
+            cheapest = min(cheapest, cost)
+            continue
+        left -= cost
+        caps[name] += 1
+        scores = fitted.profiles[name].scores
+        if caps[name] < min(len(scores), sys.maxsize if most is None else most.get(name, 0)):
+            heapq.heappush(queue, (-scores[caps[name]], name))
+    if left == available:
+        raise CheckFailedError(
+            f"{parameters} parameters leave no room for any module: the smallest takes {cheapest}",
+            hint="allow more parameters",
+        )
+    return caps
+
+
+def _cut_share(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> float:
+    """Share of |dW|^2 that the fit and caps leave out, however small the step."""
+    step = sqrt(fitted.energy) * _NO_STEP
+    _, cut = fitted.predict(step, fitted.ranks(step, caps))
+    return cut / fitted.energy
+
+
+def _capped_error(cut: float) -> float:
+    """The relative error to aim at under caps: what is cut away, and the rest coded at `DEFAULT_ERROR`."""
+    return sqrt(cut + DEFAULT_ERROR**2 * (1 - cut))

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.batching import over_batches
 from adaptzip.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
 from adaptzip.compressed import Site
 from adaptzip.gains import LIMIT, divisor, gain_index
@@ -21,14 +22,11 @@ from adaptzip.linalg import factored_svd, group_by_shape
 from adaptzip.methods._base import FitContext, Method, Profile
 from adaptzip.sensitivity import Sensitivity
 from adaptzip.survey import Survey
-from adaptzip.workers import parallel_map
 
-R = TypeVar("R")
 Progress = Callable[[str, float], None]
 
 KEPT_NUMBERS = 12_000_000
 """Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
-_BATCH_NUMBERS = 3_000_000
 _SAMPLE_NUMBERS = 4_000_000
 """Larger adapters are measured on this many numbers while the step is searched."""
 
@@ -148,7 +146,7 @@ class FittedAdapter:
         if self.kept:
             yield from ((name, self.kept[name]) for name in names)
             return
-        for part in _over_batches(self._fit, names, self.adapter.modules, self.context.device):
+        for part in over_batches(self._fit, names, self.adapter.modules, self.context.device):
             yield from part.items()
 
     def code(
@@ -165,7 +163,7 @@ class FittedAdapter:
             fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
             return code_modules(self.coder, shared, fits, ranks, step)
 
-        for part in _over_batches(code, wanted, self.adapter.modules, self.context.device):
+        for part in over_batches(code, wanted, self.adapter.modules, self.context.device):
             coded |= part
             if progress is not None:
                 progress("coding", len(coded) / len(wanted))
@@ -230,7 +228,7 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
         fits = bare._fit(batch)
         return {name: bare.method.profile(fitted) for name, fitted in fits.items()}, fits if small else {}
 
-    for part, fits in _over_batches(fit, names, bare.adapter.modules, bare.context.device):
+    for part, fits in over_batches(fit, names, bare.adapter.modules, bare.context.device):
         found |= part
         kept |= fits
         if progress is not None:
@@ -260,7 +258,7 @@ def survey_of(adapter: Adapter, device: torch.device) -> Survey:
             found |= {n: values for n, values in zip(group, S.double().cpu().numpy(), strict=True)}
         return found
 
-    for part in _over_batches(spectra, sorted(modules), modules, device):
+    for part in over_batches(spectra, sorted(modules), modules, device):
         singular |= {name: values if values.sum() > 0 else values[:0] for name, values in part.items()}
     return Survey(sites_of(adapter), singular)
 
@@ -281,35 +279,6 @@ def _on(module: LoraFactors, device: torch.device, index: int) -> LoraFactors:
     """The factors alone, in float32 on a device, multiplied by a gain."""
     A, B = module.A.to(device, torch.float32), module.B.to(device, torch.float32)
     return LoraFactors(A, B, module.scaling / divisor(index), module.layout)
-
-
-def _over_batches(
-    function: Callable[[list[str]], R],
-    names: Sequence[str],
-    modules: Mapping[str, LoraFactors],
-    device: torch.device,
-) -> Iterator[R]:
-    """`function` of every batch of names, in order: side by side on a CPU, one after another on a GPU."""
-    if device.type != "cpu":
-        return map(function, _batches(names, modules, _BATCH_NUMBERS))
-    numbers = sum(modules[name].parameters for name in names)
-    size = min(_BATCH_NUMBERS // 2, numbers // (2 * torch.get_num_threads()) + 1)
-    return parallel_map(function, _batches(names, modules, size))
-
-
-def _batches(names: Sequence[str], modules: Mapping[str, LoraFactors], most: int) -> Iterator[list[str]]:
-    """`names` in order, in batches of at most `most` numbers (a larger module is alone)."""
-    batch: list[str] = []
-    numbers = 0
-    for name in names:
-        size = modules[name].parameters
-        if batch and numbers + size > most:
-            yield batch
-            batch, numbers = [], 0
-        batch.append(name)
-        numbers += size
-    if batch:
-        yield batch
 
 
 def _sample(names: Sequence[str], modules: Mapping[str, LoraFactors], seed: int) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
@@ -26,8 +24,6 @@ _NEAR = (1 / 3, 1.3)
 _RETRIES = 4
 _MISS = 0.009
 """An outcome that stays this far below its limit, as a share, is aimed at again."""
-_NO_STEP = 1e-9
-"""A step this small, as a share of |dW|, leaves no error of its own."""
 _INDEX_BYTES = 2
 """What a module's entry in the index takes, about."""
 _BYTE_TOLERANCE = 0.006
@@ -256,55 +252,3 @@ class RateControl:
 def round_step(step: float) -> float:
     """The nearest float32 number: products with levels are then rounded once, on every machine alike."""
     return float(np.float32(step))
-
-
-def parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, int] | None = None) -> dict[str, int]:
-    """The largest rank of each module so that at most `parameters` numbers are stored, best components first.
-
-    Args:
-        most: a bound of each module's rank, or None.
-
-    Raises:
-        CheckFailedError: if that leaves nothing.
-    """
-    queue = [
-        (-profile.scores[0], name) for name, profile in fitted.profiles.items() if most is None or most.get(name, 0) > 0
-    ]
-    heapq.heapify(queue)
-    if fitted.shared_numbers >= parameters:
-        raise CheckFailedError(
-            f"{parameters} parameters leave no room for any module: what all share takes {fitted.shared_numbers}",
-            hint="allow more parameters",
-        )
-    caps = dict.fromkeys(fitted.profiles, 0)
-    left, cheapest = parameters - fitted.shared_numbers, sys.maxsize
-    available = left
-    while queue:
-        _, name = heapq.heappop(queue)
-        cost = fitted.numbers(name, caps[name] + 1) - fitted.numbers(name, caps[name])
-        if cost > left:
-            cheapest = min(cheapest, cost)
-            continue
-        left -= cost
-        caps[name] += 1
-        scores = fitted.profiles[name].scores
-        if caps[name] < min(len(scores), sys.maxsize if most is None else most.get(name, 0)):
-            heapq.heappush(queue, (-scores[caps[name]], name))
-    if left == available:
-        raise CheckFailedError(
-            f"{parameters} parameters leave no room for any module: the smallest takes {cheapest}",
-            hint="allow more parameters",
-        )
-    return caps
-
-
-def cut_share(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> float:
-    """Share of |dW|^2 that the fit and caps leave out, however small the step."""
-    step = sqrt(fitted.energy) * _NO_STEP
-    _, cut = fitted.predict(step, fitted.ranks(step, caps))
-    return cut / fitted.energy
-
-
-def capped_error(cut: float) -> float:
-    """The relative error to aim at under caps: what is cut away, and the rest coded at `DEFAULT_ERROR`."""
-    return sqrt(cut + DEFAULT_ERROR**2 * (1 - cut))

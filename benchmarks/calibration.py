@@ -74,7 +74,8 @@ class Row:
 
 
 def langid(material: Path) -> Case:
-    from fixtures.langid import base_model_folder, load_rows
+    from fixtures.langid import load_rows
+    from fixtures.names import base_model_folder
 
     rows = load_rows()
     train, held_out = ([row.text for row in part] for part in (rows.train, rows.held_out))
@@ -84,7 +85,7 @@ def langid(material: Path) -> Case:
 
 
 def trec(material: Path) -> Case:
-    from fixtures.langid import base_model_folder
+    from fixtures.names import base_model_folder
 
     train, test = ([row.text for row in part] for part in texts.trec(material))
     adapter = adaptzip.read(material / "adapters" / "minilm-trec-r8")

@@ -1,12 +1,12 @@
 """What distillation is worth: the share of the teacher's gain that a file of a few bytes keeps, fitted and trained.
 
-Three teachers: the TREC classifier of the material, the language-identification fixture, and a LoRA that is trained
-here on the story model of the material. Each file is trained on texts that the measured ones are not among; a tenth of
+Four teachers: the TREC classifier of the material, the two fixtures, and a LoRA that is trained here on the story model
+of the material. Each file is trained on texts that the measured ones are not among; a tenth of
 those decides the best step. gain = (metric - without adapter) / (teacher - without adapter), for a loss likewise.
 Beside each file are the fit it started from at the same bytes, and the reference method's fit at the same bytes.
 
 Bytes are those of all streams without header and classifier head (trec, stories), or the whole file without the head
-(langid), as the bars count them. Runs that were made before are taken from --results, so that a table can grow.
+(lists, langid), as the bars count them. Runs that were made before are taken from --results, so that a table can grow.
 
     python -m benchmarks.distillation [CASE ...] [--method NAME] [--material FOLDER] [--results FILE] [--write]
 """
@@ -39,12 +39,14 @@ from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
 from benchmarks import page, stories_adapter, texts
-from fixtures.langid import base_model_folder, load_rows
+from fixtures import langid as forty
+from fixtures import lists as eight
+from fixtures.names import Rows, base_model_folder
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
 MINUTES = 15
-REPORT = 300
+REPORT = 150
 """Bytes of the report in the header, about."""
 HEAD = [
     "method",
@@ -134,13 +136,21 @@ def trec(material: Path) -> Case:
 
 
 def langid(material: Path) -> Case:
-    rows = load_rows()
+    return _fixture("langid-minilm-r16", forty.load_rows(), 500)
+
+
+def lists(material: Path) -> Case:
+    return _fixture("lists-minilm-r16", eight.load_rows(), 2000)
+
+
+def _fixture(name: str, rows: Rows, steps: int) -> Case:
+    """A fixture at shares of its size, the whole file without the head."""
     train_on, test = ([Example(row.text, str(row.label)) for row in part] for part in (rows.train, rows.held_out))
-    teacher = ROOT / "fixtures" / "langid-minilm-r16"
+    teacher = ROOT / "fixtures" / name
     half = _half_bytes(adaptzip.read(teacher))
     bars = {200: 0.98, 500: 0.92, 1000: 0.90}
-    runs = [Run(REFERENCE, half // share, bar, steps=500) for share, bar in bars.items()]
-    return Case(base_model_folder(), teacher, train_on, test, 48, True, runs)
+    runs = [Run(REFERENCE, half // share, bar, steps=steps) for share, bar in bars.items()]
+    return Case(base_model_folder(), teacher, train_on, test, 64, True, runs)
 
 
 def stories(material: Path) -> Case:
@@ -153,7 +163,7 @@ def stories(material: Path) -> Case:
     return Case(base, teacher, train_on, test, 128, False, runs)
 
 
-CASES: dict[str, Callable[[Path], Case]] = {"trec": trec, "langid": langid, "stories": stories}
+CASES: dict[str, Callable[[Path], Case]] = {"trec": trec, "lists": lists, "langid": langid, "stories": stories}
 
 
 def measure(name: str, case: Case, run: Run) -> Row:

@@ -20,7 +20,8 @@ from pathlib import Path
 import adaptzip
 from benchmarks.page import put, table
 from fixtures.evaluation import accuracy_of, load_adapter, load_encoder, predict, remove_update
-from fixtures.langid import LANGUAGES, Rows, base_model_folder, load_rows
+from fixtures.langid import LANGUAGES, load_rows
+from fixtures.names import Rows, base_model_folder
 
 FIXTURE = Path("fixtures/langid-minilm-r16")
 SOURCE_FILE = FIXTURE / "adapter_model.safetensors"
@@ -78,7 +79,7 @@ def main() -> int:
 def _references(rows: Rows) -> list[Result]:
     """The ends of the scale: without the adapter, and with it as it was trained."""
     recorded = json.loads((FIXTURE / "metrics.json").read_text())
-    model = load_adapter(FIXTURE)
+    model = load_adapter(len(LANGUAGES), FIXTURE)
     with_it = accuracy_of(predict(model, rows.held_out), rows.held_out)
     remove_update(model)
     without = accuracy_of(predict(model, rows.held_out), rows.held_out)
@@ -96,8 +97,8 @@ def _path(name: str, options: list[str], rows: Rows) -> tuple[Result, bool]:
     _adaptzip("inspect", str(packed))
     _adaptzip("export", str(packed), "--as", "peft", "-o", str(exported))
     _adaptzip("merge", str(packed), "--base", str(base_model_folder()), "-o", str(merged))
-    as_adapter = predict(load_adapter(exported), rows.held_out)
-    as_weights = predict(load_encoder(merged), rows.held_out[:ROWS_TO_COMPARE])
+    as_adapter = predict(load_adapter(len(LANGUAGES), exported), rows.held_out)
+    as_weights = predict(load_encoder(len(LANGUAGES), merged), rows.held_out[:ROWS_TO_COMPARE])
     difference = float((as_adapter[:ROWS_TO_COMPARE] - as_weights).abs().max())
     agree = difference < LOGIT_TOLERANCE * float(as_adapter.abs().max())
     verdict = "agree" if agree else "do not agree"

@@ -13,7 +13,8 @@ from any_method import dense, fit, job_of
 from plugging import installed
 from small_adapters import adapter
 
-from adaptzip import Adapter, LoraFactors, fitting, methods
+from adaptzip import Adapter, LoraFactors, batching, fitting, methods
+from adaptzip.batching import batches
 from adaptzip.compression import candidates, fit_candidate
 from adaptzip.fitting import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of, survey_of
 from adaptzip.methods._base import FitContext, Method
@@ -106,7 +107,7 @@ def test_modules_that_are_not_coded_count_whole() -> None:
 def test_large_adapters_are_fitted_again_and_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fit(name, SOURCE)
     monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
-    monkeypatch.setattr(fitting, "_BATCH_NUMBERS", 300)
+    monkeypatch.setattr(batching, "_BATCH_NUMBERS", 300)
     again = fit(name, SOURCE)
     assert kept.kept
     assert not again.kept
@@ -131,9 +132,9 @@ def test_large_adapters_are_sampled_by_the_seed(monkeypatch: pytest.MonkeyPatch)
 
 def test_batches_keep_the_order_and_the_limit() -> None:
     modules = adapter([(10, 8, 2)] * 5 + [(100, 80, 4)]).modules
-    batches = list(fitting._batches(list(modules), modules, 100))
-    assert [len(batch) for batch in batches] == [2, 2, 1, 1]
-    assert [name for batch in batches for name in batch] == list(modules)
+    found = list(batches(list(modules), modules, 100))
+    assert [len(batch) for batch in found] == [2, 2, 1, 1]
+    assert [name for batch in found for name in batch] == list(modules)
 
 
 class Watched(Method):
