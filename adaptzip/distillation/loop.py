@@ -191,7 +191,7 @@ class Training:
             factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
             with self.machines.half():
                 theirs = teacher.answer(indices, batch, **look)
-                ours = teacher.guest.look(batch, factors, **look)
+                ours = problem.guest.look(batch, factors, **look)
             value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), whole)
             value.backward()  # type: ignore[no-untyped-call]
         same = theirs.rows.argmax(1) == ours.rows.detach().argmax(1)

@@ -18,6 +18,7 @@ from adaptzip.distillation.data import Example, batches, encode, hold_out, read_
 from adaptzip.distillation.evaluation import Score, metric_name, score
 from adaptzip.distillation.files import Parts, parts_of
 from adaptzip.distillation.growing import grown
+from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.lessons import Teacher, order
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
 from adaptzip.distillation.outputs import teacher_outputs
@@ -134,6 +135,7 @@ def prepare(
         beginning.coder,
         beginning.gains,
         beginning.tensors,
+        student_of(guest, original, beginning.plan, Path(base)),
         lessons,
         held,
         answers,

@@ -14,6 +14,7 @@ from adaptzip.coding.modules import Coder
 from adaptzip.distillation.evaluation import Score, score
 from adaptzip.distillation.lessons import Teacher
 from adaptzip.distillation.quantising import Written, fill
+from adaptzip.distillation.student import Guest
 from adaptzip.distillation.tensors import Place, Tensors, factors_of
 from adaptzip.fitting import CodedAdapter
 
@@ -25,6 +26,7 @@ class Problem:
     Attributes:
         coder, gains: of the file.
         tensors: what training starts from.
+        guest: the model, with what the file keeps of the teacher's extras.
         teacher: and the training texts.
         held_out: batches that are never trained on.
         answers: the teacher's rows for them.
@@ -36,6 +38,7 @@ class Problem:
     coder: Coder
     gains: Mapping[str, int]
     tensors: Tensors
+    guest: Guest
     teacher: Teacher
     held_out: Sequence[Batch]
     answers: Sequence[Tensor]
@@ -46,8 +49,7 @@ class Problem:
     def score(self, tensors: Tensors) -> Score:
         """Tensors as they decode, on the held-out texts."""
         factors = factors_of(self.coder, self.gains, tensors)
-        guest = self.teacher.guest
-        return score(guest.loaded, lambda batch: guest(batch, factors), self.held_out, self.answers)
+        return score(self.guest.loaded, lambda batch: self.guest(batch, factors), self.held_out, self.answers)
 
     def fill(self, tensors: Tensors, guess: float) -> Written:
         return fill(self.coder, tensors, self.size_of, self.limit, guess)

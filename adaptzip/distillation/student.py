@@ -36,11 +36,13 @@ class Guest:
         loaded: the base model with the adapter's extras, without its updates.
         magnitudes: DoRA magnitudes (out,) by module.
         behind: layers that a function may stand behind, by module, beside those of the adapter.
+        kept: what stands in the place of parameters, such as a head that the file keeps in fewer bits.
     """
 
     loaded: LoadedModel
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     behind: Mapping[str, Layer] = field(default_factory=dict)
+    kept: Mapping[nn.Parameter, Tensor] = field(default_factory=dict)
 
     def __call__(self, batch: Batch, factors: Factors) -> Tensor:
         """The model's rows for a batch under updates."""
@@ -66,7 +68,7 @@ class Guest:
     def under(self, factors: Factors) -> Iterator[None]:
         """The updates are on the model within this context."""
         undo: list[Callable[[], None]] = []
-        whole: dict[nn.Parameter, Tensor] = {}
+        whole = dict(self.kept)
         try:
             for name, update in factors.items():
                 if not isinstance(update, tuple):
@@ -92,10 +94,9 @@ class Guest:
 
     @cached_property
     def _places(self) -> Mapping[nn.Parameter, list[tuple[nn.Module, str]]]:
-        """Where the layers' weights are used: tied ones at several places."""
-        places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {
-            layer.parameter: [] for layer in self.loaded.layers.values()
-        }
+        """Where the layers' weights and what is replaced are used: tied ones at several places."""
+        changed = [*(layer.parameter for layer in self.loaded.layers.values()), *self.kept]
+        places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {parameter: [] for parameter in changed}
         for module in self.loaded.model.modules():
             for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 if parameter in places:

@@ -73,6 +73,33 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     assert other.read_bytes() == file.read_bytes()
 
 
+@pytest.mark.parametrize("extras", ["int8", "float16"])
+def test_the_report_is_of_the_head_that_the_file_keeps(extras: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    # A head of large numbers, so that fewer bits are seen in what it says.
+    teacher = replace(teacher, extras={key: 30 * tensor for key, tensor in teacher.extras.items()})
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, REFERENCE, "1700B", output=file, extras=extras)
+    exact = train(base, teacher, REFERENCE, "1700B")
+    assert found.rows["none"] == exact.rows["none"]
+    assert found.rows["distilled"].kl != exact.rows["distilled"].kl
+    scored_again(base, teacher, found, file)
+
+
+@pytest.mark.parametrize("extras", ["lossless", "int8"])
+def test_the_report_is_of_the_biases_and_magnitudes_that_the_file_keeps(extras: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    generator = torch.Generator().manual_seed(1)
+    modules = dict(teacher.modules)
+    (first, a), (second, b) = list(modules.items())[:2]
+    modules[first] = replace(a, magnitude=torch.rand(a.shape[0], generator=generator) + 0.5)
+    modules[second] = replace(b, bias=torch.randn(b.shape[0], generator=generator))
+    teacher = replace(teacher, modules=modules)
+    file = tmp_path / "x.adz"
+    found = train(base, teacher, REFERENCE, "2500B", output=file, extras=extras)
+    scored_again(base, teacher, found, file)
+
+
 @pytest.mark.parametrize("name", UPDATES)
 def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Path) -> None:
     base, teacher = teacher_of(tiny_peft.llama, tmp_path / "base", "q_proj", "v_proj")
