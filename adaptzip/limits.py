@@ -135,9 +135,22 @@ class RateControl:
                     f"{sqrt(self.cut):.3g}",
                     hint="allow more parameters or a larger error, or choose another method",
                 )
-        elif (limits.size or 0) < self.fixed_size:
+        else:
+            self.check_size(limits.size or 0)
+
+    def check_size(self, size: int, reserved: int = 0) -> None:
+        """Refuse a size that the file has without any module.
+
+        Args:
+            reserved: bytes that were taken off the size asked for, and that the file will take besides.
+
+        Raises:
+            CheckFailedError: if it is too small.
+        """
+        if size < self.fixed_size:
             raise CheckFailedError(
-                f"{limits.size} bytes cannot be reached: without any module the file takes {self.fixed_size}",
+                f"{size + reserved} bytes cannot be reached: without any module the file takes "
+                f"{self.fixed_size + reserved}",
                 hint=self._room_hint(),
             )
 

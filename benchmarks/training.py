@@ -21,18 +21,15 @@ from adaptzip.methods import REFERENCE
 from benchmarks import page
 from benchmarks.distillation import CASES, MATERIAL, Case, Run, measure
 
-_SMALL = Run(REFERENCE, 600, steps=400)
-_STORY = Run(REFERENCE, 1310, steps=300)
+_SMALL = Run(REFERENCE, 600, steps=300)
+_STORY = Run(REFERENCE, 1840, steps=300)
 _BANK = Run("vblora", 3000, steps=300)
 
 LOSSES = {
     "KL": LossWeights(),
     "KL at temperature 2": LossWeights(temperature=2),
     "KL, hidden states 0.1": LossWeights(hidden=0.1),
-    "KL, hidden states 1": LossWeights(hidden=1),
-    "KL, modules 0.1": LossWeights(modules=0.1),
     "KL, modules 0.3": LossWeights(modules=0.3),
-    "KL, modules 1": LossWeights(modules=1),
     "KL, labels 0.3": LossWeights(labels=0.3),
     "hidden states alone": LossWeights(kl=0, hidden=1),
     "modules alone": LossWeights(kl=0, modules=1),

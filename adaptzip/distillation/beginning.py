@@ -126,7 +126,7 @@ def _from_fit(source: Source, request: Request, room: int) -> Beginning:
     if limit is not None:
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
     job = with_ranks(prepare_job(source, training))
-    fitted, step, ranks = _first_that_fits(job)
+    fitted, step, ranks = _first_that_fits(job, room)
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     tensors = start(fitted, ranks, step)
@@ -140,7 +140,7 @@ def _from_fit(source: Source, request: Request, room: int) -> Beginning:
     return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth)
 
 
-def _first_that_fits(job: Job) -> tuple[FittedAdapter, float, dict[str, int]]:
+def _first_that_fits(job: Job, room: int) -> tuple[FittedAdapter, float, dict[str, int]]:
     """The best setting that keeps to the budget, with its step and ranks."""
     failure: CheckFailedError | None = None
     for candidate in candidates(job)[:_FITTED]:
@@ -150,7 +150,7 @@ def _first_that_fits(job: Job) -> tuple[FittedAdapter, float, dict[str, int]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AdaptzipWarning)
-                return fitted, *_step_and_ranks(job, fitted)
+                return fitted, *_step_and_ranks(job, fitted, room)
         except CheckFailedError as error:
             failure = failure or error
     raise failure or CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
@@ -164,9 +164,11 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
         )
 
 
-def _step_and_ranks(job: Job, fitted: FittedAdapter) -> tuple[float, dict[str, int]]:
+def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int) -> tuple[float, dict[str, int]]:
     """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
+    if limits.size is not None:
+        control.check_size(limits.size, room)
     if _untrained(job):
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}

@@ -175,6 +175,16 @@ def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_size_that_can_not_be_reached_is_told_as_it_was_given(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    with pytest.raises(CheckFailedError, match="700 bytes cannot be reached") as caught:
+        train(base, teacher, REFERENCE, "700B")
+    least = int(str(caught.value).split()[-1])
+    with pytest.raises(CheckFailedError, match=f"without any module the file takes {least}"):
+        train(base, teacher, REFERENCE, f"{least - 1}B")
+    train(base, teacher, REFERENCE, f"{least + 60}B")
+
+
 def test_what_makes_no_sense(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     with pytest.raises(UsageError, match="distilling needs a size"):
