@@ -143,7 +143,7 @@ def langid(material: Path) -> Case:
 
 
 def lists(material: Path) -> Case:
-    return _fixture("lists-minilm-r16", eight.load_rows(), 2000)
+    return _fixture("lists-minilm-r16", eight.load_rows(), 1500)
 
 
 def _fixture(name: str, rows: Rows, steps: int) -> Case:
