@@ -18,6 +18,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HINT_FORCE = "choose another output or pass -f/--force to replace it"
 
 
+def check_output(path: str | Path, force: bool = False) -> Path:
+    """The file that `atomic_file` would write, before any work for it is done.
+
+    Raises:
+        OutputError: if it exists without `force`, or is a folder.
+    """
+    target = _target(path)
+    if target.is_dir():
+        raise OutputError(f"{path}: expected a file name, found a folder", hint="name a file inside it")
+    _refuse_existing(target, force)
+    return target
+
+
 @contextmanager
 def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary sibling of `path` for writing; on success fsync it and rename it to `path`.
@@ -27,10 +40,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OutputError: if `path` exists without `force`, is a folder, or cannot be written.
     """
-    target = _target(path)
-    if target.is_dir():
-        raise OutputError(f"{path}: expected a file name, found a folder", hint="name a file inside it")
-    _refuse_existing(target, force)
+    target = check_output(path, force)
     temporary = _sibling(target)
     try:
         with _reporting(target, temporary):

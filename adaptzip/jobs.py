@@ -64,6 +64,8 @@ class Request:
             )
         if self.max_error is not None and not (isfinite(self.max_error) and 0 < self.max_error < 1):
             raise UsageError(f"max-error {self.max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed {self.seed} is out of range", hint="give one from 0 to 2^63 - 1")
         if self.calibration is not None and self.base is None:
             raise UsageError("calibration needs the base model", hint="add --base DIR")
         if self.allocate is not None:

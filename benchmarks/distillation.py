@@ -58,6 +58,7 @@ HEAD = [
     "gain: distilled",
     "bar",
     "KL",
+    "steps",
     "minutes",
 ]
 
@@ -117,6 +118,7 @@ class Row:
     kl: float
     minutes: float
     numbers: int
+    steps: int
 
     @property
     def met(self) -> bool:
@@ -172,7 +174,7 @@ CASES: dict[str, Callable[[Path], Case]] = {"trec": trec, "lists": lists, "langi
 def measure(name: str, case: Case, run: Run) -> Row:
     """Fit, train and score one file, and the reference's fit at its bytes."""
     teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
-    fixed = _fixed(case)
+    fixed, report = _fixed(case), 0 if case.header else REPORT
     began = time.monotonic()
     schedule = Schedule(steps=run.steps, weights=run.weights)
     setup = prepare(
@@ -200,7 +202,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
     minutes = (time.monotonic() - began) / 60
     size = _counted(writer.sizes(made.compressed), header=case.header)
     students = {
-        "svd": reconstruct(adaptzip.compress(case.teacher, to=REFERENCE, budget=f"{fixed + run.bytes}B")),
+        "svd": reconstruct(adaptzip.compress(case.teacher, to=REFERENCE, budget=f"{fixed + run.bytes - report}B")),
         "fitted": adapter_of(setup, fitted),
         "distilled": reconstruct(made.compressed, base=case.base),
     }
@@ -214,7 +216,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
     numbers = made.compressed.provenance.parameters
     return Row(
         name, run.method, run.bytes, size, half_bytes(teacher), gains["svd"], gains["fitted"], gains["distilled"],
-        run.gain, kl, minutes, numbers,
+        run.gain, kl, minutes, numbers, run.steps,
     )  # fmt: skip
 
 
@@ -251,6 +253,7 @@ def table(rows: Sequence[Row]) -> str:
             *(f"{100 * gain:.1f} %" for gain in (row.reference_gain, row.fitted_gain, row.gain)),
             "-" if row.bar is None else f"{100 * row.bar:.0f} %",
             f"{row.kl:.3f}",
+            f"{row.steps:,}",
             f"{row.minutes:.1f}",
         ]
         for row in rows
@@ -266,7 +269,7 @@ def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str |
     parser.add_argument("--steps", type=int, help="updates in place of each run's own")
     parser.add_argument("--material", type=Path, default=MATERIAL)
     parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md, the tables that are complete")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.cases) - cases.keys())
     if unknown:
@@ -278,7 +281,9 @@ def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str |
         rows = []
         for listed in case.runs:
             run = replace(listed, steps=arguments.steps or listed.steps)
-            known = [r for r in done if (r.case, r.method, r.allowed) == (name, run.method, run.bytes)]
+            known = [
+                r for r in done if (r.case, r.method, r.allowed, r.steps) == (name, run.method, run.bytes, run.steps)
+            ]
             if not known and arguments.method in (None, run.method):
                 try:
                     known = [measure(name, case, run)]
@@ -292,7 +297,7 @@ def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str |
             rows += known[-1:]
         print(f"{name}\n\n{table(rows)}", flush=True)
         failed |= not all(row.met for row in rows)
-        if arguments.write:
+        if arguments.write and len(rows) == len(case.runs):
             page.put(f"distillation-{name}", table(rows))
     sys.exit(1 if failed else 0)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,8 +59,12 @@ def base_folder(folder: Path = CACHE) -> Path:
     config = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
     model = AutoModelForCausalLM.from_config(type(packed.config)(**config), dtype=torch.float32)
     model.load_state_dict(packed.state_dict())
-    AutoTokenizer.from_pretrained(source, gguf_file=FILE).save_pretrained(folder)
-    model.save_pretrained(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary) / folder.name
+        AutoTokenizer.from_pretrained(source, gguf_file=FILE).save_pretrained(made)
+        model.save_pretrained(made)
+        made.rename(folder)
     return folder
 
 

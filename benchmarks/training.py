@@ -93,12 +93,12 @@ def main() -> None:
     unknown = sorted(set(arguments.groups) - GROUPS.keys())
     if unknown:
         parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
-    done = {(row.group, row.choice): row for row in rows_of(arguments.results)}
+    done = {(row.group, row.choice, row.steps): row for row in rows_of(arguments.results)}
     for group in arguments.groups or GROUPS:
         case, choices = GROUPS[group]
         rows = []
         for choice, run in choices.items():
-            row = done.get((group, choice))
+            row = done.get((group, choice, run.steps))
             if row is None:
                 made = measure(case, case_of(case, arguments.material), run)
                 row = Row(group, choice, made.bytes, run.steps, made.gain, made.kl, made.minutes)

@@ -457,6 +457,7 @@ def _reports(file: File) -> Iterator[Case]:
     yield "report-count", BROKEN, "a report counts half a text", told(9.5, 1, 2, 3, None, row, row, row, row)
     yield "report-true", BROKEN, "a report's step is a truth value", told(9, 1, True, 3, None, row, row, row, row)
     yield "report-metric", BROKEN, "a report's metric is a number", told(9, 1, 2, 3, 4, row, row, row, row)
+    yield "report-metric-name", BROKEN, "a report's metric is unknown", told(9, 1, 2, 3, "luck", row, row, row, row)
     yield "report-row", BROKEN, "a report's row has two figures", told(9, 1, 2, 3, None, row, row, row, [0.5, 1])
     yield "report-figure", BROKEN, "a report's distance is below 0", told(9, 1, 2, 3, None, row, row, row, [-1, 1, 1])
 

@@ -12,7 +12,7 @@ from typing import Any
 from adaptzip.basis import BasisReference
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._show_scores import ROWS
+from adaptzip.cli._show_scores import ROWS, figure
 from adaptzip.compressed import ExtraEntry, TrainingReport
 from adaptzip.container.header import Header
 from adaptzip.container.names import expand
@@ -190,13 +190,9 @@ def _trained(told: TrainingReport) -> str:
     """What training said of held-out texts."""
     encoder = all(agreement is None for _, agreement, _ in told.rows.values())
     names = ["1 - cosine" if encoder else "KL", "agreement", *([told.metric] if told.metric else [])]
-    rows = [[ROWS[name], *map(_figure, row[: len(names)])] for name, row in told.rows.items()]
+    rows = [[ROWS[name], *map(figure, row[: len(names)])] for name, row in told.rows.items()]
     shown = text.table(rows, head=["distilled", *names], indent="")
     return f"{shown}\nstep {told.step} of {told.steps}, {told.texts} texts, {told.held_out} held out"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _basis(basis: BasisReference, base_model: str | None) -> str:

@@ -20,14 +20,15 @@ def head(found: Evaluation) -> list[str]:
 def cells(found: Evaluation, name: str) -> list[str]:
     """One row's scores."""
     score = found.rows[name]
-    row = [_figure(score.cosine)] if found.kind == "encoder" else [_figure(score.kl), _share(score.agreement)]
+    row = [figure(score.cosine)] if found.kind == "encoder" else [figure(score.kl), _share(score.agreement)]
     if found.metric is not None:
-        row += [_share(score.metric) if found.metric == "accuracy" else _figure(score.metric)]
+        row += [_share(score.metric) if found.metric == "accuracy" else figure(score.metric)]
         row += [_share(found.gain(name))]
     return row
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A number for a table."""
     return "-" if value is None else f"{value:.4g}"
 
 

@@ -155,14 +155,14 @@ def _shown(report: Report) -> Callable[[Moment], None]:
 
     def show(moment: Moment) -> None:
         nonlocal last
-        now = 100 * moment.step // moment.steps
+        now = int(100 * moment.done)
         if now > last:
             last = now
             left = (
                 f"{moment.seconds_left / 60:.0f} min" if moment.seconds_left >= 90 else f"{moment.seconds_left:.0f} s"
             )
             said = f"training: loss {moment.loss:.4g}, agreement {100 * moment.agreement:.1f} %, {left} left"
-            report(said, moment.step / moment.steps)
+            report(said, moment.done)
 
     return show
 

@@ -10,6 +10,7 @@ from adaptzip.errors import FormatError
 
 _COUNTS = 4
 _ROWS = 4
+_METRICS = (None, "accuracy", "loss")
 _FIGURES = 3
 _MOST = 2**63
 
@@ -29,8 +30,7 @@ def read_report(item: Any) -> TrainingReport | None:
         return None
     if isinstance(item, list) and len(item) == _COUNTS + 1 + _ROWS:
         counts, metric, rows = item[:_COUNTS], item[_COUNTS], item[_COUNTS + 1 :]
-        if all(map(_is_count, counts)) and isinstance(metric, str | None) and all(map(_is_row, rows)):
-            none, teacher, fitted, distilled = (cast("Figures", tuple(row)) for row in rows)
+        if all(map(_is_count, counts)) and metric in _METRICS and all(map(_is_row, rows)):
             texts, held_out, step, steps = counts
             none, teacher, fitted, distilled = (cast("Figures", tuple(row)) for row in rows)
             return TrainingReport(texts, held_out, step, steps, metric, none, teacher, fitted, distilled)

@@ -28,11 +28,13 @@ from adaptzip.jobs import Job, Request, Source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, with_ranks
 
-_ROOM = 1.7
+MORE = 1.7
 """Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""
 _BITS = 1.2
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget (measured:
 many coarse numbers do better than few fine ones)."""
+LONGEST_ERROR = 0.000123456
+"""A relative error that takes as much room as any."""
 _HEADER = 600
 """Bytes of a header, about."""
 
@@ -66,25 +68,27 @@ class Beginning:
     growth: Growth | None = None
 
 
-def begin_with(start: Path | Source, request: Request, device: torch.device, room: int = 0) -> Beginning:
+def begin_with(
+    start: Path | Source, request: Request, device: torch.device, room: int = 0, more: float = MORE
+) -> Beginning:
     """A file's own tensors, or those of a fit.
 
     Args:
         start: a `.adz`, or the adapter to fit.
         room: bytes that a fit leaves for what the file will say of its training.
+        more: ranks are those of a fit with so many times the room.
 
     Raises:
         FormatError, RefusedError: if something can't be read or represented.
         UsageError: if there is no budget, or one that contradicts the file.
         CheckFailedError: if nothing fits the budget.
     """
-    return _from_file(start, request, device) if isinstance(start, Path) else _from_fit(start, request, room)
+    return _from_file(start, request, device) if isinstance(start, Path) else _from_fit(start, request, room, more)
 
 
 def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     compressed = open_adz(path)
-    if request.allocate is not None:
-        raise UsageError("a file that exists keeps its ranks", hint="leave --allocate out, or start from the teacher")
+    _check_nothing_chosen(request, compressed)
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
@@ -114,7 +118,23 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found)
 
 
-def _from_fit(source: Source, request: Request, room: int) -> Beginning:
+def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
+    """Refuse what a file that exists has decided already."""
+    hint = "leave it out, or start from the teacher"
+    chosen = {
+        "--allocate": request.allocate is not None,
+        "--max-error": request.max_error is not None,
+        "--set": bool(request.options),
+        "--extras": request.extras != Request.extras,
+        "--embed-basis": request.embed_basis,
+        "--to": request.to not in (Request.to, compressed.method),
+    }
+    for option, given in chosen.items():
+        if given:
+            raise UsageError(f"{option}: a file that exists keeps its form", hint=hint)
+
+
+def _from_fit(source: Source, request: Request, room: int, more: float) -> Beginning:
     if request.limit is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
     limit = request.limit.bytes_for(source.bytes)
@@ -126,12 +146,12 @@ def _from_fit(source: Source, request: Request, room: int) -> Beginning:
     if limit is not None:
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
     job = with_ranks(prepare_job(source, training))
-    fitted, step, ranks = _first_that_fits(job, room)
+    fitted, step, ranks = _first_that_fits(job, room, more)
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     tensors = start(fitted, ranks, step)
     coded, _ = code(fitted.coder, tensors, step)
-    plan = assemble(job, fitted, step, coded, 1.0)
+    plan = assemble(job, fitted, step, coded, LONGEST_ERROR)
     if limit is None:
         _check_parameters(plan.provenance.parameters, request.limit)
         limit = writer.size(plan) + room
@@ -140,7 +160,7 @@ def _from_fit(source: Source, request: Request, room: int) -> Beginning:
     return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth)
 
 
-def _first_that_fits(job: Job, room: int) -> tuple[FittedAdapter, float, dict[str, int]]:
+def _first_that_fits(job: Job, room: int, more: float) -> tuple[FittedAdapter, float, dict[str, int]]:
     """The best setting that keeps to the budget, with its step and ranks."""
     failure: CheckFailedError | None = None
     for candidate in candidates(job)[:_FITTED]:
@@ -150,7 +170,7 @@ def _first_that_fits(job: Job, room: int) -> tuple[FittedAdapter, float, dict[st
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AdaptzipWarning)
-                return fitted, *_step_and_ranks(job, fitted, room)
+                return fitted, *_step_and_ranks(job, fitted, room, more)
         except CheckFailedError as error:
             failure = failure or error
     raise failure or CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
@@ -164,7 +184,7 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
         )
 
 
-def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int) -> tuple[float, dict[str, int]]:
+def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int, more: float) -> tuple[float, dict[str, int]]:
     """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
     if limits.size is not None:
@@ -172,9 +192,15 @@ def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int) -> tuple[float, 
     if _untrained(job):
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
-    if limits.size is not None and not fitted.method.fixed_ranks:
-        limits = replace(limits, size=control.fixed_size + round(_ROOM * (limits.size - control.fixed_size)))
-    outcome = control.meet(limits)
+    asked = limits.size
+    if asked is not None and not fitted.method.fixed_ranks:
+        limits = replace(limits, size=control.fixed_size + round(more * (asked - control.fixed_size)))
+    try:
+        outcome = control.meet(limits)
+    except CheckFailedError as error:
+        if asked is None:
+            raise
+        raise CheckFailedError(f"{asked + room} bytes leave no room for any module", hint=error.hint) from error
     return outcome.step, {n: rank for n, rank in outcome.ranks.items() if n in outcome.coded.modules}
 
 

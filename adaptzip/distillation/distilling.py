@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
+from adaptzip.atomic import check_output
 from adaptzip.budget import Budget
 from adaptzip.calibration.models import Kind
 from adaptzip.comparing import diff
@@ -39,7 +40,6 @@ class Distilled:
         steps: updates made.
         step: the update after which the file was the best; 0 where the fit was.
         seconds: trained.
-        complete: whether training ran to its end.
     """
 
     compressed: Compressed
@@ -48,29 +48,26 @@ class Distilled:
     steps: int
     step: int
     seconds: float
-    complete: bool = True
 
 
-def finish(setup: Setup, state: State, *, complete: bool = True) -> Distilled:
+def finish(setup: Setup, state: State) -> Distilled:
     """The best file that training saw, with the report in it; where training was cut short, of its end as well."""
     problem, beginning = setup.problem, setup.beginning
     if state.step < setup.schedule.steps:
         state = settled(problem, state)
     fitted = problem.fill(beginning.tensors, beginning.step)
-    best = problem.fill(problem.tensors.replaced(state.best), state.best_quantiser)
-    rows = {
-        **setup.rows,
-        "fitted": problem.score(fitted.tensors),
-        "distilled": problem.score(best.tensors),
-    }
-    told = report(
-        rows, setup.metric, texts=setup.texts, held_out=setup.held_out, step=state.best_step, steps=state.step
-    )
+    best, step = problem.fill(problem.tensors.replaced(state.best), state.best_quantiser), state.best_step
+    start, end = problem.score(fitted.tensors), problem.score(best.tensors)
+    if (start.distance or 0.0) < (end.distance or 0.0):
+        # Ranks that grew can do worse than those of the fit.
+        best, step, end = fitted, 0, start
+    rows = {**setup.rows, "fitted": start, "distilled": end}
+    told = report(rows, setup.metric, texts=setup.texts, held_out=setup.held_out, step=step, steps=state.step)
     compressed = assembled(beginning, best.step, best.coded, told)
     error = _error(setup.teacher, compressed, beginning)
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
-    return Distilled(compressed, rows, setup.metric, state.step, state.best_step, state.seconds, complete)
+    return Distilled(compressed, rows, setup.metric, state.step, step, state.seconds)
 
 
 def adapter_of(setup: Setup, written: Written) -> Adapter:
@@ -116,6 +113,8 @@ def distill(
         CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
+    if output is not None:
+        check_output(output, force)
     setup = prepare(
         source,
         teacher=teacher,

@@ -59,6 +59,11 @@ class Score:
     metric: float | None
     samples: int
 
+    @property
+    def distance(self) -> float | None:
+        """From the teacher: the KL, or for an encoder 1 - cosine."""
+        return self.kl if self.kl is not None else self.cosine
+
 
 @dataclass(frozen=True)
 class Evaluation:

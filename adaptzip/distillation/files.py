@@ -7,11 +7,8 @@ from dataclasses import replace
 
 from adaptzip.compressed import Compressed, TrainingReport
 from adaptzip.container import writer
-from adaptzip.distillation.beginning import Beginning
+from adaptzip.distillation.beginning import LONGEST_ERROR, Beginning
 from adaptzip.fitting import CodedAdapter
-
-_LONGEST_ERROR = 0.000123456
-"""A relative error that takes as much room as any."""
 
 Parts = Callable[[float, CodedAdapter], dict[str, int]]
 """Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""
@@ -23,7 +20,7 @@ def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Trai
     chunks = [coded.modules[name].chunk if name in coded.modules else b"" for name in plan.sites]
     provenance = replace(
         plan.provenance,
-        relative_error=_LONGEST_ERROR,
+        relative_error=LONGEST_ERROR,
         parameters=coded.numbers + beginning.basis_numbers,
         distilled=told,
     )

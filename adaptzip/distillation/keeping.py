@@ -76,6 +76,11 @@ def _alike(teacher: Adapter, kept: Adapter) -> bool:
 
 def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == tensor.dtype and torch.equal(ours[name].nan_to_num(), tensor.nan_to_num())
+        ours[name].dtype == tensor.dtype and torch.equal(_memory(ours[name]), _memory(tensor))
         for name, tensor in theirs.items()
     )
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, which numbers that are none can be compared by."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

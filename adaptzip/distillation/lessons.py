@@ -25,7 +25,7 @@ def order(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
     """
     epoch = 0
     while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
         shuffled = torch.randperm(len(lengths), generator=generator).tolist()
         batches = []
         for first in range(0, len(shuffled), size * _SORTED_TOGETHER):

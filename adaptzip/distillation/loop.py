@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from math import inf, isfinite
 from typing import Any
@@ -73,16 +74,18 @@ def train(
     Raises:
         CheckFailedError: if the loss is no number, or memory runs out.
     """
+    machines.align(state.parameters.values())
     run = Training(problem, schedule, state, machines)
     indices = order([len(text.ids) for text in problem.teacher.texts], schedule.batch, schedule.seed)
     for _ in range(state.step):
         next(indices)
     began, before = time.monotonic(), state.seconds
     while state.step < schedule.steps:
+        done = schedule.done(state.step, state.seconds)
         run.advance(next(indices))
         state.seconds = machines.agree(before + time.monotonic() - began)
         over = schedule.seconds is not None and state.seconds >= schedule.seconds
-        if state.step % schedule.every == 0 or state.step == schedule.steps or over:
+        if schedule.tries(state.step, state.seconds, done) or over:
             run.try_file()
         report(run.moment())
         save(state)
@@ -116,14 +119,16 @@ class Training:
     @property
     def due(self) -> bool:
         """Whether the quantiser belongs into the loop by now."""
-        return self.schedule.is_quantised(self.state.step, self.state.seconds)
+        return self.state.quantised or self.schedule.is_quantised(self.state.step, self.state.seconds)
 
     def advance(self, indices: list[int]) -> None:
         """One update."""
         schedule, state = self.schedule, self.state
         if self.due and not state.quantised:
             self._freeze_selection()
-            state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
+            # Where nothing fits just now, the step of before will do until something does.
+            with suppress(CheckFailedError):
+                state.quantiser = self.problem.fill(self.tensors(self.trained), state.quantiser).step
             state.quantised = True
         for group in self.adam.param_groups:
             group["lr"] = group["highest"] * schedule.share_of_rate(state.step, state.seconds)
@@ -202,11 +207,17 @@ class Training:
         return self.problem.tensors.replaced({**self.state.parameters, **relaxed(self.problem.coder, trained)})
 
     def try_file(self) -> None:
-        """Fit the step to the budget; once the quantiser is in the loop, see whether the file is the best so far."""
+        """Once the quantiser is in the loop, fit its step to the budget, and see whether the file is the best so far.
+
+        Where no step fits there is no file to try.
+        """
         if not self.due:
             return
         self._freeze_selection()
-        written = self.problem.fill(self.tensors(self.trained), self.state.quantiser)
+        try:
+            written = self.problem.fill(self.tensors(self.trained), self.state.quantiser)
+        except CheckFailedError:
+            return
         self.state.quantiser = written.step
         _consider(self.problem, self.state, written)
 
@@ -215,12 +226,13 @@ class Training:
         left = state.seconds / max(state.step, 1) * (schedule.steps - state.step)
         if schedule.seconds is not None:
             left = min(left, max(0.0, schedule.seconds - state.seconds))
-        return Moment(state.step, schedule.steps, state.loss, state.agreement, left)
+        done = schedule.done(state.step, state.seconds)
+        return Moment(state.step, schedule.steps, done, state.loss, state.agreement, left)
 
 
 def _consider(problem: Problem, state: State, written: Written) -> None:
     found = problem.score(written.tensors)
-    distance = found.kl if found.kl is not None else found.cosine
+    distance = found.distance
     if distance is not None and distance < state.best_distance:
         state.best = {place: tensor.detach().clone() for place, tensor in state.parameters.items()}
         state.best_quantiser, state.best_distance, state.best_step = written.step, distance, state.step

@@ -51,6 +51,13 @@ class Machines:
             if gradient is not None:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
 
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by the first process's, in place: two machines may fit them differently in the last bits."""
+        if self.accelerator is None:
+            return
+        for tensor in tensors:
+            tensor.copy_(self.accelerator.reduce(tensor if self.first else torch.zeros_like(tensor), reduction="sum"))
+
     def agree(self, value: float) -> float:
         """The first process's number, for all."""
         if self.accelerator is None:

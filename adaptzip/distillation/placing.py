@@ -18,7 +18,7 @@ from adaptzip.calibration.models import LoadedModel
 from adaptzip.coding.modules import Coder
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import writer
-from adaptzip.distillation.beginning import Beginning, begin_with
+from adaptzip.distillation.beginning import LONGEST_ERROR, MORE, Beginning, begin_with
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError
@@ -39,19 +39,21 @@ def beginning_of(
     loaded: LoadedModel,
     device: torch.device,
     room: int = 0,
+    more: float = MORE,
 ) -> Beginning:
     """What training starts from: a file, a fit, or functions that are the identity as yet.
 
     Args:
         start: a `.adz`, or the adapter to fit, which may be the teacher.
         room: bytes that are left for what the file will say of its training.
+        more: ranks of a fit are those of one with so many times the room.
 
     Raises:
         FormatError, RefusedError, UsageError, CheckFailedError: as `begin_with`.
     """
     method = None if isinstance(start, Path) else load(request.to)
     if not isinstance(method, FunctionMethod):
-        return begin_with(start, request, device, room)
+        return begin_with(start, request, device, room, more)
     if start is not teacher:
         raise UsageError(
             f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give --teacher alone"
@@ -144,7 +146,7 @@ def _plan(
         max_rank=0,
         chunks=[b""] * len(sites),
         step=0.0,
-        provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, 1.0, 0, request.seed),
+        provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, LONGEST_ERROR, 0, request.seed),
         extras=pack_extras(replace(source.adapter, modules={}), request.extras, folded=True),
         meta_config=meta.config,
         dialect=meta.dialect,

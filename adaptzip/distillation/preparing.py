@@ -11,7 +11,8 @@ import torch
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.layers import find_layers
-from adaptzip.calibration.models import Kind, load_bare
+from adaptzip.calibration.models import Kind, LoadedModel, load_bare
+from adaptzip.compressed import TrainingReport
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
@@ -24,10 +25,12 @@ from adaptzip.distillation.machines import Machines, find_machines, within_memor
 from adaptzip.distillation.outputs import teacher_outputs
 from adaptzip.distillation.placing import beginning_of, scale_of
 from adaptzip.distillation.problem import Problem, even_scale
+from adaptzip.distillation.quantising import fill
 from adaptzip.distillation.reports import longest, room
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
+from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.gains import divisor
 from adaptzip.jobs import Request, Source, load_source
 
@@ -54,6 +57,11 @@ class DataOptions:
     max_tokens: int = 128
     packed: bool = False
     self_texts: int = _SELF_TEXTS
+
+    def __post_init__(self) -> None:
+        for name, number in (("max_tokens", self.max_tokens), ("self_texts", self.self_texts)):
+            if number < 1:
+                raise UsageError(f"{name} is {number}, expected 1 or more")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +122,9 @@ def prepare(
     counts = (len(train_on), len(kept))
     told = longest(*counts, schedule.steps)
     say("fitting", 0.0)
+    request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
-    beginning = beginning_of(start, given, request, loaded, machines.device, room(told))
+    beginning = _beginning(start, given, request, loaded, told)
     linear = beginning.coder.method.linear
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
@@ -163,6 +172,26 @@ def _start(source: str | Path | Adapter | None, teacher: Source, request: Reques
     if isinstance(source, str | Path) and Path(source).suffix == ".adz":
         return Path(source)
     return teacher if source is None else load_source(source, request)
+
+
+def _beginning(
+    start: Path | Source, teacher: Source, request: Request, loaded: LoadedModel, told: TrainingReport
+) -> Beginning:
+    """What training starts from; with the ranks of a plain fit where none fits with the larger ones of training."""
+    left = room(told)
+    beginning = beginning_of(start, teacher, request, loaded, loaded.device, left)
+    parts = parts_of(beginning, told)
+    try:
+        fill(
+            beginning.coder,
+            beginning.tensors,
+            lambda step, coded: sum(parts(step, coded).values()),
+            beginning.limit,
+            beginning.step,
+        )
+    except CheckFailedError:
+        return beginning_of(start, teacher, request, loaded, loaded.device, left, more=1.0)
+    return beginning
 
 
 def _texts(

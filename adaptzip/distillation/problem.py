@@ -90,10 +90,15 @@ class State:
 
 @dataclass(frozen=True)
 class Moment:
-    """What a progress bar shows."""
+    """What a progress bar shows.
+
+    Attributes:
+        done: share of the run that is over.
+    """
 
     step: int
     steps: int
+    done: float
     loss: float
     agreement: float
     seconds_left: float

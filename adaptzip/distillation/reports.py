@@ -11,8 +11,12 @@ from adaptzip.container.training import write_report
 from adaptzip.distillation.evaluation import Score
 
 _DIGITS = 4
+_ALIGNED = 8
+"""The header's length is a multiple of this."""
 _LONGEST = 0.1234567
 """A figure that takes as much room as any."""
+_MOST = 2.0**63
+"""A file holds smaller figures alone."""
 
 
 def report(
@@ -34,17 +38,17 @@ def longest(texts: int, held_out: int, steps: int) -> TrainingReport:
 
 
 def room(told: TrainingReport) -> int:
-    """Bytes that a report takes in a file: JSON within JSON, and what parts it from its neighbour."""
+    """Bytes that a report takes in a file: JSON within JSON, what parts it from its neighbour, and the header's end."""
     alone = {"distilled": write_report(told)}
-    return len(json.dumps(json.dumps(alone, separators=(",", ":")))) - len('"{}"') + len(",")
+    return len(json.dumps(json.dumps(alone, separators=(",", ":")))) - len('"{}"') + len(",") + _ALIGNED - 1
 
 
 def _figures(row: Score) -> Figures:
-    return _short(row.kl if row.kl is not None else row.cosine), _short(row.agreement), _short(row.metric)
+    return _short(row.distance), _short(row.agreement), _short(row.metric)
 
 
 def _short(value: float | None) -> float | None:
     """A figure in few digits; None where there is none, or none that a file can hold."""
-    if value is None or not isfinite(value):
+    if value is None or not isfinite(value) or value >= _MOST:
         return None
     return float(f"{value:.{_DIGITS}g}") if value >= 1e-3 else max(0.0, round(value, 6))

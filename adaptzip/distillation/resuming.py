@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adaptzip import __version__
 from adaptzip.atomic import atomic_file
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckpointError, UsageError
 
-VERSION = 1
+VERSION = 2
+_DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
+"""What torch raises for a file that is none of its own."""
 _END = 2**20
 """Bytes at both ends of a file that tell large ones apart; their size does as well."""
 
@@ -27,17 +30,22 @@ def progress_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.progress")
 
 
-def mark_of(schedule: Schedule, files: Mapping[str, Path | None], settings: Mapping[str, Any]) -> str:
+def mark_of(
+    schedule: Schedule, files: Mapping[str, Path | None], settings: Mapping[str, Any], but: Sequence[Path] = ()
+) -> str:
     """What tells a run from others: a hash of everything that decides its result.
 
     Args:
         schedule: its time limit does not count, since more time may be given later.
         files: that the run reads, by what they are for; None where there is none.
         settings: everything else, as JSON values.
+        but: files that don't count where they are in a folder that does: those that the run itself writes.
     """
+    own = {path.resolve() for path in but}
     decides = {
+        "made_by": __version__,
         "schedule": {**asdict(schedule), "seconds": None},
-        "files": {name: None if path is None else list(_looks(path)) for name, path in files.items()},
+        "files": {name: None if path is None else list(_looks(path, own)) for name, path in files.items()},
         "settings": settings,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
@@ -67,7 +75,7 @@ def load_state(path: Path, mark: str) -> State:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
         version, found, values = held["version"], held["mark"], held["state"]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         raise damaged from error
     if version != VERSION or found != mark:
         raise UsageError(
@@ -89,9 +97,10 @@ def on_device(state: State, device: torch.device) -> State:
     )
 
 
-def _looks(path: Path) -> Iterator[tuple[str, int, str]]:
+def _looks(path: Path, but: Set[Path]) -> Iterator[tuple[str, int, str]]:
     """Names, sizes and hashes of a file or of the files in a folder."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    inside = sorted(p for p in path.iterdir() if p.is_file() and p.resolve() not in but) if path.is_dir() else []
+    files = inside if path.is_dir() else [path]
     for file in files:
         size = file.stat().st_size
         with file.open("rb") as handle:

@@ -21,7 +21,7 @@ from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import AdaptzipError, CheckFailedError, UsageError
+from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, UsageError
 from adaptzip.jobs import Request
 
 INTERVAL = 30.0
@@ -63,6 +63,19 @@ class Run:
         """Where the run's progress is kept."""
         return progress_path(self.output)
 
+    def check_places(self) -> None:
+        """Refuse to write over what the run reads.
+
+        Raises:
+            UsageError: if the output, the best file or the progress is one of the files that the run reads.
+        """
+        read = [self.source, self.teacher, None if self.data == SELF else Path(self.data)]
+        for path in (self.output, self.best, self.progress):
+            if any(other is not None and path.resolve() == other.resolve() for other in read):
+                raise UsageError(
+                    f"{path}: the run would write over what it reads", hint="choose another output with -o"
+                )
+
     def mark(self, processes: int) -> str:
         """What tells this run from others."""
         asked = self.request
@@ -72,7 +85,7 @@ class Run:
         told = ("to", "budget", "extras", "alpha", "device", "seed", "embed_basis", "allocate", "options")
         settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
         settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
-        return mark_of(self.schedule, files, settings)
+        return mark_of(self.schedule, files, settings, but=(self.output, self.best, self.progress))
 
 
 def carry_out(
@@ -91,14 +104,33 @@ def carry_out(
 
     Raises:
         StoppedError: if a signal came; the progress is kept, and the best file so far written as `run.best`.
-        UsageError: if there is progress without `resume`, or that of another run.
+        UsageError: if there is progress without `resume`, or that of another run, or the run would write over what
+            it reads.
+        OutputError: if there is a best file of another run, without `force`.
         CheckFailedError: if training failed; the best file so far is written as `run.best`.
         AdaptzipError: others, as `adaptzip.distillation.distilling.prepare` and `adaptzip.container.writer.write`.
     """
+    run.check_places()
+    if run.best.exists() and not (force or run.progress.exists()):
+        raise OutputError(
+            f"{run.best}: exists already, and the best file of a run that is stopped is written there",
+            hint="choose another output with -o, or pass -f to replace it",
+        )
     if run.progress.exists() and not resume:
         raise UsageError(
             f"{run.progress}: a run was stopped here", hint="add --resume to go on, or remove that file to start anew"
         )
+    try:
+        return _carry_out(run, force, say, report)
+    except KeyboardInterrupt:
+        if not run.progress.exists():
+            raise
+        raise _left(f"interrupted; the progress of before is {run.progress}", signal.SIGINT) from None
+
+
+def _carry_out(
+    run: Run, force: bool, say: Callable[[str, float], None], report: Callable[[Moment], None]
+) -> tuple[Distilled, Setup]:
     machines = find_machines(run.request.device)
     mark = run.mark(machines.count)
     before = load_state(run.progress, mark) if run.progress.exists() else None
@@ -108,10 +140,14 @@ def carry_out(
     )  # fmt: skip
     state = begin(setup.problem, setup.beginning.step) if before is None else on_device(before, machines.device)
     _train(run, setup, state, mark, report)
+    if setup.machines.first and run.progress.exists():
+        save_state(run.progress, state, mark)
     made = finish(setup, state)
     if setup.machines.first:
         writer.write(made.compressed, run.output, force=force)
         run.progress.unlink(missing_ok=True)
+        if before is not None:
+            run.best.unlink(missing_ok=True)
     return made, setup
 
 
@@ -149,15 +185,17 @@ def _train(run: Run, setup: Setup, state: State, mark: str, report: Callable[[Mo
 
 
 def _write_best(run: Run, setup: Setup, state: State) -> None:
-    writer.write(finish(setup, state, complete=False).compressed, run.best, force=True)
+    writer.write(finish(setup, state).compressed, run.best, force=True)
 
 
 def _stopped(run: Run, came: list[int]) -> StoppedError:
     number = came[0] if came else signal.SIGINT
     word = "terminated" if number == signal.SIGTERM else "interrupted"
-    error = StoppedError(
-        f"{word}; the best so far is {run.best}, the progress {run.progress}", hint="add --resume to go on"
-    )
+    return _left(f"{word}; the best so far is {run.best}, the progress {run.progress}", number)
+
+
+def _left(message: str, number: int) -> StoppedError:
+    error = StoppedError(message, hint="add --resume to go on")
     error.exit_code = _CODES[signal.Signals(number)]
     return error
 

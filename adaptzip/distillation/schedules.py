@@ -11,6 +11,7 @@ from adaptzip.errors import UsageError
 _WARM_UP = 20
 """Steps over which the learning rate rises."""
 _LAST_RATE = 0.01
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class Schedule:
     def done(self, step: int, seconds: float) -> float:
         """Share of the run that is over, by steps or by the time allowed, whichever is further."""
         return max(step / self.steps, 0.0 if self.seconds is None else min(1.0, seconds / self.seconds))
+
+    def tries(self, step: int, seconds: float, before: float) -> bool:
+        """Whether a file is tried after this step; under a time limit also after every twentieth of the run.
+
+        Args:
+            before: what was `done` before the step.
+        """
+        crossed = self.seconds is not None and int(_TRIES * self.done(step, seconds)) > int(_TRIES * before)
+        return step % self.every == 0 or step == self.steps or crossed
 
     def is_quantised(self, step: int, seconds: float) -> bool:
         """Whether the quantiser is in the loop by now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from adaptzip.container import writer
 from adaptzip.distillation.data import hold_out
 from adaptzip.distillation.distilling import Distilled
 from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
+from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import CheckFailedError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, OutputError, RefusedError, UsageError
 from tests import tiny_peft
-from tests.distillation.teachers import basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
+from tests.distillation.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE
 UPDATES = [name for name in methods.names() if methods.load(name).linear]
@@ -108,7 +110,7 @@ def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Pa
     found = train(base, teacher, name, "400", output=file, schedule=LONGER, **options)
     assert 0 < found.compressed.provenance.parameters <= 400
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
-    assert distilled < fitted or fitted < 1e-5
+    assert distilled < fitted or fitted < 2e-5
     scored_again(base, teacher, found, file, options.get("basis"))
 
 
@@ -169,7 +171,9 @@ def test_a_file_of_another_teacher_is_refused(tmp_path: Path) -> None:
 def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     options = basis_for(name, teacher, tmp_path / "basis")
-    for budget in ("700B", "3"):
+    # In the teacher's own basis a module can be one number, so that three hold something.
+    least = () if methods.load(name).default_basis == "update" else ("3",)
+    for budget in ("500B", *least):
         with pytest.raises(CheckFailedError) as caught:
             train(base, teacher, name, budget, **options)
         assert "\n" not in str(caught.value)
@@ -183,6 +187,61 @@ def test_a_size_that_can_not_be_reached_is_told_as_it_was_given(tmp_path: Path) 
     with pytest.raises(CheckFailedError, match=f"without any module the file takes {least}"):
         train(base, teacher, REFERENCE, f"{least - 1}B")
     train(base, teacher, REFERENCE, f"{least + 60}B")
+
+
+def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    file = tmp_path / "x.adz"
+    file.write_bytes(b"something")
+    seen: list[int] = []
+    with pytest.raises(OutputError, match="exists"):
+        train(base, teacher, REFERENCE, "1700B", output=file, progress=lambda moment: seen.append(moment.step))
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"allocate": "increlora"},
+        {"extras": "int8"},
+        {"embed_basis": True},
+        {"max_error": 0.5},
+        {"options": {"rank": 1}},
+        {"name": "loretta"},
+    ],
+)
+def test_a_file_keeps_its_form(choice: dict[str, Any], tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    file = tmp_path / "x.adz"
+    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
+    given = {"name": REFERENCE, **choice}
+    with pytest.raises(UsageError, match="a file that exists keeps its form"):
+        train(base, teacher, given.pop("name"), "1700B", source=file, **given)
+
+
+def test_extras_of_eight_bit_floats(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    teacher = replace(teacher, extras={key: t.to(torch.float8_e4m3fn) for key, t in teacher.extras.items()})
+    assert train(base, teacher, REFERENCE, "1700B").steps
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_file_can_hold(seed: int, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    with pytest.raises(UsageError, match="out of range"):
+        train(base, teacher, REFERENCE, "1700B", seed=seed)
+    with pytest.raises(UsageError, match="out of range"):
+        adaptzip.compress(teacher, seed=seed)
+
+
+def test_a_large_seed(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    assert train(base, teacher, REFERENCE, "1700B", schedule=replace(SHORT, seed=2**62)).steps
+
+
+def test_tokens_are_counted_from_one() -> None:
+    with pytest.raises(UsageError, match="max_tokens is 0"):
+        DataOptions(max_tokens=0)
 
 
 def test_what_makes_no_sense(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_a_batch_in_parts_is_the_batch(causal: tuple[Path, Adapter], weights: Lo
     for micro in (None, 3):
         schedule = Schedule(steps=5, batch=8, every=5, micro=micro, quantised=0.0, weights=weights)
         setup = setup_of(*causal, schedule)
-        assert {len(setup.problem.teacher.texts) % 8, len({len(t.ids) for t in setup.problem.teacher.texts})} != {0}
+        lengths = [len(text.ids) for text in setup.problem.teacher.texts]
+        assert len(lengths) % 8 != 0
+        assert len(set(lengths)) > 1
         found.append((numbers(run(setup)), dict(setup.problem.tensors.items())))
     (whole, start), (parts, _) = found
     moved = max(float((a - start[place]).abs().max()) for a, place in zip(whole, start, strict=True))
@@ -126,8 +128,66 @@ def test_a_time_limit_shortens_every_part(causal: tuple[Path, Adapter], monkeypa
     assert schedule.share_of_rate(19, 19.0) == pytest.approx(0.01, abs=0.01)
 
 
+def test_a_run_under_a_time_limit_goes_on_as_if_it_had_not_been_stopped(
+    causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = replace(SHORT, steps=1000, seconds=20.0, quantised=0.5)
+
+    def trained(*stops: int) -> State:
+        setup = setup_of(*causal, schedule, budget="300")
+        state = begin(setup.problem, setup.beginning.step)
+        for stop in (*stops, None):
+            # Each update takes a second, whenever training was begun.
+            clock = count(0.0, 1.0)
+            monkeypatch.setattr(loop.time, "monotonic", lambda clock=clock: next(clock))
+            state = replace(state, parameters={place: t.detach().clone() for place, t in state.parameters.items()})
+            try:
+                run(setup, state, stop=stop)
+            except KeyboardInterrupt:
+                assert state.step == stop
+        return state
+
+    expected = trained()
+    for stops in ((4,), (10, 11), (15,)):
+        state = trained(*stops)
+        assert (state.step, state.quantised, state.best_step) == (20, True, expected.best_step)
+        assert all(torch.equal(a, b) for a, b in zip(numbers(state), numbers(expected), strict=True))
+
+
+def test_more_time_keeps_the_quantiser_in_the_loop(
+    causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = setup_of(*causal, replace(SHORT, steps=40, every=1, seconds=20.0, quantised=0.5), budget="300")
+    state = begin(setup.problem, setup.beginning.step)
+    clock = count(0.0, 1.0)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt):
+        run(setup, state, stop=12)
+    assert state.quantised
+    tried: list[int] = []
+    found = loop._consider
+    monkeypatch.setattr(loop, "_consider", lambda p, s, w: (tried.append(s.step), found(p, s, w)))
+    longer = replace(setup, schedule=replace(setup.schedule, seconds=2000.0))
+    with pytest.raises(KeyboardInterrupt):
+        run(longer, state, stop=15)
+    assert tried == [13, 14, 15]
+
+
+def test_a_file_that_fits_nothing_is_not_tried(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best file of before is kept, and training goes on."""
+    setup = setup_of(*causal, SHORT)
+    state = begin(setup.problem, setup.beginning.step)
+
+    def refuse(*_: object) -> None:
+        raise CheckFailedError("no step was found")
+
+    monkeypatch.setattr(Problem, "fill", refuse)
+    run(setup, state)
+    assert (state.step, state.best_step) == (SHORT.steps, 0)
+
+
 def test_other_losses_train(causal: tuple[Path, Adapter]) -> None:
-    state = run(setup_of(*causal, replace(SHORT, weights=LossWeights(kl=0.0, hidden=1.0, modules=1.0))))
+    state = run(setup_of(*causal, replace(SHORT, weights=LossWeights(kl=0.0, hidden=1.0, modules=1.0)), budget="300"))
     assert state.best_step > 0
 
 

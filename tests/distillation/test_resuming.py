@@ -16,7 +16,7 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, save_state
 from adaptzip.distillation.running import Run, StoppedError, carry_out
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
+from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, UsageError
 from adaptzip.jobs import Request
 from tests.distillation.evaluation_cases import classifier, write_rows
 
@@ -85,6 +85,26 @@ def test_what_was_saved_along_the_way_is_enough(run: Run, monkeypatch: pytest.Mo
     carry_out(run, resume=True, report=lambda moment: seen.append(moment.step))
     assert seen == [9, 10, 11, 12]
     assert run.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_a_run_does_not_write_over_what_it_reads(run: Run) -> None:
+    for source in (run.output, run.best, run.progress):
+        with pytest.raises(UsageError, match="would write over what it reads"):
+            carry_out(replace(run, source=source))
+    run.best.write_bytes(b"something else")
+    with pytest.raises(OutputError, match="exists already, and the best file"):
+        carry_out(run)
+    assert run.best.read_bytes() == b"something else"
+
+
+def test_an_output_in_the_teachers_folder_can_be_resumed(run: Run) -> None:
+    inside = replace(run, output=run.base / "out.adz")
+    whole = replace(run, output=run.output.with_name("whole.adz"))
+    carry_out(whole)
+    with pytest.raises(StoppedError):
+        carry_out(inside, report=stop_after(3))
+    carry_out(inside, resume=True, force=True)
+    assert inside.output.read_bytes() == whole.output.read_bytes()
 
 
 def test_progress_of_another_run_is_refused(run: Run) -> None:
