@@ -22,7 +22,6 @@ from benchmarks import page
 from benchmarks.distillation import CASES, MATERIAL, Case, Run, measure
 
 _SMALL = Run(REFERENCE, 600, steps=300)
-_STORY = Run(REFERENCE, 1840, steps=300)
 _BANK = Run("vblora", 3000, steps=300)
 
 LOSSES = {
@@ -36,8 +35,7 @@ LOSSES = {
     "labels alone": LossWeights(kl=0, labels=1),
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Run]]] = {
-    "losses-trec": ("trec", {name: replace(_SMALL, weights=weights) for name, weights in LOSSES.items()}),
-    "losses-stories": ("stories", {name: replace(_STORY, weights=weights) for name, weights in LOSSES.items()}),
+    "losses": ("trec", {name: replace(_SMALL, weights=weights) for name, weights in LOSSES.items()}),
     "selection": ("trec", {"fitted, then kept": replace(_BANK, selects=False), "trained": _BANK}),
     "growth": (
         "trec",
