@@ -73,7 +73,9 @@ def run_apart(*words: str | Path, before: str = "", **more: Any) -> Result:
 
 
 def command(*words: str | Path, before: str = "") -> list[str]:
-    code = f"import sys\n{before}\nfrom adaptzip.cli.app import main\nsys.exit(main())"
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    hears = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hears}\n{before}\nfrom adaptzip.cli.app import main\nsys.exit(main())"
     return [sys.executable, "-c", code, *map(str, words)]
 
 

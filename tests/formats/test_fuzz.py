@@ -91,9 +91,10 @@ def test_any_changed_byte_is_noticed(path: Path, name: str, edits: list[tuple[fl
 @SETTINGS
 @given(names, positions, st.binary(max_size=9))
 def test_any_cut_and_any_tail_is_noticed(path: Path, name: str, place: float, tail: bytes) -> None:
-    data = golden(name)
-    data = data[: int(place * len(data))] + tail
-    assert read(path, data) is None
+    whole = golden(name)
+    data = whole[: int(place * len(whole))] + tail
+    if data != whole:  # A tail may be what was cut.
+        assert read(path, data) is None
 
 
 @SETTINGS
