@@ -131,7 +131,7 @@ def refuse_functions(compressed: Compressed) -> None:
 
 def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, complete: bool) -> Adapter:
     """The adapter of decoded modules, with its extras where it is complete."""
-    extras, magnitudes, biases = _extras(compressed) if complete else ({}, {}, {})
+    extras, magnitudes, biases = extras_of(compressed) if complete else ({}, {}, {})
     whole = {
         name: dataclasses.replace(module, magnitude=magnitudes.get(name), bias=biases.get(name))
         for name, module in modules.items()
@@ -264,7 +264,7 @@ def _method(compressed: Compressed) -> Method:
     return method
 
 
-def _extras(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Extras by key, DoRA magnitudes by module, LoRA biases by module."""
     tables: dict[str, dict[str, Tensor]] = {"extra": {}, "magnitude": {}, "bias": {}}
     for entry, tensor in zip(compressed.extras.entries, unpack_tensors(compressed.extras), strict=True):

@@ -14,12 +14,10 @@ Bytes are those of all streams without header and classifier head (trec, stories
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import adaptzip
@@ -39,13 +37,12 @@ from adaptzip.fitting import CodedAdapter
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
-from benchmarks import causal_adapter, page, texts
+from benchmarks import causal_adapter, page, results, texts
 from fixtures import langid as forty
 from fixtures import lists as eight
 from fixtures.names import Rows, base_model_folder
 
 ROOT = Path(__file__).parent.parent
-MATERIAL = ROOT / ".." / "shared" / "material"
 MINUTES = 15
 REPORT = 150
 """Bytes of the report in the header, about."""
@@ -239,13 +236,6 @@ def half_bytes(adapter: Adapter) -> int:
     return 2 * adapter.parameters
 
 
-def rows_of(results: Path | None) -> list[Row]:
-    """The runs in a file of results; none where there is no such file."""
-    if results is None or not results.exists():
-        return []
-    return [Row(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
-
-
 def table(rows: Sequence[Row]) -> str:
     """The rows of one case."""
     lines = [
@@ -266,20 +256,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str | None = __doc__) -> None:
     """Run what is asked for, print the tables, and write them where that is asked for."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"among {', '.join(cases)} (default: all)")
+    parser = results.parser(description, "case", cases)
     parser.add_argument("--method", help="runs of this method alone")
     parser.add_argument("--steps", type=int, help="updates in place of each run's own")
-    parser.add_argument("--material", type=Path, default=MATERIAL)
-    parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md, the tables that are complete")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.cases) - cases.keys())
-    if unknown:
-        parser.error(f"no case {unknown[0]!r}; there are {', '.join(cases)}")
-    done = rows_of(arguments.results)
+    done = results.read(arguments.results, Row)
     failed = False
-    for name in arguments.cases or cases:
+    for name in arguments.chosen:
         case = cases[name](arguments.material)
         rows = []
         for listed in case.runs:
@@ -294,9 +277,7 @@ def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str |
                     print(f"{name}: {run.method} within {run.bytes} bytes: {error}", flush=True)
                     failed = True
                     continue
-                if arguments.results:
-                    with arguments.results.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(known[0])) + "\n")
+                results.add(arguments.results, known[0])
             rows += known[-1:]
         print(f"{name}\n\n{table(rows)}", flush=True)
         failed |= not all(row.met for row in rows)

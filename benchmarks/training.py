@@ -9,17 +9,15 @@ them; gain and KL are those on texts that nothing was trained on or chosen by. R
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.methods import REFERENCE
-from benchmarks import page
-from benchmarks.distillation import CASES, MATERIAL, Case, Run, measure
+from benchmarks import page, results
+from benchmarks.distillation import CASES, Case, Run, measure
 
 _SMALL = Run(REFERENCE, 600, steps=300)
 _BANK = Run("vblora", 3000, steps=300)
@@ -64,13 +62,6 @@ def case_of(name: str, material: Path) -> Case:
     return CASES[name](material)
 
 
-def rows_of(results: Path | None) -> list[Row]:
-    """The runs in a file of results; none where there is no such file."""
-    if results is None or not results.exists():
-        return []
-    return [Row(**json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()]
-
-
 def table(rows: Sequence[Row]) -> str:
     """The choices of one group."""
     lines = [
@@ -82,17 +73,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Run what is asked for, print the tables, and write them where that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"among {', '.join(GROUPS)} (default: all)")
-    parser.add_argument("--material", type=Path, default=MATERIAL)
-    parser.add_argument("--results", type=Path, help="a file that runs are added to and read from")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.groups) - GROUPS.keys())
-    if unknown:
-        parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
-    done = {(row.group, row.choice, row.steps): row for row in rows_of(arguments.results)}
-    for group in arguments.groups or GROUPS:
+    arguments = results.parser(__doc__, "group", GROUPS).parse_args()
+    done = {(row.group, row.choice, row.steps): row for row in results.read(arguments.results, Row)}
+    for group in arguments.chosen:
         case, choices = GROUPS[group]
         rows = []
         for choice, run in choices.items():
@@ -100,9 +83,7 @@ def main() -> None:
             if row is None:
                 made = measure(case, case_of(case, arguments.material), run)
                 row = Row(group, choice, made.bytes, run.steps, made.gain, made.kl, made.minutes)
-                if arguments.results:
-                    with arguments.results.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(row)) + "\n")
+                results.add(arguments.results, row)
             rows.append(row)
         print(f"{group}\n\n{table(rows)}", flush=True)
         if arguments.write:

@@ -27,6 +27,11 @@ def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Trai
     return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
 
 
+def whole(parts: Parts) -> Callable[[float, CodedAdapter], int]:
+    """Bytes of the whole file."""
+    return lambda step, coded: sum(parts(step, coded).values())
+
+
 def parts_of(beginning: Beginning, told: TrainingReport) -> Parts:
     """Bytes of the file by part, where it tells this of its training."""
 

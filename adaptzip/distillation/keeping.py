@@ -14,19 +14,17 @@ from adaptzip.calibration.models import load_bare
 from adaptzip.compressed import Compressed
 from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
-from adaptzip.packing import unpack_tensors
+from adaptzip.reconstruction import extras_of
 
 
 def as_kept(teacher: Adapter, plan: Compressed) -> Adapter:
     """The teacher with the extras, DoRA magnitudes and biases of a file made of it, and with its own factors."""
-    entries = zip(plan.extras.entries, unpack_tensors(plan.extras), strict=True)
-    found = {(entry.role, entry.name): tensor for entry, tensor in entries}
+    extras, magnitudes, biases = extras_of(plan)
     modules = {
         # The file's biases have their scale within.
-        name: replace(m, bias=found.get(("bias", name)), magnitude=found.get(("magnitude", name)), scaling=1.0)
+        name: replace(m, bias=biases.get(name), magnitude=magnitudes.get(name), scaling=1.0)
         for name, m in teacher.modules.items()
     }
-    extras = {name: tensor for (role, name), tensor in found.items() if role == "extra"}
     return replace(teacher, modules=modules, extras=extras)
 
 

@@ -17,7 +17,7 @@ from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distillation.evaluation import Score, metric_name, score
-from adaptzip.distillation.files import Parts, parts_of
+from adaptzip.distillation.files import Parts, parts_of, whole
 from adaptzip.distillation.growing import grown
 from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.lessons import Teacher, order
@@ -124,7 +124,7 @@ def prepare(
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
-    beginning = _beginning(start, given, request, loaded, told)
+    beginning, parts = _beginning(start, given, request, loaded, told)
     linear = beginning.coder.method.linear
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
@@ -139,7 +139,6 @@ def prepare(
         if not schedule.weights.watches:
             lessons.keep(_needed(lessons, schedule), at_once)
     numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
-    parts = parts_of(beginning, told)
     problem = Problem(
         beginning.coder,
         beginning.gains,
@@ -148,7 +147,7 @@ def prepare(
         lessons,
         held,
         answers,
-        lambda step, coded: sum(parts(step, coded).values()),
+        whole(parts),
         beginning.limit,
         even_scale(_energy(original, beginning.gains), numbers) if linear else scale_of(beginning.tensors),
     )
@@ -176,22 +175,20 @@ def _start(source: str | Path | Adapter | None, teacher: Source, request: Reques
 
 def _beginning(
     start: Path | Source, teacher: Source, request: Request, loaded: LoadedModel, told: TrainingReport
-) -> Beginning:
-    """What training starts from; with the ranks of a plain fit where none fits with the larger ones of training."""
+) -> tuple[Beginning, Parts]:
+    """What training starts from, and its file by part.
+
+    Where no file fits with the larger ranks of training, they are those of a plain fit.
+    """
     left = room(told)
     beginning = beginning_of(start, teacher, request, loaded, loaded.device, left)
     parts = parts_of(beginning, told)
     try:
-        fill(
-            beginning.coder,
-            beginning.tensors,
-            lambda step, coded: sum(parts(step, coded).values()),
-            beginning.limit,
-            beginning.step,
-        )
+        fill(beginning.coder, beginning.tensors, whole(parts), beginning.limit, beginning.step)
     except CheckFailedError:
-        return beginning_of(start, teacher, request, loaded, loaded.device, left, more=1.0)
-    return beginning
+        beginning = beginning_of(start, teacher, request, loaded, loaded.device, left, more=1.0)
+        parts = parts_of(beginning, told)
+    return beginning, parts
 
 
 def _texts(

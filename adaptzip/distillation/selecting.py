@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from adaptzip.coding.modules import Coder
+from adaptzip.compressed import Site
 from adaptzip.distillation.tensors import Place, Tensors
 from adaptzip.errors import AdaptzipWarning
 
@@ -44,25 +46,25 @@ def soft_places(coder: Coder, places: Mapping[Place, Tensor]) -> list[Place]:
 
 def relaxed(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """The parameters with the tensors that soft ones stand for in their place, differentiable."""
-    found = dict(parameters)
-    for name, soft in _by_module(coder, found).items():
-        made = coder.method.relaxed(soft, coder.sites[name], coder.config)
-        found |= {(name, role): tensor for role, tensor in made.items()}
-    return found
+    return _in_place(coder, parameters, coder.method.relaxed)
 
 
 def hardened(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """The parameters with whole numbers in place of soft tensors."""
+    return _in_place(coder, parameters, coder.method.harden)
+
+
+def _in_place(
+    coder: Coder,
+    parameters: Mapping[Place, Tensor],
+    make: Callable[[Mapping[str, Tensor], Site, Any], Mapping[str, Tensor]],
+) -> dict[Place, Tensor]:
+    """The parameters with what is made of each module's soft tensors in their place."""
     found = dict(parameters)
-    for name, soft in _by_module(coder, found).items():
-        made = coder.method.harden(soft, coder.sites[name], coder.config)
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, role in soft_places(coder, found):
+        modules.setdefault(name, {})[role] = found.pop((name, role))
+    for name, soft in modules.items():
+        made = make(soft, coder.sites[name], coder.config)
         found |= {(name, role): tensor for role, tensor in made.items()}
     return found
-
-
-def _by_module(coder: Coder, parameters: dict[Place, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The soft tensors by module and role, taken out of the parameters."""
-    modules: dict[str, dict[str, Tensor]] = {}
-    for place in soft_places(coder, parameters):
-        modules.setdefault(place[0], {})[place[1]] = parameters.pop(place)
-    return modules
