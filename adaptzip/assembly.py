@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from adaptzip import __version__
@@ -13,6 +14,8 @@ from adaptzip.fitting import CodedAdapter, FittedAdapter
 from adaptzip.jobs import Job, Source
 from adaptzip.packing import pack_basis, pack_factors
 
+LONGEST_ERROR = 0.000123456
+"""A relative error that takes as much room as any."""
 _EMPTY = CodedModule(b"", 0.0, 0)
 
 
@@ -50,6 +53,11 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
 def file_size(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, error: float) -> int:
     """Bytes of the whole file."""
     return writer.size(assemble(job, fitted, step, coded, error))
+
+
+def fixed_size(compressed: Compressed) -> int:
+    """Bytes of the file without any module: header, tables, extras and an embedded basis."""
+    return writer.size(replace(compressed, chunks=[b""] * len(compressed.chunks), shared=b""))
 
 
 def exact(source: Source, method: str, version: int, seed: int) -> Compressed:

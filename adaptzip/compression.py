@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from adaptzip.adapter import Adapter
-from adaptzip.assembly import assemble, exact
+from adaptzip.assembly import assemble, exact, fixed_size
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
+from adaptzip.coding.steps import FINEST_ERROR, GRAIN, Outcome
 from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.control import control_of
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, UsageError
 from adaptzip.fitting import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter, Progress, fit_adapter
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
-from adaptzip.limits import FINEST_ERROR, Outcome
 from adaptzip.methods import REFERENCE, load
 from adaptzip.methods._base import FunctionMethod
 from adaptzip.packing import ExtrasMode
 from adaptzip.reconstruction import reconstruct
-from adaptzip.settings import candidates, with_ranks
+from adaptzip.settings import candidates, smallest, with_ranks
 from adaptzip.survey import Candidate
 
-_FILL = 0.99
-"""A size budget that is filled less than this is worth a word."""
+_LEFT = 0.01
+"""More of a budget's room than this share, left unused, is worth a word."""
 _FITTED = 3
 """Candidates of a method that are fitted and measured; of adapters too large to keep their fits, the best alone."""
 
@@ -62,6 +64,7 @@ class Made:
         error: its relative error as it was minimised: weighted where there is calibration.
         size: bytes of the whole file.
         ranks: rank of each module that was kept.
+        distortion: the error but for what the settings leave out at every step.
         tried: every method that was considered, where the choice was left open.
     """
 
@@ -69,6 +72,7 @@ class Made:
     error: float
     size: int
     ranks: Mapping[str, int]
+    distortion: float = 0.0
     tried: tuple[Tried, ...] = ()
 
 
@@ -101,7 +105,7 @@ def compress(
         source: a checkpoint's path, or an adapter that was read already.
         to: name of the method; "auto" keeps the one with the smallest error.
         budget: an upper limit in parameters, bytes or as a share of the source (`Budget`). A size in bytes is met
-            within 1 % from below.
+            from below, within 1 % of what it leaves for the update besides header, tables and extras.
         max_error: largest relative error |dW - dW'| / |dW| over all modules together, weighted where there is
             calibration; met from below with the smallest file. 0.1, or what the method can reach, where neither this
             nor a budget is given.
@@ -174,29 +178,50 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> M
     """
     job = with_ranks(job)
     best: Made | None = None
-    failure: CheckFailedError | None = None
+    failures: list[CheckFailedError] = []
     count = most if job.adapter.parameters <= KEPT_NUMBERS else 1
-    # A method that predicts too well is asked for smaller errors than it has to reach.
-    aims = _AIMS if job.method.fixed_ranks and job.request.max_error is not None else _AIMS[:1]
     tried: list[Candidate] = []
-    for aim in aims:
-        for candidate in candidates(job, aim)[:count]:
-            if any(candidate.config == other.config for other in tried):
-                continue
-            tried.append(candidate)
+    for propose in _proposals(job):
+        try:
+            found = [candidate for candidate in propose()[:count] if not _among(tried, candidate)]
+        except CheckFailedError as error:
+            failures.append(error)
+            continue
+        tried += found
+        for candidate in found:
             try:
                 made = _run(job, candidate, progress)
             except CheckFailedError as error:
-                failure = failure or error
+                failures.append(error)
                 continue
             if best is None or _order(job, made) < _order(job, best):
                 best = made
         if best is not None:
             break
     if best is None:
-        raise failure or CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
+        raise why_not(failures)
     _warn_of_room(job, best)
     return best
+
+
+def _proposals(job: Job) -> list[Callable[[], list[Candidate]]]:
+    """Settings to try, one list after another until one of them meets the limits."""
+    if job.request.max_error is None:
+        return [lambda: candidates(job), lambda: smallest(job)]
+    # A method that predicts too well is asked for smaller errors than it has to reach.
+    aims = _AIMS if job.method.fixed_ranks else _AIMS[:1]
+    return [partial(candidates, job, aim) for aim in aims]
+
+
+def _among(tried: Sequence[Candidate], candidate: Candidate) -> bool:
+    return any(candidate.config == other.config for other in tried)
+
+
+def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
+    """Of all that stood in the way the first, or the one that asks for the least room."""
+    if not failures:
+        return CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
+    return min(failures, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
 
 
 def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> FittedAdapter:
@@ -214,7 +239,7 @@ def _run(job: Job, candidate: Candidate, progress: Progress | None) -> Made:
     compressed = assemble(job, fitted, outcome.step, outcome.coded, outcome.error)
     if job.source.sensitivities:
         compressed = _with_plain_error(job, compressed)
-    return Made(compressed, outcome.error, writer.size(compressed), _kept(outcome))
+    return Made(compressed, outcome.error, writer.size(compressed), _kept(outcome), outcome.distortion)
 
 
 def _kept(outcome: Outcome) -> dict[str, int]:
@@ -241,12 +266,16 @@ def _order(job: Job, made: Made) -> tuple[float, float]:
 def _warn_of_room(job: Job, made: Made) -> None:
     limit = job.request.limit
     size = None if limit is None else limit.bytes_for(job.source.bytes)
-    if size is None or job.request.max_error is not None or made.size >= _FILL * size or not made.ranks:
+    if size is None or job.request.max_error is not None or not made.ranks:
         return
-    reason = "the next component does not fit" if made.error > 2 * FINEST_ERROR else "more would buy nothing"
+    fixed = fixed_size(made.compressed)
+    room = size - fixed
+    if size - made.size <= max(_LEFT * room, GRAIN):
+        return
+    reason = "the next component does not fit" if made.distortion > 2 * FINEST_ERROR else "more would buy nothing"
     warnings.warn(
-        f"the file takes {made.size} bytes, {made.size / size:.0%} of the budget, at relative error "
-        f"{made.error:.2g}: {reason}",
+        f"the file takes {made.size} bytes, of the {room} for the update {(made.size - fixed) / room:.0%}, at relative "
+        f"error {made.error:.2g}: {reason}",
         AdaptzipWarning,
         stacklevel=4,
     )

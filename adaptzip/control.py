@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import sys
 from collections.abc import Mapping
 from math import sqrt
 
 from adaptzip.allocation import Ranks, paths, pick_best, pick_by_numbers
-from adaptzip.assembly import file_size
+from adaptzip.assembly import LONGEST_ERROR, file_size
+from adaptzip.coding.steps import StepSearch
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting import NOTHING_CODED, CodedAdapter, FittedAdapter, Progress
 from adaptzip.jobs import Job
@@ -40,15 +40,21 @@ def _control(
     limit, max_error = job.request.limit, job.request.max_error
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     cut = _cut_share(fitted, caps)
-    if max_error is None and size is None:
-        max_error = _capped_error(cut)
 
     def total_size(step: float, coded: CodedAdapter, error: float) -> int:
-        return file_size(job, fitted, step, coded, error)
+        # Where errors are weighted, the plain one that the file states in the end is measured later.
+        stated = LONGEST_ERROR if job.source.sensitivities else error
+        return file_size(job, fitted, step, coded, stated)
 
-    fixed = file_size(job, fitted, 0.12345678, NOTHING_CODED, 0.123456)
-    extras = len(job.source.extras.payload)
-    return RateControl(fitted, total_size, fixed, extras, caps, cut, progress), Limits(size, max_error)
+    # With numbers of the fewest digits: no file takes less.
+    fixed = file_size(job, fitted, 0.0, NOTHING_CODED, 0.0)
+    steps = StepSearch(fitted, total_size, fixed, caps, cut, progress)
+    return RateControl(steps, packable_extras(job)), Limits(size, max_error, _capped_error(cut))
+
+
+def packable_extras(job: Job) -> int:
+    """Bytes of extras that could be packed smaller."""
+    return len(job.source.extras.payload) if job.request.extras != "int8" else 0
 
 
 def _caps(job: Job, fitted: FittedAdapter) -> Ranks | None:
@@ -108,31 +114,32 @@ def _parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, i
     queue = [
         (-profile.scores[0], name) for name, profile in fitted.profiles.items() if most is None or most.get(name, 0) > 0
     ]
+    if not queue:
+        raise CheckFailedError("these ranks leave out every module", hint="give one of them a rank of at least 1")
     heapq.heapify(queue)
+    least = min(fitted.numbers(name, 1) for _, name in queue)
     if fitted.shared_numbers >= parameters:
         raise CheckFailedError(
             f"{parameters} parameters leave no room for any module: what all share takes {fitted.shared_numbers}",
-            hint="allow more parameters",
+            hint=f"allow at least {fitted.shared_numbers + least} parameters",
         )
     caps = dict.fromkeys(fitted.profiles, 0)
-    left, cheapest = parameters - fitted.shared_numbers, sys.maxsize
-    available = left
+    left = parameters - fitted.shared_numbers
+    if left < least:
+        raise CheckFailedError(
+            f"{parameters} parameters leave no room for any module: the smallest takes {least}",
+            hint=f"allow at least {fitted.shared_numbers + least} parameters",
+        )
     while queue:
         _, name = heapq.heappop(queue)
         cost = fitted.numbers(name, caps[name] + 1) - fitted.numbers(name, caps[name])
         if cost > left:
-            cheapest = min(cheapest, cost)
             continue
         left -= cost
         caps[name] += 1
         scores = fitted.profiles[name].scores
-        if caps[name] < min(len(scores), sys.maxsize if most is None else most.get(name, 0)):
+        if caps[name] < min(len(scores), len(scores) if most is None else most.get(name, 0)):
             heapq.heappush(queue, (-scores[caps[name]], name))
-    if left == available:
-        raise CheckFailedError(
-            f"{parameters} parameters leave no room for any module: the smallest takes {cheapest}",
-            hint="allow more parameters",
-        )
     return caps
 
 

@@ -54,5 +54,17 @@ class CheckFailedError(AdaptzipError):
     exit_code = 1
 
 
+class NoRoomError(CheckFailedError):
+    """A size that no file keeps to.
+
+    Attributes:
+        least: bytes that the smallest file takes, or None where there is none.
+    """
+
+    def __init__(self, message: str, *, hint: str, least: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.least = least
+
+
 class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -96,6 +96,10 @@ class FittedAdapter:
     def complete(self) -> bool:
         """Whether the sample is the whole adapter."""
         return len(self.sample) == len(self.profiles)
+
+    def few(self, names: Iterable[str]) -> bool:
+        """Whether these modules are no more than a sample, so that all of them may be coded at every step."""
+        return sum(self.adapter.modules[name].parameters for name in names) <= _SAMPLE_NUMBERS
 
     @property
     def shared_numbers(self) -> int:

@@ -1,267 +1,217 @@
-"""From a budget and an error to the step that meets them: rate control over a fitted adapter."""
+"""From a budget and an error to the step that meets them: rate control over a fitted adapter.
+
+A size limits the whole file, but what is chosen is how to use the room in it: what the file takes without any module,
+such as header, tables and extras, is taken off first, and every tolerance is a share of the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import sqrt
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, sqrt
 
-import numpy as np
-
-from adaptzip.coding.rate import TOLERANCE, Point, search, solve
-from adaptzip.coding.trellis import MAX_LEVEL
-from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import CodedAdapter, FittedAdapter, Progress
+from adaptzip.coding.rate import solve
+from adaptzip.coding.small_rooms import MOST, cheapest, promising
+from adaptzip.coding.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
+from adaptzip.errors import CheckFailedError, NoRoomError
 
 DEFAULT_ERROR = 0.1
 """Relative error asked for where neither budget nor error is."""
-FINEST_ERROR = 1e-4
-"""A size budget is not filled beyond this relative error."""
-_COARSE = 0.03
-_NEAR = (1 / 3, 1.3)
-"""How far the step may move, as factors, once the ranks are held."""
-_RETRIES = 4
-_MISS = 0.009
-"""An outcome that stays this far below its limit, as a share, is aimed at again."""
-_INDEX_BYTES = 2
-"""What a module's entry in the index takes, about."""
-_BYTE_TOLERANCE = 0.006
-_REMEMBERED = 4
-"""Outcomes of a search that are kept."""
+_TRIED = 3
+"""Sets of few components that are coded."""
+_NUDGE, _NUDGES = 0.97, 6
+"""Finer steps that are tried where room is left: each by this factor, and how many."""
+_HALVINGS = 4
+"""How closely the coarsest step that leaves anything is found."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file must keep to; at least one is given.
+    """What a file must keep to.
 
     Attributes:
         size: most bytes of the whole file.
         error: largest relative error of the update.
+        aim: relative error to come near to where neither of these is given; nobody asked for it.
     """
 
     size: int | None = None
     error: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome(Point):
-    """A step at which modules were coded.
-
-    Attributes:
-        error: relative error |dW - dW'| / |dW|.
-        ranks: the ranks it was coded at.
-        coded: all modules that have a rank, or those of the sample.
-    """
-
-    error: float
-    ranks: Mapping[str, int]
-    coded: CodedAdapter
+    aim: float = DEFAULT_ERROR
 
 
 @dataclass(frozen=True, eq=False)
 class RateControl:
-    """Searches steps of one fitted adapter.
+    """Meets limits with one fitted adapter.
 
     Attributes:
-        total_size: whole file for coded modules at a step.
-        fixed_size: whole file without any coded module.
-        extras_size: what extras take of that.
-        caps: largest rank of each module, where a parameter budget sets it.
-        cut: share of |dW|^2 that is left out at every step.
-        seen: outcomes of late, by step and ranks.
+        steps: the search for a step.
+        extras_size: bytes of extras that can be packed smaller, else 0.
+        reserved: bytes that were taken off the size asked for, and that the file will take besides.
     """
 
-    fitted: FittedAdapter
-    total_size: Callable[[float, CodedAdapter, float], int]
-    fixed_size: int
+    steps: StepSearch
     extras_size: int = 0
-    caps: Mapping[str, int] | None = None
-    cut: float = 0.0
-    progress: Progress | None = None
-    seen: dict[Any, Outcome] = field(default_factory=dict, init=False)
+    reserved: int = 0
 
     def meet(self, limits: Limits) -> Outcome:
         """The best outcome within the limits: the smallest file for an error, else the smallest error for a size.
 
         Raises:
-            CheckFailedError: if they can't be met.
+            NoRoomError: if no module fits into the size.
+            CheckFailedError: if the limits can't be met.
         """
         self._check(limits)
-        if limits.error is not None:
-            outcome = self._refine(self._distortion(limits.error**2), rising=True)
-            if limits.size is not None and outcome.size > limits.size:
-                raise CheckFailedError(
-                    f"relative error {limits.error:g} takes {outcome.size} bytes, more than the {limits.size} allowed",
-                    hint="allow more bytes, or a larger error",
-                )
-            return outcome
-        size = limits.size or 0
-        outcome = self._refine(size, rising=False)
-        if not outcome.coded.modules:
+        if limits.error is None:
+            return self._near(limits.aim) if limits.size is None else self._filled(limits.size)
+        steps = self.steps
+        outcome = steps.refine(steps.distortion(limits.error**2), rising=True)
+        if outcome is None:
+            cause, hint = ("by quantisation", "use --lossless") if steps.caps is None else ("with these ranks", _MORE)
+            raise CheckFailedError(f"relative error {limits.error:g} cannot be reached {cause}", hint=hint)
+        if limits.size is not None and outcome.size > limits.size:
             raise CheckFailedError(
-                f"{size} bytes leave no room for any module: without one the file takes {self.fixed_size}",
-                hint=self._room_hint(),
+                f"relative error {limits.error:g} takes {outcome.size + self.reserved} bytes, more than the "
+                f"{limits.size + self.reserved} allowed",
+                hint="allow more bytes, or a larger error",
             )
         return outcome
 
-    def foresee(self, limits: Limits) -> tuple[float, dict[str, int]]:
-        """The step and ranks at which the method's own model meets the limits; nothing is coded.
+    def foresee(self, limits: Limits) -> tuple[float, Mapping[str, int]]:
+        """The step and ranks at which the method's own model meets the limits.
+
+        Nothing is coded, but where there is room for next to nothing.
 
         Raises:
-            CheckFailedError: if it is certain already that they can't be met.
+            NoRoomError: if no module fits into the size.
+            CheckFailedError: if it is certain already that the limits can't be met.
         """
         self._check(limits)
-        rising = limits.error is not None
-        limit = float(limits.size or 0) if limits.error is None else self._distortion(limits.error**2)
+        steps, fitted = self.steps, self.steps.fitted
+        by_size = limits.error is None and limits.size is not None
+        error = limits.aim if limits.error is None else limits.error
+        limit = (limits.size or 0) - steps.fixed_size if by_size else steps.distortion(error**2)
 
         def value(step: float) -> float:
-            size, error = self.fitted.predict(step, self.fitted.ranks(step, self.caps))
-            return self._distortion(error / self.fitted.energy) if rising else self.fixed_size + size
+            size, squared = fitted.predict(step, fitted.ranks(step, steps.caps))
+            return size if by_size else steps.distortion(squared / fitted.energy)
 
-        step = solve(value, limit, *self._bounds(), rising)
-        return step, self.fitted.ranks(step, self.caps)
+        step = solve(value, limit, *steps.bounds, not by_size)
+        ranks = fitted.ranks(step, steps.caps)
+        if by_size and (not ranks or value(step) > limit * (1 + MISS)):
+            return self._foresee_few(limits.size or 0)
+        return step, ranks
 
-    def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
-        """Bytes of the whole file for `coded` bytes of modules at these ranks."""
-        return round(self.fixed_size + _INDEX_BYTES * len(ranks) + coded)
+    def _foresee_few(self, size: int) -> tuple[float, Mapping[str, int]]:
+        steps = self.steps
+        room = size - steps.fixed_size
+        found = promising(steps.fitted, steps.caps, room, steps.bounds) if room > 0 else []
+        if found and found[0].size <= room:
+            return found[0].step, found[0].ranks
+        smallest = self._smallest
+        if smallest is None or smallest.size > size:
+            raise self.no_room(size)
+        return smallest.step, smallest.ranks
+
+    def check_size(self, size: int) -> None:
+        """Refuse a size that the file has without any module.
+
+        Raises:
+            NoRoomError: if it is too small.
+        """
+        if size < self.steps.fixed_size:
+            raise self.no_room(size)
+
+    def no_room(self, size: int) -> NoRoomError:
+        """What is said of a size that holds no module."""
+        smallest = self._smallest
+        least = None if smallest is None else round(smallest.size) + self.reserved
+        asked, fixed = size + self.reserved, self.steps.fixed_size + self.reserved
+        cause = "cannot be reached" if asked < fixed else "leave no room for any module"
+        hint = "choose other settings, or another method" if least is None else f"allow at least {least} bytes"
+        if least is not None and self.extras_size // 2 >= least - asked:
+            hint += f", or pack the extras ({self.extras_size} bytes) smaller with --extras int8"
+        return NoRoomError(f"{asked} bytes {cause}: without any module the file takes {fixed}", hint=hint, least=least)
 
     def _check(self, limits: Limits) -> None:
         """Refuse what no step can meet."""
-        if limits.error is not None:
-            if limits.error**2 <= self.cut:
-                raise CheckFailedError(
-                    f"relative error {limits.error:g} cannot be reached: these settings leave at least "
-                    f"{sqrt(self.cut):.3g}",
-                    hint="allow more parameters or a larger error, or choose another method",
-                )
-        else:
-            self.check_size(limits.size or 0)
-
-    def check_size(self, size: int, reserved: int = 0) -> None:
-        """Refuse a size that the file has without any module.
-
-        Args:
-            reserved: bytes that were taken off the size asked for, and that the file will take besides.
-
-        Raises:
-            CheckFailedError: if it is too small.
-        """
-        if size < self.fixed_size:
+        cut = self.steps.cut
+        if limits.error is not None and limits.error**2 <= cut:
             raise CheckFailedError(
-                f"{size + reserved} bytes cannot be reached: without any module the file takes "
-                f"{self.fixed_size + reserved}",
-                hint=self._room_hint(),
+                f"relative error {limits.error:g} cannot be reached: these settings leave at least {sqrt(cut):.3g}",
+                hint=_OTHER if self.steps.caps is None else _MORE,
             )
+        if limits.size is not None:
+            self.check_size(limits.size)
 
-    def _refine(self, limit: float, *, rising: bool) -> Outcome:
-        """Search on the sample, then code everything; where the sample misled, aim again."""
-        aim, best = limit, None
-        for _ in range(_RETRIES):
-            outcome = self._search(aim, rising=rising)
-            if self.fitted.complete:
-                return outcome
-            outcome = self._code(outcome.step, outcome.ranks, list(self.fitted.profiles))
-            value = outcome.distortion if rising else outcome.size
-            if value <= limit and (best is None or (outcome.size < best.size) == rising):
-                best = outcome
-            # A distortion of nothing, below what the method's own model leaves out, can't be aimed at any better.
-            if limit * (1 - _MISS) < value <= limit or value == 0:
-                break
-            aim *= limit / value * (1 - TOLERANCE)
-        if best is None:
-            raise CheckFailedError(f"no step was found that keeps to {limit:g}", hint="allow a little more")
+    def _near(self, aim: float) -> Outcome:
+        """The smallest file of about this error, or where none comes near, the one of the finest step."""
+        steps = self.steps
+        found = steps.refine(steps.distortion(aim**2), rising=True)
+        return found or steps.measure(round_step(steps.bounds[0]), steps.whole_ranks())
+
+    def _filled(self, size: int) -> Outcome:
+        """The least error in a size; where one step for all leaves much of the room, few components get their own."""
+        steps = self.steps
+        room = size - steps.fixed_size
+        best = steps.refine(room, rising=False) if room > 0 else None
+        if room > 0 and (best is None or not self._enough(best, size)):
+            found = (best, *self._few(room, inf if best is None else best.error))
+            useful = [one for one in found if one is not None and one.useful]
+            best = min(useful, key=lambda one: one.error, default=None)
+            best = best and self._nudged(best, size)
+        best = best or self._smallest
+        if best is None or best.size > size:
+            raise self.no_room(size)
         return best
 
-    def _search(self, limit: float, *, rising: bool) -> Outcome:
-        """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
-        bounds = self._bounds()
-        coarse = self._pass(limit, bounds, None, rising, _COARSE)
-        if coarse is None and rising:
-            cause = "by quantisation" if self.caps is None else "with so few parameters"
-            hint = "use --lossless" if self.caps is None else "allow more parameters, or a larger error"
-            raise CheckFailedError(f"relative error {limit:g} cannot be reached {cause}", hint=hint)
-        if coarse is None:
-            return self._measure(round_step(bounds[1]), {})
-        near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
-        fine = self._pass(limit, near, coarse.ranks, rising, TOLERANCE if rising else _BYTE_TOLERANCE)
-        return coarse if fine is None else fine
+    def _nudged(self, best: Outcome, size: int) -> Outcome:
+        """The same ranks at slightly finer steps: as headers grow in grains, a size does not fall evenly with the step."""
+        if self._enough(best, size):
+            return best
+        steps = (round_step(best.step * _NUDGE**n) for n in range(1, _NUDGES))
+        found = [self.steps.code(step, best.ranks) for step in steps if step > self.steps.bounds[0]]
+        return min((best, *(one for one in found if one.size <= size)), key=lambda one: one.error)
 
-    def _pass(
-        self,
-        limit: float,
-        bounds: tuple[float, float],
-        ranks: Mapping[str, int] | None,
-        rising: bool,
-        tolerance: float,
-    ) -> Outcome | None:
-        def ranks_at(step: float) -> Mapping[str, int]:
-            return self.fitted.ranks(step, self.caps) if ranks is None else ranks
+    def _enough(self, outcome: Outcome, size: int) -> bool:
+        """Whether no other choice of components would do much better."""
+        full = size - outcome.size <= max(MISS * (size - self.steps.fixed_size), GRAIN)
+        many = sum(outcome.ranks.values()) > MOST
+        return outcome.useful and (full or many or outcome.distortion <= 2 * FINEST_ERROR)
 
-        def predict(step: float) -> float:
-            size, error = self.fitted.predict(step, ranks_at(step))
-            return self._distortion(error / self.fitted.energy) if rising else self.fixed_size + size
+    def _few(self, room: int, error: float) -> list[Outcome | None]:
+        """Few components in a room, where they are expected to leave less than this relative error."""
+        steps = self.steps
+        sets = promising(steps.fitted, steps.caps, room, steps.bounds)
+        better = [few.ranks for few in sets if few.error < error**2 * steps.fitted.energy]
+        return [steps.held(ranks, room) for ranks in better[:_TRIED]]
 
-        def measure(step: float) -> Outcome:
-            return self._once(round_step(step), ranks_at(step))
+    @cached_property
+    def _smallest(self) -> Outcome | None:
+        """The smallest file that keeps anything of the update, about; None if none does."""
+        found = (self._coarsest(ranks) for ranks in cheapest(self.steps.fitted, self.steps.caps))
+        return min((one for one in found if one is not None), key=lambda one: one.size, default=None)
 
-        return search(measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance)
+    def _coarsest(self, ranks: Mapping[str, int]) -> Outcome | None:
+        """These ranks at the coarsest step that leaves anything of them, about."""
+        steps = self.steps
+        low, high = steps.bounds
+        step = high
+        while (best := self._at(step, ranks)) is None and step > low:
+            high, step = step, step / 2
+        for _ in range(_HALVINGS if best is not None else 0):
+            middle = sqrt(step * high)
+            found = self._at(middle, ranks)
+            best = found if found is not None and (best is None or found.size <= best.size) else best
+            step, high = (step, middle) if found is None else (middle, high)
+        return best
 
-    def _once(self, step: float, ranks: Mapping[str, int]) -> Outcome:
-        """`_measure`, where the search comes back to a step without coding it again."""
-        key = (step, tuple(sorted(ranks.items())))
-        if key not in self.seen:
-            while len(self.seen) >= _REMEMBERED:
-                self.seen.pop(next(iter(self.seen)))
-            self.seen[key] = self._measure(step, ranks)
-        return self.seen[key]
-
-    def _measure(self, step: float, ranks: Mapping[str, int]) -> Outcome:
-        """A step's size and error, exact, or scaled up from the sample.
-
-        The sample corrects the prediction rather than replacing it: what makes modules differ is predicted well.
-        """
-        fitted = self.fitted
-        if fitted.complete:
-            return self._code(step, ranks, fitted.sample)
-        coded = fitted.code(step, ranks, fitted.sample, self.progress)
-        size, error = fitted.predict(step, ranks)
-        sample_size, sample_error = fitted.predict(step, ranks, fitted.sample)
-        shared_size = len(coded.shared.chunk)
-        predicted = size - fitted.method.predict_shared(fitted.prepared, fitted.config, step) / 8
-        size = shared_size + predicted * (coded.bytes - shared_size) / max(sample_size, 1.0)
-        error *= fitted.squared_error(coded, fitted.sample) / sample_error
-        share = error / fitted.energy
-        return Outcome(step, self.foreseen_size(size, ranks), self._distortion(share), sqrt(share), ranks, coded)
-
-    def _code(self, step: float, ranks: Mapping[str, int], names: Sequence[str]) -> Outcome:
-        """Code every module."""
-        coded = self.fitted.code(step, ranks, names, self.progress)
-        share = self.fitted.squared_error(coded, names) / self.fitted.energy
-        size = self.total_size(step, coded, sqrt(share))
-        return Outcome(step, size, self._distortion(share), sqrt(share), ranks, coded)
-
-    def _room_hint(self) -> str:
-        smaller = f"allow more bytes, or pack the extras ({self.extras_size} bytes) smaller with --extras int8"
-        return smaller if self.extras_size else "allow more bytes"
-
-    def _distortion(self, share: float) -> float:
-        """Relative error of what the caps leave, given the squared relative error of the whole."""
-        return sqrt(max(0.0, share - self.cut) / max(1.0 - self.cut, 1e-12))
-
-    def _bounds(self) -> tuple[float, float]:
-        """Steps between the smallest sensible one and one at which every module vanishes."""
-        largest = sqrt(self.fitted.energy)
-        smallest = sqrt(max(p.energy for p in self.fitted.profiles.values())) / MAX_LEVEL
-        low, high = smallest, largest
-        while high / low > 1.1:
-            middle = sqrt(low * high)
-            _, error = self.fitted.predict(middle, self.fitted.ranks(middle, self.caps))
-            fine = error < (FINEST_ERROR**2 + self.cut) * self.fitted.energy
-            low, high = (middle, high) if fine else (low, middle)
-        return low, largest
+    def _at(self, step: float, ranks: Mapping[str, int]) -> Outcome | None:
+        """What comes of a step, if that is anything."""
+        found = self.steps.code(round_step(step), ranks)
+        return found if found.useful else None
 
 
-def round_step(step: float) -> float:
-    """The nearest float32 number: products with levels are then rounded once, on every machine alike."""
-    return float(np.float32(step))
+_MORE = "allow a larger error, or more parameters or higher ranks"
+_OTHER = "allow a larger error, or choose other settings or another method"

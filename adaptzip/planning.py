@@ -151,7 +151,7 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
     by_size = request.max_error is not None
     for name in dict.fromkeys(f.method for f in report.forecasts):
         first = next(f for f in report.forecasts if f.method == name)
-        if best is not None and _hopeless(first, best, by_size):
+        if best is not None and _hopeless(first, best, len(source.extras.payload) if by_size else None):
             tried.append(Tried(name, reason=f"expected {first.bytes} bytes at error {first.relative_error:.3g}"))
             continue
         try:
@@ -200,8 +200,12 @@ def _without_warnings() -> Iterator[None]:
 def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:
     """Forecasts of a method's best settings: its own where it has them, else from a fit."""
     found = []
+    limit = job.request.limit
+    most = None if limit is None else limit.bytes_for(job.source.bytes)
     for candidate in candidates(job)[:_SHOWN]:
         known = _known(job, candidate)
+        if known is not None and most is not None and known.bytes > most:
+            known = None
         found.append(_foresee(job, candidate, progress) if known is None else known)
     if not found:
         raise CheckFailedError("it has no setting for this adapter and budget")
@@ -223,17 +227,19 @@ def _foresee(job: Job, candidate: Candidate, progress: Progress | None) -> Forec
     control, limits = control_of(job, fitted)
     step, ranks = control.foresee(limits)
     size, error = fitted.predict(step, ranks)
+    foreseen = control.steps.foreseen_size(size, ranks)
     return Forecast(
         method=job.method.name,
         options=options,
-        bytes=control.foreseen_size(size, ranks),
+        bytes=foreseen if limits.size is None or limits.error is not None else min(foreseen, limits.size),
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
         relative_error=sqrt(error / fitted.energy),
         ranks=ranks,
     )
 
 
-def _hopeless(forecast: Forecast, best: Made, by_size: bool) -> bool:
-    if by_size:
-        return forecast.bytes > _HOPELESS * best.size
+def _hopeless(forecast: Forecast, best: Made, extras: int | None) -> bool:
+    """By size, that of the extras not counted, which no method changes; by error where `extras` is None."""
+    if extras is not None:
+        return forecast.bytes - extras > _HOPELESS * (best.size - extras)
     return forecast.relative_error > _HOPELESS * best.error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from math import inf
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from adaptzip.allocation import Ranks, paths, pick_best
 from adaptzip.assembly import assemble, settled
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
-from adaptzip.errors import CheckFailedError, UsageError
-from adaptzip.fitting import NOTHING_CODED, fit_adapter
+from adaptzip.errors import UsageError
+from adaptzip.fitting import NOTHING_CODED, fit_adapter, sites_of
 from adaptzip.jobs import Job
 from adaptzip.methods import REFERENCE, load
 from adaptzip.survey import Allowance, Candidate, Survey
@@ -35,6 +36,15 @@ def candidates(job: Job, aim: float = 1.0) -> list[Candidate]:
     return list(job.method.candidates(job.survey, job.config, allowance))
 
 
+def smallest(job: Job) -> list[Candidate]:
+    """The setting that is expected to take the fewest bytes, of methods that choose by bytes; else as `candidates`."""
+    if job.survey is None or not any(map(len, job.survey.singular.values())):
+        return [Candidate(job.config)]
+    allowance = _allowance(job)
+    least = 1 if allowance.bytes is not None else None
+    return list(job.method.candidates(job.survey, job.config, replace(allowance, bytes=least)))
+
+
 def with_ranks(job: Job) -> Job:
     """The job with the ranks that the request or an allocation sets, for methods that fit ranks and all at once."""
     if not job.method.fixed_ranks or job.survey is None:
@@ -52,6 +62,8 @@ def with_ranks(job: Job) -> Job:
         best = _first(job.method.candidates(cut, job.config, allowance))
         if best.error is None or best.bytes is None:
             raise UsageError(f"method {job.method.name!r} can't allocate ranks", hint="leave --allocate out")
+        if allowance.bytes is not None and best.bytes > allowance.bytes:
+            return inf
         lost = 1 - cut.energy / energy
         return best.bytes if allowance.error is not None else lost + (1 - lost) * best.error**2
 
@@ -74,13 +86,8 @@ def _cut_survey(survey: Survey, ranks: Ranks) -> Survey:
 def _allowance(job: Job) -> Allowance:
     limit = job.request.limit
     size = None if limit is None else limit.bytes_for(job.source.bytes)
-    if limit is not None and size is not None:
-        least = writer.size(_empty(job))
-        if size < least:
-            raise CheckFailedError(
-                f"{size} bytes cannot be reached: without any module the file takes about {least}",
-                hint="allow more bytes, or pack extras smaller with --extras int8",
-            )
+    if size is not None:
+        # Whether anything fits is certain after a fit alone.
         size = max(1, size - bare_size(job))
     parameters = int(limit.amount) if limit is not None and limit.unit == "parameters" else None
     return Allowance(parameters, size, job.request.max_error)
@@ -91,7 +98,7 @@ def bare_size(job: Job) -> int:
 
     Every open option is taken for a number that has to be written, every module that is not zero for one that is kept.
     """
-    empty, survey = _empty(job), job.survey or Survey({}, {})
+    empty, survey = empty_file(job), job.survey or Survey({}, {})
     kept = [bytes(_BLOCK + i % 64) if len(survey.singular[name]) else b"" for i, name in enumerate(survey.sites)]
     open_options = {f.name: _NUMBER for f in fields(job.config) if getattr(job.config, f.name) is None}
     file = replace(
@@ -104,11 +111,10 @@ def bare_size(job: Job) -> int:
     return writer.size(file) - file.payload_bytes + _ROUNDING * sum(map(bool, kept))
 
 
-def _empty(job: Job) -> Compressed:
+def empty_file(job: Job) -> Compressed:
     """The file without any module."""
     reference = load(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
-    sites = job.survey.sites if job.survey is not None else {}
-    fitted = replace(bare, coder=replace(bare.coder, sites=sites))
+    fitted = replace(bare, coder=replace(bare.coder, sites=sites_of(job.adapter)))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
     return replace(empty, method=job.method.name, config=settled(job.config))

@@ -36,7 +36,8 @@ class Allowance:
 
     Attributes:
         parameters: stored numbers.
-        bytes: coded bytes; header and extras are off already.
+        bytes: coded bytes; what the file takes besides, such as header and extras, is off already. Where nothing is
+            expected to fit, a method proposes its smallest setting: its size is certain once it is fitted.
         error: relative error |dW - dW'| / |dW|.
     """
 

@@ -233,13 +233,14 @@ def _fits(setting: Setting, limits: Search) -> bool:
 def _best(found: list[Setting], limits: Search) -> list[Setting]:
     """The best size of each rank, length and mixture, best first."""
     if limits.bytes is not None:
-        found = _required([s for s in found if s.bytes <= limits.bytes], found, limits)
+        # What is foretold of small banks is rough: whether the smallest fits shows when it is fitted.
+        found = [s for s in found if s.bytes <= limits.bytes] or [min(found, key=lambda s: (s.bytes, s.error))]
     error = limits.error
     if error is None and limits.bytes is None and limits.parameters is None:
         error = max(_DEFAULT_ERROR, min(s.error for s in found))
     if error is not None:
         reach = [s for s in found if s.error <= error]
-        found = reach or _close(found, error)
+        found = reach or _close(found, error, limits)
     by_size = error is not None
     best: dict[tuple[object, ...], Setting] = {}
     for setting in sorted(found, key=lambda s: (s.bytes, s.error) if by_size else (s.error, s.bytes)):
@@ -247,23 +248,14 @@ def _best(found: list[Setting], limits: Search) -> list[Setting]:
     return list(best.values())[:KEPT]
 
 
-def _required(within: list[Setting], found: list[Setting], limits: Search) -> list[Setting]:
-    if not within:
-        least = min(setting.bytes for setting in found)
-        raise CheckFailedError(
-            f"{limits.bytes} bytes leave no room for a bank and its indices: the smallest takes about {least}",
-            hint="allow more bytes, or use --to svd",
-        )
-    return within
-
-
-def _close(found: list[Setting], error: float) -> list[Setting]:
+def _close(found: list[Setting], error: float, limits: Search) -> list[Setting]:
     """The settings that come nearest to an error which none is expected to reach."""
     least = min(setting.error for setting in found)
     if least > _SLACK * error:
+        within = "" if limits.bytes is None and limits.parameters is None else " within the budget"
         raise CheckFailedError(
-            f"relative error {error:g} cannot be reached by a bank: the best setting leaves about {least:.2g}",
-            hint="allow a larger error or more -s memory, or use --to svd",
+            f"relative error {error:g} cannot be reached by a bank{within}: the best setting leaves about {least:.2g}",
+            hint=f"allow a larger error{' or budget' if within else ''}, leave more settings open, or use --to svd",
         )
     return [setting for setting in found if setting.error <= _SLACK * error]
 
@@ -275,7 +267,7 @@ def _nothing(lacking: list[Setting], limits: Search) -> CheckFailedError:
         return CheckFailedError(
             f"{limits.parameters} parameters leave no room for a bank and its indices: the smallest setting stores "
             f"{small}",
-            hint="allow more parameters, or leave more of the settings open",
+            hint=f"allow at least {small} parameters",
         )
     logits = min((s.logits for s in lacking), default=inf) / 2**30
     return CheckFailedError(

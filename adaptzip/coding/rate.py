@@ -38,6 +38,7 @@ def search(
     rising: bool,
     bounds: tuple[float, float],
     tolerance: float = TOLERANCE,
+    fixed: float = 0.0,
 ) -> P | None:
     """The best step whose distortion (`rising`) or size is at most `limit`, or None if none was found.
 
@@ -48,6 +49,7 @@ def search(
         rising: whether the distortion is limited, which grows with the step, or the size, which falls.
         bounds: smallest and largest step.
         tolerance: stop when the limited quantity is in ((1 - tolerance) * limit, limit].
+        fixed: bytes that no step changes; a limited size is that of the rest.
 
     Among the feasible points the smallest size wins when the distortion is limited, the largest when the size is.
     """
@@ -61,7 +63,7 @@ def search(
             step = (low * high) ** 0.5
         tried.add(step)
         point = measure(step)
-        value, predicted = point.distortion if rising else point.size, predict(step)
+        value, predicted = point.distortion if rising else point.size - fixed, predict(step)
         correction = value / predicted if predicted > 0 and value > 0 else 1.0
         feasible = value <= limit
         if feasible and (best is None or (point.size < best.size) == rising):

@@ -11,33 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.assembly import assemble
+from adaptzip.assembly import LONGEST_ERROR, assemble
 from adaptzip.budget import Budget
 from adaptzip.coding.modules import Coder, decode_ranked, decode_shared
 from adaptzip.compressed import Compressed
-from adaptzip.compression import fit_candidate
+from adaptzip.compression import fit_candidate, why_not
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
 from adaptzip.control import control_of
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors, start
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
 from adaptzip.fitting import FittedAdapter, sites_of
 from adaptzip.jobs import Job, Request, Source, prepare_job
 from adaptzip.reconstruction import coder_of
-from adaptzip.settings import candidates, with_ranks
+from adaptzip.settings import candidates, empty_file, smallest, with_ranks
 
 MORE = 1.7
 """Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""
 _BITS = 1.2
 """What a number of a core between untrained directions takes, about, where its rank follows from the budget (measured:
 many coarse numbers do better than few fine ones)."""
-LONGEST_ERROR = 0.000123456
-"""A relative error that takes as much room as any."""
-_HEADER = 600
-"""Bytes of a header, about."""
-
 _FITTED = 3
 """Settings of a method that are tried until one keeps to the budget."""
 
@@ -162,8 +157,8 @@ def _from_fit(source: Source, request: Request, room: int, more: float) -> Begin
 
 def _first_that_fits(job: Job, room: int, more: float) -> tuple[FittedAdapter, float, dict[str, int]]:
     """The best setting that keeps to the budget, with its step and ranks."""
-    failure: CheckFailedError | None = None
-    for candidate in candidates(job)[:_FITTED]:
+    failures: list[CheckFailedError] = []
+    for candidate in (*candidates(job)[:_FITTED], *smallest(job)[:1]):
         fitted = fit_candidate(job, candidate)
         if not fitted.profiles:
             raise RefusedError("every update of the teacher is zero: there is nothing to act like")
@@ -172,8 +167,8 @@ def _first_that_fits(job: Job, room: int, more: float) -> tuple[FittedAdapter, f
                 warnings.simplefilter("ignore", AdaptzipWarning)
                 return fitted, *_step_and_ranks(job, fitted, room, more)
         except CheckFailedError as error:
-            failure = failure or error
-    raise failure or CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
+            failures.append(error)
+    raise why_not(failures)
 
 
 def _check_parameters(numbers: int, limit: Budget) -> None:
@@ -187,20 +182,22 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
 def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int, more: float) -> tuple[float, dict[str, int]]:
     """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
+    control = replace(control, reserved=room)
     if limits.size is not None:
-        control.check_size(limits.size, room)
+        control.check_size(limits.size)
     if _untrained(job):
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
     asked = limits.size
     if asked is not None and not fitted.method.fixed_ranks:
-        limits = replace(limits, size=control.fixed_size + round(more * (asked - control.fixed_size)))
+        fixed = control.steps.fixed_size
+        limits = replace(limits, size=fixed + round(more * (asked - fixed)))
     try:
         outcome = control.meet(limits)
-    except CheckFailedError as error:
+    except NoRoomError as error:
         if asked is None:
             raise
-        raise CheckFailedError(f"{asked + room} bytes leave no room for any module", hint=error.hint) from error
+        raise control.no_room(asked) from error
     return outcome.step, {n: rank for n, rank in outcome.ranks.items() if n in outcome.coded.modules}
 
 
@@ -222,7 +219,8 @@ def _for_training(source: Source, request: Request, room: int) -> Request:
     sites = list(sites_of(source.adapter).values())
     numbers = limit.amount if limit and limit.unit == "parameters" else 0
     if limit and not numbers:
-        left = (limit.bytes_for(source.bytes) or 0) - len(source.extras.payload) - room - _HEADER
+        plain = prepare_job(source, Request(device=request.device, seed=request.seed))
+        left = (limit.bytes_for(source.bytes) or 0) - writer.size(empty_file(plain)) - room
         numbers = 8 * max(0, left) / _BITS
     rank = 1
     most = min(min(site.out, site.width) for site in sites)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from adaptzip.assembly import LONGEST_ERROR
 from adaptzip.compressed import Compressed, TrainingReport
 from adaptzip.container import writer
-from adaptzip.distillation.beginning import LONGEST_ERROR, Beginning
+from adaptzip.distillation.beginning import Beginning
 from adaptzip.fitting import CodedAdapter
 
 Parts = Callable[[float, CodedAdapter], dict[str, int]]

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from adaptzip import __version__
-from adaptzip.assembly import settled
+from adaptzip.assembly import LONGEST_ERROR, settled
 from adaptzip.calibration.layers import find_layers
 from adaptzip.calibration.models import LoadedModel
 from adaptzip.coding.modules import Coder
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import writer
-from adaptzip.distillation.beginning import LONGEST_ERROR, MORE, Beginning, begin_with
+from adaptzip.distillation.beginning import MORE, Beginning, begin_with
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError

@@ -9,14 +9,14 @@ from math import nan, sqrt
 from torch import Tensor
 
 from adaptzip.coding.modules import CodedModule, Coder, code_as_they_are, rounded
+from adaptzip.coding.steps import FINEST_ERROR, GRAIN, round_step
 from adaptzip.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import CodedAdapter
-from adaptzip.limits import FINEST_ERROR, round_step
+from adaptzip.fitting import NOTHING_CODED, CodedAdapter
 
-_NEAR = 0.992
-"""A file that fills this share of its budget is large enough."""
+_LEFT = 0.008
+"""A file that leaves no more than this share of its room is large enough."""
 _FINE = 1.003
 """Steps that are closer than this, as a ratio, are not told apart."""
 _MOST_TRIES = 24
@@ -81,6 +81,7 @@ def fill(
         CheckFailedError: if no step does, or only one that leaves nothing but zeros.
     """
     best: Written | None = None
+    room = limit - size_of(round_step(guess), NOTHING_CODED)
     finest = _finest(coder, tensors)
     low, high, step = 0.0, 0.0, max(guess, finest)
     for _ in range(_MOST_TRIES):
@@ -89,7 +90,7 @@ def fill(
             high = step
             if best is None or written.step < best.step:
                 best = written
-            if written.size >= _NEAR * limit or step <= finest:
+            if limit - written.size <= max(_LEFT * room, GRAIN / 4) or step <= finest:
                 break
         else:
             low = step
