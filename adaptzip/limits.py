@@ -12,7 +12,7 @@ from functools import cached_property
 from math import inf, sqrt
 
 from adaptzip.coding.rate import solve
-from adaptzip.coding.small_rooms import MOST, cheapest, promising
+from adaptzip.coding.small_rooms import INDEX_BYTES, MOST, cheapest, filled, promising
 from adaptzip.coding.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
 from adaptzip.errors import CheckFailedError, NoRoomError
 
@@ -22,6 +22,8 @@ _TRIED = 3
 """Sets of few components that are coded."""
 _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
+_CODED_ROOM = 256
+"""In rooms of so many bytes nothing is foreseen: they are coded at once."""
 _HALVINGS = 4
 """How closely the coarsest step that leaves anything is found."""
 
@@ -88,31 +90,42 @@ class RateControl:
             CheckFailedError: if it is certain already that the limits can't be met.
         """
         self._check(limits)
+        if limits.error is None and limits.size is not None:
+            return self._foresee_size(limits.size)
         steps, fitted = self.steps, self.steps.fitted
-        by_size = limits.error is None and limits.size is not None
         error = limits.aim if limits.error is None else limits.error
-        limit = (limits.size or 0) - steps.fixed_size if by_size else steps.distortion(error**2)
 
         def value(step: float) -> float:
-            size, squared = fitted.predict(step, fitted.ranks(step, steps.caps))
-            return size if by_size else steps.distortion(squared / fitted.energy)
+            return steps.distortion(fitted.predict(step, fitted.ranks(step, steps.caps))[1] / fitted.energy)
 
-        step = solve(value, limit, *steps.bounds, not by_size)
-        ranks = fitted.ranks(step, steps.caps)
-        if by_size and (not ranks or value(step) > limit * (1 + MISS)):
-            return self._foresee_few(limits.size or 0)
-        return step, ranks
+        step = solve(value, steps.distortion(error**2), *steps.bounds, rising=True)
+        return step, fitted.ranks(step, steps.caps)
 
-    def _foresee_few(self, size: int) -> tuple[float, Mapping[str, int]]:
-        steps = self.steps
+    def _foresee_size(self, size: int) -> tuple[float, Mapping[str, int]]:
+        """As `foresee`, for a size."""
+        steps, fitted = self.steps, self.steps.fitted
         room = size - steps.fixed_size
-        found = promising(steps.fitted, steps.caps, room, steps.bounds) if room > 0 else []
-        if found and found[0].size <= room:
-            return found[0].step, found[0].ranks
-        smallest = self._smallest
-        if smallest is None or smallest.size > size:
-            raise self.no_room(size)
-        return smallest.step, smallest.ranks
+        if room <= _CODED_ROOM:
+            found = self._filled(size)
+            return found.step, found.ranks
+
+        def value(step: float) -> float:
+            ranks = fitted.ranks(step, steps.caps)
+            return fitted.predict(step, ranks)[0] + INDEX_BYTES * len(ranks)
+
+        step = solve(value, room, *steps.bounds, rising=False)
+        ranks = fitted.ranks(step, steps.caps)
+        if ranks and abs(value(step) - room) <= MISS * room or step <= steps.bounds[0] * (1 + MISS):
+            return step, ranks
+        # Ranks that follow the step jump over the room: those above it are held.
+        ranks = fitted.ranks(step * (1 + MISS), steps.caps)
+        held = [filled(fitted, ranks, room, steps.bounds)] if ranks else []
+        sets = [*held, *promising(fitted, steps.caps, room, steps.bounds)]
+        best = min((few for few in sets if few.size <= room * (1 + MISS)), key=lambda few: few.error, default=None)
+        if best is None:
+            found = self._filled(size)
+            return found.step, found.ranks
+        return best.step, best.ranks
 
     def check_size(self, size: int) -> None:
         """Refuse a size that the file has without any module.
@@ -167,7 +180,7 @@ class RateControl:
         return best
 
     def _nudged(self, best: Outcome, size: int) -> Outcome:
-        """The same ranks at slightly finer steps: as headers grow in grains, a size does not fall evenly with the step."""
+        """The same ranks at slightly finer steps: headers grow in grains, so that sizes do not fall evenly."""
         if self._enough(best, size):
             return best
         steps = (round_step(best.step * _NUDGE**n) for n in range(1, _NUDGES))

@@ -15,7 +15,7 @@ from adaptzip.assembly import file_size, settled
 from adaptzip.budget import Budget
 from adaptzip.compression import Made, Tried, fit_candidate, run
 from adaptzip.control import control_of
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting import NOTHING_CODED, Progress
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
 from adaptzip.limits import DEFAULT_ERROR
@@ -53,10 +53,15 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A method that can't do what was asked for, and why."""
+    """A method that can't do what was asked for, and why.
+
+    Attributes:
+        least: bytes of the smallest file that it can make, where these are what is in the way.
+    """
 
     method: str
     reason: str
+    least: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,14 @@ class PlanReport:
         """
         if not self.forecasts:
             reasons = "; ".join(f"{r.method}: {r.reason}" for r in self.refusals)
-            raise CheckFailedError(f"no method can do it: {reasons}", hint="allow more, or see `adaptzip methods`")
+            raise CheckFailedError(f"no method can do it: {reasons}", hint=self.hint)
         return self.forecasts[0]
+
+    @property
+    def hint(self) -> str:
+        """What to do where no method can."""
+        sizes = [refusal.least for refusal in self.refusals if refusal.least is not None]
+        return f"allow at least {min(sizes)} bytes" if sizes else "allow more, or see `adaptzip methods`"
 
 
 def plan(
@@ -117,7 +128,7 @@ def compare(source: Source, request: Request, methods: Sequence[str], progress: 
             job = with_ranks(prepare_job(source, replace(request, to=name)))
             forecasts += _forecasts(job, progress)
         except (RefusedError, CheckFailedError) as error:
-            refusals.append(Refusal(name, str(error)))
+            refusals.append(Refusal(name, str(error), error.least if isinstance(error, NoRoomError) else None))
     by_size = request.max_error is not None
     forecasts.sort(key=lambda f: (f.bytes, f.relative_error) if by_size else (f.relative_error, f.bytes))
     return PlanReport(tuple(forecasts), tuple(refusals), source.bytes)
@@ -167,7 +178,7 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
             best = made
     if best is None:
         reasons = "; ".join(f"{t.method}: {t.reason}" for t in tried)
-        raise CheckFailedError(f"no method can do it: {reasons}", hint="allow more, or see `adaptzip methods`")
+        raise CheckFailedError(f"no method can do it: {reasons}", hint=report.hint)
     return replace(best, tried=tuple(tried))
 
 

@@ -124,4 +124,4 @@ def plan(
 def _check_any(found: PlanReport) -> None:
     """Raises CheckFailedError if no method can do what was asked; the reasons are in the table."""
     if not found.forecasts:
-        raise CheckFailedError("no method can do it", hint="allow more bytes or parameters, or a larger error")
+        raise CheckFailedError("no method can do it", hint=found.hint)

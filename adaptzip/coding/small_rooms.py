@@ -44,7 +44,7 @@ def promising(
     fitted: FittedAdapter, caps: Mapping[str, int] | None, room: float, bounds: tuple[float, float]
 ) -> list[Few]:
     """Sets of few components that may fit in `room` bytes, the smallest expected error first."""
-    found = [_filled(fitted, ranks, room, bounds) for ranks in (*_best_first(fitted, caps), *cheapest(fitted, caps))]
+    found = [filled(fitted, ranks, room, bounds) for ranks in (*_best_first(fitted, caps), *cheapest(fitted, caps))]
     return sorted((few for few in found if few.size <= _LOOSE * room), key=lambda few: few.error)
 
 
@@ -82,7 +82,8 @@ def _best_first(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> Iterat
             yield dict(ranks)
 
 
-def _filled(fitted: FittedAdapter, ranks: Mapping[str, int], room: float, bounds: tuple[float, float]) -> Few:
+def filled(fitted: FittedAdapter, ranks: Mapping[str, int], room: float, bounds: tuple[float, float]) -> Few:
+    """These ranks at the step at which they are expected to fill a room."""
     left = fitted.energy - sum(fitted.profiles[name].energy for name in ranks)
 
     def size(step: float) -> float:

@@ -85,6 +85,8 @@ def _from_nothing(
     limit, plan = request.limit.bytes_for(source.bytes), _plan(method, config, sites, source, request)
     numbers = request.limit.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
     ranks = _ranks(method, config, sites, numbers)
+    if limit is None:
+        _check_parameters(method, config, sites, ranks, int(numbers))
     most = max(ranks.values())
     coder = Coder(method, config, sites, most)
     tensors = Tensors({}, method.start(sites, ranks, config, request.seed), ranks).to(device)
@@ -107,11 +109,7 @@ def _widths(loaded: LoadedModel) -> dict[str, int]:
 
 
 def _ranks(method: FunctionMethod, config: Any, sites: Mapping[str, Site], numbers: float) -> dict[str, int]:
-    """One rank for all: the one asked for, or the largest that keeps to so many numbers.
-
-    Raises:
-        CheckFailedError: if not even rank 1 does.
-    """
+    """One rank for all: the one asked for, or the largest that keeps to so many numbers, at least 1."""
 
     def ranks(rank: int) -> dict[str, int]:
         return {name: min(rank, method.max_rank(site, config)) for name, site in sites.items()}
@@ -121,16 +119,21 @@ def _ranks(method: FunctionMethod, config: Any, sites: Mapping[str, Site], numbe
 
     if config.rank is not None:
         return ranks(config.rank)
-    if count(1) > numbers:
-        raise CheckFailedError(
-            f"method {method.name!r} needs {count(1)} numbers at least, the budget leaves room for about "
-            f"{max(0, int(numbers))}",
-            hint="allow more bytes, or a smaller -s bottleneck",
-        )
     best, most = 1, max(method.max_rank(site, config) for site in sites.values())
     while best < most and count(best + 1) <= numbers:
         best += 1
     return ranks(best)
+
+
+def _check_parameters(
+    method: FunctionMethod, config: Any, sites: Mapping[str, Site], ranks: Mapping[str, int], most: int
+) -> None:
+    stored = sum(s.numbers for name, rank in ranks.items() for s in method.layout(sites[name], rank, config))
+    if stored > most:
+        raise CheckFailedError(
+            f"method {method.name!r} stores {stored} parameters, more than the {most} allowed",
+            hint=f"allow at least {stored} parameters",
+        )
 
 
 def _plan(

@@ -12,7 +12,7 @@ from adaptzip.coding.modules import CodedModule, Coder, code_as_they_are, rounde
 from adaptzip.coding.steps import FINEST_ERROR, GRAIN, round_step
 from adaptzip.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
-from adaptzip.errors import CheckFailedError
+from adaptzip.errors import CheckFailedError, NoRoomError
 from adaptzip.fitting import NOTHING_CODED, CodedAdapter
 
 _LEFT = 0.008
@@ -78,7 +78,7 @@ def fill(
         guess: the step to begin with.
 
     Raises:
-        CheckFailedError: if no step does, or only one that leaves nothing but zeros.
+        NoRoomError: if no step does, or only one that leaves nothing but zeros.
     """
     best: Written | None = None
     room = limit - size_of(round_step(guess), NOTHING_CODED)
@@ -98,10 +98,24 @@ def fill(
             break
         step = sqrt(low * high) if low and high else step * _STRIDE if low else max(step / _STRIDE, finest)
     if best is None or (finest and not _finest(coder, best.tensors)):
-        raise CheckFailedError(
-            f"no step was found at which the file takes at most {limit} bytes", hint="allow more bytes, or a lower rank"
+        least = _least(coder, tensors, size_of)
+        raise NoRoomError(
+            f"no step was found at which the file takes at most {limit} bytes",
+            hint="allow more bytes" if least is None else f"allow at least {least} bytes",
+            least=least,
         )
     return best
+
+
+def _least(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int]) -> int | None:
+    """Bytes of the file at the coarsest step that leaves any number, about; None if none does."""
+    step = sqrt(sum(float(tensor.detach().double().square().sum()) for _, tensor in tensors.items()))
+    for _ in range(_MOST_TRIES):
+        written = _try(coder, tensors, size_of, round_step(step)) if step else None
+        if written is not None and _finest(coder, written.tensors):
+            return written.size
+        step /= _STRIDE
+    return None
 
 
 def _finest(coder: Coder, tensors: Tensors) -> float:

@@ -60,7 +60,7 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     assert size <= 1700
     assert found.rows["teacher"].kl == 0
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
-    assert distilled < fitted or fitted < 1e-5
+    assert distilled < fitted or fitted < 2e-5
     assert distilled < 0.7 * (found.rows["none"].kl or 0.0)
     again = adaptzip.read(file, base=base, basis=options.get("basis"))
     assert again.extras.keys() == teacher.extras.keys()
