@@ -21,8 +21,8 @@ from adaptzip.measuring import weighted_error
 from adaptzip.methods import fittable
 from adaptzip.yardsticks import Yardstick, yardsticks
 
-SIZES = ("5%", "2%", "1%", "0.5%")
-"""Budgets that are tried where none are given."""
+SHARES = (0.05, 0.02, 0.01, 0.005)
+"""Sizes that are tried where none are given: shares of the source but for its extras, with the packed extras."""
 _BOUND_ERRORS = np.geomspace(0.02, 0.95, 80)
 _NOTHING = 0.999
 """A relative error from which a file is as good as none."""
@@ -99,7 +99,7 @@ def bench(
     request: Request | None = None,
     *,
     methods: Sequence[str] = (),
-    sizes: Sequence[str | Budget] = SIZES,
+    sizes: Sequence[str | Budget] = (),
     progress: Progress | None = None,
 ) -> Bench:
     """Compress an adapter with every method at some sizes, and measure; nothing is written.
@@ -110,7 +110,7 @@ def bench(
         source: a checkpoint's path, or an adapter that was read already.
         request: extras, device, seed, base, basis and calibration; its method, budget and error are ignored.
         methods: names of the methods, or none for all.
-        sizes: budgets in bytes or as shares of the source.
+        sizes: budgets in bytes or as shares of the source; none for `SHARES`.
         progress: called with what is being made and the share of all that is done.
 
     Raises:
@@ -119,7 +119,7 @@ def bench(
     """
     plain = replace(request or Request(), budget=None, max_error=None, ranks=None, allocate=None, options={})
     loaded = load_source(source, plain)
-    targets = _targets(sizes, loaded.bytes)
+    targets = _targets(sizes or _usual(loaded), loaded.bytes)
     chosen = tuple(methods) or fittable()
     points: list[Point] = []
     missed: list[Missed] = []
@@ -163,6 +163,8 @@ def _method(
             continue
         if made.error < _NOTHING:
             points.append(_point(source, request, target, made))
+        else:
+            missed.append(Missed(request.to, target, f"what fits leaves a relative error of {made.error:.4g}"))
     return points, missed
 
 
@@ -177,6 +179,12 @@ def _point(source: Source, request: Request, target: int, made: Made) -> Point:
         weighted_error=weighted_error(source, compressed, request),
         options=compressed.config,
     )
+
+
+def _usual(source: Source) -> list[Budget]:
+    """The sizes of `SHARES`: no method changes what extras take."""
+    update = max(0, source.bytes - sum(tensor.nbytes for tensor in source.adapter.extras.values()))
+    return [Budget(len(source.extras.payload) + share * update, "bytes") for share in SHARES]
 
 
 def _targets(sizes: Sequence[str | Budget], source_bytes: int) -> list[int]:

@@ -12,14 +12,14 @@ from functools import cached_property
 from math import inf, sqrt
 
 from adaptzip.coding.rate import solve
-from adaptzip.coding.small_rooms import INDEX_BYTES, MOST, cheapest, filled, promising
+from adaptzip.coding.small_rooms import MOST, cheapest, expected, filled, promising
 from adaptzip.coding.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
 from adaptzip.errors import CheckFailedError, NoRoomError
 
 DEFAULT_ERROR = 0.1
 """Relative error asked for where neither budget nor error is."""
-_TRIED = 3
-"""Sets of few components that are coded."""
+_TRIED, _ATTEMPTS = 3, 8
+"""Sets of few components of which something is left in the room, and how many are coded to find so many."""
 _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
 _CODED_ROOM = 256
@@ -110,8 +110,7 @@ class RateControl:
             return found.step, found.ranks
 
         def value(step: float) -> float:
-            ranks = fitted.ranks(step, steps.caps)
-            return fitted.predict(step, ranks)[0] + INDEX_BYTES * len(ranks)
+            return expected(fitted, step, fitted.ranks(step, steps.caps))[0]
 
         step = solve(value, room, *steps.bounds, rising=False)
         ranks = fitted.ranks(step, steps.caps)
@@ -193,12 +192,19 @@ class RateControl:
         many = sum(outcome.ranks.values()) > MOST
         return outcome.useful and (full or many or outcome.distortion <= 2 * FINEST_ERROR)
 
-    def _few(self, room: int, error: float) -> list[Outcome | None]:
+    def _few(self, room: int, error: float) -> list[Outcome]:
         """Few components in a room, where they are expected to leave less than this relative error."""
         steps = self.steps
         sets = promising(steps.fitted, steps.caps, room, steps.bounds)
         better = [few.ranks for few in sets if few.error < error**2 * steps.fitted.energy]
-        return [steps.held(ranks, room) for ranks in better[:_TRIED]]
+        found: list[Outcome] = []
+        for ranks in better[:_ATTEMPTS]:
+            outcome = steps.held(ranks, room)
+            if outcome is not None and outcome.useful:
+                found.append(outcome)
+            if len(found) == _TRIED:
+                break
+        return found
 
     @cached_property
     def _smallest(self) -> Outcome | None:

@@ -24,7 +24,7 @@ def bench(
         typer.Option(
             "--budget",
             "-b",
-            help="A size to try: 64KiB, 2% or 100x; may be repeated.  [default: 5%, 2%, 1%, 0.5%]",
+            help="A size to try: 64KiB, 2% or 100x; may be repeated.  [default: 5%, 2%, 1%, 0.5% besides extras]",
             metavar="SIZE",
             show_default=False,
         ),
@@ -68,7 +68,6 @@ def bench(
 
         check_plot(plot)
         check_file(plot, source, force=force)
-    from adaptzip.benching import SIZES
     from adaptzip.benching import bench as run
     from adaptzip.jobs import Request
     from adaptzip.methods import load
@@ -87,7 +86,7 @@ def bench(
         calibration=calibration,
     )
     with sink.warnings(), sink.progress() as report:
-        found = run(source, request, methods=to or (), sizes=budget or SIZES, progress=report)
+        found = run(source, request, methods=to or (), sizes=budget or (), progress=report)
     values = {"path": None if plot is None else str(plot), **found.as_dict()}
     if plot is None:
         sink.result(values, lambda: _text(found))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adaptzip.coding.rate import TOLERANCE, Point, search
-from adaptzip.coding.small_rooms import INDEX_BYTES
+from adaptzip.coding.small_rooms import INDEX_BYTES, expected
 from adaptzip.coding.trellis import MAX_LEVEL
 from adaptzip.fitting import CodedAdapter, FittedAdapter, Progress
 
@@ -28,6 +28,8 @@ _RETRIES = 4
 _BYTE_TOLERANCE = 0.006
 _LOOSEST = 0.5
 """A tolerance is no larger, however small the room."""
+_NOTHING = 1e-6
+"""Less than this of the relative error is not worth a file."""
 _REMEMBERED = 4
 """Outcomes of a search that are kept."""
 
@@ -49,7 +51,7 @@ class Outcome(Point):
     @property
     def useful(self) -> bool:
         """Whether it keeps anything of the update."""
-        return bool(self.coded.modules) and self.error < 1
+        return bool(self.coded.modules) and self.error < 1 - _NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +125,8 @@ class StepSearch:
             return self.fitted.ranks(step, self.caps) if ranks is None else ranks
 
         def predict(step: float) -> float:
-            held = ranks_at(step)
-            size, error = self.fitted.predict(step, held)
-            return self.distortion(error / self.fitted.energy) if rising else size + INDEX_BYTES * len(held)
+            size, error = expected(self.fitted, step, ranks_at(step))
+            return self.distortion(error / self.fitted.energy) if rising else size
 
         def measure(step: float) -> Outcome:
             return self._once(round_step(step), ranks_at(step))
