@@ -10,9 +10,7 @@ from adaptzip.errors import BaseModelError, RefusedError
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
 
-TRANSPOSED_EXPERT_TYPES = frozenset(
-    {"gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text"}
-)
+TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text"})
 """Model types that stack their experts as (experts, in, out)."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.base.config import load_config
+from adaptzip.base.config_file import load_config
 from adaptzip.base.files import AGAIN, find_weights, load_json
 from adaptzip.base.others import other_files
 from adaptzip.base.quantised import refuse_quantised_config, refuse_quantised_tensors
