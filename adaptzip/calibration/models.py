@@ -232,9 +232,8 @@ def _load_with(
 
 def _load_config(base: Path) -> Any:
     if not (base / "config.json").is_file():
-        what = "holds no config.json" if base.is_dir() else "is no folder"
         raise BaseModelError(
-            f"{base}: {what}, expected the folder of a transformers model",
+            f"{base}: holds no config.json, expected the folder of a transformers model",
             hint="give the folder that holds the base model's config.json, weights and tokeniser",
         )
     return load_locally("AutoConfig", base)
