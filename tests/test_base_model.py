@@ -15,7 +15,8 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.base.layouts import stored_layout
 from adaptzip.base.model import BaseModel
-from adaptzip.base.names import Renaming, Site, find_renaming, locate, locate_tensor
+from adaptzip.base.names import Renaming, Site, locate, locate_tensor
+from adaptzip.base.renaming import find_renaming
 from adaptzip.errors import BaseModelError
 
 TENSORS = {
@@ -177,7 +178,15 @@ def test_shards_without_an_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight_map", "match"),
     [
-        ({"a": "../model.safetensors"}, "no weight_map of file names"),
+        ({"a": "../model.safetensors"}, r"names '\.\./model\.safetensors', expected a file in its own folder"),
+        ({"a": ""}, "names '', expected"),
+        ({"a": ".."}, r"names '\.\.', expected"),
+        ({"a": "a\0b"}, "expected a file in its own folder"),
+        ({"a": ["x"]}, "expected a file in its own folder"),
+        ({"a": {}}, "expected a file in its own folder"),
+        ({"a": 5}, "names '5', expected"),
+        ({"a": "x" * 5000}, "names 'x{80}', expected a file in its own folder"),
+        ({}, "no weight_map of file names"),
         ([], "no weight_map of file names"),
         ({"a": "model-00001-of-00002.safetensors"}, "expects the tensor a"),
     ],

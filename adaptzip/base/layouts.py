@@ -5,12 +5,12 @@ from __future__ import annotations
 from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Site
-from adaptzip.errors import BaseModelError
+from adaptzip.errors import BaseModelError, RefusedError
 
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
 
-TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
+TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text"})
 """Model types that stack their experts as (experts, in, out)."""
 
 
@@ -30,11 +30,19 @@ def stored_layout(
 
     Raises:
         BaseModelError: if the update has another shape than the weight.
+        RefusedError: if the update is of a part of fused experts whose rows the base stores as columns.
     """
+    if site.part is not None and base.model_type in TRANSPOSED_EXPERT_TYPES:
+        raise RefusedError(
+            f"{base.path}: {site.tensor} fuses the experts' projections as columns, the adapter has {module} apart",
+            hint="train the adapter on the fused parameter (target_parameters)",
+        )
     found = base.stored(site.tensor).shape if shape is None else shape
     out, width = factors.shape
     if site.rows is not None:
         out = site.rows[1] - site.rows[0]
+    if site.part is not None:
+        out *= site.part[1]
     if site.expert is not None:
         found = found[1:]
     fitting = [layout for layout, fits in _layouts(factors, site, out, width).items() if found == fits]
@@ -58,6 +66,8 @@ def _layouts(factors: LoraFactors, site: Site, out: int, width: int) -> dict[Lay
         for k in factors.kernel:
             size *= k
         return {"conv": (out, width // size, *factors.kernel)}
+    if site.part is not None:
+        return {"expert": (out, width)}
     if site.expert is not None:
         return {"expert": (out, width), "expert_transposed": (width, out)}
     if factors.layout in ("expert", "expert_transposed"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.base.config_file import load_config
+from adaptzip.base.files import AGAIN, find_weights, load_json
+from adaptzip.base.others import other_files
+from adaptzip.base.quantised import refuse_quantised_config, refuse_quantised_tensors
 from adaptzip.base.shards import Shard, StoredTensor, open_shard
+from adaptzip.base.strangers import WHICH
 from adaptzip.errors import BaseModelError
-
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = frozenset(
-    (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot")
-)
 
 OUTPUT_EMBEDDINGS = (
     "lm_head.weight",
@@ -37,7 +36,6 @@ INPUT_EMBEDDINGS = (
     "tokens_embed.weight",
     "shared.weight",
 )
-_WHICH = "give the folder that holds the base model's config.json and model.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +47,7 @@ class BaseModel:
         shards: its weight files, in the order of their names.
         config: the parsed config.json, empty where there is none.
         index: the parsed index of a sharded model, None for a single file.
+        index_name: the name of the index's file.
         others: the files to carry over into a merged model, relative to `path`: configuration, tokenizer,
             code, and the numbered module folders of sentence-transformers; weights in other formats stay out.
     """
@@ -57,28 +56,35 @@ class BaseModel:
     shards: tuple[Shard, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     index: Mapping[str, Any] | None = None
+    index_name: str | None = None
     others: tuple[Path, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> BaseModel:
-        """Open the base model in the folder `path`.
+        """Open the base model in the folder `path`: what transformers would load from it, by default.
 
         Raises:
             BaseModelError: if there is no such folder, or its weights are missing, incomplete or unreadable.
+            RefusedError: if its weights are quantised, or a link leads out of the folder.
         """
         path = Path(path)
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
-            raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=_WHICH)
-        index_path, files = _weight_files(path)
-        shards = tuple(open_shard(file) for file in files)
-        index = None if index_path is None else _load_json(index_path)
+            if path.is_symlink() and not path.exists():
+                what = f"is a link to {path.readlink()}, which is not there"
+            raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=WHICH)
+        config = load_config(path)
+        refuse_quantised_config(path, config)
+        weights = find_weights(path, config)
+        shards = tuple(open_shard(file) for file in weights.files)
+        refuse_quantised_tensors(path, (stored for shard in shards for stored in shard.tensors.values()))
         _check_disjoint(shards)
-        if index is not None and index_path is not None:
-            _check_index(index_path, index, shards)
-        config_path = path / "config.json"
-        config = _load_json(config_path) if config_path.is_file() else {}
-        return cls(path, shards, config, index, _other_files(path))
+        others = other_files(path, weights.files)
+        if weights.index is None:
+            return cls(path, shards, config, others=others)
+        index = load_json(weights.index)
+        _check_index(weights.index, index, shards)
+        return cls(path, shards, config, index, weights.index.name, others)
 
     @cached_property
     def tensors(self) -> Mapping[str, Shard]:
@@ -148,53 +154,6 @@ class BaseModel:
         return (a.dtype, a.shape) == (b.dtype, b.shape) and self.digest(one) == self.digest(other)
 
 
-def _weight_files(path: Path) -> tuple[Path | None, list[Path]]:
-    """The index, if there is one, and the weight files."""
-    for name in SINGLE_FILES:
-        index = path / f"{name}.index.json"
-        if index.is_file():
-            return index, _files_of_index(index)
-        if (path / name).is_file():
-            return None, [path / name]
-    single = [p for p in sorted(path.glob("*.safetensors")) if not p.name.startswith("adapter_model")]
-    if len(single) == 1:
-        return None, single
-    if len(single) > 1:
-        raise BaseModelError(
-            f"{path}: holds {len(single)} safetensors files and no index that joins them",
-            hint="add the model.safetensors.index.json that belongs to them",
-        )
-    raise _no_weights(path)
-
-
-def _no_weights(path: Path) -> BaseModelError:
-    if (path / "adapter_config.json").is_file():
-        return BaseModelError(f"{path}: holds an adapter, expected a base model", hint=_WHICH)
-    for suffix in (".gguf", ".h5", ".msgpack", ".onnx"):
-        if any(path.glob(f"*{suffix}")):
-            return BaseModelError(
-                f"{path}: holds weights only as {suffix}, expected model.safetensors or pytorch_model.bin",
-                hint="give the model in its original safetensors form",
-            )
-    inner = sorted(p.parent.name for p in path.glob("*/model.safetensors"))
-    hint = f"did you mean {path / inner[0]}?" if inner else _WHICH
-    return BaseModelError(f"{path}: holds no weights, expected model.safetensors or pytorch_model.bin", hint=hint)
-
-
-def _files_of_index(index_path: Path) -> list[Path]:
-    weight_map = _load_json(index_path).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
-        raise BaseModelError(f"{index_path}: has no weight_map of file names", hint="download the base model again")
-    missing = sorted(n for n in names if not (index_path.parent / n).is_file())
-    if missing:
-        raise BaseModelError(
-            f"{index_path.parent}: lacks the weight files {', '.join(missing[:3])}, which its index names",
-            hint="download the base model again",
-        )
-    return [index_path.parent / n for n in sorted(names)]
-
-
 def _check_disjoint(shards: tuple[Shard, ...]) -> None:
     seen: dict[str, Shard] = {}
     for shard in shards:
@@ -202,35 +161,14 @@ def _check_disjoint(shards: tuple[Shard, ...]) -> None:
             if name in seen:
                 raise BaseModelError(
                     f"{shard.path}: holds the tensor {name}, which {seen[name].path.name} holds too",
-                    hint="download the base model again",
+                    hint=AGAIN,
                 )
             seen[name] = shard
 
 
 def _check_index(path: Path, index: Mapping[str, Any], shards: tuple[Shard, ...]) -> None:
-    tables = {shard.path.name: shard.tensors for shard in shards}
+    """Loaders read every tensor of the files, so that only one that is in none of them is lost."""
+    stored = {name for shard in shards for name in shard.tensors}
     for name, file in index["weight_map"].items():
-        if name not in tables[file]:
-            raise BaseModelError(f"{path}: expects the tensor {name} in {file}, which does not hold it")
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path}: is not readable JSON ({error})", hint="download the base model again") from error
-    if not isinstance(value, dict):
-        raise BaseModelError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _other_files(path: Path) -> tuple[Path, ...]:
-    found = []
-    for file in sorted(path.rglob("*")):
-        relative = file.relative_to(path)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        module = re.fullmatch(r"\d+_\w+", relative.parts[0]) is not None and len(relative.parts) > 1
-        weights = relative.suffix in WEIGHT_SUFFIXES or relative.name.endswith(".index.json")
-        if file.is_file() and not hidden and (module or not weights) and relative.name != "adapter_config.json":
-            found.append(relative)
-    return tuple(found)
+        if name not in stored:
+            raise BaseModelError(f"{path}: expects the tensor {name} in {file}, which does not hold it", hint=AGAIN)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adaptzip.base.model import BaseModel
-from adaptzip.errors import BaseModelError
 
 STORED_SPELLINGS = (
     ((".mlp.", ".block_sparse_moe."),),
@@ -37,7 +35,18 @@ EXPERT_STACKS = {
 }
 """Stacked parameters that have another name on disk (GraniteMoe)."""
 
+FUSED_PARTS = {
+    "gate_proj": ("gate_up_proj", (0, 2)),
+    "w1": ("gate_up_proj", (0, 2)),
+    "up_proj": ("gate_up_proj", (1, 2)),
+    "w3": ("gate_up_proj", (1, 2)),
+    "down_proj": ("down_proj", None),
+    "w2": ("down_proj", None),
+}
+"""An expert's own projections, and where they are among the rows of a fused parameter: (part, number of parts)."""
+
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
+_OWN_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.([^.]+)$")
 
 
 @dataclass(frozen=True)
@@ -48,22 +57,33 @@ class Site:
         tensor: name of the stored tensor.
         rows: the rows of the update that belong there, None for all of them.
         expert: the slice of a stacked tensor, None for the whole tensor.
+        part: which of how many equal parts of the slice's rows, None for all of them.
     """
 
     tensor: str
     rows: tuple[int, int] | None = None
     expert: int | None = None
+    part: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Renaming:
-    """One change of prefix that turns the adapter's names into the base's: `old` is replaced by `new`."""
+    """The change of prefix that turns the adapter's names into the base's: `old` is replaced by `new`.
+
+    Attributes:
+        towers: further changes, where parts of a model such as its language and vision towers differ in theirs;
+            they are tried first, in their order.
+    """
 
     old: str = ""
     new: str = ""
+    towers: tuple[Renaming, ...] = ()
 
     def names(self, name: str) -> Iterator[str]:
         """The names in the base that `name` may have, best first."""
+        for tower in self.towers:
+            if name.startswith(tower.old):
+                yield tower.new + name.removeprefix(tower.old)
         if name.startswith(self.old):
             yield self.new + name.removeprefix(self.old)
         if not self.old or not name.startswith(self.old):
@@ -73,7 +93,7 @@ class Renaming:
 def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]:
     """The stored tensors that make up a module's weight; none if the base lacks it."""
     for name in renaming.names(module):
-        for sites in _forms(base, name):
+        for sites in stored_forms(base, name):
             if all(site.tensor in base.tensors for site in sites):
                 return _with_rows(base, sites)
         tied = base.tied_partners(f"{name}.weight")
@@ -94,38 +114,14 @@ def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
     return None
 
 
-def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
-    """The one change of prefix under which the base stores every module.
-
-    Names that agree as they are need none. Otherwise the first module decides which changes are possible: its
-    name from the layer list on must agree, what stands before it may differ.
-
-    Raises:
-        BaseModelError: if no change finds every module, or several do.
-    """
-    tried = [Renaming()]
-    if _missing(base, modules, tried[0]):
-        for group in _candidates(base, _probe(modules)):
-            fitting = [r for r in group if not _missing(base, modules, r)]
-            if len(fitting) > 1:
-                places = ", ".join(repr(r.new) for r in fitting[:4])
-                raise BaseModelError(
-                    f"{base.path}: the adapter's modules fit at several places of the base: {places}",
-                    hint="give the base model that the adapter was trained on",
-                )
-            if fitting:
-                return fitting[0]
-            tried += group
-        _raise_missing(base, modules, tried)
-    return tried[0]
-
-
-def _forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+    """The sites that a module called `name` in the base may be stored at, best first."""
     expert = _EXPERT.match(name)
     if expert is None:
         for spelling in _spellings(name):
             yield (Site(f"{spelling}.weight"),)
             yield (Site(spelling),)
+        yield from _fused_forms(base, name)
         return
     folder, parameter, number = expert[1], expert[2], int(expert[3])
     stack = f"{folder}.{parameter}"
@@ -139,6 +135,19 @@ def _forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     for place in _spellings(folder):
         for parts in EXPERT_PARTS.get(parameter, ()):
             yield tuple(Site(f"{place}.{number}.{part}.weight") for part in parts)
+
+
+def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+    """Where the base fuses the experts into one parameter that the adapter names one by one."""
+    expert = _OWN_EXPERT.match(name)
+    if expert is None or expert[3] not in FUSED_PARTS:
+        return
+    parameter, part = FUSED_PARTS[expert[3]]
+    for folder in _spellings(expert[1]):
+        stack = f"{folder}.{parameter}"
+        shape = base.stored(stack).shape if stack in base.tensors else ()
+        if len(shape) != 3 or int(expert[2]) < shape[0]:
+            yield (Site(stack, expert=int(expert[2]), part=part),)
 
 
 def _spellings(name: str) -> Iterator[str]:
@@ -160,40 +169,3 @@ def _with_rows(base: BaseModel, sites: tuple[Site, ...]) -> tuple[Site, ...]:
         placed.append(Site(site.tensor, (start, end)))
         start = end
     return tuple(placed)
-
-
-def _missing(base: BaseModel, modules: Iterable[str], renaming: Renaming) -> list[str]:
-    return [module for module in modules if not locate(base, module, renaming)]
-
-
-def _probe(modules: Sequence[str]) -> str:
-    numbered = (m for m in modules if any(part.isdigit() for part in m.split(".")))
-    return next(numbered, modules[0])
-
-
-def _candidates(base: BaseModel, probe: str) -> Iterator[list[Renaming]]:
-    """Changes of prefix that find the probe, in groups of falling agreement."""
-    parts = probe.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
-    tails = [[s.tensor.split(".") for s in sites] for sites in _forms(base, probe)]
-    for cut in range(max(first, 1)):
-        old = "".join(f"{p}." for p in parts[:cut])
-        found: dict[Renaming, None] = {}
-        for form in tails:
-            tail = ".".join(form[0][cut:])
-            for name in base.tensors:
-                if name == tail or name.endswith(f".{tail}"):
-                    found[Renaming(old, name.removesuffix(tail))] = None
-        yield list(found)
-
-
-def _raise_missing(base: BaseModel, modules: Sequence[str], tried: Sequence[Renaming]) -> None:
-    missing = min((_missing(base, modules, r) for r in tried), key=len)
-    stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
-    similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
-    names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    near = f"; similar there: {', '.join(similar)}" if similar else ""
-    raise BaseModelError(
-        f"{base.path}: lacks {len(missing)} of the adapter's {len(modules)} modules: {names}{near}",
-        hint="is this the base model that the adapter was trained on?",
-    )

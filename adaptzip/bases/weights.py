@@ -20,6 +20,7 @@ from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.base import names
 from adaptzip.base.layouts import stored_layout
 from adaptzip.base.model import BaseModel
+from adaptzip.base.renaming import find_renaming
 from adaptzip.bases.directions import SMALLEST, dense_directions, pair
 from adaptzip.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.compressed import Site
@@ -96,7 +97,8 @@ def _fingerprint(base: BaseModel, places: Mapping[str, tuple[_Part, ...]]) -> st
             for part in parts:
                 stored = base.stored(part.site.tensor)
                 dtype = str(stored.dtype).removeprefix("torch.")
-                where = [part.layout, part.site.rows, part.site.expert]
+                fused = [] if part.site.part is None else [part.site.part]
+                where = [part.layout, part.site.rows, part.site.expert, *fused]
                 yield json.dumps([name, dtype, stored.shape, *where, content(part.site.tensor)]).encode() + b"\n"
 
     return digest(lines())
@@ -104,7 +106,7 @@ def _fingerprint(base: BaseModel, places: Mapping[str, tuple[_Part, ...]]) -> st
 
 def _places(base: BaseModel, sites: Mapping[str, Site]) -> dict[str, tuple[_Part, ...]]:
     """Where each module's weight is stored."""
-    renaming = names.find_renaming(base, list(sites))
+    renaming = find_renaming(base, list(sites))
     places = {}
     for name, site in sites.items():
         empty = LoraFactors(
@@ -122,6 +124,8 @@ def _oriented(base: BaseModel, part: _Part) -> Tensor:
     weight = base.read(part.site.tensor)
     if part.site.expert is not None:
         weight = weight[part.site.expert]
+    if part.site.part is not None:
+        weight = weight.chunk(part.site.part[1])[part.site.part[0]]
     if part.layout in ("transposed", "embedding", "expert_transposed"):
         weight = weight.T
     return weight.flatten(1).double()

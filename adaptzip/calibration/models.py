@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.adapter import Adapter
+from adaptzip.base.model import BaseModel
 from adaptzip.calibration.guests import load_locally
 from adaptzip.calibration.kinds import LOADERS, Kind, kind_of, kind_of_base, trained_head
 from adaptzip.calibration.layers import Layer, add_adapter, extra_tensors, find_layers, place_extras
@@ -196,6 +197,7 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device) -> Loade
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
     """
+    BaseModel.open(base)
     kind = kind_of_base(_load_config(base))
     kind = kind if kind in ("causal", "seq2seq") else "encoder"
     model, _ = _load_model(base, kind, {})
@@ -209,6 +211,7 @@ def _load_with(
     kind: Kind | None,
     put: Callable[[nn.Module, Adapter, Path], dict[str, Layer]],
 ) -> LoadedModel:
+    BaseModel.open(base)
     kind = kind or kind_of(_load_config(base), adapter)
     head = trained_head(adapter)
     if head is not None and kind not in ("classifier", "tokens"):
@@ -229,9 +232,8 @@ def _load_with(
 
 def _load_config(base: Path) -> Any:
     if not (base / "config.json").is_file():
-        what = "holds no config.json" if base.is_dir() else "is no folder"
         raise BaseModelError(
-            f"{base}: {what}, expected the folder of a transformers model",
+            f"{base}: holds no config.json, expected the folder of a transformers model",
             hint="give the folder that holds the base model's config.json, weights and tokeniser",
         )
     return load_locally("AutoConfig", base)

@@ -78,14 +78,14 @@ def merge(
 
 def _plan(adapter: Adapter, base: Path, scale: float) -> dict[str, Any]:
     from adaptzip.base.model import BaseModel
-    from adaptzip.merging.plan import plan_merge, weight_file_name
+    from adaptzip.merging.names import weight_file_names
+    from adaptzip.merging.plan import plan_merge
 
     plan = plan_merge(adapter, BaseModel.open(base), scale)
     outputs = [output for shard in plan.outputs for output in shard]
-    files = [weight_file_name(shard.path) for shard in plan.base.shards]
     return {
         "bytes": sum(output.stored.bytes for output in outputs),
-        "files": sorted([*files, *(other.as_posix() for other in plan.base.others)]),
+        "files": sorted([*weight_file_names(plan.base), *(other.as_posix() for other in plan.base.others)]),
         "modules": plan.modules,
         "extras": plan.extras,
     }

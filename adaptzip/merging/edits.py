@@ -41,15 +41,18 @@ class TokenRows:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """Adds a module's update to a weight or to one expert's slice of it, see `merge_update`."""
+    """Adds a module's update to a weight, or to one expert's slice or part of a slice of it, see `merge_update`."""
 
     factors: LoraFactors
     layout: Layout
     rows: tuple[int, int] | None = None
     expert: int | None = None
+    part: tuple[int, int] | None = None
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         target = weight if self.expert is None else weight[self.expert]
+        if self.part is not None:
+            target = target.chunk(self.part[1])[self.part[0]]
         merge_update(target, self.factors, self.layout, rows=self.rows, safe=safe)
         return weight
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -21,7 +21,8 @@ from adaptzip.basis import Basis
 from adaptzip.checkpoints._safetensors import Pending, build_header, write_tensors
 from adaptzip.errors import CheckFailedError, OutputError
 from adaptzip.linalg import choose_device
-from adaptzip.merging.plan import MergePlan, Output, plan_merge, weight_file_name
+from adaptzip.merging.names import index_file_name, weight_file_names
+from adaptzip.merging.plan import MergePlan, Output, plan_merge
 from adaptzip.merging.rules import is_finite
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def merge(
     Raises:
         CheckpointError: if the adapter cannot be read.
         BaseModelError: if the base cannot be read or does not fit the adapter.
-        RefusedError: if the base is quantised, the source is not a low-rank update, or its basis is missing or another.
+        RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
+            or its basis is missing or another.
         CheckFailedError: if a merged weight holds NaN or infinity; nothing is written then.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
@@ -130,11 +132,9 @@ def _refuse_overlap(base: Path, output: Path) -> None:
 
 def _owned(plan: MergePlan) -> frozenset[str]:
     """The names that a merged model of this base has."""
-    weights = [weight_file_name(shard.path) for shard in plan.base.shards]
-    return frozenset([*weights, _INDEX, "config.json", *(p.as_posix() for p in plan.base.others)])
-
-
-_INDEX = "model.safetensors.index.json"
+    index = index_file_name(plan.base)
+    made = [*weight_file_names(plan.base), *([] if index is None else [index]), "config.json"]
+    return frozenset([*made, *(p.as_posix() for p in plan.base.others)])
 
 
 def _write_weights(plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None) -> None:
@@ -147,13 +147,14 @@ def _write_weights(plan: MergePlan, folder: Path, safe: bool, device: torch.devi
             progress(next(done), total)
         return weight
 
-    for shard, outputs in zip(plan.base.shards, plan.outputs, strict=True):
+    for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
         tensors = {o.stored.name: Pending(o.stored.shape, o.stored.dtype, partial(make, o)) for o in outputs}
         header = build_header(tensors, {"format": "pt"})
-        with (folder / weight_file_name(shard.path)).open("wb") as handle:
+        with (folder / name).open("wb") as handle:
             write_tensors(handle, tensors, header)
-    if plan.base.index is not None:
-        _write_json(folder / _INDEX, _index(plan))
+    index = index_file_name(plan.base)
+    if index is not None:
+        _write_json(folder / index, _index(plan))
 
 
 def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -> Tensor:
@@ -178,13 +179,14 @@ def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -
 def _index(plan: MergePlan) -> dict[str, object]:
     """The base's index with the merged model's names, files and sizes."""
     weight_map, size, numbers = {}, 0, 0
-    for shard, outputs in zip(plan.base.shards, plan.outputs, strict=True):
+    for file, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
         for output in outputs:
-            weight_map[output.stored.name] = weight_file_name(shard.path)
+            weight_map[output.stored.name] = file
             size += output.stored.bytes
             numbers += torch.Size(output.stored.shape).numel()
     index = dict(plan.base.index or {})
-    metadata = dict(index.get("metadata") or {}) | {"total_size": size}
+    known = index.get("metadata")
+    metadata = (dict(known) if isinstance(known, Mapping) else {}) | {"total_size": size}
     if "total_parameters" in metadata:
         metadata["total_parameters"] = numbers
     return index | {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ import torch
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.base.layouts import stored_layout
 from adaptzip.base.model import BaseModel
-from adaptzip.base.names import Renaming, find_renaming, locate
+from adaptzip.base.names import Renaming, locate
+from adaptzip.base.renaming import find_renaming
 from adaptzip.base.shards import StoredTensor
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.merging.config import merged_config
@@ -64,9 +64,8 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0) -> MergePl
 
     Raises:
         BaseModelError: if the base lacks a module or has another shape, or an extra finds no place.
-        RefusedError: if the base is quantised.
+        RefusedError: if a weight that the adapter changes is no float.
     """
-    refuse_quantised(base)
     renaming = find_renaming(base, list(adapter.modules))
     extras = plan_extras(adapter, base, renaming)
     edits: dict[str, list[Edit]] = {name: list(found) for name, found in extras.edits.items()}
@@ -83,17 +82,6 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0) -> MergePl
     )
 
 
-def refuse_quantised(base: BaseModel) -> None:
-    """Raise a RefusedError if the base's weights are quantised."""
-    quantisation = base.config.get("quantization_config")
-    if quantisation is not None:
-        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
-        raise RefusedError(
-            f"{base.path}: is quantised ({method or 'no method named'}), so that nothing can be added to it",
-            hint="merge into the original float weights and quantise the result",
-        )
-
-
 def _embeddings_first(modules: Mapping[str, LoraFactors]) -> list[tuple[str, LoraFactors]]:
     """Where embeddings are tied, the input's update is added before the output's, as PEFT does."""
     return sorted(modules.items(), key=lambda item: item[1].layout != "embedding")
@@ -106,7 +94,7 @@ def _module_edits(
         layout = stored_layout(base, name, factors, site, extras.shapes.get(site.tensor))
         _check_dtype(base, site.tensor)
         for tensor in _partners(base, extras, site.tensor):
-            yield tensor, Update(factors, layout, site.rows, site.expert)
+            yield tensor, Update(factors, layout, site.rows, site.expert, site.part)
         if factors.bias is not None:
             bias = site.tensor.removesuffix("weight") + "bias"
             if bias not in base.tensors:
@@ -147,8 +135,3 @@ def _outputs(base: BaseModel, edits: Mapping[str, Sequence[Edit]], extras: Extra
                 for name, new in extras.added.items()
             ]
         yield tuple(outputs)
-
-
-def weight_file_name(source: Path) -> str:
-    """The merged model's name for a weight file: the base's own, in safetensors' naming."""
-    return source.with_suffix(".safetensors").name.replace("pytorch_model", "model")

@@ -102,7 +102,7 @@ def test_directions_that_rounding_decides_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    base = save(tmp_path / "base", {"a.weight": random(12, 8), "q.weight": torch.ones(4, 4, dtype=torch.int8)})
+    base = save(tmp_path / "base", {"a.weight": random(12, 8), "q": torch.ones(4, 4, dtype=torch.int8)})
     with pytest.raises(BaseModelError, match="lacks 1 of the adapter's 1 modules"):
         basis_from_base(base, {"b": Site(12, 8)}, 2)
     with pytest.raises(BaseModelError, match="expects"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
@@ -163,13 +164,14 @@ def test_sampled_texts_keep_their_order() -> None:
 
 @pytest.mark.parametrize("content", [None, {}, {"model_type": "nothing-known"}])
 def test_a_folder_that_is_no_model_is_named(content: object, tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
     if content is not None:
         (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(BaseModelError) as caught:
         load_base(tmp_path, [], CPU)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BaseModelError, match="is no folder"):
+    with pytest.raises(BaseModelError, match="does not exist"):
         load_base(tmp_path / "missing", [], CPU)
 
 
