@@ -67,15 +67,19 @@ class _Place:
         real = _real(path)
         if self._replaces(real):
             return "replace"
-        if real.is_dir() and _marks(real) & self.around:
-            return "lie in"
-        for member in _members(path):
-            there = _real(member)
+        members = {member: _real(member) for member in _members(path)}
+        for member, there in members.items():
             if self._replaces(there):
                 return f"replace {member.name}, a part of"
-            if there.is_dir() and _marks(there) & self.around:
+        if self._lies_in(real):
+            return "lie in"
+        for member, there in members.items():
+            if self._lies_in(there):
                 return f"lie in {member.name}, a part of"
         return None
+
+    def _lies_in(self, real: Path) -> bool:
+        return real.is_dir() and bool(_marks(real) & self.around)
 
     def _replaces(self, real: Path) -> bool:
         if _marks(real) & self.own or set(_inode(real)) & self.inside:
