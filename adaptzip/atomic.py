@@ -120,12 +120,11 @@ def _refuse_folder(path: str | Path, target: Path, force: bool, owned: Callable[
         return
     if not target.is_dir():
         raise OutputError(f"{path}: expected a folder, found a file", hint="choose another output folder")
-    entries = sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink())
     if not any(target.iterdir()):
         return
     if not force:
         raise OutputError(f"{path}: exists already and is not empty", hint=_HINT_FORCE)
-    for entry in entries:
+    for entry in sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink()):
         name = entry.relative_to(target).as_posix()
         if entry.is_symlink() or owned is None or not owned(name):
             raise OutputError(

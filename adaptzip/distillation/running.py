@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, UsageError
+from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
 from adaptzip.jobs import Request
 
@@ -131,6 +133,9 @@ def _carry_out(
     run: Run, force: bool, say: Callable[[str, float], None], report: Callable[[Moment], None]
 ) -> tuple[Distilled, Setup]:
     machines = find_machines(run.request.device)
+    if machines.first:
+        for path in (run.output, run.best, run.progress):
+            recover(Path(os.path.realpath(path)))
     mark = run.mark(machines.count)
     before = load_state(run.progress, mark) if run.progress.exists() else None
     setup = prepare(

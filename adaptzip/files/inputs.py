@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from adaptzip.errors import UsageError
@@ -60,7 +61,12 @@ class _Place:
         # A link is followed; it may nevertheless not lie in an input itself.
         named = _real(path.parent) / path.name
         self.around = {mark for start in (real, named) for folder in start.parents for mark in _marks(folder)}
-        self.inside = {mark for file in _walk(real) for mark in _inode(file)}
+        self.real = real
+
+    @cached_property
+    def inside(self) -> set[Mark]:
+        """The files in a folder that exists."""
+        return {mark for file in _walk(self.real) for mark in _inode(file)}
 
     def clash(self, path: Path) -> str | None:
         """How the output gets in the way of an input, as a verb, or None."""
@@ -82,7 +88,7 @@ class _Place:
         return real.is_dir() and bool(_marks(real) & self.around)
 
     def _replaces(self, real: Path) -> bool:
-        if _marks(real) & self.own or set(_inode(real)) & self.inside:
+        if _marks(real) & self.own or (_has_other_names(real) and not self.inside.isdisjoint(_inode(real))):
             return True
         return any(_marks(folder) & self.own for folder in real.parents)
 
@@ -99,7 +105,7 @@ def _members(path: Path) -> Iterator[Path]:
     """The files that belong to an input, and folders that links in it lead to."""
     if path.is_dir():
         yield from _walk(path)
-    elif path.suffix in (".safetensors", ".bin", ".json"):
+    elif path.is_file() and path.suffix in (".safetensors", ".bin", ".json"):
         wanted = _PARTS if path.name.startswith("adapter_model") else _CONFIG
         yield from (file for file in path.parent.iterdir() if wanted.fullmatch(file.name))
 
@@ -110,6 +116,11 @@ def _walk(folder: Path) -> Iterator[Path]:
         here = Path(root)
         yield from (here / name for name in files)
         yield from (here / name for name in folders if (here / name).is_symlink())
+
+
+def _has_other_names(path: Path) -> bool:
+    """Whether a file has hard links, which are looked for in no other case."""
+    return path.is_file() and path.stat().st_nlink > 1
 
 
 def _real(path: Path) -> Path:

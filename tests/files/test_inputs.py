@@ -101,6 +101,10 @@ def test_a_file_that_is_read_is_never_an_output(role: str, tmp_path: Path) -> No
     check_apart(tmp_path / "other", **{role: file})
 
 
+def test_what_is_not_there_is_left_to_whoever_reads_it(tmp_path: Path) -> None:
+    check_apart(tmp_path / "out", source=tmp_path / "no" / "adapter_model.safetensors", base=tmp_path / "none")
+
+
 def test_neighbours_and_what_is_in_memory_are_no_inputs(adapter: Path) -> None:
     (adapter.parent / "ad2").mkdir()
     for output in ("ad.adz", "ad2", "ad2/x", "ad.basis"):
