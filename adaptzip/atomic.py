@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from adaptzip.errors import AdaptzipError, OutputError
+from adaptzip.files.drafts import NEW, OLD, draft, prefix_of, recover
+from adaptzip.files.exchange import replace_folder, sync_folder, sync_tree
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HINT_FORCE = "choose another output or pass -f/--force to replace it"
@@ -22,47 +21,61 @@ def check_output(path: str | Path, force: bool = False) -> Path:
     """The file that `atomic_file` would write, before any work for it is done.
 
     Raises:
-        OutputError: if it exists without `force`, or is a folder.
+        OutputError: if it exists without `force`, or is no file.
     """
     target = _target(path)
     if target.is_dir():
         raise OutputError(f"{path}: expected a file name, found a folder", hint="name a file inside it")
-    _refuse_existing(target, force)
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{path}: expected a file name, found a device or pipe", hint="choose another output")
+    _refuse_existing(path, target, force)
+    return target
+
+
+def check_output_folder(path: str | Path, force: bool = False) -> Path:
+    """The folder that `atomic_directory` would make, before any work for it is done; an empty one is welcome.
+
+    What a folder that is replaced holds is looked at later, when it is known what belongs to the output.
+
+    Raises:
+        OutputError: if it is not empty without `force`, or is no folder.
+    """
+    target = _target(path)
+    _refuse_folder(path, target, force, lambda _: True)
     return target
 
 
 @contextmanager
 def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary sibling of `path` for writing; on success fsync it and rename it to `path`.
+    """Open a draft of `path` for writing; on success fsync it and rename it to `path`.
 
-    On any exception, KeyboardInterrupt included, the temporary file is removed and `path` is untouched.
+    On any exception, KeyboardInterrupt included, the draft is removed and `path` is untouched. What runs that were
+    killed left for `path` is settled first (`adaptzip.files.drafts`).
 
     Raises:
-        OutputError: if `path` exists without `force`, is a folder, or cannot be written.
+        OutputError: if `path` exists without `force`, is no file, or cannot be written.
     """
+    recover(_target(path))
     target = check_output(path, force)
-    temporary = _sibling(target)
-    try:
-        with _reporting(target, temporary):
-            with temporary.open("xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            _refuse_existing(target, force)
-            temporary.replace(target)
-            _sync_folder(target.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with _reporting(target), draft(target) as folder:
+        with (folder / NEW).open("xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        _refuse_existing(path, target, force)
+        (folder / NEW).replace(target)
+        sync_folder(target.parent)
 
 
 @contextmanager
 def atomic_directory(
     path: str | Path, force: bool = False, *, owned: Callable[[str], bool] | None = None
 ) -> Iterator[Path]:
-    """Make a temporary sibling folder to fill; on success fsync its files and rename it to `path`.
+    """Make a draft of a folder to fill; on success fsync all that is in it and let it take the place of `path`.
 
-    On any exception, KeyboardInterrupt included, the temporary folder is removed and `path` is as it was.
+    On any exception, KeyboardInterrupt included, the draft is removed and `path` is as it was. Where the system can,
+    old and new change places in one step, and the old is removed when the new is durable. What runs that were killed
+    left for `path` is settled first (`adaptzip.files.drafts`).
     An empty folder at `path` is taken over. With `force` a folder that is not empty is replaced only where `owned`
     says of the path of every file in it, relative and with slashes, that this kind of output writes it, so that no
     other file is lost.
@@ -76,20 +89,14 @@ def atomic_directory(
         OutputError: if `path` exists and may not be replaced, or cannot be written.
     """
     target = _target(path)
-    _refuse_folder(target, force, owned)
-    temporary = _sibling(target)
-    try:
-        with _reporting(target, temporary):
-            temporary.mkdir()
-            yield temporary
-            for file in sorted(temporary.rglob("*")):
-                _sync(file)
-            _sync_folder(temporary)
-            _refuse_folder(target, force, owned)
-            _swap(temporary, target)
-            _sync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    recover(target)
+    _refuse_folder(path, target, force, owned)
+    with _reporting(target), draft(target) as folder:
+        (folder / NEW).mkdir()
+        yield folder / NEW
+        sync_tree(folder / NEW)
+        _refuse_folder(path, target, force, owned)
+        replace_folder(folder / NEW, target, folder / OLD)
 
 
 def _target(path: str | Path) -> Path:
@@ -97,64 +104,44 @@ def _target(path: str | Path) -> Path:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         parent = Path(path).parent
+        if target.parent.exists():
+            raise OutputError(f"{path}: {parent} is no folder", hint="choose another output")
         raise OutputError(f"{path}: the folder {parent} does not exist", hint=f"make it first: mkdir -p {parent}")
     return target
 
 
-def _sibling(target: Path) -> Path:
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+def _refuse_existing(path: str | Path, target: Path, force: bool) -> None:
+    if os.path.lexists(target) and not force:
+        raise OutputError(f"{path}: exists already", hint=_HINT_FORCE)
 
 
-def _refuse_existing(target: Path, force: bool) -> None:
-    if target.exists() and not force:
-        raise OutputError(f"{target}: exists already", hint=_HINT_FORCE)
-
-
-def _refuse_folder(target: Path, force: bool, owned: Callable[[str], bool] | None) -> None:
+def _refuse_folder(path: str | Path, target: Path, force: bool, owned: Callable[[str], bool] | None) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise OutputError(f"{target}: expected a folder, found a file", hint="choose another output folder")
-    entries = sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink())
+        raise OutputError(f"{path}: expected a folder, found a file", hint="choose another output folder")
     if not any(target.iterdir()):
         return
     if not force:
-        raise OutputError(f"{target}: exists already and is not empty", hint=_HINT_FORCE)
-    for entry in entries:
+        raise OutputError(f"{path}: exists already and is not empty", hint=_HINT_FORCE)
+    for entry in sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink()):
         name = entry.relative_to(target).as_posix()
         if entry.is_symlink() or owned is None or not owned(name):
             raise OutputError(
-                f"{target}: holds {name}, which is no part of such an output; nothing was replaced",
+                f"{path}: holds {name}, which is no part of such an output; nothing was replaced",
                 hint="choose another output folder, or move that entry away first",
             )
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    """Put `temporary` where `target` is; where that fails, `target` is put back."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    backup = _sibling(target)
-    target.rename(backup)
-    try:
-        temporary.rename(target)
-    except BaseException:
-        backup.rename(target)
-        raise
-    shutil.rmtree(backup, ignore_errors=True)
-
-
 @contextmanager
-def _reporting(target: Path, temporary: Path) -> Iterator[None]:
+def _reporting(target: Path) -> Iterator[None]:
     """Turn an OSError of the output's own into an OutputError; errors about other files pass unchanged."""
     try:
         yield
     except AdaptzipError:
         raise
     except OSError as error:
-        about = error.filename if isinstance(error.filename, str | None) else str(error.filename)
-        own = about is None or about.startswith((str(temporary), str(target)))
-        if not own and error.errno not in _FULL:
+        if not _is_own(error, target) and error.errno not in _FULL:
             raise
         reason = error.strerror or str(error)
         full = error.errno in _FULL
@@ -162,17 +149,9 @@ def _reporting(target: Path, temporary: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written: {reason}; nothing was left behind", hint=hint) from error
 
 
-def _sync(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename durable; systems that cannot open a folder have nothing to do here."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _is_own(error: OSError, target: Path) -> bool:
+    """Whether an error is about an output or its draft, and not about another file."""
+    if error.filename is None:
+        return True
+    about = Path(os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename))
+    return target in (about, *about.parents) or str(about).startswith(prefix_of(target))

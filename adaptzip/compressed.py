@@ -146,6 +146,7 @@ class Compressed:
         dialect, base_model: as in `adapter.Meta`.
         source_header, source_config_text: byte-exact originals, kept only by a lossless file.
         provenance: see `Provenance`.
+        renamed: whether a lossless file calls the base model otherwise than its source did.
     """
 
     method: str
@@ -167,6 +168,7 @@ class Compressed:
     basis_payload: Buffer = b""
     source_header: bytes | None = None
     source_config_text: str | None = None
+    renamed: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -12,14 +12,17 @@ from typing import Any
 
 from adaptzip.adapter import Adapter
 from adaptzip.assembly import assemble, exact, fixed_size
+from adaptzip.atomic import check_output
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
+from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.coding.steps import FINEST_ERROR, GRAIN, Outcome
 from adaptzip.comparing import diff
 from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.control import control_of
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, UsageError
+from adaptzip.files.inputs import check_apart
 from adaptzip.fitting import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter, Progress, fit_adapter
 from adaptzip.jobs import AUTO, Job, Request, Source, load_source, prepare_job
 from adaptzip.methods import REFERENCE, load
@@ -95,6 +98,7 @@ def compress(
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
+    base_name: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -120,6 +124,8 @@ def compress(
         calibration: a file of texts (.jsonl or .txt); errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
+        base_name: what the file calls the base model; None keeps the adapter's own name for it. With `lossless`
+            everything else is still kept bit for bit.
         force: replace an existing `output`.
         progress: called with a phase and the share of it that is done.
         options: the method's own options.
@@ -127,22 +133,31 @@ def compress(
     Raises:
         CheckpointError: if the source is unreadable or malformed.
         RefusedError: if it is no low-rank update, the method can't represent it, or a basis is missing.
-        UsageError: if options contradict each other or are unknown.
+        UsageError: if options contradict each other or are unknown, or `output` is or lies in what is read.
         CheckFailedError: if the budget or the error can't be met.
         OutputError: if `output` exists without `force`, or cannot be written.
+
+    Warns with an AdaptzipWarning where the file names a path on this machine as the base model.
     """
     request = Request(
         to, budget, max_error, extras, alpha, config, device, seed, base, basis, embed_basis, calibration, allocate,
-        ranks, options,
+        ranks, options, base_name,
     )  # fmt: skip
+    if output is not None:
+        check_apart(output, source=source, **request.inputs)
+        check_output(output, force)
     if lossless:
         _check_nothing_chosen(request)
         method = load(to)
         if isinstance(method, FunctionMethod):
             raise method.refusal()
-        compressed = exact(load_source(source, request, lossless=True), method.name, method.version, seed)
+        loaded = load_source(source, request, lossless=True)
+        warn_of_local_name(loaded.adapter.meta.base_model)
+        compressed = replace(exact(loaded, method.name, method.version, seed), renamed=base_name is not None)
     else:
-        compressed = make(source, request, progress).compressed
+        loaded = load_source(source, request)
+        warn_of_local_name(loaded.adapter.meta.base_model)
+        compressed = make_from(loaded, request, progress).compressed
     if output is not None:
         writer.write(compressed, output, force=force)
     return compressed

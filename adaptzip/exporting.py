@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from adaptzip.adapter import Adapter
-from adaptzip.atomic import atomic_directory
+from adaptzip.adapter import Adapter, Meta
+from adaptzip.atomic import atomic_directory, check_output_folder
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
+from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.errors import UsageError
+from adaptzip.files.inputs import check_apart
 from adaptzip.native import native
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def export(
     config: str | Path | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
+    base_name: str | None = None,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
@@ -80,22 +83,31 @@ def export(
         alpha, config: how to read a weight file that comes alone, see `sources.read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
         basis: the basis artefact or its path, for a `.adz` file that names one.
+        base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
 
     Raises:
         CheckpointError, FormatError: if the source cannot be read.
-        UsageError: for an unknown dialect or dtype.
+        UsageError: for an unknown dialect or dtype, or if `output` is, holds or lies in what is read.
         RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
         OutputError: if the output exists without `force` or cannot be written.
+
+    Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
     """
     writer = dialect(as_)
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
+    if base_name is not None:
+        check_name(base_name)
+    check_apart(output, source=source, config=config, base=base, basis=basis)
+    check_output_folder(output, force)
     options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
     if writer.takes:
-        content = _native(source, writer, base, basis)
+        content, meta = _native(source, writer, base, basis, base_name)
     else:
-        adapter = _adapter(source, alpha, config, base, basis)
+        adapter = _named(_adapter(source, alpha, config, base, basis), base_name)
+        meta = adapter.meta
         content = _Content(partial(writer.write, adapter), len(adapter.modules), None)
+    warn_of_local_name(meta.base_model)
     with atomic_directory(output, force, owned=writer.owns) as folder:
         content.write(folder, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
@@ -113,9 +125,16 @@ def _native(
     writer: Dialect,
     base: str | Path | None,
     basis: str | Path | Basis | None,
-) -> _Content:
+    base_name: str | None,
+) -> tuple[_Content, Meta]:
     found = native(source, writer.name, writer.takes, base=base, basis=basis)
-    return _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
+    found = replace(found, adapter=_named(found.adapter, base_name))
+    content = _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
+    return content, found.adapter.meta
+
+
+def _named(adapter: Adapter, base_name: str | None) -> Adapter:
+    return adapter if base_name is None else replace(adapter, meta=renamed(adapter.meta, base_name))
 
 
 def _adapter(

@@ -17,6 +17,7 @@ from adaptzip.adapter import Adapter
 from adaptzip.allocation import check_allocation
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
+from adaptzip.checkpoints._base_name import check_name, renamed
 from adaptzip.compressed import PackedExtras
 from adaptzip.digest import file_digest
 from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
@@ -56,6 +57,7 @@ class Request:
     allocate: str | None = None
     ranks: Mapping[str, int] | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    base_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.extras not in get_args(ExtrasMode):
@@ -68,12 +70,19 @@ class Request:
             raise UsageError(f"seed {self.seed} is out of range", hint="give one from 0 to 2^63 - 1")
         if self.calibration is not None and self.base is None:
             raise UsageError("calibration needs the base model", hint="add --base DIR")
+        if self.base_name is not None:
+            check_name(self.base_name)
         if self.allocate is not None:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
                 raise UsageError("allocating ranks needs a budget or an error", hint="add --budget or --max-error")
         if isinstance(self.budget, str):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
+
+    @property
+    def inputs(self) -> dict[str, object]:
+        """What is read besides the source, as for `files.inputs.check_apart`."""
+        return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}
 
     @property
     def limit(self) -> Budget | None:
@@ -132,6 +141,8 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
         file = weight_file(source)
         size, content = file.stat().st_size, file_digest(file)
+    if request.base_name is not None:
+        adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))

@@ -22,13 +22,16 @@ _START = """\
 
 <!-- Made by `python -m checks.cli_reference`; do not edit. -->
 
-- A source is a PEFT folder, its weight file, or a `.adz` file. No command ever writes over its source.
+- A source is a PEFT folder, its weight file, or a `.adz` file.
+- No command writes over what it reads, or into a folder that it reads, also through a link and with `-f`: such an
+  output is refused before any work is done.
 - Results go to stdout. Progress, warnings, errors and the summary of a write go to stderr, where the last
   line says what was written, its size, its ratio and its error.
 - `--json` prints one JSON object on stdout; [its keys](json.md) stay. When a command fails, the last line of
   stderr is a JSON object too.
-- An output appears whole or not at all, and an existing one is replaced only with `-f`. `-n` shows what would
-  be written.
+- An output appears whole or not at all, and an existing one is replaced only with `-f`, in one step where the
+  system can. `-n` shows what would be written. What a killed run leaves beside its output, a hidden folder
+  `.NAME.*.adaptzip`, is removed by the next run that writes there.
 - Progress bars are shown on a terminal only, without colour where `NO_COLOR` is set.
 
 ## Exit codes

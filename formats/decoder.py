@@ -202,7 +202,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(isinstance(value, dict) and type(value.get("format")) is int, "no format version")
     need(value["format"] == 1, "another format version")
     need(value.get("requires", []) == [], "the file requires what this decoder lacks")
-    value = {"base": "", "config": {}, "dialect": "peft", "seed": 0, **value}
+    value = {"base": "", "config": {}, "dialect": "peft", "renamed": False, "seed": 0, **value}
     for key in ("by", "hash", "method", "base", "dialect"):
         need(isinstance(value.get(key), str), f"{key!r} is not text")
     for key, most in (("parameters", 2**63 - 1), ("seed", 2**63 - 1), ("max_rank", MAX_RANK)):
@@ -214,6 +214,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
     need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
     check_report(value.get("distilled"))
+    need(isinstance(value["renamed"], bool), "'renamed' is neither true nor false")
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
     name, _, version = value["method"].partition("/")
     need(name in METHODS and version == "1", f"unknown method {value['method']!r}")

@@ -66,28 +66,6 @@ def test_an_existing_file_stays_unless_forced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
-def test_a_folder_is_put_back_where_the_swap_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "mine").write_text("old")
-    rename, calls = Path.rename, []
-
-    def failing(self: Path, to: Path) -> Path:
-        calls.append(to)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        atomic_directory(target, force=True, owned=lambda name: name == "mine") as folder,
-    ):
-        (folder / "mine").write_text("new")
-    assert (target / "mine").read_text() == "old"
-    assert names(tmp_path) == ["out"]
-
-
 def test_wrong_places_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="does not exist"), atomic_file(tmp_path / "no" / "out"):

@@ -145,7 +145,9 @@ def test_an_existing_output_is_replaced_only_when_forced_and_of_the_same_kind(tm
     assert (copy / "thesis.txt").read_text() == "my work"
     export(copy, tmp_path / "other")
     (copy / "thesis.txt").unlink()
-    export(copy, copy, force=True)
+    with pytest.raises(UsageError, match="would replace its source"):
+        export(copy, copy, force=True)
+    export(tmp_path / "other", copy, force=True)
     assert (copy / "adapter_model.safetensors").read_bytes() == (source / "adapter_model.safetensors").read_bytes()
 
 

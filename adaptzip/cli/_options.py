@@ -176,6 +176,15 @@ NeededBasis = Annotated[
         "--basis", help="The basis, for a .adz that was compressed with one.", metavar="FILE", show_default=False
     ),
 ]
+BaseName = Annotated[
+    str | None,
+    typer.Option(
+        "--base-name",
+        help="What to call the base model in what is written.  [default: as the adapter does]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 WeighingTexts = Annotated[
     Path | None,
     typer.Option(

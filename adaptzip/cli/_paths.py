@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.errors import OutputError, UsageError
-
-_ANOTHER = "choose another output with -o"
+from adaptzip.atomic import check_output, check_output_folder
+from adaptzip.errors import UsageError
+from adaptzip.files.inputs import check_apart
 
 
 def default_output(source: Path) -> Path:
@@ -24,42 +24,29 @@ def default_output(source: Path) -> Path:
     return folder.with_name(f"{folder.name}.adz")
 
 
-def check_file(output: Path, source: Path, *, force: bool) -> None:
+def check_file(output: Path, *, force: bool, **inputs: object) -> None:
     """Refuse an output file before the work for it begins.
 
+    Args:
+        inputs: what the command reads, as for `check_apart`.
+
     Raises:
-        UsageError: if it is the source, or a device or pipe.
-        OutputError: if it is a folder, exists without `force`, or its folder does not exist.
+        UsageError: if the output and an input are not apart.
+        OutputError: if it is no file, exists without `force`, or its folder does not exist.
     """
-    _check_place(output, source)
-    if output.is_dir():
-        raise OutputError(f"{output}: expected a file name, found a folder", hint="name a file inside it")
-    if output.exists() and not output.is_file():
-        raise UsageError(f"{output}: expected a file name, found a device or pipe", hint=_ANOTHER)
-    if output.exists() and not force:
-        raise OutputError(f"{output}: exists already", hint=f"{_ANOTHER}, or pass -f to replace it")
+    check_apart(output, **inputs)
+    check_output(output, force)
 
 
-def check_folder(output: Path, source: Path, *, force: bool) -> None:
+def check_folder(output: Path, *, force: bool, **inputs: object) -> None:
     """Refuse an output folder before the work for it begins; an empty one is welcome.
 
+    Args:
+        inputs: what the command reads, as for `check_apart`.
+
     Raises:
-        UsageError: if it is the source, or the source lies in it.
+        UsageError: if the output and an input are not apart.
         OutputError: if it is no folder, is not empty without `force`, or its parent does not exist.
     """
-    _check_place(output, source)
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: expected a folder, found a file", hint=_ANOTHER)
-    if output.exists() and any(output.iterdir()) and not force:
-        raise OutputError(f"{output}: exists already and is not empty", hint=f"{_ANOTHER}, or pass -f to replace it")
-
-
-def _check_place(output: Path, source: Path) -> None:
-    real = output.resolve()
-    if real in (source.resolve(), *source.resolve().parents):
-        raise UsageError(f"{output}: the output would replace its source {source}", hint=_ANOTHER)
-    if not real.parent.is_dir():
-        raise OutputError(
-            f"{output}: the folder {output.parent} does not exist",
-            hint=f"make it first: mkdir -p {output.parent}",
-        )
+    check_apart(output, **inputs)
+    check_output_folder(output, force)

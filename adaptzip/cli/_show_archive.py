@@ -90,6 +90,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "distilled": _told(provenance.distilled),
         "dialect": header.dialect,
         "base_model": _base_model(archive),
+        "renamed": header.renamed,
         "basis": None if header.basis is None else dataclasses.asdict(header.basis),
         "gained_modules": archive.gained,
         "step": header.step,
@@ -175,7 +176,7 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "update", "never trained: every update is zero"
     elif zero:
         yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
-    yield "base model", _base_model(archive) or ""
+    yield "base model", f"{_base_model(archive) or ''}{', not as its source calls it' if header.renamed else ''}"
     yield "made by", made.made_by
 
 

@@ -82,8 +82,8 @@ def build(
       adaptzip basis build --gradient --base base/ --calibration texts.jsonl --modules-of a/ -k 64
     """
     sources = adapters or []
-    for path in [*sources, *(holdout or []), *filter(None, (base, calibration, modules_of))]:
-        check_file(output, path, force=force)
+    adapters_read = [*sources, *(holdout or []), *filter(None, [modules_of])]
+    check_file(output, force=force, source=adapters_read, base=base, calibration=calibration)
     sink = Output(as_json, quiet)
     from adaptzip.bases.artefact import round_basis, write_basis
 

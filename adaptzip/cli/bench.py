@@ -67,7 +67,7 @@ def bench(
         from adaptzip.plots import check_plot
 
         check_plot(plot)
-        check_file(plot, source, force=force)
+        check_file(plot, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     from adaptzip.benching import bench as run
     from adaptzip.jobs import Request
     from adaptzip.methods import load

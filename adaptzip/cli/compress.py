@@ -13,6 +13,7 @@ from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file, default_output
 from adaptzip.cli._requests import method_settings, planned_settings
+from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed
@@ -37,6 +38,7 @@ def compress(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     calibration: options.Calibration = None,
+    base_name: options.BaseName = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -90,6 +92,7 @@ def compress(
         "basis": basis,
         "embed_basis": embed_basis,
         "calibration": calibration,
+        "base_name": base_name,
     }
     chosen: dict[str, Any] = {"to": to, "budget": budget, "max_error": max_error, "allocate": allocate}
     if plan is None:
@@ -97,10 +100,15 @@ def compress(
         settings["options"] = method_settings(to, setting or [])
     else:
         settings |= planned_settings(plan, {**chosen, "set": setting, "lossless": lossless or None})
+    inputs: dict[str, object] = {
+        "source": source, "config": config, "plan": plan, "base": base, "basis": basis, "calibration": calibration,
+    }  # fmt: skip
+    check_apart(target, **inputs)
     if dry_run:
-        _preview(source, target, size, lossless=lossless, settings=settings, plan=plan, sink=sink)
+        with sink.warnings():
+            _preview(source, target, size, lossless=lossless, settings=settings, plan=plan, sink=sink)
         return
-    check_file(target, source, force=force)
+    check_file(target, force=force, **inputs)
     with sink.warnings(), sink.progress() as report:
         values = (
             _exact(source, target, settings, force=force)
@@ -178,10 +186,12 @@ def _basis_bytes(compressed: Compressed, basis: Path | None) -> int | None:
 
 
 def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
+    from adaptzip.checkpoints._base_name import warn_of_local_name
     from adaptzip.jobs import Request, load_source
 
     request = Request(**settings)
     loaded = load_source(source, request)
+    warn_of_local_name(loaded.adapter.meta.base_model)
     if plan is not None and request.ranks is not None:
         from adaptzip.plan_files import check_modules
 

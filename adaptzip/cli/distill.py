@@ -80,6 +80,7 @@ def distill(
     temperature: Annotated[float, _number("Divides logits before the KL divergence.")] = 1.0,
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
+    base_name: options.BaseName = None,
     extras: options.KeepExtras = "lossless",
     alpha: options.Alpha = None,
     config: options.Config = None,
@@ -106,8 +107,8 @@ def distill(
     if to == AUTO:
         raise UsageError("distilling needs one method", hint="name the method with --to")
     seconds = None if max_time is None else _seconds(max_time)
-    for path in (teacher, *([source] if source else [])):
-        check_file(output, path, force=force)
+    texts = None if data == "self" else Path(data)
+    check_file(output, force=force, source=source, teacher=teacher, base=base, data=texts, basis=basis, config=config)
     given = {"to": to, "allocate": allocate}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = method_settings(to, setting or [])
@@ -119,7 +120,7 @@ def distill(
 
     request = Request(
         budget=budget, extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base, basis=basis,
-        embed_basis=embed_basis, options=settings, **chosen,
+        embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)

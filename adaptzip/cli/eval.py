@@ -80,7 +80,7 @@ def eval(
         if not sources:
             raise UsageError("there is nothing to draw", hint="give PEFT folders or .adz files besides the teacher")
         check_plot(plot)
-        check_file(plot, teacher, force=force)
+        check_file(plot, force=force, source=sources, teacher=teacher, config=config, base=base, basis=basis, data=data)
     paths = _by_name(sources or [])
     adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
     examples = _examples(data, text_field, label_field, held_out, seed)

@@ -41,6 +41,7 @@ def export(
     config: options.Config = None,
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
+    base_name: options.BaseName = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -59,22 +60,23 @@ def export(
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
       adaptzip export small.adz --as peft-vblora -o vblora/
     """
-    check_folder(output, source, force=force)
+    check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.exporting import export as write
 
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,
-        "config": config, "base": base, "basis": basis,
+        "config": config, "base": base, "basis": basis, "base_name": base_name,
     }  # fmt: skip
     sink.detail("reading the adapter and writing it")
     if dry_run:
-        with tempfile.TemporaryDirectory() as folder:
+        with sink.warnings(), tempfile.TemporaryDirectory() as folder:
             report = write(source, Path(folder) / "export", **settings)
         values = _values(output, as_, report) | {"dry_run": True}
         sink.result(values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}")
         return
-    report = write(source, output, force=force, **settings)
+    with sink.warnings():
+        report = write(source, output, force=force, **settings)
     sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
 
 

@@ -50,7 +50,7 @@ def merge(
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
     """
-    check_folder(output, source, force=force)
+    check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.merging import merge as run
     from adaptzip.sources import read

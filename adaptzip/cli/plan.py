@@ -70,7 +70,7 @@ def plan(
         raise UsageError("-s sets an option of one method", hint="name one method with --to")
     size = source_bytes(source)
     if output is not None:
-        check_file(output, source, force=force)
+        check_file(output, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.jobs import AUTO, Request, load_source
     from adaptzip.methods import fittable, load

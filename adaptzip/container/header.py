@@ -45,6 +45,7 @@ class Header:
         hash: digest of the whole file, with `BLANK_HASH` in its own place.
         base_model: the base model where the source's configuration does not name it.
         basis: where the frozen basis is found, or None.
+        renamed: whether a lossless file calls the base model otherwise than its source did.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Header:
     dialect: str
     base_model: str | None
     basis: BasisReference | None
+    renamed: bool
 
 
 def write_metadata(compressed: Compressed, content: str) -> str:
@@ -86,6 +88,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "config": dict(compressed.config),
         "dialect": None if compressed.dialect == "peft" else compressed.dialect,
         "distilled": write_report(provenance.distilled),
+        "renamed": compressed.renamed,
         "seed": provenance.seed,
     }
     value |= {key: item for key, item in optional.items() if item}
@@ -141,7 +144,14 @@ def parse_metadata(text: str) -> Header:
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,
         basis=_read_basis(value.get("basis")),
+        renamed=_read_renamed(value.get("renamed", False)),
     )
+
+
+def _read_renamed(item: Any) -> bool:
+    if not isinstance(item, bool):
+        raise FormatError("metadata: 'renamed' is neither true nor false")
+    return item
 
 
 def _write_basis(basis: BasisReference | None) -> list[Any] | None:

@@ -122,6 +122,7 @@ def _compressed(opened: Opened) -> Compressed:
         basis_sizes=tables.basis_sizes,
         basis_payload=opened.streams.get("basis", b""),
         source_header=tables.source_header or None,
+        renamed=header.renamed,
         source_config_text=tables.config.decode() if lossless and tables.config else None,
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptzip.assembly import LONGEST_ERROR, assemble
 from adaptzip.budget import Budget
+from adaptzip.checkpoints._base_name import renamed_config
 from adaptzip.coding.modules import Coder, decode_ranked, decode_shared
 from adaptzip.compressed import Compressed
 from adaptzip.compression import fit_candidate, why_not
@@ -82,7 +83,7 @@ def begin_with(
 
 
 def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
-    compressed = open_adz(path)
+    compressed = _named(open_adz(path), request.base_name)
     _check_nothing_chosen(request, compressed)
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
@@ -111,6 +112,12 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
     basis_numbers = compressed.provenance.parameters - tensors.numbers
     return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found)
+
+
+def _named(compressed: Compressed, base_name: str | None) -> Compressed:
+    if base_name is None:
+        return compressed
+    return replace(compressed, base_model=base_name, meta_config=renamed_config(compressed.meta_config, base_name))
 
 
 def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:

@@ -19,11 +19,12 @@ from adaptzip.distillation.data import Example
 from adaptzip.distillation.evaluation import Score
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import begin, settled, train
-from adaptzip.distillation.preparing import DataOptions, Setup, prepare
+from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.quantising import Written
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
+from adaptzip.files.inputs import check_apart
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reconstruction import reconstruct
@@ -111,16 +112,20 @@ def distill(
 
     Raises:
         CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
+        UsageError: if `output` is or lies in what is read, too.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
+    asked = Request(to, budget, base=base, **request)
     if output is not None:
+        texts = None if data == SELF else data
+        check_apart(output, **asked.inputs | {"source": source, "teacher": teacher, "data": texts})
         check_output(output, force)
     setup = prepare(
         source,
         teacher=teacher,
         base=base,
         data=data,
-        request=Request(to, budget, base=base, **request),
+        request=asked,
         schedule=schedule or Schedule(),
         options=data_options or DataOptions(),
         kind=kind,

@@ -12,6 +12,7 @@ import torch
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.layers import find_layers
 from adaptzip.calibration.models import Kind, LoadedModel, load_bare
+from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.compressed import TrainingReport
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
@@ -125,6 +126,7 @@ def prepare(
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
     beginning, parts = _beginning(start, given, request, loaded, told)
+    warn_of_local_name(beginning.plan.base_model)
     linear = beginning.coder.method.linear
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,18 @@ def progress_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.progress")
 
 
-def mark_of(
-    schedule: Schedule, files: Mapping[str, Path | None], settings: Mapping[str, Any], but: Sequence[Path] = ()
-) -> str:
+def mark_of(schedule: Schedule, files: Mapping[str, Path | None], settings: Mapping[str, Any]) -> str:
     """What tells a run from others: a hash of everything that decides its result.
 
     Args:
         schedule: its time limit does not count, since more time may be given later.
         files: that the run reads, by what they are for; None where there is none.
         settings: everything else, as JSON values.
-        but: files that don't count where they are in a folder that does: those that the run itself writes.
     """
-    own = {path.resolve() for path in but}
     decides = {
         "made_by": __version__,
         "schedule": {**asdict(schedule), "seconds": None},
-        "files": {name: None if path is None else list(_looks(path, own)) for name, path in files.items()},
+        "files": {name: None if path is None else list(_looks(path)) for name, path in files.items()},
         "settings": settings,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
@@ -97,9 +93,9 @@ def on_device(state: State, device: torch.device) -> State:
     )
 
 
-def _looks(path: Path, but: Set[Path]) -> Iterator[tuple[str, int, str]]:
+def _looks(path: Path) -> Iterator[tuple[str, int, str]]:
     """Names, sizes and hashes of a file or of the files in a folder."""
-    inside = sorted(p for p in path.iterdir() if p.is_file() and p.resolve() not in but) if path.is_dir() else []
+    inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else []
     files = inside if path.is_dir() else [path]
     for file in files:
         size = file.stat().st_size

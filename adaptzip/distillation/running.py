@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,8 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, UsageError
+from adaptzip.files.drafts import recover
+from adaptzip.files.inputs import check_apart
 from adaptzip.jobs import Request
 
 INTERVAL = 30.0
@@ -64,17 +67,15 @@ class Run:
         return progress_path(self.output)
 
     def check_places(self) -> None:
-        """Refuse to write over what the run reads.
+        """Refuse to write over what the run reads, or into it.
 
         Raises:
-            UsageError: if the output, the best file or the progress is one of the files that the run reads.
+            UsageError: if the output, the best file or the progress is not apart from what the run reads.
         """
-        read = [self.source, self.teacher, None if self.data == SELF else Path(self.data)]
+        data = None if self.data == SELF else Path(self.data)
+        own = {"source": self.source, "teacher": self.teacher, "base": self.base, "data": data}
         for path in (self.output, self.best, self.progress):
-            if any(other is not None and path.resolve() == other.resolve() for other in read):
-                raise UsageError(
-                    f"{path}: the run would write over what it reads", hint="choose another output with -o"
-                )
+            check_apart(path, **self.request.inputs | own)
 
     def mark(self, processes: int) -> str:
         """What tells this run from others."""
@@ -82,10 +83,10 @@ class Run:
         files = {"source": self.source, "teacher": self.teacher, "base": self.base}
         files |= {"data": None if self.data == SELF else Path(self.data)}
         files |= {name: _path(getattr(asked, name)) for name in ("config", "basis", "calibration")}
-        told = ("to", "budget", "extras", "alpha", "device", "seed", "embed_basis", "allocate", "options")
+        told = ("to", "budget", "extras", "alpha", "device", "seed", "embed_basis", "allocate", "options", "base_name")
         settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
         settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
-        return mark_of(self.schedule, files, settings, but=(self.output, self.best, self.progress))
+        return mark_of(self.schedule, files, settings)
 
 
 def carry_out(
@@ -132,6 +133,9 @@ def _carry_out(
     run: Run, force: bool, say: Callable[[str, float], None], report: Callable[[Moment], None]
 ) -> tuple[Distilled, Setup]:
     machines = find_machines(run.request.device)
+    if machines.first:
+        for path in (run.output, run.best, run.progress):
+            recover(Path(os.path.realpath(path)))
     mark = run.mark(machines.count)
     before = load_state(run.progress, mark) if run.progress.exists() else None
     setup = prepare(
@@ -174,13 +178,13 @@ def _train(run: Run, setup: Setup, state: State, mark: str, report: Callable[[Mo
                 _write_best(run, setup, state)
             raise _stopped(run, came) from None
         except CheckFailedError as error:
-            kept = ""
+            kept = f"; the progress is {run.progress}" if run.progress.exists() else ""
             if first:
                 # What stopped training, such as memory, may stop this as well; the first error is the one to tell.
                 with contextlib.suppress(AdaptzipError, RuntimeError):
                     _write_best(run, setup, state)
                     kept = f"; the best so far is {run.best}"
-                run.progress.unlink(missing_ok=True)
+                    run.progress.unlink(missing_ok=True)
             raise CheckFailedError(f"{error}{kept}", hint=error.hint) from error
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
-from adaptzip.atomic import atomic_directory
+from adaptzip.atomic import atomic_directory, check_output_folder
 from adaptzip.base.model import BaseModel
 from adaptzip.basis import Basis
 from adaptzip.checkpoints._safetensors import Pending, build_header, write_tensors
-from adaptzip.errors import CheckFailedError, OutputError
+from adaptzip.errors import CheckFailedError
+from adaptzip.files.inputs import check_apart
 from adaptzip.linalg import choose_device
 from adaptzip.merging.names import index_file_name, weight_file_names
 from adaptzip.merging.plan import MergePlan, Output, plan_merge
@@ -98,11 +99,13 @@ def merge(
         RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
             or its basis is missing or another.
         CheckFailedError: if a merged weight holds NaN or infinity; nothing is written then.
+        UsageError: if `output` is, holds or lies in what is read.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
+    check_apart(output, source=source, base=base, basis=basis)
+    check_output_folder(output, force)
     chosen = choose_device(device)
     model = BaseModel.open(base)
-    _refuse_overlap(model.path, Path(output))
     plan = plan_merge(_adapter(source, base, basis), model, scale)
     owned = _owned(plan)
     with atomic_directory(output, force, owned=owned.__contains__) as folder:
@@ -122,12 +125,6 @@ def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis:
     from adaptzip.reconstruction import reconstruct
 
     return reconstruct(source, base=base, basis=basis)
-
-
-def _refuse_overlap(base: Path, output: Path) -> None:
-    source, target = base.resolve(), output.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(f"{output}: overlaps the base model's folder {base}", hint="choose another output folder")
 
 
 def _owned(plan: MergePlan) -> frozenset[str]:

@@ -145,11 +145,11 @@ def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
         return {name: torch.randn(OUT, WIDTH, generator=torch.Generator().manual_seed(0)) for name in MODULES}
 
     monkeypatch.setattr(gradients, "module_gradients", module_gradients)
-    out = adapter.parent / "sb.basis"
-    words = ["--gradient", "--base", adapter.parent, "--calibration", texts, "--modules-of", adapter]
+    out, base = adapter.parent / "sb.basis", adapter.parent / "base"
+    words = ["--gradient", "--base", base, "--calibration", texts, "--modules-of", adapter]
     values = run("basis", "build", *words, "-k", 5, "-o", out, "--json").json
     assert (values["size"], values["description"]) == (5, "gradient over 2 texts")
-    assert asked == {"base": adapter.parent, "texts": ("one", "two"), "modules": sorted(MODULES)}
+    assert asked == {"base": base, "texts": ("one", "two"), "modules": sorted(MODULES)}
     made = adaptzip.compress(adapter, to="lora-sb", basis=out, min_energy=0.0, max_error=0.999)
     assert made.basis is not None
     assert made.basis.hash == values["hash"]

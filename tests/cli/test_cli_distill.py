@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from cli_cases import ROOT, Result, command, listing, refused, run
 from test_cli_reference import documented
 
 from adaptzip.cli.distill import distill
+from adaptzip.container.reader import open_adz
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.schedules import Schedule
 from tests.distillation.evaluation_cases import classifier, write_rows
@@ -170,3 +172,19 @@ def test_two_processes_write_one_file(place: Workplace) -> None:
     values = Result(done.returncode, done.stdout, done.stderr).json
     assert values["steps"] == 6
     assert place.out.stat().st_size == values["bytes"]
+
+
+def test_a_path_in_place_of_the_base_models_name_is_warned_of(place: Workplace) -> None:
+    config = place.teacher / "adapter_config.json"
+    named = json.loads(config.read_text()) | {"base_model_name_or_path": "/home/ann/secret"}
+    config.write_text(json.dumps(named))
+    first = place.distill(*SHORT, "--steps", "1")
+    assert [line[:9] for line in first.err.splitlines() if "/home/ann/secret" in line] == ["warning: "], first.err
+    assert open_adz(place.out).base_model == "/home/ann/secret"
+    further = ("-o", place.out.with_name("named.adz"), "--base-name", "org/model")
+    for words in ((place.out, *SHORT[:4], "--device", "cpu", *further), (*SHORT, *further)):
+        second = place.distill(*words, "--steps", "1", "-f")
+        assert second.code == 0, second.err
+        assert "warning" not in second.err
+        made = open_adz(further[1])
+        assert made.base_model == made.meta_config["base_model_name_or_path"] == "org/model"

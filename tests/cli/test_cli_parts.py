@@ -138,17 +138,17 @@ def test_outputs_are_checked_first(tmp_path: Path) -> None:
     source.mkdir()
     file.touch()
     folder.mkdir()
-    check_folder(folder, source, force=False)
+    check_folder(folder, source=source, force=False)
     (folder / "x").touch()
     with pytest.raises(OutputError, match="found a folder"):
-        check_file(folder, source, force=True)
+        check_file(folder, source=source, force=True)
     with pytest.raises(OutputError, match="found a file"):
-        check_folder(file, source, force=True)
+        check_folder(file, source=source, force=True)
     with pytest.raises(OutputError, match="not empty"):
-        check_folder(folder, source, force=False)
-    check_folder(folder, source, force=True)
+        check_folder(folder, source=source, force=False)
+    check_folder(folder, source=source, force=True)
     with pytest.raises(OutputError, match="exists already"):
-        check_file(file, source, force=False)
-    check_file(file, source, force=True)
+        check_file(file, source=source, force=False)
+    check_file(file, source=source, force=True)
     with pytest.raises(UsageError, match="would replace its source"):
-        check_folder(tmp_path, source, force=True)
+        check_folder(tmp_path, source=source, force=True)

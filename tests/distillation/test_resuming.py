@@ -89,7 +89,7 @@ def test_what_was_saved_along_the_way_is_enough(run: Run, monkeypatch: pytest.Mo
 
 def test_a_run_does_not_write_over_what_it_reads(run: Run) -> None:
     for source in (run.output, run.best, run.progress):
-        with pytest.raises(UsageError, match="would write over what it reads"):
+        with pytest.raises(UsageError, match="would replace its source"):
             carry_out(replace(run, source=source))
     run.best.write_bytes(b"something else")
     with pytest.raises(OutputError, match="exists already, and the best file"):
@@ -97,14 +97,14 @@ def test_a_run_does_not_write_over_what_it_reads(run: Run) -> None:
     assert run.best.read_bytes() == b"something else"
 
 
-def test_an_output_in_the_teachers_folder_can_be_resumed(run: Run) -> None:
-    inside = replace(run, output=run.base / "out.adz")
-    whole = replace(run, output=run.output.with_name("whole.adz"))
-    carry_out(whole)
-    with pytest.raises(StoppedError):
-        carry_out(inside, report=stop_after(3))
-    carry_out(inside, resume=True, force=True)
-    assert inside.output.read_bytes() == whole.output.read_bytes()
+def test_a_run_writes_nothing_into_what_it_reads(run: Run) -> None:
+    before = sorted(run.base.rglob("*"))
+    with pytest.raises(UsageError, match="would lie in"):
+        carry_out(replace(run, output=run.base / "out.adz"), force=True)
+    run.output.with_name(f"{run.output.name}.progress").symlink_to(run.base / "config.json")
+    with pytest.raises(UsageError, match=r"out\.adz\.progress: the output would replace config\.json, a part of"):
+        carry_out(run, resume=True, force=True)
+    assert sorted(run.base.rglob("*")) == before
 
 
 def test_progress_of_another_run_is_refused(run: Run) -> None:
@@ -170,3 +170,21 @@ def test_a_loss_that_fails_keeps_the_best(run: Run) -> None:
     assert steps_of(run.best) == 8
     assert not run.output.exists()
     assert not run.progress.exists()
+
+
+def test_progress_is_all_there_is_where_the_best_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoppedError):
+        carry_out(run, report=stop_after(3))
+    run.best.unlink()
+    before = run.progress.read_bytes()
+
+    def report(moment: Moment) -> None:
+        raise CheckFailedError("there is not enough memory")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(running, "_write_best", fails)
+    with pytest.raises(CheckFailedError, match=r"not enough memory; the progress is .*out\.adz\.progress"):
+        carry_out(run, resume=True, report=report)
+    assert run.progress.read_bytes() == before

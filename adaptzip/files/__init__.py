@@ -1,0 +1,1 @@
+"""Files and folders on disk: which are read, how they are written, and what killed runs leave."""
