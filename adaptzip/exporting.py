@@ -14,7 +14,9 @@ from adaptzip.adapter import Adapter
 from adaptzip.atomic import atomic_directory
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
-from adaptzip.errors import UsageError
+from adaptzip.checkpoints._readback import confirm
+from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
 from adaptzip.native import native
 
 if TYPE_CHECKING:
@@ -45,10 +47,10 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is about to be written: how, and what the report says of it."""
+    """What is about to be written: how, the adapter that it stands for, and what the report says of it."""
 
     write: Callable[[Path, WriteOptions], None]
-    modules: int
+    adapter: Adapter
     loading_bytes: int | None
 
 
@@ -85,6 +87,7 @@ def export(
         CheckpointError, FormatError: if the source cannot be read.
         UsageError: for an unknown dialect or dtype.
         RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
+        CheckFailedError: if what was written does not read back as the adapter; nothing is left of it then.
         OutputError: if the output exists without `force` or cannot be written.
     """
     writer = dialect(as_)
@@ -95,15 +98,16 @@ def export(
         content = _native(source, writer, base, basis)
     else:
         adapter = _adapter(source, alpha, config, base, basis)
-        content = _Content(partial(writer.write, adapter), len(adapter.modules), None)
+        content = _Content(partial(writer.write, adapter), adapter, None)
     with atomic_directory(output, force, owned=writer.owns) as folder:
         content.write(folder, options)
+        _read_back(folder, output, writer, content.adapter, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
     return ExportReport(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        content.modules,
+        len(content.adapter.modules),
         content.loading_bytes,
     )
 
@@ -115,7 +119,26 @@ def _native(
     basis: str | Path | Basis | None,
 ) -> _Content:
     found = native(source, writer.name, writer.takes, base=base, basis=basis)
-    return _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
+    return _Content(partial(writer.write_native, found), found.adapter, writer.loading_bytes(found))
+
+
+def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapter, options: WriteOptions) -> None:
+    """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
+    from adaptzip.sources import read
+
+    try:
+        found = read(folder)
+    except (CheckpointError, RefusedError) as error:
+        told = str(error).replace(str(folder), str(output))
+        raise CheckFailedError(
+            f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
+        ) from error
+    if found.meta.dialect != writer.name:
+        raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
+    try:
+        confirm(adapter, found, options)
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{output}: {error}", hint=error.hint) from error
 
 
 def _adapter(
@@ -126,6 +149,7 @@ def _adapter(
     basis: str | Path | Basis | None,
 ) -> Adapter:
     if isinstance(source, Adapter):
+        vet(source, "the adapter")
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, WriteOptions
 from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
+from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, Sizes, file_tensors
@@ -76,5 +77,5 @@ def _extras(native: Native, targets: Collection[str]) -> dict[str, Tensor]:
     renamed = {}
     for key, tensor in native.adapter.extras.items():
         module, _, leaf = key.removeprefix(PREFIX).rpartition(".base_layer.")
-        renamed[f"{PREFIX}{module}.{leaf}" if module in left_out else key] = tensor
+        renamed[f"{PREFIX}{module}.{leaf}" if module in left_out else loaded_key(key, targets)] = tensor
     return renamed
