@@ -54,7 +54,7 @@ def _confirm_module(name: str, wanted: LoraFactors, found: LoraFactors, options:
         raise _failed(name, f"would come back as {list(found.shape)} {found.layout}")
     if not _same_factors(wanted, found):
         error = diff(Adapter({name: wanted}), Adapter({name: found})).modules[0].error
-        allowed = _allowed(wanted, found)
+        allowed = _allowed(wanted, found, options.dtype)
         if not error <= allowed:
             raise _failed(name, f"would come back with its update off by {error:.3g}, more than rounding explains")
     if options.portable:
@@ -79,9 +79,10 @@ def _same_factors(wanted: LoraFactors, found: LoraFactors) -> bool:
     return same and not bool(found.A[rank:].any()) and not bool(found.B[:, rank:].any())
 
 
-def _allowed(wanted: LoraFactors, found: LoraFactors) -> float:
-    """What rounding A and B, and the scale folded into one of them, can do to the update, in Frobenius norm."""
-    rounding = sum(max(_eps(tensor.dtype), _eps(torch.float32)) for tensor in (found.A, found.B))
+def _allowed(wanted: LoraFactors, found: LoraFactors, dtype: torch.dtype | None) -> float:
+    """What rounding A and B, and what is folded into one of them, can do to the update, in Frobenius norm."""
+    least = _eps(dtype or torch.float32)
+    rounding = sum(max(_eps(tensor.dtype), least) for tensor in (found.A, found.B))
     sizes = [float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in (wanted.A, wanted.B)]
     return 2 * rounding * abs(wanted.scaling) * sizes[0] * sizes[1]
 
