@@ -108,6 +108,7 @@ class Meta:
         header: the source safetensors header, byte for byte, where the tensors are the source's own; it lets
             a lossless file be written back identically.
         config_text: the configuration file's text, byte for byte, under the same condition.
+        dtype: the dtype that the source's factors had, where they were decoded to another; else None.
     """
 
     dialect: str = "peft"
@@ -115,6 +116,7 @@ class Meta:
     base_model: str | None = None
     header: bytes | None = None
     config_text: str | None = None
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, eq=False)

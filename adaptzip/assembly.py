@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
+import torch
+
 from adaptzip import __version__
+from adaptzip.adapter import Adapter
 from adaptzip.coding.modules import CodedModule
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import writer
+from adaptzip.dtypes import NAMES
 from adaptzip.fitting import CodedAdapter, FittedAdapter
 from adaptzip.jobs import Job, Source
 from adaptzip.packing import pack_basis, pack_factors
@@ -42,6 +47,7 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
         meta_config=meta.config,
         dialect=meta.dialect,
         base_model=meta.base_model,
+        dtype=factor_dtype(job.adapter),
         shared=coded.shared.chunk,
         gains=[fitted.gains.get(name, 0) for name in fitted.sites] if fitted.gains else (),
         basis=None if basis is None else basis.reference,
@@ -80,6 +86,15 @@ def exact(source: Source, method: str, version: int, seed: int) -> Compressed:
         source_header=meta.header,
         source_config_text=meta.config_text,
     )
+
+
+def factor_dtype(adapter: Adapter) -> str:
+    """Safetensors' name of the narrowest dtype that holds all factors, or did before they were decoded; at most F32."""
+    if adapter.meta.dtype is not None:
+        return NAMES[adapter.meta.dtype]
+    dtypes = {tensor.dtype for module in adapter.modules.values() for tensor in (module.A, module.B)}
+    widest = reduce(torch.promote_types, dtypes)
+    return "F32" if widest == torch.float64 else NAMES[widest]
 
 
 def settled(config: Any) -> dict[str, Any]:

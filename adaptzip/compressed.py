@@ -144,6 +144,8 @@ class Compressed:
         extras: every tensor that is not a factor.
         meta_config: the source dialect's configuration (PEFT's adapter_config.json), in file order.
         dialect, base_model: as in `adapter.Meta`.
+        dtype: dtype of the source's factors by safetensors' name, "F32", "F16" or "BF16": the narrowest that holds
+            them all, and at most F32. What is decoded is float32 whatever it says.
         source_header, source_config_text: byte-exact originals, kept only by a lossless file.
         provenance: see `Provenance`.
         renamed: whether a lossless file calls the base model otherwise than its source did.
@@ -161,6 +163,7 @@ class Compressed:
     meta_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     dialect: str = "peft"
     base_model: str | None = None
+    dtype: str = "F32"
     shared: Buffer = b""
     gains: Sequence[int] = ()
     basis: BasisReference | None = None

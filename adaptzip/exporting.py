@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from adaptzip.adapter import Adapter, Meta
+from adaptzip.adapter import Adapter
 from adaptzip.atomic import atomic_directory, check_output_folder
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
-from adaptzip.errors import UsageError
+from adaptzip.checkpoints._readback import confirm
+from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
 from adaptzip.files.inputs import check_apart
 from adaptzip.native import native
 
@@ -47,10 +49,10 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is about to be written: how, and what the report says of it."""
+    """What is about to be written: how, the adapter that it stands for, and what the report says of it."""
 
     write: Callable[[Path, WriteOptions], None]
-    modules: int
+    adapter: Adapter
     loading_bytes: int | None
 
 
@@ -89,6 +91,7 @@ def export(
         CheckpointError, FormatError: if the source cannot be read.
         UsageError: for an unknown dialect or dtype, or if `output` is, holds or lies in what is read.
         RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
+        CheckFailedError: if what was written does not read back as the adapter; nothing is left of it then.
         OutputError: if the output exists without `force` or cannot be written.
 
     Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
@@ -102,20 +105,20 @@ def export(
     check_output_folder(output, force)
     options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
     if writer.takes:
-        content, meta = _native(source, writer, base, basis, base_name)
+        content = _native(source, writer, base, basis, base_name)
     else:
         adapter = _named(_adapter(source, alpha, config, base, basis), base_name)
-        meta = adapter.meta
-        content = _Content(partial(writer.write, adapter), len(adapter.modules), None)
-    warn_of_local_name(meta.base_model)
+        content = _Content(partial(writer.write, adapter), adapter, None)
+    warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=writer.owns) as folder:
         content.write(folder, options)
+        _read_back(folder, output, writer, content.adapter, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
     return ExportReport(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        content.modules,
+        len(content.adapter.modules),
         content.loading_bytes,
     )
 
@@ -126,15 +129,33 @@ def _native(
     base: str | Path | None,
     basis: str | Path | Basis | None,
     base_name: str | None,
-) -> tuple[_Content, Meta]:
+) -> _Content:
     found = native(source, writer.name, writer.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
-    content = _Content(partial(writer.write_native, found), len(found.modules), writer.loading_bytes(found))
-    return content, found.adapter.meta
+    return _Content(partial(writer.write_native, found), found.adapter, writer.loading_bytes(found))
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:
     return adapter if base_name is None else replace(adapter, meta=renamed(adapter.meta, base_name))
+
+
+def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapter, options: WriteOptions) -> None:
+    """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
+    from adaptzip.sources import read
+
+    try:
+        found = read(folder)
+    except (CheckpointError, RefusedError) as error:
+        told = str(error).replace(str(folder), str(output))
+        raise CheckFailedError(
+            f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
+        ) from error
+    if found.meta.dialect != writer.name:
+        raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
+    try:
+        confirm(adapter, found, options)
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{output}: {error}", hint=error.hint) from error
 
 
 def _adapter(
@@ -145,6 +166,7 @@ def _adapter(
     basis: str | Path | Basis | None,
 ) -> Adapter:
     if isinstance(source, Adapter):
+        vet(source, "the adapter")
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read

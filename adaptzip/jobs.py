@@ -18,9 +18,10 @@ from adaptzip.allocation import check_allocation
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
 from adaptzip.checkpoints._base_name import check_name, renamed
+from adaptzip.checkpoints.peft.vetting import vet
 from adaptzip.compressed import PackedExtras
 from adaptzip.digest import file_digest
-from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.fitting import KEPT_NUMBERS, survey_of
 from adaptzip.linalg import choose_device
 from adaptzip.methods import REFERENCE, load
@@ -132,7 +133,8 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         lossless: leave biases as they are; a file whose factors have the scale within has it within biases too.
 
     Raises:
-        CheckpointError, RefusedError, BaseModelError: if something can't be read.
+        CheckpointError, RefusedError, BaseModelError: if something can't be read, or is no low-rank update of finite
+            numbers.
     """
     if isinstance(source, Adapter):
         adapter, size, content = source, _tensor_bytes(source), None
@@ -145,6 +147,8 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
+    vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
+    _check_numbers(adapter)
     found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
@@ -197,14 +201,12 @@ def prepare_job(source: Source, request: Request) -> Job:
 
     Raises:
         UsageError: if there is no such method or option.
-        RefusedError: if the method can only be trained, a basis is needed and missing, or a factor has numbers that
-            are not finite.
+        RefusedError: if the method can only be trained, or a basis is needed and missing.
     """
     method = load(request.to)
     if isinstance(method, FunctionMethod):
         raise method.refusal()
     config = configure(method, request.options)
-    _check_finite(source.adapter)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
     context = FitContext(
@@ -233,13 +235,18 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
     return basis.to(device)
 
 
-def _check_finite(adapter: Adapter) -> None:
+def _check_numbers(adapter: Adapter) -> None:
     for name, module in adapter.modules.items():
         for factor, tensor in (("A", module.A), ("B", module.B)):
+            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+                raise CheckpointError(
+                    f"module {name!r}: {factor} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, "
+                    "float16, bfloat16 or float64"
+                )
             if not bool(torch.isfinite(tensor).all()):
-                raise RefusedError(
+                raise CheckpointError(
                     f"module {name!r}: {factor} has numbers that are not finite",
-                    hint="mend the adapter, or keep it as it is with --lossless",
+                    hint="the training diverged; use an earlier save",
                 )
 
 

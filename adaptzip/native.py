@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from adaptzip.adapter import Adapter, Layout
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Native, NativeModule
-from adaptzip.errors import RefusedError
+from adaptzip.errors import FormatError, RefusedError
 
 if TYPE_CHECKING:
     from adaptzip.compressed import Compressed, Site
@@ -47,7 +47,10 @@ def native(
         )
     from adaptzip.reconstruction import reconstruct_native
 
-    decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
+    try:
+        decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
+    except (FormatError, RefusedError) as error:
+        raise type(error)(f"{name}: {error}", hint=error.hint) from error
     modules = {key: _module(decoded[key], site) for key, site in compressed.sites.items()}
     return Native(compressed.method, compressed.config, modules, adapter)
 

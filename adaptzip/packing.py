@@ -26,6 +26,7 @@ INT8_ROWS = "Q8"
 _ROUNDED = ("F64", "F32", "F16", "BF16")
 """Dtypes that may be kept as another one."""
 _CODES = tuple(DTYPES)
+_DIVERGED = "the training diverged; compress an earlier save of the adapter"
 _EXACT = struct.Struct("<dIBBBB")
 EXPANSION = 65536
 """Most bytes that one stored byte may unpack to: what all-zero tensors need, and a bound for hostile files."""
@@ -102,8 +103,19 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
         ExtraEntry("factor", "A", dtypes[0], (rank, site.width), dtypes[2]),
         ExtraEntry("factor", "B", dtypes[1], (site.out, rank), dtypes[3]),
     )
+    if any(dtype not in _ROUNDED for dtype in dtypes):
+        raise FormatError(f"module {name!r}: its factors are {' and '.join(dtypes)}, expected {', '.join(_ROUNDED)}")
     A, B = unpack_tensors(PackedExtras(entries, chunk[_EXACT.size :]))
+    check_finite(A, f"A of module {name!r}")
+    check_finite(B, f"B of module {name!r}")
     return LoraFactors(A, B, scaling, cast("Layout", site.layout), site.kernel)
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raises: FormatError: if a floating-point tensor holds NaN or infinity."""
+    # A finite sum proves that all terms are; only the rare other case needs a look at each number.
+    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+        raise FormatError(f"{what} holds NaN or infinity", hint=_DIVERGED)
 
 
 def pack_basis(basis: Basis, sites: Mapping[str, Site]) -> tuple[tuple[int, ...], bytes]:

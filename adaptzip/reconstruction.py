@@ -13,14 +13,16 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.basis import Basis
+from adaptzip.checkpoints.peft.vetting import vet
 from adaptzip.coding.modules import Coder, decode_module, decode_shared
 from adaptzip.compressed import Compressed, Site
 from adaptzip.container.reader import open_adz
-from adaptzip.errors import FormatError, RefusedError, UsageError
+from adaptzip.dtypes import DTYPES
+from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
 from adaptzip.gains import divisor
 from adaptzip.methods import load, names
 from adaptzip.methods._base import Method
-from adaptzip.packing import unpack_basis, unpack_factors, unpack_tensors
+from adaptzip.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.workers import parallel_map
 
 
@@ -60,10 +62,10 @@ def reconstruct(
         basis: the basis artefact or its path, where the file names one.
 
     Raises:
-        FormatError: if the file is damaged.
+        FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
         UsageError: if a module is asked for that the file does not have.
-        RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another, or
-            the file holds functions.
+        RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
+            the file holds functions, or its configuration asks for more than W + s*B@A.
     """
     if isinstance(source, Compressed):
         return _reconstruct(source, modules, device, base, basis)
@@ -142,8 +144,20 @@ def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, co
         base_model=compressed.base_model,
         header=compressed.source_header,
         config_text=compressed.source_config_text,
+        dtype=None if compressed.lossless else DTYPES[compressed.dtype],
     )
-    return Adapter(whole, extras, meta)
+    adapter = Adapter(whole, extras, meta)
+    if complete:
+        _vet(adapter)
+    return adapter
+
+
+def _vet(adapter: Adapter) -> None:
+    """The vetting of a folder; what is malformed there breaks a file."""
+    try:
+        vet(adapter, "the configuration in it")
+    except CheckpointError as error:
+        raise FormatError(str(error), hint=error.hint) from error
 
 
 def _factors(site: Site, decoded: Decoded) -> LoraFactors:
@@ -174,10 +188,12 @@ def decode(
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
         A, B = coder.method.reconstruct(tensors, site, coder.config)
-        if name not in gains:
-            return Decoded(tensors, A.contiguous(), B.contiguous())
-        gain = divisor(gains[name])
-        return Decoded(tensors, (A * gain).contiguous(), B.contiguous(), gain)
+        gain = divisor(gains[name]) if name in gains else 1.0
+        if name in gains:
+            A = A * gain
+        for letter, factor in (("A", A), ("B", B)):
+            check_finite(factor, f"{letter} of module {name!r}")
+        return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
 
     yield from zip(names, parallel_map(module, names), strict=True)
 
@@ -273,5 +289,9 @@ def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tens
         site = compressed.sites.get(entry.name)
         if entry.role != "extra" and (site is None or entry.shape != (site.out,)):
             raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
+        if entry.role != "extra":
+            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+                raise FormatError(f"the {entry.role} of {entry.name!r} is {entry.dtype}, expected F32 or the like")
+            check_finite(tensor, f"the {entry.role} of {entry.name!r}")
         tables[entry.role][entry.name] = tensor
     return tables["extra"], tables["magnitude"], tables["bias"]

@@ -114,6 +114,7 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
         need(role in ("extra", "magnitude", "bias"), f"unknown role {role!r}")
         if role != "extra":
             need(name in sites and extras[role, name].shape == (sites[name].out,), f"{role} of {name!r} fits no module")
+            need_finite(extras[role, name])
     return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header, plan.shared)
 
 
@@ -202,8 +203,8 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(isinstance(value, dict) and type(value.get("format")) is int, "no format version")
     need(value["format"] == 1, "another format version")
     need(value.get("requires", []) == [], "the file requires what this decoder lacks")
-    value = {"base": "", "config": {}, "dialect": "peft", "renamed": False, "seed": 0, **value}
-    for key in ("by", "hash", "method", "base", "dialect"):
+    value = {"base": "", "config": {}, "dialect": "peft", "dtype": "F32", "renamed": False, "seed": 0, **value}
+    for key in ("by", "hash", "method", "base", "dialect", "dtype"):
         need(isinstance(value.get(key), str), f"{key!r} is not text")
     for key, most in (("parameters", 2**63 - 1), ("seed", 2**63 - 1), ("max_rank", MAX_RANK)):
         need(type(value.get(key)) is int and 0 <= value[key] <= most, f"{key!r} is no whole number in range")
@@ -221,6 +222,7 @@ def parse_metadata(text: str) -> dict[str, Any]:
     need(isinstance(value["config"].get("lossless", False), bool), "'lossless' is neither true nor false")
     METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
     check_basis(value.get("basis"))
+    need(value["dtype"] in ("F32", "F16", "BF16"), "'dtype' is none of a factor")
     return value
 
 
@@ -281,6 +283,10 @@ def parse_modules(entries: list[Any]) -> dict[str, Site]:
             name = "".join(parts)
             need(name not in sites, "a module name is repeated")
             sites[name] = Site(out, width, layout, tuple(kernel))
+    for name, site in sites.items():
+        if site.layout.startswith("expert"):
+            match = re.fullmatch(r"(.+)\[(0|[1-9][0-9]{0,5})\]", name, re.DOTALL)
+            need(match is not None and match[1] not in sites, "an expert's name is none, or its parameter is a module")
     return dict(sorted(sites.items()))
 
 
@@ -414,6 +420,8 @@ def parse_extras(text: bytes) -> list[Entry]:
         need(math.prod(n for n in shape if n) < 2**40, "an extra is too large")
         entries.append(Entry(role, name, dtype, tuple(shape), stored))
     need(len({(e.role, e.name) for e in entries}) == len(entries), "an extra is repeated")
+    factor = re.compile(r"^lora_|\.lora_|\.vblora_|lora_latent_mapping")
+    need(not any(e.role == "extra" and factor.search(e.name) for e in entries), "an extra is named as part of a factor")
     return entries
 
 
@@ -741,6 +749,7 @@ def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) ->
     with np.errstate(all="ignore"):
         A, B = method.factors(stored, name, site, plan)
         A = A * undo_gain(gain)
+    need(bool(np.isfinite(A).all() and np.isfinite(B).all()), "a factor is not finite")
     return Module(np.ascontiguousarray(A), np.ascontiguousarray(B), 1.0, tuple(stored))
 
 
@@ -1194,6 +1203,15 @@ def is_nan(words: NDArray[Any], dtype: str) -> bool:
     return bool(((words & words.dtype.type(2 ** (8 * words.itemsize - 1) - 1)) > infinity).any())
 
 
+def need_finite(tensor: Tensor) -> None:
+    """Refuse a part of an update that is no tensor of finite numbers."""
+    infinities = {"F64": 0x7FF << 52, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+    need(tensor.dtype in infinities, f"a part of an update is {tensor.dtype}")
+    words = tensor.words.reshape(-1).view(f"u{DTYPES[tensor.dtype]}")
+    infinity = words.dtype.type(infinities[tensor.dtype])
+    need(not bool(((words & infinity) == infinity).any()), "a part of an update is not finite")
+
+
 def to_float32(words: NDArray[Any], stored: str) -> NDArray[np.uint32]:
     """Words of F16 or BF16 as words of F32, exactly."""
     if stored == "BF16":
@@ -1225,6 +1243,8 @@ def decode_exact(chunk: bytes, site: Site) -> Module:
         Entry("factor", "B", b, (site.out, rank), stored_b),
     ]
     A, B = unpack(entries, chunk[16:])
+    need_finite(A)
+    need_finite(B)
     return Module(A, B, scaling)
 
 

@@ -66,6 +66,13 @@ def mixed() -> Adapter:
     return Adapter(modules, {}, Meta(config=config))
 
 
+def brief() -> Adapter:
+    """The same, with factors of bfloat16."""
+    source = mixed()
+    modules = {n: replace(m, A=m.A.bfloat16(), B=m.B.bfloat16()) for n, m in source.modules.items()}
+    return replace(source, modules=modules)
+
+
 def spiky() -> Adapter:
     """Rows with single numbers far outside, which take escapes, beside tiny shapes."""
     module = factors(24, 40, 3, seed=1)
@@ -150,6 +157,7 @@ def ranked() -> Adapter:
 CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "coarse": (mixed, {"max_error": 0.5}),
     "default": (mixed, {}),
+    "dtype": (brief, {}),
     "fine": (mixed, {"max_error": 0.002}),
     "finest": (spiky, {"max_error": 2e-4}),
     "escapes": (spiky, {"max_error": 0.002}),

@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import zstandard
 from constriction import stream
 
+from adaptzip.adapter import LoraFactors
 from adaptzip.coding import entropy
 from adaptzip.coding.tables import Class
 from adaptzip.coding.trellis import Quantised
 from adaptzip.container.deflate import DICTIONARY
 from adaptzip.container.streams import write_lengths
+from adaptzip.packing import pack_factors, pack_tensors
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "must-reject"
@@ -266,6 +269,9 @@ def _metadata(file: File) -> Iterator[Case]:
     yield "step-infinite", BROKEN, "its step is beyond float64", texted(step, '"step": 1e400')
     yield "step-huge", BROKEN, "its step is a whole number of 400 digits", texted(step, f'"step": {10**400}')
     yield "step-negative", BROKEN, "its step is negative", changed(step=-1.0)
+    yield "dtype-unknown", BROKEN, "its factors had a dtype of four bits", changed(dtype="F4")
+    yield "dtype-whole", BROKEN, "its factors were whole numbers", changed(dtype="I8")
+    yield "dtype-list", BROKEN, "its factors' dtype is a list", changed(dtype=["BF16"])
     yield "step-absent", BROKEN, "has no step", changed(step=...)
     yield "error-text", BROKEN, "its error is a text", changed(error="0.1")
     yield "rank-negative", BROKEN, "its largest rank is negative", changed(max_rank=-1)
@@ -304,6 +310,18 @@ def _modules(file: File) -> Iterator[Case]:
     yield "module-kernel", BROKEN, "a kernel does not divide its width", listed([first[0], 8, 27, "conv", [2]], *rest)
     yield "module-linear", BROKEN, "a linear module has a kernel", listed([first[0], 8, 8, "linear", [2]], *rest)
     yield "module-short", BROKEN, "a module has no shape", listed([first[0]], *rest)
+    expert = ["experts.w", 8, 12, "expert"]
+    for name, bracket in (
+        ("zeros", "[00]"),
+        ("digits", "[\u0661]"),
+        ("huge", "[1000000]"),
+        ("bare", ""),
+        ("open", "[1"),
+    ):
+        named = [expert[0] + bracket, *expert[1:]]
+        yield f"expert-{name}", BROKEN, "an expert has no proper number", listed(named, *rest)
+    yield "expert-alone", BROKEN, "an expert has no parameter", listed(["[1]", *expert[1:]], *rest)
+    yield "expert-module", BROKEN, "an expert's parameter is a module", listed(["a.w", 8, 8], ["a.w[0]", *expert[1:]])
     yield "module-missing", BROKEN, "the index has more modules", listed(*rest)
 
 
@@ -359,6 +377,19 @@ def _extras(file: File) -> Iterator[Case]:
     yield "extras-widened", BROKEN, "an F16 is kept as F32", first(role, name, "F16", shape, "F32")
     yield "extras-q8-vector", BROKEN, "a vector is kept as Q8", first(role, name, dtype, shape, "Q8")
     yield "extras-q8-scalar", BROKEN, "a scalar is kept as Q8", first("extra", "s", dtype, [], "Q8")
+    for end, key in (
+        ("a", "base_model.model.m.lora_A.weight"),
+        ("bare", "lora_B.weight"),
+        ("short", "m.lora_embedding_A"),
+        ("core", "m_lora_latent_mapping.weight"),
+        ("bank", "base_model.vblora_vector_bank"),
+    ):
+        alone = _alone(file, "extra", key, torch.ones(2)).build()
+        yield f"extras-factor-{end}", BROKEN, "an extra is named as part of a factor", alone
+    whole = torch.ones(9, dtype=torch.int32)
+    yield "extras-whole", BROKEN, "a magnitude of whole numbers", _alone(file, "magnitude", "z", whole).build()
+    endless = torch.full((9,), math.inf)
+    yield "extras-endless", BROKEN, "a bias that is infinite", _alone(file, "bias", "z", endless).build()
     yield "extras-negative", BROKEN, "an extra has a negative size", first("extra", "n", dtype, [-1], stored)
     yield "extras-bomb", BROKEN, "an extra of 2^39 bytes in a few", first("extra", "b", "U8", [2**39], "U8")
     yield (
@@ -371,6 +402,13 @@ def _extras(file: File) -> Iterator[Case]:
     yield "extras-hidden", BROKEN, "an empty extra with sizes of 2^80", first("extra", "b", "U8", [0, 2**80], "U8")
     yield "extras-deep", BROKEN, "an extra of 17 dimensions", first("extra", "b", "U8", [1] * 17, "U8")
     yield "extras-float", BROKEN, "a size is no whole number", first(role, name, dtype, [12.0], stored)
+
+
+def _alone(file: File, role: str, name: str, tensor: torch.Tensor) -> File:
+    """A file with one extra only."""
+    packed = pack_tensors([(role, name, tensor)])
+    entries = [[e.role, e.name, e.dtype, list(e.shape), e.stored] for e in packed.entries]
+    return replace(file, extras=entries, payload=bytes(packed.payload))
 
 
 def _blocks(file: File) -> Iterator[Case]:
@@ -712,6 +750,17 @@ def _lossless(file: File) -> Iterator[Case]:
     yield "exact-dtype", BROKEN, "a lossless block has dtype 15", first(block[:12] + b"\x0f" + block[13:])
     yield "exact-stored", BROKEN, "factors of F32 are kept as I64", first(block[:14] + b"\x06" + block[15:])
     yield "exact-scaling", BROKEN, "a scaling is NaN", first(struct.pack("<d", math.nan) + block[8:])
+    last = torch.ones(2, 1)
+    for name, number, dtype in (
+        ("whole", 1, torch.int64),
+        ("small", 1, torch.float8_e4m3fn),
+        ("truth", 1, torch.bool),
+        ("nan", math.nan, torch.float32),
+        ("infinite", -math.inf, torch.bfloat16),
+    ):
+        made = pack_factors(LoraFactors(torch.full((1, 3), number).to(dtype), last))
+        broken = replace(file, blocks=(*file.blocks[:-1], made)).build()
+        yield f"exact-{name}", BROKEN, f"a factor that is {name}", broken
     yield "exact-rank", BROKEN, "a rank of 2^32 - 1 in a few bytes", first(block[:8] + b"\xff" * 4 + block[12:])
 
 

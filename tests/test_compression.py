@@ -188,7 +188,7 @@ def test_the_source_is_named_by_its_hash(peft_folder: Path, tmp_path: Path) -> N
 
 
 def test_the_configuration_is_kept_in_its_order(tmp_path: Path) -> None:
-    config = {"z": [1, {"b": None, "a": "ü"}], "base_model_name_or_path": "b", "a": float("inf"), "r": 2}
+    config = {"_z": [1, {"b": None, "a": "ü"}], "base_model_name_or_path": "b", "a": float("inf"), "r": 2}
     source = Adapter(adapter([(6, 5, 1)]).modules, {}, Meta(config=MappingProxyType(config), base_model="b"))
     adaptzip.compress(source, tmp_path / "x.adz", max_error=0.4)
     again = adaptzip.reconstruct(tmp_path / "x.adz").meta

@@ -16,7 +16,7 @@ from tiny_peft import bert, llama, merged_by_peft, mixtral, train
 from torch import Tensor, nn
 
 from adaptzip.checkpoints.peft.prepare import pad
-from adaptzip.errors import OutputError, RefusedError, UsageError
+from adaptzip.errors import CheckpointError, OutputError, RefusedError, UsageError
 from adaptzip.exporting import export
 from adaptzip.sources import read
 
@@ -112,8 +112,8 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     train(llama(), tmp_path / "source", r=2, target_modules=["q_proj"])
     adapter = read(tmp_path / "source")
     name, factors = next(iter(adapter.modules.items()))
-    large = replace(adapter, modules={**adapter.modules, name: replace(factors, B=factors.B * 1e6)})
-    with pytest.raises(RefusedError, match=r"B has numbers beyond 65504"):
+    large = replace(adapter, modules={**adapter.modules, name: replace(factors, B=factors.B * 1e12)})
+    with pytest.raises(RefusedError, match=r"has numbers beyond 65504, which float16 cannot"):
         export(large, tmp_path / "copy", dtype="float16")
     assert not (tmp_path / "copy").exists()
 
@@ -209,10 +209,13 @@ def test_mixtures_that_peft_cannot_hold_are_refused(tmp_path: Path) -> None:
     adapter = read(tmp_path / "source")
     name = next(iter(adapter.modules))
     modules = {**adapter.modules, name: replace(adapter.modules[name], magnitude=None)}
-    with pytest.raises(RefusedError, match="only 1 of 2 modules have a DoRA magnitude"):
+    with pytest.raises(CheckpointError, match=f"module {name} has no magnitude, but use_dora is set"):
         export(replace(adapter, modules=modules), tmp_path / "copy")
+    unsaid = replace(adapter.meta, config={})
+    with pytest.raises(RefusedError, match="only 1 of 2 modules have a DoRA magnitude"):
+        export(replace(adapter, modules=modules, meta=unsaid), tmp_path / "copy")
     with pytest.raises(RefusedError, match="has no modules"):
-        export(replace(adapter, modules={}), tmp_path / "copy")
+        export(replace(adapter, modules={}, meta=unsaid), tmp_path / "copy")
 
 
 def test_every_readable_real_adapter_survives_byte_for_byte(material: Path, tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._files import parse_header
 from adaptzip.dtypes import NAMES
+from adaptzip.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,33 @@ def write_tensors(handle: BinaryIO, tensors: Mapping[str, Pending], header: byte
 
 
 def fits(tensors: Mapping[str, Pending], header: bytes) -> bool:
-    """Whether `header` describes exactly these tensors."""
-    entries = json.loads(header)
-    entries.pop("__metadata__", None)
-    return entries.keys() == tensors.keys() and all(
-        entry["dtype"] == NAMES.get(tensors[key].dtype) and entry["shape"] == list(tensors[key].shape)
-        for key, entry in entries.items()
+    """Whether `header` is the header of exactly these tensors, one after the other."""
+    entries = _entries(header, sum(map(_size, tensors.values())))
+    metadata = entries.pop("__metadata__", {})
+    return (
+        entries.keys() == tensors.keys()
+        and all(isinstance(text, str) for text in metadata.values())
+        and all(
+            entry["dtype"] == NAMES.get(tensors[key].dtype) and entry["shape"] == list(tensors[key].shape)
+            for key, entry in entries.items()
+        )
     )
+
+
+def header_keys(header: bytes | None) -> Collection[str]:
+    """The keys of the tensors in a header; none where it is not one, as in a hostile file."""
+    try:
+        entries = json.loads(header or b"{}")
+    except (ValueError, RecursionError):
+        return ()
+    return entries.keys() if isinstance(entries, dict) else ()
+
+
+def _entries(header: bytes, data_size: int) -> dict[str, Any]:
+    try:
+        return parse_header(Path("header"), header, data_size) if header.startswith(b"{") else {}
+    except CheckpointError:
+        return {}
 
 
 def _size(tensor: Pending) -> int:

@@ -18,16 +18,29 @@ from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
 from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
 from adaptzip.checkpoints.peft.describe import build_config
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints.peft.extras import loaded_key
+from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
 from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.reader import read as read_peft
+from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME
 from adaptzip.errors import CheckpointError, RefusedError
 
 RECONSTRUCTION_NAME = "reconstr_config.json"
 _MARK = "lora_latent_mapping"
 SUFFIXES = (f".default_{_MARK}.weight", f"_{_MARK}.weight")
-"""How the key of a core ends, as PEFT 0.18 and newer saves it, and as older ones did, which strip ".default"."""
+"""How the key of a core ends, as PEFT 0.18 and newer saves it, and as older ones did, which strip ".default".
+
+The repositories' own scripts put ".default" before "_lora_latent", so that they find cores of the second form alone.
+"""
+_WRITTEN = SUFFIXES[1]
+_FIELDS = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode",
+    "init_lora_weights", "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha",
+    "lora_dropout", "megatron_config", "megatron_core", "modules_to_save", "peft_type", "r", "rank_pattern", "revision",
+    "target_modules", "task_type", "use_dora", "use_rslora",
+}  # fmt: skip
+"""What the LoraConfig of the repositories' PEFT, 0.10.0 and 0.13.2, knows; it fails at any other field."""
 
 _BASIS_U = "basis.U"
 
@@ -54,6 +67,7 @@ class _LoraXs(Dialect):
 
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
         """Write A = V^T, R and B = U, all of one rank, with alpha equal to it."""
+        _refuse_token_rows(native.adapter)
         rank = max([1, *(len(module.A) for module in native.modules.values())])
         modules, cores = {}, {}
         for name, factors in native.adapter.modules.items():
@@ -64,14 +78,14 @@ class _LoraXs(Dialect):
             missing = rank - len(core)
             cores[name] = torch.nn.functional.pad(core, (0, missing, 0, missing))
         adapter = replace(native.adapter, modules=modules)
-        tensors = {key: pending(tensor) for key, tensor in adapter.extras.items()}
+        tensors = {loaded_key(key, modules): pending(tensor) for key, tensor in adapter.extras.items()}
         for name, factors in modules.items():
             tensors[f"{PREFIX}{name}.lora_A.weight"] = pending(factors.A, options.dtype)
             tensors[f"{PREFIX}{name}.lora_B.weight"] = pending(factors.B, options.dtype)
-            tensors[f"{PREFIX}{name}{SUFFIXES[0]}"] = pending(cores[name], options.dtype)
+            tensors[f"{PREFIX}{name}{_WRITTEN}"] = pending(cores[name], options.dtype)
         with (folder / WEIGHTS_NAME).open("wb") as handle:
             write_tensors(handle, tensors, build_header(tensors, {"format": "pt"}))
-        _write_json(folder / CONFIG_NAME, build_config(adapter))
+        _write_json(folder / CONFIG_NAME, _config(adapter))
         _write_json(folder / RECONSTRUCTION_NAME, _reconstruction(rank))
 
     def owns(self, file_name: str) -> bool:
@@ -104,7 +118,7 @@ def _folded(source: Source, name: str, factors: LoraFactors, keys: Mapping[str, 
     if name not in keys:
         raise CheckpointError(
             f"{source.weights}: module {name} has lora_A and lora_B, but no core between them",
-            hint=f"expected {PREFIX}{name}{SUFFIXES[0]}; save the adapter again",
+            hint=f"expected {PREFIX}{name}{_WRITTEN}; save the adapter again",
         )
     core: Tensor = source.tensors[keys[name]]
     rank = factors.rank
@@ -116,6 +130,27 @@ def _folded(source: Source, name: str, factors: LoraFactors, keys: Mapping[str, 
             hint="the training diverged; use an earlier save",
         )
     return replace(factors, B=(factors.B.double() @ core.double()).float())
+
+
+def _config(adapter: Adapter) -> dict[str, object]:
+    """PEFT's configuration in the fields that the repositories' PEFT knows.
+
+    It knows no exclude_modules. Where the source had some, the modules are named in full.
+    """
+    config = build_config(adapter)
+    if config.get("exclude_modules"):
+        targets = {"target_modules": exact_targets(adapter.modules)}
+        config |= dict.fromkeys(("layers_pattern", "layers_to_transform")) | targets
+    return {name: value for name, value in config.items() if name in _FIELDS}
+
+
+def _refuse_token_rows(adapter: Adapter) -> None:
+    rows = next((key for key in adapter.extras if key.endswith(TOKENS)), None)
+    if rows is not None:
+        raise RefusedError(
+            f"{rows} holds rows of trained tokens, which the PEFT of LoRA-XS does not know",
+            hint="export --as peft instead",
+        )
 
 
 def _check_kind(name: str, factors: LoraFactors) -> None:

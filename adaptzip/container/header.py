@@ -14,7 +14,7 @@ import numpy as np
 from adaptzip.basis import BasisReference
 from adaptzip.compressed import Compressed, Provenance, Site
 from adaptzip.container import strict_json
-from adaptzip.container.names import expand, factor
+from adaptzip.container.names import expand, factor, parameter_of
 from adaptzip.container.training import read_report, write_report
 from adaptzip.errors import FormatError, RefusedError
 
@@ -33,6 +33,7 @@ BLANK_HASH = "0" * 22
 _MOST_KERNEL = 8
 _METHOD = re.compile(r"([a-z0-9][a-z0-9-]*)/([1-9][0-9]{0,8})")
 _HASH = re.compile(r"[A-Za-z0-9_-]{22}")
+_FACTOR_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Header:
         base_model: the base model where the source's configuration does not name it.
         basis: where the frozen basis is found, or None.
         renamed: whether a lossless file calls the base model otherwise than its source did.
+        dtype: safetensors' name of the dtype that the source's factors have.
     """
 
     method: str
@@ -61,6 +63,7 @@ class Header:
     base_model: str | None
     basis: BasisReference | None
     renamed: bool
+    dtype: str
 
 
 def write_metadata(compressed: Compressed, content: str) -> str:
@@ -89,6 +92,7 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "dialect": None if compressed.dialect == "peft" else compressed.dialect,
         "distilled": write_report(provenance.distilled),
         "renamed": compressed.renamed,
+        "dtype": None if compressed.dtype == "F32" else compressed.dtype,
         "seed": provenance.seed,
     }
     value |= {key: item for key, item in optional.items() if item}
@@ -145,7 +149,14 @@ def parse_metadata(text: str) -> Header:
         base_model=fields.text("base", "") or None,
         basis=_read_basis(value.get("basis")),
         renamed=_read_renamed(value.get("renamed", False)),
+        dtype=_read_dtype(fields.text("dtype", "F32")),
     )
+
+
+def _read_dtype(name: str) -> str:
+    if name not in _FACTOR_DTYPES:
+        raise FormatError(f"metadata: 'dtype' is {_shown(name)}, expected one of {', '.join(_FACTOR_DTYPES)}")
+    return name
 
 
 def _read_renamed(item: Any) -> bool:
@@ -271,4 +282,19 @@ def _sites(patterns: tuple[tuple[str, Site], ...]) -> dict[str, Site]:
         if any(name in sites for name in names) or len(set(names)) < len(names):
             raise FormatError(f"metadata: pattern {pattern!r} repeats a module name")
         sites |= dict.fromkeys(names, site)
+    _check_experts(sites)
     return dict(sorted(sites.items()))
+
+
+def _check_experts(sites: Mapping[str, Site]) -> None:
+    """Every expert is the only one of its parameter and number, and no module has its parameter's name."""
+    for name, site in sites.items():
+        if site.layout.startswith("expert"):
+            parameter = parameter_of(name)
+            if parameter is None:
+                raise FormatError(
+                    f"metadata: expert {_shown(name)} is not named PARAMETER[NUMBER], a number below 10^6 without "
+                    "leading zeros"
+                )
+            if parameter in sites:
+                raise FormatError(f"metadata: {_shown(parameter)} is a module, and has experts as well")

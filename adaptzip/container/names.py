@@ -17,6 +17,7 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PIECE = re.compile(r"\{((?:[^{}\\]|\\.)*)\}|((?:[^{}\\]|\\.)+)", re.DOTALL)
 _ITEM = re.compile(r"(?:[^,\\]|\\.)+", re.DOTALL)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_EXPERT = re.compile(r"(.+)\[(?:0|[1-9][0-9]{0,5})\]", re.DOTALL)
 _RANGE = re.compile(rf"({_NUMBER.pattern})-({_NUMBER.pattern})")
 
 
@@ -54,6 +55,12 @@ def expand(patterns: Sequence[str], limit: int) -> list[str]:
             raise FormatError(f"module patterns stand for more than {MOST_TEXT} characters")
         names += map("".join, product(*map(_texts, pieces)))
     return names
+
+
+def parameter_of(name: str) -> str | None:
+    """The parameter that an expert's name gives, as in `experts.down_proj[3]`; None where it is no such name."""
+    match = _EXPERT.fullmatch(name)
+    return None if match is None else match[1]
 
 
 def _merge(groups: list[tuple[frozenset[str], ...]], position: int) -> list[tuple[frozenset[str], ...]]:

@@ -116,6 +116,7 @@ def _compressed(opened: Opened) -> Compressed:
         meta_config=config,
         dialect=header.dialect,
         base_model=header.base_model or _base_model(config),
+        dtype=header.dtype,
         shared=opened.streams.get("shared", b""),
         gains=tables.gains,
         basis=header.basis,

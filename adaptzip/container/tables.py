@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _MAX_DIMENSIONS = 16
 _MAX_SIZE = 2**40
 """Bound of a shape's numbers, and of their product with zeros left out."""
 _MAX_JSON = 16 * 2**20
+_FACTOR = re.compile(r"(^|\.)lora_|\.vblora_|lora_latent_mapping")
+"""What in a tensor's key says that it is part of a module's factors."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ def _read_extras(text: bytes) -> tuple[ExtraEntry, ...]:
     entries = tuple(map(_entry, table))
     if len({(entry.role, entry.name) for entry in entries}) < len(entries):
         raise FormatError("the table of extras repeats a name")
+    for entry in entries:
+        if entry.role == "extra" and _FACTOR.search(entry.name):
+            raise FormatError(f"extra {repr(entry.name)[:100]} is named as a part of a module's factors")
     return entries
 
 

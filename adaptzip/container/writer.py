@@ -8,9 +8,9 @@ from pathlib import Path
 
 from adaptzip.atomic import atomic_file
 from adaptzip.compressed import Buffer, Compressed
-from adaptzip.container.header import BLANK_HASH, write_metadata
+from adaptzip.container.header import BLANK_HASH, parse_metadata, write_metadata
 from adaptzip.container.streams import frame
-from adaptzip.container.tables import Tables, write_tables
+from adaptzip.container.tables import Tables, read_tables, write_tables
 from adaptzip.digest import digest
 
 Streams = Mapping[str, Sequence[Buffer]]
@@ -25,8 +25,11 @@ def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> i
 
     Raises:
         OutputError: if `path` exists without `force` or cannot be written.
+        FormatError: if no reader would take it, as its modules or extras have names that mean something else.
     """
     streams = _streams(compressed)
+    parse_metadata(write_metadata(compressed, BLANK_HASH))
+    read_tables(memoryview(streams["tables"][0]))
     blank = _start(compressed, streams, BLANK_HASH)
     content = digest([blank, *(part for parts in streams.values() for part in parts)])
     start = _start(compressed, streams, content)

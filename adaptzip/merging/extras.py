@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from adaptzip.adapter import Adapter
 from adaptzip.base.model import OUTPUT_EMBEDDINGS, BaseModel
 from adaptzip.base.names import Renaming, locate_tensor
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.errors import BaseModelError, CheckpointError
+from adaptzip.errors import AdaptzipWarning, BaseModelError, CheckpointError
 from adaptzip.merging.edits import Edit, Replacement, TokenRows
 
 HEAD_NAMES = ("classifier", "score", "qa_outputs")
@@ -72,9 +73,11 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming) -> Extras
     heads: dict[str, tuple[int, ...]] = {}
     copies: dict[str, Tensor] = {}
     applied = 0
+    ignored: list[str] = []
     for key, tensor in adapter.extras.items():
         role, name = extra_target(key, config, adapter.modules)
         if role == "ignore":
+            ignored.append(key)
             continue
         applied += 1
         found = locate_tensor(base, name, renaming)
@@ -89,6 +92,13 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming) -> Extras
             edit = Replacement(tensor) if role == "replace" else _token_rows(base, key, found, tensor, config)
             for partner in base.tied_partners(found):
                 edits.setdefault(partner, []).append(edit)
+    if ignored:
+        warnings.warn(
+            f"{len(ignored)} tensors of the adapter change nothing, as in PEFT, which has no use for a module's "
+            f"untrained copy: {ignored[0]}{' and others' if len(ignored) > 1 else ''}",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
     untied = _untie(base, copies, edits, added)
     shapes = _new_shapes(base, edits)
     embedding = base.input_embedding

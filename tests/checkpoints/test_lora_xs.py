@@ -119,7 +119,7 @@ def test_the_files_are_those_of_the_repository(tmp_path: Path, source: adaptzip.
     for name, (out, width) in {"a.0.q_proj": (24, 16), "a.1.v_proj": (8, 16)}.items():
         assert files[f"base_model.model.{name}.lora_A.weight"].shape == (rank, width)
         assert files[f"base_model.model.{name}.lora_B.weight"].shape == (out, rank)
-        assert files[f"base_model.model.{name}{NEW}"].shape == (rank, rank)
+        assert files[f"base_model.model.{name}{OLD}"].shape == (rank, rank)
     b = files["base_model.model.a.0.q_proj.lora_B.weight"]
     used = b[:, b.norm(dim=0) > 0]
     assert torch.allclose(used.T @ used, torch.eye(used.shape[1]), atol=2e-3)

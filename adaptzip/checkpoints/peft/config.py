@@ -106,10 +106,10 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
     if layers is None or layers == []:
         return True
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in [rf"(?:^|.*?\.){p}\.(\d+)\." for p in patterns] or [r".*?\.[^.]*\.(\d+)\."]:
+    for pattern in [rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\." for p in patterns] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
         match = re.match(pattern, module)
         if match is not None:
-            return int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+            return int(match["idx"]) in ([layers] if isinstance(layers, int) else layers)
     return False
 
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config, targets
+from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
+from adaptzip.checkpoints.peft.extras import loaded_key
+from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
 
 _DEFAULTS: dict[str, Any] = {
     "auto_mapping": None,
@@ -33,6 +35,8 @@ _INITIALISATION: dict[str, Any] = {
     "loftq_config": {},
     "lora_ga_config": None,
 }
+# Fields that say which modules are targets.
+_CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules")
 # Tasks for which PEFT loads an adapter without a trained head.
 _HEADLESS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
 
@@ -51,7 +55,7 @@ def config_text(adapter: Adapter) -> str:
 
 
 def describes(adapter: Adapter) -> bool:
-    """Whether the adapter's own configuration gives every module its rank and scale."""
+    """Whether the adapter's own configuration makes PEFT load every module with its rank and scale."""
     return adapter.meta.dialect == "peft" and bool(adapter.meta.config) and _tells(adapter.meta.config, adapter)
 
 
@@ -62,8 +66,9 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
         config |= adapter.meta.config
     elif adapter.meta.config.get("peft_type") in ("LORA", "VBLORA"):
         config |= {name: adapter.meta.config[name] for name in _DEFAULTS if name in adapter.meta.config}
-        config |= {"peft_type": "LORA", "bias": str(config["bias"]).replace("vblora_only", "lora_only")}
     config |= _INITIALISATION | {
+        "bias": _bias(config, adapter),
+        "peft_type": "LORA",
         "base_model_name_or_path": adapter.meta.base_model,
         "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
         "lora_bias": any(factors.bias is not None for factors in adapter.modules.values()),
@@ -73,26 +78,42 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     return config | _targets(config, adapter.modules) | _ranks_and_alphas(adapter.modules)
 
 
+def _bias(config: Mapping[str, Any], adapter: Adapter) -> str:
+    """What the configuration says of trained biases; those of targets in the file make it at least lora_only."""
+    said = str(config.get("bias") or "none").replace("vblora_only", "lora_only")
+    trained = any(key != loaded_key(key, adapter.modules) for key in adapter.extras)
+    return "lora_only" if said == "none" and trained else said
+
+
 def portable_config(adapter: Adapter) -> dict[str, Any]:
-    """A configuration that every engine reads: one rank, alpha equal to it, plain suffixes as targets."""
+    """A configuration that every engine reads: one rank, alpha equal to it, and a list of targets.
+
+    They are the source's own list where there is one, which chose these modules when it was trained. Ends of names
+    that were chosen in another way could fit more modules than these, so that whole names are written then.
+    """
     rank = next(iter(adapter.modules.values())).rank
-    task = adapter.meta.config.get("task_type")
-    kept = {
-        name: adapter.meta.config.get(name) for name in ("exclude_modules", "layers_pattern", "layers_to_transform")
-    }
+    config = adapter.meta.config
+    task = config.get("task_type")
     return {
         **_DEFAULTS,
-        **{name: value for name, value in kept.items() if value},
+        **_portable_targets(config, adapter),
         "base_model_name_or_path": adapter.meta.base_model,
         "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
         "init_lora_weights": True,
         "lora_alpha": rank,
         "r": rank,
-        "target_modules": sorted({name.rpartition(".")[2] for name in adapter.modules}),
         "task_type": task if task in _HEADLESS else None,
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+def _portable_targets(config: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
+    own = {name: config[name] for name in _CHOOSING if config.get(name)}
+    wanted = own.get("target_modules")
+    if not isinstance(wanted, list) or not all(chosen(own, name) for name in adapter.modules):
+        return {"target_modules": exact_targets(adapter.modules)}
+    return own | {"target_modules": sorted(wanted)}
 
 
 def _dump(config: Mapping[str, Any]) -> str:
@@ -101,7 +122,20 @@ def _dump(config: Mapping[str, Any]) -> str:
 
 def _tells(raw: Mapping[str, Any], adapter: Adapter) -> bool:
     config = parse_config(raw, "adapter_config.json")
-    return all(_agrees(config, name, factors) for name, factors in adapter.modules.items())
+    modules = adapter.modules.values()
+    switches = {
+        "use_dora": any(factors.magnitude is not None for factors in modules),
+        "lora_bias": any(factors.bias is not None for factors in modules),
+    }
+    plain = {factors.layout for factors in modules} & {"linear", "transposed"}
+    if plain:
+        switches["fan_in_fan_out"] = "transposed" in plain
+    return (
+        raw.get("peft_type") == "LORA"
+        and all(bool(raw.get(name)) == wanted for name, wanted in switches.items())
+        and all(_agrees(config, name, factors) for name, factors in adapter.modules.items())
+        and all(chosen(raw, name) for name, factors in adapter.modules.items() if parameter_of(name, factors) is None)
+    )
 
 
 def _agrees(config: PeftConfig, name: str, factors: LoraFactors) -> bool:
@@ -117,13 +151,8 @@ def _targets(config: Mapping[str, Any], modules: Mapping[str, LoraFactors]) -> d
     found: dict[str, Any] = {}
     if not config.get("target_parameters"):
         found["target_parameters"] = sorted({expert[0] for expert in experts.values() if expert}) or None
-    if not all(targets(config, name) for name in plain):
-        found |= {
-            "target_modules": plain,
-            "exclude_modules": None,
-            "layers_to_transform": None,
-            "layers_pattern": None,
-        }
+    if not all(chosen(config, name) for name in plain):
+        found |= dict.fromkeys(_CHOOSING) | {"target_modules": exact_targets(plain)}
     return found
 
 

@@ -23,7 +23,7 @@ from adaptzip.errors import CheckpointError, RefusedError
 _DECLARED = ("gate_up_proj", "gate_up_proj_bias", "gate_proj", "up_proj", "down_proj", "down_proj_bias")
 _WRAPPER = ".base_layer"
 _EXPERT_MODULE = re.compile(r"\.experts\.\d+\.")
-_EXPERT = re.compile(r"^(?P<parameter>.+)\[(?P<expert>\d+)\]$", re.DOTALL)
+_EXPERT = re.compile(r"(?P<parameter>.+)\[(?P<expert>0|[1-9][0-9]{0,5})\]", re.DOTALL)
 
 
 def parameter_paths(names: Iterable[str], raw: Mapping[str, Any], where: object) -> dict[str, str]:
@@ -112,7 +112,7 @@ def split_experts(path: str, a: Tensor, b: Tensor, rank: int, scaling: float, wh
 
 def parameter_of(name: str, factors: LoraFactors) -> tuple[str, int] | None:
     """(parameter path, expert number) of an expert's module name, else None."""
-    match = _EXPERT.match(name) if factors.layout.startswith("expert") else None
+    match = _EXPERT.fullmatch(name) if factors.layout.startswith("expert") else None
     return (match["parameter"], int(match["expert"])) if match else None
 
 
@@ -120,17 +120,25 @@ def group_experts(modules: Mapping[str, LoraFactors]) -> dict[str, list[LoraFact
     """The experts' factors in order, by parameter path.
 
     Raises:
-        CheckpointError: if an expert is missing.
+        CheckpointError: if an expert is missing or has no number, or experts of one parameter differ in shape.
     """
     groups: dict[str, dict[int, LoraFactors]] = {}
     for name, factors in modules.items():
         found = parameter_of(name, factors)
         if found is not None:
             groups.setdefault(found[0], {})[found[1]] = factors
+        elif factors.layout.startswith("expert"):
+            raise CheckpointError(f"the expert {name!r} is not named PARAMETER[NUMBER]")
     for path, experts in groups.items():
         missing = set(range(len(experts))) - set(experts)
         if missing:
             raise CheckpointError(f"{path}: expert {min(missing)} is missing between others, expected every expert")
+        kinds = {(factors.shape, factors.layout) for factors in experts.values()}
+        if len(kinds) > 1:
+            one, other, *_ = sorted(kinds)
+            raise CheckpointError(
+                f"{path}: its experts differ, {list(one[0])} {one[1]} and {list(other[0])} {other[1]}, expected one kind"
+            )
     return {path: [experts[e] for e in range(len(experts))] for path, experts in groups.items()}
 
 
@@ -167,6 +175,11 @@ def wrapper_names(paths: Iterable[str]) -> dict[str, str]:
         by_module.setdefault(module, []).append(parameter)
     names: dict[str, str] = {}
     for module, parameters in by_module.items():
+        if len(parameters) > len(_DECLARED):
+            raise RefusedError(
+                f"{module}: cannot tell the order of its {len(parameters)} parameters with experts, which PEFT wants",
+                hint="merge the adapter into its base model instead",
+            )
         depths = {depth: module + _WRAPPER * depth for depth in range(len(parameters))}
         assigned = _assign(module, depths, parameters, module)
         names |= {path: name for name, path in assigned.items()}

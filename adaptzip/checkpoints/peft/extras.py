@@ -17,7 +17,8 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     PEFT loads a tensor where the wrapped model has its key, and drops it silently where not. A module with
     LoRA keeps its own weight and bias under `base_layer`, one with trainable tokens under
     `token_adapter.base_layer`, and a `modules_to_save` module has an unused `original_module` beside the copy
-    that the plain key is loaded into.
+    that the plain key is loaded into. The plain bias of a module with LoRA, as PEFT before 0.7 and LoRETTA save a
+    trained one, is meant like that under `base_layer`: `loaded_key` gives it a key that PEFT loads.
 
     Args:
         key: the extra's key in the file.
@@ -33,9 +34,19 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     if ".base_layer." in name:
         return "replace", name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".")
     module = name.rpartition(".")[0]
+    if module in modules and name.endswith(".bias"):
+        return "replace", name
     if module in modules or _has_tokens(module, config):
         return "ignore", name
     return "replace", name
+
+
+def loaded_key(key: str, modules: Collection[str]) -> str:
+    """The key under which PEFT loads an extra: the bias of a module with LoRA is that of its base layer."""
+    module, _, leaf = key.rpartition(".")
+    if leaf == "bias" and module.removeprefix(PREFIX) in modules:
+        return f"{module}.base_layer.bias"
+    return key
 
 
 def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:

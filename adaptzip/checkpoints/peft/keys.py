@@ -68,10 +68,10 @@ def classify(keys: Iterable[str], where: object) -> Keys:
     modules: dict[str, dict[Part, str]] = {}
     extras: list[str] = []
     for key in keys:
-        _refuse_methods(key, where)
+        refuse_methods(key, where)
         found = split(key)
         if found is None:
-            _check_extra(key, where)
+            check_extra(key, where)
             extras.append(key)
             continue
         parts = modules.setdefault(found[0], {})
@@ -92,7 +92,8 @@ def split(key: str) -> tuple[str, Part] | None:
     return None
 
 
-def _refuse_methods(key: str, where: object) -> None:
+def refuse_methods(key: str, where: object) -> None:
+    """Raises: RefusedError: if a key belongs to another method than LoRA."""
     for piece, what in _METHODS.items():
         if piece in key:
             raise RefusedError(
@@ -101,7 +102,8 @@ def _refuse_methods(key: str, where: object) -> None:
             )
 
 
-def _check_extra(key: str, where: object) -> None:
+def check_extra(key: str, where: object) -> None:
+    """Raises: CheckpointError: if a key that is no factor's has no meaning in a PEFT LoRA."""
     if key.startswith(PREFIX) and ".lora_" not in key:
         return
     hint = "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,6 +11,9 @@ import torch
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.experts import one_rank
 from adaptzip.errors import RefusedError
+
+_LEAST, _MOST = 2.0**-8, torch.finfo(torch.float16).max
+"""Between these the largest number of a factor must lie, so that float16 rounds its numbers no worse than others."""
 
 
 def fold(factors: LoraFactors) -> LoraFactors:
@@ -29,6 +33,22 @@ def pad(factors: LoraFactors, rank: int) -> LoraFactors:
     a = torch.nn.functional.pad(factors.A, (0, 0, 0, missing))
     b = torch.nn.functional.pad(factors.B, (0, missing))
     return replace(factors, A=a, B=b)
+
+
+def balanced(factors: LoraFactors) -> LoraFactors:
+    """The same update, exactly, as A * c and B / c, where one of them lies at an end of float16's range.
+
+    c is a power of two, and brings the largest numbers of A and B near each other.
+    """
+    a, b = (float(t.abs().max()) if t.numel() else 0.0 for t in (factors.A, factors.B))
+    comfortable = all(
+        _LEAST <= largest <= _MOST or t.dtype == torch.float16 for largest, t in ((a, factors.A), (b, factors.B))
+    )
+    if comfortable or a == 0 or b == 0:
+        return factors
+    c = 2.0 ** round(math.log2(b / a) / 2)
+    dtype = torch.promote_types(torch.promote_types(factors.A.dtype, factors.B.dtype), torch.float32)
+    return replace(factors, A=factors.A.to(dtype) * c, B=factors.B.to(dtype) / c)
 
 
 def loadable(adapter: Adapter) -> Adapter:

@@ -13,9 +13,9 @@ from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import parameter_paths, split_experts
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.checkpoints.peft.vetting import check_patterns, check_token_rows
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -35,9 +35,11 @@ def read(source: Source) -> Adapter:
     if not keys.modules:
         raise CheckpointError(f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys")
     raw = source.config if source.config is not None else _assumed_config(source, keys)
+    check_patterns(raw, source.path)
     config = parse_config(raw, source.path)
     modules = _modules(source, keys, config)
-    _check_extras(source, keys, config)
+    extras = {key: source.tensors[key] for key in keys.extras}
+    check_token_rows(extras, raw, source.weights)
     meta = Meta(
         dialect="peft",
         config=MappingProxyType(dict(raw)),
@@ -45,7 +47,7 @@ def read(source: Source) -> Adapter:
         header=source.header,
         config_text=source.config_text,
     )
-    return Adapter(dict(sorted(modules.items())), {key: source.tensors[key] for key in keys.extras}, meta)
+    return Adapter(dict(sorted(modules.items())), extras, meta)
 
 
 def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
@@ -191,24 +193,5 @@ def _check_shapes(source: Source, name: str, a: Tensor, b: Tensor, rank: int) ->
     if a.shape[0] != rank:
         raise CheckpointError(
             f"{source.weights}: module {name} has rank {a.shape[0]}, but adapter_config.json says {rank}",
-            hint=_DIFFERENT,
-        )
-
-
-def _check_extras(source: Source, keys: Keys, config: PeftConfig) -> None:
-    """Replaced embedding rows must be as many as the configuration names, in both directions."""
-    rows = [key for key in keys.extras if extra_target(key, config.raw)[0] == "token_rows"]
-    for key in rows:
-        indices = token_indices(key, config.raw)
-        if indices is None or source.tensors[key].ndim != 2 or len(indices) != source.tensors[key].shape[0]:
-            there = "none" if indices is None else str(len(indices))
-            raise CheckpointError(
-                f"{source.weights}: {key} is {list(source.tensors[key].shape)}, but trainable_token_indices "
-                f"in adapter_config.json names {there}",
-                hint=_DIFFERENT,
-            )
-    if config.raw.get("trainable_token_indices") and not rows:
-        raise CheckpointError(
-            f"{source.weights}: trainable_token_indices is set, but there are no rows for these tokens",
             hint=_DIFFERENT,
         )

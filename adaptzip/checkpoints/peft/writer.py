@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints._safetensors import Pending, build_header, fits, pending, write_tensors
+from adaptzip.checkpoints._safetensors import Pending, build_header, fits, header_keys, pending, write_tensors
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
-from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part
-from adaptzip.checkpoints.peft.prepare import loadable, portable
+from adaptzip.checkpoints.peft.extras import loaded_key
+from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
+from adaptzip.checkpoints.peft.prepare import balanced, loadable, portable
+from adaptzip.checkpoints.peft.targeting import saved_whole
 from adaptzip.errors import RefusedError
 
 CONFIG_NAME = "adapter_config.json"
@@ -27,20 +29,26 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     """Write adapter_config.json and adapter_model.safetensors into `folder`.
 
     The files are the source's own, byte for byte, where the adapter still has its header, its configuration's
-    text, and factors that fit both.
+    text, and factors that fit both, and PEFT loads all of it.
 
     Raises:
         RefusedError: if PEFT cannot hold the adapter, or the portable profile would lose something.
+        CheckpointError: if an extra has a key without meaning.
     """
     _refuse_mixtures(adapter)
+    if not options.portable:
+        _refuse_saved_whole(adapter)
+    dtype = options.dtype
     if options.portable:
         adapter = portable(adapter, options.drop_extras)
         text = json.dumps(portable_config(adapter), indent=2, sort_keys=True)
-        options = replace(options, dtype=options.dtype or torch.float32)
+        dtype = dtype or torch.float32
     else:
         adapter = adapter if describes(adapter) else loadable(adapter)
         text = config_text(adapter)
-    tensors = file_tensors(adapter, options.dtype)
+        if dtype is None and adapter.meta.dtype is not None:
+            adapter = _in_own_dtype(adapter, adapter.meta.dtype)
+    tensors = file_tensors(adapter, dtype)
     header = adapter.meta.header
     if header is None or not fits(tensors, header):
         header = build_header(tensors, {"format": "pt"})
@@ -53,23 +61,42 @@ def file_tensors(adapter: Adapter, dtype: torch.dtype | None) -> dict[str, Pendi
     """What adapter_model.safetensors holds, by key.
 
     Raises:
-        RefusedError: if a factor is too large for `dtype`.
+        RefusedError: if a factor is too large for `dtype`, or two tensors would have one key.
+        CheckpointError: if an extra has a key without meaning.
     """
-    known = _header_keys(adapter.meta.header)
+    known = header_keys(adapter.meta.header)
+    modules = {name: _in_range(name, factors, dtype) for name, factors in adapter.modules.items()}
     tensors: dict[str, Pending] = {}
-    groups = group_experts(adapter.modules)
+    groups = group_experts(modules)
     names = wrapper_names(groups)
     for path, experts in groups.items():
-        tensors |= _expert_tensors(names[path], experts, dtype)
-    for name, factors in adapter.modules.items():
-        _check_range(name, factors, dtype)
+        _put(tensors, _expert_tensors(names[path], experts, dtype), f"the experts of {path}")
+    for name, factors in modules.items():
         if not factors.layout.startswith("expert"):
-            tensors |= _module_tensors(name, factors, dtype, known)
-    return tensors | {key: pending(tensor) for key, tensor in adapter.extras.items()}
+            _put(tensors, _module_tensors(name, factors, dtype, known), f"module {name}")
+    for key, tensor in adapter.extras.items():
+        check_extra(key, "the adapter")
+        _put(tensors, {loaded_key(key, modules): pending(tensor)}, f"the extra {key}")
+    return tensors
 
 
-def _header_keys(header: bytes | None) -> Collection[str]:
-    return json.loads(header) if header else ()
+def _put(tensors: dict[str, Pending], more: Mapping[str, Pending], what: str) -> None:
+    twice = sorted(tensors.keys() & more.keys())
+    if twice:
+        raise RefusedError(
+            f"{what} would have the key {twice[0]}, which another tensor of the adapter has",
+            hint="merge the adapter into its base model instead",
+        )
+    tensors.update(more)
+
+
+def _in_own_dtype(adapter: Adapter, dtype: torch.dtype) -> Adapter:
+    """With factors in the dtype that the source's had; magnitudes and biases were kept as they are."""
+    modules = {}
+    for name, factors in adapter.modules.items():
+        found = _in_range(name, factors, dtype)
+        modules[name] = replace(found, A=found.A.to(dtype), B=found.B.to(dtype))
+    return replace(adapter, modules=modules)
 
 
 def _key(name: str, part: Part, known: Collection[str]) -> str:
@@ -101,22 +128,43 @@ def _module_tensors(
 
 def _expert_tensors(name: str, experts: list[LoraFactors], dtype: torch.dtype | None) -> dict[str, Pending]:
     rows, (out, inner) = len(experts) * experts[0].rank, experts[0].shape
-    kind = dtype or experts[0].A.dtype
+    a_type = reduce(torch.promote_types, (factors.A.dtype for factors in experts))
+    b_type = reduce(torch.promote_types, (factors.B.dtype for factors in experts))
     return {
-        _key(name, "A", ()): Pending((rows, inner), kind, partial(stack_a, experts)),
-        _key(name, "B", ()): Pending((out, rows), dtype or experts[0].B.dtype, partial(stack_b, experts)),
+        _key(name, "A", ()): Pending((rows, inner), dtype or a_type, partial(stack_a, experts)),
+        _key(name, "B", ()): Pending((out, rows), dtype or b_type, partial(stack_b, experts)),
     }
 
 
-def _check_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> None:
+def _in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> LoraFactors:
+    """The same update with factors that `dtype` can hold, of which float16 alone has a small range.
+
+    Raises:
+        RefusedError: if there are none.
+    """
     if dtype != torch.float16:
-        return
+        return factors
+    factors = balanced(factors)
     limit = torch.finfo(dtype).max
-    for letter, tensor in (("A", factors.A), ("B", factors.B)):
+    parts = {"A": factors.A, "B": factors.B, "the bias": factors.bias, "the magnitude": factors.magnitude}
+    for letter, tensor in parts.items():
+        if tensor is None:
+            continue
         if tensor.numel() and float(tensor.abs().max()) > limit:
             raise RefusedError(
                 f"module {name}: {letter} has numbers beyond {limit:g}, which float16 cannot hold",
                 hint="export with --dtype bfloat16 or float32",
+            )
+    return factors
+
+
+def _refuse_saved_whole(adapter: Adapter) -> None:
+    for name in adapter.modules:
+        saved = saved_whole(adapter.meta.config, name)
+        if saved is not None:
+            raise RefusedError(
+                f"module {name} lies in {saved}, which modules_to_save names, so that PEFT would leave its update out",
+                hint="merge the adapter into its base model instead",
             )
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, WriteOptions
 from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
+from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, Sizes, file_tensors
 from adaptzip.errors import RefusedError, UsageError
@@ -63,7 +65,7 @@ def build_config(native: Native, sizes: Sizes, targets: Collection[str]) -> dict
         "peft_type": "VBLORA",
         "r": sizes.rank,
         "save_only_topk_weights": True,
-        "target_modules": list(targets),
+        "target_modules": exact_targets(targets),
         "topk": sizes.top_k,
         "vblora_dropout": 0.0,
         "vector_length": sizes.length,
@@ -76,5 +78,5 @@ def _extras(native: Native, targets: Collection[str]) -> dict[str, Tensor]:
     renamed = {}
     for key, tensor in native.adapter.extras.items():
         module, _, leaf = key.removeprefix(PREFIX).rpartition(".base_layer.")
-        renamed[f"{PREFIX}{module}.{leaf}" if module in left_out else key] = tensor
+        renamed[f"{PREFIX}{module}.{leaf}" if module in left_out else loaded_key(key, targets)] = tensor
     return renamed

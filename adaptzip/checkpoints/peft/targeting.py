@@ -1,0 +1,38 @@
+"""Which modules PEFT takes for targets, and targets that choose given modules and no others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from adaptzip.checkpoints.peft.config import targets
+
+
+def chosen(raw: Mapping[str, Any], module: str) -> bool:
+    """Whether a configuration makes PEFT load the LoRA of `module`: a module that is saved as a whole never has one."""
+    return targets(raw, module) and saved_whole(raw, module) is None
+
+
+def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:
+    """What in modules_to_save keeps PEFT from a LoRA on `module`, or None."""
+    saved = raw.get("modules_to_save") or ()
+    return next((name for name in saved if re.match(rf"(^|.*\.){name}($|\..*)", module)), None)
+
+
+def exact_targets(modules: Collection[str]) -> list[str] | str:
+    """target_modules for `modules` alone: their whole names, or a pattern where PEFT would let a name fit more.
+
+    PEFT compares names with the ends of paths. A name of numbers alone, such as that of a layer in a Sequential, would
+    fit the blocks of a ModuleList too, and one like "proj" a block "mlp.proj" with a target inside.
+    """
+    names = sorted(modules)
+    blocks = {name[:dot] for name in names for dot in _dots(name)}
+    ends = {block[dot + 1 :] for block in blocks for dot in _dots(block)} | (blocks - set(names))
+    if any(name in ends or not re.search(r"[^\d.]", name) for name in names):
+        return "|".join(map(re.escape, names))
+    return names
+
+
+def _dots(name: str) -> list[int]:
+    return [position for position, character in enumerate(name) if character == "."]

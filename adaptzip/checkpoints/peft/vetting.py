@@ -1,0 +1,126 @@
+"""One vetting for adapters from any source: what reading a folder refuses is refused in a file or in memory too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from adaptzip.adapter import Adapter
+from adaptzip.checkpoints.peft.config import parse_config
+from adaptzip.checkpoints.peft.extras import extra_target, token_indices
+from adaptzip.checkpoints.peft.keys import PREFIX, refuse_methods, split
+from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.errors import CheckpointError
+
+_DIFFERENT = "the weights and the configuration belong to different adapters"
+_REPAIR = "repair the configuration"
+_BIASES = (None, "none", "all", "lora_only", "vblora_only")
+
+
+def vet(adapter: Adapter, where: object) -> None:
+    """Refuse an adapter whose configuration or extras say of the update what its factors do not.
+
+    What a configuration leaves out is no reason: whoever writes the adapter fills it in.
+
+    Raises:
+        RefusedError: if the configuration asks for more than W + s*B@A, or an extra belongs to another method.
+        CheckpointError: if a field has a value of the wrong kind, tensors that it announces are missing, or an extra
+            means a part of a factor or the same tensor as another.
+    """
+    _vet_config(adapter, where)
+    for field, what, present in (
+        ("use_dora", "magnitude", [m.magnitude is not None for m in adapter.modules.values()]),
+        ("lora_bias", "bias", [m.bias is not None for m in adapter.modules.values()]),
+    ):
+        if adapter.meta.config.get(field) and not all(present):
+            name = list(adapter.modules)[present.index(False)]
+            raise CheckpointError(f"{where}: module {name} has no {what}, but {field} is set", hint=_DIFFERENT)
+    _vet_extras(adapter.extras, where)
+    check_token_rows(adapter.extras, adapter.meta.config, where)
+
+
+def _vet_config(adapter: Adapter, where: object) -> None:
+    raw = adapter.meta.config
+    check_patterns(raw, where)
+    if adapter.meta.dialect == "peft":
+        refuse_variants({"peft_type": "LORA", **raw}, where)
+        parse_config(raw, where)
+    else:
+        # The ranks and scales of other dialects stand elsewhere, or mean something else.
+        parse_config({**raw, "r": 1, "lora_alpha": 1, "rank_pattern": {}, "alpha_pattern": {}}, where)
+    if not isinstance(raw.get("task_type"), str | None):
+        raise CheckpointError(f"{where}: task_type is {raw['task_type']!r}, expected text", hint=_REPAIR)
+    if raw.get("bias") not in _BIASES:
+        raise CheckpointError(f"{where}: bias is {raw['bias']!r}, expected none, all or lora_only", hint=_REPAIR)
+
+
+def check_patterns(raw: Mapping[str, Any], where: object) -> None:
+    """Every pattern of a configuration must be one as PEFT puts it together with what it adds.
+
+    Raises:
+        CheckpointError: if one is not.
+    """
+    for field, pattern, whole in _patterns(raw):
+        try:
+            re.compile(whole)
+        except (re.error, RecursionError, OverflowError) as error:
+            reason = str(error) or type(error).__name__
+            raise CheckpointError(
+                f"{where}: {field} has {pattern[:100]!r}, which is no regular expression ({reason})", hint=_REPAIR
+            ) from error
+
+
+def _patterns(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(field, pattern, what PEFT compiles); values of other kinds are `parse_config`'s to refuse."""
+    for field, form in (
+        ("target_modules", "{}"),
+        ("exclude_modules", "{}"),
+        ("layers_pattern", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."),
+        ("modules_to_save", r"(^|.*\.){}($|\..*)"),
+        ("rank_pattern", r"(.*\.)?({})$"),
+        ("alpha_pattern", r"(.*\.)?({})$"),
+    ):
+        value = raw.get(field)
+        names = field in ("target_modules", "exclude_modules") and isinstance(value, list)
+        patterns = value if isinstance(value, list | Mapping) and not names else (value,)
+        for pattern in patterns:
+            if isinstance(pattern, str):
+                yield field, pattern, form.replace("{}", pattern)
+
+
+def _vet_extras(extras: Mapping[str, Tensor], where: object) -> None:
+    meant: dict[str, str] = {}
+    for key in extras:
+        refuse_methods(key, where)
+        name = key.removeprefix(PREFIX)
+        if split(PREFIX + name) is not None:
+            raise CheckpointError(f"{where}: the extra {key} is named as a part of a module's factors")
+        if name in meant:
+            raise CheckpointError(f"{where}: the keys {meant[name]} and {key} mean the same tensor")
+        meant[name] = key
+
+
+def check_token_rows(extras: Mapping[str, Tensor], raw: Mapping[str, Any], where: object) -> None:
+    """Replaced embedding rows must be as many as the configuration names, in both directions.
+
+    Raises:
+        CheckpointError: if they are not.
+    """
+    rows = [key for key in extras if extra_target(key, raw)[0] == "token_rows"]
+    for key in rows:
+        indices = token_indices(key, raw)
+        if indices is None or extras[key].ndim != 2 or len(indices) != extras[key].shape[0]:
+            there = "none" if indices is None else str(len(indices))
+            raise CheckpointError(
+                f"{where}: {key} is {list(extras[key].shape)}, but trainable_token_indices "
+                f"in adapter_config.json names {there}",
+                hint=_DIFFERENT,
+            )
+    if raw.get("trainable_token_indices") and not rows:
+        raise CheckpointError(
+            f"{where}: trainable_token_indices is set, but there are no rows for these tokens",
+            hint=_DIFFERENT,
+        )
