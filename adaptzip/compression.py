@@ -26,6 +26,7 @@ from adaptzip.packing import ExtrasMode
 from adaptzip.reconstruction import reconstruct
 from adaptzip.settings import candidates, with_ranks
 from adaptzip.survey import Candidate
+from adaptzip.workers import on_one_core
 
 _FILL = 0.99
 """A size budget that is filled less than this is worth a word."""
@@ -204,6 +205,7 @@ def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = No
     return fit_adapter(job.method, candidate.config, job.adapter, job.context, survey=job.survey, progress=progress)
 
 
+@on_one_core()
 def _run(job: Job, candidate: Candidate, progress: Progress | None) -> Made:
     fitted = fit_candidate(job, candidate, progress)
     if not fitted.profiles:

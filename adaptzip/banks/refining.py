@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adaptzip.banks.codes import Codes, decode, ordered
 from adaptzip.banks.factors import Coded, Group
+from adaptzip.workers import parallel_map
 
 _SMALLEST = 1e-3
 """Smallest weight that refinement begins with: at 0 a softmax has no gradient."""
@@ -75,28 +76,32 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
         line_search_fn="strong_wolfe",
     )
 
-    def current() -> tuple[Tensor, list[Coded]]:
+    def current(i: int) -> Coded:
         if not logits:
-            return bank + moves * scale, list(coded)
-        return bank + moves * scale, [
-            Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(pair, tensors, strict=True)))
-            for pair, tensors in zip(sides, logits, strict=True)
-        ]
+            return coded[i]
+        return Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(sides[i], logits[i], strict=True)))
+
+    def differentiated(i: int) -> tuple[Tensor, Sequence[Tensor]]:
+        """Loss of a group, and its gradients: of the moves, and of the group's own logits."""
+        with torch.enable_grad():
+            value = loss(groups[i], *decoded(groups[i], current(i), bank + moves * scale))
+            own = logits[i] if logits else []
+            return value.detach(), torch.autograd.grad(value, [moves, *own])
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
         total = torch.zeros((), device=bank.device)
-        for i, group in enumerate(groups):
-            vectors, found = current()
-            value = loss(group, *decoded(group, found[i], vectors))
-            value.backward()  # type: ignore[no-untyped-call]
-            total += value.detach()
+        moves.grad = torch.zeros_like(moves)
+        for i, (value, gradients) in enumerate(parallel_map(differentiated, range(len(groups)), device=bank.device)):
+            total += value
+            moves.grad += gradients[0]
+            for tensor, gradient in zip(logits[i] if logits else [], gradients[1:], strict=True):
+                tensor.grad = gradient
         return total
 
     before = _total(groups, coded, bank)
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        vectors, found = current()
+        vectors, found = bank + moves * scale, [current(i) for i in range(len(groups))]
         if not _total(groups, found, vectors) < before:
             return bank, list(coded)
         return vectors, [Coded(ordered(codes.A), ordered(codes.B)) for codes in found]
@@ -107,4 +112,8 @@ def _logits(codes: Codes) -> Tensor:
 
 
 def _total(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> float:
-    return sum(float(loss(group, *decoded(group, codes, bank))) for group, codes in zip(groups, coded, strict=True))
+    def one(pair: tuple[Group, Coded]) -> float:
+        with torch.no_grad():
+            return float(loss(pair[0], *decoded(*pair, bank)))
+
+    return sum(parallel_map(one, zip(groups, coded, strict=True), device=bank.device))
