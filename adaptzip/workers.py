@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,12 +51,22 @@ def on_one_core() -> Iterator[None]:
             _local.pool = None
 
 
-def parallel_map(function: Callable[[T], R], items: Iterable[T], *, device: torch.device = _CPU) -> Iterator[R]:
+def parallel_map(
+    function: Callable[[T], R], items: Iterable[T], *, device: torch.device = _CPU, most: int | None = None
+) -> Iterator[R]:
     """`function` of every item, in order: side by side on a CPU, one after another on a GPU and within a worker.
 
     torch's own threads meet after every operation, which costs more than the operation where tensors are small, and
     far more where the machine has other work. When the caller stops early, items that have not begun are dropped.
+
+    Args:
+        most: items worked on at once, where each takes much memory.
     """
+    if most is not None:
+        rest = iter(items)
+        while portion := list(islice(rest, most)):
+            yield from parallel_map(function, portion, device=device)
+        return
     if _local.worker or device.type != "cpu":
         yield from map(function, items)
     elif _local.pool is not None:
@@ -67,14 +79,39 @@ def parallel_map(function: Callable[[T], R], items: Iterable[T], *, device: torc
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Workers; at the end this thread, and those to come, have `threads` cores again."""
-    pool = ThreadPoolExecutor(threads, initializer=_begin)
-    try:
-        yield pool
-    finally:
+    with _one_blas_thread:
+        pool = ThreadPoolExecutor(threads, initializer=_begin)
         try:
-            pool.shutdown(cancel_futures=True)
+            yield pool
         finally:
-            torch.set_num_threads(threads)
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:
+                torch.set_num_threads(threads)
+
+
+class _OneBlasThread:
+    """numpy's and scipy's BLAS on one thread for as long as anyone asks: the whole process has one number of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._askers = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._askers:
+                self._limit = ThreadpoolController().select(user_api="blas").limit(limits=1)
+            self._askers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._askers -= 1
+            if not self._askers:
+                self._limit.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 def _begin() -> None:

@@ -66,6 +66,7 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
     moves = torch.zeros_like(bank, requires_grad=True)
     sides = [(codes.A, codes.B) for codes in coded]
     logits = [[_logits(codes) for codes in pair] for pair in sides] if coded[0].A.k > 1 else []
+    own: Sequence[Sequence[Tensor]] = logits or [()] * len(groups)
     optimiser = torch.optim.LBFGS(
         [moves, *(tensor for pair in logits for tensor in pair)],
         max_iter=steps,
@@ -81,21 +82,23 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
             return coded[i]
         return Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(sides[i], logits[i], strict=True)))
 
-    def differentiated(i: int) -> tuple[Tensor, Sequence[Tensor]]:
-        """Loss of a group, and its gradients: of the moves, and of the group's own logits."""
-        with torch.enable_grad():
-            value = loss(groups[i], *decoded(groups[i], current(i), bank + moves * scale))
-            own = logits[i] if logits else []
-            return value.detach(), torch.autograd.grad(value, [moves, *own])
-
     def closure() -> Tensor:
-        total = torch.zeros((), device=bank.device)
-        moves.grad = torch.zeros_like(moves)
-        for i, (value, gradients) in enumerate(parallel_map(differentiated, range(len(groups)), device=bank.device)):
+        vectors = (bank + moves * scale).detach().requires_grad_()
+
+        def differentiated(i: int) -> tuple[Tensor, Sequence[Tensor]]:
+            """Loss of a group, and its gradients: of the vectors, and of the group's own logits."""
+            with torch.enable_grad():
+                value = loss(groups[i], *decoded(groups[i], current(i), vectors))
+                return value.detach(), torch.autograd.grad(value, [vectors, *own[i]])
+
+        total, gradient = torch.zeros((), device=bank.device), torch.zeros_like(bank)
+        found = parallel_map(differentiated, range(len(groups)), device=bank.device)
+        for (value, (first, *rest)), tensors in zip(found, own, strict=True):
             total += value
-            moves.grad += gradients[0]
-            for tensor, gradient in zip(logits[i] if logits else [], gradients[1:], strict=True):
-                tensor.grad = gradient
+            gradient += first
+            for tensor, its in zip(tensors, rest, strict=True):
+                tensor.grad = its
+        moves.grad = gradient * scale
         return total
 
     before = _total(groups, coded, bank)
