@@ -34,7 +34,7 @@ _local = _Local()
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """torch on one core in this thread, and a pool of as many threads as torch had for `parallel_map`. Also a decorator.
+    """torch on one core in this thread, and as many workers for `parallel_map` as torch had threads. Also a decorator.
 
     Within another one, and within a worker, it changes nothing.
     """
