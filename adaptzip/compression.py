@@ -31,6 +31,7 @@ from adaptzip.packing import ExtrasMode
 from adaptzip.reconstruction import reconstruct
 from adaptzip.settings import candidates, smallest, with_ranks
 from adaptzip.survey import Candidate
+from adaptzip.workers import on_one_core
 
 _LEFT = 0.01
 """More of a budget's room than this share, left unused, is worth a word."""
@@ -244,6 +245,7 @@ def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = No
     return fit_adapter(job.method, candidate.config, job.adapter, job.context, survey=job.survey, progress=progress)
 
 
+@on_one_core()
 def _run(job: Job, candidate: Candidate, progress: Progress | None) -> Made:
     fitted = fit_candidate(job, candidate, progress)
     if not fitted.profiles:

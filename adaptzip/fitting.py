@@ -22,6 +22,7 @@ from adaptzip.linalg import factored_svd, group_by_shape
 from adaptzip.methods._base import FitContext, Method, Profile
 from adaptzip.sensitivity import Sensitivity
 from adaptzip.survey import Survey
+from adaptzip.workers import on_one_core
 
 Progress = Callable[[str, float], None]
 
@@ -153,6 +154,7 @@ class FittedAdapter:
         for part in over_batches(self._fit, names, self.adapter.modules, self.context.device):
             yield from part.items()
 
+    @on_one_core()
     def code(
         self, step: float, ranks: Mapping[str, int], names: Sequence[str], progress: Progress | None = None
     ) -> CodedAdapter:
@@ -187,6 +189,7 @@ class FittedAdapter:
         return self.method.fit(modules, self.config, self.prepared, self.context)
 
 
+@on_one_core()
 def fit_adapter(
     method: Method,
     config: Any,
@@ -248,6 +251,7 @@ def sites_of(adapter: Adapter) -> dict[str, Site]:
     return {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
 
 
+@on_one_core()
 def survey_of(adapter: Adapter, device: torch.device) -> Survey:
     """Shapes and spectra of an adapter; an update below rounding of nothing has no singular values."""
     modules = adapter.modules

@@ -107,7 +107,8 @@ def test_modules_that_are_not_coded_count_whole() -> None:
 def test_large_adapters_are_fitted_again_and_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fit(name, SOURCE)
     monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
-    monkeypatch.setattr(batching, "_BATCH_NUMBERS", 300)
+    monkeypatch.setattr(batching, "_MOST_NUMBERS", 300)
+    monkeypatch.setattr(batching, "_LEAST_NUMBERS", 300)
     again = fit(name, SOURCE)
     assert kept.kept
     assert not again.kept

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from adaptzip.banks.codes import Codes, cut, on_levels, ordered
-from adaptzip.banks.mixing import mix
+from adaptzip.banks.mixing import Mixture, mix
+from adaptzip.workers import parallel_map
 
 _BLOCK = {"cpu": 2**19, "cuda": 2**27}
 """Numbers in a block of products of pieces with vectors."""
 _MIXED_BLOCK = {"cpu": 2**21, "cuda": 2**27}
+_BLOCKS = 8
+"""Blocks that a worker takes at once."""
 
 
 def choose(
@@ -54,14 +57,21 @@ def _choose_pieces(bank: Tensor, pieces: Tensor, k: int, levels: int | None, gra
 
 
 def _nearest(bank: Tensor, pieces: Tensor) -> Codes:
-    half = bank.square().sum(1) / 2
-    blocks = torch.split(pieces, _rows(_BLOCK, bank))
-    indices = torch.cat([torch.addmm(half, part, bank.T, alpha=-1).argmin(1, keepdim=True) for part in blocks])
+    half, rows = bank.square().sum(1) / 2, _rows(_BLOCK, bank)
+
+    def nearest(some: Tensor) -> Tensor:
+        blocks = torch.split(some, rows)
+        return torch.cat([torch.addmm(half, part, bank.T, alpha=-1).argmin(1, keepdim=True) for part in blocks])
+
+    indices = torch.cat(list(parallel_map(nearest, torch.split(pieces, _BLOCKS * rows), device=bank.device)))
     return Codes(indices, torch.ones_like(indices, dtype=bank.dtype))
 
 
 def _mixtures(bank: Tensor, gram: Tensor, pieces: Tensor, k: int) -> Codes:
-    found = [mix(gram, part @ bank.T, k) for part in torch.split(pieces, _rows(_MIXED_BLOCK, bank))]
+    def mixed(part: Tensor) -> Mixture:
+        return mix(gram, part @ bank.T, k)
+
+    found = list(parallel_map(mixed, torch.split(pieces, _rows(_MIXED_BLOCK, bank)), device=bank.device))
     return Codes(torch.cat([part.chosen for part in found]), torch.cat([part.weights for part in found]))
 
 

@@ -11,7 +11,11 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.banks.choosing import choose, grams_of
 from adaptzip.banks.codes import Codes, decode
-from adaptzip.linalg import factored_svd, group_by_shape
+from adaptzip.linalg import WORKING_BYTES, factored_svd, group_by_shape
+from adaptzip.workers import parallel_map
+
+_PART_BYTES = 2**20
+"""Bytes of factors in a group on a CPU, where groups are worked on side by side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +79,17 @@ def groups(
     modules: Mapping[str, LoraFactors], ranks: Mapping[str, int], weights: Mapping[str, float], device: torch.device
 ) -> Iterator[Group]:
     """Modules of a rank of at least 1 in groups of one shape and rank."""
+    most = _PART_BYTES if device.type == "cpu" else WORKING_BYTES
+    parts: list[tuple[int, list[str]]] = []
     for rank in sorted(set(ranks.values()) - {0}):
         wanted = {name: module for name, module in modules.items() if ranks[name] == rank}
-        for names in group_by_shape(wanted):
-            yield _group([wanted[name] for name in names], names, rank, weights, device)
+        parts += [(rank, names) for names in group_by_shape(wanted, working_bytes=most)]
+
+    def group(part: tuple[int, list[str]]) -> Group:
+        rank, names = part
+        return _group([modules[name] for name in names], names, rank, weights, device)
+
+    return parallel_map(group, parts, device=device)
 
 
 def _group(

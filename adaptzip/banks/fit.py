@@ -13,6 +13,7 @@ from adaptzip.banks.codes import Codes, decode
 from adaptzip.banks.factors import Coded, Group, recode, squared_errors, start
 from adaptzip.banks.lloyd import first_bank, lloyd, pieces_of, thinned
 from adaptzip.banks.refining import decoded, refine
+from adaptzip.workers import parallel_map
 
 _LLOYD_ROUNDS = 16
 _MIXED_ROUNDS = 8
@@ -57,21 +58,18 @@ def fit_bank(
     """Fit a bank to updates. `groups` are not empty, and hold no zero update."""
     tell = progress or (lambda share: None)
     bank = _open_bank(groups, shape, seed, lambda share: tell(share / 2))
-    coded = []
-    for group in groups:
-        A, B = start(group)
-        coded.append(Coded(choose(bank, A, shape.k), choose(bank, B, shape.k)))
+    coded = _first_codes(groups, bank, shape.k)
     previous = float("inf")
     rounds = _ROUNDS // _share(groups, shape)
     for turn in range(rounds):
-        coded = [recode_both(group, codes, bank) for group, codes in zip(groups, coded, strict=True)]
+        coded = _recoded(groups, coded, bank)
         bank, coded = refine(groups, coded, bank, _STEPS)
         error = _weighted(groups, _errors(groups, coded, bank))
         tell(0.5 + (turn + 1) / rounds / 2)
         if error >= previous * (1 - _TOLERANCE):
             break
         previous = error
-    coded = [recode_both(group, codes, bank, levels=shape.levels) for group, codes in zip(groups, coded, strict=True)]
+    coded = _recoded(groups, coded, bank, shape.levels)
     bank, coded = _by_norm(bank, coded)
     return BankFit(bank, tuple(coded), tuple(_errors(groups, coded, bank)))
 
@@ -94,6 +92,25 @@ def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[
     return bank
 
 
+def _first_codes(groups: Sequence[Group], bank: Tensor, k: int) -> list[Coded]:
+    """Codes of every group in its first gauge."""
+
+    def code(group: Group) -> Coded:
+        A, B = start(group)
+        return Coded(choose(bank, A, k), choose(bank, B, k))
+
+    return list(parallel_map(code, groups, device=bank.device))
+
+
+def _recoded(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, levels: int | None = None) -> list[Coded]:
+    """New codes of every group."""
+
+    def recode_one(pair: tuple[Group, Coded]) -> Coded:
+        return recode_both(*pair, bank, levels=levels)
+
+    return list(parallel_map(recode_one, zip(groups, coded, strict=True), device=bank.device))
+
+
 def recode_both(group: Group, coded: Coded, bank: Tensor, *, levels: int | None = None) -> Coded:
     """New codes of A given B, then of B given those of A."""
     A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels)
@@ -102,7 +119,10 @@ def recode_both(group: Group, coded: Coded, bank: Tensor, *, levels: int | None 
 
 
 def _errors(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> list[Tensor]:
-    return [squared_errors(g, *decoded(g, codes, bank)) for g, codes in zip(groups, coded, strict=True)]
+    def errors(pair: tuple[Group, Coded]) -> Tensor:
+        return squared_errors(pair[0], *decoded(*pair, bank))
+
+    return list(parallel_map(errors, zip(groups, coded, strict=True), device=bank.device))
 
 
 def _weighted(groups: Sequence[Group], errors: Sequence[Tensor]) -> float:

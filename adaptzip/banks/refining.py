@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adaptzip.banks.codes import Codes, decode, ordered
 from adaptzip.banks.factors import Coded, Group
+from adaptzip.workers import parallel_map
 
 _SMALLEST = 1e-3
 """Smallest weight that refinement begins with: at 0 a softmax has no gradient."""
@@ -65,6 +66,7 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
     moves = torch.zeros_like(bank, requires_grad=True)
     sides = [(codes.A, codes.B) for codes in coded]
     logits = [[_logits(codes) for codes in pair] for pair in sides] if coded[0].A.k > 1 else []
+    own: Sequence[Sequence[Tensor]] = logits or [()] * len(groups)
     optimiser = torch.optim.LBFGS(
         [moves, *(tensor for pair in logits for tensor in pair)],
         max_iter=steps,
@@ -75,28 +77,34 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
         line_search_fn="strong_wolfe",
     )
 
-    def current() -> tuple[Tensor, list[Coded]]:
+    def current(i: int) -> Coded:
         if not logits:
-            return bank + moves * scale, list(coded)
-        return bank + moves * scale, [
-            Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(pair, tensors, strict=True)))
-            for pair, tensors in zip(sides, logits, strict=True)
-        ]
+            return coded[i]
+        return Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(sides[i], logits[i], strict=True)))
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
-        total = torch.zeros((), device=bank.device)
-        for i, group in enumerate(groups):
-            vectors, found = current()
-            value = loss(group, *decoded(group, found[i], vectors))
-            value.backward()  # type: ignore[no-untyped-call]
-            total += value.detach()
+        vectors = (bank + moves * scale).detach().requires_grad_()
+
+        def differentiated(i: int) -> tuple[Tensor, Sequence[Tensor]]:
+            """Loss of a group, and its gradients: of the vectors, and of the group's own logits."""
+            with torch.enable_grad():
+                value = loss(groups[i], *decoded(groups[i], current(i), vectors))
+                return value.detach(), torch.autograd.grad(value, [vectors, *own[i]])
+
+        total, gradient = torch.zeros((), device=bank.device), torch.zeros_like(bank)
+        found = parallel_map(differentiated, range(len(groups)), device=bank.device)
+        for (value, (first, *rest)), tensors in zip(found, own, strict=True):
+            total += value
+            gradient += first
+            for tensor, its in zip(tensors, rest, strict=True):
+                tensor.grad = its
+        moves.grad = gradient * scale
         return total
 
     before = _total(groups, coded, bank)
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        vectors, found = current()
+        vectors, found = bank + moves * scale, [current(i) for i in range(len(groups))]
         if not _total(groups, found, vectors) < before:
             return bank, list(coded)
         return vectors, [Coded(ordered(codes.A), ordered(codes.B)) for codes in found]
@@ -107,4 +115,8 @@ def _logits(codes: Codes) -> Tensor:
 
 
 def _total(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> float:
-    return sum(float(loss(group, *decoded(group, codes, bank))) for group, codes in zip(groups, coded, strict=True))
+    def one(pair: tuple[Group, Coded]) -> float:
+        with torch.no_grad():
+            return float(loss(pair[0], *decoded(*pair, bank)))
+
+    return sum(parallel_map(one, zip(groups, coded, strict=True), device=bank.device))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adaptzip.workers import parallel_map
+
 _ROUNDS = 32
 """Measurements of distances; the vectors drawn between two do not know of each other."""
 _BLOCK = 2**22
@@ -48,6 +50,10 @@ def _draw(mass: Tensor, chosen: Tensor, count: int, generator: torch.Generator) 
 def _nearest_square(pieces: Tensor, vectors: Tensor) -> Tensor:
     """Squared distance (n,) of every piece to the nearest vector."""
     half = vectors.square().sum(1) / 2
+
+    def least(part: Tensor) -> Tensor:
+        return torch.addmm(half, part, vectors.T, alpha=-1).amin(1)
+
     parts = torch.split(pieces, max(1, _BLOCK // len(vectors)))
-    nearest = [torch.addmm(half, part, vectors.T, alpha=-1).amin(1) for part in parts]
+    nearest = list(parallel_map(least, parts, device=pieces.device))
     return (2 * torch.cat(nearest) + pieces.square().sum(1)).clamp(min=0)

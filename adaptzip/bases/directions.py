@@ -9,6 +9,8 @@ from torch import Tensor
 from adaptzip.basis import ModuleBasis
 from adaptzip.linalg import canonical_signs
 
+AT_ONCE = 4
+"""Dense matrices decomposed side by side: each takes a gigabyte in the widest layers of a 7B model."""
 SMALLEST = 1e-6
 """Directions whose singular value is below this share of the largest are zeros: rounding decides where they point."""
 

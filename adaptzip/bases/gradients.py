@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from adaptzip.bases.directions import dense_directions, pair
-from adaptzip.basis import Basis, BasisReference
+from adaptzip.bases.directions import AT_ONCE, dense_directions, pair
+from adaptzip.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.errors import RefusedError, UsageError
+from adaptzip.workers import on_one_core, parallel_map
 
 
+@on_one_core()
 def basis_from_gradients(gradients: Mapping[str, Tensor], size: int, description: str = "gradients") -> Basis:
     """The singular directions of each module's first update under AdamW, -sign(gradient).
 
@@ -31,8 +33,9 @@ def basis_from_gradients(gradients: Mapping[str, Tensor], size: int, description
     """
     if size < 1 or not gradients:
         raise UsageError(f"a basis of size {size} from {len(gradients)} gradients was asked for, expected at least 1")
-    modules = {}
-    for name, gradient in sorted(gradients.items()):
+
+    def directions(name: str) -> ModuleBasis:
+        gradient = gradients[name]
         if gradient.ndim != 2 or not bool(gradient.isfinite().all()):
             raise UsageError(f"the gradient of module {name} is {list(gradient.shape)}, expected finite (out, in)")
         if not bool(gradient.any()):
@@ -41,5 +44,8 @@ def basis_from_gradients(gradients: Mapping[str, Tensor], size: int, description
                 hint="give texts that the module acts on, or leave the module out",
             )
         U, _, V = dense_directions(-gradient.sign(), size)
-        modules[name] = pair(U, V)
+        return pair(U, V)
+
+    names = sorted(gradients)
+    modules = dict(zip(names, parallel_map(directions, names, most=AT_ONCE), strict=True))
     return Basis(modules, BasisReference("embedded", max(m.size for m in modules.values()), "", description))

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptzip.adapter import LoraFactors
 from adaptzip.basis import Basis, ModuleBasis
 from adaptzip.errors import RefusedError
+from adaptzip.workers import on_one_core, parallel_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +87,21 @@ def project(module: LoraFactors, basis: ModuleBasis) -> Projection:
     return Projection(left @ right.T, gram_u, gram_v, outside)
 
 
+@on_one_core()
 def captured_energy(modules: Mapping[str, LoraFactors], basis: Basis) -> CapturedEnergy:
     """The share of every update's energy, and of all together, that a basis captures.
 
     Raises:
         RefusedError: if the basis was made for another shape of a module.
     """
+
+    def projected(name: str) -> Projection:
+        module = modules[name]
+        return project(module, module_basis(basis, name, module.shape) if name in basis.modules else _nothing(module))
+
     total = missed = 0.0
     shares: dict[str, float] = {}
-    for name, module in modules.items():
-        directions = module_basis(basis, name, module.shape) if name in basis.modules else _nothing(module)
-        found = project(module, directions)
+    for name, found in zip(modules, parallel_map(projected, modules), strict=True):
         if found.energy > 0:
             total, missed = total + found.energy, missed + found.outside
             shares[name] = found.captured / found.energy

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.bases.directions import pair, stacked_directions
-from adaptzip.basis import Basis, BasisReference
+from adaptzip.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.linalg import factored_svd
+from adaptzip.workers import on_one_core, parallel_map
 
 Components = tuple[Tensor, Tensor, Tensor]
 """U (out, k), S (k,) and V (in, k) of one update, float64."""
 
 
+@on_one_core()
 def build_basis(adapters: Sequence[Adapter], size: int | None = None, *, normalised: bool = True) -> Basis:
     """The directions that hold most of the updates of several adapters.
 
@@ -45,17 +47,22 @@ def build_basis(adapters: Sequence[Adapter], size: int | None = None, *, normali
             parts.setdefault(name, []).append(one)
     if not parts:
         raise RefusedError("every update is zero, so there are no directions to keep", hint="train the adapters first")
-    modules = {}
     for name, found in sorted(parts.items()):
         _check_shapes(name, found)
-        modules[name] = pair(_side([(U, S) for U, S, _ in found], size), _side([(V, S) for _, S, V in found], size))
+
+    def directions(name: str) -> ModuleBasis:
+        found = parts[name]
+        return pair(_side([(U, S) for U, S, _ in found], size), _side([(V, S) for _, S, V in found], size))
+
+    modules = dict(zip(sorted(parts), parallel_map(directions, sorted(parts)), strict=True))
     what = f"updates of {len(adapters)} adapter{'s' if len(adapters) > 1 else ''}"
     return Basis(modules, BasisReference("embedded", max(m.size for m in modules.values()), "", what))
 
 
 def _components(adapter: Adapter, normalised: bool) -> dict[str, Components]:
     """Singular components of the updates that are not zero."""
-    found = {name: _svd(module) for name, module in adapter.modules.items() if module.rank}
+    names = [name for name, module in adapter.modules.items() if module.rank]
+    found = dict(zip(names, parallel_map(lambda name: _svd(adapter.modules[name]), names), strict=True))
     total = sqrt(sum(float(S.square().sum()) for _, S, _ in found.values()))
     weight = 1 / total if normalised and total else 1.0
     return {name: (U, S * weight, V) for name, (U, S, V) in found.items() if float(S.sum()) > 0}

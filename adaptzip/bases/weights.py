@@ -21,11 +21,12 @@ from adaptzip.base import names
 from adaptzip.base.layouts import stored_layout
 from adaptzip.base.model import BaseModel
 from adaptzip.base.renaming import find_renaming
-from adaptzip.bases.directions import SMALLEST, dense_directions, pair
+from adaptzip.bases.directions import AT_ONCE, SMALLEST, dense_directions, pair
 from adaptzip.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.compressed import Site
 from adaptzip.digest import digest
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
+from adaptzip.workers import on_one_core, parallel_map
 
 CLOSEST = 1e-7
 """Two singular values nearer to each other than this share of the largest leave their vectors to rounding."""
@@ -41,6 +42,7 @@ class _Part:
     layout: Layout
 
 
+@on_one_core()
 def basis_from_base(
     base: BaseModel,
     sites: Mapping[str, Site],
@@ -66,15 +68,18 @@ def basis_from_base(
     if size < 1:
         raise UsageError(f"a basis of size {size} was asked for, expected at least 1")
     places = _places(base, sites)
-    modules = {}
-    for name in sites if only is None else sorted(only):
+
+    def directions(name: str) -> ModuleBasis:
         weight = torch.cat([_oriented(base, part) for part in places[name]])
         if not bool(weight.isfinite().all()):
             raise BaseModelError(f"{base.path}: the weight of {name} holds NaN or infinity", hint="use another save")
         U, S, V = dense_directions(weight, size + 1)
         if reproducible:
             _check_gaps(name, S)
-        modules[name] = pair(U[:, :size], V[:, :size])
+        return pair(U[:, :size], V[:, :size])
+
+    wanted = list(sites) if only is None else sorted(only)
+    modules = dict(zip(wanted, parallel_map(directions, wanted, most=AT_ONCE), strict=True))
     return Basis(modules, BasisReference("base", size, _fingerprint(base, places)))
 
 

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptzip.workers import parallel_map
+
 CHAIN = 128
 """Stages of a trellis: a block's numbers are dealt to lanes of this length."""
 SHORT_CHAIN = 64
@@ -88,7 +90,7 @@ def quantise(blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor,
         x, index = (torch.cat(parts, dim=1) for parts in zip(*dealt, strict=True))
         most = _LANES.get(x.device.type, _LANES["cpu"])
         cut = zip(torch.split(x, most, 1), torch.split(index, most, 1), strict=True)
-        found = [_viterbi(*part, rates) for part in cut]
+        found = list(parallel_map(lambda part: _viterbi(*part, rates), cut, device=x.device))
         levels, quantisers = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         widths = [pair[0].shape[1] for pair in dealt]
         for i, k, q in zip(indices, torch.split(levels, widths, 1), torch.split(quantisers, widths, 1), strict=True):

@@ -15,6 +15,9 @@ from torch import Tensor
 from adaptzip.errors import UsageError
 from adaptzip.workers import parallel_map
 
+_PARTS = 8
+"""Parts of a batch that are decomposed side by side."""
+
 
 def tt_svd(
     tensors: Tensor,
@@ -41,10 +44,9 @@ def tt_svd(
         UsageError: if modes, ranks and tensors do not fit together.
     """
     ranks = _wanted_ranks(tensors, modes, rank)
-    threads = torch.get_num_threads() if tensors.device.type == "cpu" else 1
-    if tolerance is not None or min(threads, len(tensors)) < 2:
+    if tolerance is not None or len(tensors) < 2 or tensors.device.type != "cpu":
         return _tt_svd(tensors, modes, ranks, tolerance, accumulate or tensors.dtype)
-    parts = torch.split(tensors, -(-len(tensors) // (2 * threads)))
+    parts = torch.split(tensors, -(-len(tensors) // _PARTS))
     found = parallel_map(lambda part: _tt_svd(part, modes, ranks, None, accumulate or tensors.dtype), parts)
     return [torch.cat(cores) for cores in zip(*found, strict=True)]
 

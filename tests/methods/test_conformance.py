@@ -213,22 +213,18 @@ def test_equal_input_gives_equal_bytes(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "x.adz").read_bytes() == (tmp_path / "again.adz").read_bytes()
 
 
-def test_the_number_of_threads_changes_little(name: str, tmp_path: Path) -> None:
-    """No bytes where modules are fitted one by one. A fit of what spans modules sums products over all of them, which
-    BLAS shares out over threads, so that its choices may differ; it is then as good."""
+def test_the_number_of_threads_changes_no_byte(name: str, tmp_path: Path) -> None:
+    """Nor is it another one afterwards. `test_threads.py` has sizes at which torch itself shares out work."""
     before = torch.get_num_threads()
     files = [tmp_path / "1.adz", tmp_path / "2.adz"]
     try:
         for threads, path in zip((1, 2), files, strict=True):
             torch.set_num_threads(threads)
             compress(name, SOURCE, path, max_error=0.2)
+            assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    if not methods.load(name).shared_roles:
-        assert files[0].read_bytes() == files[1].read_bytes()
-    one, other = (path.stat().st_size for path in files)
-    assert other == pytest.approx(one, rel=0.15)
-    assert all(adaptzip.open(path).provenance.relative_error <= 0.2 for path in files)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_writing_changes_nothing(name: str, tmp_path: Path) -> None:
