@@ -20,13 +20,16 @@ from small_adapters import adapter, relative_error
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
+from adaptzip.assembly import assemble
 from adaptzip.benching import SHARES, bench
-from adaptzip.compression import make, run
+from adaptzip.compression import fit_candidate, make, run
 from adaptzip.container import writer
+from adaptzip.control import control_of
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
 from adaptzip.jobs import Request
 from adaptzip.planning import plan
 from adaptzip.sensitivity import Sensitivity
+from adaptzip.settings import candidates
 from tests import tiny_peft
 from tests.distillation.teachers import classifier, train
 
@@ -64,6 +67,11 @@ def floor(source: Adapter, name: str = "svd", **options: Any) -> int:
     return int(str(caught.value).split()[-1])
 
 
+@cache
+def _plain_floor() -> int:
+    return floor(SOURCE)
+
+
 def within(source: Adapter, size: int, name: str = "svd", **options: Any) -> tuple[int, float, list[str]]:
     """Bytes, relative error and warnings of a file within `size`; the error is measured on what is decoded."""
     with warnings.catch_warnings(record=True) as caught:
@@ -78,14 +86,14 @@ def within(source: Adapter, size: int, name: str = "svd", **options: Any) -> tup
 def test_a_head_of_half_a_megabyte_leaves_the_room_what_it_is(room: int) -> None:
     source = headed(493_962)
     size, error, messages = within(source, floor(source) + room)
-    _, alone, _ = within(SOURCE, floor(SOURCE) + room)
+    _, alone, _ = within(SOURCE, _plain_floor() + room)
     assert size > floor(source) + 0.98 * room
     assert error == pytest.approx(alone, rel=0.02)
     assert error < 0.6
     assert not messages
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0, 100), st.integers(60, 4000))
 def test_the_error_depends_on_the_room_and_not_on_the_head(share: float, room: int) -> None:
     source = headed(round(share * UPDATE))
@@ -95,7 +103,7 @@ def test_the_error_depends_on_the_room_and_not_on_the_head(share: float, room: i
     if not messages:
         assert limit - size <= max(0.01 * room, GRAIN)
     # A header that is a grain longer or shorter is as much room.
-    best, worst = (within(SOURCE, floor(SOURCE) + room + more)[1] for more in (3 * GRAIN, -3 * GRAIN))
+    best, worst = (within(SOURCE, _plain_floor() + room + more)[1] for more in (3 * GRAIN, -3 * GRAIN))
     assert 0.98 * best < error < 1.02 * worst
 
 
@@ -126,6 +134,19 @@ def test_every_method_uses_its_room_beside_a_large_head(name: str, basis_file: P
         assert fixed + 1000 - size <= 10 or "for the update" in messages[0]
         found.append(error)
     assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_small_rooms_of_adapters_too_large_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = headed(100_000)
+    fixed = floor(source)
+    plain = [within(source, fixed + room)[1] for room in (60, 200, 900)]
+    monkeypatch.setattr("adaptzip.fitting.KEPT_NUMBERS", 0)
+    monkeypatch.setattr("adaptzip.fitting._SAMPLE_NUMBERS", 1000)
+    assert floor(source) == fixed
+    for room, error in zip((60, 200, 900), plain, strict=True):
+        size, sampled, _ = within(source, fixed + room)
+        assert size <= fixed + room
+        assert sampled < max(1.1 * error, 0.999)
 
 
 def test_of_modules_of_like_strength_some_are_kept() -> None:
@@ -173,7 +194,7 @@ def test_plan_auto_and_bench_see_the_same_room(asked: str) -> None:
     limit = fixed + room
     budget = {"bytes": f"{limit}B", "share": f"{100 * limit / whole:.6f}%", "times": f"{whole / limit:.7f}x"}[asked]
     report = plan(source, budget=budget, methods=methods, device="cpu")
-    plain = plan(SOURCE, budget=f"{floor(SOURCE) + room}B", methods=methods, device="cpu")
+    plain = plan(SOURCE, budget=f"{_plain_floor() + room}B", methods=methods, device="cpu")
     assert not report.refusals
     assert report.best.method == plain.best.method
     assert report.best.relative_error == pytest.approx(plain.best.relative_error, rel=0.05)
@@ -187,7 +208,7 @@ def test_plan_auto_and_bench_see_the_same_room(asked: str) -> None:
     assert found.points[0].relative_error == pytest.approx(made.error, rel=0.02)
 
 
-@pytest.mark.parametrize("room", [30, 120, 400])
+@pytest.mark.parametrize("room", [60, 120, 400])
 def test_a_plan_of_a_small_room_is_near_what_comes(room: int) -> None:
     source = headed(100_000)
     size = floor(source) + room
@@ -227,33 +248,34 @@ def test_distilling_fills_the_room_beside_a_large_head(tmp_path: Path) -> None:
         train(base, teacher, "svd", "700B")
     least = caught.value.least
     assert least is not None
-    for room, most_left in ((0, 40), (800, 10)):
+    for room in (0, 800):
         file = tmp_path / f"{room}.adz"
         train(base, teacher, "svd", f"{least + room}B", output=file)
-        assert least + room - most_left <= file.stat().st_size <= least + room
+        # What is told of the training has fewer digits than there is room for.
+        assert least + room - 80 <= file.stat().st_size <= least + room
 
 
 def test_weighted_errors_keep_to_the_size_as_well() -> None:
     """The plain error, which is measured last, may have more digits than the one that was minimised."""
-    for seed in range(4):
-        weights = torch.rand(6, generator=torch.Generator().manual_seed(seed)) + 0.1
-        sensitivities = {f"l.{i}": Sensitivity(weight=float(weights[i])) for i in range(6)}
-        job = job_of("svd", SOURCE, sensitivities, budget=f"{floor(SOURCE) + 500 + seed}B")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AdaptzipWarning)
-            made = run(job)
-        assert writer.size(made.compressed) <= floor(SOURCE) + 500 + seed
+    job = job_of("svd", SOURCE, {"l.0": Sensitivity(weight=2.0)}, budget="1500B")
+    fitted = fit_candidate(job, candidates(job)[0])
+    coded = fitted.code(1.0, fitted.ranks(1.0), list(fitted.profiles))
+    foreseen = control_of(job, fitted)[0].steps.total_size(1.0, coded, 0.1)
+    assert foreseen == writer.size(assemble(job, fitted, 1.0, coded, 0.000123456))
+    assert foreseen > writer.size(assemble(job, fitted, 1.0, coded, 0.1))
+    assert writer.size(run(job).compressed) <= 1500
 
 
 def test_errors_that_no_one_asked_for_are_not_named() -> None:
     generator = torch.Generator().manual_seed(1)
-    shapes = {"q": (32, 32), "v": (16, 32), "down": (32, 80)}
-    source = Adapter(
-        {
-            n: LoraFactors(*(torch.randn(*s, generator=generator) for s in ((4, i), (o, 4))))
-            for n, (o, i) in shapes.items()
-        }
-    )
+    shapes = {f"{name}.{i}": shape for i in range(2) for name, shape in (("q", (32, 32)), ("d", (32, 80)))}
+
+    def factors(out: int, width: int) -> LoraFactors:
+        A = (torch.rand(4, width, generator=generator) - 0.5) * 2 / width**0.5
+        A += 0.2 * torch.randn(4, width, generator=generator)
+        return LoraFactors(A, 0.2 * torch.randn(out, 4, generator=generator), 2.0)
+
+    source = Adapter({name: factors(*shape) for name, shape in shapes.items()})
     fixed = {"vectors": 8, "length": 16}
     with pytest.raises(CheckFailedError, match=r"relative error 0\.8 cannot be reached") as caught:
         compress("vblora", source, max_error=0.8, **fixed)

@@ -100,7 +100,10 @@ class StepSearch:
 
     def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
         """The least error in a room at these ranks; None if nothing fits."""
-        return self._pass(room, self.bounds, ranks, rising=False, tolerance=_BYTE_TOLERANCE)
+        found = self._pass(room, self.bounds, ranks, rising=False, tolerance=_BYTE_TOLERANCE)
+        if found is not None and not self._exact(ranks):
+            found = self.code(found.step, ranks)
+        return found if found is not None and found.size <= self.fixed_size + room else None
 
     def _search(self, limit: float, *, rising: bool) -> Outcome | None:
         """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
@@ -150,9 +153,9 @@ class StepSearch:
 
         The sample corrects the prediction rather than replacing it: what makes modules differ is predicted well.
         """
-        fitted = self.fitted
-        if fitted.complete or fitted.few(ranks):
+        if self._exact(ranks):
             return self.code(step, ranks)
+        fitted = self.fitted
         coded = fitted.code(step, ranks, fitted.sample, self.progress)
         size, error = fitted.predict(step, ranks)
         sample_size, sample_error = fitted.predict(step, ranks, fitted.sample)
@@ -162,6 +165,10 @@ class StepSearch:
         error *= fitted.squared_error(coded, fitted.sample) / sample_error
         share = error / fitted.energy
         return Outcome(step, self.foreseen_size(size, ranks), self.distortion(share), sqrt(share), ranks, coded)
+
+    def _exact(self, ranks: Mapping[str, int]) -> bool:
+        """Whether all modules of these ranks are coded at every step."""
+        return self.fitted.complete or self.fitted.few(ranks)
 
     def code(self, step: float, ranks: Mapping[str, int]) -> Outcome:
         """Every module coded at a step, exactly."""
