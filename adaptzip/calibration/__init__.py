@@ -24,6 +24,7 @@ from adaptzip.calibration.choosing import (
     choose,
     errors_near,
 )
+from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
 from adaptzip.calibration.models import Batch, LoadedModel, load_teacher, sample_texts
 from adaptzip.calibration.moments import (
@@ -33,7 +34,6 @@ from adaptzip.calibration.moments import (
     scaled_moments,
     tally_inputs,
 )
-from adaptzip.calibration.texts import read_texts
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.linalg import choose_device
 from adaptzip.sensitivity import Sensitivity
@@ -88,7 +88,7 @@ def calibrate(
 
     Args:
         base: the base model's folder, with its tokeniser; nothing is downloaded.
-        texts_path: a .jsonl or .txt file (`read_texts`).
+        texts_path: a .jsonl, .csv or .txt file (`read_examples`).
         use: "inputs", "gradients" or "both"; the first runs the model forwards only, but for the choice.
         batch: texts run together.
         max_tokens: texts are cut to this many tokens.
@@ -106,7 +106,7 @@ def calibrate(
     """
     if use not in get_args(Use):
         raise UsageError(f"calibration use {use!r} is unknown", hint=f"uses: {', '.join(get_args(Use))}")
-    texts = sample_texts(read_texts(texts_path), most_texts, seed)
+    texts = sample_texts(read_examples(texts_path), most_texts, seed)
     loaded = load_teacher(base, adapter, choose_device(device))
     batches = loaded.batches(texts, batch, max_tokens)
     if not batches:

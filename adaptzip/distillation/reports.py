@@ -8,7 +8,7 @@ from math import isfinite
 
 from adaptzip.compressed import Figures, TrainingReport
 from adaptzip.container.training import write_report
-from adaptzip.distillation.evaluation import Score
+from adaptzip.distillation.scores import Score
 
 _DIGITS = 4
 _ALIGNED = 8
