@@ -110,7 +110,7 @@ def check_known(tokeniser: Tokeniser, example: Example, ids: Sequence[int], know
     beyond = next((index for index in ids if index >= known), None)
     if beyond is not None:
         raise BaseModelError(
-            f"the text {example.start} has the token {tokeniser.token(beyond)!r}, which is number {beyond}; the model has "
-            f"{known} tokens",
+            f"the text {example.start} has the token {tokeniser.token(beyond)!r}, which is number {beyond}; the model "
+            f"has {known} tokens",
             hint="give the tokeniser that belongs to the model, or a model that was resized for these tokens",
         )

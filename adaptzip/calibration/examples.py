@@ -73,7 +73,9 @@ def read_examples(
     if not kept:
         raise CheckpointError(f"{path}: all of its {len(found)} texts are empty", hint="name the field of the texts")
     if label_field is not None and all(example.label is None for example in kept):
-        raise CheckpointError(f"{path}: none of its {len(kept)} texts has a label in {label_field!r}")
+        raise CheckpointError(
+            f"{path}: none of its {len(kept)} texts has a label in {label_field!r}", hint="name the field of the labels"
+        )
     if len(kept) < len(found):
         _warn(f"{path}: {len(found) - len(kept)} of {len(found)} texts are empty and left out")
     unread = _unread(records[0], fields)

@@ -105,8 +105,9 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
     Returns, raises:
         As `add_adapter`.
     """
+    find_layers(model, adapter.modules, folder)
     with torch.no_grad():
-        # First of all, as an extra may replace the weight or the bias below an update.
+        # First of all, as an extra may replace the weight, the bias or the whole layer below an update.
         place_tensors(model, adapter, folder)
         found = find_layers(model, adapter.modules, folder)
         if not merged:

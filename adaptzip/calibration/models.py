@@ -55,13 +55,13 @@ class Loading:
         merged: updates of a weight that several layers share count in all of them, as in a merged model; else only in
             the layer that the adapter names, as in the live model.
         tokeniser: a folder whose tokeniser is taken; None takes the base's.
-        silent: say nothing of weights that several layers share, as it was said before.
+        tell: warn where an update counts otherwise in the live model than in a merged one.
     """
 
     kind: Kind | None = None
     merged: bool = False
     tokeniser: Path | None = None
-    silent: bool = False
+    tell: bool = False
 
 
 def load_teacher(
@@ -127,7 +127,7 @@ def _load_with(
         model.resize_token_embeddings(grown, mean_resizing=False)  # type: ignore[operator]
     put = add_adapter if updates else place_extras
     with warnings.catch_warnings():
-        if loading.silent:
+        if not loading.tell:
             warnings.simplefilter("ignore", AdaptzipWarning)
         layers = put(model, adapter, base, merged=loading.merged)
     return _finished(base, model, kind, layers, device, loading.tokeniser)

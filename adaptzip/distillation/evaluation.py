@@ -170,7 +170,7 @@ def evaluate(
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
-    loading = Loading(kind, merged, _tokeniser(tokeniser, teacher))
+    loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True)
     with _about(TEACHER):
         loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples)
     loaded = replace(loaded, score=scored)
@@ -181,7 +181,7 @@ def evaluate(
         expected = teacher_outputs(watched(loaded, loaded), parts)
     rows = {TEACHER: score_pairs(loaded, parts, ((out, out) for out in expected))}
     found = loaded.kind
-    loading = replace(loading, kind=found, silent=True)
+    loading = replace(loading, kind=found, tell=False)
     del loaded  # Unless its outputs are too large to keep, this frees the model before the next one is loaded.
     for number, name in enumerate([NOTHING, *students], 1):
         report(name, number / len(names))

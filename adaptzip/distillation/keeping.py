@@ -38,7 +38,7 @@ def student_of(guest: Guest, teacher: Adapter, plan: Compressed, base: Path) -> 
     if _alike(teacher, kept):
         return guest
     model, device = guest.loaded.model, next(guest.loaded.model.parameters()).device
-    other = load_bare(base, kept, device, loading=Loading(guest.loaded.kind, silent=True)).model
+    other = load_bare(base, kept, device, loading=Loading(guest.loaded.kind)).model
     places, others = _parameters(model), _parameters(other)
     theirs, ours = model.state_dict(), other.state_dict()
     for name in sorted(theirs.keys() - places.keys()):

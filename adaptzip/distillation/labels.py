@@ -63,8 +63,8 @@ def _is_hot(label: tuple[Label, ...], classes: int) -> bool:
 
 
 def _by(labels: Sequence[Label], known: Sequence[str]) -> Literal["each", "names", "numbers"]:
-    """Texts are names; of numbers one reading must hold for all, where the two differ."""
-    numbers = [label for label in labels if not isinstance(label, str)]
+    """Texts and flags are names where there are such; of numbers one reading must hold for all, where the two differ."""
+    numbers = [label for label in labels if not isinstance(label, str | bool)]
     both = [(_by_name(label, known), _by_number(label, known)) for label in numbers]
     if not any(name is not None and index is not None and name != index for name, index in both):
         return "each"
@@ -148,7 +148,7 @@ def _class(label: Label, classes: Sequence[str], example: Example, reading: Read
     """A class by its name, or else by its number."""
     label = label.strip() if isinstance(label, str) else label
     name, index = _by_name(label, classes), _by_number(label, classes)
-    by_number = reading.by == "numbers" and not isinstance(label, str)
+    by_number = reading.by == "numbers" and not isinstance(label, str | bool)
     found = index if by_number or name is None else name
     if found is None:
         raise _not_a_class(label, classes, example)

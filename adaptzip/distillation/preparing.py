@@ -124,7 +124,7 @@ def prepare(
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     say("loading the model", 0.0)
-    loading = Loading(kind, tokeniser=None if isinstance(teacher, Adapter) else tokeniser_folder(teacher))
+    loading = Loading(kind, tokeniser=None if isinstance(teacher, Adapter) else tokeniser_folder(teacher), tell=True)
     loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
     theirs = _teacher_factors(original, machines.device)
     magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}
@@ -137,7 +137,7 @@ def prepare(
     train_on, kept = (encode(loaded, part, **feeding) for part in split)
     _check_labels(loaded, train_on, schedule.weights)
     counts = (len(split[0]), len(split[1]))
-    told = longest(*counts, schedule.steps)
+    told = longest(*counts, schedule.steps, metric_name(loaded.kind))
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)

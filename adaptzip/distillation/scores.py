@@ -152,8 +152,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> float | None:
     """Spearman's, of the columns of (rows, outputs) in the mean; None where one has no order."""
     found = []
     for a, b in zip(first.T, second.T, strict=True):
-        ranks = torch.tensor([rankdata(column.numpy()) for column in (a, b)])
         if len(a) > 1:
+            ranks = torch.stack([torch.from_numpy(rankdata(column.numpy())) for column in (a, b)])
             found.append(float(torch.corrcoef(ranks)[0, 1]))
     mean = sum(found) / len(found) if found else float("nan")
     return mean if isfinite(mean) else None
