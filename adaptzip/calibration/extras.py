@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.errors import BaseModelError
+from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.merging.extras import HEAD_NAMES
 
 WHICH = "is this the base model that the adapter was trained on?"
@@ -85,8 +85,29 @@ def sharing(model: nn.Module, parameter: nn.Parameter) -> list[str]:
     ]
 
 
-def grown_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
-    """Tokens of an input or output embedding that the adapter brings whole, where they are more than the model's."""
+def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> None:
+    """Make room for the tokens of an embedding that the adapter brings whole, where they are more than the model's.
+
+    Raises:
+        RefusedError: if it brings no rows for them in the other embedding.
+    """
+    grown = _grown(model, adapter)
+    if grown is None:
+        return
+    model.resize_token_embeddings(grown, mean_resizing=False)
+    state = model.state_dict(keep_vars=True)
+    brought = {id(state[resolve(name, state, folder)]) for name in extra_tensors(adapter)}
+    for which in ("input", "output"):
+        table = _table(model, which)
+        if table is not None and id(table) not in brought:
+            name = next(name for name, tensor in state.items() if tensor is table)
+            raise RefusedError(
+                f"{folder}: the adapter brings {grown} tokens, and no {name} for them",
+                hint="give a base model that was resized for them",
+            )
+
+
+def _grown(model: nn.Module, adapter: Adapter) -> int | None:
     known = {id(table) for table in (_table(model, "input"), _table(model, "output")) if table is not None}
     sizes = {name: len(table) for name, table in model.state_dict(keep_vars=True).items() if id(table) in known}
     for name, tensor in extra_tensors(adapter).items():

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from adaptzip.adapter import Adapter
-from adaptzip.calibration.extras import extra_tensors, grown_vocabulary
+from adaptzip.calibration.extras import extra_tensors, grow_vocabulary
 from adaptzip.calibration.guests import able_kinds, load_locally
 from adaptzip.calibration.kinds import (
     LOADERS,
@@ -122,9 +122,7 @@ def _load_with(
     model, missing = _load_model(base, config, kind, options)
     _check_complete(base, kind, missing - _covered(missing, adapter))
     kind = settled_kind(kind, model.config, given is not None)
-    grown = grown_vocabulary(model, adapter)
-    if grown is not None:
-        model.resize_token_embeddings(grown, mean_resizing=False)  # type: ignore[operator]
+    grow_vocabulary(model, adapter, base)
     put = add_adapter if updates else place_extras
     with warnings.catch_warnings():
         if not loading.tell:
@@ -155,9 +153,11 @@ def _load_model(base: Path, config: Any, kind: Kind, options: Mapping[str, Any])
 
 def _loader(config: Any, kind: Kind) -> str:
     """transformers' class; a language model within a larger model, and an encoder without its decoder, have others."""
-    if kind == "causal" and any(name.endswith("ForConditionalGeneration") for name in config.architectures or ()):
+    named = tuple(config.architectures or ())
+    if kind == "causal" and any(name.endswith("ForConditionalGeneration") for name in named):
         return "AutoModelForImageTextToText"
-    return "AutoModelForTextEncoding" if kind == "encoder" and config.is_encoder_decoder else LOADERS[kind]
+    half = config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named)
+    return "AutoModelForTextEncoding" if kind == "encoder" and half else LOADERS[kind]
 
 
 def _check_complete(base: Path, kind: Kind, missing: set[str]) -> None:
@@ -206,7 +206,7 @@ def _padding(config: Any, tokeniser: Tokeniser) -> int | None:
 
 def _settle_start(base: Path, model: Any) -> None:
     """What the decoder begins with may stand in generation_config.json alone."""
-    if model.config.decoder_start_token_id is not None:
+    if getattr(model.config, "decoder_start_token_id", None) is not None:
         return
     start = getattr(getattr(model, "generation_config", None), "decoder_start_token_id", None)
     if start is None:

@@ -63,7 +63,7 @@ def _is_hot(label: tuple[Label, ...], classes: int) -> bool:
 
 
 def _by(labels: Sequence[Label], known: Sequence[str]) -> Literal["each", "names", "numbers"]:
-    """Texts and flags are names where there are such; of numbers one reading must hold for all, where the two differ."""
+    """Texts and flags are names where there are such; of numbers one reading must hold for all."""
     numbers = [label for label in labels if not isinstance(label, str | bool)]
     both = [(_by_name(label, known), _by_number(label, known)) for label in numbers]
     if not any(name is not None and index is not None and name != index for name, index in both):

@@ -137,19 +137,19 @@ def test_a_classifier_with_a_decoder(tmp_path: Path) -> None:
     def make() -> nn.Module:
         tiny_peft.set_seed(0)
         config = tiny_peft.bart().config
-        config.num_labels, config.eos_token_id = 3, 1
+        config.num_labels, config.eos_token_id = 3, 7
         return BartForSequenceClassification(config)
 
     base, lora = save(make, tmp_path), adapter(make(), "v_proj")
     loaded = load_teacher(base, lora, CPU)
     assert loaded.kind == "classifier"
     with torch.no_grad():
-        together = loaded(loaded.batch([[2, 3, 1], [4, 5, 6, 7, 1]]))
-        alone = torch.cat([loaded(loaded.batch([ids])) for ids in ([2, 3, 1], [4, 5, 6, 7, 1])])
+        together = loaded(loaded.batch([[2, 3, 7], [4, 5, 6, 5, 7]]))
+        alone = torch.cat([loaded(loaded.batch([ids])) for ids in ([2, 3, 7], [4, 5, 6, 5, 7])])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     # It reads the token that ends a text, of which there must be one in each.
     with pytest.raises(RefusedError, match="BartForSequenceClassification does not run on these texts"):
-        loaded(loaded.batch([[2, 3, 1], [4, 1, 6, 7, 1]]))
+        loaded(loaded.batch([[2, 3, 7], [4, 7, 6, 5, 7]]))
 
 
 def test_what_a_decoder_begins_with_may_stand_beside_the_config(tmp_path: Path) -> None:
@@ -179,5 +179,5 @@ def test_a_vocabulary_that_the_adapter_enlarges(tmp_path: Path) -> None:
     assert torch.equal(state["model.embed_tokens.weight"], table)
     assert torch.equal(state["lm_head.weight"], table)
     untied = save(tiny_peft.llama, tmp_path / "untied")
-    with pytest.raises(RefusedError, match="35 tokens, and no lm_head for them"):
+    with pytest.raises(RefusedError, match="35 tokens, and no lm_head.weight for them"):
         load_teacher(untied, lora, CPU)
