@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,8 +164,9 @@ def _shown(report: Report) -> Callable[[Moment], None]:
             left = (
                 f"{moment.seconds_left / 60:.0f} min" if moment.seconds_left >= 90 else f"{moment.seconds_left:.0f} s"
             )
-            said = f"training: loss {moment.loss:.4g}, agreement {100 * moment.agreement:.1f} %, {left} left"
-            report(said, moment.done)
+            # Scores and embeddings decide nothing that could agree.
+            alike = "" if isnan(moment.agreement) else f", agreement {100 * moment.agreement:.1f} %"
+            report(f"training: loss {moment.loss:.4g}{alike}, {left} left", moment.done)
 
     return show
 
