@@ -51,7 +51,8 @@ class Site:
 
 
 Figures = tuple[float | None, float | None, float | None]
-"""Distance to the teacher (KL in nats; for an encoder 1 - cosine), share of equal decisions, and the metric."""
+"""Distance to the teacher (KL in nats; for an encoder 1 - cosine, for scores the squared error), share of equal
+decisions, and the metric."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class TrainingReport:
         texts, held_out: how many texts were trained on, and how many were not.
         step: the update that the file was made after.
         steps: updates made.
-        metric: what labels measured, "accuracy" or "loss"; None without labels.
+        metric: what labels measured, "accuracy", "loss", "F1" or "squared error"; None without labels.
         none, teacher, fitted, distilled: on the texts held out, of no update, the teacher, what training started from,
             and the file.
     """

@@ -153,6 +153,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     if request.calibration is None or request.base is None:
         return found
     from adaptzip.calibration import calibrate
+    from adaptzip.calibration.tokenisers import tokeniser_folder
 
     calibration = calibrate(
         Path(request.base),
@@ -162,6 +163,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         device=request.device,
         error=_aimed_error(found, request),
         compressed=_copier(found, request),
+        tokeniser=None if isinstance(source, Adapter) else tokeniser_folder(source),
     )
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
 

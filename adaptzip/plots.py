@@ -19,6 +19,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 """Okabe and Ito's, which the colour-blind tell apart."""
 _MARKS = "osD^vPX"
 _GREY = "#666666"
+_AXES = {
+    "encoder": "1 − cosine with the teacher's embeddings",
+    "scores": "mean squared error from the teacher's scores",
+}
 _SAME = 1e-9
 """A distance below it is rounding: the two say the same."""
 _ERROR_TICKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
@@ -85,11 +89,10 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
     distances = {name: _distance(score) for name, score in evaluation.rows.items() if name != TEACHER}
     _marks(panels[0], evaluation, distances)
     _log_heights(panels[0], list(distances.values()))
-    what = "1 − cosine with the teacher's embeddings"
-    panels[0].set_ylabel(what if evaluation.kind == "encoder" else "KL divergence from the teacher, nats")
+    panels[0].set_ylabel(_AXES.get(evaluation.kind, "KL divergence from the teacher, nats"))
     if evaluation.metric is not None:
         _marks(panels[1], evaluation, {name: score.metric for name, score in evaluation.rows.items()})
-        panels[1].set_ylabel("accuracy" if evaluation.metric == "accuracy" else "loss, nats a token")
+        panels[1].set_ylabel("loss, nats a token" if evaluation.metric == "loss" else evaluation.metric)
     for axes in panels:
         _byte_axis(axes)
     figure.suptitle(title, fontsize=11)
@@ -99,8 +102,8 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
 
 
 def _distance(score: Score) -> float:
-    """KL divergence or 1 - cosine; rounding may leave an exact copy a little below zero."""
-    return max(0.0, (score.cosine if score.kl is None else score.kl) or 0.0)
+    """`Score.distance`; rounding may leave an exact copy a little below zero."""
+    return max(0.0, score.distance or 0.0)
 
 
 def _marks(axes: Any, evaluation: Evaluation, heights: Mapping[str, float | None]) -> None:

@@ -232,7 +232,7 @@ def check_report(item: Any) -> None:
         return
     need(isinstance(item, list) and len(item) == 9, "'distilled' is malformed")
     need(all(type(count) is int and 0 <= count < 2**63 for count in item[:4]), "'distilled' has a bad count")
-    need(item[4] in (None, "accuracy", "loss"), "'distilled' has an unknown metric")
+    need(item[4] in (None, "accuracy", "loss", "F1", "squared error"), "'distilled' has an unknown metric")
     need(all(isinstance(row, list) and len(row) == 3 for row in item[5:]), "'distilled' has a malformed row")
     figures = [figure for row in item[5:] for figure in row if figure is not None]
     need(

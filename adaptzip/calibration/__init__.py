@@ -24,8 +24,9 @@ from adaptzip.calibration.choosing import (
     choose,
     errors_near,
 )
+from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
-from adaptzip.calibration.models import Batch, LoadedModel, load_teacher, sample_texts
+from adaptzip.calibration.models import Batch, LoadedModel, Loading, load_teacher, sample_texts
 from adaptzip.calibration.moments import (
     InputTally,
     input_sensitivities,
@@ -33,7 +34,6 @@ from adaptzip.calibration.moments import (
     scaled_moments,
     tally_inputs,
 )
-from adaptzip.calibration.texts import read_texts
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.linalg import choose_device
 from adaptzip.sensitivity import Sensitivity
@@ -83,12 +83,13 @@ def calibrate(
     device: str = "auto",
     error: float | None = None,
     compressed: Copier | None = None,
+    tokeniser: Path | None = None,
 ) -> Calibration:
     """Estimate how much errors in each module matter, from texts run through the base model with the adapter on it.
 
     Args:
         base: the base model's folder, with its tokeniser; nothing is downloaded.
-        texts_path: a .jsonl or .txt file (`read_texts`).
+        texts_path: a .jsonl, .csv or .txt file (`read_examples`).
         use: "inputs", "gradients" or "both"; the first runs the model forwards only, but for the choice.
         batch: texts run together.
         max_tokens: texts are cut to this many tokens.
@@ -97,6 +98,7 @@ def calibrate(
         error: relative error that the adapter will be compressed to, about; estimates are compared near it. What helps
             at one size may harm at another.
         compressed: what compresses the adapter to the very size; estimates are then compared by what is left of it.
+        tokeniser: a folder whose tokeniser is taken, such as the adapter's; None takes the base's.
 
     Raises:
         CheckpointError: if the texts can't be read.
@@ -106,8 +108,8 @@ def calibrate(
     """
     if use not in get_args(Use):
         raise UsageError(f"calibration use {use!r} is unknown", hint=f"uses: {', '.join(get_args(Use))}")
-    texts = sample_texts(read_texts(texts_path), most_texts, seed)
-    loaded = load_teacher(base, adapter, choose_device(device))
+    texts = sample_texts(read_examples(texts_path), most_texts, seed)
+    loaded = load_teacher(base, adapter, choose_device(device), loading=Loading(tokeniser=tokeniser))
     batches = loaded.batches(texts, batch, max_tokens)
     if not batches:
         raise RefusedError(f"{texts_path}: none of the texts has a token for this base model")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.calibration.models import Kind, load_teacher
-from adaptzip.calibration.rows import compare_embeddings, compare_logits
+from adaptzip.calibration.rows import compare, compare_embeddings
 from adaptzip.errors import CheckFailedError
 from adaptzip.sensitivity import Sensitivity
 
@@ -24,7 +24,8 @@ class Distance:
     Attributes:
         kind: what the model is for.
         kl: mean KL divergence from the student's to the teacher's distribution, in nats: of the next token, per token
-            (causal, seq2seq), or of the class, per text (classifier) or token (tokens); None for an encoder.
+            (causal, seq2seq), or of the class, per text (classifier) or token (tokens); None for an encoder; of
+            scores the squared error.
         agreement: share of these distributions with the same largest entry; None for an encoder.
         cosine: mean of 1 - cosine of the sentence embeddings; None unless an encoder.
         relative: |e - e'| / |e| of the sentence embeddings, over all texts; None unless an encoder.
@@ -69,7 +70,7 @@ def distance(
                 away, error, energy = compare_embeddings(out, other)
                 first, second, third = first + away, second + error, third + energy
             else:
-                kl, same = compare_logits(out, other)
+                kl, same = compare(a.kind, out, other)
                 first, second = first + kl, second + same
     if not samples:
         raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")

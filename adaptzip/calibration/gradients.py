@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.adapter import Adapter
+from adaptzip.calibration.encoding import Example
 from adaptzip.calibration.layers import Layer
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, load_base, load_teacher
 from adaptzip.calibration.moments import WIDEST_MOMENTS, input_rows, relative_weights
@@ -92,7 +93,7 @@ def tally_gradients(loaded: LoadedModel, batches: Sequence[Batch], seed: int) ->
 
 def module_gradients(
     base: Path,
-    texts: Sequence[str],
+    texts: Sequence[str | Example],
     modules: Sequence[str],
     *,
     batch: int = 16,
@@ -216,6 +217,12 @@ def _drawn_loss(loaded: LoadedModel, output: Tensor, generator: torch.Generator)
     if loaded.kind == "encoder":
         direction = torch.randn(output.shape, generator=generator).to(output)
         return (functional.normalize(output, dim=1) * direction).sum()
+    if loaded.kind == "scores":
+        # The gradient of a Gaussian's log-likelihood at a number drawn from it.
+        return (output * torch.randn(output.shape, generator=generator).to(output)).sum()
+    if loaded.kind == "multilabel":
+        drawn = torch.bernoulli(output.detach().sigmoid().cpu(), generator=generator).to(output)
+        return functional.binary_cross_entropy_with_logits(output, drawn, reduction="sum")
     label = torch.multinomial(output.detach().softmax(1).cpu(), 1, generator=generator).to(output.device)
     return -output.log_softmax(1).gather(1, label).sum()
 

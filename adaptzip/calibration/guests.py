@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaptzip.calibration.kinds import Kind
 from adaptzip.errors import BaseModelError, RefusedError
 
 
@@ -45,6 +46,21 @@ def load_locally(name: str, folder: Path, **options: Any) -> Any:
         raise BaseModelError(
             f"{folder}: transformers can't load it as {name} ({reason})", hint="give the base model's whole folder"
         ) from error
+
+
+def able_kinds(config: Any) -> list[Kind]:
+    """What transformers has a class of a model for, what it is likeliest used for first.
+
+    Raises:
+        RefusedError: if transformers is missing.
+    """
+    models = import_transformers().models.auto.modeling_auto
+    known: dict[Kind, Any] = {
+        "seq2seq": models.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        "encoder": models.MODEL_FOR_MASKED_LM_MAPPING,
+        "causal": models.MODEL_FOR_CAUSAL_LM_MAPPING,
+    }
+    return [kind for kind, mapping in known.items() if type(config) in mapping]
 
 
 @contextmanager

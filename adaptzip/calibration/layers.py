@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.errors import BaseModelError
+from adaptzip.calibration.extras import WHICH, place_tensors, resolve, sharing
+from adaptzip.errors import AdaptzipWarning, BaseModelError
 from adaptzip.merging.rules import merge_bias, merge_update
 
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
-_WHICH = "is this the base model that the adapter was trained on?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +69,19 @@ def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[
     for name in modules:
         expert = _EXPERT.match(name)
         if expert is None:
-            layer = known[_resolve(name, known, folder)]
+            layer = known[resolve(name, known, folder)]
             found[name] = Layer(layer, _weight_of(layer, "weight", name, folder), _layout(layer))
         else:
-            layer = known[_resolve(expert[1], known, folder)]
+            layer = known[resolve(expert[1], known, folder)]
             found[name] = Layer(layer, _weight_of(layer, expert[2], name, folder), "expert", int(expert[3]))
     return found
 
 
-def add_adapter(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, Layer]:
+def add_adapter(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bool = False) -> dict[str, Layer]:
     """Add an adapter's updates to a model's weights, and put its extras in their places.
+
+    Args:
+        merged: see `place_extras`.
 
     Returns:
         The layer of each module.
@@ -86,32 +89,36 @@ def add_adapter(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, L
     Raises:
         BaseModelError: if a module or an extra finds no place, or has another shape.
     """
-    layers = place_extras(model, adapter, folder)
+    layers = place_extras(model, adapter, folder, merged=merged)
     with torch.no_grad():
         for name, factors in adapter.modules.items():
             merge_update(layers[name].weight, factors, layers[name].layout)
     return layers
 
 
-def place_extras(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, Layer]:
+def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bool = False) -> dict[str, Layer]:
     """Put in their places what an adapter has beside its updates: its extras, and what it adds to biases.
+
+    Args:
+        merged: leave a weight that several layers share one, so that its update counts in all of them.
 
     Returns, raises:
         As `add_adapter`.
     """
-    layers = {
-        name: _oriented(layer, adapter.modules[name])
-        for name, layer in find_layers(model, adapter.modules, folder).items()
-    }
+    find_layers(model, adapter.modules, folder)
     with torch.no_grad():
-        # First of all, as an extra may replace the weight or the bias below an update.
-        _replace_extras(model, adapter, folder)
+        # First of all, as an extra may replace the weight, the bias or the whole layer below an update.
+        place_tensors(model, adapter, folder)
+        found = find_layers(model, adapter.modules, folder)
+        if not merged:
+            found |= part_updated(model, adapter, found)
+        layers = {name: _oriented(layer, adapter.modules[name]) for name, layer in found.items()}
         for name, factors in adapter.modules.items():
             layer = layers[name]
             if layer.shape != factors.shape:
                 raise BaseModelError(
                     f"{folder}: the layer {name} is {list(layer.shape)}, the adapter's update {list(factors.shape)}",
-                    hint=_WHICH,
+                    hint=WHICH,
                 )
             bias = getattr(layer.module, "bias", None)
             if factors.bias is not None and isinstance(bias, Tensor):
@@ -119,53 +126,36 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path) -> dict[str, 
     return layers
 
 
-def extra_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """The extras that replace a whole tensor of the model, by the tensor's name."""
+def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Give every updated layer that shares its weight with another a copy of it, as an update of the live model counts
+    in its own layer alone; PEFT's `ensure_weight_tying` puts one update on all of them.
+
+    Returns:
+        The layers that have a copy now.
+    """
     found = {}
-    for key, tensor in adapter.extras.items():
-        role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        if role == "replace":
-            found[name] = tensor
+    for name, layer in layers.items():
+        others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
+        mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
+        kept = adapter.meta.config.get("ensure_weight_tying") and len(mine) == 1
+        if layer.expert is not None or not others or kept:
+            continue
+        parameter = nn.Parameter(layer.parameter.detach().clone())
+        layer.module.weight = parameter
+        found[name] = replace(layer, parameter=parameter)
+        warnings.warn(
+            f"{name} shares its weight with {others[0]}: the update counts in {name} alone, as in the live model; in a "
+            "merged model it counts in both",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
     return found
-
-
-def _replace_extras(model: nn.Module, adapter: Adapter, folder: Path) -> None:
-    state = model.state_dict()
-    for name, tensor in extra_tensors(adapter).items():
-        place = _resolve(name, state, folder)
-        if state[place].shape != tensor.shape:
-            raise BaseModelError(
-                f"{folder}: {place} is {list(state[place].shape)}, the adapter brings {list(tensor.shape)}", hint=_WHICH
-            )
-        state[place].copy_(tensor)
-    for key, rows in adapter.extras.items():
-        role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        indices = token_indices(key, adapter.meta.config)
-        if role == "token_rows" and indices is not None:
-            place = state[_resolve(name, state, folder)]
-            place.index_copy_(0, torch.tensor(indices, device=place.device), rows.to(place))
-
-
-def _resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
-    """`name` among the model's own names: as it is, or with another prefix before the layer list."""
-    if name in known:
-        return name
-    parts = name.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    for cut in range(first + 1):
-        tail = ".".join(parts[cut:])
-        places = [other for other in known if other == tail or other.endswith(f".{tail}")]
-        if len(places) == 1:
-            return places[0]
-        if len(places) > 1:
-            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=_WHICH)
-    raise BaseModelError(f"{folder}: the model has no {name}", hint=_WHICH)
 
 
 def _weight_of(layer: nn.Module, name: str, module: str, folder: Path) -> nn.Parameter:
     weight = getattr(layer, name, None)
     if not isinstance(weight, nn.Parameter):
-        raise BaseModelError(f"{folder}: {module} has no weight that an update could be added to", hint=_WHICH)
+        raise BaseModelError(f"{folder}: {module} has no weight that an update could be added to", hint=WHICH)
     return weight
 
 

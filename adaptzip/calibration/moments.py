@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.adapter import Adapter
+from adaptzip.calibration.encoding import Example
+from adaptzip.calibration.finite import watched
 from adaptzip.calibration.layers import Layer
 from adaptzip.calibration.models import Batch, LoadedModel, load_teacher
 from adaptzip.errors import AdaptzipWarning
@@ -42,7 +44,7 @@ class InputTally:
 def collect_moments(
     base: Path,
     adapter: Adapter,
-    texts: Sequence[str],
+    texts: Sequence[str | Example],
     *,
     batch: int = 16,
     max_tokens: int = 256,
@@ -70,9 +72,10 @@ def collect_moments(
 def tally_inputs(loaded: LoadedModel, batches: Sequence[Batch]) -> dict[str, InputTally]:
     """Run the model, and add up what the layers see; padding is left out."""
     tallies = {name: InputTally() for name in loaded.layers}
+    model = watched(loaded, loaded)
     for batch in batches:
         with observed_inputs(loaded.layers, batch, tallies):
-            loaded(batch)
+            model(batch)
     return tallies
 
 

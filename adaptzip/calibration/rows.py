@@ -8,18 +8,58 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from adaptzip.calibration.kinds import Kind
+
 _AT_ONCE = 2**22
 """Numbers that are turned into float64 at a time: a large vocabulary's logits need not fit twice as wide."""
+
+
+def apart(kind: Kind, teacher: Tensor, student: Tensor) -> Tensor:
+    """Sum over rows (rows, width) of two outputs' distance; differentiable.
+
+    The KL divergence from student to teacher in nats; of several labels that of each class, summed; of scores the
+    squared error, summed over outputs; of an encoder 1 - cosine.
+    """
+    if kind == "encoder":
+        return (1 - functional.cosine_similarity(teacher, student)).sum()
+    if kind == "scores":
+        return (teacher - student).square().sum()
+    if kind == "multilabel":
+        chosen, left = _log_shares(teacher), _log_shares(-teacher)
+        return (chosen.exp() * (chosen - _log_shares(student)) + left.exp() * (left - _log_shares(-student))).sum()
+    p, q = functional.log_softmax(teacher, 1), functional.log_softmax(student, 1)
+    return (p.exp() * (p - q)).sum()
+
+
+def _log_shares(logits: Tensor) -> Tensor:
+    return functional.logsigmoid(logits)
+
+
+def alike(kind: Kind, teacher: Tensor, student: Tensor) -> float:
+    """Rows (rows, width) that are decided alike: by their largest entry, of several labels the share of the classes.
+
+    NaN for scores and embeddings, which decide nothing.
+    """
+    if kind in ("encoder", "scores"):
+        return float("nan")
+    if kind == "multilabel":
+        return float(((teacher > 0) == (student > 0)).double().mean(1).sum())
+    return float((teacher.argmax(1) == student.argmax(1)).sum())
+
+
+def compare(kind: Kind, teacher: Tensor, student: Tensor) -> tuple[float, float]:
+    """`apart` in float64, and `alike`."""
+    total = torch.zeros((), dtype=torch.float64, device=teacher.device)
+    for a, b in _parts(teacher, student):
+        total += apart(kind, a.double(), b.double())
+    return float(total), alike(kind, teacher, student)
 
 
 def compare_logits(teacher: Tensor, student: Tensor) -> tuple[float, int]:
     """Of logits (rows, classes): the summed KL divergence from student to teacher in nats, and the rows with the same
     largest entry."""
-    total = torch.zeros((), dtype=torch.float64, device=teacher.device)
-    for a, b in _parts(teacher, student):
-        p, q = functional.log_softmax(a.double(), 1), functional.log_softmax(b.double(), 1)
-        total += (p.exp() * (p - q)).sum()
-    return float(total), int((teacher.argmax(1) == student.argmax(1)).sum())
+    total, same = compare("classifier", teacher, student)
+    return total, round(same)
 
 
 def compare_embeddings(teacher: Tensor, student: Tensor) -> tuple[float, float, float]:

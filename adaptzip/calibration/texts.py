@@ -16,6 +16,7 @@ TEXT_KEYS = ("text", "prompt", "question", "sentence")
 _HINT = f"the text is looked for under {', '.join(TEXT_KEYS[:-1])} and {TEXT_KEYS[-1]}, unless a field is named"
 _KINDS = "one JSON object a line in a .jsonl, rows under a header in a .csv, or one text a line in a .txt"
 _SHOWN = 12
+_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -25,26 +26,25 @@ class Record:
     Attributes:
         place: file and line, as messages name it.
         fields: what it holds, by name; a line of a .txt is its field "text".
+        typed: whether numbers and texts are told apart, as in JSON.
     """
 
     place: str
     fields: Mapping[str, object]
+    typed: bool = True
 
-    def text(self, field: str | None = None) -> str:
-        """The text in a field, or in the first of `TEXT_KEYS` that is there.
+    def text_name(self) -> str:
+        """The first of `TEXT_KEYS` that is there.
 
         Raises:
             CheckpointError: if there is none.
         """
-        name = field if field is not None else next((key for key in TEXT_KEYS if key in self.fields), None)
+        name = next((key for key in TEXT_KEYS if key in self.fields), None)
         if name is None:
             raise CheckpointError(
                 f"{self.place}: has none of the fields {', '.join(TEXT_KEYS)} (its fields: {self._names})", hint=_HINT
             )
-        text = self.value(name)
-        if not isinstance(text, str) or not text.strip():
-            raise CheckpointError(f"{self.place}: {name!r} is not a text", hint=_HINT)
-        return text
+        return name
 
     def value(self, field: str) -> object:
         """What a field holds.
@@ -64,15 +64,6 @@ class Record:
         return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
 
 
-def read_texts(path: Path) -> tuple[str, ...]:
-    """The texts of a file, in its order.
-
-    Raises:
-        CheckpointError: as `read_records`, or if a record holds no text.
-    """
-    return tuple(record.text() for record in read_records(path))
-
-
 def read_records(path: Path) -> tuple[Record, ...]:
     """The records of a file, in its order; blank lines are skipped.
 
@@ -81,7 +72,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
             is no record at all.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix)
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise CheckpointError(
             f"{path}: expected texts as .jsonl, .csv or .txt, found {path.suffix or 'no suffix'}", hint=_KINDS
@@ -121,6 +112,7 @@ def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
 
 
 def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    csv.field_size_limit(_LONGEST_CELL)
     rows = csv.reader((f"{line}\n" for line in lines), strict=True)
     header: list[str] | None = None
     try:
@@ -136,7 +128,7 @@ def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
                     f"{place}: has {len(row)} columns, expected {len(header)} ({', '.join(header[:_SHOWN])})",
                     hint="put texts that hold commas or line breaks in double quotes",
                 )
-            yield Record(place, dict(zip(header, row, strict=True)))
+            yield Record(place, dict(zip(header, row, strict=True)), typed=False)
     except csv.Error as error:
         raise CheckpointError(
             f"{path}, line {rows.line_num}: is not CSV ({error})", hint="double the quotes within quotes"

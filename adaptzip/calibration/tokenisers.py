@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from adaptzip.calibration.guests import load_locally
 from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.sources import CONFIG_NAME
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 _BOS = 1
@@ -35,6 +36,18 @@ class Tokeniser(Protocol):
         """Ids of the words with blanks between them, and which word each is of; None for special tokens."""
         ...
 
+    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Ids of two texts that belong together, and which of the two each is of, where the tokeniser tells."""
+        ...
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
+        """Ids of a conversation by the tokeniser's own template; with `answer` up to where the next answer begins."""
+        ...
+
+    def token(self, index: int) -> str:
+        """What one id stands for."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         ...
@@ -48,6 +61,19 @@ class Tokeniser(Protocol):
     def end(self) -> int | None:
         """The token that ends a text."""
         ...
+
+    @property
+    def pad(self) -> int | None:
+        """The token that texts are padded with."""
+        ...
+
+
+def tokeniser_folder(adapter: str | Path) -> Path | None:
+    """The folder of an adapter, where it has a tokeniser with its vocabulary for transformers beside the weights."""
+    folder = Path(adapter) if Path(adapter).is_dir() else Path(adapter).parent
+    if not (folder / CONFIG_NAME).is_file():
+        return None
+    return folder if any((folder / name).is_file() for name in _FILES if name != "tokenizer_config.json") else None
 
 
 def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:
@@ -101,6 +127,28 @@ class _Guest:
         spans = found["offset_mapping"]
         return list(found["input_ids"]), [owners[end - 1] if end > start else None for start, end in spans]
 
+    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
+        found = self.tokeniser(text, pair, **_cut(most))
+        return list(found["input_ids"]), list(found.get("token_type_ids", ()))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
+        if not getattr(self.tokeniser, "chat_template", None):
+            raise RefusedError(
+                "the tokeniser has no chat template, so that messages can't be put together",
+                hint="give rows with a prompt and a completion, or name the field of a text with --text-field",
+            )
+        try:
+            text = self.tokeniser.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer
+            )
+        except Exception as error:  # A template is a program of its own, which raises what it likes.
+            reason = str(error).strip().partition("\n")[0]
+            raise RefusedError(f"the tokeniser's chat template refuses the messages ({reason})") from error
+        return list(self.tokeniser(text, add_special_tokens=False)["input_ids"])
+
+    def token(self, index: int) -> str:
+        return str(self.tokeniser.convert_ids_to_tokens(index))
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokeniser.decode(list(ids), skip_special_tokens=True))
 
@@ -112,6 +160,11 @@ class _Guest:
     @property
     def end(self) -> int | None:
         own: int | None = self.tokeniser.eos_token_id
+        return own
+
+    @property
+    def pad(self) -> int | None:
+        own: int | None = self.tokeniser.pad_token_id
         return own
 
 
@@ -158,6 +211,15 @@ class Llama2cTokeniser:
             owners.extend([index] * len(part))
         return ids[:most], owners[:most]
 
+    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
+        raise RefusedError("the tokeniser of llama2.c has no form for pairs of texts", hint="give single texts")
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
+        raise RefusedError("the tokeniser of llama2.c has no chat template", hint="give a prompt and a completion")
+
+    def token(self, index: int) -> str:
+        return self.pieces[index].decode(errors="replace")
+
     def decode(self, ids: Sequence[int]) -> str:
         """Without the blank that `encode` adds."""
         text = b"".join(self._bytes(i) for i in ids).decode(errors="replace")
@@ -171,6 +233,11 @@ class Llama2cTokeniser:
     def end(self) -> int:
         """<s>: these models are trained on texts one after another, each after an <s>."""
         return _BOS
+
+    @property
+    def pad(self) -> None:
+        """None."""
+        return None
 
     def _bytes(self, token: int) -> bytes:
         if token < _FIRST_BYTE:

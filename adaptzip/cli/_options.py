@@ -9,7 +9,8 @@ import typer
 
 Extras = Literal["lossless", "float16", "bfloat16", "int8"]
 Allocation = Literal["uniform", "energy", "increlora"]
-Kind = Literal["causal", "classifier", "tokens", "encoder", "seq2seq"]
+Kind = Literal["causal", "classifier", "multilabel", "scores", "tokens", "encoder", "seq2seq"]
+Scored = Literal["all", "completion"]
 
 
 def method_names() -> list[str]:
@@ -87,15 +88,31 @@ TheBase = Annotated[
 TextField = Annotated[
     str | None,
     typer.Option(
-        help="Where a row of the data has its text.  [default: text, prompt, question or sentence]",
+        help="Where a row of the data has its text, words or messages.  [default: one of the usual names]",
         metavar="NAME",
+        show_default=False,
+    ),
+]
+PairField = Annotated[
+    str | None,
+    typer.Option(
+        "--text-pair-field",
+        help="Where a row has the second text of a pair.  [default: as the usual pairs are named]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Score = Annotated[
+    Scored | None,
+    typer.Option(
+        help="What counts of a prompt with its completion.  [default: the completion]",
         show_default=False,
     ),
 ]
 LabelField = Annotated[
     str | None,
     typer.Option(
-        help="Where a row has its label: a class, or for a seq2seq model the target text.",
+        help="Where a row has its label: a class, a number, a list of these, or for a seq2seq model the target text.",
         metavar="NAME",
         show_default=False,
     ),

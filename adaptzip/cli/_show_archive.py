@@ -189,8 +189,9 @@ def _told(report: TrainingReport | None) -> dict[str, Any] | None:
 
 def _trained(told: TrainingReport) -> str:
     """What training said of held-out texts."""
-    encoder = all(agreement is None for _, agreement, _ in told.rows.values())
-    names = ["1 - cosine" if encoder else "KL", "agreement", *([told.metric] if told.metric else [])]
+    # Embeddings and scores have a distance from the teacher's that is no divergence.
+    plain = all(agreement is None for _, agreement, _ in told.rows.values())
+    names = ["distance" if plain else "KL", "agreement", *([told.metric] if told.metric else [])]
     rows = [[ROWS[name], *map(figure, row[: len(names)])] for name, row in told.rows.items()]
     shown = text.table(rows, head=["distilled", *names], indent="")
     return f"{shown}\nstep {told.step} of {told.steps}, {told.texts} texts, {told.held_out} held out"

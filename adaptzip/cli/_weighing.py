@@ -32,8 +32,8 @@ def sensitivities(
         raise UsageError("--calibration needs the base model", hint="add --base DIR")
     if adapter is None:
         raise UsageError("--calibration weighs an error, which needs the source", hint="add --against SRC")
+    from adaptzip.calibration.examples import read_examples
     from adaptzip.calibration.models import sample_texts
     from adaptzip.calibration.moments import collect_moments
-    from adaptzip.calibration.texts import read_texts
 
-    return collect_moments(base, adapter, sample_texts(read_texts(calibration), _MOST_TEXTS, seed=0))
+    return collect_moments(base, adapter, sample_texts(read_examples(calibration), _MOST_TEXTS, seed=0))

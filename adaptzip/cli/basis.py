@@ -191,11 +191,11 @@ def _from_gradient(
     if base is None or calibration is None or modules_of is None or size is None:
         raise UsageError("--gradient was given without all of --base, --calibration, --modules-of and -k")
     from adaptzip.bases.gradients import basis_from_gradients
+    from adaptzip.calibration.examples import read_examples
     from adaptzip.calibration.gradients import module_gradients
-    from adaptzip.calibration.texts import read_texts
     from adaptzip.sources import read
 
-    texts = read_texts(calibration)
+    texts = read_examples(calibration)
     gradients = module_gradients(base, texts, list(read(modules_of).modules))
     return basis_from_gradients(gradients, size, f"gradient over {text.count(len(texts), 'text')}")
 

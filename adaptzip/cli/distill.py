@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,9 @@ def distill(
     allocate: options.Allocate = None,
     task: options.Task = None,
     text_field: options.TextField = None,
+    pair_field: options.PairField = None,
     label_field: options.LabelField = None,
+    score: options.Score = None,
     held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
     max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 128,
     packed: Annotated[bool, typer.Option("--packed", help="Join causal texts and cut them into even pieces.")] = False,
@@ -124,7 +127,7 @@ def distill(
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)
-    fed = DataOptions(text_field, label_field, held_out, max_tokens, packed)
+    fed = DataOptions(text_field, label_field, held_out, max_tokens, packed, pair_field=pair_field, score=score)
     run = Run(source, output, teacher, base, data, request, schedule, fed, task)
     first = os.environ.get("RANK", "0") == "0"
     sink = Output(as_json and first, quiet or not first, verbose)
@@ -162,8 +165,9 @@ def _shown(report: Report) -> Callable[[Moment], None]:
             left = (
                 f"{moment.seconds_left / 60:.0f} min" if moment.seconds_left >= 90 else f"{moment.seconds_left:.0f} s"
             )
-            said = f"training: loss {moment.loss:.4g}, agreement {100 * moment.agreement:.1f} %, {left} left"
-            report(said, moment.done)
+            # Scores and embeddings decide nothing that could agree.
+            alike = "" if isnan(moment.agreement) else f", agreement {100 * moment.agreement:.1f} %"
+            report(f"training: loss {moment.loss:.4g}{alike}, {left} left", moment.done)
 
     return show
 

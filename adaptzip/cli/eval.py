@@ -16,7 +16,6 @@ from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.adapter import Adapter
-    from adaptzip.distillation.data import Example
     from adaptzip.distillation.evaluation import Evaluation
     from adaptzip.functions import Functions
 
@@ -35,7 +34,9 @@ def eval(
         typer.Argument(help="PEFT folders, their weight files, or .adz files.", metavar="SRC...", show_default=False),
     ] = None,
     text_field: options.TextField = None,
+    pair_field: options.PairField = None,
     label_field: options.LabelField = None,
+    score: options.Score = None,
     task: options.Task = None,
     held_out: Annotated[
         float | None,
@@ -45,6 +46,13 @@ def eval(
             show_default=False,
         ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Let an update of tied embeddings count in both, as merged; else only where the adapter has it.",
+        ),
+    ] = False,
     max_tokens: Annotated[int, typer.Option(help="Cut texts to so many tokens.", metavar="NUMBER", min=1)] = 256,
     batch: Annotated[int, typer.Option(help="Texts that are run together.", metavar="NUMBER", min=1)] = 16,
     plot: Annotated[
@@ -63,9 +71,10 @@ def eval(
 ) -> None:
     """Run adapters on data, and hold them against their teacher.
 
-    Shows the KL divergence from the teacher and how often both say the same; where there are labels, also the
-    accuracy or loss, and the gain: the share of the teacher's improvement over no adapter that is kept. "No
-    adapter" keeps the teacher's head. Writes nothing but the plot.
+    Shows the KL divergence from the teacher and how often both say the same, of scores the squared error and the
+    rank correlation; where there are labels, also the accuracy, loss, F1 or error, and the gain: the share of the
+    teacher's improvement over no adapter that is kept. "No adapter" keeps the teacher's head. The teacher's own
+    tokeniser is used where its folder has one. Writes nothing but the plot.
 
     \b
     Examples:
@@ -83,12 +92,16 @@ def eval(
         check_file(plot, force=force, source=sources, teacher=teacher, config=config, base=base, basis=basis, data=data)
     paths = _by_name(sources or [])
     adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
-    examples = _examples(data, text_field, label_field, held_out, seed)
+    from adaptzip.calibration.tokenisers import tokeniser_folder
+    from adaptzip.distillation.data import hold_out, read_examples
     from adaptzip.distillation.evaluation import TEACHER, evaluate
     from adaptzip.distillation.sizes import sizes_of
 
     students = {name: adapters[path] for name, path in paths.items()}
+    tokeniser = tokeniser_folder(teacher)
     with sink.warnings(), sink.progress() as report:
+        whole = read_examples(data, text_field=text_field, pair_field=pair_field, label_field=label_field)
+        examples = whole if held_out is None else hold_out(whole, held_out, seed)[1]
         found = evaluate(
             base,
             adapters[teacher],
@@ -98,6 +111,10 @@ def eval(
             max_tokens=max_tokens,
             device=device,
             kind=task,
+            merged=merged,
+            tokeniser=tokeniser,
+            scored=score,
+            whole=whole,
             progress=report,
         ).with_sizes({name: sizes_of(path, adapters[path]) for name, path in {TEACHER: teacher, **paths}.items()})
     values = {
@@ -105,20 +122,22 @@ def eval(
         "teacher": str(teacher),
         "base": str(base),
         "data": str(data),
-        "texts": len(examples),
+        "tokeniser": str(tokeniser or base),
+        "texts": found.texts,
+        "merged": merged,
         "held_out": held_out,
         "max_tokens": max_tokens,
         "seed": seed,
         **found.as_dict(),
     }
     if plot is None:
-        sink.result(values, lambda: _text(found, len(examples)))
+        sink.result(values, lambda: _text(found, tokeniser))
         return
     from adaptzip.plots import draw_evaluation
 
     draw_evaluation(found, plot, title=teacher.resolve().name, force=force)
     if not as_json:
-        sink.result(values, lambda: _text(found, len(examples)))
+        sink.result(values, lambda: _text(found, tokeniser))
     sink.wrote(plot, text.count(len(paths), "adapter"), values)
 
 
@@ -149,17 +168,8 @@ def _read(
     }
 
 
-def _examples(
-    data: Path, text_field: str | None, label_field: str | None, held_out: float | None, seed: int
-) -> tuple[Example, ...]:
-    from adaptzip.distillation.data import hold_out, read_examples
-
-    examples = read_examples(data, text_field=text_field, label_field=label_field)
-    return examples if held_out is None else hold_out(examples, held_out, seed)[1]
-
-
-def _text(found: Evaluation, texts: int) -> str:
-    """The table, and over what."""
+def _text(found: Evaluation, tokeniser: Path | None) -> str:
+    """The table, and over what; `tokeniser` is the teacher's own where it has one."""
     rows = []
     for name in found.rows:
         sizes = found.sizes.get(name)
@@ -167,5 +177,6 @@ def _text(found: Evaluation, texts: int) -> str:
         rows.append([name, *size, *scores.cells(found, name)])
     head = ["adapter", "size", "update", *scores.head(found)]
     unit = {"causal": "token", "seq2seq": "token", "tokens": "token"}.get(found.kind, "text")
-    over = text.count(texts, "text") + ("" if unit == "text" else f", {text.count(found.samples, unit)}")
-    return f"{text.table(rows, head=head, indent='')}\nover {over}"
+    over = text.count(found.texts, "text") + ("" if unit == "text" else f", {text.count(found.samples, unit)}")
+    told = "" if tokeniser is None else f"\nwith the tokeniser of {tokeniser}"
+    return f"{text.table(rows, head=head, indent='')}\nover {over}{told}"

@@ -10,7 +10,7 @@ from adaptzip.errors import FormatError
 
 _COUNTS = 4
 _ROWS = 4
-_METRICS = (None, "accuracy", "loss")
+_METRICS = (None, "accuracy", "loss", "F1", "squared error")
 _FIGURES = 3
 _MOST = 2**63
 

@@ -2,79 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
+from math import nan
 
 import torch
 
+from adaptzip.calibration.encoding import Encoded, Example, check_known
+from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, padded
 from adaptzip.calibration.sampling import sample_ids
-from adaptzip.calibration.texts import Record, read_records
-from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.distillation.labels import Reading, labels_of, reading_of, word_labels
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, RefusedError, UsageError
 
-_SHOWN_CLASSES = 20
-_SHOWN_TEXT = 40
+__all__ = [
+    "Encoded",
+    "Example",
+    "Reading",
+    "batches",
+    "collate",
+    "encode",
+    "hold_out",
+    "read_examples",
+    "reading_of",
+    "self_texts",
+]
+
 _PATIENCE = 4
 """A model that writes nothing but empty texts is given up after as many times the texts wanted."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text, and what it is labelled with.
-
-    Attributes:
-        text: the text.
-        label: a class's name or index, the text to be written (seq2seq), or a label for each of the text's words, with
-            blanks between them (tokens); None without a label.
-    """
-
-    text: str
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An example in numbers.
-
-    Attributes:
-        ids: its tokens, at least one.
-        labels: (class,), one for each token with `NO_LABEL` where there is none (tokens), or the tokens of the text to
-            be written (seq2seq); () without.
-    """
-
-    ids: tuple[int, ...]
-    labels: tuple[int, ...] = ()
-
-
-def read_examples(path: Path, *, text_field: str | None = None, label_field: str | None = None) -> tuple[Example, ...]:
-    """The examples of a .jsonl, .csv or .txt file, in its order.
-
-    Args:
-        text_field: where the text is; None takes the first of `TEXT_KEYS` that is there.
-        label_field: where the label is: a text, a whole number, or a list of these. None reads no labels.
-
-    Raises:
-        CheckpointError: if the file can't be read or is malformed, a field is missing, or holds something else.
-    """
-    records = read_records(path)
-    return tuple(
-        Example(record.text(text_field), None if label_field is None else _label(record, label_field))
-        for record in records
-    )
-
-
-def _label(record: Record, field: str) -> str | None:
-    value = record.value(field)
-    parts = value if isinstance(value, list) else [value]
-    if value is None or value == "":
-        return None
-    if not parts or any(isinstance(part, bool) or not isinstance(part, str | int) for part in parts):
-        raise CheckpointError(
-            f"{record.place}: {field!r} is not a label",
-            hint="a label is a text or a whole number, or a list of these with one for each word",
-        )
-    return " ".join(str(part) for part in parts)
 
 
 def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -110,38 +66,47 @@ def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[tupl
 
 
 def encode(
-    loaded: LoadedModel, examples: Sequence[Example], *, max_tokens: int, packed: bool = False
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    packed: bool = False,
+    reading: Reading | None = None,
 ) -> tuple[Encoded, ...]:
-    """The examples as a model takes them; those without a token are left out.
+    """The examples as a model takes them; those of which no token counts are left out, with a warning.
 
     Args:
         max_tokens: texts, and texts to be written, are cut to this many tokens.
         packed: join the texts of a causal model, with its end token after each, and cut them into pieces of
             `max_tokens`.
+        reading: how labels are read where these examples are a part of the data; None tells it from them.
 
     Raises:
         CheckpointError: if a label is no class, or not one for each word, or only some have a text to be written.
+        BaseModelError: if a text has a token that the model has no embedding for.
         CheckFailedError: if none of the texts has a token.
-        UsageError: if texts of another than a causal model are to be packed.
+        UsageError: if texts of another than a causal model are to be packed, or are of a form that the model does not
+            take, or have labels that it has no use for.
     """
+    reading = reading or reading_of(loaded, examples)
+    _check_forms(loaded, examples)
     longest = loaded.longest(max_tokens)
     if packed:
-        if loaded.kind != "causal":
-            raise UsageError(
-                f"only texts of a causal language model can be packed, this model is for {loaded.kind}",
-                hint="leave out packing",
-            )
-        found = _packed([loaded.tokeniser.encode(example.text) for example in examples], loaded.tokeniser.end, longest)
+        found = _packed(loaded, examples, longest)
     elif loaded.kind == "tokens":
-        found = [_of_words(loaded, example, longest) for example in examples]
+        found = [_of_words(loaded, example, longest, reading) for example in examples]
     else:
-        found = [
-            Encoded(tuple(loaded.tokeniser.encode(example.text, longest)), _labels(loaded, example, longest))
-            for example in examples
-        ]
+        found = [_of_text(loaded, example, longest, reading) for example in examples]
     kept = tuple(encoded for encoded in found if encoded.ids)
     if not kept:
         raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
+    if len(kept) < len(found):
+        warnings.warn(
+            f"{len(found) - len(kept)} of {len(found)} texts have no token that counts within {longest}, and are left "
+            "out",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
     if loaded.kind == "seq2seq" and len({bool(encoded.labels) for encoded in kept}) > 1:
         raise CheckpointError(
             "some examples have a text to be written and some have none", hint="label all of them, or none"
@@ -149,9 +114,39 @@ def encode(
     return kept
 
 
-def _packed(texts: Sequence[Sequence[int]], end: int | None, longest: int) -> list[Encoded]:
-    stream: list[int] = []
-    for ids in texts:
+def _check_forms(loaded: LoadedModel, examples: Sequence[Example]) -> None:
+    """Refuse pairs, messages and lists of words where the model is for something else."""
+    pair = next((example for example in examples if example.pair is not None), None)
+    if pair is not None and loaded.kind in ("causal", "seq2seq", "tokens"):
+        raise UsageError(
+            f"a model for {loaded.kind} reads no pairs, as that of {pair.start}",
+            hint="name the one text with --text-field",
+        )
+    chat = next((example for example in examples if example.messages), None)
+    if chat is not None and loaded.kind in ("seq2seq", "tokens"):
+        raise UsageError(
+            f"a model for {loaded.kind} reads no messages, as those of {chat.start}",
+            hint="name the field of a text with --text-field",
+        )
+    if loaded.score is not None and loaded.kind != "causal":
+        raise UsageError(f"a model for {loaded.kind} scores no completions", hint="drop --score")
+    if loaded.score == "completion" and not any(example.completes for example in examples):
+        raise UsageError(
+            "there is no completion to score", hint="give rows with a prompt and a completion, or with messages"
+        )
+
+
+def _packed(loaded: LoadedModel, examples: Sequence[Example], longest: int) -> list[Encoded]:
+    if loaded.kind != "causal":
+        raise UsageError(
+            f"only texts of a causal language model can be packed, this model is for {loaded.kind}",
+            hint="leave out packing",
+        )
+    if loaded.score != "all" and any(example.completes for example in examples):
+        raise UsageError("texts whose completions alone are scored can't be packed", hint="add --score all")
+    end, stream = loaded.tokeniser.end, list[int]()
+    for example in examples:
+        ids = loaded.encode(example, None).ids
         stream.extend(ids)
         # Where texts start with what ends them, or the tokeniser ends them itself, nothing is missing between them.
         if ids and end is not None and end not in (ids[0], ids[-1]):
@@ -161,30 +156,23 @@ def _packed(texts: Sequence[Sequence[int]], end: int | None, longest: int) -> li
     return [Encoded(piece) for piece in pieces if len(piece) > 1]
 
 
-def _labels(loaded: LoadedModel, example: Example, longest: int) -> tuple[int, ...]:
-    if example.label is None:
-        return ()
+def _of_text(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> Encoded:
     if loaded.kind == "seq2seq":
-        return tuple(loaded.tokeniser.encode_target(example.label, longest))
-    if loaded.kind == "classifier":
-        return (_class(example.label.strip(), loaded.classes, example),)
-    return ()
+        encoded = loaded.encode(replace(example, completion=None), longest)
+        labels = labels_of(loaded, example, longest, reading)
+        check_known(loaded.tokeniser, example, [int(label) for label in labels], loaded.known)
+        return replace(encoded, labels=labels)
+    return replace(loaded.encode(example, longest), labels=labels_of(loaded, example, longest, reading))
 
 
-def _of_words(loaded: LoadedModel, example: Example, longest: int) -> Encoded:
+def _of_words(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> Encoded:
     """A word's label is that of its first token."""
-    words = example.text.split()
+    words = example.words or tuple(example.text.split())
     ids, owners = loaded.tokeniser.encode_words(words, longest)
+    check_known(loaded.tokeniser, example, ids, loaded.known)
     if example.label is None:
         return Encoded(tuple(ids))
-    names = example.label.split()
-    if len(names) != len(words):
-        raise CheckpointError(
-            f"the text {_start(example)} has {len(words)} words and {len(names)} labels",
-            hint="give one label for each word between blanks",
-        )
-    known = loaded.classes
-    classes = [_class(name, known, example) for name in names]
+    classes = word_labels(loaded, example, len(words), reading)
     labels = [
         NO_LABEL if owner is None or owner == before else classes[owner]
         for before, owner in zip([None, *owners], owners, strict=False)
@@ -192,36 +180,24 @@ def _of_words(loaded: LoadedModel, example: Example, longest: int) -> Encoded:
     return Encoded(tuple(ids), tuple(labels))
 
 
-def _class(label: str, classes: Sequence[str], example: Example) -> int:
-    """A class by its name, or else by its number."""
-    if label in classes:
-        return classes.index(label)
-    if label.isdecimal() and int(label) < len(classes):
-        return int(label)
-    shown = ", ".join(classes[:_SHOWN_CLASSES]) + (", ..." if len(classes) > _SHOWN_CLASSES else "")
-    raise CheckpointError(
-        f"{label!r}, the label of the text {_start(example)}, is none of the classes {shown}",
-        hint=f"label with the names of classes, or with their numbers from 0 to {len(classes) - 1}",
-    )
-
-
-def _start(example: Example) -> str:
-    text = example.text
-    return repr(text if len(text) <= _SHOWN_TEXT else f"{text[:_SHOWN_TEXT]}...")
-
-
 def collate(loaded: LoadedModel, part: Sequence[Encoded]) -> Batch:
     """Examples as one batch, padded, on the model's device; without labels if none of them has any."""
-    ids = [encoded.ids for encoded in part]
     if not any(encoded.labels for encoded in part):
-        return loaded.batch(ids)
+        return loaded.encoded_batch(part)
     if loaded.kind == "classifier":
-        return loaded.batch(ids, torch.tensor([(encoded.labels or (NO_LABEL,))[0] for encoded in part]))
+        return loaded.encoded_batch(part, torch.tensor([int((e.labels or (NO_LABEL,))[0]) for e in part]))
+    if loaded.kind in ("multilabel", "scores"):
+        nothing = (nan,) * loaded.outputs
+        return loaded.encoded_batch(part, torch.tensor([e.labels or nothing for e in part], dtype=torch.float32))
     if loaded.kind == "tokens":
         # As wide as the ids, even where the longest text has no labels.
-        rows = [encoded.labels or (NO_LABEL,) * len(encoded.ids) for encoded in part]
-        return loaded.batch(ids, padded(rows, NO_LABEL))
-    return loaded.batch(ids, padded([encoded.labels for encoded in part], NO_LABEL))
+        rows = [_whole(e.labels) or [NO_LABEL] * len(e.ids) for e in part]
+        return loaded.encoded_batch(part, padded(rows, NO_LABEL))
+    return loaded.encoded_batch(part, padded([_whole(encoded.labels) for encoded in part], NO_LABEL))
+
+
+def _whole(labels: Sequence[float]) -> list[int]:
+    return [int(label) for label in labels]
 
 
 def batches(loaded: LoadedModel, encoded: Sequence[Encoded], size: int) -> list[Batch]:

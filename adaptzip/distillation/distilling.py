@@ -16,7 +16,6 @@ from adaptzip.compressed import Compressed
 from adaptzip.container import writer
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.data import Example
-from adaptzip.distillation.evaluation import Score
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import begin, settled, train
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
@@ -24,6 +23,7 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.quantising import Written
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.scores import Score
 from adaptzip.files.inputs import check_apart
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE

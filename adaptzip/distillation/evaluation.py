@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
-from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel, load_bare, load_teacher
-from adaptzip.calibration.rows import compare_embeddings, compare_logits, count_right, summed_loss
+from adaptzip.calibration.finite import watched
+from adaptzip.calibration.loaded import Scored
+from adaptzip.calibration.models import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
+from adaptzip.calibration.tokenisers import tokeniser_folder
 from adaptzip.distillation.data import Example, batches, encode
+from adaptzip.distillation.labels import fitted, reading_of
 from adaptzip.distillation.outputs import outputs, teacher_outputs
+from adaptzip.distillation.scores import Score, metric_name, score, score_pairs, second_metric_name
 from adaptzip.distillation.sizes import Sizes, sizes_of
 from adaptzip.distillation.student import place
-from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
+from adaptzip.errors import BaseModelError, RefusedError, UsageError
 from adaptzip.fitting import Progress
 from adaptzip.functions import Functions, read_either
 from adaptzip.linalg import choose_device
@@ -42,40 +46,17 @@ TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a model makes of the data.
-
-    Attributes:
-        kl: mean KL divergence from the model's to the teacher's distribution, in nats; None for an encoder.
-        agreement: share of these distributions with the same largest entry; None for an encoder.
-        cosine: mean of 1 - cosine with the teacher's embeddings; None unless an encoder.
-        metric: accuracy (classifier, tokens) or loss in nats per token (causal, seq2seq); None without labels.
-        samples: distributions or embeddings compared.
-    """
-
-    kl: float | None
-    agreement: float | None
-    cosine: float | None
-    metric: float | None
-    samples: int
-
-    @property
-    def distance(self) -> float | None:
-        """From the teacher: the KL, or for an encoder 1 - cosine."""
-        return self.kl if self.kl is not None else self.cosine
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Adapters side by side.
 
     Attributes:
         kind: what the model is for.
-        metric: "accuracy" or "loss"; None where the data has no labels or the model takes none.
+        metric: "accuracy", "loss", "F1" or "squared error"; None where the data has no labels or the model takes none.
         rows: scores by name, first of "no adapter" and "teacher".
         bytes: of the file, by name; None where it is not known.
         samples: distributions or embeddings compared.
         sizes: more about the files, by name, where they are known.
+        texts: how many were looked at.
     """
 
     kind: Kind
@@ -84,6 +65,12 @@ class Evaluation:
     bytes: Mapping[str, int | None]
     samples: int
     sizes: Mapping[str, Sizes] = field(default_factory=dict)
+    texts: int = 0
+
+    @property
+    def second(self) -> str | None:
+        """What `Score.second` is: "macro F1" or "rank correlation"; None where there is none."""
+        return None if self.metric is None else second_metric_name(self.kind)
 
     def gain(self, name: str) -> float | None:
         """Share of the teacher's improvement over no adapter that is kept; None without a metric to tell it by."""
@@ -101,6 +88,7 @@ class Evaluation:
         return {
             "kind": self.kind,
             "metric": self.metric,
+            "second": self.second,
             "samples": self.samples,
             "rows": [self._row(name) for name in self.rows],
         }
@@ -128,6 +116,10 @@ def evaluate(
     device: str = "auto",
     kind: Kind | None = None,
     basis: str | Path | None = None,
+    merged: bool = False,
+    tokeniser: str | Path | None = None,
+    scored: Scored | None = None,
+    whole: Sequence[Example] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run a base model with its teacher, without any adapter, and with every student on the same data.
@@ -146,12 +138,18 @@ def evaluate(
         device: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1".
         kind: what the model is for; None tells it from the teacher and the base.
         basis: the basis artefact, for `.adz` files that name one.
+        merged: updates of a weight that several layers share count in all of them, as in a merged model; else only in
+            the layer that the adapter names, as in the live model.
+        tokeniser: a folder whose tokeniser is taken; None takes that of the teacher's folder where it has one, and
+            else the base's.
+        scored: "completion" or "all" of a prompt with its completion; None scores completions where there are some.
+        whole: the data that the examples are a part of, all of which tells how labels are read.
         progress: called with the row that is being made and the share of all that is done.
 
     Raises:
         CheckpointError, FormatError: if an adapter is unreadable, or labels are no classes of the model.
         BaseModelError: if the base can't be loaded, or an adapter does not fit it.
-        RefusedError: if transformers is missing, or a classifier comes without its head.
+        RefusedError: if transformers is missing, a classifier comes without its head, or outputs are not finite.
         RefusedError: if the teacher is a file of functions.
         UsageError: if a student's name is one of the rows that are always there.
         CheckFailedError: if none of the texts has a token.
@@ -172,74 +170,34 @@ def evaluate(
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
+    loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True)
     with _about(TEACHER):
-        loaded = load_teacher(base, original, where, kind)
-    parts = batches(loaded, encode(loaded, examples, max_tokens=max_tokens), batch)
-    expected = teacher_outputs(loaded, parts)
-    rows = {TEACHER: _score(loaded, parts, ((out, out) for out in expected))}
+        loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples)
+    loaded = replace(loaded, score=scored)
+    reading = reading_of(loaded, whole or examples)
+    encoded = encode(loaded, examples, max_tokens=max_tokens, reading=reading)
+    parts = batches(loaded, encoded, batch)
+    with _about(TEACHER):
+        expected = teacher_outputs(watched(loaded, loaded), parts)
+    rows = {TEACHER: score_pairs(loaded, parts, ((out, out) for out in expected))}
     found = loaded.kind
+    loading = replace(loading, kind=found, tell=False)
     del loaded  # Unless its outputs are too large to keep, this frees the model before the next one is loaded.
     for number, name in enumerate([NOTHING, *students], 1):
         report(name, number / len(names))
         with _about(name):
-            rows[name] = _run_student(base, original, adapters.get(name), parts, expected, found)
+            rows[name] = _run_student(base, original, adapters.get(name), parts, expected, loading)
     metric = None if rows[TEACHER].metric is None else metric_name(found)
     ordered = {name: rows[name] for name in names}
-    return Evaluation(found, metric, ordered, dict.fromkeys(names), rows[TEACHER].samples).with_sizes(sizes)
+    told = Evaluation(found, metric, ordered, dict.fromkeys(names), rows[TEACHER].samples, texts=len(encoded))
+    return told.with_sizes(sizes)
 
 
-def metric_name(kind: Kind) -> str | None:
-    """What `Score.metric` is for a kind of model: "accuracy" or "loss"; None for an encoder."""
-    return {"classifier": "accuracy", "tokens": "accuracy", "causal": "loss", "seq2seq": "loss"}.get(kind)
-
-
-def score(
-    loaded: LoadedModel,
-    model: Callable[[Batch], Tensor],
-    batches: Sequence[Batch],
-    teacher: Sequence[Tensor],
-) -> Score:
-    """Hold a model's outputs against the teacher's, and against the labels where there are some.
-
-    Args:
-        loaded: says what the model is for, and which labels a batch's rows have.
-        model: gives the rows (rows, width) of a batch.
-        teacher: the teacher's rows of each batch.
-
-    Raises:
-        BaseModelError: if the two do not put out the same shape.
-        CheckFailedError: if there is no row at all.
-    """
-    with torch.no_grad():
-        return _score(loaded, batches, ((model(batch), out) for batch, out in zip(batches, teacher, strict=True)))
-
-
-def _score(loaded: LoadedModel, batches: Sequence[Batch], pairs: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Of (rows, the teacher's rows) of each batch."""
-    samples = labelled = 0
-    away = same = measured = 0.0
-    for batch, (rows, expected) in zip(batches, pairs, strict=True):
-        if rows.shape != expected.shape:
-            raise BaseModelError(
-                f"puts out {rows.shape[1]} numbers a sample, the teacher {expected.shape[1]}",
-                hint="compare adapters of one task, with the same classes",
-            )
-        samples += len(rows)
-        if loaded.kind == "encoder":
-            away += compare_embeddings(expected, rows)[0]
-            continue
-        kl, alike = compare_logits(expected, rows)
-        away, same = away + kl, same + alike
-        labels = loaded.rows_labels(batch)
-        if labels is not None:
-            labelled += int((labels != NO_LABEL).sum())
-            counts = metric_name(loaded.kind) == "accuracy"
-            measured += count_right(rows, labels) if counts else summed_loss(rows, labels)
-    if not samples:
-        raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
-    if loaded.kind == "encoder":
-        return Score(None, None, away / samples, None, samples)
-    return Score(away / samples, same / samples, None, measured / labelled if labelled else None, samples)
+def _tokeniser(given: str | Path | None, teacher: Adapter | Functions | str | Path) -> Path | None:
+    """The folder named, or that of the teacher where it has a tokeniser."""
+    if given is not None or isinstance(teacher, Adapter | Functions):
+        return None if given is None else Path(given)
+    return tokeniser_folder(teacher)
 
 
 def _run_student(
@@ -248,11 +206,11 @@ def _run_student(
     student: Adapter | Functions | None,
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
-    kind: Kind,
+    loading: Loading,
 ) -> Score:
     """Score a student, and leave no model behind in memory."""
-    loaded = _load_student(base, teacher, student, batches[0].ids.device, kind)
-    return score(loaded, loaded, batches, expected)
+    loaded = _load_student(base, teacher, student, batches[0].ids.device, loading)
+    return score(loaded, watched(loaded, loaded), batches, expected)
 
 
 def _teacher(found: Adapter | Functions) -> Adapter:
@@ -264,18 +222,18 @@ def _teacher(found: Adapter | Functions) -> Adapter:
 
 
 def _load_student(
-    base: Path, teacher: Adapter, student: Adapter | Functions | None, device: torch.device, kind: Kind
+    base: Path, teacher: Adapter, student: Adapter | Functions | None, device: torch.device, loading: Loading
 ) -> LoadedModel:
     """The base with a student on it, which has the teacher's extras where it brings none."""
     if student is None:
-        return load_bare(base, teacher, device, kind)
+        return load_bare(base, teacher, device, loading=loading)
     if isinstance(student, Functions):
-        loaded = load_bare(base, replace(teacher, extras=student.extras or teacher.extras), device, kind)
+        loaded = load_bare(base, replace(teacher, extras=student.extras or teacher.extras), device, loading=loading)
         place(loaded, student, base)
         return loaded
     own = student.extras and student.meta.config
     complete = replace(student, extras=student.extras or teacher.extras, meta=student.meta if own else teacher.meta)
-    return load_teacher(base, complete, device, kind)
+    return load_teacher(base, complete, device, loading=loading)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
-from adaptzip.calibration.models import load_bare
+from adaptzip.calibration.models import Loading, load_bare
 from adaptzip.compressed import Compressed
 from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
@@ -38,7 +38,7 @@ def student_of(guest: Guest, teacher: Adapter, plan: Compressed, base: Path) -> 
     if _alike(teacher, kept):
         return guest
     model, device = guest.loaded.model, next(guest.loaded.model.parameters()).device
-    other = load_bare(base, kept, device, guest.loaded.kind).model
+    other = load_bare(base, kept, device, loading=Loading(guest.loaded.kind)).model
     places, others = _parameters(model), _parameters(other)
     theirs, ours = model.state_dict(), other.state_dict()
     for name in sorted(theirs.keys() - places.keys()):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.kinds import OF_TEXTS
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.distillation.data import Encoded, collate
 from adaptzip.distillation.losses import Counts, Seen
@@ -90,13 +91,17 @@ class Teacher:
 
 def row_count(kind: Kind, text: Encoded) -> int:
     """Rows that a text has in a model's output."""
-    if kind in ("classifier", "encoder"):
+    if kind in (*OF_TEXTS, "encoder"):
         return 1
+    if kind == "causal" and text.start:
+        return len(text.ids) - text.start
     return len(text.labels if kind == "seq2seq" and text.labels else text.ids)
 
 
 def label_count(kind: Kind, text: Encoded) -> int:
     """Rows of a text that have a label (`LoadedModel.rows_labels`)."""
     if kind == "causal":
-        return len(text.ids) - 1
+        return len(text.ids) - (text.start or 1)
+    if kind in ("multilabel", "scores"):
+        return int(bool(text.labels))
     return 0 if kind == "encoder" else sum(label != NO_LABEL for label in text.labels)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.rows import alike
 from adaptzip.distillation.lessons import order
 from adaptzip.distillation.losses import Counts, loss
 from adaptzip.distillation.machines import Machines, within_memory
@@ -199,8 +200,8 @@ class Training:
                 ours = problem.guest.look(batch, factors, **look)
             value = loss(teacher.loaded.kind, weights, theirs, ours, teacher.loaded.rows_labels(batch), whole)
             value.backward()  # type: ignore[no-untyped-call]
-        same = theirs.rows.argmax(1) == ours.rows.detach().argmax(1)
-        return float(value.detach()), int(same.sum()) / whole.rows
+        same = alike(teacher.loaded.kind, theirs.rows, ours.rows.detach())
+        return float(value.detach()), same / whole.rows
 
     def tensors(self, trained: Mapping[Place, Tensor]) -> Tensors:
         """The adapter's tensors with these in their places, and the selection as it stands."""

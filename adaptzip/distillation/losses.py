@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptzip.calibration.models import NO_LABEL, Kind
+from adaptzip.calibration.rows import apart
 from adaptzip.errors import RefusedError, UsageError
 
 
@@ -19,10 +20,11 @@ class LossWeights:
 
     Attributes:
         kl: KL divergence from the teacher's to the student's distributions, in nats, times temperature^2 (Hinton,
-            Vinyals and Dean 2015); for an encoder 1 - cosine of the embeddings.
+            Vinyals and Dean 2015); for an encoder 1 - cosine of the embeddings, for scores the squared
+            error.
         hidden: relative squared error of the hidden states, averaged over layers.
         modules: the same of the outputs of the adapter's modules.
-        labels: cross-entropy against the labels, where there are any.
+        labels: cross-entropy against the labels, where there are any; for scores the squared error.
         temperature: what logits are divided by before the KL.
     """
 
@@ -98,17 +100,28 @@ def loss(
     if weights.modules:
         total = total + weights.modules * share * _mean_relative("module outputs", teacher.modules, student.modules)
     if weights.labels and labels is not None and whole.labels:
-        summed = functional.cross_entropy(student.rows.float(), labels, ignore_index=NO_LABEL, reduction="sum")
-        total = total + weights.labels * summed / whole.labels
+        total = total + weights.labels * _from_labels(kind, student.rows.float(), labels) / whole.labels
     return total
 
 
 def _apart(kind: Kind, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    if kind == "encoder":
-        return (1 - functional.cosine_similarity(teacher, student)).mean()
+    if kind in ("encoder", "scores"):
+        return apart(kind, teacher, student) / len(teacher)
+    if kind == "multilabel":
+        return apart(kind, teacher / temperature, student / temperature) / len(teacher) * temperature**2
     p = functional.log_softmax(teacher / temperature, 1)
     q = functional.log_softmax(student / temperature, 1)
     return functional.kl_div(q, p, log_target=True, reduction="batchmean") * temperature**2
+
+
+def _from_labels(kind: Kind, rows: Tensor, labels: Tensor) -> Tensor:
+    """The loss under the labels, summed over rows."""
+    if kind in ("multilabel", "scores"):
+        there = ~labels.isnan().any(1)
+        if kind == "scores":
+            return (rows[there] - labels[there]).square().sum()
+        return functional.binary_cross_entropy_with_logits(rows[there], labels[there], reduction="sum")
+    return functional.cross_entropy(rows, labels, ignore_index=NO_LABEL, reduction="sum")
 
 
 def _mean_relative(what: str, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:

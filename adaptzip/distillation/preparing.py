@@ -10,18 +10,22 @@ from typing import Any
 import torch
 
 from adaptzip.adapter import Adapter
+from adaptzip.calibration.finite import watched
 from adaptzip.calibration.layers import find_layers
-from adaptzip.calibration.models import Kind, LoadedModel, load_bare
+from adaptzip.calibration.loaded import Scored
+from adaptzip.calibration.models import Kind, LoadedModel, Loading, load_bare
+from adaptzip.calibration.tokenisers import tokeniser_folder
 from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.compressed import TrainingReport
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
-from adaptzip.distillation.data import Example, batches, encode, hold_out, read_examples, self_texts
-from adaptzip.distillation.evaluation import Score, metric_name, score
+from adaptzip.distillation.data import Encoded, Example, batches, encode, hold_out, read_examples, self_texts
 from adaptzip.distillation.files import Parts, parts_of, whole
 from adaptzip.distillation.growing import grown
 from adaptzip.distillation.keeping import student_of
-from adaptzip.distillation.lessons import Teacher, order
+from adaptzip.distillation.labels import fitted, reading_of
+from adaptzip.distillation.lessons import Teacher, label_count, order
+from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
 from adaptzip.distillation.outputs import teacher_outputs
 from adaptzip.distillation.placing import beginning_of, scale_of
@@ -29,6 +33,7 @@ from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.quantising import fill
 from adaptzip.distillation.reports import longest, room
 from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.scores import Score, metric_name, score
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
 from adaptzip.errors import CheckFailedError, UsageError
@@ -50,6 +55,8 @@ class DataOptions:
         max_tokens: texts are cut to so many tokens.
         packed: causal texts joined and cut into pieces of `max_tokens`.
         self_texts: texts written where `data` is "self".
+        pair_field: where a record has the second text of a pair.
+        score: "completion" or "all" of a prompt with its completion; None trains on completions where there are some.
     """
 
     text_field: str | None = None
@@ -58,6 +65,8 @@ class DataOptions:
     max_tokens: int = 128
     packed: bool = False
     self_texts: int = _SELF_TEXTS
+    pair_field: str | None = None
+    score: Scored | None = None
 
     def __post_init__(self) -> None:
         for name, number in (("max_tokens", self.max_tokens), ("self_texts", self.self_texts)):
@@ -71,7 +80,7 @@ class Setup:
 
     Attributes:
         rows: scores on the held-out texts, of "none" and "teacher".
-        metric: "accuracy" or "loss"; None without labels.
+        metric: "accuracy", "loss", "F1" or "squared error"; None without labels.
         teacher: the adapter itself.
         texts, held_out: how many texts are trained on, and how many are not.
         parts: bytes of the file by part.
@@ -116,12 +125,20 @@ def prepare(
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     say("loading the model", 0.0)
-    loaded = load_bare(Path(base), original, machines.device, kind)
-    guest = Guest(loaded, {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()})
+    loading = Loading(kind, tokeniser=None if isinstance(teacher, Adapter) else tokeniser_folder(teacher), tell=True)
+    loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
     theirs = _teacher_factors(original, machines.device)
-    train_on, kept = _texts(guest, theirs, data, options, schedule.seed)
-    counts = (len(train_on), len(kept))
-    told = longest(*counts, schedule.steps)
+    magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}
+    examples = _examples(Guest(loaded, magnitudes), theirs, data, options, schedule.seed)
+    loaded = fitted(loaded, examples)
+    guest = Guest(loaded, magnitudes)
+    reading = reading_of(loaded, examples)
+    feeding: dict[str, Any] = {"max_tokens": options.max_tokens, "packed": options.packed, "reading": reading}
+    split = hold_out(examples, options.held_out, schedule.seed)
+    train_on, kept = (encode(loaded, part, **feeding) for part in split)
+    _check_labels(loaded, train_on, schedule.weights)
+    counts = (len(split[0]), len(split[1]))
+    told = longest(*counts, schedule.steps, metric_name(loaded.kind))
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
@@ -133,11 +150,11 @@ def prepare(
     if start is not given:
         check_alike(given, beginning)
     at_once = schedule.micro or schedule.batch
-    held = batches(loaded, encode(loaded, kept, max_tokens=options.max_tokens, packed=options.packed), at_once)
+    held = batches(loaded, kept, at_once)
     say("asking the teacher", 0.0)
-    lessons = Teacher(guest, theirs, encode(loaded, train_on, max_tokens=options.max_tokens, packed=options.packed))
+    lessons = Teacher(guest, theirs, train_on)
     with within_memory(at_once):
-        answers = teacher_outputs(lambda batch: guest(batch, theirs), held)
+        answers = teacher_outputs(watched(loaded, lambda batch: guest(batch, theirs)), held)
         if not schedule.weights.watches:
             lessons.keep(_needed(lessons, schedule), at_once)
     numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
@@ -193,17 +210,25 @@ def _beginning(
     return beginning, parts
 
 
-def _texts(
+def _examples(
     guest: Guest, theirs: Factors, data: str | Path | Sequence[Example], options: DataOptions, seed: int
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+) -> tuple[Example, ...]:
     if isinstance(data, str) and data == SELF:
         with guest.under(theirs):
-            found = self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
-    elif isinstance(data, str | Path):
-        found = read_examples(Path(data), text_field=options.text_field, label_field=options.label_field)
-    else:
-        found = tuple(data)
-    return hold_out(found, options.held_out, seed)
+            return self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
+    if isinstance(data, str | Path):
+        fields = {"text_field": options.text_field, "pair_field": options.pair_field}
+        return read_examples(Path(data), **fields, label_field=options.label_field)
+    return tuple(data)
+
+
+def _check_labels(loaded: LoadedModel, texts: Sequence[Encoded], weights: LossWeights) -> None:
+    """Refuse a weight on labels that are not there."""
+    if weights.labels and not any(label_count(loaded.kind, text) for text in texts):
+        raise UsageError(
+            "the labels have a weight in the loss, but none of the texts to train on has a label",
+            hint="name them with --label-field, or drop --labels",
+        )
 
 
 def _needed(lessons: Teacher, schedule: Schedule) -> list[int]:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from adaptzip.calibration.models import Batch
 from adaptzip.coding.modules import Coder
-from adaptzip.distillation.evaluation import Score, score
 from adaptzip.distillation.lessons import Teacher
 from adaptzip.distillation.quantising import Written, fill
+from adaptzip.distillation.scores import Score, score
 from adaptzip.distillation.student import Guest
 from adaptzip.distillation.tensors import Place, Tensors, factors_of
 from adaptzip.fitting import CodedAdapter

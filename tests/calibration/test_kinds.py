@@ -64,7 +64,6 @@ def test_the_base_tells_its_kind(make: Callable[[], nn.Module], kind: Kind, end:
         (bare_encoder, "TOKEN_CLS", True, "tokens"),
         (bare_encoder, "SEQ_CLS", True, "classifier"),
         (bare_encoder, "SEQ_CLS", False, "encoder"),
-        (bare_encoder, "QUESTION_ANS", False, "encoder"),
         (tiny_peft.bert_tokens, "FEATURE_EXTRACTION", True, "tokens"),
         (tiny_peft.llama, "SEQ_2_SEQ_LM", False, "causal"),
         (tiny_peft.llama, "CAUSAL_LM", False, "causal"),

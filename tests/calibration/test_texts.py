@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptzip.calibration.texts import TEXT_KEYS, read_records, read_texts
+from adaptzip.calibration.examples import read_examples
+from adaptzip.calibration.texts import TEXT_KEYS, read_records
 from adaptzip.errors import CheckpointError
 
 
@@ -16,14 +17,22 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
+def read_texts(path: Path) -> tuple[str, ...]:
+    return tuple(example.text for example in read_examples(path))
+
+
 @pytest.mark.parametrize("key", TEXT_KEYS)
 def test_every_key_is_read(key: str, tmp_path: Path) -> None:
     path = write(tmp_path, "t.jsonl", f'{{"{key}": "one two", "label": 3}}\n\n{{"{key}": "three"}}\n')
     assert read_texts(path) == ("one two", "three")
 
 
-def test_the_first_of_several_keys_counts(tmp_path: Path) -> None:
-    assert read_texts(write(tmp_path, "t.jsonl", '{"sentence": "no", "text": "yes"}')) == ("yes",)
+def test_one_of_several_texts_is_not_read_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.jsonl", '{"sentence": "no", "text": "yes"}')
+    with pytest.raises(CheckpointError, match="line 1: has texts in 'text' and 'sentence'") as caught:
+        read_examples(path)
+    assert "--text-field" in str(caught.value.hint)
+    assert [example.text for example in read_examples(path, text_field="text")] == ["yes"]
 
 
 def test_a_line_separator_within_a_text_does_not_end_it(tmp_path: Path) -> None:
@@ -41,7 +50,7 @@ def test_plain_text_is_one_a_line(tmp_path: Path) -> None:
         ('["a"]', "line 1: expected a JSON object, found list"),
         ('{"body": "a"}', r"line 1: has none of the fields text, prompt, question, sentence \(its fields: body\)"),
         ('{"text": 3}', "line 1: 'text' is not a text"),
-        ('{"text": " "}', "line 1: 'text' is not a text"),
+        ('{"text": " "}', "all of its 1 texts are empty"),
         ("\n\n", "holds no text"),
         (b"\xff\xfe", "is not readable as UTF-8"),
     ],
@@ -67,12 +76,13 @@ def test_rows_are_read_by_their_header(tmp_path: Path) -> None:
 
 def test_a_named_field_counts(tmp_path: Path) -> None:
     (record,) = read_records(write(tmp_path, "t.jsonl", '{"text": "no", "body": "yes", "n": 3}'))
-    assert record.text("body") == "yes"
     assert record.value("n") == 3
     with pytest.raises(CheckpointError, match=r"line 1: has no field 'title' \(its fields: text, body, n\)"):
-        record.text("title")
+        record.value("title")
+    path = tmp_path / "t.jsonl"
+    assert read_examples(path, text_field="body")[0].text == "yes"
     with pytest.raises(CheckpointError, match="line 1: 'n' is not a text"):
-        record.text("n")
+        read_examples(path, text_field="n")
 
 
 @pytest.mark.parametrize(

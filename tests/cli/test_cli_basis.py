@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.bases.artefact import read_basis
+from adaptzip.calibration.encoding import Example
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
     words = ["--gradient", "--base", base, "--calibration", texts, "--modules-of", adapter]
     values = run("basis", "build", *words, "-k", 5, "-o", out, "--json").json
     assert (values["size"], values["description"]) == (5, "gradient over 2 texts")
-    assert asked == {"base": base, "texts": ("one", "two"), "modules": sorted(MODULES)}
+    assert asked == {"base": base, "texts": (Example("one"), Example("two")), "modules": sorted(MODULES)}
     made = adaptzip.compress(adapter, to="lora-sb", basis=out, min_energy=0.0, max_error=0.999)
     assert made.basis is not None
     assert made.basis.hash == values["hash"]

@@ -149,3 +149,25 @@ def test_bad_input_is_one_line(place: Workplace) -> None:
 def test_a_source_that_does_not_fit_the_base_is_named(place: Workplace) -> None:
     stranger = make_adapter(place.base.parent / "stranger")
     refused(place.eval(stranger), 2, f"{stranger}: ", "model.layers.0.self_attn.q_proj", "base model")
+
+
+def test_fields_and_what_counts_are_options(tmp_path: Path) -> None:
+    base, teacher = causal(tmp_path)
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "a b", "completion": " c d"}\n{"prompt": "c", "completion": " e f"}\n')
+    words = ("eval", "--teacher", teacher, "--base", base, "--data", data)
+    assert run(*words).out.splitlines()[-1] == "over 2 texts, 4 tokens"
+    assert run(*words, "--score", "all").out.splitlines()[-1] == "over 2 texts, 7 tokens"
+    values = run(*words, "--merged", "--json").json
+    assert (values["tokeniser"], values["merged"], values["second"]) == (str(base), True, None)
+    refused(run(*words, "--label-field", "completion"), 2, "a model for causal has no use for labels")
+    refused(run(*words, "--text-pair-field", "completion"), 2, "name both: --text-field and --text-pair-field")
+    refused(run(*words, "--text-field", "prompt", "--text-pair-field", "completion"), 2, "reads no pairs")
+
+
+def test_the_tokeniser_is_told_where_it_is_the_teachers(tmp_path: Path) -> None:
+    base, teacher = causal(tmp_path)
+    shutil.copy(base / "tokenizer.json", teacher)
+    shutil.copy(base / "tokenizer_config.json", teacher)
+    result = run("eval", "--teacher", teacher, "--base", base, "--data", write_rows(tmp_path / "rows.jsonl"))
+    assert result.out.splitlines()[-1] == f"with the tokeniser of {teacher}"

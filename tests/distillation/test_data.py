@@ -21,7 +21,7 @@ from adaptzip.distillation.data import (
     read_examples,
     self_texts,
 )
-from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, RefusedError, UsageError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import adapter, save
 
@@ -51,9 +51,9 @@ def test_fields_are_read_from_json(tmp_path: Path) -> None:
         '{"body": "d e", "y": ["O", "NAME"]}\n{"body": "f", "y": "x"}',
     )
     assert read_examples(path, text_field="body", label_field="y") == (
-        Example("a b", "3"),
+        Example("a b", 3),
         Example("c"),
-        Example("d e", "O NAME"),
+        Example("d e", ("O", "NAME")),
         Example("f", "x"),
     )
     assert read_examples(path, text_field="body")[0] == Example("a b")
@@ -61,7 +61,7 @@ def test_fields_are_read_from_json(tmp_path: Path) -> None:
 
 def test_fields_are_read_from_rows(tmp_path: Path) -> None:
     path = write(tmp_path, "d.csv", "label,text\n1,a b\n,c\n")
-    assert read_examples(path, label_field="label") == (Example("a b", "1"), Example("c"))
+    assert read_examples(path, label_field="label") == (Example("a b", 1), Example("c"))
 
 
 def test_plain_texts_have_no_labels(tmp_path: Path) -> None:
@@ -74,9 +74,10 @@ def test_plain_texts_have_no_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("d.jsonl", '{"text": "a", "y": true}', "line 1: 'y' is not a label"),
-        ("d.jsonl", '{"text": "a", "y": 0.5}', "line 1: 'y' is not a label"),
-        ("d.jsonl", '{"text": "a", "y": []}', "line 1: 'y' is not a label"),
+        ("d.jsonl", '{"text": "a", "y": {}}', "line 1: 'y' is not a label"),
+        ("d.jsonl", '{"text": "a", "y": [1, null]}', "line 1: 'y' is not a label"),
+        ("d.jsonl", '{"text": "a", "y": NaN}', "line 1: 'y' is not a label"),
+        ("d.jsonl", '{"text": "a", "y": null}', "none of its 1 texts has a label in 'y'"),
         ("d.jsonl", '{"text": "a", "y": 1}\n{"text": "b"}', r"line 2: has no field 'y' \(its fields: text\)"),
         ("d.jsonl", "", "holds no text"),
         ("d.xlsx", "", "found .xlsx"),
@@ -191,16 +192,17 @@ def test_an_encoder_and_a_causal_model_have_no_use_for_labels(tmp_path: Path) ->
     encoder = loaded_as(lambda: BertModel(tiny_peft.bert().config), tmp_path / "a")
     causal = loaded_as(tiny_peft.gpt2, tmp_path / "b")
     for loaded in (encoder, causal):
-        encoded = encode(loaded, [Example("a b", "anything")], max_tokens=99)
-        assert encoded == (Encoded(ids("ab")),)
-        assert collate(loaded, encoded).labels is None
+        with pytest.raises(UsageError, match=f"a model for {loaded.kind} has no use for labels"):
+            encode(loaded, [Example("a b", "anything")], max_tokens=99)
+        assert collate(loaded, encode(loaded, [Example("a b")], max_tokens=99)).labels is None
     # No more than the model has positions.
     assert len(encode(causal, [Example("a " * 30)], max_tokens=99)[0].ids) == 16
 
 
 def test_texts_without_tokens_are_left_out(tmp_path: Path) -> None:
     loaded = loaded_as(tiny_peft.llama, tmp_path)
-    assert encode(loaded, [Example("\u200b \t"), Example("a")], max_tokens=4)[-1] == Encoded(ids("a"))
+    with pytest.warns(AdaptzipWarning, match="1 of 2 texts have no token that counts"):
+        assert encode(loaded, [Example("\t"), Example("a")], max_tokens=4) == (Encoded(ids("a")),)
     with pytest.raises(CheckFailedError, match="none of the texts has a token"):
         encode(loaded, [Example(" ")], max_tokens=4)
 

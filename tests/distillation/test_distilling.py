@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import adaptzip
 from adaptzip import methods
 from adaptzip.adapter import Adapter
 from adaptzip.container import writer
-from adaptzip.distillation.data import hold_out
+from adaptzip.distillation.data import Example, hold_out
 from adaptzip.distillation.distilling import Distilled
 from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
 from adaptzip.distillation.preparing import DataOptions
@@ -37,9 +38,16 @@ def near(a: float | None, b: float | None) -> bool:
     return a is b is None or (a is not None and b is not None and abs(a - b) <= 1e-6 + 1e-3 * abs(b))
 
 
-def scored_again(base: Path, teacher: Adapter, found: Distilled, file: Path, basis: Path | None = None) -> None:
+def scored_again(
+    base: Path,
+    teacher: Adapter,
+    found: Distilled,
+    file: Path,
+    basis: Path | None = None,
+    examples: Sequence[Example] = EXAMPLES,
+) -> None:
     """The written file, read and merged, does what the report says."""
-    held = hold_out(EXAMPLES, 0.1, 0)[1]
+    held = hold_out(examples, 0.1, 0)[1]
     report = evaluate(base, teacher, {"file": file}, held, device="cpu", basis=basis).rows
     for ours, theirs in ((NOTHING, "none"), (TEACHER, "teacher"), ("file", "distilled")):
         row, told = report[ours], found.rows[theirs]
@@ -107,11 +115,11 @@ def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Pa
     base, teacher = teacher_of(tiny_peft.llama, tmp_path / "base", "q_proj", "v_proj")
     options = basis_for(name, teacher, tmp_path / "basis")
     file = tmp_path / "x.adz"
-    found = train(base, teacher, name, "400", output=file, schedule=LONGER, **options)
+    found = train(base, teacher, name, "400", output=file, schedule=LONGER, data=unlabelled(), **options)
     assert 0 < found.compressed.provenance.parameters <= 400
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
     assert distilled < fitted or fitted < 2e-5
-    scored_again(base, teacher, found, file, options.get("basis"))
+    scored_again(base, teacher, found, file, options.get("basis"), unlabelled())
 
 
 @pytest.mark.parametrize("kind", ["encoder", "seq2seq"])
@@ -148,10 +156,10 @@ def test_a_fit_with_gains_is_trained(tmp_path: Path) -> None:
     calibration = tmp_path / "texts.jsonl"
     calibration.write_text(SOME_TEXTS)
     file = tmp_path / "x.adz"
-    found = train(base, teacher, REFERENCE, "1200B", calibration=calibration, output=file)
+    found = train(base, teacher, REFERENCE, "1200B", calibration=calibration, output=file, data=unlabelled())
     assert any(found.compressed.gains)
     assert file.stat().st_size <= 1200
-    scored_again(base, teacher, found, file)
+    scored_again(base, teacher, found, file, examples=unlabelled())
 
 
 def test_a_file_of_another_teacher_is_refused(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_an_encoder_has_the_angle_alone(tmp_path: Path) -> None:
     config = tiny_peft.bert().config
     base = save(lambda: BertModel(config), tmp_path)
     teacher = adapter(BertModel(config), "value")
-    found = evaluate(base, teacher, {"none": None}, LABELLED)
+    found = evaluate(base, teacher, {"none": None}, UNLABELLED)
     embeddings = []
     for loaded in (load_teacher(base, teacher, CPU), load_bare(base, teacher, CPU)):
         with torch.no_grad():

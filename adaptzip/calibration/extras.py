@@ -1,0 +1,143 @@
+"""An adapter's extras in a model that is in memory: heads, embeddings, biases and token rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adaptzip.adapter import Adapter
+from adaptzip.checkpoints.peft.extras import extra_target, token_indices
+from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.merging.extras import HEAD_NAMES
+
+WHICH = "is this the base model that the adapter was trained on?"
+
+
+def extra_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The extras that replace a whole tensor of the model, by the tensor's name."""
+    return {name: tensor for name, (_, tensor) in _replacements(adapter).items()}
+
+
+def _replacements(adapter: Adapter) -> dict[str, tuple[str, Tensor]]:
+    """The same with their keys."""
+    found = {}
+    for key, tensor in adapter.extras.items():
+        role, name = extra_target(key, adapter.meta.config, adapter.modules)
+        if role == "replace":
+            found[name] = (key, tensor)
+    return found
+
+
+def place_tensors(model: nn.Module, adapter: Adapter, folder: Path) -> None:
+    """Put extras in their places, as PEFT does.
+
+    A module that PEFT trained a copy of (`modules_to_save`) shares its weights with no other module any more, unless
+    its configuration ensures that they stay tied. Every other extra is written into the weight that there is.
+
+    Raises:
+        BaseModelError: if an extra finds no place, or has another shape.
+    """
+    for name, (key, tensor) in _replacements(adapter).items():
+        place = resolve(name, model.state_dict(), folder)
+        copied = ".base_layer." not in key and _is_copied(name, adapter.meta.config)
+        if copied and not adapter.meta.config.get("ensure_weight_tying"):
+            _part(model, place)
+        target = model.state_dict()[place]
+        if target.shape != tensor.shape:
+            raise BaseModelError(
+                f"{folder}: {place} is {list(target.shape)}, the adapter brings {list(tensor.shape)}", hint=WHICH
+            )
+        target.copy_(tensor)
+    state = model.state_dict()
+    for key, rows in adapter.extras.items():
+        role, name = extra_target(key, adapter.meta.config, adapter.modules)
+        indices = token_indices(key, adapter.meta.config)
+        if role == "token_rows" and indices is not None:
+            target = state[resolve(name, state, folder)]
+            target.index_copy_(0, torch.tensor(indices, device=target.device), rows.to(target))
+
+
+def _is_copied(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT trained a copy of the whole module."""
+    return any(f".{module}." in f".{name}." for module in config.get("modules_to_save") or HEAD_NAMES)
+
+
+def _part(model: nn.Module, place: str) -> None:
+    """Give a module whose parameter other modules have as well a copy of its own."""
+    path, _, attribute = place.rpartition(".")
+    module = model.get_submodule(path)
+    if attribute in module._parameters and len(sharing(model, getattr(module, attribute))) > 1:
+        above, _, name = path.rpartition(".")
+        setattr(model.get_submodule(above), name, deepcopy(module))
+
+
+def sharing(model: nn.Module, parameter: nn.Parameter) -> list[str]:
+    """Names of the modules that have a parameter."""
+    return [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if any(own is parameter for own in module._parameters.values())
+    ]
+
+
+def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> None:
+    """Make room for the tokens of an embedding that the adapter brings whole, where they are more than the model's.
+
+    Raises:
+        RefusedError: if it brings no rows for them in the other embedding.
+    """
+    grown = _grown(model, adapter)
+    if grown is None:
+        return
+    model.resize_token_embeddings(grown, mean_resizing=False)
+    state = model.state_dict(keep_vars=True)
+    brought = {id(state[resolve(name, state, folder)]) for name in extra_tensors(adapter)}
+    for which in ("input", "output"):
+        table = _table(model, which)
+        if table is not None and id(table) not in brought:
+            name = next(name for name, tensor in state.items() if tensor is table)
+            raise RefusedError(
+                f"{folder}: the adapter brings {grown} tokens, and no {name} for them",
+                hint="give a base model that was resized for them",
+            )
+
+
+def _grown(model: nn.Module, adapter: Adapter) -> int | None:
+    known = {id(table) for table in (_table(model, "input"), _table(model, "output")) if table is not None}
+    sizes = {name: len(table) for name, table in model.state_dict(keep_vars=True).items() if id(table) in known}
+    for name, tensor in extra_tensors(adapter).items():
+        own = next((size for other, size in sizes.items() if other == name or other.endswith(f".{name}")), None)
+        if own is not None and len(tensor) > own:
+            return len(tensor)
+    return None
+
+
+def _table(model: Any, which: str) -> Tensor | None:
+    """The weight of the input or output embeddings, where the model has such."""
+    layer = model.get_input_embeddings() if which == "input" else model.get_output_embeddings()
+    return getattr(layer, "weight", None)
+
+
+def resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
+    """`name` among the model's own names: as it is, or with another prefix before the layer list.
+
+    Raises:
+        BaseModelError: if it is not there, or at several places.
+    """
+    if name in known:
+        return name
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    for cut in range(first + 1):
+        tail = ".".join(parts[cut:])
+        places = [other for other in known if other == tail or other.endswith(f".{tail}")]
+        if len(places) == 1:
+            return places[0]
+        if len(places) > 1:
+            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
+    raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)

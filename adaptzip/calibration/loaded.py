@@ -1,0 +1,238 @@
+"""A model in memory: what it makes of a batch, and which labels the rows of that have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adaptzip.calibration.encoding import Encoded, Example, encode_text
+from adaptzip.calibration.kinds import OF_TEXTS, WITH_HEAD, Kind
+from adaptzip.calibration.layers import Layer
+from adaptzip.calibration.rows import apart
+from adaptzip.calibration.tokenisers import Tokeniser
+from adaptzip.errors import AdaptzipError, RefusedError
+
+NO_LABEL = -100
+"""Stands where there is no label, as in torch's cross entropy."""
+Scored = Literal["all", "completion"]
+"""What of a prompt with its completion counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Texts of like length.
+
+    Attributes:
+        ids: token ids (texts, longest) int64.
+        mask: where they are no padding, (texts, longest) bool.
+        labels: int64 with `NO_LABEL` where there is none, or None. The classes of the texts (texts,), those of their
+            tokens (texts, longest), or the target texts' ids (texts, longest target). Of several labels and of scores
+            float (texts, outputs), NaN where there is none.
+        types: which of two texts a token is of, (texts, longest) int64; None where that makes no difference.
+        scored: tokens of a causal model whose rows count, (texts, longest) bool; None where all do.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor | None = None
+    types: Tensor | None = None
+    scored: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+    @property
+    def targets(self) -> Tensor:
+        """What a seq2seq model is to write: the labels, and without them the texts themselves."""
+        return self.ids.masked_fill(~self.mask, NO_LABEL) if self.labels is None else self.labels
+
+    def each(self) -> Iterator[Batch]:
+        """Every text by itself, without padding."""
+        for place in range(len(self.ids)):
+            row, length = slice(place, place + 1), int(self.mask[place].sum())
+
+            def cut(tensor: Tensor | None, row: slice = row, length: int = length) -> Tensor | None:
+                if tensor is None:
+                    return None
+                return tensor[row, :length] if tensor.shape == self.ids.shape else tensor[row]
+
+            yield Batch(
+                self.ids[row, :length], self.mask[row, :length], cut(self.labels), cut(self.types), cut(self.scored)
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in float32, frozen and without dropout.
+
+    Attributes:
+        layers: the layers that an adapter names.
+        pad: the token that texts are padded with; None where there is none that a classifier knows, so that its texts
+            are run one at a time.
+        score: what of a prompt with its completion counts: "completion", or "all"; None is the completion where there
+            is one.
+    """
+
+    model: nn.Module
+    kind: Kind
+    tokeniser: Tokeniser
+    layers: Mapping[str, Layer]
+    pad: int | None = None
+    score: Scored | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of a classifier's classes, by index; () for other kinds."""
+        if self.kind not in WITH_HEAD or self.kind == "scores":
+            return ()
+        names: Mapping[int, str] = self.config.id2label
+        return tuple(names[index] for index in sorted(names))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a head puts out for a text."""
+        return int(self.config.num_labels)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a text: the tokeniser's, and those that the model's configuration names."""
+        own = getattr(text_config(self.config), "eos_token_id", None)
+        named = own if isinstance(own, list) else [own]
+        return frozenset(token for token in (*named, self.tokeniser.end) if token is not None)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def known(self) -> int:
+        """Tokens that the model has an embedding for."""
+        table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        return int(table.weight.shape[0])
+
+    def longest(self, max_tokens: int) -> int:
+        """`max_tokens`, or fewer if the model has no more positions."""
+        positions = getattr(text_config(self.config), "max_position_embeddings", None)
+        return min(max_tokens, positions - _first_position(self.model)) if positions else max_tokens
+
+    def encode(self, example: Example, longest: int | None) -> Encoded:
+        """An example's text as the model takes it, without labels; see `encode_text`."""
+        return encode_text(
+            self.tokeniser,
+            example,
+            longest,
+            completion=self.kind == "causal" and self.score != "all",
+            known=self.known,
+        )
+
+    def batches(self, texts: Sequence[str | Example], size: int, max_tokens: int) -> list[Batch]:
+        """The texts cut to `max_tokens`, in batches of `size`, short ones first."""
+        longest = self.longest(max_tokens)
+        examples = (Example(text) if isinstance(text, str) else text for text in texts)
+        found = sorted((e for e in (self.encode(x, longest) for x in examples) if e.ids), key=lambda e: len(e.ids))
+        return [self.encoded_batch(found[start : start + size]) for start in range(0, len(found), size)]
+
+    def batch(self, ids: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
+        """Texts as a batch, padded at their ends, on the model's device."""
+        return self.encoded_batch([Encoded(tuple(row)) for row in ids], labels)
+
+    def encoded_batch(self, texts: Sequence[Encoded], labels: Tensor | None = None) -> Batch:
+        """The same of texts that may be pairs, or have tokens that do not count."""
+        ids = padded([text.ids for text in texts], self.pad or 0)
+        lengths = torch.tensor([len(text.ids) for text in texts])
+        places = torch.arange(ids.shape[1])
+        mask = places < lengths.unsqueeze(1)
+        types = padded([text.types for text in texts], 0) if any(text.types for text in texts) else None
+        if types is not None and types.shape != ids.shape:
+            types = functional.pad(types, (0, ids.shape[1] - types.shape[1]))
+        scored = None
+        if any(text.start for text in texts):
+            # A row is what follows its token, so that it counts from the token before the first that is scored.
+            starts = torch.tensor([text.start - 1 if text.start else 0 for text in texts])
+            ends = torch.tensor([len(text.ids) - bool(text.start) for text in texts])
+            scored = (places >= starts.unsqueeze(1)) & (places < ends.unsqueeze(1))
+        parts = (None if part is None else part.to(self.device) for part in (labels, types, scored))
+        return Batch(ids.to(self.device), mask.to(self.device), *parts)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """What counts of the model's output.
+
+        causal: logits (tokens, vocabulary) of all tokens that are no padding, or of those that a completion follows.
+        classifier, multilabel, scores: (texts, outputs). tokens: logits (tokens, classes). encoder: the mean
+        (texts, hidden) of the last hidden states over the text. seq2seq: logits (target tokens, vocabulary), each from
+        the target's tokens before it.
+
+        Raises:
+            RefusedError: if the model cannot run on these texts.
+        """
+        if self.pad is None and self.kind in OF_TEXTS and len(batch.ids) > 1:
+            return torch.cat([self(one) for one in batch.each()])
+        options: dict[str, Any] = {"use_cache": False} if self.kind in ("causal", "seq2seq") else {}
+        if self.kind == "seq2seq":
+            options["labels"] = batch.targets
+        if batch.types is not None:
+            options["token_type_ids"] = batch.types
+        try:
+            output = self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **options)
+        except AdaptzipError:
+            raise
+        except (ValueError, IndexError, TypeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RefusedError(f"{type(self.model).__name__} does not run on these texts ({reason})") from error
+        if self.kind == "encoder":
+            share = batch.mask / batch.mask.sum(1, keepdim=True)
+            return (output.last_hidden_state * share.unsqueeze(2)).sum(1)  # type: ignore[no-any-return]
+        logits: Tensor = output.logits
+        if self.kind in OF_TEXTS:
+            return logits
+        if self.kind == "seq2seq":
+            return logits[batch.targets != NO_LABEL]
+        return logits[batch.mask if batch.scored is None else batch.scored]
+
+    def rows_labels(self, batch: Batch) -> Tensor | None:
+        """The label of each row of the output, (rows,) int64, `NO_LABEL` where there is none.
+
+        A causal model's rows are labelled with the next token. Of several labels and of scores it is (rows, outputs)
+        float, NaN where there is none. None for an encoder and for a batch without labels.
+        """
+        if self.kind == "causal":
+            follows = functional.pad(batch.mask[:, 1:], (0, 1))
+            rows = batch.mask if batch.scored is None else batch.scored
+            return batch.ids.roll(-1, 1).masked_fill(~follows, NO_LABEL)[rows]
+        if self.kind == "encoder" or batch.labels is None:
+            return None
+        if self.kind in OF_TEXTS:
+            return batch.labels
+        return batch.labels[batch.mask if self.kind == "tokens" else batch.labels != NO_LABEL]
+
+    def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Sum over rows of two outputs' distance (`rows.apart`); differentiable."""
+        return apart(self.kind, teacher, student)
+
+
+def text_config(config: Any) -> Any:
+    """The part of a model's configuration that is about text, where it has several parts."""
+    return config.get_text_config()
+
+
+def _first_position(model: nn.Module) -> int:
+    """RoBERTa and its kin count positions from the one after padding's."""
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    table = next((table for table in tables if isinstance(table, nn.Embedding)), None)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of numbers as one tensor (rows, longest) int64, filled up at their ends."""
+    longest = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)

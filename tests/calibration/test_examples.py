@@ -1,0 +1,112 @@
+"""Which fields of a row are read as what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adaptzip.calibration.encoding import Example
+from adaptzip.calibration.examples import PAIRS, read_examples
+from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
+
+
+def rows(folder: Path, *records: dict[str, object], name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return path
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_known_pairs_are_read_together(pair: tuple[str, str], tmp_path: Path) -> None:
+    first, second = pair
+    path = rows(tmp_path, {"idx": 3, first: "a b", second: "c", "label": 1})
+    assert read_examples(path, label_field="label") == (Example("a b", 1, pair="c"),)
+    with pytest.warns(AdaptzipWarning, match=f"'{second}' goes with '{first}' and is not read"):
+        assert read_examples(path, text_field=first) == (Example("a b"),)
+    assert read_examples(path, text_field=second, pair_field=first) == (Example("c", pair="a b"),)
+
+
+def test_a_pair_by_other_names(tmp_path: Path) -> None:
+    path = rows(tmp_path, {"one": "a", "two": "b"})
+    assert read_examples(path, text_field="one", pair_field="two") == (Example("a", pair="b"),)
+    with pytest.raises(UsageError, match="a second text is named and no first"):
+        read_examples(path, pair_field="two")
+    with pytest.raises(CheckpointError, match="has no field 'three'"):
+        read_examples(path, text_field="one", pair_field="three")
+
+
+@pytest.mark.parametrize("other", ["answer", "completion", "text", "messages", "premise"])
+def test_a_text_is_not_dropped_without_a_word(other: str, tmp_path: Path) -> None:
+    path = rows(tmp_path, {"question": "a", other: ["b"] if other == "messages" else "b"})
+    with pytest.raises(CheckpointError, match=f"has texts in .*'{other}'"):
+        read_examples(path)
+    # As a label it is read.
+    if other == "answer":
+        assert read_examples(path, label_field=other) == (Example("a", "b"),)
+
+
+def test_a_prompt_has_its_completion(tmp_path: Path) -> None:
+    path = rows(tmp_path, {"prompt": "a :", "completion": " b"})
+    assert read_examples(path) == (Example("a :", completion=" b"),)
+    assert rows(tmp_path, {"prompt": "a"}) == path
+    assert read_examples(path) == (Example("a"),)
+
+
+def test_messages(tmp_path: Path) -> None:
+    user, bot = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    path = rows(tmp_path, {"messages": [user, bot]}, {"messages": [user]})
+    assert read_examples(path) == (
+        Example("a", messages=(user, bot), prompt=1),
+        Example("a", messages=(user,)),
+    )
+    apart = rows(tmp_path, {"prompt": [user], "completion": [bot]})
+    assert read_examples(apart) == (Example("a", messages=(user, bot), prompt=1),)
+    for broken in ([{"role": "user"}], [user, "b"], [3]):
+        with pytest.raises(CheckpointError, match="line 1: 'messages' is not a text, nor a list of words or messages"):
+            read_examples(rows(tmp_path, {"messages": broken}))
+
+
+@pytest.mark.parametrize("field", ["tokens", "words"])
+def test_lists_of_words(field: str, tmp_path: Path) -> None:
+    path = rows(tmp_path, {field: ["a", "b c"], "ner_tags": [0, 2]})
+    assert read_examples(path, label_field="ner_tags") == (Example("a b c", (0, 2), words=("a", "b c")),)
+    named = rows(tmp_path, {"body": ["a"]})
+    assert read_examples(named, text_field="body") == (Example("a", words=("a",)),)
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = rows(tmp_path, {"text": "a"}, {"text": " "}, {"text": None}, {"text": "b"})
+    with pytest.warns(AdaptzipWarning, match="2 of 4 texts are empty and left out"):
+        assert read_examples(path) == (Example("a"), Example("b"))
+    with pytest.raises(CheckpointError, match="all of its 1 texts are empty"):
+        read_examples(rows(tmp_path, {"text": ""}))
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b \\ud83d"}')
+    with pytest.raises(CheckpointError, match=r"line 2: 'text' holds half of a character, \\ud83d") as caught:
+        read_examples(path)
+    assert caught.value.hint
+    # Both halves are one.
+    path.write_text('{"text": "b \\ud83d\\ude00"}')
+    assert read_examples(path) == (Example("b \U0001f600"),)
+
+
+def test_labels_keep_what_they_are(tmp_path: Path) -> None:
+    labels: list[object] = [True, 2, 2.0, 0.25, "x", "3", [1, 0], []]
+    path = rows(tmp_path, *({"text": "a", "y": label} for label in labels), name="rows.JSONL")
+    found = [example.label for example in read_examples(path, label_field="y")]
+    assert found == [True, 2, 2.0, 0.25, "x", "3", (1, 0), ()]
+    assert [type(label) for label in found[:4]] == [bool, int, float, float]
+    table = tmp_path / "rows.csv"
+    table.write_text("text,y\na,3\na,03\na,2.0\na,x\n")
+    assert [example.label for example in read_examples(table, label_field="y")] == [3, "03", "2.0", "x"]
+
+
+def test_long_cells_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.CSV"
+    path.write_text(f"text\n{'a ' * 100_000}\n")
+    assert len(read_examples(path)[0].text) == 200_000
