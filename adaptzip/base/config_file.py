@@ -33,8 +33,10 @@ def load_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if path.is_symlink():
         check_link(path, folder)
-    if not path.is_file():
+    if not path.exists():
         return {}
+    if not path.is_file():
+        raise BaseModelError(f"{path}: is no file, expected the base model's configuration", hint=AGAIN)
     config = load_json(path)
     for key, (what, types) in _EXPECTED.items():
         value = config.get(key)

@@ -125,7 +125,8 @@ def _files_of_index(path: Path) -> tuple[Path, ...]:
 
 
 def _only_safetensors(folder: Path) -> Path:
-    files = [p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("adapter_model")]
+    found = [p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("adapter_model")]
+    files = [p for p in found if p.is_symlink() or p.is_file()]
     if not files:
         raise no_weights(folder)
     if len(files) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -246,4 +247,19 @@ def test_a_configuration_that_is_no_json_object(text: str, tmp_path: Path) -> No
     folder = write_llama(tmp_path / "base")
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(BaseModelError, match=r"config\.json"):
+        BaseModel.open(folder)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe would keep the program waiting."""
+    folder = write_llama(tmp_path / "base")
+    os.mkfifo(folder / "notes.txt")
+    assert set(merge(adapter(), folder, tmp_path / "merged").files) == {"config.json", SINGLE}
+    (folder / SINGLE).unlink()
+    os.mkfifo(folder / SINGLE)
+    with pytest.raises(BaseModelError, match="holds no weights"):
+        BaseModel.open(folder)
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(BaseModelError, match=r"config\.json: is no file"):
         BaseModel.open(folder)

@@ -104,7 +104,7 @@ def test_bad_input_is_one_line(place: Workplace) -> None:
     refused(place.distill(*SHORT, "--text-field", "body"), 2, "body")
     refused(place.distill(*SHORT, "--max-time", "soon"), 2, "--max-time soon")
     refused(place.distill(*SHORT, "--to", "auto"), 2, "one method")
-    refused(place.distill(*SHORT, "--base", place.teacher), 2, "holds no config.json")
+    refused(place.distill(*SHORT, "--base", place.teacher), 2, "holds an adapter, expected a base model")
     refused(place.distill(*SHORT, "--kl", "0"), 2, "every loss has the weight 0")
     refused(place.distill("--steps", "3"), 2, "needs a size")
     assert not place.out.exists()

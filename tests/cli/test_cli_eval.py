@@ -140,7 +140,7 @@ def test_bad_input_is_one_line(place: Workplace) -> None:
     refused(place.eval("--text-field", "body"), 2, "body")
     refused(place.eval("--label-field", "class"), 2, "class")
     refused(place.eval("--label-field", "text"), 2, "none of the classes LABEL_0, LABEL_1, LABEL_2")
-    refused(place.eval("--base", place.teacher), 2, "holds no config.json")
+    refused(place.eval("--base", place.teacher), 2, "holds an adapter, expected a base model")
     refused(place.eval("--device", "tpu"), 2, "device 'tpu' is unknown")
     refused(place.eval("--task", "painter"), 2, "painter")
     refused(run("eval", place.packed), 2, "missing option")
