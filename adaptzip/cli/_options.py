@@ -73,7 +73,7 @@ Settings = Annotated[
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Equal input and seed give equal bytes.", metavar="NUMBER")]
+Seed = Annotated[int, typer.Option(help="Equal input and seed give equal bytes on one machine.", metavar="NUMBER")]
 Base = Annotated[
     Path | None,
     typer.Option(
