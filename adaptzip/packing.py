@@ -103,8 +103,9 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
         ExtraEntry("factor", "A", dtypes[0], (rank, site.width), dtypes[2]),
         ExtraEntry("factor", "B", dtypes[1], (site.out, rank), dtypes[3]),
     )
-    if any(dtype not in _ROUNDED for dtype in dtypes):
-        raise FormatError(f"module {name!r}: its factors are {' and '.join(dtypes)}, expected {', '.join(_ROUNDED)}")
+    if any(dtype not in _ROUNDED for dtype in dtypes[:2]):
+        kinds = " and ".join(sorted(set(dtypes[:2])))
+        raise FormatError(f"module {name!r}: its factors are {kinds}, expected {', '.join(_ROUNDED)}")
     A, B = unpack_tensors(PackedExtras(entries, chunk[_EXACT.size :]))
     check_finite(A, f"A of module {name!r}")
     check_finite(B, f"B of module {name!r}")

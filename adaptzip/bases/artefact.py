@@ -84,7 +84,7 @@ def read_basis(path: str | Path) -> Basis:
         raise FormatError(str(error), hint="give a file that `adaptzip basis build` wrote") from error
     except OSError as error:
         raise FormatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if opened.metadata.keys() != {KEY}:
+    if opened.metadata.keys() != {KEY} or not isinstance(opened.metadata[KEY], str):
         raise FormatError(f"{path}: is no basis", hint="give a file that `adaptzip basis build` wrote")
     reference = _parse(path, opened.metadata[KEY])
     modules = _modules(path, opened.tensors)
@@ -139,7 +139,8 @@ def _modules(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, ModuleBasis
 
 
 def _check(path: Path, name: str, U: Tensor, V: Tensor) -> None:
-    fits = U.ndim == V.ndim == 2 and U.shape[1] == V.shape[1] and 1 <= U.shape[1] <= max(len(U), len(V), 1)
+    fits = U.ndim == V.ndim == 2 and U.shape[1] == V.shape[1] and 1 <= U.shape[1] <= max(len(U), len(V))
+    fits = fits and len(U) > 0 and len(V) > 0
     if not fits or U.dtype != V.dtype or U.dtype not in _DTYPES.values():
         raise FormatError(
             f"{path}: module {name} has U {list(U.shape)} {NAMES[U.dtype]} and V {list(V.shape)} {NAMES[V.dtype]}, "

@@ -18,7 +18,7 @@ from small_adapters import adapter, factors, relative_error
 import adaptzip
 from adaptzip import Adapter, LoraFactors, methods
 from adaptzip.container import writer
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, RefusedError
 
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 13, 17, 31])
 SHAPES = st.lists(st.tuples(SIDES, SIDES, st.integers(1, 5)), min_size=1, max_size=3)

@@ -65,7 +65,8 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     if adapter.meta.dialect == "peft":
         config |= adapter.meta.config
     elif adapter.meta.config.get("peft_type") in ("LORA", "VBLORA"):
-        config |= {name: adapter.meta.config[name] for name in _DEFAULTS if name in adapter.meta.config}
+        shared = (*_DEFAULTS, *_CHOOSING)
+        config |= {name: adapter.meta.config[name] for name in shared if name in adapter.meta.config}
     config |= _INITIALISATION | {
         "bias": _bias(config, adapter),
         "peft_type": "LORA",

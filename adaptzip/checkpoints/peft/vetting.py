@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptzip.adapter import Adapter
 from adaptzip.checkpoints.peft.config import parse_config
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.checkpoints.peft.keys import PREFIX, refuse_methods, split
+from adaptzip.checkpoints.peft.keys import PREFIX, refuse_methods
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.errors import CheckpointError
 
@@ -96,7 +96,7 @@ def _vet_extras(extras: Mapping[str, Tensor], where: object) -> None:
     for key in extras:
         refuse_methods(key, where)
         name = key.removeprefix(PREFIX)
-        if split(PREFIX + name) is not None:
+        if ".lora_" in f".{name}" or "lora_latent_mapping" in name:
             raise CheckpointError(f"{where}: the extra {key} is named as a part of a module's factors")
         if name in meant:
             raise CheckpointError(f"{where}: the keys {meant[name]} and {key} mean the same tensor")

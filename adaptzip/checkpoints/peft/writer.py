@@ -36,6 +36,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         CheckpointError: if an extra has a key without meaning.
     """
     _refuse_mixtures(adapter)
+    _refuse_names(adapter)
     if not options.portable:
         _refuse_saved_whole(adapter)
     dtype = options.dtype
@@ -156,6 +157,15 @@ def _in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> Lor
                 hint="export with --dtype bfloat16 or float32",
             )
     return factors
+
+
+def _refuse_names(adapter: Adapter) -> None:
+    for name in adapter.modules:
+        if not name or f".{name}".endswith(".base_layer"):
+            raise RefusedError(
+                f"the module {name!r} has a name that PEFT gives a layer inside another",
+                hint="merge the adapter into its base model instead",
+            )
 
 
 def _refuse_saved_whole(adapter: Adapter) -> None:
