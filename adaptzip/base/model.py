@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.base.configs import says_untied
 from adaptzip.base.shards import Shard, StoredTensor, open_shard
 from adaptzip.errors import BaseModelError
 
@@ -27,6 +28,10 @@ OUTPUT_EMBEDDINGS = (
     "embed_out.weight",
     "cls.predictions.decoder.weight",
     "lm_head.decoder.weight",
+    "lm_head.out_proj.weight",
+    "generator_lm_head.weight",
+    "vocab_projector.weight",
+    "proj_out.weight",
 )
 INPUT_EMBEDDINGS = (
     "embed_tokens.weight",
@@ -37,6 +42,8 @@ INPUT_EMBEDDINGS = (
     "tokens_embed.weight",
     "shared.weight",
 )
+SIDES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""The names under which an encoder-decoder model has its `shared` embedding as well."""
 _WHICH = "give the folder that holds the base model's config.json and model.safetensors"
 
 
@@ -126,26 +133,36 @@ class BaseModel:
     def tied_partners(self, name: str) -> tuple[str, ...]:
         """The stored tensors that are one parameter with the one called `name`, itself included if stored.
 
-        An output embedding that is not stored is the input embedding. Where both are stored although the
-        configuration ties them, they count as one if their bytes are equal.
+        An output embedding that is not stored is the input embedding, and so are an encoder's and a decoder's
+        where they share one. Where several are stored although the configuration ties them, they count as one if
+        their bytes are equal.
         """
-        is_output = name.endswith(OUTPUT_EMBEDDINGS)
-        if name not in self.tensors and not is_output:
-            return ()
         embedding = self.input_embedding
-        if embedding is None or self.config.get("tie_word_embeddings") is False:
+        is_side = embedding is not None and name in side_names(embedding)
+        is_output = name.endswith(OUTPUT_EMBEDDINGS)
+        if name not in self.tensors and not is_output and not is_side:
+            return ()
+        if embedding is None or (says_untied(self.config) and not is_side):
             return (name,) if name in self.tensors else ()
         if name not in self.tensors:
             return (embedding,)
-        if name != embedding and not is_output:
+        if name != embedding and not is_output and not is_side:
             return (name,)
-        family = [embedding, *(n for n in self.tensors if n.endswith(OUTPUT_EMBEDDINGS))]
-        same = [n for n in family if n != name and self._equal(n, name)]
+        family = [embedding, *side_names(embedding), *(n for n in self.tensors if n.endswith(OUTPUT_EMBEDDINGS))]
+        same = [n for n in family if n != name and n in self.tensors and self._equal(n, name)]
         return (name, *same)
 
     def _equal(self, one: str, other: str) -> bool:
         a, b = self.stored(one), self.stored(other)
         return (a.dtype, a.shape) == (b.dtype, b.shape) and self.digest(one) == self.digest(other)
+
+
+def side_names(embedding: str) -> tuple[str, ...]:
+    """The names of an encoder's and a decoder's embedding that may be the one called `embedding`."""
+    shared = "shared.weight"
+    if not embedding.endswith(shared):
+        return ()
+    return tuple(embedding.removesuffix(shared) + side for side in SIDES)
 
 
 def _weight_files(path: Path) -> tuple[Path | None, list[Path]]:
