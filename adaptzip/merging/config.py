@@ -68,9 +68,11 @@ def _resized(config: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
     part = text_part(config)
     if part is None or changed.get("vocab_size") == old:
         changed["vocab_size"] = new
-    for other in {part, *_ENCODERS} - {None}:
+    if part is not None:
+        changed[part] = _resized(config[part], old, new)
+    for other in _ENCODERS:
         inner = config.get(other)
-        if isinstance(inner, Mapping) and (other == part or inner.get("vocab_size") == old):
+        if isinstance(inner, Mapping) and inner.get("vocab_size") == old:
             changed[other] = _resized(inner, old, new)
     return changed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from adaptzip.base.configs import text_parts
 from adaptzip.base.model import OUTPUT_EMBEDDINGS, BaseModel
 from adaptzip.base.shards import StoredTensor
 from adaptzip.errors import BaseModelError
@@ -18,6 +19,7 @@ _VOCABULARY_BIASES = (
     "predictions.decoder.bias",
     "lm_head.decoder.bias",
 )
+_WIDTHS = frozenset({"hidden_size", "d_model", "n_embd", "dim", "emb_dim"})
 _BOTH = "train and save both: modules_to_save=['embed_tokens', 'lm_head'], or the names that the model has for them"
 
 
@@ -65,7 +67,7 @@ def check_plan(
     _check_embeddings(base, tensors)
     for name in (*heads, *(n for n in tensors if n in base.tensors and tensors[n].shape != base.stored(n).shape)):
         _check_bias(base, tensors, name)
-    widths = frozenset(_sizes(config))
+    widths = frozenset(_sizes(config)) if any(_WIDTHS & part.keys() for part in text_parts(config)) else frozenset()
     for name, shape in heads.items():
         if len(shape) == 2 and widths and shape[1] not in widths:
             raise BaseModelError(

@@ -83,7 +83,9 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
                 alone = role == "token_rows" and not (rows == [name] and member == base.input_embedding)
                 tied.append((member if alone else None, edit))
     ignored = tuple(
-        key for key in adapter.extras if extra_target(key, config, adapter.modules)[0] == "ignore" and not _is_original(key)
+        key
+        for key in adapter.extras
+        if extra_target(key, config, adapter.modules)[0] == "ignore" and not _is_original(key)
     )
     return ExtrasPlan(edits, added, heads, tuple(tied), copies, len(placed), ignored)
 
@@ -111,6 +113,11 @@ def _targets(adapter: Adapter) -> list[tuple[str, str, str]]:
                 hint="save the adapter again with PEFT's save_pretrained",
             )
     return found
+
+
+def _is_ignored(key: str, adapter: Adapter) -> bool:
+    role, _ = extra_target(key, adapter.meta.config, adapter.modules)
+    return role == "ignore" and not _is_original(key)
 
 
 def _is_original(key: str) -> bool:

@@ -214,7 +214,7 @@ def _warnings(
 ) -> Iterator[str]:
     if settled.shifted and family is not None:
         yield (
-            f"{_listed(family.members)} are one parameter: merged as PEFT merges, an update of one acts on all of them, "
+            f"{listed(family.members)} are one parameter: merged as PEFT merges, an update of one acts on all of them, "
             "so that the model computes something else than the live adapter; --untie keeps them apart"
         )
     if untie and not settled.untied:
@@ -222,13 +222,13 @@ def _warnings(
     if settled.untied and base.model_type in SCALES_BY_TYING:
         yield (
             f"config.json still says tie_word_embeddings, by which {base.model_type} scales its outputs: load the "
-            f"model with transformers 5 or later, which keeps {_listed(settled.added)} apart all the same"
+            f"model with transformers 5 or later, which keeps {listed(settled.added)} apart all the same"
         )
     if extras.ignored:
-        yield f"{_listed(extras.ignored)} did nothing: PEFT loads no such key beside the module's update either"
+        yield f"{listed(extras.ignored)} did nothing: PEFT loads no such key beside the module's update either"
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """Three names at most."""
     first = list(islice(names, 4))
     return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
