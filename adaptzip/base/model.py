@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.base.configs import says_untied
+from adaptzip.base.configs import output_name, says_untied
 from adaptzip.base.shards import Shard, StoredTensor, open_shard
 from adaptzip.errors import BaseModelError
 
@@ -26,7 +26,7 @@ WEIGHT_SUFFIXES = frozenset(
 OUTPUT_EMBEDDINGS = (
     "lm_head.weight",
     "embed_out.weight",
-    "cls.predictions.decoder.weight",
+    "predictions.decoder.weight",
     "lm_head.decoder.weight",
     "lm_head.out_proj.weight",
     "generator_lm_head.weight",
@@ -130,6 +130,10 @@ class BaseModel:
         )
         return found[0] if found else None
 
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor called `name` is an output embedding."""
+        return name.endswith(OUTPUT_EMBEDDINGS) or name == output_name(self.config)
+
     def tied_partners(self, name: str) -> tuple[str, ...]:
         """The stored tensors that are one parameter with the one called `name`, itself included if stored.
 
@@ -139,7 +143,7 @@ class BaseModel:
         """
         embedding = self.input_embedding
         is_side = embedding is not None and name in side_names(embedding)
-        is_output = name.endswith(OUTPUT_EMBEDDINGS)
+        is_output = self.is_output(name)
         if name not in self.tensors and not is_output and not is_side:
             return ()
         if embedding is None or (says_untied(self.config) and not is_side):
@@ -148,7 +152,7 @@ class BaseModel:
             return (embedding,)
         if name != embedding and not is_output and not is_side:
             return (name,)
-        family = [embedding, *side_names(embedding), *(n for n in self.tensors if n.endswith(OUTPUT_EMBEDDINGS))]
+        family = [embedding, *side_names(embedding), *filter(self.is_output, self.tensors)]
         same = [n for n in family if n != name and n in self.tensors and self._equal(n, name)]
         return (name, *same)
 

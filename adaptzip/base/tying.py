@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from adaptzip.base.configs import says_untied
+from adaptzip.base.configs import output_name, says_untied
 from adaptzip.base.model import OUTPUT_EMBEDDINGS, SIDES, BaseModel, side_names
 from adaptzip.base.names import Renaming
-
-_OUTPUTS = (
-    (r"(Whisper|Moonshine|CohereAsr|Canary)", "proj_out.weight"),
-    (r"T5Gemma", "lm_head.out_proj.weight"),
-    (r"GPTNeoXJapanese", "embed_out.weight"),
-    (r"(BioGpt|TrOCR)", "output_projection.weight"),
-    (r"XLNet", "lm_loss.weight"),
-    (r"Rwkv", "head.weight"),
-    (r"(Electra|ConvBert)For(MaskedLM|CausalLM)", "generator_lm_head.weight"),
-    (r"(ModernBertForMaskedLM|ModernBertDecoder)", "decoder.weight"),
-    (r"AlbertFor(MaskedLM|PreTraining)", "predictions.decoder.weight"),
-    (r"DistilBertForMaskedLM", "vocab_projector.weight"),
-    (r"(XLMRoberta|Roberta|Camembert|MPNet|Xmod|Data2VecText|IBert|Esm|Gte|BertGeneration)\w*"
-     r"(MaskedLM|CausalLM|Decoder)$", "lm_head.decoder.weight"),
-    (r"\w*Bert\w*(LMHeadModel|ForCausalLM)", "cls.predictions.decoder.weight"),
-    (r"\w+For(MaskedLM|PreTraining)$", "cls.predictions.decoder.weight"),
-    (r"\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)$", "lm_head.weight"),
-)  # fmt: skip
-"""The output embedding's name by the model's class, the first that fits; other classes have none."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +61,13 @@ def _sides(base: BaseModel, embedding: str) -> Iterator[str]:
 
 
 def _output(base: BaseModel, embedding: str, named: Iterable[str]) -> str | None:
-    stored = [name for name in base.tensors if name.endswith(OUTPUT_EMBEDDINGS)]
+    stored = [name for name in base.tensors if base.is_output(name)]
     if stored:
         return next((name for name in base.tied_partners(embedding) if name in stored), None)
     for name in named:
-        if name.endswith(OUTPUT_EMBEDDINGS):
+        if base.is_output(name):
             return name
-    classes = base.config.get("architectures") or ()
-    return next((name for pattern, name in _OUTPUTS for c in classes if re.match(pattern, str(c))), None)
+    return output_name(base.config)
 
 
 def _tail(member: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adaptzip.base.configs import text_parts
-from adaptzip.base.model import OUTPUT_EMBEDDINGS, BaseModel
+from adaptzip.base.model import BaseModel
 from adaptzip.base.shards import StoredTensor
 from adaptzip.errors import BaseModelError
 from adaptzip.merging.edits import Edit, Padding
@@ -82,7 +82,7 @@ def _check_embeddings(base: BaseModel, tensors: Mapping[str, StoredTensor]) -> N
         return
     rows, before = _rows(tensors, embedding), base.stored(embedding).shape[0]
     for name in tensors:
-        if not name.endswith((*OUTPUT_EMBEDDINGS, "embed_tokens.weight")) or len(tensors[name].shape) != 2:
+        if not (base.is_output(name) or name.endswith("embed_tokens.weight")) or len(tensors[name].shape) != 2:
             continue
         stored = base.stored(name).shape[0] if name in base.tensors else before
         if stored == before and tensors[name].shape[0] != rows and rows is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
-from adaptzip.base.model import OUTPUT_EMBEDDINGS, BaseModel
+from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Renaming, locate_tensor
 from adaptzip.base.tying import TiedFamily
 from adaptzip.checkpoints.peft.extras import check_whole, extra_target, token_indices
@@ -56,6 +56,7 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
         CheckpointError: if an extra is empty, two mean one tensor, or token rows have no row numbers.
     """
     config = adapter.meta.config
+    tokens = config.get("trainable_token_indices")
     edits: dict[str, list[Edit]] = {}
     added: dict[str, NewTensor] = {}
     heads: dict[str, tuple[int, ...]] = {}
@@ -80,7 +81,8 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
             if member is None:
                 edits.setdefault(found, []).append(edit)
             else:
-                alone = role == "token_rows" and not (rows == [name] and member == base.input_embedding)
+                shared = rows == [name] and (member == base.input_embedding or not isinstance(tokens, dict))
+                alone = role == "token_rows" and not shared
                 tied.append((member if alone else None, edit))
     ignored = tuple(
         key
@@ -134,7 +136,7 @@ def _is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
 
 
 def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
-    return name.endswith(OUTPUT_EMBEDDINGS) or (found is not None and found == base.input_embedding)
+    return base.is_output(name) or (found is not None and found == base.input_embedding)
 
 
 def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool) -> NewTensor:

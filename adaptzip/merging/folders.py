@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -22,7 +22,7 @@ from adaptzip.checkpoints._safetensors import Pending, build_header, write_tenso
 from adaptzip.errors import CheckFailedError, OutputError
 from adaptzip.linalg import choose_device
 from adaptzip.merging.opening import check_opens, check_written
-from adaptzip.merging.plan import MergePlan, Output, listed, plan_merge, weight_file_name
+from adaptzip.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge, weight_file_name
 from adaptzip.merging.rules import is_finite
 from adaptzip.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 
@@ -125,7 +125,7 @@ def merge(
     with atomic_directory(output, force, owned=partial(_is_owned, plan)) as folder:
         _write_others(plan, chosen_tokenizer, folder)
         warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
-        _write_weights(plan, folder, safe_merge, chosen, progress)
+        broken = _write_weights(plan, folder, safe_merge, chosen, progress)
         check_written(plan, folder)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     return MergeReport(
@@ -136,8 +136,13 @@ def merge(
         plan.extras,
         chosen_tokenizer.origin,
         plan.untied,
-        warnings,
+        (*warnings, *_broken_warnings(broken)),
     )
+
+
+def _broken_warnings(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"{listed(names)} hold NaN or infinity, in the base as well; the adapter does not change them"
 
 
 def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
@@ -199,12 +204,18 @@ def _is_owned(plan: MergePlan, name: str) -> bool:
 _INDEX = "model.safetensors.index.json"
 
 
-def _write_weights(plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None) -> None:
+def _write_weights(
+    plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None
+) -> tuple[str, ...]:
+    """Write the weight files and their index; returns the tensors that hold NaN or infinity as in the base."""
     total = sum(len(outputs) for outputs in plan.outputs)
     done = count(1)
+    broken: list[str] = []
 
     def make(output: Output) -> Tensor:
         weight = _merged(plan.base, output, safe, device)
+        if not output.edits and weight.dtype in FLOATS and not is_finite(weight):
+            broken.append(output.stored.name)
         if progress is not None:
             progress(next(done), total)
         return weight
@@ -216,6 +227,7 @@ def _write_weights(plan: MergePlan, folder: Path, safe: bool, device: torch.devi
             write_tensors(handle, tensors, header)
     if plan.base.index is not None:
         _write_json(folder / _INDEX, _index(plan))
+    return tuple(broken)
 
 
 def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -> Tensor:
@@ -230,6 +242,11 @@ def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -
     for edit in output.edits:
         weight = edit.apply(weight, safe)
     if not is_finite(weight):
+        if output.source is not None and not is_finite(base.read(output.source)):
+            raise CheckFailedError(
+                f"{base.path}: {output.source} holds NaN or infinity in the base already",
+                hint="download the base model again, or convert it without overflow (bfloat16 has float32's range)",
+            )
         raise CheckFailedError(
             f"merging makes NaN or infinity in {output.stored.name}, a {weight.dtype} tensor",
             hint="the adapter is broken, or its update is too large for the base's dtype",

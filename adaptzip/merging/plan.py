@@ -22,8 +22,9 @@ from adaptzip.merging.config import merged_config
 from adaptzip.merging.consistency import check_plan, resized_biases, resized_vocabulary
 from adaptzip.merging.edits import BiasUpdate, Edit, NewTensor, Update
 from adaptzip.merging.extras import ExtrasPlan, plan_extras
-from adaptzip.merging.tying import SCALES_BY_TYING, Changes, Settled, settle, shape_after
+from adaptzip.merging.tying import SCALES_BY_TYING, Changes, Settled, settle, shape_after, untied_biases
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADLESS_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """PEFT's task types of models without an output embedding."""
 
@@ -97,7 +98,7 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
     sizes = resized_vocabulary(base, edits)
     if sizes is not None:
         edits |= resized_biases(base, edits, sizes)
-    added = {**extras.added, **settled.added}
+    added = {**settled.added, **untied_biases(base, settled.added, edits), **extras.added}
     outputs = tuple(_outputs(base, edits, added, renaming.old if extras.heads and not renaming.new else ""))
     says_tied = settled.untied and base.model_type in SCALES_BY_TYING
     config = merged_config(base.config, task, extras.heads, sizes, untied=settled.untied and not says_tied)
@@ -181,7 +182,7 @@ def _module_edits(
 
 def _check_dtype(base: BaseModel, tensor: str) -> None:
     dtype = base.stored(tensor).dtype
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    if dtype not in FLOATS:
         raise RefusedError(
             f"{base.path}: {tensor} is stored as {str(dtype).removeprefix('torch.')}, "
             "expected float32, bfloat16 or float16",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +66,20 @@ def settle(
         if m not in base.tensors and untied and not (kept and _same(edits, source))
     }
     return Settled(edits, added, untied, shifted)
+
+
+def untied_biases(
+    base: BaseModel, untied: Iterable[str], edits: Mapping[str, tuple[Edit, ...]]
+) -> dict[str, NewTensor]:
+    """The biases that untied output embeddings need: in a masked language model's head they are tied as well."""
+    added = {}
+    for output in untied:
+        stem, found, _ = output.rpartition("decoder.weight")
+        source, name = f"{stem}bias", f"{stem}decoder.bias"
+        if found and source in base.tensors and name not in base.tensors:
+            stored, changes = base.stored(source), edits.get(source, ())
+            added[name] = NewTensor(stored.dtype, shape_after(stored.shape, changes), source, tuple(changes))
+    return added
 
 
 def shape_after(shape: tuple[int, ...], edits: Sequence[Edit]) -> tuple[int, ...]:
