@@ -37,6 +37,22 @@ EXPERT_STACKS = {
 }
 """Stacked parameters that have another name on disk (GraniteMoe)."""
 
+PART_PREFIXES = (
+    (("model.language_model.", "model."), ("model.", "")),
+    (
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.", ""),
+    ),
+    (
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.", ""),
+    ),
+)
+"""(in memory, on disk) by family: models of several parts that older versions of transformers laid out otherwise."""
+
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
 
 
@@ -57,13 +73,23 @@ class Site:
 
 @dataclass(frozen=True)
 class Renaming:
-    """One change of prefix that turns the adapter's names into the base's: `old` is replaced by `new`."""
+    """Changes of prefix that turn the adapter's names into the base's.
+
+    Attributes:
+        old, new: `old` is replaced by `new`.
+        parts: the same for models whose parts have each their own, (old, new), of which the first that fits counts.
+    """
 
     old: str = ""
     new: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
 
     def names(self, name: str) -> Iterator[str]:
         """The names in the base that `name` may have, best first."""
+        for old, new in self.parts:
+            if name.startswith(old):
+                yield new + name.removeprefix(old)
+                return
         if name.startswith(self.old):
             yield self.new + name.removeprefix(self.old)
         if not self.old or not name.startswith(self.old):
@@ -95,9 +121,9 @@ def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
 
 
 def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
-    """The one change of prefix under which the base stores every module.
+    """The change of prefix under which the base stores every module.
 
-    Names that agree as they are need none. Otherwise the first module decides which changes are possible: its
+    Names that agree as they are need none, and the parts of some models have each a known one. Otherwise the first module decides which changes are possible: its
     name from the layer list on must agree, what stands before it may differ.
 
     Raises:
@@ -105,6 +131,9 @@ def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
     """
     tried = [Renaming()]
     if _missing(base, modules, tried[0]):
+        for renaming in _part_renamings(modules):
+            if not _missing(base, modules, renaming):
+                return renaming
         for group in _candidates(base, _probe(modules)):
             fitting = [r for r in group if not _missing(base, modules, r)]
             if len(fitting) > 1:
@@ -118,6 +147,12 @@ def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
             tried += group
         _raise_missing(base, modules, tried)
     return tried[0]
+
+
+def _part_renamings(modules: Sequence[str]) -> list[Renaming]:
+    if not any(module.startswith(("model.language_model.", "model.vis")) for module in modules):
+        return []
+    return [Renaming(parts=parts) for parts in PART_PREFIXES]
 
 
 def _forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
