@@ -123,8 +123,9 @@ def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
 def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
     """The change of prefix under which the base stores every module.
 
-    Names that agree as they are need none, and the parts of some models have each a known one. Otherwise the first module decides which changes are possible: its
-    name from the layer list on must agree, what stands before it may differ.
+    Names that agree as they are need none, and the parts of some models have each a known one. Otherwise the first
+    module decides which changes are possible: its name from the layer list on must agree, what stands before it may
+    differ.
 
     Raises:
         BaseModelError: if no change finds every module, or several do.

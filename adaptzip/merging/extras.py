@@ -163,7 +163,13 @@ def _float_dtype(base: BaseModel) -> torch.dtype:
 def _rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Mapping[str, Any]) -> TokenRows:
     indices = token_indices(key, config)
     size, *width = base.stored(found).shape
-    if indices is None or len(indices) != len(rows) or not all(0 <= i < size for i in indices):
+    if indices and len(indices) == len(rows) and max(indices) >= size:
+        raise CheckpointError(
+            f"{key}: trainable_token_indices names token {max(indices)}, but {base.path}'s {found} has {size} tokens",
+            hint="the adapter was trained after tokens were added: call the base's resize_token_embeddings, save it "
+            "with the new tokenizer, and merge into that",
+        )
+    if indices is None or len(indices) != len(rows) or min(indices, default=0) < 0:
         raise CheckpointError(
             f"{key}: trainable_token_indices does not name its {len(rows)} rows among the {size} of {found}",
             hint="the adapter's weights and its adapter_config.json belong together",

@@ -15,6 +15,7 @@ Role = Literal["replace", "token_rows", "ignore"]
 """replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: does nothing."""
 
 _COPY = re.compile(r"\.modules_to_save\.(default\.)?")
+_IN_MEMORY = ".modules_to_save.default."
 _ORIGINAL = ".original_module."
 
 
@@ -46,6 +47,12 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     if module in modules or _has_tokens(module, config):
         return "ignore", name
     return "replace", name
+
+
+def with_plain_keys(extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The extras, with the key that PEFT loads a trained copy from in place of its name in memory."""
+    plain = {key: key.replace(_IN_MEMORY, ".") for key in extras}
+    return {key if plain[key] in extras else plain[key]: tensor for key, tensor in extras.items()}
 
 
 def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:
