@@ -127,6 +127,7 @@ RESIZED: dict[str, tuple[Callable[[], tf.PreTrainedModel], dict[str, Any]]] = {
     "gemma3": (gemma3, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"], **TEXT}),
     "bart": (bart, {"target_modules": ["q_proj"]}),
     "t5": (t5, {"target_modules": ["q"]}),
+    "bert": (bert, {"target_modules": ["query"], "modules_to_save": ["word_embeddings", "cls"]}),
 }
 
 
@@ -160,6 +161,21 @@ def test_tokens_beyond_the_vocabulary_were_added_before_training(tmp_path: Path)
     with pytest.raises(CheckpointError, match=r"names token 34, .* has 32 tokens") as error:
         merge(live.adapter, live.base, tmp_path / "merged")
     assert "resize_token_embeddings" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("untie", [False, True])
+@pytest.mark.parametrize(("make", "query"), [(t5, "q"), (bart, "q_proj")])
+def test_a_base_that_stores_every_tied_embedding(
+    make: Callable[[], tf.PreTrainedModel], query: str, untie: bool, tmp_path: Path
+) -> None:
+    live = train(tmp_path, make, target_modules=[query, "shared"])
+    file = live.base / "model.safetensors"
+    tensors = load_file(file)
+    shared = next(name for name in tensors if name.endswith("shared.weight"))
+    names = [shared.replace("shared", f"{side}.embed_tokens") for side in ("encoder", "decoder")]
+    save_file(tensors | {n: tensors[shared].clone() for n in (*names, "lm_head.weight")}, file, {"format": "pt"})
+    merge(live.adapter, live.base, tmp_path / "merged", untie=untie)
+    assert distance(logits_of(tmp_path / "merged"), live.logits if untie else live.merged) < ALIKE
 
 
 def test_a_vocabulary_is_told_wherever_the_old_size_was(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ _VOCABULARY_BIASES = (
     "predictions.bias",
     "predictions.decoder.bias",
     "lm_head.decoder.bias",
+    "generator_lm_head.bias",
+    "vocab_projector.bias",
 )
 _WIDTHS = frozenset({"hidden_size", "d_model", "n_embd", "dim", "emb_dim"})
 _BOTH = "train and save both: modules_to_save=['embed_tokens', 'lm_head'], or the names that the model has for them"

@@ -142,7 +142,7 @@ def merge(
 
 def _broken_warnings(names: Sequence[str]) -> Iterator[str]:
     if names:
-        yield f"{listed(names)} hold NaN or infinity, in the base as well; the adapter does not change them"
+        yield f"NaN or infinity in {listed(names)}: the base holds it and the adapter does not change it"
 
 
 def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:

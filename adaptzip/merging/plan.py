@@ -222,7 +222,7 @@ def _warnings(
         yield "there is nothing to untie: the adapter has no update that tied embeddings do not share"
     if settled.untied and base.model_type in SCALES_BY_TYING:
         yield (
-            f"config.json still says tie_word_embeddings, by which {base.model_type} scales its outputs: load the "
+            f"config.json keeps its tie_word_embeddings, by which {base.model_type} scales its outputs: load the "
             f"model with transformers 5 or later, which keeps {listed(settled.added)} apart all the same"
         )
     if extras.ignored:
