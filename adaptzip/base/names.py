@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from adaptzip.base.model import BaseModel
-from adaptzip.errors import BaseModelError
+from adaptzip.errors import BaseModelError, RefusedError
 
 STORED_SPELLINGS = (
     ((".mlp.", ".block_sparse_moe."),),
@@ -53,6 +53,7 @@ PART_PREFIXES = (
 )
 """(in memory, on disk) by family: models of several parts that older versions of transformers laid out otherwise."""
 
+_SINGLE_EXPERT = re.compile(r"^(.*\.experts)\.\d+\.[^.]+$")
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
 
 
@@ -223,8 +224,23 @@ def _candidates(base: BaseModel, probe: str) -> Iterator[list[Renaming]]:
         yield list(found)
 
 
+def _refuse_stacked(base: BaseModel, module: str) -> None:
+    """Name the cause where an adapter has each expert's layers, and the base the layers of all experts in one."""
+    expert = _SINGLE_EXPERT.match(module)
+    layer = expert[1] if expert is not None else "?"
+    stack = next((name for name in base.tensors if name in {f"{layer}.{part}" for part in EXPERT_PARTS}), None)
+    if stack is not None:
+        raise RefusedError(
+            f"{base.path}: stores all experts of a layer in one tensor ({stack}), but the adapter has a module for "
+            f"each ({module}), which PEFT does not load on such a model either",
+            hint="train with target_parameters, or merge into a base that stores its experts one by one",
+        )
+
+
 def _raise_missing(base: BaseModel, modules: Sequence[str], tried: Sequence[Renaming]) -> None:
     missing = min((_missing(base, modules, r) for r in tried), key=len)
+    for module in missing:
+        _refuse_stacked(base, module)
     stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
     similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
     names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

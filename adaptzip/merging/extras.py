@@ -84,11 +84,7 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
                 shared = rows == [name] and (member == base.input_embedding or not isinstance(tokens, dict))
                 alone = role == "token_rows" and not shared
                 tied.append((member if alone else None, edit))
-    ignored = tuple(
-        key
-        for key in adapter.extras
-        if extra_target(key, config, adapter.modules)[0] == "ignore" and not _is_original(key)
-    )
+    ignored = tuple(key for key in adapter.extras if _is_ignored(key, adapter))
     return ExtrasPlan(edits, added, heads, tuple(tied), copies, len(placed), ignored)
 
 
