@@ -19,6 +19,7 @@ from merge_cases import (
     build,
     gpt2,
     llama,
+    qwen_moe,
     tensors_of,
     tied_llama,
 )
@@ -271,6 +272,20 @@ def test_a_module_that_the_base_lacks(base: Path, tmp_path: Path) -> None:
     refused(
         BaseModelError, r"1 of .* 2 modules: model\.layers\.7\.self_attn\.q_proj; similar there: model",
         source, base, tmp_path / "merged",
+    )  # fmt: skip
+
+
+def test_a_module_for_each_expert_of_a_stack(tmp_path: Path) -> None:
+    qwen_moe().save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    apart = load_file(file)
+    stack = torch.stack([apart[f"model.layers.0.mlp.experts.{e}.down_proj.weight"] for e in range(3)])
+    kept = {name: tensor for name, tensor in apart.items() if ".mlp.experts." not in name}
+    save_file(kept | {"model.layers.0.mlp.experts.down_proj": stack}, file)
+    name = "model.layers.0.mlp.experts.1.down_proj"
+    refused(
+        RefusedError, r"all experts of a layer in one tensor \(model\.layers\.0\.mlp\.experts\.down_proj\)",
+        adapter(name, 16, 12), tmp_path / "base", tmp_path / "merged",
     )  # fmt: skip
 
 

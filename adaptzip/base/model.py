@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.base.config_file import load_config
+from adaptzip.base.configs import output_name, says_untied
 from adaptzip.base.files import AGAIN, find_weights, load_json
 from adaptzip.base.others import other_files
 from adaptzip.base.quantised import refuse_quantised_config, refuse_quantised_tensors
@@ -24,8 +25,12 @@ from adaptzip.errors import BaseModelError
 OUTPUT_EMBEDDINGS = (
     "lm_head.weight",
     "embed_out.weight",
-    "cls.predictions.decoder.weight",
+    "predictions.decoder.weight",
     "lm_head.decoder.weight",
+    "lm_head.out_proj.weight",
+    "generator_lm_head.weight",
+    "vocab_projector.weight",
+    "proj_out.weight",
 )
 INPUT_EMBEDDINGS = (
     "embed_tokens.weight",
@@ -36,6 +41,8 @@ INPUT_EMBEDDINGS = (
     "tokens_embed.weight",
     "shared.weight",
 )
+SIDES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+"""The names under which an encoder-decoder model has its `shared` embedding as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,29 +136,43 @@ class BaseModel:
         )
         return found[0] if found else None
 
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor called `name` is an output embedding."""
+        return name.endswith(OUTPUT_EMBEDDINGS) or name == output_name(self.config)
+
     def tied_partners(self, name: str) -> tuple[str, ...]:
         """The stored tensors that are one parameter with the one called `name`, itself included if stored.
 
-        An output embedding that is not stored is the input embedding. Where both are stored although the
-        configuration ties them, they count as one if their bytes are equal.
+        An output embedding that is not stored is the input embedding, and so are an encoder's and a decoder's
+        where they share one. Where several are stored although the configuration ties them, they count as one if
+        their bytes are equal.
         """
-        is_output = name.endswith(OUTPUT_EMBEDDINGS)
-        if name not in self.tensors and not is_output:
-            return ()
         embedding = self.input_embedding
-        if embedding is None or self.config.get("tie_word_embeddings") is False:
+        is_side = embedding is not None and name in side_names(embedding)
+        is_output = self.is_output(name)
+        if name not in self.tensors and not is_output and not is_side:
+            return ()
+        if embedding is None or (says_untied(self.config) and not is_side):
             return (name,) if name in self.tensors else ()
         if name not in self.tensors:
             return (embedding,)
-        if name != embedding and not is_output:
+        if name != embedding and not is_output and not is_side:
             return (name,)
-        family = [embedding, *(n for n in self.tensors if n.endswith(OUTPUT_EMBEDDINGS))]
-        same = [n for n in family if n != name and self._equal(n, name)]
+        family = [embedding, *side_names(embedding), *filter(self.is_output, self.tensors)]
+        same = [n for n in family if n != name and n in self.tensors and self._equal(n, name)]
         return (name, *same)
 
     def _equal(self, one: str, other: str) -> bool:
         a, b = self.stored(one), self.stored(other)
         return (a.dtype, a.shape) == (b.dtype, b.shape) and self.digest(one) == self.digest(other)
+
+
+def side_names(embedding: str) -> tuple[str, ...]:
+    """The names of an encoder's and a decoder's embedding that may be the one called `embedding`."""
+    shared = "shared.weight"
+    if not embedding.endswith(shared):
+        return ()
+    return tuple(embedding.removesuffix(shared) + side for side in SIDES)
 
 
 def _check_disjoint(shards: tuple[Shard, ...]) -> None:

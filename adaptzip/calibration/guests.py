@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from adaptzip.calibration.kinds import Kind
 from adaptzip.errors import BaseModelError, RefusedError
+
+
+@dataclass(frozen=True)
+class DryLoad:
+    """What transformers would do with the tensors of a model's folder.
+
+    Attributes:
+        model_class: the class that the folder's config.json names.
+        mismatched: tensors of another shape than the class has by config.json: (in the files, in the class) by name.
+        missing: tensors that the files lack, which transformers would fill with random numbers.
+        unexpected: tensors that the class has no place for.
+    """
+
+    model_class: str
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    missing: frozenset[str]
+    unexpected: frozenset[str]
 
 
 def import_transformers() -> Any:
@@ -41,10 +62,10 @@ def load_locally(name: str, folder: Path, **options: Any) -> Any:
             return getattr(transformers, name).from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **options
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:  # a guest raises what it likes
         raise BaseModelError(
-            f"{folder}: transformers can't load it as {name} ({reason})", hint="give the base model's whole folder"
+            f"{folder}: transformers can't load it as {name} ({_reason(error)})",
+            hint="give the base model's whole folder",
         ) from error
 
 
@@ -61,6 +82,43 @@ def able_kinds(config: Any) -> list[Kind]:
         "causal": models.MODEL_FOR_CAUSAL_LM_MAPPING,
     }
     return [kind for kind, mapping in known.items() if type(config) in mapping]
+
+
+def dry_load(folder: Path, tensors: Mapping[str, Tensor]) -> DryLoad | None:
+    """Load tensors without data as transformers would load the weights of a folder, by its config.json.
+
+    Args:
+        folder: holds config.json; its weights are not read.
+        tensors: on the meta device, by their names in the weight files.
+
+    Returns:
+        What came of it; None where transformers is missing or has no class of the name that config.json gives.
+
+    Raises:
+        BaseModelError: if transformers fails.
+    """
+    if find_spec("transformers") is None or find_spec("accelerate") is None:
+        return None
+    transformers = import_transformers()
+    config = load_locally("AutoConfig", folder)
+    name = str(next(iter(config.architectures or ()), None))
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        return None
+    try:
+        with _quiet(transformers):
+            _, info = model_class.from_pretrained(
+                None, config=config, state_dict=dict(tensors), device_map={"": "meta"}, local_files_only=True,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+    except Exception as error:  # a guest raises what it likes
+        raise BaseModelError(f"{folder}: transformers can't load it as {name} ({_reason(error)})") from error
+    mismatched = {key: (tuple(found), tuple(expected)) for key, found, expected in info["mismatched_keys"]}
+    return DryLoad(name, mismatched, frozenset(info["missing_keys"]), frozenset(info["unexpected_keys"]))
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 @contextmanager

@@ -29,6 +29,10 @@ def merge(
         bool,
         typer.Option("--safe-merge", help="Round each update to the weight's dtype first, as PEFT's does."),
     ] = False,
+    untie: Annotated[
+        bool,
+        typer.Option("--untie", help="Give tied embeddings each their own updates, as the live adapter does."),
+    ] = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
     basis: options.NeededBasis = None,
@@ -43,12 +47,17 @@ def merge(
 
     Writes the folder given with -o: the base model's files, file by file, with changed weights, so that the
     model is never in memory as a whole. On the CPU the weights are those of PEFT's merge_and_unload, bit for
-    bit.
+    bit. The tokenizer is the adapter's where its folder brings one. Where transformers is installed, it must be able
+    to open the result.
+
+    PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
+    the merged model has them apart and computes what the live adapter does.
 
     \b
     Examples:
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
+      adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
     """
     check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
@@ -58,7 +67,8 @@ def merge(
     sink.detail("reading the adapter")
     adapter = read(source, alpha=alpha, config=config, base=base, basis=basis)
     if dry_run:
-        values = {"path": str(output)} | _plan(adapter, base, scale) | {"dry_run": True}
+        values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
+        _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
     with sink.progress() as report:
@@ -70,25 +80,39 @@ def merge(
             scale=scale,
             device=device,
             force=force,
+            untie=untie,
+            tokenizer=source,
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
+    _say(sink, values)
     sink.wrote(output, _summary(values), values)
 
 
-def _plan(adapter: Adapter, base: Path, scale: float) -> dict[str, Any]:
+def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
     from adaptzip.base.model import BaseModel
-    from adaptzip.merging.names import weight_file_names
+    from adaptzip.merging.folders import merged_files, tokenizer_warnings
     from adaptzip.merging.plan import plan_merge
+    from adaptzip.merging.tokenizers import adapter_folder, choose_tokenizer
 
-    plan = plan_merge(adapter, BaseModel.open(base), scale)
-    outputs = [output for shard in plan.outputs for output in shard]
+    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie)
+    tokenizer = choose_tokenizer(base, adapter_folder(source))
     return {
-        "bytes": sum(output.stored.bytes for output in outputs),
-        "files": sorted([*weight_file_names(plan.base), *(other.as_posix() for other in plan.base.others)]),
+        "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
+        "files": merged_files(plan, tokenizer),
         "modules": plan.modules,
         "extras": plan.extras,
+        "tokenizer": tokenizer.origin,
+        "untied": plan.untied,
+        "warnings": [*plan.warnings, *tokenizer_warnings(plan, tokenizer)],
     }
+
+
+def _say(sink: Output, values: dict[str, Any]) -> None:
+    for message in values["warnings"]:
+        sink.warning(message)
+    if values["tokenizer"] is not None:
+        sink.note(f"the tokenizer is the {values['tokenizer']}'s")
 
 
 def _summary(values: dict[str, Any]) -> str:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from adaptzip.merging.extras import HEAD_NAMES, ExtrasPlan
+from adaptzip.base.configs import text_part
+from adaptzip.merging.extras import HEAD_NAMES
 
 TASK_ENDINGS = {
     "SEQ_CLS": "ForSequenceClassification",
@@ -15,11 +16,19 @@ TASK_ENDINGS = {
 }
 """transformers' class for each of PEFT's task types that have a head of their own."""
 
+_ENCODERS = ("encoder", "text_encoder")
 _ENDING = re.compile(r"(?:With)?(?:LMHead|DoubleHeads)?Model$|For[A-Z]\w*$")
 
 
-def merged_config(config: Mapping[str, Any], task_type: str | None, extras: ExtrasPlan) -> dict[str, Any] | None:
-    """The merged model's configuration, or None where it is the base's.
+def merged_config(
+    config: Mapping[str, Any],
+    task_type: str | None,
+    heads: Mapping[str, tuple[int, ...]],
+    sizes: tuple[int, int] | None = None,
+    *,
+    untied: bool = False,
+) -> dict[str, Any]:
+    """The merged model's configuration.
 
     A trained head makes it the model class for the task with the head's number of labels; embeddings that are
     no longer one parameter are untied; a resized embedding sets the vocabulary size.
@@ -27,21 +36,45 @@ def merged_config(config: Mapping[str, Any], task_type: str | None, extras: Extr
     Args:
         config: the base's configuration.
         task_type: PEFT's task type of the adapter.
-        extras: what is done to the base.
+        heads: the shape of every tensor of a trained head, by name.
+        sizes: the number of tokens before and after, where it changes.
+        untied: the embeddings are no longer one parameter.
     """
     changed = dict(config)
-    if extras.heads and task_type in TASK_ENDINGS:
+    if heads and task_type in TASK_ENDINGS:
         changed.update(_architecture(config, TASK_ENDINGS[task_type]))
-    labels = _labels(extras.heads) if task_type in (None, "SEQ_CLS", "TOKEN_CLS") else None
+    labels = _labels(heads) if task_type in (None, "SEQ_CLS", "TOKEN_CLS") else None
     if labels is not None and labels != _label_count(config):
         changed.pop("num_labels", None)
         changed["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
         changed["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
-    if extras.untied:
-        changed["tie_word_embeddings"] = False
-    if extras.vocabulary is not None:
-        changed["vocab_size"] = extras.vocabulary
-    return None if changed == dict(config) else changed
+    if untied:
+        changed = _untied(changed)
+    return changed if sizes is None else _resized(changed, *sizes)
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Both the whole and its language model's part say it, as some classes read the one and some the other."""
+    changed = {**config, "tie_word_embeddings": False}
+    if "tie_embedding" in changed:
+        changed["tie_embedding"] = False
+    part = text_part(config)
+    return changed if part is None else changed | {part: _untied(config[part])}
+
+
+def _resized(config: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
+    """The vocabulary's size is the innermost language model's, and is told again wherever the old one was."""
+    changed = dict(config)
+    part = text_part(config)
+    if part is None or changed.get("vocab_size") == old:
+        changed["vocab_size"] = new
+    if part is not None:
+        changed[part] = _resized(config[part], old, new)
+    for other in _ENCODERS:
+        inner = config.get(other)
+        if isinstance(inner, Mapping) and inner.get("vocab_size") == old:
+            changed[other] = _resized(inner, old, new)
+    return changed
 
 
 def _architecture(config: Mapping[str, Any], ending: str) -> dict[str, Any]:

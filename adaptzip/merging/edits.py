@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.merging.rules import merge_bias, merge_update
@@ -16,6 +18,16 @@ class Edit(Protocol):
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         """The changed weight; `weight` itself may be changed in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewTensor:
+    """A tensor that the base does not store, made from a `source` that it does or else by its edits alone."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    source: str | None = None
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +49,16 @@ class TokenRows:
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         return weight.index_copy_(0, self.indices.to(weight.device), self.rows.to(weight.device, weight.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """Brings the last dimension to `size` with zeros at its end, as transformers does to biases of a vocabulary."""
+
+    size: int
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        return functional.pad(weight, (0, self.size - weight.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,24 +11,15 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
-from adaptzip.base.model import OUTPUT_EMBEDDINGS, BaseModel
+from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Renaming, locate_tensor
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.errors import AdaptzipWarning, BaseModelError, CheckpointError
-from adaptzip.merging.edits import Edit, Replacement, TokenRows
+from adaptzip.base.tying import TiedFamily
+from adaptzip.checkpoints.peft.extras import check_whole, extra_target, token_indices
+from adaptzip.errors import BaseModelError, CheckpointError
+from adaptzip.merging.edits import Edit, NewTensor, Replacement, TokenRows
+from adaptzip.merging.tying import Changes
 
 HEAD_NAMES = ("classifier", "score", "qa_outputs")
-_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-
-
-@dataclass(frozen=True, eq=False)
-class NewTensor:
-    """A tensor that the base does not store, made from a `source` that it does or else by its edits alone."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    source: str | None = None
-    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,85 +27,112 @@ class ExtrasPlan:
     """What the extras do.
 
     Attributes:
-        edits: what is done to stored tensors, by name.
+        edits: what is done to stored tensors, by name, tied embeddings left out.
         added: tensors that the base lacks, by their names in the merged model.
-        shapes: the new shape of each stored tensor that is resized.
         heads: the shape of every tensor of a trained head, by name.
-        prefix: put before every stored tensor's name, where a head comes beside a base stored without prefix.
-        untied: the input and output embeddings are no longer one parameter.
-        vocabulary: the new number of tokens, where the input embedding is resized.
+        tied: what is done to tied embeddings.
+        copies: tied embeddings of which the adapter brings a whole copy of its own, by the family's member.
         applied: how many extras have an effect.
+        ignored: keys of those without any, which PEFT does not load either.
     """
 
     edits: Mapping[str, list[Edit]] = field(default_factory=dict)
     added: Mapping[str, NewTensor] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    prefix: str = ""
-    untied: bool = False
-    vocabulary: int | None = None
+    tied: Changes = ()
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
     applied: int = 0
+    ignored: tuple[str, ...] = ()
 
 
-def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming) -> ExtrasPlan:
+def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: TiedFamily | None) -> ExtrasPlan:
     """Find the place of every extra.
 
-    The weight of a module with LoRA and a resized embedding are shared with their tied partner; a
-    `modules_to_save` embedding is a copy of its own, so that it is no longer tied.
+    A resized embedding and the weight below a LoRA are shared with their tied partners; a `modules_to_save`
+    embedding is a copy of its own, so that it is no longer tied.
 
     Raises:
         BaseModelError: if an extra is no head and the base lacks its tensor or has it in another shape.
-        CheckpointError: if token rows have no row numbers.
+        CheckpointError: if an extra is empty, two mean one tensor, or token rows have no row numbers.
     """
     config = adapter.meta.config
+    tokens = config.get("trainable_token_indices")
     edits: dict[str, list[Edit]] = {}
     added: dict[str, NewTensor] = {}
     heads: dict[str, tuple[int, ...]] = {}
     copies: dict[str, Tensor] = {}
-    applied = 0
-    ignored: list[str] = []
-    for key, tensor in adapter.extras.items():
-        role, name = extra_target(key, config, adapter.modules)
-        if role == "ignore":
-            ignored.append(key)
-            continue
-        applied += 1
+    tied: list[tuple[str | None, Edit]] = []
+    placed = {key: (role, name) for key, role, name in _targets(adapter)}
+    rows = [name for role, name in placed.values() if role == "token_rows"]
+    for key, (role, name) in placed.items():
+        tensor = adapter.extras[key]
+        check_whole(key, tensor)
         found = locate_tensor(base, name, renaming)
-        copied = role == "replace" and ".base_layer." not in key and _is_copied(name, config)
-        if copied and not _is_embedding(base, name, found):
+        member = None if family is None else family.find(name, renaming)
+        copied = role == "replace" and ".base_layer." not in key and _is_copied(key, name, config)
+        if copied and member is None and not _is_embedding(base, name, found):
             heads[name] = tuple(tensor.shape)
-        if found is None:
+        if member is not None and copied and not config.get("ensure_weight_tying"):
+            copies[member] = _replacement(base, base.input_embedding or member, tensor).tensor
+        elif found is None:
             added[name] = _new_head(base, key, name, tensor, copied)
-        elif copied and _is_tied(base, found) and not config.get("ensure_weight_tying"):
-            copies["output" if name.endswith(OUTPUT_EMBEDDINGS) else "input"] = tensor
         else:
-            edit = Replacement(tensor) if role == "replace" else _token_rows(base, key, found, tensor, config)
-            for partner in base.tied_partners(found):
-                edits.setdefault(partner, []).append(edit)
-    if ignored:
-        warnings.warn(
-            f"{len(ignored)} tensors of the adapter change nothing, as in PEFT, which has no use for a module's "
-            f"untrained copy: {ignored[0]}{' and others' if len(ignored) > 1 else ''}",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
-    untied = _untie(base, copies, edits, added)
-    shapes = _new_shapes(base, edits)
-    embedding = base.input_embedding
-    vocabulary = shapes[embedding][0] if embedding in shapes else None
-    prefix = renaming.old if heads and added and not renaming.new else ""
-    return ExtrasPlan(edits, added, shapes, heads, prefix, untied, vocabulary, applied)
+            edit = _replacement(base, found, tensor) if role == "replace" else _rows(base, key, found, tensor, config)
+            if member is None:
+                edits.setdefault(found, []).append(edit)
+            else:
+                shared = rows == [name] and (member == base.input_embedding or not isinstance(tokens, dict))
+                alone = role == "token_rows" and not shared
+                tied.append((member if alone else None, edit))
+    ignored = tuple(key for key in adapter.extras if _is_ignored(key, adapter))
+    return ExtrasPlan(edits, added, heads, tuple(tied), copies, len(placed), ignored)
 
 
-def _is_copied(name: str, config: Mapping[str, Any]) -> bool:
+def _targets(adapter: Adapter) -> list[tuple[str, str, str]]:
+    """(key, role, target) of the extras that have an effect, of which no two may replace one tensor."""
+    found: list[tuple[str, str, str]] = []
+    seen: dict[tuple[str, str], str] = {}
+    for key, tensor in adapter.extras.items():
+        role, name = extra_target(key, adapter.meta.config, adapter.modules)
+        if role == "ignore":
+            continue
+        other = seen.setdefault((role, name), key)
+        if other == key:
+            found.append((key, role, name))
+        elif not torch.equal(adapter.extras[other], tensor):
+            raise CheckpointError(
+                f"the keys {other} and {key} bring different tensors for {name}",
+                hint="save the adapter again with PEFT's save_pretrained",
+            )
+    for key in filter(_is_original, adapter.extras):
+        if ("replace", extra_target(key, adapter.meta.config)[1]) not in seen:
+            raise CheckpointError(
+                f"{key} is the untrained original of a module whose trained copy is not there",
+                hint="save the adapter again with PEFT's save_pretrained",
+            )
+    return found
+
+
+def _is_ignored(key: str, adapter: Adapter) -> bool:
+    role, _ = extra_target(key, adapter.meta.config, adapter.modules)
+    return role == "ignore" and not _is_original(key)
+
+
+def _is_original(key: str) -> bool:
+    return ".original_module." in key
+
+
+def _is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
     """Whether PEFT trained a copy of the whole module."""
+    if ".modules_to_save." in key:
+        return True
     saved = config.get("modules_to_save") or HEAD_NAMES
     path = f".{name}."
     return any(f".{module}." in path for module in saved)
 
 
 def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
-    return name.endswith(OUTPUT_EMBEDDINGS) or (found is not None and found == base.input_embedding)
+    return base.is_output(name) or (found is not None and found == base.input_embedding)
 
 
 def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool) -> NewTensor:
@@ -123,6 +140,11 @@ def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool
         raise BaseModelError(
             f"{base.path}: lacks the tensor {name}, which the adapter's {key} is to replace",
             hint="is this the base model that the adapter was trained on?",
+        )
+    if ".modules_to_save." in key and ".modules_to_save.default." not in key:
+        raise CheckpointError(
+            f"{key} has another adapter's name than default in it, so that its place in the base is unknown",
+            hint="save the adapter with PEFT's save_pretrained, which leaves the name out",
         )
     return NewTensor(_float_dtype(base), tuple(tensor.shape), edits=(Replacement(tensor),))
 
@@ -134,10 +156,16 @@ def _float_dtype(base: BaseModel) -> torch.dtype:
     return floating[0] if floating else torch.float32
 
 
-def _token_rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Mapping[str, Any]) -> TokenRows:
+def _rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Mapping[str, Any]) -> TokenRows:
     indices = token_indices(key, config)
     size, *width = base.stored(found).shape
-    if indices is None or len(indices) != len(rows) or not all(0 <= i < size for i in indices):
+    if indices and len(indices) == len(rows) and max(indices) >= size:
+        raise CheckpointError(
+            f"{key}: trainable_token_indices names token {max(indices)}, but {base.path}'s {found} has {size} tokens",
+            hint="the adapter was trained after tokens were added: call the base's resize_token_embeddings, save it "
+            "with the new tokenizer, and merge into that",
+        )
+    if indices is None or len(indices) != len(rows) or min(indices, default=0) < 0:
         raise CheckpointError(
             f"{key}: trainable_token_indices does not name its {len(rows)} rows among the {size} of {found}",
             hint="the adapter's weights and its adapter_config.json belong together",
@@ -149,58 +177,12 @@ def _token_rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Map
     return TokenRows(torch.tensor(indices), rows)
 
 
-def _is_tied(base: BaseModel, found: str) -> bool:
-    return found == base.input_embedding and _tied_output(base) is not None or len(base.tied_partners(found)) > 1
-
-
-def _tied_output(base: BaseModel) -> str | None:
-    """The name of the output embedding that is one with the input embedding, stored or not."""
-    embedding = base.input_embedding
-    if embedding is None or base.config.get("tie_word_embeddings") is False:
-        return None
-    stored = [name for name in base.tensors if name.endswith(OUTPUT_EMBEDDINGS)]
-    if stored:
-        return next((name for name in base.tied_partners(embedding) if name in stored), None)
-    names = base.config.get("architectures") or ()
-    return "lm_head.weight" if any(name.endswith(_LANGUAGE_MODELS) for name in names) else None
-
-
-def _untie(
-    base: BaseModel,
-    copies: Mapping[str, Tensor],
-    edits: dict[str, list[Edit]],
-    added: dict[str, NewTensor],
-) -> bool:
-    """Place the copies of tied embeddings; says whether the two differ now."""
-    embedding, output = base.input_embedding, _tied_output(base)
-    if not copies or embedding is None or output is None:
-        return False
-    given, got = copies.get("input"), copies.get("output")
-    differ = given is None or got is None or not torch.equal(given, got)
-    if given is not None:
-        edits.setdefault(embedding, []).append(Replacement(given))
-    if output in base.tensors:
-        if got is not None:
-            edits.setdefault(output, []).append(Replacement(got))
-    elif differ:
-        dtype, shape = base.stored(embedding).dtype, base.stored(embedding).shape
-        made = () if got is None else (Replacement(got),)
-        added[output] = NewTensor(
-            dtype, shape if got is None else tuple(got.shape), embedding if got is None else None, made
+def _replacement(base: BaseModel, found: str, tensor: Tensor) -> Replacement:
+    """Puts a tensor in a stored one's place, which may have another number of rows but not another width."""
+    stored, brought = base.stored(found).shape, tuple(tensor.shape)
+    if len(stored) != len(brought) or stored[1:] != brought[1:]:
+        raise BaseModelError(
+            f"{base.path}: {found} is {list(stored)}, but the adapter brings {list(brought)}",
+            hint="is this the base model that the adapter was trained on?",
         )
-    return differ
-
-
-def _new_shapes(base: BaseModel, edits: Mapping[str, list[Edit]]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for name, changes in edits.items():
-        stored = base.stored(name).shape
-        for change in changes:
-            if isinstance(change, Replacement) and tuple(change.tensor.shape) != stored:
-                shapes[name] = tuple(change.tensor.shape)
-                if shapes[name][1:] != stored[1:] or len(shapes[name]) != len(stored):
-                    raise BaseModelError(
-                        f"{base.path}: {name} is {list(stored)}, but the adapter brings {list(shapes[name])}",
-                        hint="is this the base model that the adapter was trained on?",
-                    )
-    return shapes
+    return Replacement(tensor)

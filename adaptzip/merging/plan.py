@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,10 +15,18 @@ from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Renaming, locate
 from adaptzip.base.renaming import find_renaming
 from adaptzip.base.shards import StoredTensor
+from adaptzip.base.tying import TiedFamily, find_family
+from adaptzip.checkpoints.peft.extras import extra_target
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.merging.config import merged_config
-from adaptzip.merging.edits import BiasUpdate, Edit, Update
+from adaptzip.merging.consistency import check_plan, resized_biases, resized_vocabulary
+from adaptzip.merging.edits import BiasUpdate, Edit, NewTensor, Update
 from adaptzip.merging.extras import ExtrasPlan, plan_extras
+from adaptzip.merging.tying import SCALES_BY_TYING, Changes, Settled, settle, shape_after, untied_biases
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+HEADLESS_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+"""PEFT's task types of models without an output embedding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,8 @@ class MergePlan:
         config: the merged model's config.json where it differs from the base's, else None.
         modules: how many modules are merged.
         extras: how many extras are applied.
+        untied: embeddings that were one parameter are several in the merged model.
+        warnings: what the user should know of the result, a line each.
     """
 
     base: BaseModel
@@ -52,49 +63,101 @@ class MergePlan:
     config: Mapping[str, Any] | None
     modules: int
     extras: int
+    untied: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The merged model's tensors by name."""
+        return {output.stored.name: output.stored for shard in self.outputs for output in shard}
 
 
-def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0) -> MergePlan:
+def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: bool = False) -> MergePlan:
     """Find the place of every module and extra in the base model.
 
     Args:
         adapter: what to merge.
         base: what to merge it into.
         scale: multiplies every module's scaling; extras are applied in full.
+        untie: give each tied embedding its own update only, as the live adapter does.
 
     Raises:
-        BaseModelError: if the base lacks a module or has another shape, or an extra finds no place.
+        BaseModelError: if the base lacks a module or has another shape, an extra finds no place, or the merged
+            model's tensors would not fit one configuration.
+        CheckpointError: if an extra is empty or ambiguous.
         RefusedError: if a weight that the adapter changes is no float.
     """
+    task = adapter.meta.config.get("task_type")
     renaming = find_renaming(base, list(adapter.modules))
-    extras = plan_extras(adapter, base, renaming)
-    edits: dict[str, list[Edit]] = {name: list(found) for name, found in extras.edits.items()}
-    for name, factors in _embeddings_first(adapter.modules):
-        scaled = replace(factors, scaling=factors.scaling * scale)
-        for tensor, edit in _module_edits(base, renaming, extras, name, scaled):
-            edits.setdefault(tensor, []).append(edit)
-    return MergePlan(
+    family = find_family(base, _named(adapter, renaming), headless=task in HEADLESS_TASKS)
+    extras = plan_extras(adapter, base, renaming, family)
+    edits, tied = _all_edits(adapter, base, renaming, family, extras, scale)
+    settled = Settled() if family is None else settle(base, family, tied, extras.copies, untie=untie)
+    edits |= settled.edits
+    sizes = resized_vocabulary(base, edits)
+    if sizes is not None:
+        edits |= resized_biases(base, edits, sizes)
+    added = {**settled.added, **untied_biases(base, settled.added, edits), **extras.added}
+    outputs = tuple(_outputs(base, edits, added, renaming.old if extras.heads and not renaming.new else ""))
+    says_tied = settled.untied and base.model_type in SCALES_BY_TYING
+    config = merged_config(base.config, task, extras.heads, sizes, untied=settled.untied and not says_tied)
+    plan = MergePlan(
         base,
-        tuple(_outputs(base, edits, extras)),
-        merged_config(base.config, adapter.meta.config.get("task_type"), extras),
+        outputs,
+        None if config == base.config else config,
         len(adapter.modules),
         extras.applied,
+        settled.untied,
+        tuple(_warnings(base, family, extras, settled, untie)),
     )
+    check_plan(base, plan.tensors, config, extras.heads)
+    return plan
 
 
-def _embeddings_first(modules: Mapping[str, LoraFactors]) -> list[tuple[str, LoraFactors]]:
-    """Where embeddings are tied, the input's update is added before the output's, as PEFT does."""
-    return sorted(modules.items(), key=lambda item: item[1].layout != "embedding")
+def _named(adapter: Adapter, renaming: Renaming) -> Iterator[str]:
+    """The tensors of the model that the adapter changes, by the base's names for them."""
+    for name in adapter.modules:
+        yield next(renaming.names(f"{name}.weight"))
+    for key in adapter.extras:
+        yield next(renaming.names(extra_target(key, adapter.meta.config, adapter.modules)[1]))
+
+
+def _all_edits(
+    adapter: Adapter, base: BaseModel, renaming: Renaming, family: TiedFamily | None, extras: ExtrasPlan, scale: float
+) -> tuple[dict[str, tuple[Edit, ...]], Changes]:
+    """What extras and then updates do to stored tensors, and to the members of a tied family."""
+    edits = {name: list(found) for name, found in extras.edits.items()}
+    tied = list(extras.tied)
+    for name, factors in _in_pefts_order(adapter.modules):
+        scaled = replace(factors, scaling=factors.scaling * scale)
+        member = None if family is None else family.find(f"{name}.weight", renaming)
+        before = [edit for _, edit in tied] if member is not None else None
+        for tensor, edit in _module_edits(base, renaming, edits, before, name, scaled):
+            if member is None or isinstance(edit, BiasUpdate):
+                edits.setdefault(tensor, []).append(edit)
+            else:
+                tied.append((member, edit))
+    return {name: tuple(found) for name, found in edits.items()}, tied
+
+
+def _in_pefts_order(modules: Mapping[str, LoraFactors]) -> list[tuple[str, LoraFactors]]:
+    """Where embeddings are tied, the input's update is added before the output's, and the encoder's first of all."""
+    return sorted(modules.items(), key=lambda item: (item[1].layout != "embedding", ".decoder." in f".{item[0]}"))
 
 
 def _module_edits(
-    base: BaseModel, renaming: Renaming, extras: ExtrasPlan, name: str, factors: LoraFactors
+    base: BaseModel,
+    renaming: Renaming,
+    edits: Mapping[str, Sequence[Edit]],
+    tied: Sequence[Edit] | None,
+    name: str,
+    factors: LoraFactors,
 ) -> Iterator[tuple[str, Edit]]:
     for site in locate(base, name, renaming):
-        layout = stored_layout(base, name, factors, site, extras.shapes.get(site.tensor))
+        before = edits.get(site.tensor, ()) if tied is None else tied
+        layout = stored_layout(base, name, factors, site, shape_after(base.stored(site.tensor).shape, before))
         _check_dtype(base, site.tensor)
-        for tensor in _partners(base, extras, site.tensor):
-            yield tensor, Update(factors, layout, site.rows, site.expert, site.part)
+        yield site.tensor, Update(factors, layout, site.rows, site.expert, site.part)
         if factors.bias is not None:
             bias = site.tensor.removesuffix("weight") + "bias"
             if bias not in base.tensors:
@@ -105,13 +168,9 @@ def _module_edits(
             yield bias, BiasUpdate(factors.bias, factors.scaling)
 
 
-def _partners(base: BaseModel, extras: ExtrasPlan, tensor: str) -> tuple[str, ...]:
-    return (tensor,) if extras.untied else base.tied_partners(tensor)
-
-
 def _check_dtype(base: BaseModel, tensor: str) -> None:
     dtype = base.stored(tensor).dtype
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    if dtype not in FLOATS:
         raise RefusedError(
             f"{base.path}: {tensor} is stored as {str(dtype).removeprefix('torch.')}, "
             "expected float32, bfloat16 or float16",
@@ -119,19 +178,46 @@ def _check_dtype(base: BaseModel, tensor: str) -> None:
         )
 
 
-def _outputs(base: BaseModel, edits: Mapping[str, Sequence[Edit]], extras: ExtrasPlan) -> Iterator[tuple[Output, ...]]:
+def _outputs(
+    base: BaseModel, edits: Mapping[str, tuple[Edit, ...]], added: Mapping[str, NewTensor], prefix: str
+) -> Iterator[tuple[Output, ...]]:
+    prefix = prefix if added else ""
     for number, shard in enumerate(base.shards):
         outputs = [
             Output(
-                replace(stored, name=extras.prefix + name, shape=extras.shapes.get(name, stored.shape)),
+                replace(stored, name=prefix + name, shape=shape_after(stored.shape, edits.get(name, ()))),
                 name,
-                tuple(edits.get(name, ())),
+                edits.get(name, ()),
             )
             for name, stored in shard.tensors.items()
         ]
         if number == len(base.shards) - 1:
             outputs += [
-                Output(StoredTensor(name, new.dtype, new.shape), new.source, new.edits)
-                for name, new in extras.added.items()
+                Output(StoredTensor(name, new.dtype, new.shape), new.source, new.edits) for name, new in added.items()
             ]
         yield tuple(outputs)
+
+
+def _warnings(
+    base: BaseModel, family: TiedFamily | None, extras: ExtrasPlan, settled: Settled, untie: bool
+) -> Iterator[str]:
+    if settled.shifted and family is not None:
+        yield (
+            f"{listed(family.members)} are one parameter: merged as PEFT merges, an update of one acts on all of them, "
+            "so that the model computes something else than the live adapter; --untie keeps them apart"
+        )
+    if untie and not settled.untied:
+        yield "there is nothing to untie: the adapter has no update that tied embeddings do not share"
+    if settled.untied and base.model_type in SCALES_BY_TYING:
+        yield (
+            f"config.json keeps its tie_word_embeddings, by which {base.model_type} scales its outputs: load the "
+            f"model with transformers 5 or later, which keeps {listed(settled.added)} apart all the same"
+        )
+    if extras.ignored:
+        yield f"{listed(extras.ignored)} did nothing: PEFT loads no such key beside the module's update either"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Three names at most."""
+    first = list(islice(names, 4))
+    return ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")

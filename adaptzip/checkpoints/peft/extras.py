@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
+from adaptzip.errors import CheckpointError
 
 Role = Literal["replace", "token_rows", "ignore"]
 """replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: does nothing."""
+
+_COPY = re.compile(r"\.modules_to_save\.(default\.)?")
+_IN_MEMORY = ".modules_to_save.default."
+_ORIGINAL = ".original_module."
 
 
 def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] = ()) -> tuple[Role, str]:
@@ -17,8 +25,10 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     PEFT loads a tensor where the wrapped model has its key, and drops it silently where not. A module with
     LoRA keeps its own weight and bias under `base_layer`, one with trainable tokens under
     `token_adapter.base_layer`, and a `modules_to_save` module has an unused `original_module` beside the copy
-    that the plain key is loaded into. The plain bias of a module with LoRA, as PEFT before 0.7 and LoRETTA save a
-    trained one, is meant like that under `base_layer`: `loaded_key` gives it a key that PEFT loads.
+    that the plain key is loaded into. The copy's own key means the same tensor: PEFT writes biases under it as well,
+    and files that were saved without PEFT have the adapter's name `default` in it. The plain bias of a module with
+    LoRA, as PEFT before 0.7 and LoRETTA save a trained one, is meant like that under `base_layer`: `loaded_key` gives
+    it a key that PEFT loads.
 
     Args:
         key: the extra's key in the file.
@@ -28,9 +38,11 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     name = key.removeprefix(PREFIX)
     if name.endswith(TOKENS):
         return "token_rows", name.removesuffix(TOKENS) + ".weight"
-    for wrapper in (".original_module", ".modules_to_save"):
-        if f"{wrapper}." in name:
-            return "ignore", name.replace(wrapper, "")
+    copied = _COPY.search(name)
+    if copied is not None:
+        return "replace", f"{name[: copied.start()]}.{name[copied.end() :]}"
+    if _ORIGINAL in name:
+        return "ignore", name.replace(_ORIGINAL, ".")
     if ".base_layer." in name:
         return "replace", name.replace(".token_adapter.base_layer.", ".").replace(".base_layer.", ".")
     module = name.rpartition(".")[0]
@@ -49,6 +61,12 @@ def loaded_key(key: str, modules: Collection[str]) -> str:
     return key
 
 
+def with_plain_keys(extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The extras, with the key that PEFT loads a trained copy from in place of its name in memory."""
+    plain = {key: key.replace(_IN_MEMORY, ".") for key in extras}
+    return {key if plain[key] in extras else plain[key]: tensor for key, tensor in extras.items()}
+
+
 def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:
     """The row numbers of an extra whose role is `token_rows`, in the order of its rows, or None."""
     indices = config.get("trainable_token_indices")
@@ -57,6 +75,15 @@ def token_indices(key: str, config: Mapping[str, Any]) -> list[int] | None:
         fitting = [name for name in indices if _ends(module, name)]
         return list(indices[max(fitting, key=len)]) if fitting else None
     return list(indices) if indices else None
+
+
+def check_whole(key: str, tensor: Tensor) -> None:
+    """Raise a CheckpointError if an extra holds no number, as where a ZeRO-3 run saved its own shard alone."""
+    if not tensor.numel():
+        raise CheckpointError(
+            f"{key} is empty ({list(tensor.shape)}), expected a trained tensor",
+            hint="a distributed training run may have saved only its shards; gather them and save again",
+        )
 
 
 def _has_tokens(module: str, config: Mapping[str, Any]) -> bool:

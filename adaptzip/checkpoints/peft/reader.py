@@ -13,6 +13,7 @@ from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import parameter_paths, split_experts
+from adaptzip.checkpoints.peft.extras import with_plain_keys
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.vetting import check_patterns, check_token_rows
@@ -47,6 +48,7 @@ def read(source: Source) -> Adapter:
         header=source.header,
         config_text=source.config_text,
     )
+    extras = with_plain_keys({key: source.tensors[key] for key in keys.extras})
     return Adapter(dict(sorted(modules.items())), extras, meta)
 
 
