@@ -73,6 +73,10 @@ Settings = Annotated[
         show_default=False,
     ),
 ]
+TrainingSeed = Annotated[
+    int,
+    typer.Option(help="Equal input, seed and number of threads give equal bytes on one machine.", metavar="NUMBER"),
+]
 Seed = Annotated[int, typer.Option(help="Equal input and seed give equal bytes on one machine.", metavar="NUMBER")]
 Base = Annotated[
     Path | None,

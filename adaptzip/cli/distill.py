@@ -88,7 +88,7 @@ def distill(
     alpha: options.Alpha = None,
     config: options.Config = None,
     device: options.Device = "auto",
-    seed: options.Seed = 0,
+    seed: options.TrainingSeed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run was stopped.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,

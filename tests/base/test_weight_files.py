@@ -190,7 +190,8 @@ def test_a_diffusion_model_keeps_the_names_that_diffusers_looks_for(
 def test_a_header_that_starts_like_a_pickle(length: int, tmp_path: Path) -> None:
     folder = write_config(tmp_path / "base")
     metadata = {"format": "pt", "pad": ""}
-    file = folder / SINGLE
+    file = folder / "a.weights"  # torch.load itself goes by the ending .safetensors.
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a.weight": file.name}}))
     for _ in range(2):
         save_file({"a.weight": torch.ones(4, 4)}, file, metadata=metadata)
         metadata["pad"] = "x" * (length - int.from_bytes(file.read_bytes()[:8], "little"))
