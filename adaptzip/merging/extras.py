@@ -77,7 +77,9 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming) -> Extras
     for key, tensor in adapter.extras.items():
         role, name = extra_target(key, config, adapter.modules)
         if role == "ignore":
-            ignored.append(key)
+            # PEFT itself saves the biases of these beside the copy that counts.
+            if not any(f".{wrapper}." in key for wrapper in ("original_module", "modules_to_save")):
+                ignored.append(key)
             continue
         applied += 1
         found = locate_tensor(base, name, renaming)

@@ -135,8 +135,8 @@ def group_experts(modules: Mapping[str, LoraFactors]) -> dict[str, list[LoraFact
             raise CheckpointError(f"{path}: expert {min(missing)} is missing between others, expected every expert")
         kinds = {(factors.shape, factors.layout) for factors in experts.values()}
         if len(kinds) > 1:
-            found = " and ".join(f"{list(shape)} {layout}" for shape, layout in sorted(kinds)[:2])
-            raise CheckpointError(f"{path}: its experts are {found}, expected one shape and layout")
+            told = " and ".join(f"{list(shape)} {layout}" for shape, layout in sorted(kinds)[:2])
+            raise CheckpointError(f"{path}: its experts are {told}, expected one shape and layout")
     return {path: [experts[e] for e in range(len(experts))] for path, experts in groups.items()}
 
 
