@@ -79,7 +79,9 @@ def export(
         output: the folder to make.
         as_: the dialect to write.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
-        dtype: dtype of the factors; None keeps the adapter's own.
+        dtype: dtype of the factors; None keeps the adapter's own, which a `.adz` remembers: the narrowest that held
+            all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
+            are float32 then.
         force: replace an existing output of the same kind.
         drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
         alpha, config: how to read a weight file that comes alone, see `sources.read`.

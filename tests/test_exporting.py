@@ -11,7 +11,7 @@ import pytest
 import torch
 from exported import CASES, assert_merges_alike, recompressed
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_peft import bert, llama, merged_by_peft, mixtral, train
 from torch import Tensor, nn
 
@@ -226,3 +226,33 @@ def test_every_readable_real_adapter_survives_byte_for_byte(material: Path, tmp_
     for name in names:
         for file in export(material / "adapters" / name, tmp_path / name).files:
             assert (tmp_path / name / file).read_bytes() == (material / "adapters" / name / file).read_bytes()
+
+
+def old_biases(folder: Path) -> Any:
+    """An adapter whose targets' biases have the plain keys that PEFT before 0.7 gave them."""
+    trained = train(bert(), folder, r=2, target_modules=["query"], bias="lora_only", task_type="SEQ_CLS")
+    path = folder / "adapter_model.safetensors"
+    tensors = {key.replace(".base_layer.bias", ".bias"): tensor for key, tensor in load_file(path).items()}
+    assert any(key.endswith("query.bias") for key in tensors)
+    save_file(tensors, path, {"format": "pt"})
+    return trained
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_biases_under_old_keys_are_written_where_peft_finds_them(portable: bool, tmp_path: Path) -> None:
+    trained = old_biases(tmp_path / "source")
+    if portable:
+        with pytest.raises(RefusedError, match="would lose"):
+            export(tmp_path / "source", tmp_path / "copy", portable=True)
+        return
+    export(tmp_path / "source", tmp_path / "copy")
+    assert_merges_alike(bert, trained, tmp_path / "copy")
+
+
+def test_two_biases_of_one_module_are_refused(tmp_path: Path) -> None:
+    old_biases(tmp_path / "source")
+    adapter = read(tmp_path / "source")
+    key = next(key for key in adapter.extras if key.endswith("query.bias"))
+    twice = {**adapter.extras, key.replace(".bias", ".base_layer.bias"): torch.ones(16)}
+    with pytest.raises(RefusedError, match="would have the key"):
+        export(replace(adapter, extras=twice), tmp_path / "copy")

@@ -29,6 +29,7 @@ from adaptzip.adapter import Adapter, LoraFactors, Meta
 from adaptzip.compression import compress
 from adaptzip.errors import (
     AdaptzipError,
+    AdaptzipWarning,
     BaseModelError,
     CheckFailedError,
     CheckpointError,
@@ -375,3 +376,14 @@ def test_a_base_truncated_after_opening_its_header(base: Path, tmp_path: Path) -
     refused(BaseModelError, "truncated", adapter(), base, tmp_path / "merged")
     shutil.rmtree(base)
     refused(BaseModelError, "does not exist", adapter(), base, tmp_path / "merged")
+
+
+def test_what_changes_nothing_is_said(base: Path, tmp_path: Path) -> None:
+    """PEFT loads no plain weight of a module with LoRA, which is a copy that was not trained."""
+    name = "model.layers.0.self_attn.q_proj"
+    modules = {name: LoraFactors(torch.ones(1, 16), torch.ones(16, 1))}
+    given = Adapter(modules, {f"base_model.model.{name}.weight": torch.zeros(16, 16)}, Meta())
+    with pytest.warns(AdaptzipWarning, match=rf"change nothing, as in PEFT.*{name}\.weight"):
+        merge(given, base, tmp_path / "merged")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "merged"))
+    assert torch.equal(after[f"{name}.weight"], before[f"{name}.weight"] + 1)

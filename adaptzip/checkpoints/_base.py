@@ -45,7 +45,8 @@ class WriteOptions:
 
     Attributes:
         portable: only what every inference engine reads: one rank, alpha equal to it, scale in B.
-        dtype: dtype of the factors; None keeps the adapter's own (float32 where `portable`).
+        dtype: dtype of the factors; None keeps the adapter's own (float32 where `portable`, and for a method's own
+            tensors).
         drop_extras: with `portable`, leave out what the profile cannot hold instead of refusing.
     """
 

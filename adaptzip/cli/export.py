@@ -35,7 +35,11 @@ def export(
     ] = False,
     dtype: Annotated[
         Dtype | None,
-        typer.Option(help="dtype of the factors.  [default: the adapter's own]", show_default=False),
+        typer.Option(
+            help="dtype of the factors.  [default: the adapter's own; float32 with --portable and in dialects of a "
+            "method's own tensors]",
+            show_default=False,
+        ),
     ] = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
@@ -52,7 +56,7 @@ def export(
 
     Writes the folder DIR; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
     PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
-    .adz made with --to vblora.
+    .adz made with --to vblora. What was written is read back and held against the adapter before it appears.
 
     \b
     Examples:

@@ -144,3 +144,20 @@ def test_every_cut_is_noticed(tmp_path: Path, basis: Basis) -> None:
         (tmp_path / "cut.basis").write_bytes(data[:length])
         with pytest.raises(FormatError):
             read_basis(tmp_path / "cut.basis")
+
+
+@pytest.mark.parametrize("sides", [((0, 1), (4, 1)), ((4, 1), (0, 1)), ((0, 0), (0, 0))])
+def test_a_side_of_no_numbers_is_refused(sides: tuple[tuple[int, int], ...], tmp_path: Path, basis: Basis) -> None:
+    write_basis(basis, tmp_path / "x.basis")
+    with safe_open(tmp_path / "x.basis", "pt") as opened:
+        metadata = opened.metadata()
+    save_file({"m.U": torch.zeros(sides[0]), "m.V": torch.zeros(sides[1])}, tmp_path / "y.basis", metadata)
+    with pytest.raises(FormatError, match="module m has U"):
+        read_basis(tmp_path / "y.basis")
+
+
+def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {KEY: 5}}).encode()
+    (tmp_path / "x.basis").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FormatError, match="is no basis"):
+        read_basis(tmp_path / "x.basis")

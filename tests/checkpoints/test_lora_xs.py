@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_adapters import adapter as make_adapter
-from torch import Tensor
+from torch import Tensor, nn
 
 import adaptzip
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.bases.updates import build_basis
+from adaptzip.errors import RefusedError
 
 NEW, OLD = ".default_lora_latent_mapping.weight", "_lora_latent_mapping.weight"
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -128,4 +130,89 @@ def test_the_files_are_those_of_the_repository(tmp_path: Path, source: adaptzip.
 def test_other_methods_are_refused(tmp_path: Path, source: adaptzip.Adapter) -> None:
     made = adaptzip.compress(source, max_error=0.1)
     with pytest.raises(adaptzip.AdaptzipError, match="lora-xs"):
+        adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
+
+
+class Wrapped(nn.Module):
+    """A layer as the repositories' wrapped model has it: PEFT's names, and the core between A and B."""
+
+    def __init__(self, out: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(width, out)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(width, rank, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, out, bias=False)})
+        self.default_lora_latent_mapping = nn.Linear(rank, rank, bias=False)
+
+    def update(self) -> Tensor:
+        b, r, a = (
+            layer.weight for layer in (self.lora_B["default"], self.default_lora_latent_mapping, self.lora_A["default"])
+        )
+        return b @ r @ a
+
+
+def as_their_scripts_load(files: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What their scripts make of the keys before they load them without strictness: the adapter's name is put back."""
+    places = (("lora_A", "lora_A.default"), ("lora_B", "lora_B.default"), ("_lora_latent", ".default_lora_latent"))
+    renamed = {}
+    for key, tensor in files.items():
+        for old, new in places:
+            key = key.replace(old, new)
+        renamed[key] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("bias", ["base_model.model.a.0.q_proj.bias", "base_model.model.a.0.q_proj.base_layer.bias"])
+def test_the_repositories_scripts_load_the_whole_update(tmp_path: Path, source: adaptzip.Adapter, bias: str) -> None:
+    extras = {bias: torch.full((24,), 7.0)}
+    made = adaptzip.compress(Adapter(source.modules, extras, source.meta), to="lora-sb", max_error=0.1)
+    adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
+    config = json.loads((tmp_path / "xs" / "adapter_config.json").read_text())
+    files = as_their_scripts_load(load_file(tmp_path / "xs" / "adapter_model.safetensors"))
+    wanted = adaptzip.reconstruct(made)
+    loaded = set()
+    for name, module in wanted.modules.items():
+        layer = Wrapped(*module.shape, config["r"])
+        own = {key.removeprefix(f"base_model.model.{name}."): t for key, t in files.items() if f".{name}." in f".{key}"}
+        result = layer.load_state_dict(own, strict=False)
+        assert not result.unexpected_keys
+        assert not [key for key in result.missing_keys if "lora" in key]
+        scale = config["lora_alpha"] / config["r"]
+        assert torch.allclose(layer.update() * scale, module.delta(), atol=1e-6 * float(module.delta().norm()))
+        loaded |= {f"base_model.model.{name}.{key}" for key in own}
+        if name == "a.0.q_proj":
+            assert torch.equal(layer.base_layer.bias, torch.full((24,), 7.0))
+    assert loaded == files.keys()
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"exclude_modules": ["x"], "layers_to_transform": [0, 1]}, {"use_rslora": True, "bias": "none"}]
+)
+def test_the_configuration_has_only_fields_that_their_peft_knows(
+    tmp_path: Path, source: adaptzip.Adapter, more: dict[str, Any]
+) -> None:
+    """Those of LoraConfig in PEFT 0.10.0, all of which 0.13.2 has as well."""
+    known = {
+        "peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r",
+        "target_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save",
+        "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+        "megatron_config", "megatron_core", "loftq_config", "use_dora", "layer_replication",
+    }  # fmt: skip
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], **more}
+    config |= {"peft_version": "0.18.0", "eva_config": None, "lora_bias": False, "qalora_group_size": 16}
+    given = Adapter(source.modules, source.extras, replace(source.meta, config=config))
+    made = adaptzip.compress(given, to="lora-sb", max_error=0.1)
+    adaptzip.export(made, tmp_path / "xs", as_="lora-xs")
+    written = json.loads((tmp_path / "xs" / "adapter_config.json").read_text())
+    assert written.keys() <= known
+    names = sorted(source.modules) if "exclude_modules" in more else ["q_proj", "v_proj"]
+    assert written["target_modules"] == names
+    assert written["use_rslora"] is False
+
+
+def test_rows_of_tokens_are_refused(tmp_path: Path, source: adaptzip.Adapter) -> None:
+    rows = {"base_model.model.emb.token_adapter.trainable_tokens_delta": torch.ones(1, 4)}
+    config = {"peft_type": "LORA", "trainable_token_indices": [3]}
+    given = Adapter(source.modules, rows, replace(source.meta, config=config))
+    made = adaptzip.compress(given, to="lora-sb", max_error=0.1)
+    with pytest.raises(RefusedError, match="trained tokens"):
         adaptzip.export(made, tmp_path / "xs", as_="lora-xs")

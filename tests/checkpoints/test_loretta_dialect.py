@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tiny_peft import bert, merged_by_peft
 from torch import Tensor
 
 import adaptzip
@@ -206,3 +207,34 @@ def test_writing_points_to_peft(tmp_path: Path) -> None:
         adaptzip.export(adapter, tmp_path / "out", as_="loretta")
     assert "peft" in str(error.value.hint)
     assert not dialect("loretta").owns("adapter_model.bin")
+
+
+def bert_adapter(bias: str) -> dict[str, Tensor]:
+    """Cores on a layer's query, and its trained bias under the plain key, as LoRETTA saves it."""
+    stem = "base_model.model.bert.encoder.layer.0.attention.self.query"
+    found = cores("A", (4, 4, 4), 1, stem) | cores("B", (4, 4, 4), 2, stem) | {f"{stem}.bias": torch.full((16,), 7.0)}
+    norm = "base_model.model.bert.encoder.layer.0.attention.output.LayerNorm.bias"
+    return found | ({norm: torch.full((16,), 3.0)} if bias == "all" else {})
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all", "none"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_trained_biases_are_merged_and_exported_so_that_peft_applies_them(
+    bias: str, compressed: bool, tmp_path: Path
+) -> None:
+    bert().save_pretrained(tmp_path / "base")
+    source = save(tmp_path / "source", bert_adapter(bias), CONFIG | {"bias": bias}, pickled=True)
+    if compressed:
+        adaptzip.compress(source, tmp_path / "x.adz", lossless=True)
+        source = tmp_path / "x.adz"
+    adaptzip.merge(source, tmp_path / "base", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    self_ = "bert.encoder.layer.0.attention.self"
+    assert torch.equal(merged[f"{self_}.query.bias"], torch.full((16,), 7.0))
+    adaptzip.export(source, tmp_path / "peft")
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert config["bias"] == ("all" if bias == "all" else "lora_only")
+    by_peft = merged_by_peft(bert(), tmp_path / "peft", allow=("Found missing adapter keys",))
+    assert by_peft.keys() == merged.keys()
+    for name, tensor in by_peft.items():
+        assert torch.equal(tensor, merged[name]), name

@@ -39,6 +39,8 @@ _INITIALISATION: dict[str, Any] = {
 _CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules")
 # Tasks for which PEFT loads an adapter without a trained head.
 _HEADLESS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
+# Heads that PEFT loads for the other tasks without being told.
+_HEADS = ("classifier", "score", "qa_outputs")
 
 
 def config_text(adapter: Adapter) -> str:
@@ -70,6 +72,7 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     config |= _INITIALISATION | {
         "bias": _bias(config, adapter),
         "peft_type": "LORA",
+        "task_type": _task(config, adapter),
         "base_model_name_or_path": adapter.meta.base_model,
         "fan_in_fan_out": any(factors.layout == "transposed" for factors in adapter.modules.values()),
         "lora_bias": any(factors.bias is not None for factors in adapter.modules.values()),
@@ -77,6 +80,13 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
         "use_rslora": False,
     }
     return config | _targets(config, adapter.modules) | _ranks_and_alphas(adapter.modules)
+
+
+def _task(config: Mapping[str, Any], adapter: Adapter) -> str | None:
+    """The source's task, but for one whose trained head PEFT would look for in vain."""
+    heads = any(f".{head}." in key for head in _HEADS for key in adapter.extras) or config["modules_to_save"]
+    task: str | None = config["task_type"]
+    return task if task in _HEADLESS or heads else None
 
 
 def _bias(config: Mapping[str, Any], adapter: Adapter) -> str:

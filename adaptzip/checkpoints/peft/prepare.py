@@ -12,8 +12,9 @@ from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.experts import one_rank
 from adaptzip.errors import RefusedError
 
-_LEAST, _MOST = 2.0**-8, torch.finfo(torch.float16).max
-"""Between these the largest number of a factor must lie, so that float16 rounds its numbers no worse than others."""
+HALF_LEAST = 2.0**-13
+"""A factor whose largest number is smaller would lose more than its last bit of precision in float16."""
+_MOST = torch.finfo(torch.float16).max
 
 
 def fold(factors: LoraFactors) -> LoraFactors:
@@ -42,7 +43,7 @@ def balanced(factors: LoraFactors) -> LoraFactors:
     """
     a, b = (float(t.abs().max()) if t.numel() else 0.0 for t in (factors.A, factors.B))
     comfortable = all(
-        _LEAST <= largest <= _MOST or t.dtype == torch.float16 for largest, t in ((a, factors.A), (b, factors.B))
+        HALF_LEAST <= largest <= _MOST or t.dtype == torch.float16 for largest, t in ((a, factors.A), (b, factors.B))
     )
     if comfortable or a == 0 or b == 0:
         return factors

@@ -23,13 +23,13 @@ def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:
 def exact_targets(modules: Collection[str]) -> list[str] | str:
     """target_modules for `modules` alone: their whole names, or a pattern where PEFT would let a name fit more.
 
-    PEFT compares names with the ends of paths. A name of numbers alone, such as that of a layer in a Sequential, would
-    fit the blocks of a ModuleList too, and one like "proj" a block "mlp.proj" with a target inside.
+    PEFT compares names with the ends of paths. One without a dot could fit others: "0" of a Sequential the blocks of a
+    ModuleList, "proj_out" a layer within each block. So could a name that is the end of a block's.
     """
     names = sorted(modules)
     blocks = {name[:dot] for name in names for dot in _dots(name)}
     ends = {block[dot + 1 :] for block in blocks for dot in _dots(block)} | (blocks - set(names))
-    if any(name in ends or not re.search(r"[^\d.]", name) for name in names):
+    if any(name in ends or "." not in name or not re.search(r"[^\d.]", name) for name in names):
         return "|".join(map(re.escape, names))
     return names
 

@@ -17,7 +17,7 @@ from adaptzip.checkpoints.peft.describe import config_text, describes, portable_
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
-from adaptzip.checkpoints.peft.prepare import balanced, loadable, portable
+from adaptzip.checkpoints.peft.prepare import HALF_LEAST, balanced, loadable, portable
 from adaptzip.checkpoints.peft.targeting import saved_whole
 from adaptzip.errors import RefusedError
 
@@ -146,17 +146,21 @@ def _in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> Lor
     if dtype != torch.float16:
         return factors
     factors = balanced(factors)
-    limit = torch.finfo(dtype).max
     parts = {"A": factors.A, "B": factors.B, "the bias": factors.bias, "the magnitude": factors.magnitude}
-    for letter, tensor in parts.items():
-        if tensor is None:
-            continue
-        if tensor.numel() and float(tensor.abs().max()) > limit:
-            raise RefusedError(
-                f"module {name}: {letter} has numbers beyond {limit:g}, which float16 cannot hold",
-                hint="export with --dtype bfloat16 or float32",
+    largest = {what: float(t.abs().max()) for what, t in parts.items() if t is not None and t.numel()}
+    for what, number in largest.items():
+        if number > torch.finfo(dtype).max:
+            raise _out_of_range(
+                name, f"{what} has numbers beyond {torch.finfo(dtype).max:g}, which float16 cannot hold"
             )
+    for what, factor in (("A", factors.A), ("B", factors.B)):
+        if factor.dtype != dtype and 0 < largest.get(what, 0.0) < HALF_LEAST and all(largest.values()):
+            raise _out_of_range(name, f"{what} has no number of {HALF_LEAST:g}, and float16 rounds smaller ones badly")
     return factors
+
+
+def _out_of_range(name: str, what: str) -> RefusedError:
+    return RefusedError(f"module {name}: {what}", hint="export with --dtype bfloat16 or float32")
 
 
 def _refuse_names(adapter: Adapter) -> None:
