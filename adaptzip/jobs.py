@@ -26,7 +26,7 @@ from adaptzip.methods import REFERENCE, load
 from adaptzip.methods._base import FitContext, FunctionMethod
 from adaptzip.packing import ExtrasMode, pack_tensors
 from adaptzip.sensitivity import Sensitivity
-from adaptzip.sources import read, weight_file
+from adaptzip.sources import read, source_bytes, weight_files
 from adaptzip.survey import Survey
 
 if TYPE_CHECKING:
@@ -130,8 +130,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     else:
         basis = None if isinstance(request.basis, Basis) else request.basis
         adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
-        file = weight_file(source)
-        size, content = file.stat().st_size, file_digest(file)
+        size, content = source_bytes(source), file_digest(*weight_files(source))
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Site
+from adaptzip.checkpoints.peft.turned import TRANSPOSED_EXPERT_TYPES
 from adaptzip.errors import BaseModelError
 
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
-
-TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
-"""Model types that stack their experts as (experts, in, out)."""
 
 
 def stored_layout(

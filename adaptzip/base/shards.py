@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._files import parse_header
+from adaptzip.checkpoints._magic import is_pytorch, is_safetensors, refuse_pointers
+from adaptzip.checkpoints._pytorch import load_tensors
 from adaptzip.dtypes import DTYPES
 from adaptzip.errors import BaseModelError, CheckpointError
 
 _AGAIN = "download the base model again"
-_HEADER_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,23 @@ def open_shard(path: Path) -> Shard:
         raise BaseModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_AGAIN) from error
     if not start:
         raise BaseModelError(f"{path}: the file is empty", hint=_AGAIN)
-    if start.startswith(b"version https://git-lfs"):
-        raise BaseModelError(
-            f"{path}: is a git-LFS pointer, not the weights themselves",
-            hint="run `git lfs pull` in its repository",
-        )
-    return _open_pytorch(path) if start.startswith((b"PK\x03\x04", b"\x80")) else _open_safetensors(path)
+    try:
+        refuse_pointers(path, start)
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
+    return _open_pytorch(path) if is_pytorch(start) else _open_safetensors(path)
 
 
 def _open_safetensors(path: Path) -> Shard:
     size = path.stat().st_size
     with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if size < 10 or not 2 <= length <= _HEADER_LIMIT or handle.peek(1)[:1] != b"{":
+        start = handle.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if not is_safetensors(start):
             raise BaseModelError(f"{path}: is not a safetensors file", hint=_AGAIN)
         if 8 + length > size:
             raise BaseModelError(f"{path}: is truncated inside its header", hint=_AGAIN)
-        header = handle.read(length)
+        header = start[8:] + handle.read(length - 1)
     try:
         entries = parse_header(path, header, size - 8 - length)
     except CheckpointError as error:
@@ -108,20 +108,8 @@ def _open_safetensors(path: Path) -> Shard:
 
 def _open_pytorch(path: Path) -> Shard:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        raise BaseModelError(
-            f"{path}: holds more than tensors, and loading it could run code",
-            hint="save the base model as safetensors where you trust it",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise BaseModelError(f"{path}: is not a readable PyTorch file", hint=_AGAIN) from error
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise BaseModelError(f"{path}: expected a table of tensors", hint="save the model's state_dict()")
+        loaded = load_tensors(path, mapped=True)
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
     tensors = {name: StoredTensor(name, value.dtype, tuple(value.shape)) for name, value in loaded.items()}
-    return Shard(path, tensors, dict(loaded))
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(4) == b"PK\x03\x04"
+    return Shard(path, tensors, loaded)

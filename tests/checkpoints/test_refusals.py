@@ -117,7 +117,7 @@ def test_keys_of_another_method_are_refused(key: str, named: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        (f"{_STEM}.lora_A.default.weight", "the adapter's name is inside the keys"),
+        (f"{_STEM}.lora_E.default", "the adapter's name is inside the keys"),
         (f"{_STEM}.lora_C.weight", "expected base_model.model"),
         ("something.else", "expected base_model.model"),
         ("base_model.bank", "expected base_model.model"),
@@ -202,7 +202,7 @@ def truncated(path: Path, size: int) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"\n<html>", "is a web page"),
-        (b"PK\x03\x04 and then nothing", "is not a readable PyTorch file"),
+        (b"PK\x03\x04 and then nothing", "is truncated: its zip directory is missing"),
         (b"GGUF\x03\x00\x00\x00" + b"\x00" * 40, "is a GGUF file"),
         (b"just some text, long enough for a header", "is not a safetensors file"),
         (b"\x02\x00", "is not a safetensors file"),

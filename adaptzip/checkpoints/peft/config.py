@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from adaptzip.errors import CheckpointError
@@ -48,9 +49,15 @@ class PeftConfig:
 def first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
     """The value of the first pattern that fits `module`, whole or after a dot, as PEFT looks them up."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _compiled(pattern).match(module):
             return value
     return default
+
+
+@lru_cache(maxsize=2**14)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """What PEFT matches a module's name with; an adapter may have a pattern for every module."""
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def anchored(module: str) -> str:

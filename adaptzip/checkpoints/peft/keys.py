@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.errors import CheckpointError, RefusedError
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the module's path in the base model."""
+__all__ = ["PREFIX", "Keys", "Part", "SUFFIXES", "TOKENS", "classify", "split"]
 
 Part = Literal["A", "B", "embedding_A", "embedding_B", "bias", "magnitude"]
 
