@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from adaptzip.errors import CheckpointError
 
 Number = TypeVar("Number", int, float)
+_REPAIR = "repair adapter_config.json: it must say what the adapter was trained with"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
     """
     for name, (fits, expected) in _KINDS.items():
         if raw.get(name) is not None and not fits(raw[name]):
-            raise CheckpointError(f"{where}: {name} is {raw[name]!r}, expected {expected}")
+            raise CheckpointError(f"{where}: {name} is {raw[name]!r}, expected {expected}", hint=_REPAIR)
     for name in ("target_modules", "exclude_modules"):
         if isinstance(raw.get(name), str):
             _check_pattern(name, raw[name], where)
@@ -122,9 +123,9 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
 
 def _check(name: str, value: Any, where: object, kind: type) -> Any:
     if kind is int and not (_whole(value) and 1 <= value < 2**31):
-        raise CheckpointError(f"{where}: {name} is {value!r}, expected a whole number of at least 1")
+        raise CheckpointError(f"{where}: {name} is {value!r}, expected a whole number of at least 1", hint=_REPAIR)
     if kind is float and not ((_whole(value) or isinstance(value, float)) and abs(value) < 1e30):
-        raise CheckpointError(f"{where}: {name} is {value!r}, expected a number")
+        raise CheckpointError(f"{where}: {name} is {value!r}, expected a number", hint=_REPAIR)
     return value
 
 
@@ -132,7 +133,9 @@ def _check_pattern(name: str, pattern: str, where: object) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise CheckpointError(f"{where}: {name} has {pattern!r}, which is no regular expression") from error
+        raise CheckpointError(
+            f"{where}: {name} has {pattern!r}, which is no regular expression", hint=_REPAIR
+        ) from error
 
 
 def _whole(value: Any) -> bool:
@@ -166,7 +169,7 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def _pattern(raw: Mapping[str, Any], name: str, where: object, kind: type) -> dict[str, Any]:
     table = raw.get(name) or {}
     if not isinstance(table, Mapping):
-        raise CheckpointError(f"{where}: {name} is {table!r}, expected a table by module-name pattern")
+        raise CheckpointError(f"{where}: {name} is {table!r}, expected a table by module-name pattern", hint=_REPAIR)
     for pattern, value in table.items():
         _check(f"{name}[{pattern!r}]", value, where, kind)
         _check_pattern(name, pattern, where)

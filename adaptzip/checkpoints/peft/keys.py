@@ -95,16 +95,16 @@ def split(key: str) -> tuple[str, Part] | None:
 def _refuse_methods(key: str, where: object) -> None:
     for piece, what in _METHODS.items():
         if piece in key:
-            raise RefusedError(
-                f"{where}: the key {key} belongs to {what}",
-                hint="merge it into its base model with the library that trained it, then extract a LoRA",
-            )
+            hint = "merge it into its base model with the library that trained it, then extract a LoRA"
+            if piece == ".vblora_":
+                hint = "a VB-LoRA needs its own adapter_config.json and all tensors of its file: save it again"
+            raise RefusedError(f"{where}: the key {key} belongs to {what}", hint=hint)
 
 
 def _check_extra(key: str, where: object) -> None:
     if key.startswith(PREFIX) and ".lora_" not in key:
         return
-    hint = "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"
-    if key.endswith((".default.weight", ".default")):
-        hint = "the adapter's name is inside the keys: save it with PEFT's save_pretrained, not with torch.save"
-    raise CheckpointError(f"{where}: the key {key} has no meaning in a PEFT LoRA", hint=hint)
+    raise CheckpointError(
+        f"{where}: the key {key} has no meaning in a PEFT LoRA",
+        hint="expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them",
+    )
