@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.allocation import check_allocation
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """In place of a method's name: whichever gives the smallest error."""
+
+_LARGEST = 1e18
+"""Updates up to this norm have squares that float32 can hold and add up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +233,16 @@ def _check_finite(adapter: Adapter) -> None:
                     f"module {name!r}: {factor} has numbers that are not finite",
                     hint="mend the adapter, or keep it as it is with --lossless",
                 )
+        bound = abs(module.scaling) * _norm(module.A) * _norm(module.B)
+        if bound > _LARGEST:
+            raise RefusedError(
+                f"module {name!r}: its update may be as large as {bound:.0e}, which float32 cannot square",
+                hint="mend the adapter, or keep it as it is with --lossless",
+            )
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.double()))
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

@@ -181,8 +181,11 @@ def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = content.decode("utf-8")
         config = json.loads(text)
+        json.dumps(config, ensure_ascii=False).encode()  # Half a surrogate pair is JSON, and no text.
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error})", hint="save or download it again") from error
+        raise CheckpointError(
+            f"{path}: is not valid JSON ({str(error)[:100]})", hint="save or download it again"
+        ) from error
     if not isinstance(config, dict):
         raise CheckpointError(
             f"{path}: expected a JSON object, found {type(config).__name__}", hint="save or download it again"

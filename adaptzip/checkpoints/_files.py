@@ -6,6 +6,7 @@ import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from adaptzip.dtypes import DTYPES
 from adaptzip.errors import CheckpointError
 
 _AGAIN = "download or save it again"
+_DIMENSIONS = 64
+"""Most dimensions of a tensor that PyTorch can compute with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,11 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
         CheckpointError: if it is not the header of `data_size` bytes of tensors without gap or overlap.
     """
     try:
-        entries: Any = json.loads(header)
+        entries: Any = json.loads(header, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN) from error
+        raise CheckpointError(
+            f"{path}: its safetensors header is not JSON as it should be ({_line(error)})", hint=_AGAIN
+        ) from error
     if isinstance(entries, dict) and entries.get("__metadata__", {}) is None:
         del entries["__metadata__"]  # MLX writes null there.
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
@@ -91,14 +96,25 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     return entries
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys must be text and differ."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    "".join(found).encode()  # Half a surrogate pair is JSON, and no text.
+    return found
+
+
 def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     dtype: Any = entry.get("dtype")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: tensor {key} has a malformed header entry", hint=_AGAIN)
-    if dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {key} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(
+            f"{path}: tensor {key} has dtype {str(dtype)[:40]}, expected one of {', '.join(DTYPES)}", hint=_AGAIN
+        )
     size = DTYPES[dtype].itemsize
     for dimension in shape:
         size *= dimension
@@ -107,6 +123,8 @@ def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
             f"{path}: tensor {key} {shape} {dtype} needs {size} bytes, found {offsets[1] - offsets[0]}",
             hint=_AGAIN,
         )
+    if len(shape) > _DIMENSIONS or prod(max(d, 1) for d in shape) >= 2**62:
+        raise CheckpointError(f"{path}: tensor {key} has a shape that no tensor can have", hint=_AGAIN)
 
 
 def _naturals(value: Any) -> bool:

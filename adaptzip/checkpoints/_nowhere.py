@@ -62,6 +62,8 @@ def _where(folder: Path) -> str:
         return f"gather {states[0].name} with DeepSpeed's zero_to_fp32.py, and save the adapter from the result"
     if next(folder.glob("pytorch_model_fsdp*"), None) is not None:
         return "gather them with `accelerate merge-weights`, and save the adapter from the result"
+    if (folder / _CONFIG).is_file():
+        return f"put the {_WEIGHTS[0]} that belongs to it beside it"
     return f"expected {_CONFIG} and {_WEIGHTS[0]}"
 
 
