@@ -88,8 +88,9 @@ def contents(names: tuple[str, ...]) -> tuple[str, str] | None:
             f"holds a whole model object ({model}), expected a table of tensors",
             "load it where you trust it and save its state_dict() as safetensors",
         )
+    strangest = next((name for name in others if not name.startswith((*_OF_MODELS, *_OF_NUMPY))), others[0])
     return (
-        f"holds more than tensors ({others[0]}), and loading it could run code",
+        f"holds more than tensors ({strangest}), and loading it could run code",
         "load it where you trust it and save its tensors as safetensors",
     )
 

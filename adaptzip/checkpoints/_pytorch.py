@@ -109,7 +109,8 @@ def _table(path: Path, loaded: Any, nested: bool) -> dict[str, Tensor]:
             hint="save a state_dict(), which is a table of tensors by name",
         )
     if not any(isinstance(value, Tensor) for value in loaded.values()):
-        tables = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping) and loaded[key]]
+        tables = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
+        tables = [table for table in tables if table] or tables
         if nested and len(tables) == 1:
             return _table(path, tables[0], nested=False)
         if "param_groups" in loaded:
