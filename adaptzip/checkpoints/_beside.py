@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._files import open_weights
-from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._keys import PREFIX, unwrapped
 from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WEIGHT_NAMES, WHOLE_MODELS, is_shard
 from adaptzip.errors import AdaptzipWarning, CheckpointError
 
@@ -44,6 +44,7 @@ def add_beside(weights: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
 
 def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the keys that PEFT would give them; some programs strip PEFT's prefix or half of it."""
+    tensors = {unwrapped(key): tensor for key, tensor in tensors.items()}
     bare = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
     halved = any(key.startswith("model.model.") for key in bare)
     named = {key.removeprefix("model.") if halved else key: tensor for key, tensor in bare.items()}

@@ -55,7 +55,7 @@ def _line(error: Exception) -> str:
 def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
     size, length = len(data), int.from_bytes(data[:8], "little")
     if not is_safetensors(data[:9]):
-        raise CheckpointError(f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin")
+        raise CheckpointError(f"{path}: is not a safetensors file, nor one of PyTorch", hint=_AGAIN)
     if 8 + length > size:
         raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
     header = bytes(data[8 : 8 + length])

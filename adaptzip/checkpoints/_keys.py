@@ -37,7 +37,7 @@ def plain_keys(keys: Iterable[str], config: Mapping[str, Any] | None, where: obj
     Raises:
         CheckpointError: if the names of several adapters are in the keys, or two keys become one.
     """
-    plain = {key: _unwrapped(key) for key in keys}
+    plain = {key: unwrapped(key) for key in keys}
     plain = _unnamed(plain, where)
     if config is not None and config.get("peft_type") == "LORA":
         plain = _prefixed(plain)
@@ -49,7 +49,8 @@ def plain_keys(keys: Iterable[str], config: Mapping[str, Any] | None, where: obj
     return plain
 
 
-def _unwrapped(key: str) -> str:
+def unwrapped(key: str) -> str:
+    """A key without the names of wrappers, and with one prefix at most."""
     key = _WRAPPERS.sub("", _OUTER.sub("", key))
     while key.startswith(PREFIX * 2):
         key = key.removeprefix(PREFIX)

@@ -108,7 +108,7 @@ def test_an_index_and_its_shards_must_agree(tmp_path: Path) -> None:
 KEY = "base_model.model.model.norm.weight"
 
 
-@pytest.mark.parametrize("spelling", [KEY, KEY.removeprefix("base_model.model.")])
+@pytest.mark.parametrize("spelling", [KEY, KEY.removeprefix("base_model.model."), f"module.{KEY}"])
 @pytest.mark.parametrize("name", ["non_lora_trainables.bin", "non_lora_state_dict.bin"])
 def test_what_was_trained_beside_the_factors_belongs_to_the_adapter(tmp_path: Path, spelling: str, name: str) -> None:
     """The result is what PEFT makes of the same tensor in the adapter's own file."""
