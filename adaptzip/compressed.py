@@ -90,8 +90,8 @@ class Provenance:
 
     Attributes:
         made_by: program and version.
-        source_bytes: size of the source checkpoint's tensor file.
-        source_hash: `digest` of that file, or None where the adapter did not come from a file.
+        source_bytes: size of the source checkpoint's tensor file, or of all where there are several.
+        source_hash: `digest` of their content, or None where the adapter did not come from a file.
         relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
         parameters: numbers stored for the modules, shared tensors and an embedded basis included, extras not.
         seed: what the fit was seeded with.

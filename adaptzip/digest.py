@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _BLOCK = 2**20
@@ -18,11 +18,15 @@ def digest(parts: Iterable[bytes | memoryview]) -> str:
     return base64.urlsafe_b64encode(sha.digest()[:16]).decode().rstrip("=")
 
 
-def file_digest(path: Path) -> str:
-    """`digest` of a file's content.
+def file_digest(*paths: Path) -> str:
+    """`digest` of the content of a file, or of several in a row.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if one cannot be read.
     """
+    return digest(block for path in paths for block in _blocks(path))
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as handle:
-        return digest(iter(lambda: handle.read(_BLOCK), b""))
+        yield from iter(lambda: handle.read(_BLOCK), b"")

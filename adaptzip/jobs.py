@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.allocation import check_allocation
@@ -28,7 +29,7 @@ from adaptzip.methods import REFERENCE, load
 from adaptzip.methods._base import FitContext, FunctionMethod
 from adaptzip.packing import ExtrasMode, pack_tensors
 from adaptzip.sensitivity import Sensitivity
-from adaptzip.sources import read, weight_file
+from adaptzip.sources import read, source_bytes, weight_files
 from adaptzip.survey import Survey
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """In place of a method's name: whichever gives the smallest error."""
+
+_LARGEST = 1e18
+"""Updates up to this norm have squares that float32 can hold and add up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +145,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     else:
         basis = None if isinstance(request.basis, Basis) else request.basis
         adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
-        file = weight_file(source)
-        size, content = file.stat().st_size, file_digest(file)
+        size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:
         adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))
     if not adapter.modules:
@@ -250,6 +253,16 @@ def _check_numbers(adapter: Adapter) -> None:
                     f"module {name!r}: {factor} has numbers that are not finite",
                     hint="the training diverged; use an earlier save",
                 )
+        bound = abs(module.scaling) * _norm(module.A) * _norm(module.B)
+        if bound > _LARGEST:
+            raise RefusedError(
+                f"module {name!r}: its update may be as large as {bound:.0e}, which float32 cannot square",
+                hint="mend the adapter, or keep it as it is with --lossless",
+            )
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.double()))
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

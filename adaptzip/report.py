@@ -106,8 +106,13 @@ class AdapterReport:
 
     @property
     def is_zero(self) -> bool:
-        """Whether every update is zero, as in an adapter that was never trained."""
+        """Whether every update is zero, as in an adapter that was never trained, or whose alpha is 0."""
         return len(self.zero_modules) == len(self.modules)
+
+    @property
+    def unscaled_modules(self) -> tuple[str, ...]:
+        """Names of the modules whose update is zero because their scale is."""
+        return tuple(m.name for m in self.modules if m.scaling == 0)
 
     @property
     def extras_share(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from typing import Any
 from adaptzip.adapter import Adapter
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Source, recognise
+from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._files import Weights, open_weights
+from adaptzip.checkpoints._keys import plain_keys
+from adaptzip.checkpoints._magic import refuse_pointers
+from adaptzip.checkpoints._places import CONFIG_NAME, refuse_dangling
+from adaptzip.checkpoints._places import weight_file as find_weights
+from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
-# What other programs call theirs; where a folder has one of these, it is the one meant.
-_OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
 
 
 def read(
@@ -35,7 +37,8 @@ def read(
         path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
-        base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights, and for experts'
+            factors of an old layout, which means different things on different models.
         basis: the basis artefact or its path, for a `.adz` file that names one.
 
     Raises:
@@ -46,11 +49,15 @@ def read(
     """
     with _readable(path):
         weights = weight_file(path)
-        opened = None if weights.suffix == ".adz" else open_weights(weights)
+        opened = None if weights.suffix == ".adz" else _open(weights)
         if opened is None or "adaptzip" in opened.metadata:
             return _read_adz(weights, alpha, base, basis)
-        source = _source(Path(path), weights, opened, alpha, None if config is None else Path(config))
-        return recognise(source).read(source)
+        given = None if config is None else Path(config)
+        source = _source(Path(path), weights, opened, alpha, given, base)
+        adapter = recognise(source).read(source)
+        if Path(path).is_dir():
+            warn_of_others(Path(path), weights)
+        return adapter
 
 
 def archive_file(path: str | Path) -> Path | None:
@@ -61,49 +68,44 @@ def archive_file(path: str | Path) -> Path | None:
     """
     with _readable(path):
         weights = weight_file(path)
-        if weights.suffix == ".adz" or "adaptzip" in open_weights(weights).metadata:
+        if weights.suffix == ".adz" or "adaptzip" in _open(weights).metadata:
             return weights
         return None
 
 
 def source_bytes(path: str | Path) -> int:
-    """Size in bytes of the adapter's weight file, which is what every ratio refers to.
+    """Size in bytes of the files with the adapter's tensors, which is what every ratio refers to.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there are none.
     """
     with _readable(path):
-        return weight_file(path).stat().st_size
+        return sum(file.stat().st_size for file in weight_files(path))
+
+
+def weight_files(path: str | Path) -> tuple[Path, ...]:
+    """The files that hold the tensors of the adapter at `path`: one, or its shards, and what lies beside them.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        shards = shard_files(weights) if weights.name.endswith(INDEX_SUFFIX) else (weights,)
+        return (*shards, *files_beside(weights))
 
 
 def weight_file(path: str | Path) -> Path:
-    """The file that holds the tensors of the adapter at `path`.
+    """The file that holds the tensors of the adapter at `path`, or the index of its shards.
 
     Raises:
         CheckpointError: if there is none.
     """
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such file or folder", hint="give a PEFT folder or its weight file")
-    for name in (*WEIGHT_NAMES, *_OTHER_NAMES):
-        if (path / name).is_file():
-            return path / name
-    return _only_weight_file(path)
+    return find_weights(Path(path))
 
 
-def _only_weight_file(folder: Path) -> Path:
-    """The one weight file of a folder that has none of PEFT's names."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".adz") and p.is_file())
-    if len(files) == 1:
-        return files[0]
-    if files:
-        names = ", ".join(p.name for p in files[:4])
-        raise CheckpointError(f"{folder}: holds several weight files ({names})", hint="name the one you mean")
-    inner = sorted(p.parent.name for name in WEIGHT_NAMES for p in folder.glob(f"*/{name}"))
-    hint = f"did you mean {folder / inner[0]}?" if inner else f"expected {CONFIG_NAME} and {WEIGHT_NAMES[0]}"
-    raise CheckpointError(f"{folder}: there is no adapter in this folder", hint=hint)
+def _open(weights: Path) -> Weights:
+    return open_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else open_weights(weights)
 
 
 @contextmanager
@@ -129,7 +131,14 @@ def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: s
     return reconstruct(path, base=base, basis=basis)
 
 
-def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, config_path: Path | None) -> Source:
+def _source(
+    path: Path,
+    weights: Path,
+    opened: Weights,
+    alpha: float | None,
+    config_path: Path | None,
+    base: str | Path | None,
+) -> Source:
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(
             f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
@@ -137,6 +146,7 @@ def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, con
     if config_path is not None and not config_path.is_file():
         raise CheckpointError(f"{config_path}: configuration not found", hint="expected an adapter_config.json")
     config_path = config_path or weights.parent / CONFIG_NAME
+    refuse_dangling(config_path)
     text = config = None
     if config_path.is_file():
         text, config = _load_config(config_path)
@@ -145,15 +155,39 @@ def _source(path: Path, weights: Path, opened: Weights, alpha: float | None, con
                 f"--alpha {alpha:g} was given, but {config_path} sets the scale",
                 hint="leave --alpha out, or move the configuration away",
             )
-    return Source(path, weights, opened.tensors, opened.metadata, opened.header, config, text, alpha)
+    found = add_beside(weights, opened.tensors)
+    plain = plain_keys(found, config, weights)
+    own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
+    tensors = {plain[key]: tensor for key, tensor in found.items()}
+    header = opened.header if own else None
+    return Source(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base))
+
+
+def _model_type(base: str | Path | None) -> str | None:
+    """What the base model's configuration calls its kind, or None where that cannot be read."""
+    try:
+        config = None if base is None else json.loads((Path(base) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # Whoever needs the base model opens it, and says what is wrong with it.
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
+    content = path.read_bytes()
+    refuse_pointers(path, content[:256])
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CheckpointError(f"{path}: begins with a byte order mark", hint="save it as UTF-8 without one")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
         config = json.loads(text)
+        json.dumps(config, ensure_ascii=False).encode()  # Half a surrogate pair is JSON, and no text.
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error})", hint="save or download it again") from error
+        raise CheckpointError(
+            f"{path}: is not valid JSON ({str(error)[:100]})", hint="save or download it again"
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(config).__name__}")
+        raise CheckpointError(
+            f"{path}: expected a JSON object, found {type(config).__name__}", hint="save or download it again"
+        )
     return text, config

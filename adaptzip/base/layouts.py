@@ -5,13 +5,14 @@ from __future__ import annotations
 from adaptzip.adapter import Layout, LoraFactors
 from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Site
+from adaptzip.checkpoints.peft.turned import TRANSPOSED_EXPERT_TYPES
 from adaptzip.errors import BaseModelError, RefusedError
 
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
 
-TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text", "llama4", "llama4_text"})
-"""Model types that stack their experts as (experts, in, out)."""
+COLUMN_EXPERT_TYPES = TRANSPOSED_EXPERT_TYPES | {"llama4", "llama4_text"}
+"""Model types that store an expert's `out` along the columns; PEFT takes Llama 4's for rows all the same."""
 
 
 def stored_layout(
@@ -32,7 +33,7 @@ def stored_layout(
         BaseModelError: if the update has another shape than the weight.
         RefusedError: if the update is of a part of fused experts whose rows the base stores as columns.
     """
-    if site.part is not None and base.model_type in TRANSPOSED_EXPERT_TYPES:
+    if site.part is not None and base.model_type in COLUMN_EXPERT_TYPES:
         raise RefusedError(
             f"{base.path}: {site.tensor} fuses the experts' projections as columns, the adapter has {module} apart",
             hint="train the adapter on the fused parameter (target_parameters)",
@@ -77,7 +78,9 @@ def _layouts(factors: LoraFactors, site: Site, out: int, width: int) -> dict[Lay
 
 def _is_transposed(base: BaseModel, module: str, factors: LoraFactors, layouts: list[Layout]) -> bool:
     if layouts[1] == "expert_transposed":
-        return base.model_type in TRANSPOSED_EXPERT_TYPES or factors.layout == "expert_transposed"
+        of_peft = factors.layout.startswith("expert")
+        types = TRANSPOSED_EXPERT_TYPES if of_peft else COLUMN_EXPERT_TYPES
+        return base.model_type in types or factors.layout == "expert_transposed"
     if not any(part.isdigit() for part in module.split(".")):
         return False
     if base.model_type in CONV1D_TYPES:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,14 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._files import parse_header
-from adaptzip.dtypes import DTYPES, NAMES
+from adaptzip.checkpoints._magic import is_pytorch, is_safetensors, refuse_pointers
+from adaptzip.checkpoints._pytorch import QuantisedTensorError, load_tensors
+from adaptzip.dtypes import DTYPES
 from adaptzip.errors import BaseModelError, CheckpointError, RefusedError
 
 _AGAIN = "download the base model again"
-_HEADER_LIMIT = 100_000_000
-_POINTER = b"version https://git-lfs"
+_START = 256
+"""Bytes that tell what a file is."""
 _QUANTISED = re.compile(r"F[468]_\w+|F4|[IU][124]")
 """safetensors' names of dtypes that only quantised weights have."""
 
@@ -73,41 +73,39 @@ def open_shard(path: Path) -> Shard:
         BaseModelError: if the file is missing, empty, truncated, a git-LFS pointer, or neither of the two.
         RefusedError: if it holds a dtype that only quantised weights have.
     """
-    check_pointer(path)
-    with path.open("rb") as handle:
-        start = handle.read(9)
+    start = check_pointer(path)
     if not start:
         raise BaseModelError(f"{path}: the file is empty", hint=_AGAIN)
-    return _open_pytorch(path) if _is_pytorch(start) else _open_safetensors(path)
+    return _open_pytorch(path) if is_pytorch(start) else _open_safetensors(path)
 
 
-def check_pointer(path: Path) -> None:
-    """Raise a BaseModelError if a file cannot be read or is a git-LFS pointer."""
+def check_pointer(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        BaseModelError: if it cannot be read, or only says where the real file is.
+    """
     try:
         with path.open("rb") as handle:
-            start = handle.read(len(_POINTER))
+            start = handle.read(_START)
+        refuse_pointers(path, start)
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
     except OSError as error:
         raise BaseModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_AGAIN) from error
-    if start == _POINTER:
-        raise BaseModelError(
-            f"{path}: is a git-LFS pointer, not the file itself", hint="run `git lfs pull` in its repository"
-        )
-
-
-def _is_pytorch(start: bytes) -> bool:
-    """A safetensors file may start with a pickle's first byte too, as part of its header's length."""
-    return start.startswith((b"PK\x03\x04", b"\x80")) and start[4:] != b"\0\0\0\0{"
+    return start
 
 
 def _open_safetensors(path: Path) -> Shard:
     size = path.stat().st_size
     with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if size < 10 or not 2 <= length <= _HEADER_LIMIT or handle.peek(1)[:1] != b"{":
+        start = handle.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if not is_safetensors(start):
             raise BaseModelError(f"{path}: is not a safetensors file", hint=_AGAIN)
         if 8 + length > size:
             raise BaseModelError(f"{path}: is truncated inside its header", hint=_AGAIN)
-        header = handle.read(length)
+        header = start[8:] + handle.read(length - 1)
     try:
         entries = parse_header(path, header, size - 8 - length)
     except CheckpointError as error:
@@ -149,47 +147,10 @@ def quantised(path: Path, which: str) -> RefusedError:
 
 def _open_pytorch(path: Path) -> Shard:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        raise BaseModelError(
-            f"{path}: holds more than tensors, and loading it could run code",
-            hint="save the base model as safetensors where you trust it",
-        ) from error
-    except _BROKEN as error:
-        raise BaseModelError(f"{path}: is not a readable PyTorch file", hint=_AGAIN) from error
-    if not isinstance(loaded, Mapping):
-        raise BaseModelError(f"{path}: expected a table of tensors", hint="save the model's state_dict()")
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            found = type(value).__name__
-            raise BaseModelError(
-                f"{path}: expected tensors by name, found {found} under {name!r}", hint="save the model's state_dict()"
-            )
-        _check_plain(path, name, value)
+        loaded = load_tensors(path, mapped=True)
+    except QuantisedTensorError as error:
+        raise quantised(path, error.what) from error
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
     tensors = {name: StoredTensor(name, value.dtype, tuple(value.shape)) for name, value in loaded.items()}
-    return Shard(path, tensors, dict(loaded))
-
-
-def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    """Raise unless a safetensors file can hold the tensor."""
-    short = str(tensor.dtype).removeprefix("torch.")
-    if tensor.is_quantized or short.startswith(("float8", "float4")):
-        raise quantised(path, f"{name} is {short}")
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in NAMES:
-        kind = "without content" if tensor.is_meta else f"{short} with layout {tensor.layout}"
-        raise BaseModelError(
-            f"{path}: the tensor {name} is {kind}, expected a dense tensor of numbers",
-            hint="save the model's state_dict()",
-        )
-
-
-_BROKEN = (
-    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError),
-    *(AssertionError, ArithmeticError, ImportError, struct.error),
-)
-"""What torch.load raises on damaged files."""
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(4) == b"PK\x03\x04"
+    return Shard(path, tensors, loaded)

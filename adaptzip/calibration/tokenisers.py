@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adaptzip.calibration.guests import load_locally
+from adaptzip.checkpoints._places import CONFIG_NAME
 from adaptzip.errors import BaseModelError, RefusedError
-from adaptzip.sources import CONFIG_NAME
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 _BOS = 1

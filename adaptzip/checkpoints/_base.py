@@ -21,12 +21,13 @@ class Source:
     Attributes:
         path: what the user named, for messages.
         weights: the file that holds the tensors.
-        tensors: every tensor of the file by its key, memory mapped where the file allows it.
+        tensors: every tensor by its key as PEFT would write it, memory mapped where the file allows it.
         metadata: the safetensors metadata, empty for other files.
-        header: the safetensors header, byte for byte, or None for other files.
+        header: the safetensors header, byte for byte, or None where the tensors and keys are not one such file's.
         config: the parsed configuration beside the weights in file order, or None where there is none.
         config_text: its text.
         alpha: lora_alpha as the user gave it, or None.
+        model_type: the base model's, where its folder was given.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Source:
     config: Mapping[str, Any] | None = None
     config_text: str | None = None
     alpha: float | None = None
+    model_type: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import mmap
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._magic import is_pytorch, is_safetensors, refuse_others
+from adaptzip.checkpoints._pytorch import load_tensors
 from adaptzip.dtypes import DTYPES
 from adaptzip.errors import CheckpointError
 
-_HEADER_LIMIT = 100_000_000
 _AGAIN = "download or save it again"
+_DIMENSIONS = 64
+"""Most dimensions of a tensor that PyTorch can compute with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,49 +41,11 @@ def open_weights(path: Path) -> Weights:
     """
     with path.open("rb") as handle:
         start = handle.read(256)
-        if not start:
-            raise CheckpointError(f"{path}: the file is empty", hint=_AGAIN)
-        if _is_pickle(start):
-            return Weights(_open_bin(path), {}, None)
-        _refuse_others(path, start)
+        if not is_safetensors(start):
+            refuse_others(path, start)
+        if is_pytorch(start):
+            return Weights(load_tensors(path, nested=True), {}, None)
         return _open_safetensors(path, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
-
-
-def _is_pickle(start: bytes) -> bool:
-    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"))
-
-
-def _refuse_others(path: Path, start: bytes) -> None:
-    text = start.lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path}: is a git-LFS pointer, not the weights themselves",
-            hint="run `git lfs pull` in its repository",
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(f"{path}: is a web page, not an adapter", hint=_AGAIN)
-    if start.startswith(b"GGUF"):
-        raise CheckpointError(f"{path}: is a GGUF file", hint="give the PEFT adapter that it was made from")
-
-
-def _open_bin(path: Path) -> dict[str, Tensor]:
-    """Load a PyTorch file; an open file is passed on, as `torch.load` guesses other formats from the name."""
-    try:
-        with path.open("rb") as handle:
-            loaded: Any = torch.load(handle, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than tensors, and loading it could run code",
-            hint="load it where you trust it and save it as safetensors",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is not a readable PyTorch file ({_line(error)})", hint=_AGAIN) from error
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}")
-    for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: expected a tensor under {key!r}, found {type(value).__name__}")
-    return {key: value.detach().contiguous() for key, value in loaded.items()}
 
 
 def _line(error: Exception) -> str:
@@ -88,10 +53,9 @@ def _line(error: Exception) -> str:
 
 
 def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
-    size = len(data)
-    length = int.from_bytes(data[:8], "little") if size >= 8 else -1
-    if not 2 <= length <= _HEADER_LIMIT or data[8:9] != b"{":
-        raise CheckpointError(f"{path}: is not a safetensors file", hint="expected adapter_model.safetensors or .bin")
+    size, length = len(data), int.from_bytes(data[:8], "little")
+    if not is_safetensors(data[:9]):
+        raise CheckpointError(f"{path}: is not a safetensors file, nor one of PyTorch", hint=_AGAIN)
     if 8 + length > size:
         raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
     header = bytes(data[8 : 8 + length])
@@ -108,9 +72,11 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
         CheckpointError: if it is not the header of `data_size` bytes of tensors without gap or overlap.
     """
     try:
-        entries: Any = json.loads(header)
+        entries: Any = json.loads(header, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its safetensors header is not JSON ({_line(error)})", hint=_AGAIN) from error
+        raise CheckpointError(
+            f"{path}: its safetensors header is not JSON as it should be ({_line(error)})", hint=_AGAIN
+        ) from error
     if isinstance(entries, dict) and entries.get("__metadata__", {}) is None:
         del entries["__metadata__"]  # MLX writes null there.
     if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
@@ -130,14 +96,25 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
     return entries
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys must be text and differ."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    "".join(found).encode()  # Half a surrogate pair is JSON, and no text.
+    return found
+
+
 def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     dtype: Any = entry.get("dtype")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{path}: tensor {key} has a malformed header entry", hint=_AGAIN)
-    if dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {key} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(
+            f"{path}: tensor {key} has dtype {str(dtype)[:40]}, expected one of {', '.join(DTYPES)}", hint=_AGAIN
+        )
     size = DTYPES[dtype].itemsize
     for dimension in shape:
         size *= dimension
@@ -146,6 +123,8 @@ def _check_entry(path: Path, key: str, entry: Mapping[str, Any]) -> None:
             f"{path}: tensor {key} {shape} {dtype} needs {size} bytes, found {offsets[1] - offsets[0]}",
             hint=_AGAIN,
         )
+    if len(shape) > _DIMENSIONS or prod(max(d, 1) for d in shape) >= 2**62:
+        raise CheckpointError(f"{path}: tensor {key} has a shape that no tensor can have", hint=_AGAIN)
 
 
 def _naturals(value: Any) -> bool:

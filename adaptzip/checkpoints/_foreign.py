@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
-_CONVERT = "convert it to a PEFT LoRA first: adapter_config.json beside adapter_model.safetensors"
+_CONVERT = "convert it to a PEFT LoRA first: PEFT's keys, and its adapter_config.json beside them"
 
 # What a file is, by what one of its keys holds; the first kind that fits is named.
 _KINDS: tuple[tuple[str, str], ...] = (
@@ -28,6 +29,11 @@ _KINDS: tuple[tuple[str, str], ...] = (
 )
 
 
+def is_foreign(source: Source) -> bool:
+    """Whether not one of the keys can be PEFT's, although a configuration of PEFT may lie beside them."""
+    return bool(source.tensors) and not any(key.startswith(PREFIX) for key in source.tensors)
+
+
 def foreign(source: Source) -> AdaptzipError:
     """The error about a checkpoint that no dialect knows: what it looks like, and what to do about it."""
     keys = list(source.tensors)
@@ -38,5 +44,5 @@ def foreign(source: Source) -> AdaptzipError:
         return CheckpointError(f"{source.weights}: holds no tensors", hint="save the adapter again")
     return CheckpointError(
         f"{source.weights}: is no LoRA adapter: its {len(keys)} keys, such as {keys[0]}, are none of a LoRA",
-        hint="expected a PEFT LoRA: adapter_config.json beside adapter_model.safetensors",
+        hint="give the folder of a PEFT LoRA: adapter_config.json beside adapter_model.safetensors",
     )

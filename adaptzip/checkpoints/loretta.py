@@ -4,13 +4,14 @@ Yang, Zhou, Wong and Zhang 2024, arXiv:2402.11417. The file holds the cores (r_{
 `base_model.model.<module>.lora_A.layer.tensor.factors.<i>`. Contracted, A's cores are a matrix (in, bottleneck) and
 B's one (bottleneck, out), both row-major with modes that need not end where rows do; the update adds
 lora_alpha / bottleneck times x A B. Neither widths nor scale are in the file: the configuration gives lora_alpha and
-bottleneck_size.
+the bottleneck, as `r` or as `bottleneck_size`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite, prod
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints._trained_heads import with_whole_layers
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -45,6 +47,7 @@ class _Loretta(Dialect):
         return 0.97 if tensorised or any(_of_adapter(key) for key in source.tensors) else 0.0
 
     def read(self, source: Source) -> Adapter:
+        source = replace(source, tensors=with_whole_layers(source.tensors, source.weights))
         modules, extras = _classify(source)
         bottleneck, alpha = _settings(source)
         layout: Layout = "transposed" if (source.config or {}).get("fan_in_fan_out") else "linear"
@@ -117,9 +120,10 @@ def _settings(source: Source) -> tuple[int, float]:
             "missing, so their widths and scale are unknown",
             hint="put the adapter's adapter_config.json beside it",
         )
-    bottleneck, alpha = config.get("bottleneck_size"), config.get("lora_alpha")
+    name = "r" if config.get("bottleneck_size") is None else "bottleneck_size"
+    bottleneck, alpha = config.get(name), config.get("lora_alpha")
     if type(bottleneck) is not int or bottleneck < 1:
-        raise _wrong(source, "bottleneck_size", bottleneck, "a whole number of at least 1")
+        raise _wrong(source, name, bottleneck, "a whole number of at least 1")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
         raise _wrong(source, "lora_alpha", alpha, "a finite number")
     return bottleneck, float(alpha)

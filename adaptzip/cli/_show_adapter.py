@@ -92,10 +92,19 @@ def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[st
     yield "layouts", _tally(m.layout for m in report.modules)
     yield "dtypes", "; ".join(map(_dtype, report.dtypes))
     yield "extras", f"{text.share(report.extras_share, 1)} of the bytes" if report.extras else "none"
-    if report.is_zero:
-        yield "update", "never trained: every update is zero"
-    elif report.zero_modules:
-        yield "update", f"zero in {len(report.zero_modules)} of {text.count(len(report.modules), 'module')}"
+    if report.zero_modules:
+        yield "update", _zero_updates(report)
+
+
+def _zero_updates(report: AdapterReport) -> str:
+    """How many updates are zero, and why."""
+    unscaled, zero, modules = len(report.unscaled_modules), len(report.zero_modules), len(report.modules)
+    if unscaled == modules:
+        return "alpha is 0: every update is multiplied by 0"
+    if report.is_zero and not unscaled:
+        return "never trained: every update is zero"
+    because = f", {unscaled} of them by alpha 0" if unscaled else ""
+    return f"zero in {zero} of {text.count(modules, 'module')}{because}"
 
 
 def _patterns(report: AdapterReport) -> list[tuple[str, int]]:

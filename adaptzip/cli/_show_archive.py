@@ -173,7 +173,8 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     yield "modules", f"{len(header.sites):,}, of rank {header.max_rank} at most"
     zero = archive.lengths.count(0)
     if zero == len(archive.lengths):
-        yield "update", "never trained: every update is zero"
+        unscaled = archive.config.get("lora_alpha") == 0
+        yield "update", f"{'alpha is 0' if unscaled else 'never trained'}: every update is zero"
     elif zero:
         yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
     yield "base model", f"{_base_model(archive) or ''}{', not as its source calls it' if header.renamed else ''}"

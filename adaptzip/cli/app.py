@@ -80,10 +80,16 @@ def main(words: Sequence[str] | None = None) -> int:
         _output.close_streams()
 
 
+def _sink(words: list[str]) -> _output.Output:
+    """Where warnings go that a command does not show itself."""
+    return _output.Output(quiet="-q" in words or "--quiet" in words, verbose="-v" in words or "--verbose" in words)
+
+
 def _run(words: list[str]) -> int:
     try:
-        # Outside standalone mode Typer returns what the command does, and leaves errors to the caller.
-        code = app(args=words, prog_name="adaptzip", standalone_mode=False)
+        with _sink(words).warnings():
+            # Outside standalone mode Typer returns what the command does, and leaves errors to the caller.
+            code = app(args=words, prog_name="adaptzip", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return _failures.report(KeyboardInterrupt(), words)
     except (Terminated, Exception) as error:

@@ -153,8 +153,9 @@ def _read(
     paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None
 ) -> dict[Path, Adapter | Functions]:
     """The adapters; --alpha and --config are for those that have no configuration of their own."""
+    from adaptzip.checkpoints._places import CONFIG_NAME
     from adaptzip.functions import read_either
-    from adaptzip.sources import CONFIG_NAME, archive_file, weight_file
+    from adaptzip.sources import archive_file, weight_file
 
     bare = {p for p in paths if archive_file(p) is None and not weight_file(p).with_name(CONFIG_NAME).is_file()}
     given = "--alpha" if alpha is not None else "--config"

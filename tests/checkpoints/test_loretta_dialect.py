@@ -128,7 +128,7 @@ def test_lossless_files_keep_the_factors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*(("bottleneck_size", value) for value in (None, 0.5, 0, "8", True)),
+    [*(("bottleneck_size", value) for value in (0.5, 0, "8", True)),
      *(("lora_alpha", value) for value in (None, "8", True, float("inf")))],
 )  # fmt: skip
 def test_what_the_configuration_lacks_is_named(tmp_path: Path, name: str, value: object) -> None:
@@ -151,12 +151,49 @@ def test_loretta_adp_is_refused_by_name(tmp_path: Path) -> None:
     assert "LoRETTA_adp" in failure(RefusedError, save(tmp_path / "b", bias, config, pickled=True))
 
 
-def test_a_tensorised_classifier_is_refused(tmp_path: Path) -> None:
-    key = "base_model.model.classifier.dense.layer.tensor.factors.0"
-    contents = tensors() | {key: torch.ones(1, 4, 1)}
-    message = failure(RefusedError, save(tmp_path / "a", contents, pickled=True))
-    assert key in message
-    assert "LoRETTA" in message
+def head(modes: tuple[int, ...] = (2, 3, 10), seed: int = 5) -> dict[str, torch.Tensor]:
+    """A classifier's dense layer as a train of 6 x 10 numbers, with its bias."""
+    generator = torch.Generator().manual_seed(seed)
+    ranks = (1, *(2 for _ in modes[1:]), 1)
+    at = "base_model.model.classifier.dense.layer"
+    cores = {f"{at}.tensor.factors.{i}": torch.randn(ranks[i], k, ranks[i + 1], generator=generator)
+             for i, k in enumerate(modes)}  # fmt: skip
+    return cores | {f"{at}.bias": torch.arange(10.0)}
+
+
+def test_a_tensorised_classifier_becomes_the_weight_that_it_stands_for(tmp_path: Path) -> None:
+    """The layer computes x M + bias, M (in, out) in row-major order."""
+    cores = head()
+    extras = adaptzip.read(save(tmp_path / "a", tensors() | cores, pickled=True)).extras
+    assert extras.keys() == {f"base_model.model.classifier.dense.{name}" for name in ("weight", "bias")}
+    first, second, third = (cores[f"base_model.model.classifier.dense.layer.tensor.factors.{i}"] for i in range(3))
+    x = torch.randn(5, 6)
+    expected = x @ torch.einsum("iar,rbs,scj->abc", first, second, third).reshape(6, 10)
+    got = torch.nn.functional.linear(x, extras["base_model.model.classifier.dense.weight"])
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(extras["base_model.model.classifier.dense.bias"], torch.arange(10.0))
+
+
+def test_a_tensorised_layer_that_cannot_be_told_is_named(tmp_path: Path) -> None:
+    at = "base_model.model.classifier.dense.layer"
+    without = {key: tensor for key, tensor in head().items() if not key.endswith("bias")}
+    message = failure(RefusedError, save(tmp_path / "a", tensors() | without, pickled=True))
+    assert (
+        "layer classifier.dense: is a tensorised layer of 60 numbers, whose widths nothing in the file tells" in message
+    )
+    gap = {key: tensor for key, tensor in head().items() if not key.endswith(".1")}
+    assert "the cores [0, 2]" in failure(CheckpointError, save(tmp_path / "a", tensors() | gap, pickled=True))
+    nan = head() | {f"{at}.tensor.factors.0": torch.full((1, 2, 2), float("nan"))}
+    assert "NaN" in failure(CheckpointError, save(tmp_path / "a", tensors() | nan, pickled=True))
+
+
+def test_the_bottleneck_is_r_where_it_has_no_name_of_its_own(tmp_path: Path) -> None:
+    config = {**{key: value for key, value in CONFIG.items() if key != "bottleneck_size"}, "r": 4}
+    module = adaptzip.read(save(tmp_path / "a", tensors(), config, pickled=True)).modules["layer.q_proj"]
+    np.testing.assert_allclose(module.delta().numpy(), by_hand(tensors(), 6 / 4), rtol=1e-5, atol=1e-6)
+    config = {key: value for key, value in config.items() if key != "r"}
+    message = failure(CheckpointError, save(tmp_path / "b", tensors(), config, pickled=True))
+    assert "r is missing in adapter_config.json" in message
 
 
 def test_plain_factors_beside_trains_are_refused(tmp_path: Path) -> None:

@@ -117,7 +117,6 @@ def test_keys_of_another_method_are_refused(key: str, named: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        (f"{_STEM}.lora_A.default.weight", "the adapter's name is inside the keys"),
         (f"{_STEM}.lora_C.weight", "expected base_model.model"),
         ("something.else", "expected base_model.model"),
         ("base_model.bank", "expected base_model.model"),
@@ -163,7 +162,13 @@ def test_malformed_factors_are_named(change: dict[str, Tensor | None], expected:
         ({"rank_pattern": {"q_(proj": 2}}, "which is no regular expression"),
         ({"alpha_pattern": [1]}, "alpha_pattern is [1]"),
         ({"peft_type": None}, "has no peft_type"),
-        ({"lora_alpha": 10**400}, "expected a number"),
+        ({"lora_alpha": 10**400}, "000..., expected a number below 1e+30"),
+        ({"use_rslora": "false"}, "use_rslora is 'false', expected true or false"),
+        ({"fan_in_fan_out": "no"}, "fan_in_fan_out is 'no', expected true or false"),
+        ({"rank_pattern": {"(?i)q_proj": 2}}, "which is no regular expression that PEFT can use"),
+        ({"alpha_pattern": {"(" * 2000 + ")" * 2000: 2}}, "..., which is no regular expression that PEFT can use"),
+        ({"layers_pattern": "("}, "layers_pattern has '(', which is no regular expression"),
+        ({"layers_pattern": ["h", "(l)"]}, "layers_pattern has '(l)', expected a pattern without groups"),
         ({"r": 10**400}, "expected a whole number"),
         ({"target_modules": 5}, "target_modules is 5, expected module names or a pattern"),
         ({"target_modules": "q_(proj"}, "which is no regular expression"),
@@ -202,7 +207,7 @@ def truncated(path: Path, size: int) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"\n<html>", "is a web page"),
-        (b"PK\x03\x04 and then nothing", "is not a readable PyTorch file"),
+        (b"PK\x03\x04 and then nothing", "is truncated: its zip directory is missing"),
         (b"GGUF\x03\x00\x00\x00" + b"\x00" * 40, "is a GGUF file"),
         (b"just some text, long enough for a header", "is not a safetensors file"),
         (b"\x02\x00", "is not a safetensors file"),
@@ -237,6 +242,9 @@ def test_truncated_weights_say_how_much_is_missing(tmp_path: Path) -> None:
         ({"dtype": "F4", "shape": [2, 4], "data_offsets": [0, 32]}, "has dtype F4"),
         ({"dtype": "F32", "shape": "2,4"}, "malformed header entry"),
         ({"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 32]}, "needs"),
+        ({"dtype": ["F32"], "shape": [2, 4], "data_offsets": [0, 32]}, "has dtype ['F32'], expected one of"),
+        ({"dtype": "F32", "shape": [0, 1 << 62], "data_offsets": [0, 0]}, "has a shape that no tensor can have"),
+        ({"dtype": "F32", "shape": [1] * 100 + [8], "data_offsets": [0, 32]}, "has a shape that no tensor can have"),
     ],
 )
 def test_hostile_headers_are_refused(entry: dict[str, Any], expected: str, tmp_path: Path) -> None:
@@ -245,6 +253,20 @@ def test_hostile_headers_are_refused(entry: dict[str, Any], expected: str, tmp_p
     content = len(header).to_bytes(8, "little") + header + bytes(32)
     (tmp_path / "adapter_model.safetensors").write_bytes(content)
     assert expected in failure(CheckpointError, tmp_path)
+
+
+@pytest.mark.parametrize("names", [["x", "x"], ["\ud800"]])
+def test_tensor_names_must_be_text_and_differ(tmp_path: Path, names: list[str]) -> None:
+    entry = json.dumps({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]})
+    header = ("{" + ",".join(f"{json.dumps(name)}:{entry}" for name in names) + "}").encode()
+    save(tmp_path, tensors())
+    (tmp_path / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert "header is not JSON as it should be" in failure(CheckpointError, tmp_path)
+
+
+def test_hints_do_not_blame_a_distributed_run_for_what_it_does_not_do(tmp_path: Path) -> None:
+    assert "distributed" in failure(CheckpointError, save(tmp_path, factors(torch.ones(0, 4), torch.ones(3, 0))))
+    assert "distributed" not in failure(CheckpointError, save(tmp_path, factors(torch.ones(2, 4), torch.ones(3, 5))))
 
 
 def test_missing_and_ambiguous_paths(tmp_path: Path) -> None:

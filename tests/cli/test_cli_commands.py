@@ -174,6 +174,20 @@ def test_inspect_names_an_untrained_adapter(tmp_path: Path) -> None:
     assert run("verify", tmp_path / "untrained.adz", "--against", untrained).code == 0
 
 
+def test_inspect_tells_an_alpha_of_zero_from_factors_of_zero(tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "a")
+    config = adapter / "adapter_config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"alpha_pattern": {MODULES[0]: 0}}))
+    assert "update      zero in 1 of 6 modules, 1 of them by alpha 0" in run("inspect", adapter).out
+    config.write_text(json.dumps(values | {"lora_alpha": 0}))
+    out = run("inspect", adapter).out
+    assert "alpha is 0: every update is multiplied by 0" in out
+    assert "never trained" not in out
+    assert run("compress", adapter).code == 0
+    assert "alpha is 0: every update is zero" in run("inspect", tmp_path / "a.adz").out
+
+
 def test_json_has_no_words_for_nan(tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "a", config=CONFIG | {"lora_dropout": float("nan")})
     assert run("inspect", source, "--no-costs", "--json").json["config"]["lora_dropout"] is None

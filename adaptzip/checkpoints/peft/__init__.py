@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adaptzip.adapter import Adapter
 from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints._foreign import is_foreign
 from adaptzip.checkpoints.peft.keys import PREFIX, split
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME, write
@@ -19,7 +20,7 @@ class _Peft(Dialect):
     name = "peft"
 
     def sniff(self, source: Source) -> float:
-        if source.config is not None and "peft_type" in source.config:
+        if source.config is not None and "peft_type" in source.config and not is_foreign(source):
             # Not 1: other dialects write PEFT's configuration too, and know their own keys.
             return 0.95
         if any(split(key) is not None for key in source.tensors):

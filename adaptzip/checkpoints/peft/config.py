@@ -6,11 +6,21 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from adaptzip.errors import CheckpointError
 
 Number = TypeVar("Number", int, float)
+_FORMS = {
+    "rank_pattern": r"(.*\.)?({})$",
+    "alpha_pattern": r"(.*\.)?({})$",
+    "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+}
+"""What PEFT makes of a pattern before it uses it, by field."""
+_SHOWN = 80
+_LARGEST = 1e30
+_REPAIR = "repair adapter_config.json: it must say what the adapter was trained with"
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,15 @@ class PeftConfig:
 def first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
     """The value of the first pattern that fits `module`, whole or after a dot, as PEFT looks them up."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _compiled(pattern).match(module):
             return value
     return default
+
+
+@lru_cache(maxsize=2**14)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """What PEFT matches a module's name with; an adapter may have a pattern for every module."""
+    return re.compile(_FORMS["rank_pattern"].format(pattern))
 
 
 def anchored(module: str) -> str:
@@ -66,10 +82,12 @@ def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
     """
     for name, (fits, expected) in _KINDS.items():
         if raw.get(name) is not None and not fits(raw[name]):
-            raise CheckpointError(f"{where}: {name} is {raw[name]!r}, expected {expected}")
-    for name in ("target_modules", "exclude_modules"):
-        if isinstance(raw.get(name), str):
-            _check_pattern(name, raw[name], where)
+            raise CheckpointError(f"{where}: {name} is {shown(raw[name])}, expected {expected}", hint=_REPAIR)
+    for name in ("target_modules", "exclude_modules", "layers_pattern"):
+        patterns = raw.get(name) if name == "layers_pattern" and isinstance(raw.get(name), list) else [raw.get(name)]
+        for pattern in patterns or ():
+            if isinstance(pattern, str):
+                _check_pattern(name, pattern, where)
     return PeftConfig(
         r=_check("r", raw.get("r", 8), where, int),
         alpha=_check("lora_alpha", raw.get("lora_alpha", 8), where, float),
@@ -106,7 +124,7 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
     if layers is None or layers == []:
         return True
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in [rf"(?:^|.*?\.){p}\.(?P<idx>\d+)\." for p in patterns] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
+    for pattern in [_FORMS["layers_pattern"].format(p) for p in patterns] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
         match = re.match(pattern, module)
         if match is not None:
             return int(match["idx"]) in ([layers] if isinstance(layers, int) else layers)
@@ -115,17 +133,30 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
 
 def _check(name: str, value: Any, where: object, kind: type) -> Any:
     if kind is int and not (_whole(value) and 1 <= value < 2**31):
-        raise CheckpointError(f"{where}: {name} is {value!r}, expected a whole number of at least 1")
-    if kind is float and not ((_whole(value) or isinstance(value, float)) and abs(value) < 1e30):
-        raise CheckpointError(f"{where}: {name} is {value!r}, expected a number")
+        raise CheckpointError(f"{where}: {name} is {shown(value)}, expected a whole number of at least 1", hint=_REPAIR)
+    if kind is float and not ((_whole(value) or isinstance(value, float)) and abs(value) < _LARGEST):
+        raise CheckpointError(f"{where}: {name} is {shown(value)}, expected a number below {_LARGEST:g}", hint=_REPAIR)
     return value
 
 
 def _check_pattern(name: str, pattern: str, where: object) -> None:
+    """Refuse what PEFT cannot compile; some patterns are right alone and wrong where PEFT puts them."""
+    form = _FORMS.get(name.partition("[")[0], "{}")
     try:
-        re.compile(pattern)
-    except re.error as error:
-        raise CheckpointError(f"{where}: {name} has {pattern!r}, which is no regular expression") from error
+        groups = re.compile(pattern).groups
+        re.compile(form.format(pattern))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise CheckpointError(
+            f"{where}: {name} has {shown(pattern)}, which is no regular expression that PEFT can use", hint=_REPAIR
+        ) from error
+    if name == "layers_pattern" and groups:
+        raise CheckpointError(f"{where}: {name} has {shown(pattern)}, expected a pattern without groups", hint=_REPAIR)
+
+
+def shown(value: object) -> str:
+    """A value as messages show it, cut short."""
+    said = repr(value)
+    return said if len(said) <= _SHOWN else f"{said[:_SHOWN]}..."
 
 
 def _whole(value: Any) -> bool:
@@ -140,12 +171,17 @@ def _wholes(value: Any) -> bool:
     return isinstance(value, list) and all(_whole(v) for v in value)
 
 
+def _switch(value: Any) -> bool:
+    return value in (0, 1)
+
+
 def _tokens(value: Any) -> bool:
     return _wholes(value) or (isinstance(value, Mapping) and all(_wholes(v) for v in value.values()))
 
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "base_model_name_or_path": (lambda v: isinstance(v, str), "a name or path"),
+    **{name: (_switch, "true or false") for name in ("fan_in_fan_out", "lora_bias", "use_dora", "use_rslora")},
     "exclude_modules": (lambda v: isinstance(v, str) or _texts(v), "module names or a pattern"),
     "layers_pattern": (lambda v: isinstance(v, str) or _texts(v), "names or one name"),
     "layers_to_transform": (lambda v: _whole(v) or _wholes(v), "layer numbers or one number"),
@@ -159,7 +195,9 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def _pattern(raw: Mapping[str, Any], name: str, where: object, kind: type) -> dict[str, Any]:
     table = raw.get(name) or {}
     if not isinstance(table, Mapping):
-        raise CheckpointError(f"{where}: {name} is {table!r}, expected a table by module-name pattern")
+        raise CheckpointError(
+            f"{where}: {name} is {shown(table)}, expected a table by module-name pattern", hint=_REPAIR
+        )
     for pattern, value in table.items():
         _check(f"{name}[{pattern!r}]", value, where, kind)
         _check_pattern(name, pattern, where)

@@ -1,9 +1,8 @@
 """LoRA on whole parameters: PEFT's `target_parameters`, as mixture-of-experts layers need it.
 
 PEFT wraps the module once per parameter, the first declared parameter innermost, so the number of
-`.base_layer` in a file's key says only at which depth a parameter stands. With E experts and rank r, A is
-(E*r, in) with the experts slowest and B is (out, r*E) with the experts fastest. Here every expert is a module
-of its own, named `<parameter path>[e]`; a parameter of two dimensions counts as one expert.
+`.base_layer` in a file's key says only at which depth a parameter stands. Here every expert is a module of its own,
+named `<parameter path>[e]`; a parameter of two dimensions counts as one expert.
 """
 
 from __future__ import annotations
@@ -81,32 +80,6 @@ def _assign(path: str, by_depth: Mapping[int, str], parameters: Sequence[str], w
     return {
         by_depth[depth]: f"{path}.{parameter}"
         for depth, parameter in zip(sorted(by_depth, reverse=True), ordered, strict=True)
-    }
-
-
-def split_experts(path: str, a: Tensor, b: Tensor, rank: int, scaling: float, where: object) -> dict[str, LoraFactors]:
-    """Factors of every expert of the parameter at `path`.
-
-    Args:
-        path: the parameter's path.
-        a: (experts * rank, in), experts slowest.
-        b: (out, rank * experts), experts fastest.
-        rank: the configured rank.
-        scaling: the configured scale.
-        where: the file, for messages.
-
-    Raises:
-        CheckpointError: if the shapes do not fit the rank.
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or a.shape[0] % rank or not a.shape[0]:
-        raise CheckpointError(
-            f"{where}: parameter {path} has A {list(a.shape)} and B {list(b.shape)}, "
-            f"expected A (experts * {rank}, in) and B (out, {rank} * experts)"
-        )
-    experts = a.shape[0] // rank
-    a_all, b_all = a.reshape(experts, rank, -1), b.reshape(b.shape[0], rank, experts)
-    return {
-        f"{path}[{e}]": LoraFactors(a_all[e], b_all[:, :, e].contiguous(), scaling, "expert") for e in range(experts)
     }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.errors import CheckpointError, RefusedError
 
-PREFIX = "base_model.model."
-"""What PEFT puts before the module's path in the base model."""
+__all__ = ["PREFIX", "Keys", "Part", "SUFFIXES", "TOKENS", "classify", "split"]
 
 Part = Literal["A", "B", "embedding_A", "embedding_B", "bias", "magnitude"]
 
@@ -96,17 +96,17 @@ def refuse_methods(key: str, where: object) -> None:
     """Raises: RefusedError: if a key belongs to another method than LoRA."""
     for piece, what in _METHODS.items():
         if piece in key:
-            raise RefusedError(
-                f"{where}: the key {key} belongs to {what}",
-                hint="merge it into its base model with the library that trained it, then extract a LoRA",
-            )
+            hint = "merge it into its base model with the library that trained it, then extract a LoRA"
+            if piece == ".vblora_":
+                hint = "a VB-LoRA needs its own adapter_config.json and all tensors of its file: save it again"
+            raise RefusedError(f"{where}: the key {key} belongs to {what}", hint=hint)
 
 
 def check_extra(key: str, where: object) -> None:
     """Raises: CheckpointError: if a key that is no factor's has no meaning in a PEFT LoRA."""
     if key.startswith(PREFIX) and ".lora_" not in key:
         return
-    hint = "expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them"
-    if key.endswith((".default.weight", ".default")):
-        hint = "the adapter's name is inside the keys: save it with PEFT's save_pretrained, not with torch.save"
-    raise CheckpointError(f"{where}: the key {key} has no meaning in a PEFT LoRA", hint=hint)
+    raise CheckpointError(
+        f"{where}: the key {key} has no meaning in a PEFT LoRA",
+        hint="expected base_model.model.<module>.lora_A.weight and the like, as PEFT's save_pretrained writes them",
+    )

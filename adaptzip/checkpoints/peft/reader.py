@@ -12,15 +12,17 @@ from torch import Tensor
 from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
-from adaptzip.checkpoints.peft.experts import parameter_paths, split_experts
+from adaptzip.checkpoints.peft.experts import parameter_paths
 from adaptzip.checkpoints.peft.extras import with_plain_keys
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
 from adaptzip.checkpoints.peft.vetting import check_patterns, check_token_rows
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _DIFFERENT = "the weights and the configuration belong to different adapters"
+_AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
 def read(source: Source) -> Adapter:
@@ -34,22 +36,22 @@ def read(source: Source) -> Adapter:
         refuse_variants(source.config, source.path)
     keys = classify(source.tensors, source.weights)
     if not keys.modules:
-        raise CheckpointError(f"{source.weights}: holds no LoRA factors", hint="expected lora_A and lora_B keys")
+        what = "no LoRA factors" if source.tensors else "no tensors"
+        raise CheckpointError(f"{source.weights}: holds {what}", hint="expected lora_A and lora_B keys")
     raw = source.config if source.config is not None else _assumed_config(source, keys)
     check_patterns(raw, source.path)
     config = parse_config(raw, source.path)
-    modules = _modules(source, keys, config)
+    modules, told = _modules(source, keys, config)
     extras = {key: source.tensors[key] for key in keys.extras}
     check_token_rows(extras, raw, source.weights)
     meta = Meta(
         dialect="peft",
-        config=MappingProxyType(dict(raw)),
+        config=MappingProxyType({**raw, **told}),
         base_model=raw.get("base_model_name_or_path"),
-        header=source.header,
-        config_text=source.config_text,
+        header=None if told else source.header,
+        config_text=None if told else source.config_text,
     )
-    extras = with_plain_keys({key: source.tensors[key] for key in keys.extras})
-    return Adapter(dict(sorted(modules.items())), extras, meta)
+    return Adapter(dict(sorted(modules.items())), with_plain_keys(extras), meta)
 
 
 def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
@@ -61,12 +63,16 @@ def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
         )
     for key in keys.extras:
         if key.endswith(TOKENS):
-            raise CheckpointError(f"{source.weights}: {key} needs the token numbers of its adapter_config.json")
+            raise CheckpointError(
+                f"{source.weights}: {key} needs the token numbers of its adapter_config.json",
+                hint="put the adapter's adapter_config.json beside it, without --alpha",
+            )
     ranks = {}
     for name, parts in keys.modules.items():
-        a_key = parts.get("A") or parts.get("embedding_A")
-        if a_key is not None and source.tensors[a_key].ndim:
-            ranks[name] = source.tensors[a_key].shape[0]
+        a = source.tensors.get(parts.get("A", parts.get("embedding_A", "")))
+        b = source.tensors.get(parts.get("B", ""))
+        if a is not None and a.ndim:
+            ranks[name] = a.shape[1] if b is not None and are_listed(a, b) else a.shape[0]
     most = max(ranks.values(), default=1)
     return {
         "base_model_name_or_path": None,
@@ -81,23 +87,33 @@ def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
     }
 
 
-def _modules(source: Source, keys: Keys, config: PeftConfig) -> dict[str, LoraFactors]:
+def _modules(source: Source, keys: Keys, config: PeftConfig) -> tuple[dict[str, LoraFactors], dict[str, Any]]:
+    """All modules, and the fields of the configuration that differ for the factors as they were read."""
     paths = parameter_paths(keys.modules, config.raw, source.weights)
     modules: dict[str, LoraFactors] = {}
+    stacks: dict[str, Stack] = {}
+    listed: set[str] = set()
     for name, parts in keys.modules.items():
         for key in parts.values():
             _check_finite(source, key)
-        if name in paths:
-            path = paths[name]
-            if set(parts) != {"A", "B"}:
-                raise CheckpointError(
-                    f"{source.weights}: parameter {path} has {', '.join(sorted(parts))}, expected A and B"
-                )
-            a, b = (source.tensors[parts[part]] for part in _pair(source, name, parts))
-            modules |= split_experts(path, a, b, config.rank(path), config.scaling(path), source.weights)
+        path = paths.get(name, name)
+        if name in paths and set(parts) != {"A", "B"}:
+            raise CheckpointError(
+                f"{source.weights}: parameter {path} has {', '.join(sorted(parts))}, expected A and B", hint=_AGAIN
+            )
+        a, b = (source.tensors[parts[part]] for part in _pair(source, name, parts))
+        stack = stack_of_three_dims(path, a, b, config, source.weights)
+        if stack is not None:
+            stacks[path] = stack
+            listed.add(path)
+        elif name in paths:
+            stacks[path] = stack_of(path, a, b, config, source.weights)
         else:
             modules[name] = _factors(source, name, parts, config)
-    return modules
+    stacks, told = settled(stacks, listed, modules, config.raw, source)
+    for path, stack in stacks.items():
+        modules |= stack.factors(path)
+    return modules, told
 
 
 def _factors(source: Source, name: str, parts: Mapping[Part, str], config: PeftConfig) -> LoraFactors:
@@ -131,7 +147,7 @@ def _pair(source: Source, name: str, parts: Mapping[Part, str]) -> tuple[Part, P
             there = next(iter(parts.values()))
             raise CheckpointError(
                 f"{source.weights}: module {name} has {there} but no lora_{part}",
-                hint="save the adapter again",
+                hint=_AGAIN,
             )
     return pair
 
@@ -140,7 +156,9 @@ def _flat_convolution(source: Source, name: str, a: Tensor, b: Tensor) -> tuple[
     if b.ndim != a.ndim or any(k != 1 for k in b.shape[2:]):
         raise CheckpointError(
             f"{source.weights}: module {name} has A {list(a.shape)} and B {list(b.shape)}, "
-            "expected a convolution's A (rank, in, *kernel) and B (out, rank, 1, ...)"
+            "expected a convolution's A (rank, in, *kernel) and B (out, rank, 1, ...), "
+            "or experts' A (experts, rank, in) and B (experts, out, rank)",
+            hint=_AGAIN,
         )
     if b.shape[1] and a.shape[0] != b.shape[1] and a.shape[0] % b.shape[1] == 0:
         raise RefusedError(
@@ -165,7 +183,7 @@ def _vector(
         raise CheckpointError(f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=_DIFFERENT)
     if vector.numel() != out:
         raise CheckpointError(
-            f"{source.weights}: {parts[part]} has {vector.numel()} numbers, expected {out} as B has rows"
+            f"{source.weights}: {parts[part]} has {vector.numel()} numbers, expected {out} as B has rows", hint=_AGAIN
         )
     return vector.reshape(-1)
 
@@ -175,7 +193,8 @@ def _check_finite(source: Source, key: str) -> None:
     if tensor.dtype not in _FLOATS:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"{source.weights}: tensor {key} is {kind}, expected float32, float16, bfloat16 or float64"
+            f"{source.weights}: tensor {key} is {kind}, expected float32, float16, bfloat16 or float64",
+            hint="save the adapter in one of these",
         )
     # A finite sum proves that all terms are; only the rare other case needs a look at each number.
     if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
@@ -186,11 +205,13 @@ def _check_finite(source: Source, key: str) -> None:
 
 
 def _check_shapes(source: Source, name: str, a: Tensor, b: Tensor, rank: int) -> None:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or 0 in a.shape or 0 in b.shape:
+    empty = 0 in a.shape or 0 in b.shape
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or empty:
+        gather = "a distributed training run may have saved only its shards; gather them and save again"
         raise CheckpointError(
             f"{source.weights}: module {name} has A {list(a.shape)} and B {list(b.shape)}, "
             "expected A (rank, in) and B (out, rank)",
-            hint="a distributed training run may have saved only its shards; gather them and save again",
+            hint=gather if empty or 1 in (a.ndim, b.ndim) else _AGAIN,
         )
     if a.shape[0] != rank:
         raise CheckpointError(

@@ -49,13 +49,15 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "LOHA", "LOKR", "VERA", "VBLORA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT", "DELORA",
+    "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT", "DELORA",
     "GRALORA", "TINYLORA", "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
     "CARTRIDGE",
 }  # fmt: skip
+
+_ROUTERS = {"POLY", "XLORA"}
 
 
 def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
@@ -76,7 +78,7 @@ def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
 def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
     for key in ("peft_type", "task_type"):
         if not isinstance(raw.get(key), str | None):
-            raise CheckpointError(f"{where}: {key} is {raw[key]!r}, expected text", hint="repair the configuration")
+            raise CheckpointError(f"{where}: {key} is {raw[key]!r}, expected text", hint="repair adapter_config.json")
     kind = raw.get("peft_type")
     if kind is None:
         raise CheckpointError(f"{where}: has no peft_type", hint="expected PEFT's adapter_config.json of a LoRA")
@@ -85,6 +87,10 @@ def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
     hint = _CONVERT if kind in _CONVERTIBLE else _MERGE
     if kind in _PROMPTS:
         hint = "it changes no weights, so there is nothing to merge"
+    if kind in _ROUTERS:
+        hint = "it has no one update to merge: load it with PEFT"
+    if kind == "VBLORA":
+        hint = "its weights are none of a VB-LoRA: the weights and the configuration belong to different adapters"
     raise RefusedError(f"{where}: peft_type is {kind}, expected LORA", hint=hint)
 
 

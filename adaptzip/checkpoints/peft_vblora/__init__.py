@@ -7,7 +7,7 @@ from pathlib import Path
 from adaptzip.adapter import Adapter
 from adaptzip.checkpoints._base import Dialect, Native, Source, WriteOptions
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
-from adaptzip.checkpoints.peft_vblora.layout import BANK
+from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
 from adaptzip.checkpoints.peft_vblora.reader import read
 from adaptzip.checkpoints.peft_vblora.writer import CONFIG_NAME, WEIGHTS_NAME, write
 
@@ -21,7 +21,10 @@ class _PeftVblora(Dialect):
     takes = ("vblora",)
 
     def sniff(self, source: Source) -> float:
-        return 1.0 if BANK in source.tensors else 0.0
+        if BANK in source.tensors:
+            return 1.0
+        named = (source.config or {}).get("peft_type") == "VBLORA"
+        return 1.0 if named and any(LOGITS in key for key in source.tensors) else 0.0
 
     def read(self, source: Source) -> Adapter:
         return read(source)

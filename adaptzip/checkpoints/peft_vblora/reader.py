@@ -36,6 +36,11 @@ def read(source: Source) -> Adapter:
     if raw is None or raw.get("peft_type") != "VBLORA":
         found = "no adapter_config.json is beside it" if raw is None else f"its peft_type is {raw.get('peft_type')!r}"
         raise CheckpointError(f"{source.weights}: is a VB-LoRA, but {found}", hint=_AGAIN)
+    if BANK not in source.tensors:
+        raise CheckpointError(
+            f"{source.weights}: is a VB-LoRA without its bank of vectors, {BANK}",
+            hint="save the adapter again with PEFT's save_pretrained: the mixtures alone are of no use",
+        )
     modules, extras = _classify(source)
     bank = _floats(source, BANK).float()
     if bank.ndim != 2 or 0 in bank.shape:

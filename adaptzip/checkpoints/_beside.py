@@ -1,0 +1,70 @@
+"""Tensors that lie beside an adapter's own file: those that belong to it, and those that are left where they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.checkpoints._files import open_weights
+from adaptzip.checkpoints._keys import PREFIX, unwrapped
+from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WEIGHT_NAMES, WHOLE_MODELS, is_shard
+from adaptzip.errors import AdaptzipWarning, CheckpointError
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_QUIET = {*BESIDE, *WEIGHT_NAMES, *OTHER_NAMES, *WHOLE_MODELS}
+
+
+def files_beside(weights: Path) -> tuple[Path, ...]:
+    """The files beside an adapter's weight file that belong to it; none beside a file of an unusual name."""
+    usual = weights.name.startswith(WEIGHT_NAMES)
+    return tuple(weights.parent / name for name in BESIDE if usual and (weights.parent / name).is_file())
+
+
+def add_beside(weights: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of an adapter's weight file and of the files beside it that belong to it, by PEFT's keys.
+
+    Raises:
+        CheckpointError: if a file cannot be read, or two have different tensors under one key.
+    """
+    found = dict(tensors)
+    for file in files_beside(weights):
+        for key, tensor in _prefixed(open_weights(file).tensors).items():
+            if key in found and not torch.equal(found[key], tensor):
+                raise CheckpointError(
+                    f"{file}: holds another {key} than {weights.name}",
+                    hint="keep the one that was trained last, and move the other away",
+                )
+            found.setdefault(key, tensor)
+    return found
+
+
+def _prefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the keys that PEFT would give them; some programs strip PEFT's prefix or half of it."""
+    tensors = {unwrapped(key): tensor for key, tensor in tensors.items()}
+    bare = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+    halved = any(key.startswith("model.model.") for key in bare)
+    named = {key.removeprefix("model.") if halved else key: tensor for key, tensor in bare.items()}
+    whole = {key: tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
+    return whole | {PREFIX + key: tensor for key, tensor in named.items()}
+
+
+def warn_of_others(folder: Path, weights: Path) -> None:
+    """Warn of weight files in an adapter's folder that are not read, as something trained may be in them."""
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS and p != weights and not _is_quiet(p)]
+    if others:
+        names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+        warnings.warn(
+            f"{folder}: {names} beside {weights.name} is not read: what was trained in it is in no result",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
+
+
+def _is_quiet(path: Path) -> bool:
+    """Whether a file is known to hold nothing of an adapter."""
+    whole = path.name.startswith(("pytorch_model_fsdp", "consolidated"))
+    return path.name in _QUIET or bool(TRAINERS.fullmatch(path.name)) or is_shard(path) or whole

@@ -1,0 +1,88 @@
+"""Keys as PEFT writes them, from the spellings that wrappers and plain state_dict()s leave in files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adaptzip.errors import CheckpointError
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the module's path in the base model."""
+
+# Modules that wrap others under a name of their own: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_checkpoint_wrapped)\.")
+# Modules that wrap a whole model: data-parallel training, DeepSpeed and Lightning.
+_OUTER = re.compile(r"^(module\.|_forward_module\.)+")
+# The adapter's name, which PEFT leaves out when it saves.
+_NAMED = re.compile(
+    r"(?P<part>(?:\.lora_[AB]|\.lora_magnitude_vector)(?=\.[^.]+\.(?:weight|bias)$)"
+    r"|(?:\.lora_embedding_[AB]|\.lora_magnitude_vector|\.vblora_logits_[AB]|\.vblora_vector_bank"
+    r"|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$))\.(?P<name>[^.]+)"
+)
+_FACTOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B)(\.|$)")
+_SAVED = re.compile(r"\.lora_([AB]\.weight|embedding_[AB])$")
+# What stands first in the models of the transformers library that hold a backbone and a head: a "model." before it
+# is not of the model, but the rest of PEFT's prefix.
+_BACKBONES = ("model.", "transformer.", "bert.", "roberta.", "distilbert.", "deberta.", "electra.", "gpt_neox.", "vit.")
+
+
+def plain_keys(keys: Iterable[str], config: Mapping[str, Any] | None, where: object) -> dict[str, str]:
+    """The key that PEFT's save_pretrained would have written, by the key in the file.
+
+    Left out are the names of wrappers around modules, a second prefix, and the adapter's name where all factors carry
+    the same one. PEFT's prefix is added where a configuration of PEFT lies beside and no factor has it.
+
+    Raises:
+        CheckpointError: if the names of several adapters are in the keys, or two keys become one.
+    """
+    plain = {key: unwrapped(key) for key in keys}
+    plain = _unnamed(plain, where)
+    if config is not None and config.get("peft_type") == "LORA":
+        plain = _prefixed(plain)
+    seen: dict[str, str] = {}
+    for key, found in plain.items():
+        if found in seen:
+            raise CheckpointError(f"{where}: the keys {seen[found]} and {key} mean the same tensor")
+        seen[found] = key
+    return plain
+
+
+def unwrapped(key: str) -> str:
+    """A key without the names of wrappers, and with one prefix at most."""
+    key = _WRAPPERS.sub("", _OUTER.sub("", key))
+    while key.startswith(PREFIX * 2):
+        key = key.removeprefix(PREFIX)
+    return key
+
+
+def _unnamed(plain: Mapping[str, str], where: object) -> dict[str, str]:
+    """The keys without the adapter's name in them."""
+    named = {key: found for key, text in plain.items() if (found := _match(text)) is not None}
+    names = sorted({found["name"] for found in named.values()})
+    bare = [key for key, text in plain.items() if key not in named and _FACTOR.search(text)]
+    if len(names) > 1 or (names and bare):
+        others = names[1] if len(names) > 1 else "one without a name"
+        raise CheckpointError(
+            f"{where}: holds several adapters under their names in the keys: {names[0]} and {others}",
+            hint="save one of them with save_pretrained(..., selected_adapters=[name])",
+        )
+    return {
+        key: text[: named[key].end("part")] + text[named[key].end("name") :] if key in named else text
+        for key, text in plain.items()
+    }
+
+
+def _match(key: str) -> re.Match[str] | None:
+    found = _NAMED.search(key)
+    return None if found is None or found["name"] in ("weight", "bias") else found
+
+
+def _prefixed(plain: Mapping[str, str]) -> dict[str, str]:
+    """The keys with PEFT's prefix, where it is missing from every factor as a whole or in its first half."""
+    factors = [text for text in plain.values() if _FACTOR.search(text)]
+    if not factors or not all(map(_SAVED.search, factors)) or any(t.startswith("base_model.") for t in plain.values()):
+        return dict(plain)
+    halved = all(text.startswith("model.") and text[6:].startswith(_BACKBONES) for text in factors)
+    return {key: ("base_model." if halved else PREFIX) + text for key, text in plain.items()}
