@@ -291,8 +291,8 @@ def _warn_of_room(job: Job, made: Made) -> None:
         return
     reason = "the next component does not fit" if made.distortion > 2 * FINEST_ERROR else "more would buy nothing"
     warnings.warn(
-        f"the file takes {made.size} bytes, of the {room} for the update {(made.size - fixed) / room:.0%}, at relative "
-        f"error {made.error:.2g}: {reason}",
+        f"the file takes {made.size} bytes, the update {(made.size - fixed) / room:.0%} of its part of the budget "
+        f"({room} bytes), at relative error {made.error:.2g}: {reason}",
         AdaptzipWarning,
         stacklevel=4,
     )

@@ -131,7 +131,7 @@ def test_every_method_uses_its_room_beside_a_large_head(name: str, basis_file: P
         fixed = floor(each, name, **options)
         size, error, messages = within(each, fixed + 1000, name, **options)
         assert size <= fixed + 1000
-        assert fixed + 1000 - size <= 10 or "for the update" in messages[0]
+        assert fixed + 1000 - size <= 10 or "of its part of the budget" in messages[0]
         found.append(error)
     assert found[0] == pytest.approx(found[1], rel=0.05)
 

@@ -115,7 +115,7 @@ class Method(ABC):
         """Settings worth fitting, best first, with what `config` leaves open decided.
 
         Raises:
-            CheckFailedError: if nothing fits the allowance.
+            CheckFailedError: if nothing fits the allowance; of bytes, `Allowance` says what is proposed then.
         """
         return (Candidate(config),)
 
