@@ -12,7 +12,7 @@ import pytest
 import torch
 from any_method import job_of, needs
 from plugging import installed
-from small_adapters import adapter, same_bits
+from small_adapters import adapter, factors, same_bits
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
@@ -143,3 +143,9 @@ def test_calibration_is_asked_with_what_the_request_says(monkeypatch: pytest.Mon
     assert source.sensitivities == weights
     assert source.importance == {"a": 1.0}
     assert prepare_job(source, request).context.sensitivities == weights
+
+
+def test_updates_that_float32_cannot_square_are_refused() -> None:
+    huge = factors(4, 4, 2, scaling=1e29)
+    with pytest.raises(RefusedError, match="module 'm': its update may be as large as"):
+        prepare_job(load_source(Adapter({"m": huge}), Request()), Request())
