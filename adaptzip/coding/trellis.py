@@ -89,13 +89,20 @@ def quantise(blocks: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor,
             continue
         x, index = (torch.cat(parts, dim=1) for parts in zip(*dealt, strict=True))
         most = _LANES.get(x.device.type, _LANES["cpu"])
-        cut = zip(torch.split(x, most, 1), torch.split(index, most, 1), strict=True)
-        found = list(parallel_map(lambda part: _viterbi(*part, rates), cut, device=x.device))
+        found = _searched(x, index, rates, most)
         levels, quantisers = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         widths = [pair[0].shape[1] for pair in dealt]
         for i, k, q in zip(indices, torch.split(levels, widths, 1), torch.split(quantisers, widths, 1), strict=True):
             results[i] = Quantised(_collect(k, blocks[i]).numpy(), _collect(q, blocks[i]).numpy())
     return [results[i] for i in range(len(blocks))]
+
+
+def _searched(x: Tensor, classes: Tensor, rates: Tensor, most: int) -> list[tuple[Tensor, Tensor]]:
+    """`_viterbi` of at most so many lanes at a time; a few lanes are not worth a worker."""
+    if x.shape[1] <= most:
+        return [_viterbi(x, classes, rates)]
+    cut = zip(torch.split(x, most, 1), torch.split(classes, most, 1), strict=True)
+    return list(parallel_map(lambda part: _viterbi(*part, rates), cut, device=x.device))
 
 
 def _deal(block: Tensor, classes: Tensor, step: float) -> tuple[Tensor, Tensor]:
