@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
+from adaptzip.checkpoints.peft.extras import extra_target, is_copied, token_indices
 from adaptzip.errors import BaseModelError, RefusedError
-from adaptzip.merging.extras import HEAD_NAMES
 
 WHICH = "is this the base model that the adapter was trained on?"
 
@@ -44,7 +43,7 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path) -> None:
     """
     for name, (key, tensor) in _replacements(adapter).items():
         place = resolve(name, model.state_dict(), folder)
-        copied = ".base_layer." not in key and _is_copied(name, adapter.meta.config)
+        copied = is_copied(key, name, adapter.meta.config)
         if copied and not adapter.meta.config.get("ensure_weight_tying"):
             _part(model, place)
         target = model.state_dict()[place]
@@ -60,11 +59,6 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path) -> None:
         if role == "token_rows" and indices is not None:
             target = state[resolve(name, state, folder)]
             target.index_copy_(0, torch.tensor(indices, device=target.device), rows.to(target))
-
-
-def _is_copied(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT trained a copy of the whole module."""
-    return any(f".{module}." in f".{name}." for module in config.get("modules_to_save") or HEAD_NAMES)
 
 
 def _part(model: nn.Module, place: str) -> None:

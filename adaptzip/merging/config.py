@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptzip.base.configs import text_part
-from adaptzip.merging.extras import HEAD_NAMES
+from adaptzip.checkpoints.peft.extras import HEAD_NAMES
 
 TASK_ENDINGS = {
     "SEQ_CLS": "ForSequenceClassification",

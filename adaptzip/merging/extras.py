@@ -14,12 +14,10 @@ from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Renaming, locate_tensor
 from adaptzip.base.tying import TiedFamily
-from adaptzip.checkpoints.peft.extras import check_whole, extra_target, token_indices
+from adaptzip.checkpoints.peft.extras import check_whole, extra_target, is_copied, token_indices
 from adaptzip.errors import BaseModelError, CheckpointError
 from adaptzip.merging.edits import Edit, NewTensor, Replacement, TokenRows
 from adaptzip.merging.tying import Changes
-
-HEAD_NAMES = ("classifier", "score", "qa_outputs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
         check_whole(key, tensor)
         found = locate_tensor(base, name, renaming)
         member = None if family is None else family.find(name, renaming)
-        copied = role == "replace" and ".base_layer." not in key and _is_copied(key, name, config)
+        copied = role == "replace" and is_copied(key, name, config)
         if copied and member is None and not _is_embedding(base, name, found):
             heads[name] = tuple(tensor.shape)
         if member is not None and copied and not config.get("ensure_weight_tying"):
@@ -120,15 +118,6 @@ def _is_ignored(key: str, adapter: Adapter) -> bool:
 
 def _is_original(key: str) -> bool:
     return ".original_module." in key
-
-
-def _is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT trained a copy of the whole module."""
-    if ".modules_to_save." in key:
-        return True
-    saved = config.get("modules_to_save") or HEAD_NAMES
-    path = f".{name}."
-    return any(f".{module}." in path for module in saved)
 
 
 def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:

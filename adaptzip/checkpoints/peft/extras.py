@@ -14,6 +14,9 @@ from adaptzip.errors import CheckpointError
 Role = Literal["replace", "token_rows", "ignore"]
 """replace: overwrites the base tensor. token_rows: overwrites some of its rows. ignore: does nothing."""
 
+HEAD_NAMES = ("classifier", "score", "qa_outputs")
+"""Modules that PEFT trains a copy of where the configuration names none, by the task."""
+
 _COPY = re.compile(r"\.modules_to_save\.(default\.)?")
 _IN_MEMORY = ".modules_to_save.default."
 _ORIGINAL = ".original_module."
@@ -51,6 +54,14 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
     if module in modules or _has_tokens(module, config):
         return "ignore", name
     return "replace", name
+
+
+def is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT trained a copy of the whole module that the extra `key` replaces the tensor `name` of."""
+    if ".base_layer." in key:
+        return False
+    saved = config.get("modules_to_save") or HEAD_NAMES
+    return ".modules_to_save." in key or any(f".{module}." in f".{name}." for module in saved)
 
 
 def loaded_key(key: str, modules: Collection[str]) -> str:
