@@ -16,7 +16,7 @@ from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
-from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
 from adaptzip.files.inputs import check_apart
 from adaptzip.native import native
@@ -169,6 +169,7 @@ def _adapter(
 ) -> Adapter:
     if isinstance(source, Adapter):
         vet(source, "the adapter")
+        vet_numbers(source)
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_whose_tokenizer_by_the_kind_of_source(folders: Folders) -> None:
     folders.put(folders.base, **BASE)
     folders.put(folders.adapter, tokenizer_dot_json="own")
     compress(folders.adapter, folders.folder / "a.adz", lossless=True)
-    compress(folders.adapter, folders.adapter / "b.adz", lossless=True)
+    shutil.copy(folders.folder / "a.adz", folders.adapter / "b.adz")
     assert folders.merge(folders.adapter / "adapter_model.safetensors").tokenizer == "adapter"
     assert folders.merge(folders.folder / "a.adz").tokenizer == "base"
     assert folders.merge(folders.adapter / "b.adz").tokenizer == "base"

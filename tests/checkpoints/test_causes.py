@@ -82,16 +82,18 @@ def test_a_cause_is_told_alike_in_every_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, form: str
 ) -> None:
     cause = CAUSES[name]
-    file = FORMS[form](tmp_path, cause)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    file = FORMS[form](folder, cause)
     file.write_bytes(file.read_bytes()[: -cause.cut or None])
     if cause.config is not None:
-        (tmp_path / "adapter_config.json").write_text(json.dumps(cause.config))
+        (folder / "adapter_config.json").write_text(json.dumps(cause.config))
     for words in (
         ["inspect", "--no-costs"],
         ["compress", "-o", str(tmp_path / "o.adz")],
         ["export", "-o", str(tmp_path / "o")],
     ):
-        for path in (tmp_path, file):
+        for path in (folder, file):
             assert main([words[0], str(path), *words[1:]]) == cause.code
             error, hint = capsys.readouterr().err.splitlines()
             assert error.startswith("error: ")

@@ -168,7 +168,7 @@ def test_malformed_factors_are_named(change: dict[str, Tensor | None], expected:
         ({"rank_pattern": {"(?i)q_proj": 2}}, "which is no regular expression that PEFT can use"),
         ({"alpha_pattern": {"(" * 2000 + ")" * 2000: 2}}, "..., which is no regular expression that PEFT can use"),
         ({"layers_pattern": "("}, "layers_pattern has '(', which is no regular expression"),
-        ({"layers_pattern": ["h", "(l)"]}, "layers_pattern has '(l)', expected a pattern without groups"),
+        ({"layers_pattern": ["h", "(l"]}, "layers_pattern has '(l', which is no regular expression that PEFT can use"),
         ({"r": 10**400}, "expected a whole number"),
         ({"target_modules": 5}, "target_modules is 5, expected module names or a pattern"),
         ({"target_modules": "q_(proj"}, "which is no regular expression"),

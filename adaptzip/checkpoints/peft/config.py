@@ -16,6 +16,7 @@ _FORMS = {
     "rank_pattern": r"(.*\.)?({})$",
     "alpha_pattern": r"(.*\.)?({})$",
     "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+    "modules_to_save": r"(^|.*\.){}($|\..*)",
 }
 """What PEFT makes of a pattern before it uses it, by field."""
 _SHOWN = 80
@@ -83,11 +84,13 @@ def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
     for name, (fits, expected) in _KINDS.items():
         if raw.get(name) is not None and not fits(raw[name]):
             raise CheckpointError(f"{where}: {name} is {shown(raw[name])}, expected {expected}", hint=_REPAIR)
-    for name in ("target_modules", "exclude_modules", "layers_pattern"):
-        patterns = raw.get(name) if name == "layers_pattern" and isinstance(raw.get(name), list) else [raw.get(name)]
-        for pattern in patterns or ():
-            if isinstance(pattern, str):
-                _check_pattern(name, pattern, where)
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(raw.get(name), str):
+            _check_pattern(name, raw[name], where)
+    for name in ("layers_pattern", "modules_to_save"):
+        patterns = [raw[name]] if isinstance(raw.get(name), str) else raw.get(name) or ()
+        for pattern in patterns:
+            _check_pattern(name, pattern, where)
     return PeftConfig(
         r=_check("r", raw.get("r", 8), where, int),
         alpha=_check("lora_alpha", raw.get("lora_alpha", 8), where, float),
@@ -143,14 +146,12 @@ def _check_pattern(name: str, pattern: str, where: object) -> None:
     """Refuse what PEFT cannot compile; some patterns are right alone and wrong where PEFT puts them."""
     form = _FORMS.get(name.partition("[")[0], "{}")
     try:
-        groups = re.compile(pattern).groups
+        re.compile(pattern)
         re.compile(form.format(pattern))
     except (re.error, RecursionError, OverflowError) as error:
         raise CheckpointError(
             f"{where}: {name} has {shown(pattern)}, which is no regular expression that PEFT can use", hint=_REPAIR
         ) from error
-    if name == "layers_pattern" and groups:
-        raise CheckpointError(f"{where}: {name} has {shown(pattern)}, expected a pattern without groups", hint=_REPAIR)
 
 
 def shown(value: object) -> str:

@@ -17,7 +17,7 @@ from adaptzip.checkpoints.peft.extras import with_plain_keys
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
-from adaptzip.checkpoints.peft.vetting import check_patterns, check_token_rows
+from adaptzip.checkpoints.peft.vetting import check_token_rows
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -39,7 +39,6 @@ def read(source: Source) -> Adapter:
         what = "no LoRA factors" if source.tensors else "no tensors"
         raise CheckpointError(f"{source.weights}: holds {what}", hint="expected lora_A and lora_B keys")
     raw = source.config if source.config is not None else _assumed_config(source, keys)
-    check_patterns(raw, source.path)
     config = parse_config(raw, source.path)
     modules, told = _modules(source, keys, config)
     extras = {key: source.tensors[key] for key in keys.extras}

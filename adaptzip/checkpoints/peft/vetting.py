@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
@@ -42,9 +42,28 @@ def vet(adapter: Adapter, where: object) -> None:
     check_token_rows(adapter.extras, adapter.meta.config, where)
 
 
+def vet_numbers(adapter: Adapter) -> None:
+    """Refuse factors in memory that reading a file would refuse.
+
+    Raises:
+        CheckpointError: if one has whole numbers, floats of 8 bits, NaN or infinity.
+    """
+    for name, module in adapter.modules.items():
+        for factor, tensor in (("A", module.A), ("B", module.B)):
+            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+                raise CheckpointError(
+                    f"module {name!r}: {factor} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, "
+                    "float16, bfloat16 or float64"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    f"module {name!r}: {factor} has numbers that are not finite",
+                    hint="the training diverged; use an earlier save",
+                )
+
+
 def _vet_config(adapter: Adapter, where: object) -> None:
     raw = adapter.meta.config
-    check_patterns(raw, where)
     if adapter.meta.dialect == "peft":
         refuse_variants({"peft_type": "LORA", **raw}, where)
         parse_config(raw, where)
@@ -55,40 +74,6 @@ def _vet_config(adapter: Adapter, where: object) -> None:
         raise CheckpointError(f"{where}: task_type is {raw['task_type']!r}, expected text", hint=_REPAIR)
     if raw.get("bias") not in _BIASES:
         raise CheckpointError(f"{where}: bias is {raw['bias']!r}, expected none, all or lora_only", hint=_REPAIR)
-
-
-def check_patterns(raw: Mapping[str, Any], where: object) -> None:
-    """Every pattern of a configuration must be one as PEFT puts it together with what it adds.
-
-    Raises:
-        CheckpointError: if one is not.
-    """
-    for field, pattern, whole in _patterns(raw):
-        try:
-            re.compile(whole)
-        except (re.error, RecursionError, OverflowError) as error:
-            reason = str(error) or type(error).__name__
-            raise CheckpointError(
-                f"{where}: {field} has {pattern[:100]!r}, which is no regular expression ({reason})", hint=_REPAIR
-            ) from error
-
-
-def _patterns(raw: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(field, pattern, what PEFT compiles); values of other kinds are `parse_config`'s to refuse."""
-    for field, form in (
-        ("target_modules", "{}"),
-        ("exclude_modules", "{}"),
-        ("layers_pattern", r"(?:^|.*?\.){}\.(?P<idx>\d+)\."),
-        ("modules_to_save", r"(^|.*\.){}($|\..*)"),
-        ("rank_pattern", r"(.*\.)?({})$"),
-        ("alpha_pattern", r"(.*\.)?({})$"),
-    ):
-        value = raw.get(field)
-        names = field in ("target_modules", "exclude_modules") and isinstance(value, list)
-        patterns = value if isinstance(value, list | Mapping) and not names else (value,)
-        for pattern in patterns:
-            if isinstance(pattern, str):
-                yield field, pattern, form.replace("{}", pattern)
 
 
 def _vet_extras(extras: Mapping[str, Tensor], where: object) -> None:
