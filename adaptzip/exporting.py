@@ -15,7 +15,7 @@ from adaptzip.atomic import atomic_directory
 from adaptzip.basis import Basis
 from adaptzip.checkpoints import Dialect, WriteOptions, dialect
 from adaptzip.checkpoints._readback import confirm
-from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
 from adaptzip.native import native
 
@@ -152,6 +152,7 @@ def _adapter(
 ) -> Adapter:
     if isinstance(source, Adapter):
         vet(source, "the adapter")
+        vet_numbers(source)
         return source
     if isinstance(source, str | Path):
         from adaptzip.sources import read

@@ -17,10 +17,10 @@ from adaptzip.adapter import Adapter
 from adaptzip.allocation import check_allocation
 from adaptzip.basis import Basis
 from adaptzip.budget import Budget
-from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.compressed import PackedExtras
 from adaptzip.digest import file_digest
-from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting import KEPT_NUMBERS, survey_of
 from adaptzip.linalg import choose_device
 from adaptzip.methods import REFERENCE, load
@@ -137,7 +137,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     if not adapter.modules:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
-    _check_numbers(adapter)
+    vet_numbers(adapter)
     found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
@@ -222,21 +222,6 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
         embed=request.embed_basis,
     )
     return basis.to(device)
-
-
-def _check_numbers(adapter: Adapter) -> None:
-    for name, module in adapter.modules.items():
-        for factor, tensor in (("A", module.A), ("B", module.B)):
-            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
-                raise CheckpointError(
-                    f"module {name!r}: {factor} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, "
-                    "float16, bfloat16 or float64"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(
-                    f"module {name!r}: {factor} has numbers that are not finite",
-                    hint="the training diverged; use an earlier save",
-                )
 
 
 def configure(method: Method, options: Mapping[str, Any]) -> Any:

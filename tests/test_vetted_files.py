@@ -172,6 +172,8 @@ def test_factors_that_are_no_finite_numbers_are_refused(tensor: Tensor, tmp_path
     for lossless in (False, True):
         with pytest.raises(CheckpointError, match=NAME):
             adaptzip.compress(Adapter({NAME: bad}), lossless=lossless)
+    with pytest.raises(CheckpointError, match=NAME):
+        export(Adapter({NAME: bad}), tmp_path / "out")
 
 
 def test_a_magnitude_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
@@ -40,6 +41,26 @@ def vet(adapter: Adapter, where: object) -> None:
             raise CheckpointError(f"{where}: module {name} has no {what}, but {field} is set", hint=_DIFFERENT)
     _vet_extras(adapter.extras, where)
     check_token_rows(adapter.extras, adapter.meta.config, where)
+
+
+def vet_numbers(adapter: Adapter) -> None:
+    """Refuse factors in memory that reading a file would refuse.
+
+    Raises:
+        CheckpointError: if one has whole numbers, floats of 8 bits, NaN or infinity.
+    """
+    for name, module in adapter.modules.items():
+        for factor, tensor in (("A", module.A), ("B", module.B)):
+            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+                raise CheckpointError(
+                    f"module {name!r}: {factor} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, "
+                    "float16, bfloat16 or float64"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise CheckpointError(
+                    f"module {name!r}: {factor} has numbers that are not finite",
+                    hint="the training diverged; use an earlier save",
+                )
 
 
 def _vet_config(adapter: Adapter, where: object) -> None:
