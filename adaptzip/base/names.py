@@ -19,9 +19,10 @@ STORED_SPELLINGS = (
         (".mlp.fc1", ".intermediate.dense"),
         (".mlp.fc2", ".output.dense"),
     ),
+    ((".block_sparse_moe.router", ".block_sparse_moe.router.layer"),),
     (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")),
 )
-"""(in memory, on disk) by family: Mixtral, ViT, checkpoints of TensorFlow's time."""
+"""(in memory, on disk) by family: Mixtral, ViT, GraniteMoe, checkpoints of TensorFlow's time."""
 
 EXPERT_PARTS = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -96,6 +97,9 @@ def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]
         for sites in stored_forms(base, name):
             if all(site.tensor in base.tensors for site in sites):
                 return _with_rows(base, sites)
+        deeper = _deeper_output(base, f"{name}.weight")
+        if deeper is not None:
+            return (Site(deeper),)
         tied = base.tied_partners(f"{name}.weight")
         if tied:
             return (Site(tied[0]),)
@@ -108,10 +112,19 @@ def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
         for spelling in _spellings(candidate):
             if spelling in base.tensors:
                 return spelling
+        deeper = _deeper_output(base, candidate)
+        if deeper is not None:
+            return deeper
         tied = base.tied_partners(candidate)
         if tied:
             return tied[0]
     return None
+
+
+def _deeper_output(base: BaseModel, name: str) -> str | None:
+    """The one output embedding of this name that the base stores within a part of it, as LLaVA's does."""
+    found = [stored for stored in base.tensors if stored.endswith(f".{name}")] if base.is_output(name) else []
+    return found[0] if len(found) == 1 else None
 
 
 def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:

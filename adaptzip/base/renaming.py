@@ -52,7 +52,7 @@ def _only(base: BaseModel, fitting: Sequence[Renaming]) -> Renaming:
 
 
 def _of_towers(base: BaseModel, modules: Sequence[str]) -> Renaming:
-    """A change of prefix for each layer list that the modules name."""
+    """A change of prefix for each layer list that the modules name, and for parts that have none."""
     groups: dict[str, list[str]] = {}
     for module in modules:
         parts = module.split(".")
@@ -67,7 +67,21 @@ def _of_towers(base: BaseModel, modules: Sequence[str]) -> Renaming:
             # The whole prefix keeps towers apart; the shorter one serves what lies outside the layer list.
             whole = change.new + prefix.removeprefix(change.old)
             found += [Renaming(prefix, whole), *([change] if change.old else [])]
-    return Renaming(towers=tuple(sorted(found, key=lambda r: -len(r.old))))
+    towers = Renaming(towers=tuple(sorted(found, key=lambda r: -len(r.old))))
+    apart = dict.fromkeys(one for m in _missing(base, modules, towers) if (one := _of_one(base, m)))
+    return Renaming(towers=(*apart, *towers.towers))
+
+
+def _of_one(base: BaseModel, module: str) -> Renaming | None:
+    """The change for a module outside of layer lists, such as a patch embedding: two parts or more must agree."""
+    parts = module.split(".")
+    for cut in range(1, 0 if any(map(str.isdigit, parts)) else len(parts) - 1):
+        tail = ".".join([*parts[cut:], "weight"])
+        found = [name for name in base.tensors if f".{name}".endswith(f".{tail}")]
+        if found:
+            old = module.removesuffix(parts[-1])
+            return Renaming(old, found[0].removesuffix(f"{parts[-1]}.weight")) if len(found) == 1 else None
+    return None
 
 
 def _fitting(base: BaseModel, modules: Sequence[str]) -> list[Renaming]:

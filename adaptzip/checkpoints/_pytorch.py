@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ _ZIP = b"PK"
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "adapter", "lora", "lora_state_dict")
 _SCANNED = 2**26
 """Bytes of a pickle that are looked at to say what is wrong with it."""
+_QUANTISED = re.compile(r"float[468]_\w+|u?int[1-7]|bits\w+")
+"""PyTorch's names of dtypes that only quantised weights have."""
 _REPEATED = 2**30
 """Bytes that a tensor may have beyond those that the file stores of it."""
 
@@ -151,7 +154,7 @@ def _dense(path: Path, key: str, tensor: Tensor) -> Tensor:
     what, hint = "", "save it as a plain tensor"
     if tensor.is_meta:
         what, hint = "has no numbers: it was saved from the meta device", "save it again with its weights loaded"
-    elif tensor.is_quantized:
+    elif tensor.is_quantized or (tensor.dtype not in DTYPES.values() and _QUANTISED.fullmatch(kind)):
         raise QuantisedTensorError(path, key, kind)
     elif tensor.layout != torch.strided or tensor.is_nested:
         what, hint = "is sparse, expected a dense tensor", "save it as .to_dense() gives it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from adaptzip.base.configs import text_parts
@@ -53,6 +53,7 @@ def check_plan(
     tensors: Mapping[str, StoredTensor],
     config: Mapping[str, Any],
     heads: Mapping[str, tuple[int, ...]],
+    added: Container[str],
 ) -> None:
     """Check the merged model's shapes against each other and against its configuration.
 
@@ -61,16 +62,18 @@ def check_plan(
         tensors: the merged model's.
         config: its config.json.
         heads: the shape of every tensor of a trained head, by name.
+        added: names of tensors that the base lacks.
 
     Raises:
         BaseModelError: if input and output embedding have different numbers of tokens, a weight and its bias
-            different numbers of rows, or a head's width is no size of the model.
+            different numbers of rows, or a new head's width is no size of the model.
     """
     _check_embeddings(base, tensors)
-    for name in (*heads, *(n for n in tensors if n in base.tensors and tensors[n].shape != base.stored(n).shape)):
+    new = {name: shape for name, shape in heads.items() if name in added}
+    for name in (*new, *(n for n in tensors if n in base.tensors and tensors[n].shape != base.stored(n).shape)):
         _check_bias(base, tensors, name)
     widths = frozenset(_sizes(config)) if any(_WIDTHS & part.keys() for part in text_parts(config)) else frozenset()
-    for name, shape in heads.items():
+    for name, shape in new.items():
         if len(shape) == 2 and widths and shape[1] not in widths:
             raise BaseModelError(
                 f"{base.path}: the adapter's head {name} is {list(shape)}, but no size in config.json is {shape[1]}",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
-from adaptzip.base.names import Renaming, locate_tensor
+from adaptzip.base.names import Renaming, locate, locate_tensor
 from adaptzip.base.tying import TiedFamily
 from adaptzip.checkpoints.peft.extras import check_whole, extra_target, is_copied, token_indices
 from adaptzip.errors import BaseModelError, CheckpointError
@@ -65,13 +65,16 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
     for key, (role, name) in placed.items():
         tensor = adapter.extras[key]
         check_whole(key, tensor)
-        found = locate_tensor(base, name, renaming)
-        member = None if family is None else family.find(name, renaming)
         copied = role == "replace" and is_copied(key, name, config)
+        found = _located(base, name, renaming, copied)
+        member = None if family is None else family.find(name, renaming)
         if copied and member is None and not _is_embedding(base, name, found):
             heads[name] = tuple(tensor.shape)
         if member is not None and copied and not config.get("ensure_weight_tying"):
             copies[member] = _replacement(base, base.input_embedding or member, tensor).tensor
+        elif found is None and (experts := _experts(base, name, tensor, renaming)):
+            for stored, part in experts.items():
+                edits.setdefault(stored, []).append(Replacement(part))
         elif found is None:
             added[name] = _new_head(base, key, name, tensor, copied)
         else:
@@ -118,6 +121,48 @@ def _is_ignored(key: str, adapter: Adapter) -> bool:
 
 def _is_original(key: str) -> bool:
     return ".original_module." in key
+
+
+def _located(base: BaseModel, name: str, renaming: Renaming, copied: bool) -> str | None:
+    """The stored tensor; a masked head's decoder shares its bias with the head, unless it is a copy of its own."""
+    found = locate_tensor(base, name, renaming)
+    if found is None and not copied and name.endswith(".decoder.bias"):
+        found = locate_tensor(base, f"{name.removesuffix('.decoder.bias')}.bias", renaming)
+    return found or _under_other_prefix(base, name)
+
+
+def _under_other_prefix(base: BaseModel, name: str) -> str | None:
+    """The one stored tensor of a part that no update names, as a projector's: its leaf and two modules must agree."""
+    parts = name.split(".")
+    for cut in range(1, len(parts) - 2):
+        tail = ".".join(parts[cut:])
+        found = [stored for stored in base.tensors if f".{stored}".endswith(f".{tail}")]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _experts(base: BaseModel, name: str, stack: Tensor, renaming: Renaming) -> dict[str, Tensor]:
+    """What replaces each stored tensor of experts that have other names on disk, or lie there one by one."""
+    count = len(stack) if stack.ndim == 3 else 0
+    sites = [locate(base, f"{name}[{number}]", renaming) for number in range(count)]
+    if not count or not all(sites):
+        return {}
+    if sites[0][0].expert is not None:
+        return {sites[0][0].tensor: _replacement(base, sites[0][0].tensor, stack).tensor}
+    parts = {
+        site.tensor: expert if site.rows is None else expert[slice(*site.rows)]
+        for expert, found in zip(stack, sites, strict=True)
+        for site in found
+    }
+    expected = sum(base.stored(tensor).bytes // base.stored(tensor).dtype.itemsize for tensor in parts)
+    more = locate(base, f"{name}[{count}]", renaming)
+    if more or expected != stack.numel() or any(p.shape != base.stored(n).shape for n, p in parts.items()):
+        raise BaseModelError(
+            f"{base.path}: its experts' tensors for {name} do not fit the adapter's {list(stack.shape)}",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    return parts
 
 
 def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:

@@ -191,7 +191,8 @@ def _weight_names(plan: MergePlan) -> list[str]:
 def _others(plan: MergePlan, tokenizer: Tokenizer) -> dict[Path, Path]:
     """The folder that each file beside the weights comes from."""
     base = {file: plan.base.path for file in plan.base.others if not is_tokenizer_file(file.as_posix())}
-    return base | dict.fromkeys(tokenizer.files, tokenizer.folder)
+    weights = {shard.path for shard in plan.base.shards}
+    return base | {file: tokenizer.folder for file in tokenizer.files if tokenizer.folder / file not in weights}
 
 
 def _is_owned(plan: MergePlan, name: str) -> bool:

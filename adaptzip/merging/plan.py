@@ -85,8 +85,9 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
         BaseModelError: if the base lacks a module or has another shape, an extra finds no place, or the merged
             model's tensors would not fit one configuration.
         CheckpointError: if an extra is empty or ambiguous.
-        RefusedError: if a weight that the adapter changes is no float.
+        RefusedError: if a weight that the adapter changes is no float, or the adapter repeats or reorders layers.
     """
+    _check_layers(adapter, base)
     task = adapter.meta.config.get("task_type")
     renaming = find_renaming(base, list(adapter.modules))
     family = find_family(base, _named(adapter, renaming), headless=task in HEADLESS_TASKS)
@@ -110,8 +111,19 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
         settled.untied,
         tuple(_warnings(base, family, extras, settled, untie)),
     )
-    check_plan(base, plan.tensors, config, extras.heads)
+    check_plan(base, plan.tensors, config, extras.heads, extras.added)
     return plan
+
+
+def _check_layers(adapter: Adapter, base: BaseModel) -> None:
+    ranges = adapter.meta.config.get("layer_replication")
+    count = base.config.get("num_hidden_layers")
+    if ranges and [i for start, end in ranges for i in range(start, end)] != list(range(count or ranges[-1][1])):
+        raise RefusedError(
+            f"layer_replication is {ranges}: the adapter belongs to a model of repeated, left out or reordered layers, "
+            f"other than {base.path}",
+            hint="merge it with PEFT, which builds that model: merge_and_unload, then save_pretrained",
+        )
 
 
 def _named(adapter: Adapter, renaming: Renaming) -> Iterator[str]:

@@ -79,7 +79,8 @@ def test_a_folder_that_leads_back_to_itself(target: str, tmp_path: Path) -> None
 def test_links_that_are_not_carried_over_are_not_looked_at(tmp_path: Path) -> None:
     base = write_llama(tmp_path / "base")
     (base / "flax_model.msgpack").symlink_to("gone")
-    (base / ".git").symlink_to(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (base / ".git").symlink_to(tmp_path / "elsewhere")
     assert set(merge(adapter(), base, tmp_path / "merged").files) == {"config.json", "model.safetensors"}
 
 

@@ -57,11 +57,14 @@ def extra_target(key: str, config: Mapping[str, Any], modules: Collection[str] =
 
 
 def is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT trained a copy of the whole module that the extra `key` replaces the tensor `name` of."""
+    """Whether PEFT trained a copy of the whole module that the extra `key` replaces the tensor `name` of.
+
+    PEFT copies every module whose name ends in one of `modules_to_save`: `classifier` means `pre_classifier` as well.
+    """
     if ".base_layer." in key:
         return False
     saved = config.get("modules_to_save") or HEAD_NAMES
-    return ".modules_to_save." in key or any(f".{module}." in f".{name}." for module in saved)
+    return ".modules_to_save." in key or any(f"{module}." in f"{name}." for module in saved)
 
 
 def loaded_key(key: str, modules: Collection[str]) -> str:
