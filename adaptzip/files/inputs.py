@@ -66,7 +66,7 @@ class _Place:
     @cached_property
     def inside(self) -> set[Mark]:
         """The files in a folder that exists."""
-        return {mark for file in _walk(self.real) for mark in _inode(file)}
+        return {mark for file in _walk(self.real, hidden=True) for mark in _inode(file)}
 
     def clash(self, path: Path) -> str | None:
         """How the output gets in the way of an input, as a verb, or None."""
@@ -110,9 +110,11 @@ def _members(path: Path) -> Iterator[Path]:
         yield from (file for file in path.parent.iterdir() if wanted.fullmatch(file.name))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files and links below a folder."""
+def _walk(folder: Path, *, hidden: bool = False) -> Iterator[Path]:
+    """Files and links below a folder, those in hidden folders only if asked for."""
     for root, folders, files in os.walk(folder):
+        if not hidden:
+            folders[:] = [name for name in folders if not name.startswith(".")]
         here = Path(root)
         yield from (here / name for name in files)
         yield from (here / name for name in folders if (here / name).is_symlink())
