@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adaptzip.checkpoints.peft import refusals
-from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.sources import read, source_bytes
 
 _STEM = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -52,7 +52,9 @@ def failure(error: type[AdaptzipError], folder: Path, **options: Any) -> str:
         ({"init_lora_weights": "loftq"}, "LoftQ"),
         ({"init_lora_weights": "new_idea"}, "'new_idea', which is unknown"),
         ({"kasa_config": {"beta": 1.0}}, "KaSA"),
+        ({"kasa_config": {}}, "KaSA"),
         ({"arrow_config": {"top_k": 2}}, "Arrow"),
+        ({"monteclora_config": {}}, "MonteCLoRA"),
         ({"monteclora_config": {"num_samples": 8}}, "MonteCLoRA"),
         ({"use_qalora": True}, "QALoRA"),
         ({"enable_lora": [True, False, True]}, "MergedLinear"),
@@ -349,3 +351,12 @@ def test_a_configuration_field_of_the_wrong_type_is_named(tmp_path: Path, key: s
     save_file({"base_model.model.q.lora_A.weight": torch.ones(2, 3)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=f"{key} is .*, expected text"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [{"target_modules": ["v_proj"]}, {"exclude_modules": ["q_proj"]}, {"layers_to_transform": [1]}],
+)
+def test_factors_that_peft_would_leave_out_are_told(choice: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.warns(AdaptzipWarning, match=r"1 of 1 modules, such as \S+q_proj, are not among the targets"):
+        read(save(tmp_path, tensors(), **choice))

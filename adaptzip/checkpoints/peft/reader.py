@@ -17,6 +17,7 @@ from adaptzip.checkpoints.peft.extras import with_plain_keys
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
+from adaptzip.checkpoints.peft.targeting import warn_of_strangers
 from adaptzip.checkpoints.peft.vetting import check_token_rows
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -41,6 +42,7 @@ def read(source: Source) -> Adapter:
     raw = source.config if source.config is not None else _assumed_config(source, keys)
     config = parse_config(raw, source.path)
     modules, told = _modules(source, keys, config)
+    warn_of_strangers(modules, {**raw, **told}, source.path)
     extras = {key: source.tensors[key] for key in keys.extras}
     check_token_rows(extras, raw, source.weights)
     meta = Meta(

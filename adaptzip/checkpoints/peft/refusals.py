@@ -69,7 +69,7 @@ def refuse_variants(raw: Mapping[str, Any], where: object) -> None:
     """
     _refuse_type(raw, where)
     for name, (what, hint) in _VARIANTS.items():
-        if raw.get(name):
+        if raw.get(name) or isinstance(raw.get(name), dict):  # PEFT takes an empty table for one with all defaults.
             raise RefusedError(f"{where}: {name} is set: {what}; it is not W + s*B@A", hint=hint)
     _refuse_init(raw.get("init_lora_weights", True), where)
     _refuse_unknown(raw, where)

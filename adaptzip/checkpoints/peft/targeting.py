@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from adaptzip.adapter import LoraFactors
 from adaptzip.checkpoints.peft.config import targets
+from adaptzip.errors import AdaptzipWarning
 
 
 def chosen(raw: Mapping[str, Any], module: str) -> bool:
@@ -18,6 +21,23 @@ def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:
     """What in modules_to_save keeps PEFT from a LoRA on `module`, or None."""
     saved = raw.get("modules_to_save") or ()
     return next((name for name in saved if re.match(rf"(^|.*\.){name}($|\..*)", module)), None)
+
+
+def warn_of_strangers(modules: Mapping[str, LoraFactors], raw: Mapping[str, Any], where: object) -> None:
+    """Say which modules have factors in the file that PEFT would leave out, as the configuration does not choose them.
+
+    Experts are chosen by target_parameters. A configuration without target_modules leaves the choice to PEFT.
+    """
+    if not raw.get("target_modules"):
+        return
+    left_out = [name for name, m in modules.items() if not m.layout.startswith("expert") and not chosen(raw, name)]
+    if left_out:
+        warnings.warn(
+            f"{where}: {len(left_out)} of {len(modules)} modules, such as {left_out[0]}, are not among the targets of "
+            "the configuration: PEFT would leave their factors out, and here they count",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
 
 
 def exact_targets(modules: Collection[str]) -> list[str] | str:
