@@ -158,6 +158,7 @@ def test_the_root_of_moments() -> None:
     torch.testing.assert_close(root(moments) @ root(moments), moments, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:the file takes:adaptzip.errors.AdaptzipWarning")
 def test_compress_takes_a_base_and_texts(base: Path, texts: Path, tmp_path: Path) -> None:
     lora = adapter(tiny_peft.llama(), "q_proj", "v_proj", "down_proj", rank=8)
     found = calibrate(base, lora, texts)
