@@ -39,8 +39,8 @@ def warn_of_local_name(name: str | None) -> None:
     """Say, once for each name and place, that a path on this machine is written into a file."""
     if name is not None and is_local(name):
         warnings.warn(
-            f"the base model's name is the path {name!r} of a machine, and others will read it in what is written: "
-            "--base-name NAME (base_name=...) writes another",
+            f"the base model's name is the path {name!r}, which whoever gets the file can read; "
+            "--base-name NAME writes another",
             AdaptzipWarning,
             stacklevel=3,
         )
