@@ -12,6 +12,10 @@ from adaptzip.checkpoints.peft.config import targets
 from adaptzip.errors import AdaptzipWarning
 
 
+_DEEP = re.compile(r"(^|\.)\d+\.")
+"""A name within a list of layers."""
+
+
 def chosen(raw: Mapping[str, Any], module: str) -> bool:
     """Whether a configuration makes PEFT load the LoRA of `module`: a module that is saved as a whole never has one."""
     return targets(raw, module) and saved_whole(raw, module) is None
@@ -26,11 +30,17 @@ def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:
 def warn_of_strangers(modules: Mapping[str, LoraFactors], raw: Mapping[str, Any], where: object) -> None:
     """Say which modules have factors in the file that PEFT would leave out, as the configuration does not choose them.
 
-    Experts are chosen by target_parameters. A configuration without target_modules leaves the choice to PEFT.
+    Experts are chosen by target_parameters. A configuration without target_modules leaves the choice to PEFT, and one
+    with ensure_weight_tying adds what is tied to an embedding that it names, which lies outside the layers.
     """
     if not raw.get("target_modules"):
         return
-    left_out = [name for name, m in modules.items() if not m.layout.startswith("expert") and not chosen(raw, name)]
+    tied = bool(raw.get("ensure_weight_tying"))
+    left_out = [
+        name
+        for name, factors in modules.items()
+        if not (factors.layout.startswith("expert") or chosen(raw, name) or (tied and not _DEEP.search(name)))
+    ]
     if left_out:
         warnings.warn(
             f"{where}: {len(left_out)} of {len(modules)} modules, such as {left_out[0]}, are not among the targets of "
