@@ -11,7 +11,6 @@ from adaptzip.adapter import LoraFactors
 from adaptzip.checkpoints.peft.config import targets
 from adaptzip.errors import AdaptzipWarning
 
-
 _DEEP = re.compile(r"(^|\.)\d+\.")
 """A name within a list of layers."""
 
