@@ -28,6 +28,9 @@ _KINDS: tuple[tuple[str, str], ...] = (
     (r"lora", "a LoRA of another program"),
 )
 
+_BASIS = "adaptzip-basis"
+"""The key in the metadata of our own basis files."""
+
 
 def is_foreign(source: Source) -> bool:
     """Whether not one of the keys can be PEFT's, although a configuration of PEFT may lie beside them."""
@@ -37,6 +40,11 @@ def is_foreign(source: Source) -> bool:
 def foreign(source: Source) -> AdaptzipError:
     """The error about a checkpoint that no dialect knows: what it looks like, and what to do about it."""
     keys = list(source.tensors)
+    if _BASIS in source.metadata:
+        return CheckpointError(
+            f"{source.weights}: is a basis that adapters share, expected an adapter",
+            hint="`adaptzip basis show` tells what it holds; give it with --basis",
+        )
     for pattern, what in _KINDS:
         if any(re.search(pattern, key) for key in keys):
             return RefusedError(f"{source.weights}: looks like {what}, expected a PEFT LoRA", hint=_CONVERT)

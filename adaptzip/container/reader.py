@@ -150,7 +150,11 @@ def _map(path: Path) -> memoryview:
                 raise FormatError("the file is empty")
             return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
-        raise FormatError("no such file") from error
+        raise FormatError("no such file", hint="check its name") from error
+    except IsADirectoryError as error:
+        raise FormatError(
+            "is a folder, expected a .adz file", hint="compress the adapter in it first: `adaptzip compress FOLDER`"
+        ) from error
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}") from error
 

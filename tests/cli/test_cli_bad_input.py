@@ -184,6 +184,7 @@ def test_a_block_that_does_not_decode_although_its_hash_is_right(archive: Path, 
 
 def test_an_adapter_is_no_archive(adapter: Path) -> None:
     refused(run("verify", adapter / "adapter_model.safetensors"), 2, "adapter_model.safetensors")
+    refused(run("verify", adapter), 2, f"{adapter}: is a folder, expected a .adz file", "adaptzip compress")
 
 
 def test_the_wrong_base(adapter: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, run
+from cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, refused, run
 from safetensors.torch import save_file
 
 import adaptzip
@@ -45,6 +45,8 @@ def test_build_says_what_it_captures_and_what_it_wrote(team: list[Path]) -> None
     assert result.last.startswith(f"wrote {out}  ")
     assert f"({RANK} directions of {len(MODULES)} modules, updates of 2 adapters)" in result.last
     assert read_basis(out).modules.keys() == set(MODULES)
+    for words in (["inspect", out], ["compress", out], ["export", out, "-o", out.with_suffix("")]):
+        refused(run(*words), 2, f"{out}: is a basis that adapters share", "adaptzip basis show")
 
 
 def test_build_json(team: list[Path]) -> None:
