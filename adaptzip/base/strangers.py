@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from adaptzip.errors import BaseModelError
+from adaptzip.files.hub_cache import main_snapshot
 
 WHICH = "give the folder that holds the base model's config.json and model.safetensors"
 _OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".npz", ".ckpt", ".pth", ".pt")
@@ -55,8 +56,7 @@ def _base_of(folder: Path) -> str:
 
 def _hub_cache(folder: Path, inner: list[Path]) -> BaseModelError:
     cache = folder.parent if folder.name == "snapshots" else folder
-    main = cache / "refs" / "main"
-    current = cache / "snapshots" / main.read_text(encoding="utf-8").strip() if main.is_file() else None
+    current = main_snapshot(cache)
     found = current if current in inner else next(iter(inner), None)
     return BaseModelError(
         f"{folder}: is a Hub cache, expected one snapshot in it",

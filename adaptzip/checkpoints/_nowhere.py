@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from adaptzip.errors import CheckpointError
+from adaptzip.files.hub_cache import main_snapshot
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.safetensors.index.json")
@@ -47,8 +48,8 @@ def _holds(folder: Path) -> str:
 
 
 def _where(folder: Path) -> str:
-    snapshot = _snapshot(folder)
-    found = [snapshot] if snapshot is not None else _below(folder)
+    snapshot = main_snapshot(folder)
+    found = [snapshot] if snapshot is not None and _has_adapter(snapshot) else _below(folder)
     steps = sorted((int(match[1]), p) for p in found if (match := _CHECKPOINT.fullmatch(p.name)))
     if steps:
         return f"the latest of its checkpoints that hold one is {steps[-1][1]}"
@@ -65,16 +66,6 @@ def _where(folder: Path) -> str:
     if (folder / _CONFIG).is_file():
         return f"put the {_WEIGHTS[0]} that belongs to it beside it"
     return f"expected {_CONFIG} and {_WEIGHTS[0]}"
-
-
-def _snapshot(folder: Path) -> Path | None:
-    """The snapshot that a repository's root in the Hub's cache calls its main one, where an adapter is in it."""
-    main = folder / "refs" / "main"
-    if not main.is_file():
-        return None
-    name = main.read_text(encoding="utf-8", errors="replace").strip()
-    snapshot = folder / "snapshots" / name
-    return snapshot if re.fullmatch(r"\w+", name) and _has_adapter(snapshot) else None
 
 
 def _below(folder: Path) -> list[Path]:

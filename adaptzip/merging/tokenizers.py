@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptzip.errors import CheckpointError
+from adaptzip.files.hub_cache import leads_out
 
 _VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "vocab-src.json", "vocab.bpe", "bpe.codes", "dict.txt",
@@ -96,12 +97,9 @@ def _is_configured(files: Iterable[Path]) -> bool:
 
 
 def _check_inside(folder: Path, file: Path) -> None:
-    """Links within a folder are its own, and those of a Hub cache lead from its snapshot to its blobs."""
-    real, home = (folder / file).resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if home not in real.parents and blobs not in real.parents:
+    if leads_out(folder / file, folder):
         raise CheckpointError(
-            f"{folder / file}: is a link to {real}, outside its folder",
+            f"{folder / file}: is a link to {(folder / file).resolve()}, outside its folder",
             hint="put the file itself there if it belongs to the adapter",
         )
 
