@@ -12,6 +12,7 @@ from adaptzip.base.links import check_link
 from adaptzip.base.shards import check_pointer
 from adaptzip.base.strangers import no_weights
 from adaptzip.errors import BaseModelError
+from adaptzip.files.names import is_file_name
 
 AGAIN = "download the base model again"
 _INDEX = ".index.json"
@@ -27,8 +28,6 @@ _DIFFUSERS = (
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.bin.index.json",
 )
-_LONGEST = 255
-"""Bytes of a file's name."""
 _SHOWN = 80
 """Characters of a file's name that a message shows."""
 
@@ -89,7 +88,7 @@ def _preferred(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _checked_name(folder: Path, named: object) -> str:
-    if not _is_file_name(named):
+    if not is_file_name(named):
         raise BaseModelError(
             f"{folder / 'config.json'}: transformers_weights is {str(named)[:_SHOWN]!r}, expected the name of a file",
             hint=AGAIN,
@@ -97,19 +96,12 @@ def _checked_name(folder: Path, named: object) -> str:
     return str(named)
 
 
-def _is_file_name(name: object) -> bool:
-    """Whether it is the name of a file in its own folder on every system."""
-    if not isinstance(name, str) or name in ("", ".", ".."):
-        return False
-    return len(name.encode(errors="replace")) <= _LONGEST and not set(name) & {"/", "\\", "\0"}
-
-
 def _files_of_index(path: Path) -> tuple[Path, ...]:
     weight_map = load_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BaseModelError(f"{path}: has no weight_map of file names", hint=AGAIN)
     for name in weight_map.values():
-        if not _is_file_name(name):
+        if not is_file_name(name):
             raise BaseModelError(
                 f"{path}: weight_map names {str(name)[:_SHOWN]!r}, expected a file in its own folder", hint=AGAIN
             )

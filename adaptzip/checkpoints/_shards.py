@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptzip.checkpoints._files import Weights, open_weights
 from adaptzip.errors import CheckpointError
+from adaptzip.files.names import is_file_name
 
 INDEX_SUFFIX = ".index.json"
 _AGAIN = "download or save it again, all parts and their index"
@@ -59,12 +60,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{index}: is not valid JSON", hint=_AGAIN) from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_name, weight_map.values())):
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(is_file_name, weight_map.values())):
         raise CheckpointError(f"{index}: has no weight_map from tensors to names of files beside it", hint=_AGAIN)
     return weight_map
-
-
-def _is_name(value: object) -> bool:
-    """Whether a value names a file in the index's own folder."""
-    plain = isinstance(value, str) and value not in ("", ".", "..")
-    return plain and not any(part in str(value) for part in ("/", "\\", "\0"))
