@@ -195,7 +195,9 @@ def _trained(told: TrainingReport) -> str:
     names = ["distance" if plain else "KL", "agreement", *([told.metric] if told.metric else [])]
     rows = [[ROWS[name], *map(figure, row[: len(names)])] for name, row in told.rows.items()]
     shown = text.table(rows, head=["distilled", *names], indent="")
-    return f"{shown}\nstep {told.step} of {told.steps}, {told.texts} texts, {told.held_out} held out"
+    updates = text.count(told.steps, "update")
+    best = f"after update {told.step} of {told.steps}" if told.step else f"as before training, after {updates}"
+    return f"{shown}\nbest {best}; {text.count(told.texts, 'text')} trained on, {told.held_out} held out"
 
 
 def _basis(basis: BasisReference, base_model: str | None) -> str:

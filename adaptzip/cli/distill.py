@@ -66,7 +66,7 @@ def distill(
     label_field: options.LabelField = None,
     score: options.Score = None,
     held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
-    max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 128,
+    max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 256,
     packed: Annotated[bool, typer.Option("--packed", help="Join causal texts and cut them into even pieces.")] = False,
     steps: Annotated[int, _number("Updates to make.")] = 1000,
     batch_size: Annotated[int, _number("Texts for each update, over all processes.")] = 32,
@@ -135,7 +135,7 @@ def distill(
         made, setup = carry_out(run, resume=resume, force=force, say=report, report=_shown(report))
     found = _evaluation(made, setup)
     values = {"path": str(output), "teacher": str(teacher), "base": str(base), "data": data, **_values(made, setup)}
-    values |= {"seed": seed, **found.as_dict()}
+    values |= {"tokeniser": str(setup.tokeniser or base), "seed": seed, **found.as_dict()}
     values["rows"] = [{k: v for k, v in row.items() if k not in _OF_FILES} for row in values["rows"]]
     if not as_json:
         sink.result(values, lambda: _table(found, setup))
@@ -205,4 +205,5 @@ def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
 def _table(found: Evaluation, setup: Setup) -> str:
     rows = [[name, *scores.cells(found, name)] for name in found.rows]
     shown = text.table(rows, head=["", *scores.head(found)], indent="")
-    return f"{shown}\nover {text.count(setup.held_out, 'text')} held out"
+    own = "" if setup.tokeniser is None else f", with the tokeniser of {setup.tokeniser}"
+    return f"{shown}\nover {text.count(setup.held_out, 'text')} held out{own}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ from torch import Tensor
 from adaptzip.assembly import LONGEST_ERROR, assemble
 from adaptzip.budget import Budget
 from adaptzip.checkpoints._base_name import renamed_config
-from adaptzip.coding.modules import Coder, decode_ranked, decode_shared
+from adaptzip.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
 from adaptzip.compressed import Compressed
 from adaptzip.compression import fit_candidate, why_not
 from adaptzip.container import writer
 from adaptzip.container.reader import open_adz
 from adaptzip.control import control_of
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
-from adaptzip.distillation.quantising import code
+from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
-from adaptzip.fitting import FittedAdapter, sites_of
+from adaptzip.fitting import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.jobs import Job, Request, Source, prepare_job
 from adaptzip.reconstruction import coder_of
 from adaptzip.settings import candidates, empty_file, smallest, with_ranks
@@ -50,6 +51,7 @@ class Beginning:
         limit: most bytes of the whole file.
         basis_numbers: numbers of an embedded basis.
         found: base and basis, where decoding needs them.
+        given: the file that is trained further, as it is, where it keeps to the limit.
         growth: where training begins with smaller ranks that grow; `tensors` are the fit's nevertheless.
     """
 
@@ -61,6 +63,7 @@ class Beginning:
     limit: int
     basis_numbers: int
     found: Mapping[str, Any]
+    given: Written | None = None
     growth: Growth | None = None
 
 
@@ -111,7 +114,18 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     if limit is None:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
     basis_numbers = compressed.provenance.parameters - tensors.numbers
-    return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found)
+    size = writer.size(compressed)
+    given = Written(step, _as_it_is(compressed, tensors), tensors, size) if size <= limit else None
+    return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found, given)
+
+
+def _as_it_is(compressed: Compressed, tensors: Tensors) -> CodedAdapter:
+    """A file's own blocks, of the modules that have a rank."""
+    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    numbers = {name: sum(tensor.numel() for tensor in own.values()) for name, own in tensors.modules.items()}
+    modules = {name: CodedModule(bytes(chunks[name]), nan, count) for name, count in numbers.items()}
+    shared = sum(tensor.numel() for tensor in tensors.shared.values())
+    return CodedAdapter(CodedBlock(bytes(compressed.shared), tensors.shared, shared), modules)
 
 
 def _named(compressed: Compressed, base_name: str | None) -> Compressed:
@@ -148,7 +162,7 @@ def _from_fit(source: Source, request: Request, room: int, more: float) -> Begin
     if limit is not None:
         training = replace(training, budget=Budget(max(1, limit - room), "bytes"))
     job = with_ranks(prepare_job(source, training))
-    fitted, step, ranks = _first_that_fits(job, room, more)
+    fitted, step, ranks = _first_that_fits(job, room, more, limit)
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     tensors = start(fitted, ranks, step)
@@ -159,10 +173,14 @@ def _from_fit(source: Source, request: Request, room: int, more: float) -> Begin
         limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
     growth = growth_of(fitted, ranks, step) if growing else None
-    return Beginning(fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth)
+    return Beginning(
+        fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
+    )  # fmt: skip
 
 
-def _first_that_fits(job: Job, room: int, more: float) -> tuple[FittedAdapter, float, dict[str, int]]:
+def _first_that_fits(
+    job: Job, room: int, more: float, limit: int | None
+) -> tuple[FittedAdapter, float, dict[str, int]]:
     """The best setting that keeps to the budget, with its step and ranks."""
     failures: list[CheckFailedError] = []
     for candidate in (*candidates(job)[:_FITTED], *smallest(job)[:1]):
@@ -172,7 +190,7 @@ def _first_that_fits(job: Job, room: int, more: float) -> tuple[FittedAdapter, f
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AdaptzipWarning)
-                return fitted, *_step_and_ranks(job, fitted, room, more)
+                return fitted, *_step_and_ranks(job, fitted, room, more, limit)
         except CheckFailedError as error:
             failures.append(error)
     raise why_not(failures)
@@ -186,10 +204,14 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
         )
 
 
-def _step_and_ranks(job: Job, fitted: FittedAdapter, room: int, more: float) -> tuple[float, dict[str, int]]:
+def _step_and_ranks(
+    job: Job, fitted: FittedAdapter, room: int, more: float, limit: int | None
+) -> tuple[float, dict[str, int]]:
     """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
     control = replace(control, reserved=room)
+    if limit is not None and limit <= room:
+        raise control.no_room(limit - room)
     if limits.size is not None:
         control.check_size(limits.size)
     if _untrained(job):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from adaptzip.distillation.quantising import Written
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.scores import Score
+from adaptzip.errors import AdaptzipWarning
 from adaptzip.files.inputs import check_apart
 from adaptzip.jobs import Request
 from adaptzip.methods import REFERENCE
@@ -36,10 +38,11 @@ class Distilled:
 
     Attributes:
         compressed: the file.
-        rows: scores on the held-out texts of "none", "teacher", "fitted" and "distilled".
+        rows: scores on the held-out texts of "none", "teacher", "fitted" (of a file that was given, its own) and
+            "distilled".
         metric: "accuracy" or "loss"; None without labels.
         steps: updates made.
-        step: the update after which the file was the best; 0 where the fit was.
+        step: the update after which the file was the best; 0 where the fit, or the file given, was.
         seconds: trained.
     """
 
@@ -56,8 +59,9 @@ def finish(setup: Setup, state: State) -> Distilled:
     problem, beginning = setup.problem, setup.beginning
     if state.step < setup.schedule.steps:
         state = settled(problem, state)
-    fitted = problem.fill(beginning.tensors, beginning.step)
-    best, step = problem.fill(problem.tensors.replaced(state.best), state.best_quantiser), state.best_step
+    given, step = beginning.given, state.best_step
+    fitted = given or problem.fill(beginning.tensors, beginning.step)
+    best = given if given and not step else problem.fill(problem.tensors.replaced(state.best), state.best_quantiser)
     start, end = problem.score(fitted.tensors), problem.score(best.tensors)
     if (start.distance or 0.0) < (end.distance or 0.0):
         # Ranks that grew can do worse than those of the fit.
@@ -65,6 +69,14 @@ def finish(setup: Setup, state: State) -> Distilled:
     rows = {**setup.rows, "fitted": start, "distilled": end}
     told = report(rows, setup.metric, texts=setup.texts, held_out=setup.held_out, step=step, steps=state.step)
     compressed = assembled(beginning, best.step, best.coded, told)
+    if best is given:
+        warnings.warn(
+            "no file that training saw is nearer to the teacher than the one given, whose update is kept as it was",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
+        if writer.size(compressed) > beginning.limit:
+            compressed = beginning.plan
     error = _error(setup.teacher, compressed, beginning)
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
@@ -130,7 +142,7 @@ def distill(
         options=data_options or DataOptions(),
         kind=kind,
     )
-    state = begin(setup.problem, setup.beginning.step)
+    state = begin(setup.problem, setup.beginning.step, setup.beginning.given)
     train(
         setup.problem,
         setup.schedule,

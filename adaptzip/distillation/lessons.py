@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptzip.calibration.kinds import OF_TEXTS
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.distillation.data import Encoded, collate
-from adaptzip.distillation.losses import Counts, Seen
+from adaptzip.distillation.losses import Counts, LossWeights, Seen, loss
 from adaptzip.distillation.outputs import KEPT_BYTES
 from adaptzip.distillation.student import Factors, Guest
 
@@ -87,6 +87,21 @@ class Teacher:
             if first == 0 and rows[0].nbytes * sum(counts.values()) > KEPT_BYTES:
                 return
             self.kept |= dict(zip(part, torch.split(rows, [counts[i] for i in part]), strict=True))
+
+
+def nothing_to_learn(teacher: Teacher, weights: LossWeights, size: int) -> bool:
+    """Whether the loss of the base without any update is 0 on all training texts, of which `size` are run at once."""
+    look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
+    for first in range(0, len(teacher.texts), size):
+        indices = range(first, min(first + size, len(teacher.texts)))
+        batch = teacher.batch(indices)
+        theirs = teacher.answer(indices, batch, **look)
+        with torch.no_grad():
+            ours = teacher.guest.look(batch, {}, **look)
+        labels = teacher.loaded.rows_labels(batch)
+        if float(loss(teacher.loaded.kind, weights, theirs, ours, labels, teacher.counts(indices))):
+            return False
+    return True
 
 
 def row_count(kind: Kind, text: Encoded) -> int:

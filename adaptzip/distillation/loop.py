@@ -28,13 +28,17 @@ _SMOOTH = 0.95
 """How much of the running loss and agreement is kept from step to step."""
 
 
-def begin(problem: Problem, guess: float) -> State:
-    """The state before the first step: the best file is that of the fit.
+def begin(problem: Problem, guess: float, given: Written | None = None) -> State:
+    """The state before the first step: the best file is that of the fit, or the one given.
+
+    Args:
+        guess: the step of the file, about.
+        given: what a file that is trained further holds, where it keeps to the budget.
 
     Raises:
         CheckFailedError: if no file keeps to the budget, or the teacher puts out numbers that are not finite.
     """
-    written = problem.fill(problem.tensors, guess)
+    written = given or problem.fill(problem.tensors, guess)
     state = State(0, trained_of(problem.coder, problem.tensors), {}, written.step)
     _consider(problem, state, written)
     if state.best_distance == inf:

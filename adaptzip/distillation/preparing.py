@@ -24,7 +24,7 @@ from adaptzip.distillation.files import Parts, parts_of, whole
 from adaptzip.distillation.growing import grown
 from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.labels import fitted, reading_of
-from adaptzip.distillation.lessons import Teacher, label_count, order
+from adaptzip.distillation.lessons import Teacher, label_count, nothing_to_learn, order
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
 from adaptzip.distillation.outputs import teacher_outputs
@@ -36,13 +36,15 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.scores import Score, metric_name, score
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
-from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 from adaptzip.gains import divisor
 from adaptzip.jobs import Request, Source, load_source
 
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""
 _SELF_TEXTS = 512
+MAX_TOKENS = 256
+"""Texts are cut to so many tokens, as in evaluation, whose numbers on what is held out are the same then."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class DataOptions:
     text_field: str | None = None
     label_field: str | None = None
     held_out: float = 0.1
-    max_tokens: int = 128
+    max_tokens: int = MAX_TOKENS
     packed: bool = False
     self_texts: int = _SELF_TEXTS
     pair_field: str | None = None
@@ -84,6 +86,7 @@ class Setup:
         teacher: the adapter itself.
         texts, held_out: how many texts are trained on, and how many are not.
         parts: bytes of the file by part.
+        tokeniser: the folder of the teacher's own tokeniser; None where the base's is used.
     """
 
     beginning: Beginning
@@ -96,6 +99,7 @@ class Setup:
     texts: int
     held_out: int
     parts: Parts
+    tokeniser: Path | None = None
 
 
 def prepare(
@@ -124,12 +128,14 @@ def prepare(
     machines = machines or find_machines(request.device)
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
+    read = None if isinstance(data, str) and data == SELF else _read(data, options)
     say("loading the model", 0.0)
-    loading = Loading(kind, tokeniser=None if isinstance(teacher, Adapter) else tokeniser_folder(teacher), tell=True)
+    tokeniser = None if isinstance(teacher, Adapter) else tokeniser_folder(teacher)
+    loading = Loading(kind, tokeniser=tokeniser, tell=True)
     loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
     theirs = _teacher_factors(original, machines.device)
     magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}
-    examples = _examples(Guest(loaded, magnitudes), theirs, data, options, schedule.seed)
+    examples = _written(Guest(loaded, magnitudes), theirs, options, schedule.seed) if read is None else read
     loaded = fitted(loaded, examples)
     guest = Guest(loaded, magnitudes)
     reading = reading_of(loaded, examples)
@@ -170,18 +176,25 @@ def prepare(
         beginning.limit,
         even_scale(_energy(original, beginning.gains), numbers) if linear else scale_of(beginning.tensors),
     )
-    if beginning.growth is not None:
-        say("growing", 0.0)
-        problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
     rows = {
         "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
         "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
     }
+    if not rows["none"].distance and nothing_to_learn(lessons, schedule.weights, at_once):
+        raise RefusedError(
+            "the base without the teacher's updates puts out the same as with them for all of the texts: there is "
+            "nothing to learn",
+            hint="give texts that reach the modules of the adapter",
+        )
+    if beginning.growth is not None:
+        say("growing", 0.0)
+        problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
     labelled = rows["teacher"].metric is not None
     return Setup(
         beginning, problem, schedule, machines, rows, metric_name(loaded.kind) if labelled else None, original,
         *counts,
         parts,
+        tokeniser,
     )  # fmt: skip
 
 
@@ -210,16 +223,18 @@ def _beginning(
     return beginning, parts
 
 
-def _examples(
-    guest: Guest, theirs: Factors, data: str | Path | Sequence[Example], options: DataOptions, seed: int
-) -> tuple[Example, ...]:
-    if isinstance(data, str) and data == SELF:
-        with guest.under(theirs):
-            return self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
-    if isinstance(data, str | Path):
-        fields = {"text_field": options.text_field, "pair_field": options.pair_field}
-        return read_examples(Path(data), **fields, label_field=options.label_field)
-    return tuple(data)
+def _read(data: str | Path | Sequence[Example], options: DataOptions) -> tuple[Example, ...]:
+    """The examples that are given, or in a file."""
+    if not isinstance(data, str | Path):
+        return tuple(data)
+    fields = {"text_field": options.text_field, "pair_field": options.pair_field}
+    return read_examples(Path(data), **fields, label_field=options.label_field)
+
+
+def _written(guest: Guest, theirs: Factors, options: DataOptions, seed: int) -> tuple[Example, ...]:
+    """Texts that base and teacher write."""
+    with guest.under(theirs):
+        return self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
 
 
 def _check_labels(loaded: LoadedModel, texts: Sequence[Encoded], weights: LossWeights) -> None:

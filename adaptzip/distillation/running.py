@@ -142,7 +142,8 @@ def _carry_out(
         run.source, teacher=run.teacher, base=run.base, data=run.data, request=run.request, schedule=run.schedule,
         options=run.options, kind=run.kind, machines=machines, say=say,
     )  # fmt: skip
-    state = begin(setup.problem, setup.beginning.step) if before is None else on_device(before, machines.device)
+    begun = setup.beginning
+    state = begin(setup.problem, begun.step, begun.given) if before is None else on_device(before, machines.device)
     _train(run, setup, state, mark, report)
     if setup.machines.first and run.progress.exists():
         save_state(run.progress, state, mark)

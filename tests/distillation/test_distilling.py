@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,15 @@ from adaptzip.distillation.distilling import Distilled
 from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import CheckFailedError, OutputError, RefusedError, UsageError
+from adaptzip.errors import (
+    AdaptzipWarning,
+    CheckFailedError,
+    CheckpointError,
+    NoRoomError,
+    OutputError,
+    RefusedError,
+    UsageError,
+)
 from tests import tiny_peft
 from tests.distillation.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
@@ -145,8 +154,10 @@ def test_a_file_is_trained_further(tmp_path: Path) -> None:
     found = train(base, teacher, REFERENCE, "1900B", source=file)
     assert writer.size(found.compressed) <= 1900
     assert found.rows["distilled"].kl < found.rows["fitted"].kl  # type: ignore[operator]
-    own = train(base, teacher, REFERENCE, None, source=file)
-    assert writer.size(own.compressed) <= file.stat().st_size
+    # Within its own size there is no room for the report, which is more than so short a training gains.
+    with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
+        own = train(base, teacher, REFERENCE, None, source=file)
+    assert writer.size(own.compressed) == file.stat().st_size
     with pytest.raises(UsageError, match="within bytes, not parameters"):
         train(base, teacher, REFERENCE, "300", source=file)
 
@@ -261,3 +272,60 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
         train(base, replace(teacher, modules=zero), REFERENCE, "2kB")
     with pytest.raises(CheckFailedError, match="there are 1 different texts"):
         train(base, teacher, REFERENCE, "2kB", data=EXAMPLES[:1])
+
+
+def test_a_file_is_never_made_worse(tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    file, other = tmp_path / "x.adz", tmp_path / "y.adz"
+    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
+    held = hold_out(EXAMPLES, 0.1, 0)[1]
+    before = evaluate(base, teacher, {"file": file}, held, device="cpu").rows["file"].kl
+    # Such a rate leaves nothing of the fit.
+    harmful = replace(SHORT, rate=1e3)
+    with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
+        own = train(base, teacher, REFERENCE, None, source=file, output=other, schedule=harmful)
+    assert other.read_bytes() == file.read_bytes()
+    assert near(own.rows["fitted"].kl, before)
+    assert (own.step, own.rows["distilled"]) == (0, own.rows["fitted"])
+    with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
+        larger = train(base, teacher, REFERENCE, "1900B", source=file, schedule=harmful)
+    assert larger.compressed.chunks == adaptzip.open(file).chunks
+    assert larger.compressed.provenance.distilled is not None
+    assert larger.compressed.provenance.parameters == adaptzip.open(file).provenance.parameters
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_what_a_file_was_made_of_is_scored_as_it_is(name: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    options = basis_for(name, teacher, tmp_path / "basis")
+    file = tmp_path / "x.adz"
+    train(base, teacher, name, "1700B", output=file, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptzipWarning)
+        found = train(base, teacher, name, None, source=file, **options)
+    held = hold_out(EXAMPLES, 0.1, 0)[1]
+    own = evaluate(base, teacher, {"file": file}, held, device="cpu", **options).rows["file"]
+    assert near(found.rows["fitted"].kl, own.kl)
+    assert (found.rows["distilled"].kl or 0.0) <= (found.rows["fitted"].kl or 0.0)
+
+
+def test_texts_that_no_update_reaches(tmp_path: Path) -> None:
+    base, teacher = teacher_of(encoder, tmp_path / "base", "pooler.dense")
+    with pytest.raises(RefusedError, match="there is nothing to learn"):
+        train(base, teacher, REFERENCE, "1700B", data=unlabelled())
+
+
+def test_data_is_read_before_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    data = tmp_path / "texts.jsonl"
+    data.write_text("[")
+    monkeypatch.setattr("adaptzip.distillation.preparing.load_bare", None)
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        train(base, teacher, REFERENCE, "1700B", data=data)
+
+
+@pytest.mark.parametrize("budget", ["50B", "900B"])
+def test_a_budget_that_is_too_small_is_named_as_it_was_given(budget: str, tmp_path: Path) -> None:
+    base, teacher = classifier(tmp_path / "base")
+    with pytest.raises(NoRoomError, match=f"^{budget[:-1]} bytes cannot be reached"):
+        train(base, teacher, REFERENCE, budget)
