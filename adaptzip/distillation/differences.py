@@ -20,7 +20,7 @@ RESAMPLES = 2000
 """Of the texts, that an interval is told by."""
 LEVEL = 0.95
 """Share of the resamples that are within it."""
-_AT_ONCE = 2**22
+_AT_ONCE = 2**18
 """Weights of texts that are in memory at a time."""
 
 
@@ -31,7 +31,7 @@ class Interval:
     Attributes:
         value: on the texts that there are.
         low, high: the interval's ends; None where none of the texts differs, where there is but one, and where the
-            difference is undefined in one of the resamples.
+            difference is undefined in so many resamples that it could be anything.
         differ: texts on which the two differ.
     """
 
@@ -104,7 +104,7 @@ def _measured(metric: Metric, rows: Mapping[str, Tally]) -> _Measure:
 def _bounds(
     measures: Sequence[_Measure], pairs: Sequence[tuple[str, str]], texts: int, seed: int
 ) -> tuple[Numbers, Numbers]:
-    """Ends of the intervals, (measures, pairs) each; NaN where there is none."""
+    """Ends of the intervals, (measures, pairs) each; not finite where there is none."""
     if texts < 2:
         nothing = np.full((len(measures), len(pairs)), np.nan)
         return nothing, nothing
@@ -119,14 +119,20 @@ def _bounds(
         return np.array(found)
 
     with warnings.catch_warnings():
-        # What is undefined in a resample has no interval, which scipy warns of.
+        # scipy has no interval for what is undefined in a resample, which it warns of.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        ends = bootstrap(
-            (np.arange(texts),), statistic, paired=True, vectorized=True, method="percentile", confidence_level=LEVEL,
+        drawn = bootstrap(
+            (np.arange(texts),), statistic, paired=True, vectorized=True, method="percentile",
             n_resamples=RESAMPLES, batch=max(1, min(RESAMPLES, _AT_ONCE // texts)),
             random_state=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    return ends.low, ends.high
+        ).bootstrap_distribution  # fmt: skip
+    return _end(drawn, (1 - LEVEL) / 2, -np.inf), _end(drawn, (1 + LEVEL) / 2, np.inf)
+
+
+def _end(drawn: Numbers, share: float, undefined: float) -> Numbers:
+    """A percentile of the resamples, where those in which a difference is undefined count as the worst."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.quantile(np.where(np.isnan(drawn), undefined, drawn), share, axis=-1))
 
 
 def _weights(drawn: NDArray[np.int64]) -> Numbers:

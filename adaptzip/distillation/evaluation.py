@@ -159,11 +159,11 @@ def _metric(wanted: str | None, loaded: LoadedModel, batches: Sequence[Batch]) -
 
 def _told(metric: Metric | None, chosen: bool, tallies: Mapping[str, Tally], seed: int) -> Evaluation:
     """Scores, metrics and differences of all rows."""
+    teacher = tallies[TEACHER]
     rows = {name: score_of(own) for name, own in tallies.items()}
     metrics = {name: values_of(own) for name, own in tallies.items()}
-    if chosen and metric is not None:
+    if metric is not None and metric.name != metric_name(teacher.kind):
         rows = {name: replace(row, metric=metrics[name][metric.name], second=None) for name, row in rows.items()}
-    teacher = tallies[TEACHER]
     measured = metric if chosen or rows[TEACHER].metric is not None else None
     return Evaluation(
         teacher.kind,

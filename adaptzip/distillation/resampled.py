@@ -12,6 +12,9 @@ import numpy as np
 
 from adaptzip.distillation.tallies import Numbers
 
+_ROUNDING = 1e-12
+"""Of a variance, by the square of its mean: below it all values are the same."""
+
 
 def ratio(columns: Any, weights: Numbers) -> Numbers:
     """Sum of the first column by that of the second."""
@@ -53,38 +56,40 @@ def correlated(columns: Any, weights: Numbers, *, ranked: bool) -> Numbers:
     """Pearson's or Spearman's correlation, in the mean over outputs; columns: outputs, labels, whether there are."""
     outputs = columns.shape[1] // 2
     known = columns[:, -1] > 0
-    weights, columns = weights[:, known], columns[known]
+    # Each text's weights lie together, as texts are put in order.
+    weights, columns = np.ascontiguousarray(weights[:, known].T), columns[known]
     found = [_correlated(columns[:, i], columns[:, outputs + i], weights, ranked) for i in range(outputs)]
     return np.asarray(np.mean(found, axis=0))
 
 
 def _correlated(first: Numbers, second: Numbers, weights: Numbers, ranked: bool) -> Numbers:
-    a, b = (_centred(_ranks(one, weights) if ranked else one, weights) for one in (first, second))
-    shared, own, other = ((weights * x * y).sum(1) for x, y in ((a, b), (a, a), (b, b)))
-    varied = _varies(first, weights) & _varies(second, weights)
-    return np.where(varied, _divided(shared, np.sqrt(own * other)), np.nan)
+    """Of values (texts,) and weights (texts, resamples)."""
+    total = weights.sum(0)
+    a, b = (_ranks(one, weights) if ranked else (one - one.mean())[:, None] for one in (first, second))
+    x, y = _sum(weights, a) / total, _sum(weights, b) / total
+    shared, own, other = (_sum(weights, u * v) / total - m for u, v, m in ((a, b, x * y), (a, a, x * x), (b, b, y * y)))
+    varied = (own > _ROUNDING * x * x) & (other > _ROUNDING * y * y)
+    return np.where(varied, _divided(shared, np.sqrt(np.where(varied, own * other, 0.0))), np.nan)
 
 
-def _varies(values: Numbers, weights: Numbers) -> Any:
-    """Whether a resample has more than one value, which rounding of its mean does not tell."""
-    there = weights > 0
-    return np.where(there, values, np.inf).min(1) < np.where(there, values, -np.inf).max(1)
-
-
-def _centred(values: Numbers, weights: Numbers) -> Numbers:
-    mean = _divided((weights * values).sum(1), weights.sum(1))
-    return np.asarray(values - mean[:, None])
+def _sum(weights: Numbers, values: Numbers) -> Numbers:
+    """Sums of values (texts, resamples) or (texts, 1) in each resample."""
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0] @ weights)
+    return np.asarray(np.einsum("ij,ij->j", weights, values))
 
 
 def _ranks(values: Numbers, weights: Numbers) -> Numbers:
-    """Ranks of the values (texts,) within each resample, (resamples, texts); equal ones share the mean of theirs."""
+    """Ranks of the values (texts,) within each resample, about 0, (texts, resamples); equal ones share their mean."""
     order = np.argsort(values, kind="stable")
-    ordered, sorted_weights = values[order], weights[:, order]
-    reached = np.cumsum(sorted_weights, 1)
-    first, last = (np.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
-    before = (reached - sorted_weights)[:, first]
+    ordered, held = values[order], weights[order]
+    reached = np.cumsum(held, 0)
+    middle = reached - held / 2
+    if np.any(ordered[1:] == ordered[:-1]):
+        first, last = (np.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
+        middle = ((reached - held)[first] + reached[last - 1]) / 2
     ranks = np.empty_like(weights)
-    ranks[:, order] = (before + reached[:, last - 1] + 1) / 2
+    ranks[order] = middle - reached[-1] / 2
     return ranks
 
 
