@@ -60,7 +60,8 @@ def decided_alike(kind: Kind, teacher: Tensor, student: Tensor) -> Tensor:
 
 def compare_rows(kind: Kind, teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row: `distances` in float64, and `decided_alike`; (rows,) each."""
-    parts = [distances(kind, a.double(), b.double()) for a, b in _parts(teacher, student)]
+    # No distance is below 0 but by rounding.
+    parts = [distances(kind, a.double(), b.double()).clamp(min=0) for a, b in _parts(teacher, student)]
     return torch.cat(parts), decided_alike(kind, teacher, student)
 
 

@@ -25,12 +25,12 @@ class Score:
             that are the same; None for an encoder and for scores.
         cosine: mean of 1 - cosine with the teacher's embeddings; None unless an encoder.
         metric: accuracy (classifier, tokens), loss in nats per token (causal, seq2seq), F1 over all decisions
-            (multilabel) or mean squared error (scores); None without labels.
+            (multilabel) or mean squared error (scores), or another that was asked for; None without labels.
         samples: distributions, embeddings or texts compared.
         squared_error: mean squared difference from the teacher's scores; None unless scores.
         rank_correlation: Spearman's with the teacher's scores; None unless scores, and where all are equal.
         second: mean F1 of the classes (multilabel), or Spearman's rank correlation with the labels (scores); None
-            without labels and for other kinds.
+            without labels, for other kinds, and beside a metric that was asked for.
     """
 
     kl: float | None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptzip.calibration.kinds import Kind
+from adaptzip.calibration.kinds import WITH_HEAD, Kind
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel
 from adaptzip.calibration.rows import compare_rows, losses
 from adaptzip.errors import BaseModelError, CheckFailedError
@@ -32,9 +32,9 @@ class Tally:
         labelled: how many of them have a label (texts,).
         right: of these, those whose largest entry is the label, or all of whose decisions are right (texts,).
         loss: the summed cross entropy in nats of causal and seq2seq models' labelled rows (texts,); else 0.
-        owners: the text of each labelled row (labelled,) int64.
+        owners: the text of each labelled row (labelled,) int64; (0,) for models without a trained head.
         found: what these rows say: classes (labelled,) int64 (classifier, tokens), decisions (labelled, width) bool
-            (multilabel) or scores (labelled, width) float64; (labelled, 0) for other kinds.
+            (multilabel) or scores (labelled, width) float64; (0, 0) for other kinds.
         labels: their labels, in the same form.
         scores: of a model for scores all rows (texts, width); else (0, width).
         expected: the teacher's, in the same form.
@@ -95,7 +95,7 @@ def _of_batch(loaded: LoadedModel, batch: Batch, rows: Tensor, expected: Tensor)
         return summed.index_add_(0, texts, values.double().cpu()).numpy()
 
     away, alike = compare_rows(kind, expected, rows)
-    known = there.bool().cpu()
+    known = there.bool().cpu() & (kind in WITH_HEAD)
     scores = (rows, expected) if kind == "scores" else (rows[:0], expected[:0])
     found, told = (values.cpu()[known].numpy() for values in _decided(kind, rows, labels))
     return Tally(
