@@ -215,6 +215,16 @@ class LoadedModel:
             return batch.labels
         return batch.labels[batch.mask if self.kind == "tokens" else batch.labels != NO_LABEL]
 
+    def rows_texts(self, batch: Batch) -> Tensor:
+        """The place within the batch of the text that each row of the output is of, (rows,) int64."""
+        if self.kind in OF_TEXTS or self.kind == "encoder":
+            return torch.arange(len(batch.ids), device=batch.ids.device)
+        if self.kind == "seq2seq":
+            counted = batch.targets != NO_LABEL
+        else:
+            counted = batch.mask if batch.scored is None else batch.scored
+        return counted.nonzero()[:, 0]
+
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Sum over rows of two outputs' distance (`rows.apart`); differentiable."""
         return apart(self.kind, teacher, student)

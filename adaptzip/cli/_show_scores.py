@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adaptzip.cli import _text as text
+
 if TYPE_CHECKING:
+    from adaptzip.distillation.differences import Difference, Interval
     from adaptzip.distillation.evaluation import Evaluation
 
 ROWS = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distilled": "distilled"}
@@ -12,6 +15,10 @@ ROWS = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distill
 
 _DISTANCES = {"encoder": ["1 - cosine"], "scores": ["squared error", "rank correlation"]}
 """Columns beside the teacher, of kinds that put out no distributions."""
+_SHARES = ("accuracy", "F1", "macro F1", "exact match")
+"""Metrics that are shown in per cent."""
+_MOST_DIFFERENCES = 10
+"""That are shown of more than these, unless all are asked for, are those from the teacher alone."""
 
 
 def head(found: Evaluation) -> list[str]:
@@ -19,9 +26,7 @@ def head(found: Evaluation) -> list[str]:
     distances = _DISTANCES.get(found.kind, ["KL", "agreement"])
     if found.metric is None:
         return distances
-    # Of scores, both the distance and the metric are squared errors.
-    measured = [name for name in (found.metric, found.second) if name is not None]
-    measured = [f"{name} to labels" for name in measured] if found.kind == "scores" else measured
+    measured = [_to_labels(found, name) for name in (found.metric, found.second) if name is not None]
     return [*distances, *measured, "gain"]
 
 
@@ -35,15 +40,63 @@ def cells(found: Evaluation, name: str) -> list[str]:
     else:
         row = [figure(score.kl), _share(score.agreement)]
     if found.metric is not None:
-        shown = _share if found.metric in ("accuracy", "F1") else figure
+        shown = _share if found.metric in _SHARES else figure
         row += [shown(score.metric), *([] if found.second is None else [shown(score.second)]), _share(found.gain(name))]
     return row
 
 
+def differences(found: Evaluation, *, every: bool = False) -> str:
+    """The table of differences with their intervals; with many adapters those from the teacher alone, unless `every`.
+
+    "" where there is none.
+    """
+    from adaptzip.distillation.differences import RESAMPLES
+
+    if not found.differences:
+        return ""
+    shown = list(found.differences)
+    if not every and len(shown) > _MOST_DIFFERENCES:
+        teacher = shown[0].against
+        shown = [difference for difference in shown if difference.against == teacher]
+    head = ["adapter", "against", _DISTANCES.get(found.kind, ["KL"])[0], "95 %"]
+    if found.metric is not None:
+        head += [_to_labels(found, found.metric), "95 %"]
+    lines = [text.table([_difference(found, one) for one in shown], head=head, indent="")]
+    lines.append(f"95 % intervals by {RESAMPLES:,} resamples of the texts")
+    left = len(found.differences) - len(shown)
+    if left:
+        lines[-1] += f"; {text.count(left, 'difference')} of two adapters with --verbose or --json"
+    return "\n".join(lines)
+
+
+def _difference(found: Evaluation, difference: Difference) -> list[str]:
+    row = [difference.name, difference.against, *_interval(difference.distance, share=False)]
+    if found.metric is not None:
+        row += _interval(difference.metric, share=found.metric in _SHARES)
+    return row
+
+
+def _interval(interval: Interval | None, *, share: bool) -> list[str]:
+    """A difference, and its interval."""
+    if interval is None:
+        return ["-", "-"]
+    value = f"{100 * interval.value:+z.1f} %" if share else f"{interval.value:+z.3g}"
+    if interval.low is None or interval.high is None:
+        return [value, "-" if interval.differ else "none differs"]
+    if share:
+        return [value, f"{100 * interval.low:+z.1f} to {100 * interval.high:+z.1f} %"]
+    return [value, f"{interval.low:+z.3g} to {interval.high:+z.3g}"]
+
+
+def _to_labels(found: Evaluation, metric: str) -> str:
+    """A metric's column; of scores, both the distance and the metric are squared errors."""
+    return f"{metric} to labels" if found.kind == "scores" else metric
+
+
 def figure(value: float | None) -> str:
     """A number for a table."""
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else f"{value:z.4g}"
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:z.1f} %"

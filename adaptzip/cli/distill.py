@@ -136,14 +136,15 @@ def distill(
     found = _evaluation(made, setup)
     values = {"path": str(output), "teacher": str(teacher), "base": str(base), "data": data, **_values(made, setup)}
     values |= {"tokeniser": str(setup.tokeniser or base), "seed": seed, **found.as_dict()}
-    values["rows"] = [{k: v for k, v in row.items() if k not in _OF_FILES} for row in values["rows"]]
+    del values["differences"]
+    values["rows"] = [{k: v for k, v in row.items() if k not in _NOT_TOLD} for row in values["rows"]]
     if not as_json:
         sink.result(values, lambda: _table(found, setup))
     sink.wrote(output, f"{text.size(values['bytes'])}  {text.count(made.steps, 'step')}", values)
 
 
-_OF_FILES = ("method", "bytes", "update_bytes")
-"""What a row of an evaluation says of files, which these rows have no others of than the one written."""
+_NOT_TOLD = ("method", "bytes", "update_bytes", "metrics")
+"""What `eval` says of a row, but these have no files of their own, and training counts the main metric alone."""
 
 
 def _seconds(words: str) -> float:

@@ -38,6 +38,15 @@ def eval(
     label_field: options.LabelField = None,
     score: options.Score = None,
     task: options.Task = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What is shown beside the distance, and tells the gain: accuracy, f1, macro-f1, mcc, exact-match, "
+            "loss, squared-error, rank-correlation or correlation.  [default: as the model's kind]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     held_out: Annotated[
         float | None,
         typer.Option(
@@ -63,7 +72,9 @@ def eval(
     alpha: options.Alpha = None,
     config: options.Config = None,
     device: options.Device = "auto",
-    seed: Annotated[int, typer.Option(help="Draws what --held-out holds out.", metavar="NUMBER")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Draws what --held-out holds out, and the texts of intervals.", metavar="NUMBER")
+    ] = 0,
     force: options.Force = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -73,13 +84,15 @@ def eval(
 
     Shows the KL divergence from the teacher and how often both say the same, of scores the squared error and the
     rank correlation; where there are labels, also the accuracy, loss, F1 or error, and the gain: the share of the
-    teacher's improvement over no adapter that is kept. "No adapter" keeps the teacher's head. The teacher's own
-    tokeniser is used where its folder has one. Writes nothing but the plot.
+    teacher's improvement over no adapter that is kept. "No adapter" keeps the teacher's head. Below are the
+    differences between adapters, with 95 % intervals over the texts. The teacher's own tokeniser is used where its
+    folder has one. Writes nothing but the plot.
 
     \b
     Examples:
       adaptzip eval my-adapter.adz --teacher my-adapter/ --base base-model/ --data texts.jsonl
       adaptzip eval *.adz --teacher my-adapter/ --base base-model/ --data rows.csv --label-field label
+      adaptzip eval a.adz b.adz --teacher my-adapter/ --base base-model/ --data r.csv --label-field label --metric mcc
       adaptzip eval *.adz --teacher my-adapter/ --base base-model/ --data texts.jsonl --plot sizes.png
     """
     sink = Output(as_json, quiet, verbose)
@@ -115,6 +128,8 @@ def eval(
             tokeniser=tokeniser,
             scored=score,
             whole=whole,
+            metric=metric,
+            seed=seed,
             progress=report,
         ).with_sizes({name: sizes_of(path, adapters[path]) for name, path in {TEACHER: teacher, **paths}.items()})
     values = {
@@ -131,13 +146,13 @@ def eval(
         **found.as_dict(),
     }
     if plot is None:
-        sink.result(values, lambda: _text(found, tokeniser))
+        sink.result(values, lambda: _text(found, tokeniser, verbose))
         return
     from adaptzip.plots import draw_evaluation
 
     draw_evaluation(found, plot, title=teacher.resolve().name, force=force)
     if not as_json:
-        sink.result(values, lambda: _text(found, tokeniser))
+        sink.result(values, lambda: _text(found, tokeniser, verbose))
     sink.wrote(plot, text.count(len(paths), "adapter"), values)
 
 
@@ -169,8 +184,8 @@ def _read(
     }
 
 
-def _text(found: Evaluation, tokeniser: Path | None) -> str:
-    """The table, and over what; `tokeniser` is the teacher's own where it has one."""
+def _text(found: Evaluation, tokeniser: Path | None, verbose: bool) -> str:
+    """The table, over what, and the differences; `tokeniser` is the teacher's own where it has one."""
     rows = []
     for name in found.rows:
         sizes = found.sizes.get(name)
@@ -180,4 +195,6 @@ def _text(found: Evaluation, tokeniser: Path | None) -> str:
     unit = {"causal": "token", "seq2seq": "token", "tokens": "token"}.get(found.kind, "text")
     over = text.count(found.texts, "text") + ("" if unit == "text" else f", {text.count(found.samples, unit)}")
     told = "" if tokeniser is None else f"\nwith the tokeniser of {tokeniser}"
-    return f"{text.table(rows, head=head, indent='')}\nover {over}{told}"
+    differences = scores.differences(found, every=verbose)
+    below = f"\n\n{differences}" if differences else ""
+    return f"{text.table(rows, head=head, indent='')}\nover {over}{told}{below}"

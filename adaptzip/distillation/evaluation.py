@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,22 @@ from adaptzip.calibration.loaded import Scored
 from adaptzip.calibration.models import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
 from adaptzip.calibration.tokenisers import tokeniser_folder
 from adaptzip.distillation.data import Example, batches, encode
+from adaptzip.distillation.differences import differences
 from adaptzip.distillation.labels import fitted, reading_of
+from adaptzip.distillation.metrics import (
+    Metric,
+    chosen_metric,
+    metric_name,
+    metrics_of,
+    settled_name,
+    values_of,
+)
 from adaptzip.distillation.outputs import outputs, teacher_outputs
-from adaptzip.distillation.scores import Score, metric_name, score, score_pairs, second_metric_name
+from adaptzip.distillation.results import NOTHING, TEACHER, Evaluation
+from adaptzip.distillation.scores import Score, score, score_of, tallied
 from adaptzip.distillation.sizes import Sizes, sizes_of
 from adaptzip.distillation.student import place
+from adaptzip.distillation.tallies import Tally, tally
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
 from adaptzip.fitting import Progress
 from adaptzip.functions import Functions, read_either
@@ -39,71 +49,6 @@ __all__ = [
     "teacher_outputs",
 ]
 
-NOTHING = "no adapter"
-"""The row of the update zero, with the teacher's extras kept."""
-TEACHER = "teacher"
-"""The teacher's row."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Adapters side by side.
-
-    Attributes:
-        kind: what the model is for.
-        metric: "accuracy", "loss", "F1" or "squared error"; None where the data has no labels or the model takes none.
-        rows: scores by name, first of "no adapter" and "teacher".
-        bytes: of the file, by name; None where it is not known.
-        samples: distributions or embeddings compared.
-        sizes: more about the files, by name, where they are known.
-        texts: how many were looked at.
-    """
-
-    kind: Kind
-    metric: str | None
-    rows: Mapping[str, Score]
-    bytes: Mapping[str, int | None]
-    samples: int
-    sizes: Mapping[str, Sizes] = field(default_factory=dict)
-    texts: int = 0
-
-    @property
-    def second(self) -> str | None:
-        """What `Score.second` is: "macro F1" or "rank correlation"; None where there is none."""
-        return None if self.metric is None else second_metric_name(self.kind)
-
-    def gain(self, name: str) -> float | None:
-        """Share of the teacher's improvement over no adapter that is kept; None without a metric to tell it by."""
-        nothing, teacher, own = (self.rows[row].metric for row in (NOTHING, TEACHER, name))
-        if nothing is None or teacher is None or own is None or teacher == nothing:
-            return None
-        return (own - nothing) / (teacher - nothing)
-
-    def with_sizes(self, sizes: Mapping[str, Sizes]) -> Evaluation:
-        """The same with sizes of files, by name."""
-        return replace(self, bytes={**self.bytes, **{name: s.bytes for name, s in sizes.items()}}, sizes=sizes)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The evaluation as JSON values."""
-        return {
-            "kind": self.kind,
-            "metric": self.metric,
-            "second": self.second,
-            "samples": self.samples,
-            "rows": [self._row(name) for name in self.rows],
-        }
-
-    def _row(self, name: str) -> dict[str, Any]:
-        sizes = self.sizes.get(name)
-        return {
-            "name": name,
-            "method": sizes.method if sizes else None,
-            "bytes": self.bytes[name],
-            "update_bytes": sizes.update_bytes if sizes else None,
-            **asdict(self.rows[name]),
-            "gain": self.gain(name),
-        }
-
 
 def evaluate(
     base: str | Path,
@@ -120,6 +65,8 @@ def evaluate(
     tokeniser: str | Path | None = None,
     scored: Scored | None = None,
     whole: Sequence[Example] | None = None,
+    metric: str | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run a base model with its teacher, without any adapter, and with every student on the same data.
@@ -144,20 +91,25 @@ def evaluate(
             else the base's.
         scored: "completion" or "all" of a prompt with its completion; None scores completions where there are some.
         whole: the data that the examples are a part of, all of which tells how labels are read.
+        metric: what `Score.metric` is and gains are told by, such as "macro F1" or "macro-f1"; None takes the kind's
+            main one: accuracy, loss, F1 (multilabel) or squared error.
+        seed: draws the resamples that the intervals of differences are told by.
         progress: called with the row that is being made and the share of all that is done.
 
     Raises:
         CheckpointError, FormatError: if an adapter is unreadable, or labels are no classes of the model.
         BaseModelError: if the base can't be loaded, or an adapter does not fit it.
         RefusedError: if transformers is missing, a classifier comes without its head, or outputs are not finite.
-        RefusedError: if the teacher is a file of functions.
-        UsageError: if a student's name is one of the rows that are always there.
+        RefusedError: if the teacher is a file of functions, or the metric needs scikit-learn, which is missing.
+        UsageError: if a student's name is one of the rows that are always there, or the metric is none of this kind or
+            there are no labels for it.
         CheckFailedError: if none of the texts has a token.
     """
     where, base = choose_device(device), Path(base)
     for name in (NOTHING, TEACHER):
         if name in students:
             raise UsageError(f"{name!r} is the name of a row that is always there", hint="give it another name")
+    wanted = None if metric is None else settled_name(metric)
     adapters: dict[str, Adapter | Functions] = {}
     sizes: dict[str, Sizes] = {}
     for name, given in {TEACHER: teacher, **students}.items():
@@ -177,20 +129,51 @@ def evaluate(
     reading = reading_of(loaded, whole or examples)
     encoded = encode(loaded, examples, max_tokens=max_tokens, reading=reading)
     parts = batches(loaded, encoded, batch)
+    chosen = _metric(wanted, loaded, parts)
     with _about(TEACHER):
         expected = teacher_outputs(watched(loaded, loaded), parts)
-    rows = {TEACHER: score_pairs(loaded, parts, ((out, out) for out in expected))}
-    found = loaded.kind
-    loading = replace(loading, kind=found, tell=False)
+    tallies = {TEACHER: tally(loaded, parts, ((out, out) for out in expected))}
+    loading = replace(loading, kind=loaded.kind, tell=False)
     del loaded  # Unless its outputs are too large to keep, this frees the model before the next one is loaded.
     for number, name in enumerate([NOTHING, *students], 1):
         report(name, number / len(names))
         with _about(name):
-            rows[name] = _run_student(base, original, adapters.get(name), parts, expected, loading)
-    metric = None if rows[TEACHER].metric is None else metric_name(found)
-    ordered = {name: rows[name] for name in names}
-    told = Evaluation(found, metric, ordered, dict.fromkeys(names), rows[TEACHER].samples, texts=len(encoded))
-    return told.with_sizes(sizes)
+            tallies[name] = _run_student(base, original, adapters.get(name), parts, expected, loading)
+    told = _told(chosen, wanted is not None, {name: tallies[name] for name in names}, seed)
+    return replace(told, texts=len(encoded)).with_sizes(sizes)
+
+
+def _metric(wanted: str | None, loaded: LoadedModel, batches: Sequence[Batch]) -> Metric | None:
+    """What the rows are measured by; None where there is nothing to measure them by."""
+    labelled = any(loaded.rows_labels(batch) is not None for batch in batches)
+    width = len(loaded.classes)
+    if wanted is None:
+        return metrics_of(loaded.kind, width)[0] if labelled else None
+    found = chosen_metric(wanted, loaded.kind, width)
+    if not labelled:
+        raise UsageError(
+            f"the data has no labels to tell the {wanted} by", hint="name them with --label-field, or drop --metric"
+        )
+    return found
+
+
+def _told(metric: Metric | None, chosen: bool, tallies: Mapping[str, Tally], seed: int) -> Evaluation:
+    """Scores, metrics and differences of all rows."""
+    teacher = tallies[TEACHER]
+    rows = {name: score_of(own) for name, own in tallies.items()}
+    metrics = {name: values_of(own) for name, own in tallies.items()}
+    if metric is not None and metric.name != metric_name(teacher.kind):
+        rows = {name: replace(row, metric=metrics[name][metric.name], second=None) for name, row in rows.items()}
+    measured = metric if chosen or rows[TEACHER].metric is not None else None
+    return Evaluation(
+        teacher.kind,
+        None if measured is None else measured.name,
+        rows,
+        dict.fromkeys(rows),
+        rows[TEACHER].samples,
+        metrics=metrics,
+        differences=differences(measured, {name: own for name, own in tallies.items() if name != NOTHING}, seed),
+    )
 
 
 def _tokeniser(given: str | Path | None, teacher: Adapter | Functions | str | Path) -> Path | None:
@@ -207,10 +190,10 @@ def _run_student(
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
     loading: Loading,
-) -> Score:
-    """Score a student, and leave no model behind in memory."""
+) -> Tally:
+    """Run a student, and leave no model behind in memory."""
     loaded = _load_student(base, teacher, student, batches[0].ids.device, loading)
-    return score(loaded, watched(loaded, loaded), batches, expected)
+    return tallied(loaded, watched(loaded, loaded), batches, expected)
 
 
 def _teacher(found: Adapter | Functions) -> Adapter:

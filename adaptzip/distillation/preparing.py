@@ -27,13 +27,14 @@ from adaptzip.distillation.labels import fitted, reading_of
 from adaptzip.distillation.lessons import Teacher, label_count, nothing_to_learn, order
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
+from adaptzip.distillation.metrics import metric_name
 from adaptzip.distillation.outputs import teacher_outputs
 from adaptzip.distillation.placing import beginning_of, scale_of
 from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.quantising import fill
 from adaptzip.distillation.reports import longest, room
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.distillation.scores import Score, metric_name, score
+from adaptzip.distillation.scores import Score, score
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError

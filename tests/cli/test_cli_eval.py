@@ -46,13 +46,21 @@ def test_adapters_stand_side_by_side(place: Workplace) -> None:
     result = place.eval(half, place.packed, "--label-field", "label")
     assert result.code == 0, result.err
     assert result.err == ""
-    head, *rows, over = result.out.splitlines()
+    table, below = result.out.split("\n\n")
+    head, *rows, over = table.splitlines()
     assert head.split() == ["adapter", "size", "update", "KL", "agreement", "accuracy", "gain"]
     assert [row.split("  ")[0] for row in rows] == ["no adapter", "teacher", str(half), str(place.packed)]
     assert rows[0].split()[-4:] == ["0.0", "%", "0.0", "%"]
     assert rows[1].split()[-4:] == ["66.7", "%", "100.0", "%"]
     assert rows[2].split()[-4:] == ["33.3", "%", "50.0", "%"]
     assert over == "over 6 texts"
+    head, *rows, told = below.splitlines()
+    assert head.split() == ["adapter", "against", "KL", "95", "%", "accuracy", "95", "%"]
+    assert [row.split()[:2] for row in rows] == [
+        [str(half), "teacher"], [str(place.packed), "teacher"], [str(half), str(place.packed)]
+    ]  # fmt: skip
+    assert rows[0].split()[-6:] == ["-33.3", "%", "-66.7", "to", "+0.0", "%"]
+    assert told == "95 % intervals by 2,000 resamples of the texts"
     assert listing(place.base.parent) == before
 
 
@@ -62,6 +70,9 @@ def test_the_json_is_explained_and_what_the_library_finds(place: Workplace) -> N
     examples = read_examples(place.data, label_field="label")
     found = evaluate(place.base, place.teacher, {str(place.packed): place.packed}, examples)
     assert values["rows"] == found.as_dict()["rows"]
+    assert values["differences"] == found.as_dict()["differences"]
+    assert values["differences"][0].keys() == {"name", "against", "metric", "distance"}
+    assert values["rows"][1]["metrics"].keys() == {"accuracy", "macro F1", "MCC"}
     opened = read_header(place.packed)
     row = values["rows"][2]
     assert row["bytes"] == place.packed.stat().st_size
@@ -74,13 +85,67 @@ def test_without_labels_there_is_no_accuracy(place: Workplace) -> None:
     assert result.out.split("\n")[0].split() == ["adapter", "size", "update", "KL", "agreement"]
 
 
+def test_another_metric_takes_the_place_of_the_main_one(place: Workplace) -> None:
+    half = weakened(place.teacher, 0.5)
+    words = (half, "--label-field", "label", "--metric", "macro-f1")
+    result = place.eval(*words)
+    assert result.code == 0, result.err
+    table, below = result.out.split("\n\n")
+    assert table.splitlines()[0].endswith("  agreement  macro F1     gain")
+    assert below.splitlines()[0].split()[-4:] == ["macro", "F1", "95", "%"]
+    values = place.eval(*words, "--json").json
+    assert values["metric"] == "macro F1"
+    assert [row["metric"] for row in values["rows"]] == [row["metrics"]["macro F1"] for row in values["rows"]]
+    refused(place.eval(*words[:-1], "luck"), 2, "there is no metric 'luck'", "macro-f1")
+    refused(place.eval(*words[:-1], "f1"), 2, "F1 is that of the second of two classes, the model has 3")
+    refused(place.eval(half, "--metric", "mcc"), 2, "the data has no labels to tell the MCC by", "--label-field")
+
+
+def test_the_help_names_every_metric(place: Workplace) -> None:
+    hint = place.eval("--metric", "luck").err
+    known = hint[hint.index("name one of ") + len("name one of ") :].strip().split(", ")
+    assert len(known) == 9
+    # Long lines are broken, at hyphens too.
+    shown = "".join(run("eval", "--help").out.replace("│", " ").split())
+    assert all(name in shown for name in known)
+
+
+def test_what_needs_scikit_learn(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    words = ("--label-field", "label")
+    refused(place.eval(*words, "--metric", "mcc"), 3, "scikit-learn", "pip install 'adaptzip[metrics]'")
+    assert place.eval(*words, "--json").json["rows"][1]["metrics"].keys() == {"accuracy"}
+
+
+def test_many_adapters_stay_readable(place: Workplace) -> None:
+    many = [weakened(place.teacher, by) for by in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    words = (*many, "--label-field", "label")
+    few = place.eval(*words).out.split("\n\n")[1].splitlines()
+    assert [row.split()[:2] for row in few[1:-1]] == [[str(path), "teacher"] for path in many]
+    assert few[-1].endswith("; 10 differences of two adapters with --verbose or --json")
+    every = place.eval(*words, "--verbose").out.split("\n\n")[1].splitlines()
+    assert len(every) == 1 + 15 + 1
+    assert every[-1] == "95 % intervals by 2,000 resamples of the texts"
+    assert len(place.eval(*words, "--json").json["differences"]) == 15
+
+
+def test_nothing_is_less_than_nothing(place: Workplace) -> None:
+    # A teacher that is as good as no adapter has nothing to keep, and rounding leaves no sign.
+    same = place.eval("--teacher", weakened(place.teacher, 1e-9), "--label-field", "label", place.packed)
+    assert [row.split()[-1] for row in same.out.splitlines()[1:4]] == ["-", "-", "-"]
+    other = place.eval(weakened(place.teacher, 1e-6), "--label-field", "label")
+    assert "-0.0" not in other.out
+    assert "-0.0" not in place.eval(weakened(place.teacher, 0.0), "--label-field", "label", "--json").out
+
+
 def test_a_language_model_is_scored_by_its_loss(tmp_path: Path) -> None:
     base, teacher = causal(tmp_path)
     data = write_rows(tmp_path / "rows.jsonl")
     result = run("eval", weakened(teacher, 0.5), "--teacher", teacher, "--base", base, "--data", data)
     assert result.code == 0, result.err
     assert result.out.splitlines()[0].split()[-2:] == ["loss", "gain"]
-    assert result.out.splitlines()[-1] == "over 6 texts, 32 tokens"
+    assert "\nover 6 texts, 32 tokens\n" in result.out
 
 
 def test_only_what_was_held_out(place: Workplace) -> None:

@@ -14,7 +14,7 @@ from transformers import BertModel
 import adaptzip
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.models import Batch, load_bare, load_teacher
-from adaptzip.calibration.rows import compare_logits, summed_loss
+from adaptzip.calibration.rows import compare_logits, losses
 from adaptzip.distillation import evaluation
 from adaptzip.distillation.data import Example, batches, encode, read_examples
 from adaptzip.distillation.evaluation import (
@@ -233,9 +233,9 @@ def test_many_rows_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     a, b = (torch.randn(50, 7, generator=generator) for _ in range(2))
     labels = torch.arange(50) % 7
     labels[::3] = -100
-    whole = compare_logits(a, b), summed_loss(a, labels)
+    whole = compare_logits(a, b), float(losses(a, labels).sum())
     monkeypatch.setattr("adaptzip.calibration.rows._AT_ONCE", 21)
-    parts = compare_logits(a, b), summed_loss(a, labels)
+    parts = compare_logits(a, b), float(losses(a, labels).sum())
     assert parts[0] == pytest.approx(whole[0])
     assert parts[1] == pytest.approx(whole[1])
     assert whole[0][0] == pytest.approx(50 * kl(a.double(), b.double()))
