@@ -29,6 +29,8 @@ class Example:
         words: the words of the text, where the data has them apart.
         messages: a conversation, of which `text` is but the content.
         prompt: how many of its messages come before what counts.
+        cell: the label as a .csv has it, where it was read as a list or as a name in quotes: a text to be written is
+            written so.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Example:
     words: tuple[str, ...] = ()
     messages: tuple[Mapping[str, Any], ...] = ()
     prompt: int = 0
+    cell: str | None = None
 
     @property
     def start(self) -> str:
