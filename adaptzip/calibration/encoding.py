@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adaptzip.calibration.tokenisers import Tokeniser
 from adaptzip.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from adaptzip.calibration.tokenisers import Tokeniser
 
 Label = str | int | float
 """A class's name or index, a number, or a text to be written."""

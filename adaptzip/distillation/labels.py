@@ -87,10 +87,13 @@ def labels_of(loaded: LoadedModel, example: Example, longest: int, reading: Read
     """
     label = example.label
     if loaded.kind == "seq2seq":
-        target = example.completion if label is None else label
+        target = example.cell or (example.completion if label is None else label)
         if isinstance(target, tuple | bool):
-            raise CheckpointError(f"{target!r}, the label of the text {example.start}, is not a text to be written")
-        return () if target is None else tuple(loaded.tokeniser.encode_target(str(target), longest))
+            raise CheckpointError(
+                f"{target!r}, the label of the text {example.start}, is not a text to be written",
+                hint="name the field of the texts to be written with --label-field or --completion-field",
+            )
+        return () if target is None else loaded.encode_target(example, str(target), longest)
     if label is None:
         return ()
     if loaded.kind == "classifier":
