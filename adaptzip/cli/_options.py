@@ -106,6 +106,14 @@ PairField = Annotated[
         show_default=False,
     ),
 ]
+CompletionField = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a row has what completes the text, or the messages.  [default: completion, beside a prompt]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 Score = Annotated[
     Scored | None,
     typer.Option(

@@ -56,6 +56,7 @@ class DataOptions:
         packed: causal texts joined and cut into pieces of `max_tokens`.
         self_texts: texts written where `data` is "self".
         pair_field: where a record has the second text of a pair.
+        completion_field: where a record has what completes its text.
         score: "completion" or "all" of a prompt with its completion; None trains on completions where there are some.
     """
 
@@ -66,6 +67,7 @@ class DataOptions:
     packed: bool = False
     self_texts: int = _SELF_TEXTS
     pair_field: str | None = None
+    completion_field: str | None = None
     score: Scored | None = None
 
     def __post_init__(self) -> None:
@@ -217,8 +219,13 @@ def _examples(
         with guest.under(theirs):
             return self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
     if isinstance(data, str | Path):
-        fields = {"text_field": options.text_field, "pair_field": options.pair_field}
-        return read_examples(Path(data), **fields, label_field=options.label_field)
+        return read_examples(
+            Path(data),
+            text_field=options.text_field,
+            pair_field=options.pair_field,
+            completion_field=options.completion_field,
+            label_field=options.label_field,
+        )
     return tuple(data)
 
 
