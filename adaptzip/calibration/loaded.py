@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -151,14 +152,19 @@ class LoadedModel:
     def batches(self, texts: Sequence[str | Example], size: int, max_tokens: int) -> list[Batch]:
         """The texts cut to `max_tokens`, in batches of `size`, short ones first; labels are left out.
 
+        Texts with others to be written are together only where both are equally long: what observes layers knows the
+        padding of the texts alone.
+
         Raises:
             UsageError, CheckpointError: if the model does not read such examples (`check_forms`).
         """
         longest = self.longest(max_tokens)
         examples = [Example(text) if isinstance(text, str) else replace(text, label=None) for text in texts]
         check_forms(self.kind, self.score, examples)
-        found = sorted((e for e in (self._fed(x, longest) for x in examples) if e.ids), key=lambda e: len(e.ids))
-        return [self._unlabelled(found[start : start + size]) for start in range(0, len(found), size)]
+        found = sorted((e for e in (self._fed(x, longest) for x in examples) if e.ids), key=_lengths)
+        written = any(encoded.labels for encoded in found)
+        groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
+        return [self._unlabelled(part[at : at + size]) for part in groups for at in range(0, len(part), size)]
 
     def _fed(self, example: Example, longest: int) -> Encoded:
         if self.kind == "tokens":
@@ -249,6 +255,10 @@ class LoadedModel:
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Sum over rows of two outputs' distance (`rows.apart`); differentiable."""
         return apart(self.kind, teacher, student)
+
+
+def _lengths(encoded: Encoded) -> tuple[int, int]:
+    return len(encoded.ids), len(encoded.labels)
 
 
 def text_config(config: Any) -> Any:
