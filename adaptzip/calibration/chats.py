@@ -76,12 +76,15 @@ def _of_speaker(record: Record, field: str, item: Mapping[str, Any]) -> Message:
     return {"role": role, "content": content}
 
 
+def parts_of(message: Message) -> list[str]:
+    """The texts that the content of a message is made of."""
+    content = message.get("content") or ""
+    return [part["text"] for part in content] if isinstance(content, list) else [content]
+
+
 def content_of(message: Message) -> str:
     """The text of a message; of one that calls tools alone what it calls."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content)
-    return str(content or message.get("tool_calls") or "")
+    return "".join(parts_of(message)) or str(message.get("tool_calls") or "")
 
 
 def joined(message: Message) -> Message:

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
-from adaptzip.calibration.chats import content_of, joined
+from adaptzip.calibration.chats import joined, parts_of
 from adaptzip.calibration.guests import load_locally
 from adaptzip.checkpoints._places import CONFIG_NAME
 from adaptzip.errors import BaseModelError, RefusedError
@@ -184,7 +184,7 @@ class _Guest:
 
 
 def _says(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
-    return all(content_of(message).strip() in text for message in messages if message.get("content"))
+    return all(part.strip() in text for message in messages for part in parts_of(message))
 
 
 def _cut(most: int | None) -> dict[str, Any]:
