@@ -11,6 +11,8 @@ from adaptzip.calibration.encoding import Label
 from adaptzip.calibration.texts import Record
 from adaptzip.errors import CheckpointError
 
+_DIGITS = 18
+"""Whole numbers of more digits are no labels."""
 _SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
 """Strings without a comma between them, as numpy prints them, and Python joins them."""
 
@@ -58,7 +60,7 @@ def label_in(record: Record, field: str) -> tuple[Label | tuple[Label, ...] | No
         return None, None
     if record.typed or not isinstance(value, str):
         return _label(record, field, value), None
-    if value.isdecimal() and str(int(value)) == value:
+    if value.isdecimal() and len(value) <= _DIGITS and str(int(value)) == value:
         return int(value), None
     found = list_in(value)
     if found is not None:
@@ -87,9 +89,11 @@ def _label(record: Record, field: str, value: object) -> Label | tuple[Label, ..
 def _one_label(record: Record, field: str, value: object) -> Label:
     if isinstance(value, str):
         return whole(record.place, field, value)
-    if isinstance(value, int) or isinstance(value, float) and isfinite(value):
+    if isinstance(value, int) and abs(value) < 10**_DIGITS or isinstance(value, float) and isfinite(value):
         return value
     shown = repr(value) if value is None or isinstance(value, float) else f"a {type(value).__name__}"
+    if isinstance(value, int):
+        shown = f"a number of more than {_DIGITS} digits"
     raise CheckpointError(
         f"{record.place}: {field!r} is not a label, it holds {shown}",
         hint="a label is a text or a number, or a list of these; a row without one has null there",

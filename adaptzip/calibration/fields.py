@@ -110,9 +110,16 @@ def layouts(records: Sequence[Record], fields: Fields) -> list[Layout]:
     Raises:
         CheckpointError: if a row has several texts of which one would be read, none, or half of what others have.
     """
+    found = _found(records, fields)
+    for layout in dict.fromkeys(found):
+        _check_no_numbers(records, layout.first)
+        if layout.second is not None and not layout.completes:
+            _check_no_numbers(records, layout.second)
+    return found
+
+
+def _found(records: Sequence[Record], fields: Fields) -> list[Layout]:
     if fields.text is not None:
-        for name in filter(None, (fields.text, fields.pair)):
-            _check_no_numbers(records, name)
         return [Layout(fields.text, fields.pair or fields.completion, fields.completion is not None)] * len(records)
     texts = text_fields(records, fields.label)
     together = {layout: None for record in records if (layout := _together(record, texts)) is not None}
@@ -138,7 +145,7 @@ def _holds_texts(records: Sequence[Record], name: str) -> bool:
     if not values or name.casefold() in _NO_TEXTS:
         return False
     if name.casefold() in _KNOWN:
-        return records[0].typed or not _numbers(values)
+        return True
     count = len(values)
     several = sum(_words(value) >= _WORDS for value in values)
     many = sum(_words(value) >= _MANY_WORDS for value in values)

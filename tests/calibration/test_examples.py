@@ -139,8 +139,8 @@ def test_cells_that_look_like_lists(tmp_path: Path) -> None:
 
 
 def test_quotes_within_a_cell_make_a_name(tmp_path: Path) -> None:
-    found = table(tmp_path, '"1"', "1", '"a', "")
-    assert [example.label for example in found] == ["1", 1, '"a', None]
+    found = table(tmp_path, '"1"', "1", '"a', "", "9" * 5000)
+    assert [example.label for example in found] == ["1", 1, '"a', None, "9" * 5000]
     assert found[0].cell == '"1"'
 
 
@@ -162,7 +162,10 @@ def test_half_a_character_anywhere_is_named(field: str, tmp_path: Path) -> None:
         read_examples(path, **named.get(field, {"text_field": "words"}))
 
 
-@pytest.mark.parametrize(("label", "said"), [("NaN", "it holds nan"), ("Infinity", "it holds inf"), ("{}", "a dict")])
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("NaN", "it holds nan"), ("Infinity", "it holds inf"), ("{}", "a dict"), (f"1{'0' * 400}", "more than 18 digits")],
+)
 def test_what_is_no_label_is_named(label: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"text": "a", "y": {label}}}')

@@ -50,11 +50,10 @@ def test_labels_and_what_says_where_a_row_is_from_are_no_texts() -> None:
 
 def test_names_that_are_known_need_no_words() -> None:
     assert text_fields(records({"text": "a", "Title": "b", "n": "c"}), None) == ["text", "Title"]
-    # A column of numbers is no text, and in JSON a text is one.
-    assert text_fields(records({"question": "a", "answer": "3"}, {"question": "b", "answer": "4"}), None)[1:] == [
-        "answer"
-    ]
-    assert text_fields(records({"question": "a", "answer": "3"}, typed=False), None) == ["question"]
+    # An answer may be a number, and is a text nevertheless.
+    for typed in (True, False):
+        given = records({"question": "a", "answer": "3"}, {"question": "b", "answer": "4"}, typed=typed)
+        assert text_fields(given, None) == ["question", "answer"]
 
 
 @pytest.mark.parametrize(("first", "second"), [("text", "headline"), ("sentence", "remark"), ("body", "remark")])
@@ -133,3 +132,10 @@ def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'label' holds nothing but numbers"):
         read_examples(path, text_field="label")
     assert read_examples(path) == (Example("a"), Example("b"))
+    path.write_text("label,text\na,1\nb,0.5\n")
+    with pytest.raises(CheckpointError, match="line 2: 'text' holds nothing but numbers"):
+        read_examples(path)
+    path.write_text("prompt,completion\n1 + 1,2\n1 + 2,3\n")
+    assert read_examples(path, text_field="prompt", completion_field="completion")[1] == Example(
+        "1 + 2", completion="3"
+    )
