@@ -100,6 +100,9 @@ def compress(
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
     base_name: str | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -122,11 +125,13 @@ def compress(
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
-        calibration: a file of texts (.jsonl or .txt); errors are then weighted by what the base feeds each module.
+        calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
         base_name: what the file calls the base model; None keeps the adapter's own name for it. With `lossless`
             everything else is still kept bit for bit.
+        text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
+            it; None looks for the usual names.
         force: replace an existing `output`.
         progress: called with a phase and the share of it that is done.
         options: the method's own options.
@@ -142,7 +147,7 @@ def compress(
     """
     request = Request(
         to, budget, max_error, extras, alpha, config, device, seed, base, basis, embed_basis, calibration, allocate,
-        ranks, options, base_name,
+        ranks, options, base_name, text_field, pair_field, completion_field,
     )  # fmt: skip
     if output is not None:
         check_apart(output, source=source, **request.inputs)
@@ -290,9 +295,10 @@ def _warn_of_room(job: Job, made: Made) -> None:
     if size - made.size <= max(_LEFT * room, GRAIN):
         return
     reason = "the next component does not fit" if made.distortion > 2 * FINEST_ERROR else "more would buy nothing"
+    kind = "weighted" if job.source.sensitivities else "relative"
     warnings.warn(
         f"the file takes {made.size} bytes, the update {(made.size - fixed) / room:.0%} of its part of the budget "
-        f"({room} bytes), at relative error {made.error:.2g}: {reason}",
+        f"({room} bytes), at {kind} error {made.error:.2g}: {reason}",
         AdaptzipWarning,
         stacklevel=4,
     )

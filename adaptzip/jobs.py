@@ -63,6 +63,9 @@ class Request:
     ranks: Mapping[str, int] | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     base_name: str | None = None
+    text_field: str | None = None
+    pair_field: str | None = None
+    completion_field: str | None = None
 
     def __post_init__(self) -> None:
         if self.extras not in get_args(ExtrasMode):
@@ -75,6 +78,9 @@ class Request:
             raise UsageError(f"seed {self.seed} is out of range", hint="give one from 0 to 2^63 - 1")
         if self.calibration is not None and self.base is None:
             raise UsageError("calibration needs the base model", hint="add --base DIR")
+        named = self.text_field or self.pair_field or self.completion_field
+        if named is not None and self.calibration is None:
+            raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give --calibration FILE")
         if self.base_name is not None:
             check_name(self.base_name)
         if self.allocate is not None:
@@ -169,6 +175,9 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         error=_aimed_error(found, request),
         compressed=_copier(found, request),
         tokeniser=None if isinstance(source, Adapter) else tokeniser_folder(source),
+        text_field=request.text_field,
+        pair_field=request.pair_field,
+        completion_field=request.completion_field,
     )
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
 

@@ -84,12 +84,15 @@ def calibrate(
     error: float | None = None,
     compressed: Copier | None = None,
     tokeniser: Path | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
 ) -> Calibration:
     """Estimate how much errors in each module matter, from texts run through the base model with the adapter on it.
 
     Args:
         base: the base model's folder, with its tokeniser; nothing is downloaded.
-        texts_path: a .jsonl, .csv or .txt file (`read_examples`).
+        texts_path: a file of texts (`read_examples`).
         use: "inputs", "gradients" or "both"; the first runs the model forwards only, but for the choice.
         batch: texts run together.
         max_tokens: texts are cut to this many tokens.
@@ -99,16 +102,18 @@ def calibrate(
             at one size may harm at another.
         compressed: what compresses the adapter to the very size; estimates are then compared by what is left of it.
         tokeniser: a folder whose tokeniser is taken, such as the adapter's; None takes the base's.
+        text_field, pair_field, completion_field: where the rows of the file have what (`read_examples`).
 
     Raises:
         CheckpointError: if the texts can't be read.
         BaseModelError: if the base can't be loaded, or is not the adapter's.
-        RefusedError: if transformers or a tokeniser is missing.
-        UsageError: if `use` or the device is unknown.
+        RefusedError: if transformers or a tokeniser is missing, or outputs are not finite.
+        UsageError: if `use` or the device is unknown, or the model does not read such texts.
     """
     if use not in get_args(Use):
         raise UsageError(f"calibration use {use!r} is unknown", hint=f"uses: {', '.join(get_args(Use))}")
-    texts = sample_texts(read_examples(texts_path), most_texts, seed)
+    found = read_examples(texts_path, text_field=text_field, pair_field=pair_field, completion_field=completion_field)
+    texts = sample_texts(found, most_texts, seed)
     loaded = load_teacher(base, adapter, choose_device(device), loading=Loading(tokeniser=tokeniser))
     batches = loaded.batches(texts, batch, max_tokens)
     if not batches:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.coarse import Updates, change, coordinates, copy_of_error, copy_of_size
+from adaptzip.calibration.finite import watched
 from adaptzip.calibration.models import Batch, LoadedModel
 from adaptzip.sensitivity import Sensitivity
 
@@ -145,7 +146,7 @@ def _attribute(loaded: LoadedModel, adapter: Adapter, copy: Updates, batches: Se
         layer.parameter.requires_grad_(True)
     shares = dict.fromkeys(changes, 0.0)
     with torch.no_grad():
-        teacher = [loaded(batch) for batch in batches]
+        teacher = [watched(loaded, loaded)(batch) for batch in batches]
     for station in _STATIONS:
         with _moved(loaded, adapter, copy, station):
             for batch, expected in zip(batches, teacher, strict=True):
@@ -160,7 +161,7 @@ def _distances(
     """Summed distance of every copy from the adapter."""
     totals = dict.fromkeys(copies, 0.0)
     with torch.no_grad():
-        teacher = [loaded(batch) for batch in batches]
+        teacher = [watched(loaded, loaded)(batch) for batch in batches]
         for key, copy in copies.items():
             with _moved(loaded, adapter, copy):
                 for batch, expected in zip(batches, teacher, strict=True):

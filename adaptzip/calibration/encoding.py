@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adaptzip.calibration.tokenisers import Tokeniser
 from adaptzip.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from adaptzip.calibration.tokenisers import Tokeniser
 
 Label = str | int | float
 """A class's name or index, a number, or a text to be written."""
@@ -29,6 +31,8 @@ class Example:
         words: the words of the text, where the data has them apart.
         messages: a conversation, of which `text` is but the content.
         prompt: how many of its messages come before what counts.
+        cell: the label as a .csv has it, where it was read as a list or as a name in quotes: a text to be written is
+            written so.
     """
 
     text: str
@@ -38,6 +42,7 @@ class Example:
     words: tuple[str, ...] = ()
     messages: tuple[Mapping[str, Any], ...] = ()
     prompt: int = 0
+    cell: str | None = None
 
     @property
     def start(self) -> str:

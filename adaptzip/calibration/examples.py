@@ -1,74 +1,44 @@
-"""Rows of a file as examples: which fields are the text, a second text, a completion, words, messages and the label."""
+"""Rows of a file as examples: a text, a second text, a completion, words or messages, and the label."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from adaptzip.calibration.cells import label_in, list_in, whole
+from adaptzip.calibration.chats import content_of, messages_of
 from adaptzip.calibration.encoding import Example, Label
-from adaptzip.calibration.texts import TEXT_KEYS, Record, read_records
-from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
-
-PAIRS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("text1", "text2"),
-    ("text", "text_pair"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("question", "context"),
-    ("query", "passage"),
-    ("query", "document"),
-)
-"""Fields that are known to be two texts that belong together."""
-_COMPLETION = ("prompt", "completion")
-_LISTS = ("messages", "tokens", "words")
-_OTHERS = ("answer", "response", "output", "instruction")
-"""Texts as well, which are left out only where a field is named."""
-_KNOWN = tuple(dict.fromkeys((*TEXT_KEYS, *(name for pair in PAIRS for name in pair), *_COMPLETION, *_LISTS, *_OTHERS)))
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Where a record has what; None looks for the usual names.
-
-    Attributes:
-        text: the text, a list of words, or messages.
-        pair: the second text of a pair.
-        label: the label; None reads none.
-    """
-
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
+from adaptzip.calibration.fields import CHATS, WORDS, Fields, Layout, layouts, partners
+from adaptzip.calibration.texts import Record, read_records
+from adaptzip.errors import AdaptzipWarning, CheckpointError
 
 
 def read_examples(
-    path: Path, *, text_field: str | None = None, pair_field: str | None = None, label_field: str | None = None
+    path: Path,
+    *,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
+    label_field: str | None = None,
 ) -> tuple[Example, ...]:
-    """The examples of a .jsonl, .csv or .txt file, in its order; empty ones are left out, with a warning.
+    """The examples of a .jsonl, .json, .csv, .tsv or .txt file, in its order; empty ones are left out, with a warning.
 
     Args:
         text_field: where the text is, or a list of words or messages; None looks for `TEXT_KEYS`, `PAIRS`, a prompt
-            with its completion, messages, tokens or words.
+            with its completion, messages, conversations, tokens or words.
         pair_field: where the second text of a pair is.
+        completion_field: where the text, or the messages, are that complete the first.
         label_field: where the label is: a text, a number, or a list of these. None reads no labels.
 
     Raises:
         CheckpointError: if the file can't be read or is malformed, a field is missing, or holds something else, or
             several texts are found of which one would be used.
-        UsageError: if a second text is named and no first.
+        UsageError: if a second text or a completion is named and no first, or a field for two things.
     """
-    if pair_field is not None and text_field is None:
-        raise UsageError("a second text is named and no first", hint="name both: --text-field and --text-pair-field")
-    fields = Fields(text_field, pair_field, label_field)
+    fields = Fields(text_field, pair_field, completion_field, label_field)
     records = read_records(path)
-    found = [_example(record, fields) for record in records]
+    found = [_example(record, layout, fields) for record, layout in zip(records, layouts(records, fields), strict=True)]
     kept = tuple(example for example in found if example is not None)
     if not kept:
         raise CheckpointError(f"{path}: all of its {len(found)} texts are empty", hint="name the field of the texts")
@@ -78,7 +48,7 @@ def read_examples(
         )
     if len(kept) < len(found):
         _warn(f"{path}: {len(found) - len(kept)} of {len(found)} texts are empty and left out")
-    unread = _unread(records[0], fields)
+    unread = _unread(records, fields)
     if unread is not None:
         _warn(f"{path}: {unread!r} goes with {text_field!r} and is not read; drop --text-field to read both")
     return kept
@@ -88,50 +58,57 @@ def _warn(message: str) -> None:
     warnings.warn(message, AdaptzipWarning, stacklevel=3)
 
 
-def _example(record: Record, fields: Fields) -> Example | None:
-    """None where there is no text in it."""
-    label = None if fields.label is None else _label(record, fields.label)
-    first, second, completes = _names(record, fields)
-    value = record.value(first)
-    other = None if second is None else record.value(second)
-    if isinstance(value, list):
-        return _of_list(record, first, value, other, label)
-    text = _text(record, first)
-    if second is None:
-        return Example(text, label) if text.strip() else None
-    follows = _text(record, second)
-    if completes:
-        return Example(text, label, completion=follows) if follows.strip() else None
-    return Example(text, label, pair=follows) if text.strip() or follows.strip() else None
-
-
-def _names(record: Record, fields: Fields) -> tuple[str, str | None, bool]:
-    """The field of the text, the one that goes with it, and whether that completes it."""
-    if fields.text is not None:
-        return fields.text, fields.pair, False
-    present = [name for name in _KNOWN if name != fields.label and _is_text(record.fields.get(name))]
-    for first, second in (_COMPLETION, *PAIRS):
-        if set(present) == {first, second}:
-            return first, second, (first, second) == _COMPLETION
-    if len(present) > 1:
-        raise CheckpointError(
-            f"{record.place}: has texts in {' and '.join(map(repr, present))}",
-            hint="name the one to read with --text-field, and the second of a pair with --text-pair-field",
-        )
-    usable = [name for name in present if name in (*TEXT_KEYS, *_LISTS)]
-    return (usable[0] if usable else record.text_name()), None, False
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str | list)
-
-
-def _unread(record: Record, fields: Fields) -> str | None:
-    """The known partner of a text that was named alone."""
+def _unread(records: Sequence[Record], fields: Fields) -> str | None:
+    """The known partner of a text that was named without it."""
     if fields.text is None or fields.pair is not None:
         return None
-    partners = [second for first, second in (_COMPLETION, *PAIRS) if first == fields.text and second != fields.label]
-    return next((name for name in partners if isinstance(record.fields.get(name), str | list)), None)
+    known = partners(fields.text)
+    read = (fields.completion, fields.label)
+    return next(
+        (
+            name
+            for record in records
+            for name, value in record.fields.items()
+            if name.casefold() in known and name not in read and isinstance(value, str | list) and value
+        ),
+        None,
+    )
+
+
+def _example(record: Record, layout: Layout, fields: Fields) -> Example | None:
+    """None where there is no text in it."""
+    label, cell = (None, None) if fields.label is None else label_in(record, fields.label)
+    value = _value(record, layout.first)
+    other = None if layout.second is None else _value(record, layout.second)
+    _check_whole(record, layout, value, other)
+    if isinstance(value, list):
+        return _of_list(record, layout, value, other, label)
+    text = _text(record, layout.first)
+    if layout.second is None:
+        return Example(text, label, cell=cell) if text.strip() else None
+    follows = _text(record, layout.second)
+    if layout.completes:
+        return Example(text, label, completion=follows, cell=cell) if follows.strip() else None
+    return Example(text, label, pair=follows, cell=cell) if text.strip() or follows.strip() else None
+
+
+def _value(record: Record, field: str) -> object:
+    """What a field holds; a cell with a list, where its name says that it is one, is that list."""
+    value = record.value(field)
+    if not record.typed and isinstance(value, str) and field.casefold() in (*WORDS, *CHATS):
+        found = list_in(value)
+        return value if found is None else found
+    return value
+
+
+def _check_whole(record: Record, layout: Layout, value: object, other: object) -> None:
+    """Refuse half of what belongs together."""
+    if layout.second is not None and (value is None) != (other is None):
+        names = (layout.first, layout.second)
+        lacking, held = names if value is None else names[::-1]
+        raise CheckpointError(
+            f"{record.place}: has {held!r} and no {lacking!r}, which is null", hint="fill it in, or drop the row"
+        )
 
 
 def _text(record: Record, field: str) -> str:
@@ -141,59 +118,32 @@ def _text(record: Record, field: str) -> str:
         return ""
     if not isinstance(value, str):
         raise CheckpointError(f"{record.place}: {field!r} is not a text", hint="name the field of a text")
-    half = next((character for character in value if "\ud800" <= character <= "\udfff"), None)
-    if half is not None:
-        raise CheckpointError(
-            f"{record.place}: {field!r} holds half of a character, \\u{ord(half):x}",
-            hint="the text was cut in the middle of it; remove that half",
-        )
-    return value
+    return whole(record.place, field, value)
 
 
 def _of_list(
-    record: Record, field: str, value: list[Any], follows: object, label: Label | tuple[Label, ...] | None
+    record: Record, layout: Layout, value: list[object], follows: object, label: Label | tuple[Label, ...] | None
 ) -> Example | None:
     """Words, or messages, which may have more messages that complete them."""
-    if all(isinstance(item, str) for item in value) and follows is None:
-        words = tuple(value)
-        for word in words:
-            _text(Record(record.place, {field: word}), field)
+    if follows is None and all(isinstance(item, str) for item in value):
+        words = tuple(whole(record.place, layout.first, str(word)) for word in value)
         return Example(" ".join(words), label, words=words) if any(word.strip() for word in words) else None
-    messages = [*value, *(follows if isinstance(follows, list) else [])]
-    if not all(_is_message(item) for item in messages) or not (follows is None or isinstance(follows, list)):
+    if follows is not None and not (layout.completes and isinstance(follows, list)):
         raise CheckpointError(
-            f"{record.place}: {field!r} is not a text, nor a list of words or messages",
-            hint="a message is an object with a role and its content",
+            f"{record.place}: {layout.second!r} is no list of messages, which could complete {layout.first!r}",
+            hint="give messages in both fields, or texts in both",
         )
+    if record.fields.get("tools"):
+        raise CheckpointError(
+            f"{record.place}: has tools beside its messages, which are not read",
+            hint="give rows with a prompt and a completion, as the chat template writes them",
+        )
+    messages = messages_of(record, layout.first, [*value, *(follows if isinstance(follows, list) else [])])
     if follows is not None:
         before = len(value)
     else:
         before = len(messages) - 1 if messages and messages[-1]["role"] == "assistant" else 0
-    contents = [_text(Record(record.place, item), "content") for item in messages]
+    contents = [content_of(message) for message in messages]
     # The texts of the prompt tell conversations apart.
     text = "\n".join(contents[:before] or contents)
-    return Example(text, label, messages=tuple(messages), prompt=before) if text.strip() else None
-
-
-def _is_message(item: object) -> bool:
-    return isinstance(item, Mapping) and isinstance(item.get("role"), str) and isinstance(item.get("content"), str)
-
-
-def _label(record: Record, field: str) -> Label | tuple[Label, ...] | None:
-    value = record.value(field)
-    if value is None or value == "":
-        return None
-    if isinstance(value, list):
-        return tuple(_one_label(record, field, part) for part in value)
-    return _one_label(record, field, value)
-
-
-def _one_label(record: Record, field: str, value: object) -> Label:
-    if isinstance(value, str) and not record.typed and value.isdecimal() and str(int(value)) == value:
-        return int(value)
-    if isinstance(value, str | int) or isinstance(value, float) and isfinite(value):
-        return value
-    raise CheckpointError(
-        f"{record.place}: {field!r} is not a label",
-        hint="a label is a text or a number, or a list of these",
-    )
+    return Example(text, label, messages=messages, prompt=before) if text.strip() else None

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.encoding import Example
+from adaptzip.calibration.finite import watched
 from adaptzip.calibration.layers import Layer
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, load_base, load_teacher
 from adaptzip.calibration.moments import WIDEST_MOMENTS, input_rows, relative_weights
@@ -85,7 +86,7 @@ def tally_gradients(loaded: LoadedModel, batches: Sequence[Batch], seed: int) ->
     tallies = {name: GradientTally() for name in loaded.layers}
     for batch in batches:
         with _from_embeddings(loaded.model), _observed_gradients(loaded.layers, batch, tallies):
-            output = loaded(batch)
+            output = watched(loaded, loaded)(batch)
             for draw in range(_DRAWS):
                 _drawn_loss(loaded, output, generator).backward(retain_graph=draw + 1 < _DRAWS)  # type: ignore[no-untyped-call]
     return tallies
@@ -99,6 +100,7 @@ def module_gradients(
     batch: int = 16,
     max_tokens: int = 256,
     device: torch.device | None = None,
+    tokeniser: Path | None = None,
 ) -> dict[str, Tensor]:
     """Gradient of the base model's loss with respect to each module's weight, (out, in) float32, mean over batches.
 
@@ -106,11 +108,14 @@ def module_gradients(
     again. An encoder without a head has no loss of its own: there it is the cross entropy of finding the second half of
     each text, among those of its batch, by the cosine of its embedding to the first half's (temperature 0.05).
 
+    Args:
+        tokeniser: a folder whose tokeniser is taken, such as an adapter's; None takes the base's.
+
     Raises:
         BaseModelError: as `load_base`, or if a module is not in the model.
         RefusedError: as `load_base`, or if no text is long enough for the loss.
     """
-    loaded = load_base(base, modules, device or torch.device("cpu"))
+    loaded = load_base(base, modules, device or torch.device("cpu"), tokeniser)
     sums = {name: torch.zeros(layer.shape, device=layer.weight.device) for name, layer in loaded.layers.items()}
     count = 0
     for part in loaded.batches(texts, batch, max_tokens):
@@ -160,7 +165,7 @@ def importance_of(loaded: LoadedModel, adapter: Adapter, batches: Sequence[Batch
     for place in torch.randperm(len(batches), generator=generator).tolist():
         loss = _own_loss(loaded, batches[place]) if loaded.kind == "causal" else None
         if loss is None:
-            output = loaded(batches[place])
+            output = watched(loaded, loaded)(batches[place])
             loss = _drawn_loss(loaded, output, generator) / len(output)
         count += 1
         for name, gradient in _weight_gradients(loaded, loss).items():
@@ -196,7 +201,7 @@ def _next_token_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
     labels = loaded.rows_labels(batch)
     if labels is None or not bool((labels != NO_LABEL).any()):
         return None
-    return functional.cross_entropy(loaded(batch), labels, ignore_index=NO_LABEL)
+    return functional.cross_entropy(watched(loaded, loaded)(batch), labels, ignore_index=NO_LABEL)
 
 
 def _halves_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
@@ -208,7 +213,7 @@ def _halves_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
         return None
     first = Batch(batch.ids[long], (batch.mask & (place < middle))[long])
     second = Batch(batch.ids[long], (batch.mask & (place >= middle))[long])
-    a, b = (functional.normalize(loaded(half), dim=1) for half in (first, second))
+    a, b = (functional.normalize(watched(loaded, loaded)(half), dim=1) for half in (first, second))
     return functional.cross_entropy(a @ b.T / _TEMPERATURE, torch.arange(len(a), device=a.device))
 
 

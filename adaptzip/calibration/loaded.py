@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptzip.calibration.encoding import Encoded, Example, encode_text
+from adaptzip.calibration.encoding import Encoded, Example, check_known, encode_text
+from adaptzip.calibration.forms import check_forms, words_of
 from adaptzip.calibration.kinds import OF_TEXTS, WITH_HEAD, Kind
 from adaptzip.calibration.layers import Layer
 from adaptzip.calibration.rows import apart
@@ -135,12 +137,47 @@ class LoadedModel:
             known=self.known,
         )
 
+    def encode_words(self, example: Example, longest: int) -> tuple[list[int], list[int | None]]:
+        """A text of which each word has a class: its tokens, and which word each is of."""
+        ids, owners = self.tokeniser.encode_words(words_of(example), longest)
+        check_known(self.tokeniser, example, ids, self.known)
+        return ids, owners
+
+    def encode_target(self, example: Example, target: str, longest: int) -> tuple[int, ...]:
+        """The tokens of a text that a seq2seq model is to write."""
+        ids = self.tokeniser.encode_target(target, longest)
+        check_known(self.tokeniser, example, ids, self.known)
+        return tuple(ids)
+
     def batches(self, texts: Sequence[str | Example], size: int, max_tokens: int) -> list[Batch]:
-        """The texts cut to `max_tokens`, in batches of `size`, short ones first."""
+        """The texts cut to `max_tokens`, in batches of `size`, short ones first; labels are left out.
+
+        Texts with others to be written are together only where both are equally long: what observes layers knows the
+        padding of the texts alone.
+
+        Raises:
+            UsageError, CheckpointError: if the model does not read such examples (`check_forms`).
+        """
         longest = self.longest(max_tokens)
-        examples = (Example(text) if isinstance(text, str) else text for text in texts)
-        found = sorted((e for e in (self.encode(x, longest) for x in examples) if e.ids), key=lambda e: len(e.ids))
-        return [self.encoded_batch(found[start : start + size]) for start in range(0, len(found), size)]
+        examples = [Example(text) if isinstance(text, str) else replace(text, label=None) for text in texts]
+        check_forms(self.kind, self.score, examples)
+        found = sorted((e for e in (self._fed(x, longest) for x in examples) if e.ids), key=_lengths)
+        written = any(encoded.labels for encoded in found)
+        groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
+        return [self._unlabelled(part[at : at + size]) for part in groups for at in range(0, len(part), size)]
+
+    def _fed(self, example: Example, longest: int) -> Encoded:
+        if self.kind == "tokens":
+            return Encoded(tuple(self.encode_words(example, longest)[0]))
+        if self.kind != "seq2seq":
+            return self.encode(example, longest)
+        target = () if example.completion is None else self.encode_target(example, example.completion, longest)
+        return replace(self.encode(replace(example, completion=None), longest), labels=target)
+
+    def _unlabelled(self, part: Sequence[Encoded]) -> Batch:
+        """A batch without labels but the texts that a seq2seq model is to write."""
+        targets = [[int(token) for token in text.labels] for text in part]
+        return self.encoded_batch(part, padded(targets, NO_LABEL) if any(targets) else None)
 
     def batch(self, ids: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
         """Texts as a batch, padded at their ends, on the model's device."""
@@ -228,6 +265,10 @@ class LoadedModel:
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Sum over rows of two outputs' distance (`rows.apart`); differentiable."""
         return apart(self.kind, teacher, student)
+
+
+def _lengths(encoded: Encoded) -> tuple[int, int]:
+    return len(encoded.ids), len(encoded.labels)
 
 
 def text_config(config: Any) -> Any:

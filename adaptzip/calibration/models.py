@@ -93,8 +93,11 @@ def load_bare(
     return _load_with(base, adapter, device, kind, loading or Loading(), updates=False)
 
 
-def load_base(base: Path, modules: Sequence[str], device: torch.device) -> LoadedModel:
+def load_base(base: Path, modules: Sequence[str], device: torch.device, tokeniser: Path | None = None) -> LoadedModel:
     """The base model in a local folder as it is: a causal language model, a seq2seq model or an encoder.
+
+    Args:
+        tokeniser: a folder whose tokeniser is taken; None takes the base's.
 
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
@@ -105,7 +108,7 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device) -> Loade
     kind = kind if kind in ("causal", "seq2seq") else "encoder"
     model, missing = _load_model(base, config, kind, {})
     _check_complete(base, kind, missing)
-    return _finished(base, model, kind, find_layers(model, modules, base), device, None)
+    return _finished(base, model, kind, find_layers(model, modules, base), device, tokeniser)
 
 
 def _load_with(

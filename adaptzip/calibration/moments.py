@@ -18,7 +18,7 @@ from adaptzip.adapter import Adapter
 from adaptzip.calibration.encoding import Example
 from adaptzip.calibration.finite import watched
 from adaptzip.calibration.layers import Layer
-from adaptzip.calibration.models import Batch, LoadedModel, load_teacher
+from adaptzip.calibration.models import Batch, LoadedModel, Loading, load_teacher
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.sensitivity import Sensitivity
 
@@ -49,6 +49,7 @@ def collect_moments(
     batch: int = 16,
     max_tokens: int = 256,
     device: torch.device | None = None,
+    tokeniser: Path | None = None,
 ) -> dict[str, Sensitivity]:
     """Sensitivity of every module from its inputs in the base model with the adapter on it.
 
@@ -60,11 +61,12 @@ def collect_moments(
         batch: texts run together.
         max_tokens: texts are cut to this many tokens.
         device: where to run; None is the CPU.
+        tokeniser: a folder whose tokeniser is taken, such as the adapter's; None takes the base's.
 
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
     """
-    loaded = load_teacher(base, adapter, device or torch.device("cpu"))
+    loaded = load_teacher(base, adapter, device or torch.device("cpu"), loading=Loading(tokeniser=tokeniser))
     return input_sensitivities(loaded, tally_inputs(loaded, loaded.batches(texts, batch, max_tokens)))
 
 

@@ -1,4 +1,4 @@
-"""Texts from a file: a .jsonl with one object a line, a .csv with a header, or a .txt with one text a line."""
+"""Records from a file: objects in a .jsonl or .json, rows of a .csv or .tsv with a header, or the lines of a .txt."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adaptzip.errors import CheckpointError
 
-TEXT_KEYS = ("text", "prompt", "question", "sentence")
-"""Fields in which a record may have its text, the first one found counts."""
-
-_HINT = f"the text is looked for under {', '.join(TEXT_KEYS[:-1])} and {TEXT_KEYS[-1]}, unless a field is named"
 _KINDS = "one JSON object a line in a .jsonl, rows under a header in a .csv, or one text a line in a .txt"
+_OTHER_FILES: Mapping[str, str] = {
+    ".gz": "unpack it first, as `gunzip FILE` does",
+    ".zst": "unpack it first, as `unzstd FILE` does",
+    ".zip": "unpack it first",
+    ".parquet": "write its rows as a .jsonl: pandas.read_parquet(FILE).to_json(OUT, orient='records', lines=True)",
+    ".arrow": "write its rows as a .jsonl: datasets.Dataset.from_file(FILE).to_json(OUT)",
+    ".xlsx": "save the sheet as a .csv in UTF-8",
+}
+"""What to do with files of kinds that are not read."""
 _SHOWN = 12
 _LONGEST_CELL = 2**31 - 1
 
@@ -33,19 +40,6 @@ class Record:
     fields: Mapping[str, object]
     typed: bool = True
 
-    def text_name(self) -> str:
-        """The first of `TEXT_KEYS` that is there.
-
-        Raises:
-            CheckpointError: if there is none.
-        """
-        name = next((key for key in TEXT_KEYS if key in self.fields), None)
-        if name is None:
-            raise CheckpointError(
-                f"{self.place}: has none of the fields {', '.join(TEXT_KEYS)} (its fields: {self._names})", hint=_HINT
-            )
-        return name
-
     def value(self, field: str) -> object:
         """What a field holds.
 
@@ -54,12 +48,13 @@ class Record:
         """
         if field not in self.fields:
             raise CheckpointError(
-                f"{self.place}: has no field {field!r} (its fields: {self._names})", hint="name one of its fields"
+                f"{self.place}: has no field {field!r} (its fields: {self.names})", hint="name one of its fields"
             )
         return self.fields[field]
 
     @property
-    def _names(self) -> str:
+    def names(self) -> str:
+        """Its fields, as messages name them."""
         names = [str(name) for name in self.fields]
         return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
 
@@ -68,15 +63,25 @@ def read_records(path: Path) -> tuple[Record, ...]:
     """The records of a file, in its order; blank lines are skipped.
 
     Raises:
-        CheckpointError: if the file can't be read, is no .jsonl, .csv or .txt in UTF-8, a line is malformed, or there
-            is no record at all.
+        CheckpointError: if the file can't be read, is no .jsonl, .json, .csv, .tsv or .txt in UTF-8, a line is
+            malformed, or there is no record at all.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    reader = _READERS.get(suffix)
     if reader is None:
         raise CheckpointError(
-            f"{path}: expected texts as .jsonl, .csv or .txt, found {path.suffix or 'no suffix'}", hint=_KINDS
+            f"{path}: expected texts as .jsonl, .json, .csv, .tsv or .txt, found {suffix or 'no suffix'}",
+            hint=_OTHER_FILES.get(suffix, _KINDS),
         )
+    # Not splitlines: a JSON string may hold line separators such as U+2028.
+    records = tuple(reader(path, _content(path).split("\n")))
+    if not records:
+        raise CheckpointError(f"{path}: holds no text", hint="a few hundred texts like those of the task are enough")
+    return records
+
+
+def _content(path: Path) -> str:
     try:
         # The mark at the start that some spreadsheets write is no part of the first field's name.
         content = path.read_text(encoding="utf-8-sig")
@@ -84,11 +89,11 @@ def read_records(path: Path) -> tuple[Record, ...]:
         raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: is not readable as UTF-8 text ({error})", hint=_KINDS) from error
-    # Not splitlines: a JSON string may hold line separators such as U+2028.
-    records = tuple(reader(path, content.split("\n")))
-    if not records:
-        raise CheckpointError(f"{path}: holds no text", hint="a few hundred texts like those of the task are enough")
-    return records
+    nothing = content.find("\0")
+    if nothing >= 0:
+        line = content.count("\n", 0, nothing) + 1
+        raise CheckpointError(f"{path}, line {line}: holds a NUL byte, expected text", hint="save the file as UTF-8")
+    return content
 
 
 def _plain(path: Path, lines: Sequence[str]) -> Iterator[Record]:
@@ -98,22 +103,42 @@ def _plain(path: Path, lines: Sequence[str]) -> Iterator[Record]:
 
 
 def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    """One object a line, or one list of objects."""
+    first = next((line.lstrip() for line in lines if line.strip()), "")
+    if first.startswith("["):
+        yield from _json_list(path, lines)
+        return
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{place}: is not JSON ({error})", hint=_KINDS) from error
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{place}: expected a JSON object, found {type(value).__name__}", hint=_KINDS)
-        yield Record(place, value)
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield _object(place, _parsed(place, line))
 
 
-def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+def _json_list(path: Path, lines: Sequence[str]) -> Iterator[Record]:
+    place = f"{path}, line 1"
+    value = _parsed(str(path), "\n".join(lines))
+    if not all(isinstance(item, dict) for item in value):
+        raise CheckpointError(f"{place}: expected a JSON object, found list", hint=_KINDS)
+    for number, item in enumerate(value, 1):
+        yield _object(f"{path}, item {number}", item)
+
+
+def _parsed(place: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place}: is not JSON ({error})", hint=_KINDS) from error
+
+
+def _object(place: str, value: object) -> Record:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{place}: expected a JSON object, found {type(value).__name__}", hint=_KINDS)
+    return Record(place, value)
+
+
+def _rows(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST_CELL)
-    rows = csv.reader((f"{line}\n" for line in lines), strict=True)
+    rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     try:
         for row in rows:
@@ -121,12 +146,12 @@ def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
             if not any(cell.strip() for cell in row):
                 continue
             if header is None:
-                header = [name.strip() for name in row]
+                header = _header(place, row)
                 continue
             if len(row) != len(header):
                 raise CheckpointError(
                     f"{place}: has {len(row)} columns, expected {len(header)} ({', '.join(header[:_SHOWN])})",
-                    hint="put texts that hold commas or line breaks in double quotes",
+                    hint="put texts that hold commas, tabs or line breaks in double quotes",
                 )
             yield Record(place, dict(zip(header, row, strict=True)), typed=False)
     except csv.Error as error:
@@ -135,8 +160,18 @@ def _csv(path: Path, lines: Sequence[str]) -> Iterator[Record]:
         ) from error
 
 
+def _header(place: str, row: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in row]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise CheckpointError(f"{place}: has the column {twice!r} twice", hint="call each column differently")
+    return names
+
+
 _READERS: Mapping[str, Callable[[Path, Sequence[str]], Iterator[Record]]] = {
     ".jsonl": _json,
-    ".csv": _csv,
+    ".json": _json,
+    ".csv": partial(_rows, delimiter=","),
+    ".tsv": partial(_rows, delimiter="\t"),
     ".txt": _plain,
 }

@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
+from adaptzip.calibration.chats import joined, parts_of
 from adaptzip.calibration.guests import load_locally
 from adaptzip.checkpoints._places import CONFIG_NAME
 from adaptzip.errors import BaseModelError, RefusedError
@@ -137,14 +138,28 @@ class _Guest:
                 "the tokeniser has no chat template, so that messages can't be put together",
                 hint="give rows with a prompt and a completion, or name the field of a text with --text-field",
             )
+        text = self._chat([joined(message) for message in messages], answer)
+        parted = any(isinstance(message.get("content"), list) for message in messages)
+        if parted and not _says(text, messages):
+            # Some templates take nothing but lists of parts, and leave out what is not one.
+            text = self._chat(messages, answer)
+            if not _says(text, messages):
+                raise RefusedError(
+                    "the tokeniser's chat template leaves out what the messages say",
+                    hint="give messages whose content is one text each",
+                )
+        return list(self.tokeniser(text, add_special_tokens=False)["input_ids"])
+
+    def _chat(self, messages: Sequence[Mapping[str, Any]], answer: bool) -> str:
         try:
-            text = self.tokeniser.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer
+            return str(
+                self.tokeniser.apply_chat_template(
+                    [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer
+                )
             )
         except Exception as error:  # A template is a program of its own, which raises what it likes.
             reason = str(error).strip().partition("\n")[0]
             raise RefusedError(f"the tokeniser's chat template refuses the messages ({reason})") from error
-        return list(self.tokeniser(text, add_special_tokens=False)["input_ids"])
 
     def token(self, index: int) -> str:
         return str(self.tokeniser.convert_ids_to_tokens(index))
@@ -166,6 +181,10 @@ class _Guest:
     def pad(self) -> int | None:
         own: int | None = self.tokeniser.pad_token_id
         return own
+
+
+def _says(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
+    return all(part.strip() in text for message in messages for part in parts_of(message))
 
 
 def _cut(most: int | None) -> dict[str, Any]:

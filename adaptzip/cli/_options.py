@@ -106,6 +106,14 @@ PairField = Annotated[
         show_default=False,
     ),
 ]
+CompletionField = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a row has what completes the text, or the messages.  [default: completion, beside a prompt]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 Score = Annotated[
     Scored | None,
     typer.Option(
@@ -134,7 +142,7 @@ EmbedBasis = Annotated[
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Texts (.jsonl or .txt): errors are weighed by what --base feeds each module.",
+        help="Texts (.jsonl, .csv or .txt): errors are weighed by what --base feeds each module.",
         metavar="FILE",
         show_default=False,
     ),
@@ -210,7 +218,7 @@ WeighingTexts = Annotated[
     Path | None,
     typer.Option(
         "--calibration",
-        help="Texts (.jsonl or .txt) that weigh the error by what --base feeds each module.",
+        help="Texts (.jsonl, .csv or .txt) that weigh the error by what --base feeds each module.",
         metavar="FILE",
         show_default=False,
     ),

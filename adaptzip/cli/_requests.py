@@ -28,6 +28,21 @@ def method_settings(method: str | None, items: list[str]) -> dict[str, Any]:
     return parse_settings(items, name, settings_of(load(name).config_type))
 
 
+def text_fields(calibration: Path | None, text: str | None, pair: str | None, completion: str | None) -> dict[str, Any]:
+    """Where the texts of --calibration have what, for a request or `read_examples`.
+
+    Raises:
+        UsageError: if a field is named and there are no texts.
+    """
+    given = {"--text-field": text, "--text-pair-field": pair, "--completion-field": completion}
+    named = [option for option, value in given.items() if value is not None]
+    if named and calibration is None:
+        raise UsageError(
+            f"{named[0]} was given without --calibration", hint=f"add --calibration FILE, or drop {named[0]}"
+        )
+    return {"text_field": text, "pair_field": pair, "completion_field": completion}
+
+
 def planned_settings(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a plan file says, for a request.
 

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
+    from adaptzip.compressed import Compressed
     from adaptzip.compression import Tried
     from adaptzip.planning import PlanReport
 
-_HEAD = ("method", "size", "ratio", "parameters", "error")
+_HEAD = ("method", "size", "ratio", "parameters")
 
 
 def summary(values: Mapping[str, Any]) -> str:
-    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`."""
+    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`, and with calibration the weighted error as well."""
     size, source = values["bytes"], values["source_bytes"]
     parts = f"{text.share(size, source)} of {text.size(source)}, {text.ratio(source, size)}"
-    return f"{text.size(size)}  ({parts}, error {text.number(values['relative_error'])})"
+    errors = {"error": values["relative_error"], "weighted error": values["weighted_error"]}
+    told = (f", {name} {text.number(error)}" for name, error in errors.items() if error is not None)
+    return f"{text.size(size)}  ({parts}{''.join(told)})"
 
 
 def counts(values: Mapping[str, Any]) -> str:
@@ -32,10 +35,32 @@ def reference(values: Mapping[str, Any]) -> str:
     """What the reference makes of the same bytes, and who wins."""
     found = values["reference"]
     name, error, own = found["method"], text.number(found["relative_error"]), text.number(found["against"])
-    said = f"{name} reaches error {error} at the same bytes"
+    said = f"{name} reaches {_kind(values['weighted_error'] is not None)} {error} at the same bytes"
     if found["wins"]:
         return f"{said}: smaller than {own}, so {name} wins"
     return f"{said}: {values['method']} reaches {own}"
+
+
+def values_of(made: Compressed) -> dict[str, Any]:
+    """What came of compressing, as JSON values."""
+    return {
+        "method": made.method,
+        "options": {} if made.lossless else dict(made.config),
+        "parameters": made.provenance.parameters,
+        "relative_error": made.provenance.relative_error,
+        "modules": len(made.sites),
+        "kept_modules": sum(len(chunk) > 0 for chunk in made.chunks),
+        "module_bytes": made.payload_bytes,
+        "extras": len(made.extras.entries),
+        "extras_bytes": len(made.extras.payload),
+        "lossless": made.lossless,
+        "seed": made.provenance.seed,
+    }
+
+
+def nothing_beside() -> dict[str, Any]:
+    """The keys of what stands beside a result, where nothing does."""
+    return {"captured_energy": None, "basis_bytes": None, "tried": None, "reference": None, "weighted_error": None}
 
 
 def tried_row(row: Tried) -> dict[str, Any]:
@@ -61,13 +86,22 @@ def forecast_rows(report: PlanReport) -> list[dict[str, Any]]:
     ]
 
 
-def tried(rows: Sequence[Mapping[str, Any]], source_bytes: int) -> str:
-    """A table of methods and settings, and under it those that can't, with the reason."""
+def tried(rows: Sequence[Mapping[str, Any]], source_bytes: int, *, weighted: bool) -> str:
+    """A table of methods and settings, and under it those that can't, with the reason.
+
+    Args:
+        weighted: whether the errors are those that calibration weighs.
+    """
     made = [row for row in rows if row["reason"] is None]
-    lines = text.table([_cells(row, source_bytes) for row in made], head=_HEAD, indent="").splitlines() if made else []
+    head = [*_HEAD, _kind(weighted)]
+    lines = text.table([_cells(row, source_bytes) for row in made], head=head, indent="").splitlines() if made else []
     beside = ["options", *(said_options(row["options"]) for row in made)]
     reasons = [f"{row['method']}: {row['reason']}" for row in rows if row["reason"] is not None]
     return "\n".join([*(f"{line}  {more}".rstrip() for line, more in zip(lines, beside, strict=False)), *reasons])
+
+
+def _kind(weighted: bool) -> str:
+    return "weighted error" if weighted else "error"
 
 
 def _cells(row: Mapping[str, Any], source_bytes: int) -> list[str]:

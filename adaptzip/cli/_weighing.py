@@ -17,9 +17,17 @@ _MOST_TEXTS = 256
 
 
 def sensitivities(
-    adapter: Adapter | None, base: Path | None, calibration: Path | None
+    adapter: Adapter | None,
+    path: Path | None,
+    base: Path | None,
+    calibration: Path | None,
+    fields: Mapping[str, str | None],
 ) -> Mapping[str, Sensitivity] | None:
     """How strongly the texts of `calibration` reach every module of an adapter on its base; None without texts.
+
+    Args:
+        path: where the adapter was read from, whose tokeniser is taken if there is one.
+        fields: where the texts have what (`_requests.text_fields`).
 
     A squared error weighted with them is |(dW - dW') x|^2, summed over all inputs x of the module.
 
@@ -30,10 +38,12 @@ def sensitivities(
         return None
     if base is None:
         raise UsageError("--calibration needs the base model", hint="add --base DIR")
-    if adapter is None:
+    if adapter is None or path is None:
         raise UsageError("--calibration weighs an error, which needs the source", hint="add --against SRC")
     from adaptzip.calibration.examples import read_examples
     from adaptzip.calibration.models import sample_texts
     from adaptzip.calibration.moments import collect_moments
+    from adaptzip.calibration.tokenisers import tokeniser_folder
 
-    return collect_moments(base, adapter, sample_texts(read_examples(calibration), _MOST_TEXTS, seed=0))
+    texts = sample_texts(read_examples(calibration, **fields), _MOST_TEXTS, seed=0)
+    return collect_moments(base, adapter, texts, tokeniser=tokeniser_folder(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from adaptzip.cli import _output
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
+from adaptzip.cli._requests import text_fields
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,8 +58,13 @@ def build(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="With --gradient: texts to train on, .jsonl or .txt.", metavar="FILE", show_default=False),
+        typer.Option(
+            help="With --gradient: texts to train on, as .jsonl, .csv or .txt.", metavar="FILE", show_default=False
+        ),
     ] = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     modules_of: Annotated[
         Path | None,
         typer.Option(
@@ -87,8 +93,9 @@ def build(
     sink = Output(as_json, quiet)
     from adaptzip.bases.artefact import round_basis, write_basis
 
+    fields = text_fields(calibration, text_field, pair_field, completion_field)
     if gradient:
-        made = _from_gradient(sources, size, base, calibration, modules_of)
+        made = _from_gradient(sources, size, base, calibration, modules_of, fields)
         sources = []
     else:
         made = _from_adapters(sources, size, base, calibration, modules_of)
@@ -181,7 +188,12 @@ def _from_adapters(
 
 
 def _from_gradient(
-    sources: Sequence[Path], size: int | None, base: Path | None, calibration: Path | None, modules_of: Path | None
+    sources: Sequence[Path],
+    size: int | None,
+    base: Path | None,
+    calibration: Path | None,
+    modules_of: Path | None,
+    fields: Mapping[str, str | None],
 ) -> Basis:
     if sources:
         raise UsageError(
@@ -193,10 +205,12 @@ def _from_gradient(
     from adaptzip.bases.gradients import basis_from_gradients
     from adaptzip.calibration.examples import read_examples
     from adaptzip.calibration.gradients import module_gradients
+    from adaptzip.calibration.tokenisers import tokeniser_folder
     from adaptzip.sources import read
 
-    texts = read_examples(calibration)
-    gradients = module_gradients(base, texts, list(read(modules_of).modules))
+    texts = read_examples(calibration, **fields)
+    modules = list(read(modules_of).modules)
+    gradients = module_gradients(base, texts, modules, tokeniser=tokeniser_folder(modules_of))
     return basis_from_gradients(gradients, size, f"gradient over {text.count(len(texts), 'text')}")
 
 

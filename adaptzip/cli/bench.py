@@ -11,6 +11,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
+from adaptzip.cli._requests import text_fields
 
 if TYPE_CHECKING:
     from adaptzip.benching import Bench
@@ -38,6 +39,9 @@ def bench(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     calibration: options.Calibration = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
     device: options.Device = "auto",
@@ -84,6 +88,7 @@ def bench(
         basis=basis,
         embed_basis=embed_basis,
         calibration=calibration,
+        **text_fields(calibration, text_field, pair_field, completion_field),
     )
     with sink.warnings(), sink.progress() as report:
         found = run(source, request, methods=to or (), sizes=budget or (), progress=report)

@@ -12,7 +12,7 @@ from adaptzip.cli import _show_choice as show
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file, default_output
-from adaptzip.cli._requests import method_settings, planned_settings
+from adaptzip.cli._requests import method_settings, planned_settings, text_fields
 from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def compress(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     calibration: options.Calibration = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     base_name: options.BaseName = None,
     output: Annotated[
         Path | None,
@@ -93,6 +96,7 @@ def compress(
         "embed_basis": embed_basis,
         "calibration": calibration,
         "base_name": base_name,
+        **text_fields(calibration, text_field, pair_field, completion_field),
     }
     chosen: dict[str, Any] = {"to": to, "budget": budget, "max_error": max_error, "allocate": allocate}
     if plan is None:
@@ -125,7 +129,7 @@ def compress(
     }
     sink.detail(show.counts(values))
     if values["tried"]:
-        sink.note(show.tried(values["tried"], size))
+        sink.note(show.tried(values["tried"], size, weighted=values["weighted_error"] is not None))
     if values["reference"]:
         sink.note(show.reference(values))
     if values["basis_bytes"] is not None:
@@ -139,7 +143,7 @@ def _exact(source: Path, target: Path, settings: dict[str, Any], *, force: bool)
     from adaptzip.compression import compress as run
 
     flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
-    return _values(run(source, target, lossless=True, force=force, **flat)) | _nothing_beside()
+    return show.values_of(run(source, target, lossless=True, force=force, **flat)) | show.nothing_beside()
 
 
 def _fitted(
@@ -157,7 +161,7 @@ def _fitted(
     from adaptzip.compression import run
     from adaptzip.container import writer
     from adaptzip.jobs import AUTO, prepare_job
-    from adaptzip.measuring import captured
+    from adaptzip.measuring import captured, weighted_error
     from adaptzip.planning import choose
 
     loaded, request = _load(source, settings, plan)
@@ -171,7 +175,8 @@ def _fitted(
             sink.note(f"the basis captures {100 * share:.3g} % of the update's energy")
         made = run(job, report)
     writer.write(made.compressed, target, force=force)
-    return _values(made.compressed) | {
+    return show.values_of(made.compressed) | {
+        "weighted_error": weighted_error(loaded, made.compressed, request),
         "captured_energy": share,
         "basis_bytes": _basis_bytes(made.compressed, settings["basis"]),
         "tried": [show.tried_row(row) for row in made.tried] if request.to == AUTO else None,
@@ -239,17 +244,18 @@ def _preview(
     if lossless:
         flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
         made = run(source, lossless=True, **flat)
-        values = _values(made) | _nothing_beside() | {"bytes": writer.size(made)}
+        values = show.values_of(made) | show.nothing_beside() | {"bytes": writer.size(made)}
     else:
         values = _foreseen(source, settings, plan)
     values |= {"path": str(target), "source_bytes": size, "ratio": size / values["bytes"], "dry_run": True}
+    weighted = values["weighted_error"] is not None
     sink.result(
         values,
         lambda: "\n".join(
             [
                 f"would write {target}  {show.summary(values)}",
                 show.counts(values),
-                *([show.tried(values["tried"], size)] if values["tried"] else []),
+                *([show.tried(values["tried"], size, weighted=weighted)] if values["tried"] else []),
             ]
         ),
     )
@@ -267,33 +273,14 @@ def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict
         best, tried = report.best, show.forecast_rows(report)
     else:
         best = forecast(loaded, request)
-    return _nothing_beside() | {
+    return show.nothing_beside() | {
         "method": best.method,
         "options": dict(best.options),
         "parameters": best.parameters,
-        "relative_error": best.relative_error,
+        "relative_error": None if loaded.sensitivities else best.relative_error,
+        "weighted_error": best.relative_error if loaded.sensitivities else None,
         "kept_modules": len(best.ranks) if best.ranks else None,
         "lossless": False,
         "bytes": best.bytes,
         "tried": tried,
     }
-
-
-def _values(made: Compressed) -> dict[str, Any]:
-    return {
-        "method": made.method,
-        "options": {} if made.lossless else dict(made.config),
-        "parameters": made.provenance.parameters,
-        "relative_error": made.provenance.relative_error,
-        "modules": len(made.sites),
-        "kept_modules": sum(len(chunk) > 0 for chunk in made.chunks),
-        "module_bytes": made.payload_bytes,
-        "extras": len(made.extras.entries),
-        "extras_bytes": len(made.extras.payload),
-        "lossless": made.lossless,
-        "seed": made.provenance.seed,
-    }
-
-
-def _nothing_beside() -> dict[str, Any]:
-    return {"captured_energy": None, "basis_bytes": None, "tried": None, "reference": None}

@@ -10,6 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
+from adaptzip.cli._requests import text_fields
 from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
@@ -29,6 +30,9 @@ def diff(
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
     calibration: options.WeighingTexts = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -47,8 +51,9 @@ def diff(
     from adaptzip.comparing import diff as compare
     from adaptzip.sources import read
 
+    fields = text_fields(calibration, text_field, pair_field, completion_field)
     first, second = (read(path, base=base, basis=basis) for path in (a, b))
-    report = compare(first, second, sensitivities(first, base, calibration))
+    report = compare(first, second, sensitivities(first, a, base, calibration, fields))
     Output(as_json, quiet).result(
         {"a": str(a), "b": str(b), "max_error": max_error, **report.as_dict()}, lambda: _text(report)
     )

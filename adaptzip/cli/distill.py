@@ -63,6 +63,7 @@ def distill(
     task: options.Task = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     label_field: options.LabelField = None,
     score: options.Score = None,
     held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
@@ -127,7 +128,10 @@ def distill(
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)
-    fed = DataOptions(text_field, label_field, held_out, max_tokens, packed, pair_field=pair_field, score=score)
+    fed = DataOptions(
+        text_field, label_field, held_out, max_tokens, packed, pair_field=pair_field, completion_field=completion_field,
+        score=score,
+    )  # fmt: skip
     run = Run(source, output, teacher, base, data, request, schedule, fed, task)
     first = os.environ.get("RANK", "0") == "0"
     sink = Output(as_json and first, quiet or not first, verbose)

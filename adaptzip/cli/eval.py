@@ -35,6 +35,7 @@ def eval(
     ] = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     label_field: options.LabelField = None,
     score: options.Score = None,
     task: options.Task = None,
@@ -113,7 +114,13 @@ def eval(
     students = {name: adapters[path] for name, path in paths.items()}
     tokeniser = tokeniser_folder(teacher)
     with sink.warnings(), sink.progress() as report:
-        whole = read_examples(data, text_field=text_field, pair_field=pair_field, label_field=label_field)
+        whole = read_examples(
+            data,
+            text_field=text_field,
+            pair_field=pair_field,
+            completion_field=completion_field,
+            label_field=label_field,
+        )
         examples = whole if held_out is None else hold_out(whole, held_out, seed)[1]
         found = evaluate(
             base,

@@ -12,7 +12,7 @@ from adaptzip.cli import _show_choice as show
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
-from adaptzip.cli._requests import method_settings
+from adaptzip.cli._requests import method_settings, text_fields
 from adaptzip.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def plan(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     calibration: options.Calibration = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -91,34 +94,37 @@ def plan(
         basis=basis,
         embed_basis=embed_basis,
         calibration=calibration,
+        **text_fields(calibration, text_field, pair_field, completion_field),
         allocate=allocate,
         options=method_settings(methods[0], setting) if setting else {},
     )
     with sink.warnings(), sink.progress() as report:
-        found = compare(load_source(source, request), request, methods or fittable(), report)
+        loaded = load_source(source, request)
+        found = compare(loaded, request, methods or fittable(), report)
+    weighted = bool(loaded.sensitivities)
     rows = show.forecast_rows(found)
     values: dict[str, Any] = {
         "source_bytes": size,
         "budget": budget,
         "max_error": max_error,
         "allocate": allocate,
+        "weighted": weighted,
         "rows": rows,
         "path": None if output is None else str(output),
     }
     if output is None:
-        sink.result(values, lambda: show.tried(rows, size))
+        sink.result(values, lambda: show.tried(rows, size, weighted=weighted))
         _check_any(found)
         return
     from adaptzip.plan_files import write_plan
 
     if not as_json:
-        sink.result(values, lambda: show.tried(rows, size))
+        sink.result(values, lambda: show.tried(rows, size, weighted=weighted))
     _check_any(found)
     write_plan(output, found, budget=budget, max_error=max_error, allocate=allocate, force=force)
     best = found.best
-    sink.wrote(
-        output, f"{best.method}, about {text.size(best.bytes)}, error {text.number(best.relative_error)}", values
-    )
+    told = f"{'weighted ' if weighted else ''}error {text.number(best.relative_error)}"
+    sink.wrote(output, f"{best.method}, about {text.size(best.bytes)}, {told}", values)
 
 
 def _check_any(found: PlanReport) -> None:

@@ -10,6 +10,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
+from adaptzip.cli._requests import text_fields
 from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
@@ -26,6 +27,9 @@ def verify(
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
     calibration: options.WeighingTexts = None,
+    text_field: options.TextField = None,
+    pair_field: options.PairField = None,
+    completion_field: options.CompletionField = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -55,8 +59,9 @@ def verify(
             lines.append(text.table(rows, head=["module", "norm", "relative error"], indent=""))
         return "\n".join(lines)
 
+    fields = text_fields(calibration, text_field, pair_field, completion_field)
     source = None if against is None else read(against, alpha=alpha, config=config, base=base, basis=basis)
-    weights = sensitivities(source, base, calibration)
+    weights = sensitivities(source, against, base, calibration, fields)
     report = run(file, source, max_error=max_error, base=base, basis=basis, sensitivities=weights)
     Output(as_json, quiet, verbose).result(
         {"path": str(file), "against": None if against is None else str(against), **report.as_dict()},

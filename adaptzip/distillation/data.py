@@ -9,12 +9,13 @@ from math import nan
 
 import torch
 
-from adaptzip.calibration.encoding import Encoded, Example, check_known
+from adaptzip.calibration.encoding import Encoded, Example
 from adaptzip.calibration.examples import read_examples
+from adaptzip.calibration.forms import check_forms, words_of
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, padded
 from adaptzip.calibration.sampling import sample_ids
 from adaptzip.distillation.labels import Reading, labels_of, reading_of, word_labels
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 
 __all__ = [
     "Encoded",
@@ -89,7 +90,7 @@ def encode(
             take, or have labels that it has no use for.
     """
     reading = reading or reading_of(loaded, examples)
-    _check_forms(loaded, examples)
+    check_forms(loaded.kind, loaded.score, examples)
     longest = loaded.longest(max_tokens)
     if packed:
         found = _packed(loaded, examples, longest)
@@ -107,33 +108,7 @@ def encode(
             AdaptzipWarning,
             stacklevel=2,
         )
-    if loaded.kind == "seq2seq" and len({bool(encoded.labels) for encoded in kept}) > 1:
-        raise CheckpointError(
-            "some examples have a text to be written and some have none", hint="label all of them, or none"
-        )
     return kept
-
-
-def _check_forms(loaded: LoadedModel, examples: Sequence[Example]) -> None:
-    """Refuse pairs, messages and lists of words where the model is for something else."""
-    pair = next((example for example in examples if example.pair is not None), None)
-    if pair is not None and loaded.kind in ("causal", "seq2seq", "tokens"):
-        raise UsageError(
-            f"a model for {loaded.kind} reads no pairs, as that of {pair.start}",
-            hint="name the one text with --text-field",
-        )
-    chat = next((example for example in examples if example.messages), None)
-    if chat is not None and loaded.kind in ("seq2seq", "tokens"):
-        raise UsageError(
-            f"a model for {loaded.kind} reads no messages, as those of {chat.start}",
-            hint="name the field of a text with --text-field",
-        )
-    if loaded.score is not None and loaded.kind != "causal":
-        raise UsageError(f"a model for {loaded.kind} scores no completions", hint="drop --score")
-    if loaded.score == "completion" and not any(example.completes for example in examples):
-        raise UsageError(
-            "there is no completion to score", hint="give rows with a prompt and a completion, or with messages"
-        )
 
 
 def _packed(loaded: LoadedModel, examples: Sequence[Example], longest: int) -> list[Encoded]:
@@ -159,20 +134,16 @@ def _packed(loaded: LoadedModel, examples: Sequence[Example], longest: int) -> l
 def _of_text(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> Encoded:
     if loaded.kind == "seq2seq":
         encoded = loaded.encode(replace(example, completion=None), longest)
-        labels = labels_of(loaded, example, longest, reading)
-        check_known(loaded.tokeniser, example, [int(label) for label in labels], loaded.known)
-        return replace(encoded, labels=labels)
+        return replace(encoded, labels=labels_of(loaded, example, longest, reading))
     return replace(loaded.encode(example, longest), labels=labels_of(loaded, example, longest, reading))
 
 
 def _of_words(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> Encoded:
     """A word's label is that of its first token."""
-    words = example.words or tuple(example.text.split())
-    ids, owners = loaded.tokeniser.encode_words(words, longest)
-    check_known(loaded.tokeniser, example, ids, loaded.known)
+    ids, owners = loaded.encode_words(example, longest)
     if example.label is None:
         return Encoded(tuple(ids))
-    classes = word_labels(loaded, example, len(words), reading)
+    classes = word_labels(loaded, example, len(words_of(example)), reading)
     labels = [
         NO_LABEL if owner is None or owner == before else classes[owner]
         for before, owner in zip([None, *owners], owners, strict=False)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from adaptzip.calibration.encoding import Example, Label
 from adaptzip.calibration.models import LoadedModel
+from adaptzip.distillation.classes import By, by_which, check_names, class_of, shown_classes
 from adaptzip.errors import CheckpointError, UsageError
-
-_SHOWN_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Reading:
         hot: lists hold a 1 or a 0 for every class, and do not name the classes that are there.
     """
 
-    by: Literal["each", "names", "numbers"] = "each"
+    by: By = "each"
     hot: bool = False
 
 
@@ -46,37 +44,49 @@ def reading_of(loaded: LoadedModel, examples: Iterable[Example]) -> Reading:
     if labels and loaded.kind in ("causal", "encoder"):
         raise UsageError(
             f"a model for {loaded.kind} has no use for labels",
-            hint="drop --label-field; the completion of a prompt is read from the field completion",
+            hint="drop --label-field; what completes a prompt is named with --completion-field",
         )
     if loaded.kind not in ("classifier", "multilabel", "tokens"):
         return Reading()
+    if labels:
+        check_names(loaded.config)
     known = loaded.classes
     lists = [label for label in labels if isinstance(label, tuple)]
-    hot = loaded.kind == "multilabel" and all(_is_hot(label, len(known)) for label in lists)
     single = [label for label in labels if not isinstance(label, tuple)]
+    if loaded.kind == "multilabel":
+        _check_single(single, len(known))
+    hot = loaded.kind == "multilabel" and bool(lists) and all(_is_hot(label, len(known)) for label in lists)
+    if hot and single:
+        raise CheckpointError(
+            f"some labels are lists of a 1 or a 0 for every class, and some are not, such as {single[0]!r}",
+            hint="label all texts the same way",
+        )
+    if hot and len(known) == 2 and all(tuple(label) == (0, 1) for label in lists):
+        raise CheckpointError(
+            f"the labels [0, 1] may name both of the classes {shown_classes(known)}, or say that the second alone is "
+            "there",
+            hint="write the classes that are there by their names",
+        )
     parts = single if hot else [*single, *(part for label in lists for part in label)]
-    return Reading(_by(parts, known), hot)
+    return Reading(by_which(parts, known), hot)
 
 
 def _is_hot(label: tuple[Label, ...], classes: int) -> bool:
-    return len(label) == classes and all(not isinstance(part, str) and part in (0, 1) for part in label)
+    return len(label) == classes and all(_is_bit(part) for part in label)
 
 
-def _by(labels: Sequence[Label], known: Sequence[str]) -> Literal["each", "names", "numbers"]:
-    """Texts and flags are names where there are such; of numbers one reading must hold for all."""
-    numbers = [label for label in labels if not isinstance(label, str | bool)]
-    both = [(_by_name(label, known), _by_number(label, known)) for label in numbers]
-    if not any(name is not None and index is not None and name != index for name, index in both):
-        return "each"
-    names, indices = (all(pair[place] is not None for pair in both) for place in (0, 1))
-    if names == indices:
-        found = ", ".join(sorted({str(label) for label in numbers})[:_SHOWN_CLASSES])
-        what = "may be names or numbers of" if names else "are some names and some numbers of"
+def _is_bit(label: Label) -> bool:
+    return not isinstance(label, str) and label in (0, 1)
+
+
+def _check_single(labels: Sequence[Label], classes: int) -> None:
+    """Refuse what may say of one class alone whether it is there, as a column for each class does."""
+    if labels and classes > 1 and all(_is_bit(label) for label in labels):
         raise CheckpointError(
-            f"the labels {found} {what} the classes {_shown(known)}",
-            hint="write names in quotes in a .jsonl",
+            f"the labels {', '.join(sorted({str(label) for label in labels}))} may be numbers of the model's {classes} "
+            "classes, or say whether one class is there",
+            hint="give each text a list of its classes, or of a 1 or 0 for every class: [1, 0, 1]",
         )
-    return "names" if names else "numbers"
 
 
 def labels_of(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> tuple[float, ...]:
@@ -87,10 +97,13 @@ def labels_of(loaded: LoadedModel, example: Example, longest: int, reading: Read
     """
     label = example.label
     if loaded.kind == "seq2seq":
-        target = example.completion if label is None else label
+        target = example.cell or (example.completion if label is None else label)
         if isinstance(target, tuple | bool):
-            raise CheckpointError(f"{target!r}, the label of the text {example.start}, is not a text to be written")
-        return () if target is None else tuple(loaded.tokeniser.encode_target(str(target), longest))
+            raise CheckpointError(
+                f"{target!r}, the label of the text {example.start}, is not a text to be written",
+                hint="name the field of the texts to be written with --label-field or --completion-field",
+            )
+        return () if target is None else loaded.encode_target(example, str(target), longest)
     if label is None:
         return ()
     if loaded.kind == "classifier":
@@ -123,10 +136,15 @@ def _several(
 ) -> tuple[int, ...]:
     """1 for each class that is there, 0 for the others."""
     parts = label if isinstance(label, tuple) else (label,)
-    if reading.hot and isinstance(label, tuple):
+    if reading.hot or len(classes) == 1 and _is_hot(parts, 1):
         return tuple(int(part) for part in parts)
-    there = {_class(part, classes, example, reading) for part in parts}
-    return tuple(int(place in there) for place in range(len(classes)))
+    named = [_class(part, classes, example, reading) for part in parts]
+    if len(set(named)) < len(named):
+        raise CheckpointError(
+            f"{list(parts)}, the label of the text {example.start}, names a class twice",
+            hint=f"give the classes that are there, or in every row a list of {len(classes)} numbers that are 1 or 0",
+        )
+    return tuple(int(place in named) for place in range(len(classes)))
 
 
 def _scores(label: Label | tuple[Label, ...], outputs: int, example: Example) -> tuple[float, ...]:
@@ -145,41 +163,14 @@ def _scores(label: Label | tuple[Label, ...], outputs: int, example: Example) ->
 
 
 def _class(label: Label, classes: Sequence[str], example: Example, reading: Reading) -> int:
-    """A class by its name, or else by its number."""
-    label = label.strip() if isinstance(label, str) else label
-    name, index = _by_name(label, classes), _by_number(label, classes)
-    by_number = reading.by == "numbers" and not isinstance(label, str | bool)
-    found = index if by_number or name is None else name
+    found = class_of(label, classes, reading.by)
     if found is None:
         raise _not_a_class(label, classes, example)
     return found
 
 
-def _by_name(label: Label, classes: Sequence[str]) -> int | None:
-    """True and False may be written in any case."""
-    if isinstance(label, bool):
-        fitting = [place for place, name in enumerate(classes) if name.casefold() == str(label).casefold()]
-        return fitting[0] if len(fitting) == 1 else None
-    name = str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
-    return classes.index(name) if name in classes else None
-
-
-def _by_number(label: Label, classes: Sequence[str]) -> int | None:
-    """Whole numbers, which some programs write as 2.0."""
-    try:
-        number = float(label)
-    except ValueError:
-        flags = {"true": 1.0, "false": 0.0}
-        number = flags.get(str(label).casefold(), math.nan)
-    return int(number) if number.is_integer() and 0 <= number < len(classes) else None
-
-
-def _shown(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:_SHOWN_CLASSES]) + (", ..." if len(classes) > _SHOWN_CLASSES else "")
-
-
 def _not_a_class(label: Label, classes: Sequence[str], example: Example) -> CheckpointError:
     return CheckpointError(
-        f"{label!r}, the label of the text {example.start}, is none of the classes {_shown(classes)}",
+        f"{label!r}, the label of the text {example.start}, is none of the classes {shown_classes(classes)}",
         hint=f"label with the names of classes, or with their numbers from 0 to {len(classes) - 1}",
     )

@@ -59,6 +59,7 @@ class DataOptions:
         packed: causal texts joined and cut into pieces of `max_tokens`.
         self_texts: texts written where `data` is "self".
         pair_field: where a record has the second text of a pair.
+        completion_field: where a record has what completes its text.
         score: "completion" or "all" of a prompt with its completion; None trains on completions where there are some.
     """
 
@@ -69,6 +70,7 @@ class DataOptions:
     packed: bool = False
     self_texts: int = _SELF_TEXTS
     pair_field: str | None = None
+    completion_field: str | None = None
     score: Scored | None = None
 
     def __post_init__(self) -> None:
@@ -228,8 +230,13 @@ def _read(data: str | Path | Sequence[Example], options: DataOptions) -> tuple[E
     """The examples that are given, or in a file."""
     if not isinstance(data, str | Path):
         return tuple(data)
-    fields = {"text_field": options.text_field, "pair_field": options.pair_field}
-    return read_examples(Path(data), **fields, label_field=options.label_field)
+    return read_examples(
+        Path(data),
+        text_field=options.text_field,
+        pair_field=options.pair_field,
+        completion_field=options.completion_field,
+        label_field=options.label_field,
+    )
 
 
 def _written(guest: Guest, theirs: Factors, options: DataOptions, seed: int) -> tuple[Example, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from adaptzip.calibration.encoding import Example
-from adaptzip.calibration.examples import PAIRS, read_examples
+from adaptzip.calibration.examples import read_examples
+from adaptzip.calibration.fields import PAIRS
 from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
 
 
@@ -110,3 +111,63 @@ def test_long_cells_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.CSV"
     path.write_text(f"text\n{'a ' * 100_000}\n")
     assert len(read_examples(path)[0].text) == 200_000
+
+
+def table(folder: Path, *cells: str) -> list[Example]:
+    """Rows of a .csv with the text a and these labels."""
+    path = folder / "rows.csv"
+    path.write_text(
+        "\n".join(["text,y", *("a," + (f'"{c.replace(chr(34), chr(34) * 2)}"' if c else "") for c in cells)])
+    )
+    return list(read_examples(path, label_field="y"))
+
+
+def test_cells_that_hold_lists(tmp_path: Path) -> None:
+    cells = ["[1, 0, 1]", '["a", "b"]', "['a', \"it's\"]", "[]", "[0.5, -1]"]
+    found = table(tmp_path, *cells)
+    assert [example.label for example in found] == [(1, 0, 1), ("a", "b"), ("a", "it's"), (), (0.5, -1)]
+    # A text to be written is written as it is.
+    assert [example.cell for example in found] == cells
+
+
+def test_cells_that_look_like_lists(tmp_path: Path) -> None:
+    cells = ["[1 0 1]", "['a' 'b']", "[CLS] a [SEP]", "[x]", "[[1]"]
+    found = table(tmp_path, *cells)
+    assert [(example.label, example.cell) for example in found] == [(cell, None) for cell in cells]
+    with pytest.raises(CheckpointError, match="line 2: 'y' is not a label, it holds None"):
+        table(tmp_path, "[1, null]")
+
+
+def test_quotes_within_a_cell_make_a_name(tmp_path: Path) -> None:
+    found = table(tmp_path, '"1"', "1", '"a', "", "9" * 5000)
+    assert [example.label for example in found] == ["1", 1, '"a', None, "9" * 5000]
+    assert found[0].cell == '"1"'
+
+
+def test_words_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('tokens,ner_tags\n"[""a"", ""b c""]","[0, 2]"\na b,O O\n')
+    found = read_examples(path, label_field="ner_tags")
+    assert found[0] == Example("a b c", (0, 2), words=("a", "b c"))
+    assert found[1] == Example("a b", "O O")
+
+
+@pytest.mark.parametrize("field", ["y", "pair", "words"])
+def test_half_a_character_anywhere_is_named(field: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    values = {"y": '"\\ud83d"', "pair": '"\\ud83d"', "words": '["\\ud83d"]'}
+    path.write_text(f'{{"text": "a", "{field}": {values[field]}}}')
+    named = {"y": {"label_field": "y"}, "pair": {"text_field": "text", "pair_field": "pair"}}
+    with pytest.raises(CheckpointError, match=rf"line 1: '{field}' holds half of a character, \\ud83d"):
+        read_examples(path, **named.get(field, {"text_field": "words"}))
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [("NaN", "it holds nan"), ("Infinity", "it holds inf"), ("{}", "a dict"), (f"1{'0' * 400}", "more than 18 digits")],
+)
+def test_what_is_no_label_is_named(label: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"text": "a", "y": {label}}}')
+    with pytest.raises(CheckpointError, match=f"line 1: 'y' is not a label, .*{said}"):
+        read_examples(path, label_field="y")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from adaptzip.calibration.examples import read_examples
-from adaptzip.calibration.texts import TEXT_KEYS, read_records
+from adaptzip.calibration.fields import TEXT_KEYS
+from adaptzip.calibration.texts import read_records
 from adaptzip.errors import CheckpointError
 
 
@@ -29,7 +30,7 @@ def test_every_key_is_read(key: str, tmp_path: Path) -> None:
 
 def test_one_of_several_texts_is_not_read_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "t.jsonl", '{"sentence": "no", "text": "yes"}')
-    with pytest.raises(CheckpointError, match="line 1: has texts in 'text' and 'sentence'") as caught:
+    with pytest.raises(CheckpointError, match="line 1: has texts in 'sentence' and 'text'") as caught:
         read_examples(path)
     assert "--text-field" in str(caught.value.hint)
     assert [example.text for example in read_examples(path, text_field="text")] == ["yes"]
@@ -102,9 +103,49 @@ def test_bad_rows_are_named(content: str, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="expected texts as .jsonl, .csv or .txt, found .json"):
-        read_texts(write(tmp_path, "t.json", "a"))
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_a_list_of_objects_is_read(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, '\ufeff[\r\n  {"text": "a"},\r\n  {"text": "b\u2028"}\r\n]\r\n')
+    assert read_texts(path) == ("a", "b\u2028")
+    assert [record.place for record in read_records(path)] == [f"{path}, item 1", f"{path}, item 2"]
+    for content, message in (('[{"text": "a"}, 3]', "expected a JSON object"), ('[{"text": "a"}', "is not JSON")):
+        with pytest.raises(CheckpointError, match=message):
+            read_records(write(tmp_path, name, content))
+    # Data sets call lines of objects .json, too.
+    assert read_texts(write(tmp_path, name, '{"text": "a"}\r\n{"text": "b"}\r\n')) == ("a", "b")
+
+
+def test_columns_may_be_parted_by_tabs(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.tsv", 'text\tlabel\n"a, ""b"""\tx\nc, d\ty\n')
+    assert [dict(record.fields) for record in read_records(path)] == [
+        {"text": 'a, "b"', "label": "x"},
+        {"text": "c, d", "label": "y"},
+    ]
+
+
+def test_a_column_is_there_once(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="line 1: has the column 'text' twice"):
+        read_records(write(tmp_path, "t.csv", "text,label,text\na,1,b\n"))
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.csv", "t.jsonl"])
+def test_nul_bytes_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="line 2: holds a NUL byte") as caught:
+        read_records(write(tmp_path, name, "a\n\0b\0\n"))
+    assert "UTF-8" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("t.json.gz", "gunzip"), ("t.parquet", "to_json"), ("t.xlsx", ".csv"), ("t", "one JSON object a line")],
+)
+def test_other_files_are_refused(name: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected texts as .jsonl, .json, .csv, .tsv or .txt, found") as caught:
+        read_texts(write(tmp_path, name, "a"))
+    assert hint in str(caught.value.hint)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         read_texts(tmp_path / "missing.txt")
     (tmp_path / "folder.txt").mkdir()

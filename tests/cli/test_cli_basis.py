@@ -143,8 +143,8 @@ def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
     texts.write_text('{"text": "one"}\n{"text": "two"}\n')
     asked: dict[str, object] = {}
 
-    def module_gradients(base: Path, given: object, modules: object) -> dict[str, torch.Tensor]:
-        asked.update(base=base, texts=tuple(given), modules=sorted(modules))  # type: ignore[call-overload]
+    def module_gradients(base: Path, given: object, modules: object, *, tokeniser: object) -> dict[str, torch.Tensor]:
+        asked.update(base=base, texts=tuple(given), modules=sorted(modules), own=tokeniser)  # type: ignore[call-overload]
         return {name: torch.randn(OUT, WIDTH, generator=torch.Generator().manual_seed(0)) for name in MODULES}
 
     monkeypatch.setattr(gradients, "module_gradients", module_gradients)
@@ -152,7 +152,8 @@ def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
     words = ["--gradient", "--base", base, "--calibration", texts, "--modules-of", adapter]
     values = run("basis", "build", *words, "-k", 5, "-o", out, "--json").json
     assert (values["size"], values["description"]) == (5, "gradient over 2 texts")
-    assert asked == {"base": base, "texts": (Example("one"), Example("two")), "modules": sorted(MODULES)}
+    texts_read = (Example("one"), Example("two"))
+    assert asked == {"base": base, "texts": texts_read, "modules": sorted(MODULES), "own": None}
     made = adaptzip.compress(adapter, to="lora-sb", basis=out, min_energy=0.0, max_error=0.999)
     assert made.basis is not None
     assert made.basis.hash == values["hash"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -236,3 +237,26 @@ def test_the_tokeniser_is_told_where_it_is_the_teachers(tmp_path: Path) -> None:
     shutil.copy(base / "tokenizer_config.json", teacher)
     result = run("eval", "--teacher", teacher, "--base", base, "--data", write_rows(tmp_path / "rows.jsonl"))
     assert result.out.splitlines()[-1] == f"with the tokeniser of {teacher}"
+
+
+def test_a_completion_is_named(tmp_path: Path) -> None:
+    base, teacher = causal(tmp_path)
+    rows = [("a b c", " d e"), ("f e", " a"), ("c c b", " b a d")]
+    usual, named = tmp_path / "usual.jsonl", tmp_path / "named.jsonl"
+    for path, fields in ((usual, ("prompt", "completion")), (named, ("instruction", "output"))):
+        path.write_text("".join(json.dumps(dict(zip(fields, row, strict=True))) + "\n" for row in rows))
+    words = ("eval", "--teacher", teacher, "--base", base, "--data")
+    found = run(*words, named, "--text-field", "instruction", "--completion-field", "output", "--json").json
+    assert found["rows"] == run(*words, usual, "--json").json["rows"]
+    assert found["samples"] == 6
+    refused(run(*words, named), 2, "--completion-field")
+    out = tmp_path / "x.adz"
+    training = ("-o", out, "--budget", "60%", "--steps", "4", "--batch-size", "2", "--held-out", "0.4")
+    fields = ("--text-field", "instruction", "--completion-field", "output")
+    told = []
+    for data, more in ((named, fields), (usual, ())):
+        given = ("--teacher", teacher, "--base", base, "--data", data)
+        result = run("distill", *given, *more, *training, "-f", "--json")
+        assert result.code == 0, result.err
+        told.append([{**row, "seconds": None} for row in result.json["rows"]])
+    assert told[0] == told[1]
