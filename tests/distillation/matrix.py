@@ -16,12 +16,15 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, set_seed
 
+import adaptzip
 from adaptzip.calibration.kinds import Kind
+from adaptzip.container import writer
 from adaptzip.distillation.data import Example
 from tests.calibration.models_on_disk import save
 from tests.distillation import oracle
 
 TEXTS = ("a b c d e f", "b d f a", "c c <pad> a b", "f e d c b a a b", "e a", "d d d b a c e", "c a", "f b e")
+_REPORT = 300
 TARGETS = ("f e", "a b c d e", "c", "b b a", "d e f", "a", "c f d", "e e b a")
 _SIZES = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 _SIZES |= {"num_attention_heads": 2, "initializer_range": 0.2}
@@ -206,6 +209,11 @@ def make(cell: Cell, folder: Path) -> Made:
                     parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
             model.save_pretrained(folder / name)
     return Made(cell, base, folder / "adapter", folder / "other")
+
+
+def tight_budget(adapter: Path) -> str:
+    """Room for a coarse fit, and for what a file says of its training."""
+    return f"{writer.size(adaptzip.compress(adapter, max_error=0.5)) + _REPORT}B"
 
 
 Setting = tuple[Cell, str, int]

@@ -8,7 +8,6 @@ import pytest
 
 import adaptzip
 from adaptzip.adapter import Adapter
-from adaptzip.container import writer
 from adaptzip.distillation.data import hold_out
 from adaptzip.distillation.distilling import Distilled, adapter_of, finish
 from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
@@ -17,11 +16,9 @@ from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.jobs import Request
 from tests.distillation import oracle
-from tests.distillation.matrix import DTYPES, EXTRAS, TASKS, Cell, Made, cells, make
+from tests.distillation.matrix import DTYPES, EXTRAS, TASKS, Cell, Made, cells, make, tight_budget
 
 SHARE, SEED = 0.5, 0
-_REPORT = 600
-"""Bytes that the file may take beside a fit's, for what it says of its training."""
 _FIGURES = ("kl", "agreement", "cosine", "metric", "squared_error", "rank_correlation", "second")
 EVERY = [cell for cell in cells() if cell.tied == TASKS[cell.task].tied and cell.dtype == "float32"]
 QUICK = [Cell(task, TASKS[task].tied, DTYPES[i % 3], EXTRAS[1 + i % 4]) for i, task in enumerate(TASKS)]
@@ -29,13 +26,12 @@ QUICK = [Cell(task, TASKS[task].tied, DTYPES[i % 3], EXTRAS[1 + i % 4]) for i, t
 
 def distilled(made: Made) -> tuple[Distilled, Adapter]:
     """After very few steps; and the fit that training started from."""
-    budget = writer.size(adaptzip.compress(made.adapter, max_error=0.5)) + _REPORT
     setup = prepare(
         None,
         teacher=made.adapter,
         base=made.base,
         data=made.examples(),
-        request=Request("svd", f"{budget}B", device="cpu"),
+        request=Request("svd", tight_budget(made.adapter), device="cpu"),
         schedule=Schedule(steps=4, batch=3, every=1, seed=SEED),
         options=DataOptions(held_out=SHARE),
     )
