@@ -142,10 +142,9 @@ class LoadedModel:
 
     def longest(self, max_tokens: int) -> int:
         """`max_tokens`, or fewer if the model has no more positions."""
-        positions = getattr(text_config(self.config), "max_position_embeddings", None)
+        positions = getattr(text_config(self.config), "max_position_embeddings", None) or 0
         # XLNet's -1 says that there is no end to them.
-        known = positions is not None and positions > 0
-        return min(max_tokens, positions - _first_position(self.model)) if known else max_tokens
+        return min(max_tokens, positions - _first_position(self.model)) if positions > 0 else max_tokens
 
     def encode(self, example: Example, longest: int | None) -> Encoded:
         """An example's text as the model takes it, without labels; see `encode_text`."""

@@ -41,7 +41,7 @@ def live(loads: Any, base: Path, adapter: Path, *, updates: bool = True) -> nn.M
         model = PeftModel.from_pretrained(loads.from_pretrained(base, dtype=torch.float32), adapter).float().eval()
     if not updates:
         for name, parameter in model.named_parameters():
-            if "lora_B" in name or "lora_embedding_B" in name:
+            if ("lora_B" in name or "lora_embedding_B" in name) and not name.endswith("bias"):
                 parameter.data.zero_()
     return model
 
