@@ -32,11 +32,16 @@ def _replacements(adapter: Adapter) -> dict[str, tuple[str, Tensor]]:
     return found
 
 
-def place_tensors(model: nn.Module, adapter: Adapter, folder: Path) -> None:
+def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bool = False) -> None:
     """Put extras in their places, as PEFT does.
 
     A module that PEFT trained a copy of (`modules_to_save`) shares its weights with no other module any more, unless
-    its configuration ensures that they stay tied. Every other extra is written into the weight that there is.
+    its configuration ensures that they stay tied. Token rows of a shared weight are those of all its modules where
+    they are the input embedding's alone, and else of the module that they are for. Every other extra is written into
+    the weight that there is.
+
+    Args:
+        merged: token rows are written into the weight that there is as well, as in a merged model.
 
     Raises:
         BaseModelError: if an extra finds no place, or has another shape.
@@ -52,13 +57,22 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path) -> None:
                 f"{folder}: {place} is {list(target.shape)}, the adapter brings {list(tensor.shape)}", hint=WHICH
             )
         target.copy_(tensor)
-    state = model.state_dict()
+    _place_rows(model, adapter, folder, merged=merged)
+
+
+def _place_rows(model: Any, adapter: Adapter, folder: Path, *, merged: bool) -> None:
+    found = {}
     for key, rows in adapter.extras.items():
         role, name = extra_target(key, adapter.meta.config, adapter.modules)
         indices = token_indices(key, adapter.meta.config)
         if role == "token_rows" and indices is not None:
-            target = state[resolve(name, state, folder)]
-            target.index_copy_(0, torch.tensor(indices, device=target.device), rows.to(target))
+            found[resolve(name, model.state_dict(), folder)] = (indices, rows)
+    for place, (indices, rows) in found.items():
+        first = model.get_submodule(place.rpartition(".")[0]) is model.get_input_embeddings()
+        if not merged and (len(found) > 1 or not first):
+            _part(model, place)
+        target = model.state_dict()[place]
+        target.index_copy_(0, torch.tensor(indices, device=target.device), rows.to(target))
 
 
 def _part(model: nn.Module, place: str) -> None:

@@ -39,7 +39,7 @@ def watched(loaded: LoadedModel, model: Callable[[Batch], Tensor]) -> Callable[[
 def _refusal(loaded: LoadedModel, model: Callable[[Batch], Tensor], batch: Batch) -> RefusedError:
     found: list[str] = []
     text = batch.ids[0][batch.mask[0]]
-    for one in batch.each():
+    for one in loaded.each(batch):
         found.clear()
         with torch.no_grad(), _first_not_finite(loaded.model, found):
             rows = model(one)

@@ -211,8 +211,8 @@ def _halves_loss(loaded: LoadedModel, batch: Batch) -> Tensor | None:
     long = middle[:, 0] > 0
     if int(long.sum()) < 2:
         return None
-    first = Batch(batch.ids[long], (batch.mask & (place < middle))[long])
-    second = Batch(batch.ids[long], (batch.mask & (place >= middle))[long])
+    first = Batch(batch.ids[long], (batch.mask & (place < middle))[long], apart=batch.apart)
+    second = Batch(batch.ids[long], (batch.mask & (place >= middle))[long], apart=batch.apart)
     a, b = (functional.normalize(watched(loaded, loaded)(half), dim=1) for half in (first, second))
     return functional.cross_entropy(a @ b.T / _TEMPERATURE, torch.arange(len(a), device=a.device))
 

@@ -108,7 +108,7 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
     find_layers(model, adapter.modules, folder)
     with torch.no_grad():
         # First of all, as an extra may replace the weight, the bias or the whole layer below an update.
-        place_tensors(model, adapter, folder)
+        place_tensors(model, adapter, folder, merged=merged)
         found = find_layers(model, adapter.modules, folder)
         if not merged:
             found |= part_updated(model, adapter, found)
@@ -120,10 +120,17 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
                     f"{folder}: the layer {name} is {list(layer.shape)}, the adapter's update {list(factors.shape)}",
                     hint=WHICH,
                 )
-            bias = getattr(layer.module, "bias", None)
-            if factors.bias is not None and isinstance(bias, Tensor):
-                merge_bias(bias.data, factors.bias, factors.scaling)
+            if factors.bias is not None:
+                merge_bias(_bias_of(layer), factors.bias, factors.scaling)
     return layers
+
+
+def _bias_of(layer: Layer) -> Tensor:
+    """A layer's bias, which is zero where it has none of its own."""
+    if getattr(layer.module, "bias", None) is None:
+        layer.module.bias = nn.Parameter(layer.parameter.new_zeros(layer.shape[0]))
+    bias: Tensor = layer.module.bias.data  # type: ignore[assignment]
+    return bias
 
 
 def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]) -> dict[str, Layer]:

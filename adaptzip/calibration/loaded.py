@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from adaptzip.calibration.encoding import Encoded, Example, check_known, encode_text
 from adaptzip.calibration.forms import check_forms, words_of
+from adaptzip.calibration.forward import forward
 from adaptzip.calibration.kinds import OF_TEXTS, WITH_HEAD, Kind
 from adaptzip.calibration.layers import Layer
+from adaptzip.calibration.padding import Company
 from adaptzip.calibration.rows import apart
 from adaptzip.calibration.tokenisers import Tokeniser
-from adaptzip.errors import AdaptzipError, RefusedError
 
 NO_LABEL = -100
 """Stands where there is no label, as in torch's cross entropy."""
@@ -37,6 +38,7 @@ class Batch:
             float (texts, outputs), NaN where there is none.
         types: which of two texts a token is of, (texts, longest) int64; None where that makes no difference.
         scored: tokens of a causal model whose rows count, (texts, longest) bool; None where all do.
+        apart: the texts have to be run one at a time.
     """
 
     ids: Tensor
@@ -44,29 +46,45 @@ class Batch:
     labels: Tensor | None = None
     types: Tensor | None = None
     scored: Tensor | None = None
+    apart: bool = False
 
     @property
     def tokens(self) -> int:
         return int(self.mask.sum())
 
     @property
+    def width(self) -> int:
+        """Tokens of the longest text."""
+        return self.ids.shape[1]
+
+    @property
     def targets(self) -> Tensor:
         """What a seq2seq model is to write: the labels, and without them the texts themselves."""
         return self.ids.masked_fill(~self.mask, NO_LABEL) if self.labels is None else self.labels
 
-    def each(self) -> Iterator[Batch]:
-        """Every text by itself, without padding."""
-        for place in range(len(self.ids)):
-            row, length = slice(place, place + 1), int(self.mask[place].sum())
+    def each(self, *, words: bool = False) -> Iterator[Batch]:
+        """Every text by itself, without padding.
 
-            def cut(tensor: Tensor | None, row: slice = row, length: int = length) -> Tensor | None:
-                if tensor is None:
-                    return None
-                return tensor[row, :length] if tensor.shape == self.ids.shape else tensor[row]
+        Args:
+            words: labels are those of tokens.
+        """
+        for row, mask in enumerate(self.mask):
+            own = slice(row, row + 1)
 
-            yield Batch(
-                self.ids[row, :length], self.mask[row, :length], cut(self.labels), cut(self.types), cut(self.scored)
-            )
+            def cut(tensor: Tensor | None, own: slice = own, mask: Tensor = mask) -> Tensor | None:
+                return None if tensor is None else tensor[own, mask]
+
+            labels = self.labels
+            if labels is not None:
+                labels = cut(labels) if words else _written(labels[own])
+            yield Batch(self.ids[own, mask], self.mask[own, mask], labels, cut(self.types), cut(self.scored))
+
+
+def _written(labels: Tensor) -> Tensor:
+    """The labels of one text, a text to be written without what it is filled up with."""
+    if labels.ndim == 1 or labels.is_floating_point():
+        return labels
+    return labels[:, labels[0] != NO_LABEL]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +97,7 @@ class LoadedModel:
             are run one at a time.
         score: what of a prompt with its completion counts: "completion", or "all"; None is the completion where there
             is one.
+        company: whether texts may be run together.
     """
 
     model: nn.Module
@@ -87,6 +106,7 @@ class LoadedModel:
     layers: Mapping[str, Layer]
     pad: int | None = None
     score: Scored | None = None
+    company: Company = field(default_factory=Company)
 
     @property
     def device(self) -> torch.device:
@@ -124,8 +144,9 @@ class LoadedModel:
 
     def longest(self, max_tokens: int) -> int:
         """`max_tokens`, or fewer if the model has no more positions."""
-        positions = getattr(text_config(self.config), "max_position_embeddings", None)
-        return min(max_tokens, positions - _first_position(self.model)) if positions else max_tokens
+        positions = getattr(text_config(self.config), "max_position_embeddings", None) or 0
+        # XLNet's -1 says that there is no end to them.
+        return min(max_tokens, positions - _first_position(self.model)) if positions > 0 else max_tokens
 
     def encode(self, example: Example, longest: int | None) -> Encoded:
         """An example's text as the model takes it, without labels; see `encode_text`."""
@@ -184,7 +205,10 @@ class LoadedModel:
         return self.encoded_batch([Encoded(tuple(row)) for row in ids], labels)
 
     def encoded_batch(self, texts: Sequence[Encoded], labels: Tensor | None = None) -> Batch:
-        """The same of texts that may be pairs, or have tokens that do not count."""
+        """The same of texts that may be pairs, or have tokens that do not count.
+
+        The model is run where it is not known yet whether it takes such texts together (`Company`).
+        """
         ids = padded([text.ids for text in texts], self.pad or 0)
         lengths = torch.tensor([len(text.ids) for text in texts])
         places = torch.arange(ids.shape[1])
@@ -198,8 +222,15 @@ class LoadedModel:
             starts = torch.tensor([text.start - 1 if text.start else 0 for text in texts])
             ends = torch.tensor([len(text.ids) - bool(text.start) for text in texts])
             scored = (places >= starts.unsqueeze(1)) & (places < ends.unsqueeze(1))
-        parts = (None if part is None else part.to(self.device) for part in (labels, types, scored))
-        return Batch(ids.to(self.device), mask.to(self.device), *parts)
+        labels, types, scored = (None if part is None else part.to(self.device) for part in (labels, types, scored))
+        batch = Batch(ids.to(self.device), mask.to(self.device), labels, types, scored)
+        if self.pad is None and self.kind in OF_TEXTS:
+            return replace(batch, apart=True)
+        return replace(batch, apart=not self.company.suits(batch, self.each(batch), self, type(self.model).__name__))
+
+    def each(self, batch: Batch) -> Iterator[Batch]:
+        """Every text of a batch by itself."""
+        return batch.each(words=self.kind == "tokens")
 
     def __call__(self, batch: Batch) -> Tensor:
         """What counts of the model's output.
@@ -212,20 +243,14 @@ class LoadedModel:
         Raises:
             RefusedError: if the model cannot run on these texts.
         """
-        if self.pad is None and self.kind in OF_TEXTS and len(batch.ids) > 1:
-            return torch.cat([self(one) for one in batch.each()])
+        if batch.apart:
+            return torch.cat([self(one) for one in self.each(batch)])
         options: dict[str, Any] = {"use_cache": False} if self.kind in ("causal", "seq2seq") else {}
         if self.kind == "seq2seq":
             options["labels"] = batch.targets
         if batch.types is not None:
             options["token_type_ids"] = batch.types
-        try:
-            output = self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **options)
-        except AdaptzipError:
-            raise
-        except (ValueError, IndexError, TypeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise RefusedError(f"{type(self.model).__name__} does not run on these texts ({reason})") from error
+        output = forward(self.model, batch.ids, batch.mask, **options)
         if self.kind == "encoder":
             share = batch.mask / batch.mask.sum(1, keepdim=True)
             return (output.last_hidden_state * share.unsqueeze(2)).sum(1)  # type: ignore[no-any-return]

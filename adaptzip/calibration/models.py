@@ -199,6 +199,8 @@ def _finished(
         # Classifiers on decoders look for the last token that is no padding.
         config.pad_token_id = pad
     if kind == "seq2seq":
+        # What targets are filled up with, where nothing is looked at.
+        config.pad_token_id = pad or 0
         _settle_start(base, model)
     return LoadedModel(model, kind, tokens, layers, pad)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.forward import forward
 from adaptzip.calibration.models import LoadedModel
 from adaptzip.errors import RefusedError
 
@@ -36,9 +39,11 @@ def sample_ids(loaded: LoadedModel, count: int, max_tokens: int, generator: torc
     ids = torch.full((count, 1), start, device=loaded.device)
     cache = None
     for length in range(1, loaded.longest(max_tokens)):
-        mask = torch.ones(count, length, dtype=torch.int64, device=loaded.device)
-        output = loaded.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        mask = torch.ones(count, length, dtype=torch.bool, device=loaded.device)
+        cached: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        output = forward(loaded.model, ids[:, -1:] if cached else ids, mask, use_cache=True, **cached)
+        # Recurrent models have a cache of another kind, and read what they wrote anew.
+        cache = getattr(output, "past_key_values", None)
         drawn = _draw(output.logits[:, -1], generator)
         for row in sorted(writing):
             token = int(drawn[row])
@@ -48,7 +53,7 @@ def sample_ids(loaded: LoadedModel, count: int, max_tokens: int, generator: torc
                 found[row].append(token)
         if not writing:
             break
-        ids = drawn.unsqueeze(1).to(loaded.device)
+        ids = torch.cat([ids, drawn.unsqueeze(1).to(loaded.device)], 1)
     return found
 
 

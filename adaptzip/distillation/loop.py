@@ -195,9 +195,9 @@ class Training:
         """
         problem, weights = self.problem, self.schedule.weights
         teacher = problem.teacher
-        batch = teacher.batch(indices)
         look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
         with within_memory(len(indices)):
+            batch = teacher.batch(indices)
             factors = factors_of(problem.coder, problem.gains, self.tensors(leaves))
             with self.machines.half():
                 theirs = teacher.answer(indices, batch, **look)

@@ -159,10 +159,10 @@ def prepare(
     if start is not given:
         check_alike(given, beginning)
     at_once = schedule.micro or schedule.batch
-    held = batches(loaded, kept, at_once)
     say("asking the teacher", 0.0)
     lessons = Teacher(guest, theirs, train_on)
     with within_memory(at_once):
+        held = batches(loaded, kept, at_once)
         answers = teacher_outputs(watched(loaded, lambda batch: guest(batch, theirs)), held)
         if not schedule.weights.watches:
             lessons.keep(_needed(lessons, schedule), at_once)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from transformers import MambaConfig, MambaForCausalLM
 
 from adaptzip.calibration.models import LoadedModel, load_base
 from adaptzip.calibration.sampling import sample_ids
@@ -77,6 +79,22 @@ def test_the_cache_changes_nothing(tmp_path: Path) -> None:
     (ids,) = sample_ids(loaded, 1, 10, seeded(5))
     generator, again = seeded(5), [1]
     for _ in ids:
+        logits = loaded.model(input_ids=torch.tensor([again])).logits[:, -1]
+        again.append(int(torch.multinomial(functional.softmax(logits.float(), 1), 1, generator=generator)))
+    assert again[1:] == ids
+
+
+def test_a_recurrent_model_writes_as_it_reads(tmp_path: Path) -> None:
+    def mamba() -> nn.Module:
+        tiny_peft.set_seed(0)
+        return MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, state_size=4))
+
+    loaded = load_base(save(mamba, tmp_path, bos_token="<s>"), [], CPU)
+    loaded.model.config.eos_token_id = None  # type: ignore[union-attr]
+    loaded.model.get_output_embeddings().weight.data *= 20  # type: ignore[operator]
+    (ids,) = sample_ids(loaded, 1, 8, seeded(5))
+    generator, again = seeded(5), [1]
+    for _ in range(7):
         logits = loaded.model(input_ids=torch.tensor([again])).logits[:, -1]
         again.append(int(torch.multinomial(functional.softmax(logits.float(), 1), 1, generator=generator)))
     assert again[1:] == ids
