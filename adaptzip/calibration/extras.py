@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
+from adaptzip.base.names import STORED_SPELLINGS
 from adaptzip.checkpoints.peft.extras import extra_target, is_copied, token_indices
 from adaptzip.errors import BaseModelError, RefusedError
 
@@ -117,21 +118,47 @@ def _table(model: Any, which: str) -> Tensor | None:
     return getattr(layer, "weight", None)
 
 
+def is_there(name: str, known: Mapping[str, object]) -> bool:
+    """Whether `resolve` finds `name`, at one place or at several."""
+    return any(_places(spelling, known) for spelling in _spellings(name))
+
+
 def resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
-    """`name` among the model's own names: as it is, or with another prefix before the layer list.
+    """`name` among the model's own names: as it is, as files spell it, or with another prefix before the layer list.
 
     Raises:
         BaseModelError: if it is not there, or at several places.
     """
+    for spelling in _spellings(name):
+        places = _places(spelling, known)
+        if len(places) == 1:
+            return places[0]
+        if places:
+            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
+    raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name, and what models in memory may call it."""
+    yield name
+    for family in STORED_SPELLINGS:
+        spelling = name
+        for memory, disk in family:
+            spelling = spelling.replace(disk, memory)
+        if spelling != name:
+            yield spelling
+
+
+def _places(name: str, known: Mapping[str, object]) -> list[str]:
+    """Where a name fits with the least change of its prefix, best kept in its other parts."""
     if name in known:
-        return name
+        return [name]
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     for cut in range(first + 1):
         tail = ".".join(parts[cut:])
         places = [other for other in known if other == tail or other.endswith(f".{tail}")]
-        if len(places) == 1:
-            return places[0]
-        if len(places) > 1:
-            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
-    raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)
+        if places:
+            kept = [len({*parts[:cut]} & {*place.removesuffix(tail).split(".")}) for place in places]
+            return [place for place, count in zip(places, kept, strict=True) if count == max(kept)]
+    return []

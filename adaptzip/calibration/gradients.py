@@ -261,9 +261,10 @@ def _observed_gradients(
 
 
 def _observe(
-    layer: Layer, tally: GradientTally, mask: Tensor, _: nn.Module, args: tuple[Any, ...], output: Tensor
+    layer: Layer, tally: GradientTally, mask: Tensor, _: nn.Module, args: tuple[Any, ...], output: Any
 ) -> None:
-    if not output.requires_grad:
+    # A router puts out what it has chosen as well, and is not told by the gradient of any one of its outputs.
+    if isinstance(output, tuple) or not output.requires_grad:
         return
     add: Callable[[Tensor], None] = partial(_add_outputs, tally)
     if layer.layout in ("linear", "transposed"):
