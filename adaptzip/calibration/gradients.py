@@ -270,7 +270,7 @@ def _observe(
     if layer.layout in ("linear", "transposed"):
         rows = input_rows(layer, args[0].detach(), mask)
         add = partial(_add_products, tally, layer, rows, mask)
-    output.register_hook(add)  # type: ignore[no-untyped-call]
+    output.register_hook(add)
 
 
 def _add_outputs(tally: GradientTally, gradient: Tensor) -> None:

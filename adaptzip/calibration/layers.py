@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from adaptzip.adapter import Adapter, Layout, LoraFactors
 from adaptzip.base.layouts import COLUMN_EXPERT_TYPES
 from adaptzip.base.names import FUSED_PARTS
-from adaptzip.calibration.extras import WHICH, is_there, place_tensors, resolve, sharing
+from adaptzip.calibration.extras import WHICH, is_there, keeps_tied, place_tensors, resolve, sharing
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.merging.rules import merge_bias, merge_update
 
@@ -96,6 +96,7 @@ def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[
 
     Raises:
         BaseModelError: if one is not there, or at several places.
+        RefusedError: if it is a part of fused experts that lie across.
     """
     known = dict(model.named_modules())
     return {name: _find(name, model, known, folder) for name in modules}
@@ -149,6 +150,7 @@ def add_adapter(model: nn.Module, adapter: Adapter, folder: Path, *, merged: boo
 
     Raises:
         BaseModelError: if a module or an extra finds no place, or has another shape.
+        RefusedError: if a part of fused experts lies across, or updates were trained tied and PEFT does not load them.
     """
     layers = place_extras(model, adapter, folder, merged=merged)
     with torch.no_grad():
@@ -169,8 +171,9 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
     find_layers(model, adapter.modules, folder)
     with torch.no_grad():
         # First of all, as an extra may replace the weight, the bias or the whole layer below an update.
-        place_tensors(model, adapter, folder)
+        place_tensors(model, adapter, folder, merged=merged)
         found = find_layers(model, adapter.modules, folder)
+        _check_tied(adapter, found, folder)
         if not merged:
             found |= part_updated(model, adapter, found)
         layers = {name: _oriented(layer, adapter.modules[name]) for name, layer in found.items()}
@@ -195,11 +198,11 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
         The layers that have a copy now.
     """
     found = {}
+    tied = keeps_tied(adapter.meta.config, "target_modules")
     for name, layer in layers.items():
         others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
         mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
-        kept = adapter.meta.config.get("ensure_weight_tying") and len(mine) == 1
-        if layer.expert is not None or not others or kept:
+        if layer.expert is not None or not others or (tied and len(mine) == 1):
             continue
         parameter = nn.Parameter(layer.parameter.detach().clone())
         layer.module.weight = parameter
@@ -211,6 +214,21 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
             stacklevel=2,
         )
     return found
+
+
+def _check_tied(adapter: Adapter, layers: Mapping[str, Layer], folder: Path) -> None:
+    """Refuse what was trained tied where PEFT does not load it so, as in models whose embedding is called `shared`."""
+    if not adapter.meta.config.get("ensure_weight_tying") or keeps_tied(adapter.meta.config, "target_modules"):
+        return
+    first: dict[int, str] = {}
+    for name, layer in layers.items():
+        other = first.setdefault(id(layer.parameter), name)
+        if other != name and layer.expert is None:
+            raise RefusedError(
+                f"{folder}: {other} and {name} share one weight and were trained tied (ensure_weight_tying), and PEFT "
+                "itself does not load that from the adapter",
+                hint="train the adapter without ensure_weight_tying",
+            )
 
 
 def _weight_of(layer: nn.Module, name: str, module: str, folder: Path) -> nn.Parameter:
