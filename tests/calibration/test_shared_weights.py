@@ -143,6 +143,6 @@ def test_rows_that_the_embedding_lacks_are_named(tmp_path: Path) -> None:
     base = tmp_path / "smaller"
     tiny_peft.llama().save_pretrained(base)
     with pytest.raises(
-        BaseModelError, match=r"embed_tokens.weight is \[32, 16\], .* rows of 16 up to the one of token 35"
+        BaseModelError, match=r"embed_tokens.weight is .* up to the one of token 35"
     ):
         load_teacher(base, read(task.adapter), CPU)
