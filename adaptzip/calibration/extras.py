@@ -51,6 +51,11 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
     """
     stay_tied = keeps_tied(adapter.meta.config, "modules_to_save")
     for name, (key, tensor) in _replacements(adapter).items():
+        if not is_there(name, model.state_dict()):
+            runs = type(model).__name__
+            raise BaseModelError(
+                f"{folder}: {runs} has no {name}, which the adapter brings beside its updates", hint=WHICH
+            )
         place = resolve(name, model.state_dict(), folder)
         if is_copied(key, name, adapter.meta.config) and not stay_tied:
             _part(model, place)
@@ -211,6 +216,8 @@ def _places(name: str, known: Mapping[str, object]) -> list[str]:
     first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     for cut in range(first + 1):
         tail = ".".join(parts[cut:])
+        if tail in ("weight", "bias"):
+            break
         places = [other for other in known if other == tail or other.endswith(f".{tail}")]
         if places:
             kept = [len({*parts[:cut]} & {*place.removesuffix(tail).split(".")}) for place in places]

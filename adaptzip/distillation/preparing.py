@@ -125,7 +125,8 @@ def prepare(
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     say("loading the model", 0.0)
-    loading = Loading(kind, tokeniser=None if isinstance(teacher, Adapter) else tokeniser_folder(teacher), tell=True)
+    tokeniser = None if isinstance(teacher, Adapter) else tokeniser_folder(teacher)
+    loading = Loading(kind, tokeniser=tokeniser, tell=True, strict=True)
     loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
     theirs = _teacher_factors(original, machines.device)
     magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}

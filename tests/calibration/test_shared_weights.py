@@ -25,6 +25,7 @@ from adaptzip.calibration.models import Loading, load_teacher
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.sources import read
 from tests import tiny_peft
+from tests.calibration.models_on_disk import save
 from tests.distillation.tasks import Task, llama, trained
 from tests.distillation.teachers import CPU
 
@@ -141,8 +142,6 @@ def test_rows_that_the_embedding_lacks_are_named(tmp_path: Path) -> None:
     more = {**TEXT, "trainable_token_indices": [2, 35]}
     task = trained(tmp_path, llama(vocab_size=40), AutoModelForCausalLM, **more)
     base = tmp_path / "smaller"
-    tiny_peft.llama().save_pretrained(base)
-    with pytest.raises(
-        BaseModelError, match=r"embed_tokens.weight is .* up to the one of token 35"
-    ):
+    save(llama(), base)
+    with pytest.raises(BaseModelError, match=r"embed_tokens.weight is .* up to the one of token 35"):
         load_teacher(base, read(task.adapter), CPU)
