@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from adaptzip.adapter import Adapter
@@ -17,6 +19,8 @@ from adaptzip.errors import BaseModelError, RefusedError
 
 _UNUSED = ("pooler.",)
 """What embeddings of texts make no use of."""
+_TRIED = 8
+"""Tokens of a text that is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,31 @@ def check_complete(base: Path, kind: Kind, parts: Parts, adapter: Adapter | None
         hint=("give the adapter with its trained head, or another --task" if headless else "give the base model that "
         "the adapter and its head were trained on, or another --task") + _now(kind),
     )  # fmt: skip
+
+
+def check_embeds(base: Path, model: Any) -> None:
+    """Refuse an encoder that can't be run on tokens alone, or that has no last hidden states.
+
+    Raises:
+        RefusedError: if it has several inputs, or puts out something else.
+    """
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError as error:
+        raise RefusedError(
+            f"{base}: {type(model).__name__} is no encoder of texts alone, whose embeddings could be compared",
+            hint="give the folder of its text model, if the adapter was trained on that",
+        ) from error
+    try:
+        with torch.no_grad():
+            output = model(input_ids=torch.zeros(1, _TRIED, dtype=torch.int64))
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return  # Zeros may be no text to it; what it makes of texts is told when it is run on them.
+    if getattr(output, "last_hidden_state", None) is None:
+        raise RefusedError(
+            f"{base}: {type(model).__name__} puts out no hidden states of its tokens, which embeddings are made of",
+            hint="give another --task, if the base has the head for it",
+        )
 
 
 def _now(kind: Kind) -> str:

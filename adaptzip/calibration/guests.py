@@ -107,20 +107,25 @@ def check_class(base: Path, config: Any, loader: str, kind: Kind) -> None:
     Raises:
         RefusedError: if there is no such model, or it takes pictures or sound.
     """
-    known = getattr(import_transformers(), loader)._model_mapping
+    transformers = import_transformers()
+    known = getattr(transformers, loader)._model_mapping
+    named = ", ".join(config.architectures or ())
+    found = known[type(config)] if type(config) in known else getattr(transformers, named, None)
+    takes = getattr(found[0] if isinstance(found, tuple) else found, "main_input_name", "input_ids")
+    if takes != "input_ids":
+        raise RefusedError(
+            f"{base}: the model type {config.model_type!r} takes {takes}, and is not run on texts alone",
+            hint="compress, export and merge need no run, compress without --calibration",
+        )
     if type(config) not in known:
         raise RefusedError(
-            f"{base}: of the model type {config.model_type!r}, transformers has none that --task {kind} could run "
-            f"({loader})",
-            hint=f"the base is for {', '.join(config.architectures or ()) or 'something else'}: leave --task out, or "
-            "give another; or give the adapter's own base model",
+            f"{base}: transformers has no model of the type {config.model_type!r} for --task {kind} ({loader})",
+            hint=f"the base is a {named or config.model_type}: leave --task out, or give another task or base",
         )
-    found = known[type(config)]
-    takes = getattr(found[0] if isinstance(found, tuple) else found, "main_input_name", "input_ids")
-    if takes != "input_ids" or not hasattr(config.get_text_config(), "vocab_size"):
+    if not hasattr(config.get_text_config(), "vocab_size"):
         raise RefusedError(
-            f"{base}: the model type {config.model_type!r} takes {takes} and no tokens of texts",
-            hint="compare adapters of models of text; compress needs no --calibration",
+            f"{base}: the model type {config.model_type!r} has no vocabulary, which a text is read by here",
+            hint="compress, export and merge need no run, compress without --calibration",
         )
 
 

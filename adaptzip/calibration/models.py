@@ -13,7 +13,7 @@ from torch import nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
-from adaptzip.calibration.complete import Parts, check_complete, naming_base
+from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
 from adaptzip.calibration.extras import grow_vocabulary
 from adaptzip.calibration.guests import able_kinds, check_class, load_config, load_locally
 from adaptzip.calibration.heads import trained_head
@@ -29,6 +29,7 @@ from adaptzip.calibration.kinds import (
 )
 from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_extras
 from adaptzip.calibration.loaded import NO_LABEL, Batch, LoadedModel, padded, text_config
+from adaptzip.calibration.pooling import pool_as, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
@@ -109,6 +110,8 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device) -> Loade
     tokens = load_tokeniser(base, text_config(config).vocab_size)
     loaded = _load_model(base, loader, {})
     check_complete(base, kind, loaded)
+    if kind == "encoder":
+        pool_as(loaded.model, read_pooling(base), base)
     return _finished(base, loaded.model, kind, find_layers(loaded.model, modules, base), device, tokens)
 
 
@@ -129,6 +132,8 @@ def _load_with(
         loaded = _load_model(base, loader, options)
         model = loaded.model
         find_layers(model, adapter.modules, base)
+        if kind == "encoder":
+            check_embeds(base, model.eval())
         check_complete(base, kind, loaded, adapter)
         kind = settled_kind(kind, model.config, given is not None)
         grow_vocabulary(model, adapter, base)
@@ -137,6 +142,8 @@ def _load_with(
             if not loading.tell:
                 warnings.simplefilter("ignore", AdaptzipWarning)
             layers = put(model, adapter, base, merged=loading.merged)
+            if kind == "encoder":
+                pool_as(model, read_pooling(base), base)
     return _finished(base, model, kind, layers, device, tokens)
 
 
