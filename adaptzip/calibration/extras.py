@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
+from adaptzip.base.names import STORED_SPELLINGS
 from adaptzip.checkpoints.peft.extras import extra_target, is_copied, token_indices
 from adaptzip.errors import BaseModelError, RefusedError
 
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+"""Names of modules by which PEFT knows that embeddings are trained."""
 WHICH = "is this the base model that the adapter was trained on?"
 
 
@@ -36,20 +40,24 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
     """Put extras in their places, as PEFT does.
 
     A module that PEFT trained a copy of (`modules_to_save`) shares its weights with no other module any more, unless
-    its configuration ensures that they stay tied. Token rows of a shared weight are those of all its modules where
-    they are the input embedding's alone, and else of the module that they are for. Every other extra is written into
-    the weight that there is.
+    its configuration ensures that they stay tied. Every other extra is written into the weight that there is, but for
+    token rows of a module that PEFT leaves apart from those it shares its weight with.
 
     Args:
-        merged: token rows are written into the weight that there is as well, as in a merged model.
+        merged: token rows are written into a shared weight, as in a merged model.
 
     Raises:
         BaseModelError: if an extra finds no place, or has another shape.
     """
+    stay_tied = keeps_tied(adapter.meta.config, "modules_to_save")
     for name, (key, tensor) in _replacements(adapter).items():
+        if not is_there(name, model.state_dict()):
+            runs = type(model).__name__
+            raise BaseModelError(
+                f"{folder}: {runs} has no {name}, which the adapter brings beside its updates", hint=WHICH
+            )
         place = resolve(name, model.state_dict(), folder)
-        copied = is_copied(key, name, adapter.meta.config)
-        if copied and not adapter.meta.config.get("ensure_weight_tying"):
+        if is_copied(key, name, adapter.meta.config) and not stay_tied:
             _part(model, place)
         target = model.state_dict()[place]
         if target.shape != tensor.shape:
@@ -57,22 +65,60 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
                 f"{folder}: {place} is {list(target.shape)}, the adapter brings {list(tensor.shape)}", hint=WHICH
             )
         target.copy_(tensor)
-    _place_rows(model, adapter, folder, merged=merged)
+    _place_rows(model, adapter, folder, merged)
 
 
-def _place_rows(model: Any, adapter: Adapter, folder: Path, *, merged: bool) -> None:
-    found = {}
+def keeps_tied(config: Mapping[str, Any], field: str) -> bool:
+    """Whether PEFT ties what it trains of the embeddings: on request, and where `field` has one by its usual name."""
+    named = config.get(field) or ()
+    if not config.get("ensure_weight_tying"):
+        return False
+    if isinstance(named, str):
+        return any(re.fullmatch(named, name) for name in _EMBEDDINGS)
+    return any(str(name).rpartition(".")[2] in _EMBEDDINGS for name in named)
+
+
+def _place_rows(model: nn.Module, adapter: Adapter, folder: Path, merged: bool) -> None:
+    state = model.state_dict()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
     for key, rows in adapter.extras.items():
         role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        indices = token_indices(key, adapter.meta.config)
-        if role == "token_rows" and indices is not None:
-            found[resolve(name, model.state_dict(), folder)] = (indices, rows)
-    for place, (indices, rows) in found.items():
-        first = model.get_submodule(place.rpartition(".")[0]) is model.get_input_embeddings()
-        if not merged and (len(found) > 1 or not first):
+        named = token_indices(key, adapter.meta.config)
+        if role == "token_rows" and named is not None:
+            found[resolve(name, state, folder)] = (torch.tensor(named), rows)
+    tied = _tied_with_input(model) if found else set()
+    one = bool(tied) and not any(place.rpartition(".")[0] in tied for place in found)
+    for place in sorted(found, key=list(state).index):
+        if not merged and not (one and model.get_submodule(place.rpartition(".")[0]) is _input(model)):
             _part(model, place)
-        target = model.state_dict()[place]
-        target.index_copy_(0, torch.tensor(indices, device=target.device), rows.to(target))
+        indices, rows = found[place]
+        target, last = model.state_dict()[place], int(indices.max())
+        if rows.shape[1:] != target.shape[1:] or last >= len(target):
+            raise BaseModelError(
+                f"{folder}: {place} is {list(target.shape)}, the adapter brings rows of {rows.shape[1]} up to the one "
+                f"of token {last}",
+                hint=WHICH,
+            )
+        target.index_copy_(0, indices.to(target.device), rows.to(target))
+
+
+def _input(model: Any) -> nn.Module:
+    """The input embeddings."""
+    found: nn.Module = model.get_input_embeddings()
+    return found
+
+
+def _tied_with_input(model: Any) -> set[str]:
+    """The modules that PEFT ties to trained rows of the input embeddings: those that the model's classes declare."""
+    if not model.config.to_dict().get("tie_word_embeddings") or not isinstance(model._tied_weights_keys, dict):
+        return set()
+    own = set(sharing(model, model.get_input_embeddings().weight))
+    declared = {
+        f"{name}.{key}".lstrip("."): f"{name}.{source}".lstrip(".").rpartition(".")[0]
+        for name, module in model.named_modules()
+        for key, source in dict(getattr(module, "_tied_weights_keys", None) or ()).items()
+    }
+    return {key.rpartition(".")[0] for key, source in declared.items() if source in own}
 
 
 def _part(model: nn.Module, place: str) -> None:
@@ -131,21 +177,49 @@ def _table(model: Any, which: str) -> Tensor | None:
     return getattr(layer, "weight", None)
 
 
+def is_there(name: str, known: Mapping[str, object]) -> bool:
+    """Whether `resolve` finds `name`, at one place or at several."""
+    return any(_places(spelling, known) for spelling in _spellings(name))
+
+
 def resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
-    """`name` among the model's own names: as it is, or with another prefix before the layer list.
+    """`name` among the model's own names: as it is, as files spell it, or with another prefix before the layer list.
 
     Raises:
         BaseModelError: if it is not there, or at several places.
     """
+    for spelling in _spellings(name):
+        places = _places(spelling, known)
+        if len(places) == 1:
+            return places[0]
+        if places:
+            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
+    raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name, and what models in memory may call it."""
+    yield name
+    for family in STORED_SPELLINGS:
+        spelling = name
+        for memory, disk in family:
+            spelling = spelling.replace(disk, memory)
+        if spelling != name:
+            yield spelling
+
+
+def _places(name: str, known: Mapping[str, object]) -> list[str]:
+    """Where a name fits with the least change of its prefix, best kept in its other parts."""
     if name in known:
-        return name
+        return [name]
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     for cut in range(first + 1):
         tail = ".".join(parts[cut:])
+        if tail in ("weight", "bias"):
+            break
         places = [other for other in known if other == tail or other.endswith(f".{tail}")]
-        if len(places) == 1:
-            return places[0]
-        if len(places) > 1:
-            raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
-    raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)
+        if places:
+            kept = [len({*parts[:cut]} & {*place.removesuffix(tail).split(".")}) for place in places]
+            return [place for place, count in zip(places, kept, strict=True) if count == max(kept)]
+    return []

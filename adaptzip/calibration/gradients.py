@@ -266,15 +266,16 @@ def _observed_gradients(
 
 
 def _observe(
-    layer: Layer, tally: GradientTally, mask: Tensor, _: nn.Module, args: tuple[Any, ...], output: Tensor
+    layer: Layer, tally: GradientTally, mask: Tensor, _: nn.Module, args: tuple[Any, ...], output: Any
 ) -> None:
-    if not output.requires_grad:
+    # A router puts out what it has chosen as well, and is not told by the gradient of any one of its outputs.
+    if isinstance(output, tuple) or not output.requires_grad:
         return
     add: Callable[[Tensor], None] = partial(_add_outputs, tally)
     if layer.layout in ("linear", "transposed"):
         rows = input_rows(layer, args[0].detach(), mask)
         add = partial(_add_products, tally, layer, rows, mask)
-    output.register_hook(add)  # type: ignore[no-untyped-call]
+    output.register_hook(add)
 
 
 def _add_outputs(tally: GradientTally, gradient: Tensor) -> None:

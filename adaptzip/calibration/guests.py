@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from adaptzip.base.config_file import load_config as read_config
 from adaptzip.calibration.kinds import Kind
 from adaptzip.errors import BaseModelError, RefusedError
 
@@ -43,7 +44,7 @@ def import_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise RefusedError(
-            "calibration runs the base model, which needs the package transformers",
+            "this runs the base model, which needs the package transformers",
             hint="pip install 'adaptzip[distill]'",
         ) from error
     return transformers
@@ -67,6 +68,65 @@ def load_locally(name: str, folder: Path, **options: Any) -> Any:
             f"{folder}: transformers can't load it as {name} ({_reason(error)})",
             hint="give the base model's whole folder",
         ) from error
+
+
+def load_config(base: Path) -> Any:
+    """The configuration of a base model's folder, as transformers reads it.
+
+    Raises:
+        BaseModelError: if there is none, or transformers does not know such a model.
+        RefusedError: if transformers is missing, or would have to run code from the folder.
+    """
+    raw = read_config(base)
+    if not raw:
+        raise BaseModelError(
+            f"{base}: holds no config.json, expected the folder of a transformers model",
+            hint="give the folder that holds the base model's config.json, weights and tokeniser",
+        )
+    transformers, kind = import_transformers(), raw.get("model_type")
+    if kind is not None and kind not in transformers.CONFIG_MAPPING:
+        if raw.get("auto_map"):
+            raise RefusedError(
+                f"{base}: the model type {kind!r} is defined by code in its folder (auto_map), which is not run",
+                hint="give a base model of a type that transformers has itself",
+            )
+        raise BaseModelError(
+            f"{base}: transformers {transformers.__version__} does not know the model type {kind!r}",
+            hint="pip install -U transformers, or give another base model",
+        )
+    return load_locally("AutoConfig", base)
+
+
+def check_class(base: Path, config: Any, loader: str, kind: Kind) -> None:
+    """Refuse a base model that transformers can't load for what it is to be, or that takes no text.
+
+    Args:
+        config: its configuration.
+        loader: transformers' class.
+
+    Raises:
+        RefusedError: if there is no such model, or it takes pictures or sound.
+    """
+    transformers = import_transformers()
+    known = getattr(transformers, loader)._model_mapping
+    named = ", ".join(config.architectures or ())
+    found = known[type(config)] if type(config) in known else getattr(transformers, named, None)
+    takes = getattr(found[0] if isinstance(found, tuple) else found, "main_input_name", "input_ids")
+    if takes != "input_ids":
+        raise RefusedError(
+            f"{base}: the model type {config.model_type!r} takes {takes}, and is not run on texts alone",
+            hint="compress, export and merge need no run, compress without --calibration",
+        )
+    if type(config) not in known:
+        raise RefusedError(
+            f"{base}: transformers has no model of the type {config.model_type!r} for --task {kind} ({loader})",
+            hint=f"the base is a {named or config.model_type}: leave --task out, or give another task or base",
+        )
+    if not hasattr(config.get_text_config(), "vocab_size"):
+        raise RefusedError(
+            f"{base}: the model type {config.model_type!r} has no vocabulary, which a text is read by here",
+            hint="compress, export and merge need no run, compress without --calibration",
+        )
 
 
 def able_kinds(config: Any) -> list[Kind]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from torch import Tensor
-
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.extras import extra_tensors
-from adaptzip.errors import RefusedError
+from adaptzip.calibration.heads import other_head, trained_head
+from adaptzip.errors import AdaptzipWarning, RefusedError
 
 Kind = Literal["causal", "classifier", "multilabel", "scores", "tokens", "encoder", "seq2seq"]
 """causal: next-token distributions. classifier: class distributions of texts. multilabel: of texts as well, where each
@@ -49,61 +49,83 @@ _ENDS: Sequence[tuple[str, Kind]] = (
 _ENCODERS = ("ForMaskedLM", "ForPreTraining")
 """Heads of base models that adapters of encoders have no use for."""
 _OTHER_HEAD = re.compile(r"For[A-Z]\w*$")
-_HEADS = (
-    "classifier.weight",
-    "score.weight",
-    "classifier.out_proj.weight",
-    "classification_head.out_proj.weight",
-    "logits_proj.weight",
-)
 _PROBLEMS: Mapping[str, Kind] = {
     "regression": "scores",
     "multi_label_classification": "multilabel",
     "single_label_classification": "classifier",
 }
-_HINT = "adaptzip runs language models, classifiers of texts and tokens, rerankers, encoders and seq2seq models"
+_HINT = "language models, classifiers of texts and tokens, rerankers, encoders and seq2seq models can be compared"
 
 
-def trained_head(adapter: Adapter) -> Tensor | None:
-    """The weight (classes, hidden) of the classifier that the adapter brings, if it does."""
-    brought = extra_tensors(adapter)
-    return next((t for head in _HEADS for name, t in brought.items() if _is(name, head) and t.ndim == 2), None)
+def check_task(adapter: Adapter, architectures: Sequence[str], given: Kind | None, *, strict: bool) -> None:
+    """Refuse what adapter_config.json, the names of the extras and config.json alone tell.
+
+    Args:
+        architectures: of the base's config.json; none where it names none.
+        given: the kind that the user named.
+        strict: see `kind_of`.
+
+    Raises:
+        RefusedError: if the adapter's task or head, or the base's, is another than these, or none where there must be
+            one.
+    """
+    other, head = other_head(adapter), trained_head(adapter) is not None
+    named, task = ("", None) if given is not None else _task_of(adapter)
+    if other is not None:
+        raise RefusedError(
+            f"the adapter brings {other[0]}, the head of {other[1]}, whose outputs are not compared", hint=_HINT
+        )
+    if given is not None:
+        if head and given not in WITH_HEAD:
+            raise RefusedError(
+                f"the adapter brings the trained head of a classifier, for which --task {given} has no place",
+                hint=f"leave --task out, or give one of {', '.join(WITH_HEAD)}",
+            )
+        return
+    base = _kind_of_names(architectures)
+    if task in (None, "causal", *WITH_HEAD) and base is None and not (head and named):
+        _check_no_other_head(architectures)
+    if strict and architectures and task in ("classifier", "tokens") and not head and base != task:
+        _refuse_headless(adapter, named, architectures)
 
 
-def _is(name: str, head: str) -> bool:
-    """By whole names: DistilBERT's `pre_classifier` is no `classifier`."""
-    return name == head or name.endswith(f".{head}")
+def _task_of(adapter: Adapter) -> tuple[str, Kind | None]:
+    """PEFT's name of the adapter's task, "" where it has none, and its kind."""
+    named = str(adapter.meta.config.get("task_type") or "")
+    if named and named not in _TASKS:
+        raise RefusedError(f"the adapter is for the task {named}, whose outputs are not compared", hint=_HINT)
+    return named, _TASKS.get(named)
 
 
 def kind_of_base(config: Any) -> Kind:
     """What a base model's configuration says that it is; an encoder if nothing else."""
-    for name in config.architectures or ():
-        for end, kind in _ENDS:
-            if name.endswith(end):
-                return kind
-        if name.endswith("ForConditionalGeneration"):
-            return "seq2seq" if config.is_encoder_decoder else "causal"
-    return "encoder"
+    names = config.architectures or ()
+    if any(name.endswith("ForConditionalGeneration") for name in names):
+        return "seq2seq" if config.is_encoder_decoder else "causal"
+    return _kind_of_names(names) or "encoder"
 
 
-def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = ()) -> Kind:
+def _kind_of_names(architectures: Sequence[str]) -> Kind | None:
+    """What the names of classes say; None where they say nothing."""
+    return next((kind for name in architectures for end, kind in _ENDS if name.endswith(end)), None)
+
+
+def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict: bool = False) -> Kind:
     """What an adapter makes of a base model.
 
     PEFT's task type counts where the rest does not speak against it: a classifier needs a head, which the adapter or
     the base must have, and a model that writes text has none. Otherwise a head tells a classifier, and after that the
-    base's configuration.
+    base's configuration, and an AdaptzipWarning says so.
 
     Args:
         able: what transformers has a class for, which counts where the configuration names no class.
+        strict: refuse a classifier without any head, instead of taking it for what the base is.
 
     Raises:
         RefusedError: if the adapter's task or the base's head is another than these.
     """
     head = trained_head(adapter) is not None
-    named = str(adapter.meta.config.get("task_type") or "")
-    if named and named not in _TASKS:
-        raise RefusedError(f"the adapter is for the task {named}, whose outputs are not compared", hint=_HINT)
-    task = _TASKS.get(named)
+    named, task = _task_of(adapter)
     base = kind_of_base(config)
     if not config.architectures:
         base = next(iter(able), base)
@@ -116,16 +138,40 @@ def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = ()) -> Kind:
     }
     if task is not None and possible[task]:
         return task
-    if head:
-        return "tokens" if base == "tokens" else "classifier"
-    if base == "encoder":
-        _check_no_other_head(config)
-    return base
+    found = ("tokens" if base == "tokens" else "classifier") if head else base
+    if found == "encoder":
+        _check_no_other_head(config.architectures or ())
+    if task in ("classifier", "tokens") and strict:
+        _refuse_headless(adapter, named, config.architectures or ())
+    if task is not None:
+        _warn_of_other(named, found, head)
+    return found
 
 
-def _check_no_other_head(config: Any) -> None:
-    for name in config.architectures or ():
-        if _OTHER_HEAD.search(name) and not name.endswith(_ENCODERS):
+def _refuse_headless(adapter: Adapter, named: str, architectures: Sequence[str]) -> None:
+    base = f"the base ({architectures[0]})" if architectures else "the base"
+    brought = sorted(extra_tensors(adapter))
+    beside = f" (beside its updates it has {brought[0]})" if brought else ""
+    raise RefusedError(
+        f"the adapter is for {named}, and neither it{beside} nor {base} has a trained head for that",
+        hint="give the adapter with its head (modules_to_save), or say what to compare without one: --task encoder "
+        "for embeddings, --task causal for next tokens",
+    )
+
+
+def _warn_of_other(named: str, found: Kind, head: bool) -> None:
+    why = "it brings the head of a classifier" if head else "the base has no head for that"
+    what = {"encoder": "embeddings", "causal": "next tokens", "seq2seq": "target tokens", "tokens": "classes of tokens"}
+    warnings.warn(
+        f"the adapter is for {named}, but {why}: {what.get(found, 'classes of texts')} are compared",
+        AdaptzipWarning,
+        stacklevel=3,
+    )
+
+
+def _check_no_other_head(architectures: Sequence[str]) -> None:
+    for name in architectures:
+        if _OTHER_HEAD.search(name) and not name.endswith((*_ENCODERS, "ForConditionalGeneration")):
             raise RefusedError(f"the base is a {name}, whose outputs are not compared", hint=_HINT)
 
 

@@ -7,16 +7,20 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter, Layout, LoraFactors
-from adaptzip.calibration.extras import WHICH, place_tensors, resolve, sharing
-from adaptzip.errors import AdaptzipWarning, BaseModelError
+from adaptzip.base.layouts import COLUMN_EXPERT_TYPES
+from adaptzip.base.names import FUSED_PARTS
+from adaptzip.calibration.extras import WHICH, is_there, keeps_tied, place_tensors, resolve, sharing
+from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.merging.rules import merge_bias, merge_update
 
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
+_OWN_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.([^.]+)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,35 +31,64 @@ class Layer:
         module: the layer; for an expert the layer that stacks the experts.
         parameter: its weight, in the layout `layout`.
         expert: the slice of a stacked parameter.
+        part: which of how many equal parts of the slice's rows, None for all of them.
     """
 
     module: nn.Module
     parameter: nn.Parameter
     layout: Layout
     expert: int | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def weight(self) -> Tensor:
-        """The weight, or the expert's slice of it."""
-        return self.parameter.data if self.expert is None else self.parameter.data[self.expert]
+        """The weight, or the expert's slice of it, or its part of that."""
+        return self.cut(self.parameter.data)
+
+    @property
+    def thin(self) -> bool:
+        """Whether the layer puts out its input times the weight and nothing else, as a router does not."""
+        return isinstance(self.module, nn.Linear) or _is_conv1d(self.module)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in) as the update counts them."""
         rows, columns = self.weight.shape[0], self.weight[0].numel()
-        return (columns, rows) if self.layout in ("transposed", "embedding", "expert_transposed") else (rows, columns)
+        return (columns, rows) if self._lies_across else (rows, columns)
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """What of a tensor of the parameter's shape belongs to the module, as a view."""
+        if self.expert is None:
+            return tensor
+        rows = tensor[self.expert]
+        if self.part is None:
+            return rows
+        size = len(rows) // self.part[1]
+        return rows.narrow(0, self.part[0] * size, size)
+
+    def put(self, tensor: Tensor, part: Tensor) -> Tensor:
+        """A tensor of the parameter's shape with another `cut`; differentiable."""
+        if self.expert is None:
+            return part
+        whole = tensor.clone()
+        self.cut(whole).copy_(part)
+        return whole
 
     def as_update(self, tensor: Tensor) -> Tensor:
-        """A tensor of the weight's shape, such as its gradient, in the update's (out, in)."""
-        part = tensor if self.expert is None else tensor[self.expert]
-        if self.layout in ("transposed", "embedding", "expert_transposed"):
-            return part.T
-        return part.reshape(part.shape[0], -1)
+        """A tensor of the parameter's shape, such as its gradient, in the update's (out, in)."""
+        return self.turned(self.cut(tensor))
+
+    def turned(self, part: Tensor) -> Tensor:
+        """A tensor of the weight's shape in the update's (out, in)."""
+        return part.T if self._lies_across else part.reshape(part.shape[0], -1)
 
     def as_weight(self, update: Tensor) -> Tensor:
         """An update (out, in) as it lies in the weight."""
-        transposed = self.layout in ("transposed", "embedding", "expert_transposed")
-        return update.T if transposed else update.reshape(self.weight.shape)
+        return update.T if self._lies_across else update.reshape(self.weight.shape)
+
+    @property
+    def _lies_across(self) -> bool:
+        return self.layout in ("transposed", "embedding", "expert_transposed")
 
 
 def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[str, Layer]:
@@ -63,18 +96,47 @@ def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[
 
     Raises:
         BaseModelError: if one is not there, or at several places.
+        RefusedError: if it is a part of fused experts that lie across.
     """
     known = dict(model.named_modules())
-    found: dict[str, Layer] = {}
-    for name in modules:
-        expert = _EXPERT.match(name)
-        if expert is None:
-            layer = known[resolve(name, known, folder)]
-            found[name] = Layer(layer, _weight_of(layer, "weight", name, folder), _layout(layer))
-        else:
-            layer = known[resolve(expert[1], known, folder)]
-            found[name] = Layer(layer, _weight_of(layer, expert[2], name, folder), "expert", int(expert[3]))
-    return found
+    return {name: _find(name, model, known, folder) for name in modules}
+
+
+def _find(name: str, model: nn.Module, known: Mapping[str, nn.Module], folder: Path) -> Layer:
+    stacked, own = _EXPERT.match(name), _OWN_EXPERT.match(name)
+    if stacked is not None:
+        layer = known[resolve(stacked[1], known, folder)]
+        weight, expert = _weight_of(layer, stacked[2], name, folder), int(stacked[3])
+        if weight.ndim == 2 and expert == 0:
+            # Such as a router's, which PEFT takes for a stack of one.
+            return Layer(layer, weight, "expert")
+        _check_expert(weight, expert, name, folder)
+        return Layer(layer, weight, "expert", expert)
+    if own is not None and own[3] in FUSED_PARTS and not is_there(name, known):
+        attribute, part = FUSED_PARTS[own[3]]
+        layer, expert = known[resolve(own[1], known, folder)], int(own[2])
+        weight = _weight_of(layer, attribute, name, folder)
+        _check_expert(weight, expert, name, folder)
+        across = _has_columns(model)
+        if across and part is not None:
+            raise RefusedError(
+                f"{folder}: {attribute} holds the experts' projections as columns, the adapter has {name} apart",
+                hint="train the adapter on the fused parameter (target_parameters)",
+            )
+        return Layer(layer, weight, "expert_transposed" if across else "expert", expert, part)
+    layer = known[resolve(name, known, folder)]
+    return Layer(layer, _weight_of(layer, "weight", name, folder), _layout(layer))
+
+
+def _has_columns(model: Any) -> bool:
+    """Whether a model stacks its experts as (experts, in, out)."""
+    config = model.config
+    return not COLUMN_EXPERT_TYPES.isdisjoint({config.model_type, config.get_text_config().model_type})
+
+
+def _check_expert(weight: nn.Parameter, expert: int, name: str, folder: Path) -> None:
+    if weight.ndim != 3 or expert >= len(weight):
+        raise BaseModelError(f"{folder}: {name} is none of the {len(weight)} experts there", hint=WHICH)
 
 
 def add_adapter(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bool = False) -> dict[str, Layer]:
@@ -88,6 +150,7 @@ def add_adapter(model: nn.Module, adapter: Adapter, folder: Path, *, merged: boo
 
     Raises:
         BaseModelError: if a module or an extra finds no place, or has another shape.
+        RefusedError: if a part of fused experts lies across, or updates were trained tied and PEFT does not load them.
     """
     layers = place_extras(model, adapter, folder, merged=merged)
     with torch.no_grad():
@@ -110,6 +173,7 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
         # First of all, as an extra may replace the weight, the bias or the whole layer below an update.
         place_tensors(model, adapter, folder, merged=merged)
         found = find_layers(model, adapter.modules, folder)
+        _check_tied(adapter, found, folder)
         if not merged:
             found |= part_updated(model, adapter, found)
         layers = {name: _oriented(layer, adapter.modules[name]) for name, layer in found.items()}
@@ -141,11 +205,11 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
         The layers that have a copy now.
     """
     found = {}
+    tied = keeps_tied(adapter.meta.config, "target_modules")
     for name, layer in layers.items():
         others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
         mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
-        kept = adapter.meta.config.get("ensure_weight_tying") and len(mine) == 1
-        if layer.expert is not None or not others or kept:
+        if layer.expert is not None or not others or (tied and len(mine) == 1):
             continue
         parameter = nn.Parameter(layer.parameter.detach().clone())
         layer.module.weight = parameter
@@ -157,6 +221,21 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
             stacklevel=2,
         )
     return found
+
+
+def _check_tied(adapter: Adapter, layers: Mapping[str, Layer], folder: Path) -> None:
+    """Refuse what was trained tied where PEFT does not load it so, as in models whose embedding is called `shared`."""
+    if not adapter.meta.config.get("ensure_weight_tying") or keeps_tied(adapter.meta.config, "target_modules"):
+        return
+    first: dict[int, str] = {}
+    for name, layer in layers.items():
+        other = first.setdefault(id(layer.parameter), name)
+        if other != name and layer.expert is None:
+            raise RefusedError(
+                f"{folder}: {other} and {name} share one weight and were trained tied (ensure_weight_tying), and PEFT "
+                "itself does not load that from the adapter",
+                hint="train the adapter without ensure_weight_tying",
+            )
 
 
 def _weight_of(layer: nn.Module, name: str, module: str, folder: Path) -> nn.Parameter:
@@ -172,14 +251,19 @@ def _layout(layer: nn.Module) -> Layout:
     if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return "conv"
     # transformers' Conv1D: a linear layer that stores (in, out).
-    return "transposed" if type(layer).__name__ == "Conv1D" else "linear"
+    return "transposed" if _is_conv1d(layer) else "linear"
+
+
+def _is_conv1d(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Conv1D"
 
 
 def _oriented(layer: Layer, factors: LoraFactors) -> Layer:
     """An expert's slice lies as its shape says, or where that is square as the adapter says."""
-    if layer.expert is None:
+    if layer.expert is None or layer.part is not None:
         return layer
     square = factors.shape[0] == factors.shape[1]
     lies = tuple(layer.weight.shape)
-    transposed = factors.layout == "expert_transposed" if square else lies == factors.shape[::-1]
-    return Layer(layer.module, layer.parameter, "expert_transposed" if transposed else "expert", layer.expert)
+    told = "expert_transposed" in (factors.layout, layer.layout)
+    transposed = told if square else lies == factors.shape[::-1]
+    return replace(layer, layout="expert_transposed" if transposed else "expert")

@@ -13,22 +13,25 @@ from torch import nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
-from adaptzip.calibration.extras import extra_tensors, grow_vocabulary
-from adaptzip.calibration.guests import able_kinds, load_locally
+from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
+from adaptzip.calibration.extras import grow_vocabulary
+from adaptzip.calibration.guests import able_kinds, check_class, load_config, load_locally
+from adaptzip.calibration.heads import trained_head
 from adaptzip.calibration.kinds import (
     LOADERS,
     OF_TEXTS,
     WITH_HEAD,
     Kind,
+    check_task,
     kind_of,
     kind_of_base,
     settled_kind,
-    trained_head,
 )
 from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_extras
 from adaptzip.calibration.loaded import NO_LABEL, Batch, LoadedModel, padded, text_config
+from adaptzip.calibration.pooling import pool_as, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
-from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
+from adaptzip.errors import AdaptzipWarning, RefusedError
 
 __all__ = [
     "NO_LABEL",
@@ -43,9 +46,6 @@ __all__ = [
     "sample_texts",
 ]
 
-_UNUSED = ("pooler.",)
-"""What embeddings of texts make no use of."""
-
 
 @dataclass(frozen=True)
 class Loading:
@@ -57,12 +57,14 @@ class Loading:
             the layer that the adapter names, as in the live model.
         tokeniser: a folder whose tokeniser is taken; None takes the base's.
         tell: warn where an update counts otherwise in the live model than in a merged one.
+        strict: refuse a classifier that comes without any head, instead of taking it for what the base is.
     """
 
     kind: Kind | None = None
     merged: bool = False
     tokeniser: Path | None = None
     tell: bool = False
+    strict: bool = False
 
 
 def load_teacher(
@@ -103,83 +105,67 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device, tokenise
         BaseModelError, RefusedError: as `load_teacher`.
     """
     BaseModel.open(base)
-    config = _load_config(base)
+    config = load_config(base)
     kind = kind_of_base(config)
     kind = kind if kind in ("causal", "seq2seq") else "encoder"
-    model, missing = _load_model(base, config, kind, {})
-    _check_complete(base, kind, missing)
-    return _finished(base, model, kind, find_layers(model, modules, base), device, tokeniser)
+    loader = _loader(config, kind)
+    check_class(base, config, loader, kind)
+    tokens = load_tokeniser(tokeniser or base, text_config(config).vocab_size)
+    loaded = _load_model(base, loader, {})
+    check_complete(base, kind, loaded)
+    if kind == "encoder":
+        pool_as(loaded.model, read_pooling(base), base)
+    return _finished(base, loaded.model, kind, find_layers(loaded.model, modules, base), device, tokens)
 
 
 def _load_with(
     base: Path, adapter: Adapter, device: torch.device, kind: Kind | None, loading: Loading, *, updates: bool
 ) -> LoadedModel:
-    BaseModel.open(base)
     given = kind or loading.kind
-    config = _load_config(base)
-    kind = given or kind_of(config, adapter, able_kinds(config))
+    architectures = BaseModel.open(base).config.get("architectures") or ()
+    check_task(adapter, architectures, given, strict=loading.strict)
+    config = load_config(base)
+    kind = given or kind_of(config, adapter, able_kinds(config), strict=loading.strict)
+    loader = _loader(config, kind)
+    check_class(base, config, loader, kind)
+    tokens = load_tokeniser(loading.tokeniser or base, text_config(config).vocab_size)
     head = trained_head(adapter)
-    if head is not None and kind not in WITH_HEAD:
-        raise RefusedError(
-            f"the adapter brings the trained head of a classifier, which a model for {kind} has no place for",
-            hint="give the task classifier or tokens, or none",
-        )
     options = {} if head is None or kind not in WITH_HEAD else {"num_labels": head.shape[0]}
-    model, missing = _load_model(base, config, kind, options)
-    _check_complete(base, kind, missing - _covered(missing, adapter))
-    kind = settled_kind(kind, model.config, given is not None)
-    grow_vocabulary(model, adapter, base)
-    put = add_adapter if updates else place_extras
-    with warnings.catch_warnings():
-        if not loading.tell:
-            warnings.simplefilter("ignore", AdaptzipWarning)
-        layers = put(model, adapter, base, merged=loading.merged)
-    return _finished(base, model, kind, layers, device, loading.tokeniser)
+    with naming_base(adapter, kind):
+        loaded = _load_model(base, loader, options)
+        model = loaded.model
+        find_layers(model, adapter.modules, base)
+        if kind == "encoder":
+            check_embeds(base, model.eval())
+        check_complete(base, kind, loaded, adapter)
+        kind = settled_kind(kind, model.config, given is not None)
+        grow_vocabulary(model, adapter, base)
+        put = add_adapter if updates else place_extras
+        with warnings.catch_warnings():
+            if not loading.tell:
+                warnings.simplefilter("ignore", AdaptzipWarning)
+            layers = put(model, adapter, base, merged=loading.merged)
+            if kind == "encoder":
+                pool_as(model, read_pooling(base), base)
+    return _finished(base, model, kind, layers, device, tokens)
 
 
-def _load_config(base: Path) -> Any:
-    if not (base / "config.json").is_file():
-        raise BaseModelError(
-            f"{base}: holds no config.json, expected the folder of a transformers model",
-            hint="give the folder that holds the base model's config.json, weights and tokeniser",
-        )
-    return load_locally("AutoConfig", base)
-
-
-def _load_model(base: Path, config: Any, kind: Kind, options: Mapping[str, Any]) -> tuple[nn.Module, set[str]]:
-    """The model, and the names of tensors that the folder lacks or has in another shape."""
+def _load_model(base: Path, loader: str, options: Mapping[str, Any]) -> Parts:
+    """The model, and which of its tensors the folder lacks or has in another shape."""
     model, info = load_locally(
-        _loader(config, kind), base, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-        **options,
-    )  # fmt: skip
-    other = (entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"])
-    return model, {*info["missing_keys"], *other}
+        loader, base, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    other = {name: (list(found), list(taken)) for name, found, taken in info["mismatched_keys"]}
+    return Parts(model, set(info["missing_keys"]), other)
 
 
 def _loader(config: Any, kind: Kind) -> str:
     """transformers' class; a language model within a larger model, and an encoder without its decoder, have others."""
     named = tuple(config.architectures or ())
     if kind == "causal" and any(name.endswith("ForConditionalGeneration") for name in named):
-        return "AutoModelForImageTextToText"
+        return "AutoModelForCausalLM" if config.is_encoder_decoder else "AutoModelForImageTextToText"
     half = config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named)
     return "AutoModelForTextEncoding" if kind == "encoder" and half else LOADERS[kind]
-
-
-def _check_complete(base: Path, kind: Kind, missing: set[str]) -> None:
-    """Refuse a model some of whose weights would be random."""
-    lacking = sorted(name for name in missing if kind != "encoder" or not any(part in name for part in _UNUSED))
-    if not lacking:
-        return
-    if kind in WITH_HEAD:
-        what, hint = "its classes mean nothing", "give the adapter with its trained head"
-    else:
-        what, hint = "its outputs mean nothing", "give the base model's whole folder, or another --task"
-    raise RefusedError(f"{base}: {lacking[0]} is neither in the base nor in the adapter, so that {what}", hint=hint)
-
-
-def _covered(missing: set[str], adapter: Adapter) -> set[str]:
-    brought = extra_tensors(adapter)
-    return {name for name in missing if any(name == other or name.endswith(f".{other}") for other in brought)}
 
 
 def _finished(
@@ -188,12 +174,11 @@ def _finished(
     kind: Kind,
     layers: Mapping[str, Layer],
     device: torch.device,
-    tokeniser: Path | None,
+    tokens: Tokeniser,
 ) -> LoadedModel:
     config: Any = text_config(model.config)
     model.requires_grad_(False)
     model.eval().to(device)
-    tokens = load_tokeniser(tokeniser or base, config.vocab_size)
     pad = _padding(config, tokens)
     if kind in OF_TEXTS:
         # Classifiers on decoders look for the last token that is no padding.

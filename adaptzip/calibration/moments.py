@@ -84,7 +84,7 @@ def tally_inputs(loaded: LoadedModel, batches: Sequence[Batch]) -> dict[str, Inp
 def input_sensitivities(loaded: LoadedModel, tallies: Mapping[str, InputTally]) -> dict[str, Sensitivity]:
     """Moments and relative weights of tallied inputs."""
     raw = {name: tally.energy / loaded.layers[name].shape[1] for name, tally in tallies.items()}
-    weights = relative_weights(raw, "did not run on any of the texts")
+    weights = relative_weights(raw, "did not run on any of the texts, or are experts of a stacked layer,")
     wide = [name for name, tally in tallies.items() if tally.energy and tally.gram is None]
     wide = [name for name in wide if loaded.layers[name].layout != "embedding"]
     if wide:

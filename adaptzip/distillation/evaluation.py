@@ -122,7 +122,7 @@ def evaluate(
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
-    loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True)
+    loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
         loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples)
     loaded = replace(loaded, score=scored)
@@ -225,4 +225,5 @@ def _about(name: str) -> Iterator[None]:
     try:
         yield
     except (BaseModelError, RefusedError) as error:
-        raise type(error)(f"{name}: {error}", hint=error.hint) from error
+        row = "the teacher" if name == TEACHER else name
+        raise type(error)(f"{row}: {error}", hint=error.hint) from error

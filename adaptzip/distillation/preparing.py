@@ -134,7 +134,7 @@ def prepare(
     read = None if isinstance(data, str) and data == SELF else _read(data, options)
     say("loading the model", 0.0)
     tokeniser = None if isinstance(teacher, Adapter) else tokeniser_folder(teacher)
-    loading = Loading(kind, tokeniser=tokeniser, tell=True)
+    loading = Loading(kind, tokeniser=tokeniser, tell=True, strict=True)
     loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
     theirs = _teacher_factors(original, machines.device)
     magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,8 +88,8 @@ class Guest:
                 take_back()
 
     def _thin(self, name: str, layer: Layer) -> bool:
-        plain = layer.expert is None and layer.layout in ("linear", "transposed")
-        return plain and name not in self.magnitudes and len(self._places[layer.parameter]) == 1
+        whole = layer.expert is not None or layer.layout == "expert" or name in self.magnitudes
+        return layer.thin and not whole and len(self._places[layer.parameter]) == 1
 
     @cached_property
     def _places(self) -> Mapping[nn.Parameter, list[tuple[nn.Module, str]]]:
@@ -107,12 +106,11 @@ class Guest:
         """A weight with one module's update."""
         layer = self.loaded.layers[name]
         update = layer.as_weight(B @ A)
-        if layer.expert is not None:
-            index = torch.tensor([layer.expert], device=weight.device)
-            return weight.index_add(0, index, update[None].to(weight))
+        own = layer.cut(weight)
+        changed = own + update
         if name in self.magnitudes:
-            return _dora(weight, update, self.magnitudes[name], layer)
-        return weight + update
+            changed = _dora(changed, self.magnitudes[name], layer)
+        return changed if layer.expert is None else layer.put(weight, changed)
 
 
 def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:
@@ -182,9 +180,9 @@ def _swap(module: nn.Module, attribute: str, weight: Tensor) -> Callable[[], Non
     return undo
 
 
-def _dora(weight: Tensor, update: Tensor, magnitude: Tensor, layer: Layer) -> Tensor:
+def _dora(changed: Tensor, magnitude: Tensor, layer: Layer) -> Tensor:
     """DoRA's weight: the sum with the norm of each output's row replaced; as in the paper the norm has no gradient."""
-    total = layer.as_update(weight + update)
+    total = layer.turned(changed)
     norm = total.detach().norm(dim=1, keepdim=True)
     return layer.as_weight(total * (magnitude.to(total).reshape(-1, 1) / norm))
 

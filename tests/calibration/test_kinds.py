@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from adaptzip.calibration.distance import distance
 from adaptzip.calibration.gradients import gradient_weights, module_gradients
 from adaptzip.calibration.kinds import Kind
 from adaptzip.calibration.models import NO_LABEL, Batch, load_bare, load_base, load_teacher
-from adaptzip.errors import RefusedError
+from adaptzip.errors import AdaptzipWarning, RefusedError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, head, save
 
@@ -57,24 +58,25 @@ def test_the_base_tells_its_kind(make: Callable[[], nn.Module], kind: Kind, end:
 
 
 @pytest.mark.parametrize(
-    ("make", "task", "brings_head", "kind"),
+    ("make", "task", "brings_head", "kind", "told"),
     [
-        (tiny_peft.bert, "FEATURE_EXTRACTION", False, "encoder"),
-        (tiny_peft.bert, "CAUSAL_LM", False, "classifier"),
-        (bare_encoder, "TOKEN_CLS", True, "tokens"),
-        (bare_encoder, "SEQ_CLS", True, "classifier"),
-        (bare_encoder, "SEQ_CLS", False, "encoder"),
-        (tiny_peft.bert_tokens, "FEATURE_EXTRACTION", True, "tokens"),
-        (tiny_peft.llama, "SEQ_2_SEQ_LM", False, "causal"),
-        (tiny_peft.llama, "CAUSAL_LM", False, "causal"),
+        (tiny_peft.bert, "FEATURE_EXTRACTION", False, "encoder", None),
+        (tiny_peft.bert, "CAUSAL_LM", False, "classifier", "no head for that: classes of texts are compared"),
+        (bare_encoder, "TOKEN_CLS", True, "tokens", None),
+        (bare_encoder, "SEQ_CLS", True, "classifier", None),
+        (bare_encoder, "SEQ_CLS", False, "encoder", "SEQ_CLS, but the base has no head for that: embeddings"),
+        (tiny_peft.bert_tokens, "FEATURE_EXTRACTION", True, "tokens", "brings the head .* classes of tokens"),
+        (tiny_peft.llama, "SEQ_2_SEQ_LM", False, "causal", "no head for that: next tokens"),
+        (tiny_peft.llama, "CAUSAL_LM", False, "causal", None),
     ],
 )
 def test_the_task_type_counts_where_it_can_be(
-    make: Callable[[], nn.Module], task: str, brings_head: bool, kind: Kind, tmp_path: Path
+    make: Callable[[], nn.Module], task: str, brings_head: bool, kind: Kind, told: str | None, tmp_path: Path
 ) -> None:
     lora = adapter(make(), "value", "v_proj")
     lora = with_task(head(lora) if brings_head else lora, task)
-    assert load_teacher(save(make, tmp_path), lora, CPU).kind == kind
+    with nullcontext() if told is None else pytest.warns(AdaptzipWarning, match=told):
+        assert load_teacher(save(make, tmp_path), lora, CPU).kind == kind
 
 
 def test_the_kind_can_be_given(tmp_path: Path) -> None:

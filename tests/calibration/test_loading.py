@@ -109,7 +109,7 @@ def test_half_a_head_is_refused(tmp_path: Path) -> None:
     base = save(lambda: BertModel(tiny_peft.bert().config), tmp_path)
     full = head(adapter(tiny_peft.bert(), "query"))
     extras: dict[str, Tensor] = {k: v for k, v in full.extras.items() if "weight" in k}
-    with pytest.raises(RefusedError, match="classifier.bias is neither in the base nor in the adapter"):
+    with pytest.raises(RefusedError, match="classifier.bias, which BertForSequenceClassification has, is neither"):
         load_teacher(base, Adapter(full.modules, extras, full.meta), CPU)
 
 

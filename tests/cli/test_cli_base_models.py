@@ -84,6 +84,6 @@ def test_one_cause_has_one_sentence(spoil: Callable[[Path], None], code: int, sa
         result = run(*filled.split())
         refused(result, code, said)
         # `eval` says for which of its rows it needed the base.
-        sentences.add(result.err.replace("error: teacher: ", "error: "))
+        sentences.add(result.err.replace("error: the teacher: ", "error: "))
     assert len(sentences) == 1, sentences
     assert sorted(tmp_path.rglob("*")) == before

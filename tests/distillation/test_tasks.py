@@ -258,7 +258,7 @@ def test_outputs_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         measured(task, PLAIN)
     assert str(caught.value) == (
-        "teacher: the outputs for the text 'e a' are not finite, first in layer model.layers.1.mlp.down_proj"
+        "the teacher: the outputs for the text 'e a' are not finite, first in layer model.layers.1.mlp.down_proj"
     )
     adapter = adaptzip.read(task.adapter)
     broken = replace(adapter, modules={name: replace(m, B=m.B * torch.inf) for name, m in adapter.modules.items()})

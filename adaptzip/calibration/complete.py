@@ -1,0 +1,118 @@
+"""Whether base and adapter together make a whole model, and how to say it where they don't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from adaptzip.adapter import Adapter
+from adaptzip.calibration.extras import WHICH, extra_tensors
+from adaptzip.calibration.heads import trained_head
+from adaptzip.calibration.kinds import WITH_HEAD, Kind
+from adaptzip.errors import BaseModelError, RefusedError
+
+_UNUSED = ("pooler.",)
+"""What embeddings of texts make no use of."""
+_TRIED = 8
+"""Tokens of a text that is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """A model that was loaded from a base model's folder.
+
+    Attributes:
+        missing: names of its tensors that the folder lacks, which are random.
+        other: the same of those that the folder has in another shape: (in the folder, in the model) by name.
+    """
+
+    model: nn.Module
+    missing: set[str]
+    other: Mapping[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+
+
+def check_complete(base: Path, kind: Kind, parts: Parts, adapter: Adapter | None = None) -> None:
+    """Refuse a model some of whose weights would be random.
+
+    Args:
+        base: the folder, for messages.
+        adapter: its extras count as there.
+
+    Raises:
+        RefusedError: if a tensor is neither in the base nor in the adapter.
+    """
+    brought = extra_tensors(adapter) if adapter else {}
+    lacking = sorted(
+        name
+        for name in parts.missing | parts.other.keys()
+        if not any(name == extra or name.endswith(f".{extra}") for extra in brought)
+        and (kind != "encoder" or not any(part in name for part in _UNUSED))
+    )
+    if not lacking:
+        return
+    name, runs = lacking[0], type(parts.model).__name__
+    if name in parts.other:
+        found, taken = parts.other[name]
+        raise RefusedError(
+            f"{base}: {name} is {found}, where config.json makes it {taken} in {runs}, and the adapter brings none",
+            hint=f"give the adapter with its trained head, or a config.json that fits the weights{_now(kind)}",
+        )
+    what = f"{base}: {name}, which {runs} has, is neither in the base nor in the adapter, so that its"
+    if kind not in WITH_HEAD:
+        raise RefusedError(
+            f"{what} outputs mean nothing", hint=f"give the base model's whole folder, or another --task{_now(kind)}"
+        )
+    headless = adapter is None or trained_head(adapter) is None
+    raise RefusedError(
+        f"{what} classes mean nothing",
+        hint=("give the adapter with its trained head, or another --task" if headless else "give the base model that "
+        "the adapter and its head were trained on, or another --task") + _now(kind),
+    )  # fmt: skip
+
+
+def check_embeds(base: Path, model: Any) -> None:
+    """Refuse an encoder that can't be run on tokens alone, or that has no last hidden states.
+
+    Raises:
+        RefusedError: if it has several inputs, or puts out something else.
+    """
+    try:
+        model.get_input_embeddings()
+    except NotImplementedError as error:
+        raise RefusedError(
+            f"{base}: {type(model).__name__} is no encoder of texts alone, whose embeddings could be compared",
+            hint="give the folder of its text model, if the adapter was trained on that",
+        ) from error
+    try:
+        with torch.no_grad():
+            output = model(input_ids=torch.zeros(1, _TRIED, dtype=torch.int64))
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return  # Zeros may be no text to it; what it makes of texts is told when it is run on them.
+    if getattr(output, "last_hidden_state", None) is None:
+        raise RefusedError(
+            f"{base}: {type(model).__name__} puts out no hidden states of its tokens, which embeddings are made of",
+            hint="give another --task, if the base has the head for it",
+        )
+
+
+def _now(kind: Kind) -> str:
+    return f"; it is run for --task {kind} now"
+
+
+@contextmanager
+def naming_base(adapter: Adapter, kind: Kind) -> Iterator[None]:
+    """Say in the hints of errors about another base model which one the adapter names, and what it is run for."""
+    try:
+        yield
+    except BaseModelError as error:
+        if error.hint != WHICH:
+            raise
+        named = adapter.meta.base_model
+        hint = f"is this the adapter's base model, {named}?" if named else WHICH
+        raise BaseModelError(str(error), hint=f"{hint} It is run for --task {kind}") from error
