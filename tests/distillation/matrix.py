@@ -128,8 +128,8 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.task}, {'tied' if self.tied else 'untied'}, {self.dtype}, {self.extras}"
 
-    def lora(self) -> LoraConfig:
-        """PEFT's configuration."""
+    def lora(self, **own: Any) -> LoraConfig:
+        """PEFT's configuration, with fields of one's own."""
         task = TASKS[self.task]
         more: dict[str, Any] = {}
         if self.extras in task.saved:
@@ -138,7 +138,8 @@ class Cell:
             more["trainable_token_indices"] = [3, 5, 6]
         elif self.extras != "none":
             more["bias"] = "all" if self.extras == "all biases" else "lora_only"
-        return LoraConfig(r=3, lora_alpha=6, task_type=task.task_type, target_modules=list(task.target), **more)
+        usual = {"r": 3, "lora_alpha": 6, "task_type": task.task_type, "target_modules": list(task.target)}
+        return LoraConfig(**{**usual, **more, **own})
 
 
 @dataclass(frozen=True)
@@ -195,14 +196,14 @@ class Made:
         return oracle.outputs(self.task.kind, model, self.base, texts, labels)
 
 
-def make(cell: Cell, folder: Path) -> Made:
-    """Write the base and two adapters."""
+def make(cell: Cell, folder: Path, **lora: Any) -> Made:
+    """Write the base and two adapters, with fields of their configuration."""
     task = TASKS[cell.task]
     base = save(lambda: task.make(tied=cell.tied).to(getattr(torch, cell.dtype)), folder / "base")
     for seed, name in ((1, "adapter"), (2, "other")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = get_peft_model(task.model_class.from_pretrained(base), cell.lora())
+            model = get_peft_model(task.model_class.from_pretrained(base), cell.lora(**lora))
             generator = torch.Generator().manual_seed(seed)
             for parameter in model.parameters():
                 if parameter.requires_grad:

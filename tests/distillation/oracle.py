@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
@@ -39,10 +40,12 @@ def live(loads: Any, base: Path, adapter: Path, *, updates: bool = True) -> nn.M
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(loads.from_pretrained(base, dtype=torch.float32), adapter).float().eval()
-    if not updates:
-        for name, parameter in model.named_parameters():
-            if ("lora_B" in name or "lora_embedding_B" in name) and not name.endswith("bias"):
-                parameter.data.zero_()
+    for module in model.modules():
+        if not updates and isinstance(module, LoraLayer):
+            # What is added to biases stays, DoRA's magnitudes don't.
+            for factors in (*module.lora_B.values(), *module.lora_embedding_B.values()):
+                getattr(factors, "weight", factors).data.zero_()
+            module.enable_adapters(not any(module.use_dora.values()))
     return model
 
 

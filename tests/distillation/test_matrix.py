@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,8 @@ QUICK = list(pairwise())
 class Proof:
     """A cell on disk, and PEFT's figures for it."""
 
-    def __init__(self, cell: Cell, folder: Path, *, file: bool) -> None:
-        self.made: Made = make(cell, folder)
+    def __init__(self, cell: Cell, folder: Path, *, file: bool, **lora: Any) -> None:
+        self.made: Made = make(cell, folder, **lora)
         made, kind = self.made, self.made.task.kind
         self.students = {OTHER: made.other}
         own = {NOTHING: made.outputs(made.adapter, updates=False), TEACHER: made.outputs(made.adapter)}
@@ -73,6 +74,31 @@ def test_evaluate_says_what_peft_says_of_everything(cell: Cell, tmp_path: Path) 
     proof = Proof(cell, tmp_path, file=True)
     for side, batch in product(("left", "right"), (1, 8)):
         proof.check(side, batch)
+
+
+ENSURED = {"ensure_weight_tying": True}
+FORMS: dict[str, dict[str, Any]] = {
+    "DoRA": {"use_dora": True, "target_modules": ["q_proj", "embed_tokens"]},
+    "rank-stabilised": {"use_rslora": True, "rank_pattern": {"layers.0.self_attn.q_proj": 5}},
+    "every linear": {"target_modules": "all-linear"},
+    "updates of both": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    "updates of both, ensured": {"target_modules": ["q_proj", "embed_tokens", "lm_head"], **ENSURED},
+    "saved both": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "saved embedding, ensured": {"modules_to_save": ["embed_tokens"], **ENSURED},
+    "saved layer": {"modules_to_save": ["mlp"]},
+    "rows of the head": {"trainable_token_indices": {"lm_head": [3, 4]}},
+    "rows of both": {"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [4]}},
+    "the same rows of both": {"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [3, 5]}},
+    "rows, updated head": {"trainable_token_indices": [3, 5], "target_modules": ["q_proj", "lm_head"]},
+    "biases of updates": {"lora_bias": True, "target_modules": ["down_proj"]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.filterwarnings("ignore:.*shares its weight with:adaptzip.errors.AdaptzipWarning")
+def test_every_form_of_an_adapter_counts_where_peft_has_it(form: str, tied: bool, tmp_path: Path) -> None:
+    Proof(Cell("causal", tied, "float32", "none"), tmp_path, file=False, **FORMS[form]).check("left", 8)
 
 
 def test_any_two_properties_come_together() -> None:
