@@ -13,6 +13,7 @@ from torch import nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.extras import WHICH, extra_tensors
+from adaptzip.calibration.forward import forward
 from adaptzip.calibration.heads import trained_head
 from adaptzip.calibration.kinds import WITH_HEAD, Kind
 from adaptzip.errors import BaseModelError, RefusedError
@@ -89,10 +90,11 @@ def check_embeds(base: Path, model: Any) -> None:
             f"{base}: {type(model).__name__} is no encoder of texts alone, whose embeddings could be compared",
             hint="give the folder of its text model, if the adapter was trained on that",
         ) from error
+    ids = torch.zeros(1, _TRIED, dtype=torch.int64)
     try:
         with torch.no_grad():
-            output = model(input_ids=torch.zeros(1, _TRIED, dtype=torch.int64))
-    except (RuntimeError, ValueError, IndexError, TypeError):
+            output = forward(model, ids, ids == 0)
+    except (RefusedError, RuntimeError):
         return  # Zeros may be no text to it; what it makes of texts is told when it is run on them.
     if getattr(output, "last_hidden_state", None) is None:
         raise RefusedError(
