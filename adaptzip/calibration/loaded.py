@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -161,7 +161,7 @@ class LoadedModel:
         longest = self.longest(max_tokens)
         examples = (Example(text) if isinstance(text, str) else text for text in texts)
         found = sorted((e for e in (self.encode(x, longest) for x in examples) if e.ids), key=lambda e: len(e.ids))
-        return [self.encoded_batch(found[start : start + size]) for start in range(0, len(found), size)]
+        return self.settled(self.encoded_batch(found[start : start + size]) for start in range(0, len(found), size))
 
     def batch(self, ids: Sequence[Sequence[int]], labels: Tensor | None = None) -> Batch:
         """Texts as a batch, padded at their ends, on the model's device."""
@@ -190,6 +190,11 @@ class LoadedModel:
         if self.pad is None and self.kind in OF_TEXTS:
             return replace(batch, apart=True)
         return replace(batch, apart=not self.company.suits(batch, self.each(batch), self, type(self.model).__name__))
+
+    def settled(self, batches: Iterable[Batch]) -> list[Batch]:
+        """The batches, whose texts are all run one at a time where those of one have to be."""
+        made = list(batches)
+        return [replace(batch, apart=True) for batch in made] if self.company.apart else made
 
     def each(self, batch: Batch) -> Iterator[Batch]:
         """Every text of a batch by itself."""

@@ -29,7 +29,7 @@ from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError, UsageError
-from tests.calibration.models_on_disk import TEXTS, set_tokeniser
+from tests.calibration.models_on_disk import TEXTS
 from tests.distillation.tasks import (
     Task,
     classifier,
@@ -194,20 +194,6 @@ def test_completions_are_scored_alone(batch: int, tmp_path: Path) -> None:
         measured(task, PLAIN, scored="completion")
     with pytest.raises(UsageError, match="scores no completions"):
         measured(classifier(tmp_path / "b", 3), PLAIN, scored="completion")
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_of_a_text_that_is_cut_the_completion_counts_that_is_left(side: str, tmp_path: Path) -> None:
-    task = language(tmp_path)
-    set_tokeniser(task.base, truncation_side=side)
-    found = measured(task, [Example("a b c", completion=" d e f")], max_tokens=5)
-    left, completion = ("b c", " d e f") if side == "left" else ("a b c", " d e")
-    assert found.samples == len(completion.split())
-    expected = completion_loss(task, task.live(), [(left, completion)])
-    assert found.rows[TEACHER].metric == pytest.approx(expected, rel=1e-5)
-    # Where nothing of the prompt is left, its first token follows nothing.
-    cut = measured(task, [Example("a b c", completion=" d e f")], max_tokens=2) if side == "left" else None
-    assert cut is None or cut.rows[TEACHER].metric == pytest.approx(loss(task, task.live(), ["e f"]), rel=1e-5)
 
 
 def test_messages_are_put_together_by_the_chat_template(tmp_path: Path) -> None:
