@@ -102,7 +102,12 @@ def encode_text(
         before = tokeniser.encode_chat(example.messages[: example.prompt], answer=True)
     else:
         before = tokeniser.encode(example.text)
-    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+    uncut = bool(example.messages) or longest is None or len(ids) < longest
+    whole = ids if uncut else tokeniser.encode(example.text + (example.completion or ""))
+    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
+    if ids != whole[: len(ids)]:
+        # Some tokenisers cut off the beginning.
+        start = max(0, start - (len(whole) - len(ids)))
     return Encoded(tuple(ids), start=start) if start < len(ids) else Encoded(())
 
 

@@ -185,15 +185,18 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
                     hint=WHICH,
                 )
             if factors.bias is not None:
-                merge_bias(_bias_of(layer), factors.bias, factors.scaling)
+                merge_bias(_bias_of(layer, name, folder), factors.bias, factors.scaling)
     return layers
 
 
-def _bias_of(layer: Layer) -> Tensor:
-    """A layer's bias, which is zero where it has none of its own."""
-    if getattr(layer.module, "bias", None) is None:
-        layer.module.bias = nn.Parameter(layer.parameter.new_zeros(layer.shape[0]))
-    bias: Tensor = layer.module.bias.data  # type: ignore[assignment]
+def _bias_of(layer: Layer, name: str, folder: Path) -> Tensor:
+    """A layer's bias, which is zero where it has none of its own; raises a BaseModelError where it can't have any."""
+    module: Any = layer.module
+    if not hasattr(module, "bias"):
+        raise BaseModelError(f"{folder}: the layer {name} has no place for the bias that the adapter adds", hint=WHICH)
+    if module.bias is None:
+        module.bias = nn.Parameter(layer.parameter.new_zeros(layer.shape[0]))
+    bias: Tensor = module.bias.data
     return bias
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -185,7 +185,8 @@ class LoadedModel:
         found = sorted((e for e in (self._fed(x, longest) for x in examples) if e.ids), key=_lengths)
         written = any(encoded.labels for encoded in found)
         groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
-        return [self._unlabelled(part[at : at + size]) for part in groups for at in range(0, len(part), size)]
+        parts = (part[at : at + size] for part in groups for at in range(0, len(part), size))
+        return self.settled(self._unlabelled(part) for part in parts)
 
     def _fed(self, example: Example, longest: int) -> Encoded:
         if self.kind == "tokens":
@@ -227,6 +228,11 @@ class LoadedModel:
         if self.pad is None and self.kind in OF_TEXTS:
             return replace(batch, apart=True)
         return replace(batch, apart=not self.company.suits(batch, self.each(batch), self, type(self.model).__name__))
+
+    def settled(self, batches: Iterable[Batch]) -> list[Batch]:
+        """The batches, whose texts are all run one at a time where those of one have to be."""
+        made = list(batches)
+        return [replace(batch, apart=True) for batch in made] if self.company.apart else made
 
     def each(self, batch: Batch) -> Iterator[Batch]:
         """Every text of a batch by itself."""

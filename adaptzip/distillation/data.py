@@ -174,7 +174,7 @@ def _whole(labels: Sequence[float]) -> list[int]:
 def batches(loaded: LoadedModel, encoded: Sequence[Encoded], size: int) -> list[Batch]:
     """All examples in batches of `size`, short ones first, for evaluation."""
     by_length = sorted(encoded, key=lambda one: len(one.ids))
-    return [collate(loaded, by_length[start : start + size]) for start in range(0, len(by_length), size)]
+    return loaded.settled(collate(loaded, by_length[start : start + size]) for start in range(0, len(by_length), size))
 
 
 def self_texts(loaded: LoadedModel, count: int, *, max_tokens: int, seed: int, batch: int = 16) -> tuple[Example, ...]:

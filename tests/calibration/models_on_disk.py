@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def save(make: Callable[[], nn.Module], folder: Path, **special: str) -> Path:
     tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokeniser, pad_token="<pad>", **special).save_pretrained(folder)
     return folder
+
+
+def set_tokeniser(folder: Path, **options: object) -> None:
+    """Write options into a tokeniser's configuration, of which transformers itself does not save all."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
 
 
 def adapter(model: nn.Module, *ends: str, rank: int = 2, strength: float = 0.3, seed: int = 0) -> Adapter:

@@ -194,3 +194,11 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(RefusedError, match="needs the package transformers") as caught:
         load_base(base, [], CPU)
     assert caught.value.hint == "pip install 'adaptzip[distill]'"
+
+
+def test_a_bias_that_has_no_place_is_refused(tmp_path: Path) -> None:
+    folder = save(tiny_peft.llama, tmp_path)
+    A, B = torch.zeros(1, 32), torch.zeros(16, 1)
+    update = LoraFactors(A, B, 1.0, "embedding", bias=torch.ones(16))
+    with pytest.raises(BaseModelError, match="the layer model.embed_tokens has no place for the bias"):
+        load_teacher(folder, Adapter({"model.embed_tokens": update}), CPU)

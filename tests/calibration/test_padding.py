@@ -86,6 +86,14 @@ def test_texts_that_padding_reaches_are_run_alone(architecture: str, head: str, 
         assert loaded.batch(IDS).apart
 
 
+def test_all_batches_are_run_alike() -> None:
+    built = build("FNet", "Model", "encoder")
+    loaded = LoadedModel(built.model, "encoder", None, {}, built.pad)  # type: ignore[arg-type]
+    with pytest.warns(AdaptzipWarning, match=TOLD):
+        made = loaded.settled(loaded.batch(ids) for ids in ([IDS[0], IDS[0]], IDS))
+    assert [batch.apart for batch in made] == [True, True]
+
+
 def batch_of(*lengths: int) -> Batch:
     places = torch.arange(max(lengths)).repeat(len(lengths), 1)
     return Batch(places, places < torch.tensor(lengths).unsqueeze(1))

@@ -20,7 +20,7 @@ import adaptzip
 from adaptzip.calibration.kinds import Kind
 from adaptzip.container import writer
 from adaptzip.distillation.data import Example
-from tests.calibration.models_on_disk import save
+from tests.calibration.models_on_disk import save, set_tokeniser
 from tests.distillation import oracle
 
 TEXTS = ("a b c d e f", "b d f a", "c c <pad> a b", "f e d c b a a b", "e a", "d d d b a c e", "c a", "f b e")
@@ -183,9 +183,8 @@ class Made:
 
     def pad_at(self, side: str) -> None:
         """The side at which the tokeniser pads."""
-        tokeniser = AutoTokenizer.from_pretrained(self.base)
-        tokeniser.padding_side = side
-        tokeniser.save_pretrained(self.base)
+        set_tokeniser(self.base, padding_side=side)
+        assert AutoTokenizer.from_pretrained(self.base).padding_side == side
 
     def outputs(
         self, adapter: Path, places: Sequence[int] = range(len(TEXTS)), *, updates: bool = True

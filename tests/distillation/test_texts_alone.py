@@ -9,11 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration, set_seed
+from transformers import AutoTokenizer, BartForSequenceClassification, T5Config, T5ForConditionalGeneration, set_seed
 
 import adaptzip
 from adaptzip.calibration.gradients import module_gradients
 from adaptzip.calibration.kinds import Kind
+from adaptzip.calibration.models import load_teacher
 from adaptzip.calibration.moments import collect_moments
 from adaptzip.distillation.data import Example, hold_out
 from adaptzip.distillation.distilling import Distilled, distill
@@ -167,3 +168,31 @@ def test_targets_need_no_padding_token(batch: int, pad: str | None, tmp_path: Pa
     examples = [Example(text, target) for text, target in zip(TEXTS, targets, strict=True)]
     found = adaptzip.evaluate(base, tmp_path / "adapter", {}, examples, batch=batch).rows[TEACHER]
     assert found.metric == pytest.approx(oracle.numbers("seq2seq", expected, expected)["metric"], rel=1e-5)
+
+
+def bart_classifier() -> nn.Module:
+    """Reads a text's class from its end token, which texts are padded with as well."""
+    built = build("Bart", "ForSequenceClassification", "classifier").model
+    built.config.eos_token_id = built.config.pad_token_id = 1
+    return built
+
+
+def test_texts_padded_with_their_end_token_are_run_alone(tmp_path: Path) -> None:
+    base = save(bart_classifier, tmp_path / "base")
+    model = get_peft_model(bart_classifier(), LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["v_proj"]))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(tmp_path / "adapter")
+    texts = [f"{text} <s>" for text in TEXTS]
+    live = oracle.live(BartForSequenceClassification, base, tmp_path / "adapter")
+    rows = oracle.outputs("classifier", live, base, texts, LABELS).rows
+    adapter = adaptzip.read(tmp_path / "adapter")
+    loaded = load_teacher(base, adapter, torch.device("cpu"))
+    with pytest.warns(AdaptzipWarning, match=TOLD):
+        (batch,) = loaded.batches(texts, 8, 16)
+    with torch.no_grad():
+        found = loaded(batch).double()
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+    torch.testing.assert_close(found, rows[order], rtol=1e-4, atol=1e-6)
