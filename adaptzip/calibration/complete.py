@@ -60,9 +60,10 @@ def check_complete(base: Path, kind: Kind, parts: Parts, adapter: Adapter | None
     name, runs = lacking[0], type(parts.model).__name__
     if name in parts.other:
         found, taken = parts.other[name]
+        head = "the adapter with its trained head, or " if kind in WITH_HEAD else ""
         raise RefusedError(
             f"{base}: {name} is {found}, where config.json makes it {taken} in {runs}, and the adapter brings none",
-            hint=f"give the adapter with its trained head, or a config.json that fits the weights{_now(kind)}",
+            hint=f"give {head}a config.json that fits the weights{_now(kind)}",
         )
     what = f"{base}: {name}, which {runs} has, is neither in the base nor in the adapter, so that its"
     if kind not in WITH_HEAD:

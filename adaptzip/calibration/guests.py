@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip.base.config_file import load_config as read_config
+from adaptzip.base.files import AGAIN
 from adaptzip.calibration.kinds import Kind
 from adaptzip.errors import BaseModelError, RefusedError
 
@@ -78,13 +79,15 @@ def load_config(base: Path) -> Any:
         RefusedError: if transformers is missing, or would have to run code from the folder.
     """
     raw = read_config(base)
-    if not raw:
+    if not (base / "config.json").is_file():
         raise BaseModelError(
             f"{base}: holds no config.json, expected the folder of a transformers model",
             hint="give the folder that holds the base model's config.json, weights and tokeniser",
         )
     transformers, kind = import_transformers(), raw.get("model_type")
-    if kind is not None and kind not in transformers.CONFIG_MAPPING:
+    if kind is None:
+        raise BaseModelError(f"{base / 'config.json'}: names no model_type, by which a model is loaded", hint=AGAIN)
+    if kind not in transformers.CONFIG_MAPPING:
         if raw.get("auto_map"):
             raise RefusedError(
                 f"{base}: the model type {kind!r} is defined by code in its folder (auto_map), which is not run",

@@ -129,10 +129,12 @@ def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict:
     base = kind_of_base(config)
     if not config.architectures:
         base = next(iter(able), base)
+    # A decoder without its own head may have a tied one; where it has none, loading says so.
+    bare = able[:1] if strict and base == "encoder" else ()
     possible: Mapping[Kind, bool] = {
         "classifier": head or base == "classifier",
         "tokens": head or base == "tokens",
-        "causal": not head and (base == "causal" or not config.architectures and "causal" in able),
+        "causal": not head and (base == "causal" or "causal" in (able if not config.architectures else bare)),
         "seq2seq": not head and bool(config.is_encoder_decoder),
         "encoder": not head,
     }

@@ -86,6 +86,28 @@ def test_a_task_that_is_forced_runs_or_is_named_in_the_hint(kind: Kind, tmp_path
     assert f"--task {kind}" in f"{error} {error.hint}"
 
 
+def test_a_decoder_saved_without_its_head(tmp_path: Path) -> None:
+    def bare(**more: object) -> Callable[[], nn.Module]:
+        return lambda: tiny_peft.llama(**more).model
+
+    tied, untied = bare(tie_word_embeddings=True), bare()
+    lora = with_task(adapter(tiny_peft.llama(), "q_proj"), "CAUSAL_LM")
+    loaded = load_teacher(save(tied, tmp_path / "tied"), lora, CPU, loading=STRICT)
+    assert loaded.kind == "causal"
+    assert loaded(loaded.batch([[2, 3]])).shape == (2, 32)
+    assert "lm_head.weight, which LlamaForCausalLM has" in str(told(save(untied, tmp_path / "untied"), lora))
+
+
+def test_configurations_without_a_type_or_of_other_sizes(tmp_path: Path) -> None:
+    base, lora = save(tiny_peft.llama, tmp_path), adapter(tiny_peft.llama(), "q_proj")
+    change(base, vocab_size=48)
+    error = told(base, lora)
+    assert "weight is [32, 16], where config.json makes it [48, 16] in LlamaForCausalLM" in str(error)
+    assert error.hint == "give a config.json that fits the weights; it is run for --task causal now"
+    (base / "config.json").write_text("{}")
+    assert "config.json: names no model_type" in str(told(base, lora))
+
+
 def test_a_trained_head_without_a_place(tmp_path: Path) -> None:
     base, lora = save(tiny_peft.bert, tmp_path), head(adapter(tiny_peft.bert(), "query"))
     error = told(base, lora, "causal")
