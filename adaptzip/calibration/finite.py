@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptzip.calibration.loaded import Batch, LoadedModel
+from adaptzip.calibration.batch import Batch
+from adaptzip.calibration.loaded import LoadedModel
 from adaptzip.errors import RefusedError
 
 _SHOWN = 40

@@ -11,80 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adaptzip.calibration.batch import NO_LABEL, Batch, padded
 from adaptzip.calibration.encoding import Encoded, Example, check_known, encode_text
 from adaptzip.calibration.forms import check_forms, words_of
 from adaptzip.calibration.forward import forward
 from adaptzip.calibration.kinds import OF_TEXTS, WITH_HEAD, Kind
 from adaptzip.calibration.layers import Layer
 from adaptzip.calibration.padding import Company
+from adaptzip.calibration.pooling import Pooling
 from adaptzip.calibration.rows import apart
 from adaptzip.calibration.tokenisers import Tokeniser
 
-NO_LABEL = -100
-"""Stands where there is no label, as in torch's cross entropy."""
 Scored = Literal["all", "completion"]
 """What of a prompt with its completion counts."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Texts of like length.
-
-    Attributes:
-        ids: token ids (texts, longest) int64.
-        mask: where they are no padding, (texts, longest) bool.
-        labels: int64 with `NO_LABEL` where there is none, or None. The classes of the texts (texts,), those of their
-            tokens (texts, longest), or the target texts' ids (texts, longest target). Of several labels and of scores
-            float (texts, outputs), NaN where there is none.
-        types: which of two texts a token is of, (texts, longest) int64; None where that makes no difference.
-        scored: tokens of a causal model whose rows count, (texts, longest) bool; None where all do.
-        apart: the texts have to be run one at a time.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor | None = None
-    types: Tensor | None = None
-    scored: Tensor | None = None
-    apart: bool = False
-
-    @property
-    def tokens(self) -> int:
-        return int(self.mask.sum())
-
-    @property
-    def width(self) -> int:
-        """Tokens of the longest text."""
-        return self.ids.shape[1]
-
-    @property
-    def targets(self) -> Tensor:
-        """What a seq2seq model is to write: the labels, and without them the texts themselves."""
-        return self.ids.masked_fill(~self.mask, NO_LABEL) if self.labels is None else self.labels
-
-    def each(self, *, words: bool = False) -> Iterator[Batch]:
-        """Every text by itself, without padding.
-
-        Args:
-            words: labels are those of tokens.
-        """
-        for row, mask in enumerate(self.mask):
-            own = slice(row, row + 1)
-
-            def cut(tensor: Tensor | None, own: slice = own, mask: Tensor = mask) -> Tensor | None:
-                return None if tensor is None else tensor[own, mask]
-
-            labels = self.labels
-            if labels is not None:
-                labels = cut(labels) if words else _written(labels[own])
-            yield Batch(self.ids[own, mask], self.mask[own, mask], labels, cut(self.types), cut(self.scored))
-
-
-def _written(labels: Tensor) -> Tensor:
-    """The labels of one text, a text to be written without what it is filled up with."""
-    if labels.ndim == 1 or labels.is_floating_point():
-        return labels
-    return labels[:, labels[0] != NO_LABEL]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +37,7 @@ class LoadedModel:
         score: what of a prompt with its completion counts: "completion", or "all"; None is the completion where there
             is one.
         company: whether texts may be run together.
+        pooling: how an encoder's embedding of a text is made of its tokens'.
     """
 
     model: nn.Module
@@ -107,6 +47,7 @@ class LoadedModel:
     pad: int | None = None
     score: Scored | None = None
     company: Company = field(default_factory=Company)
+    pooling: Pooling = Pooling()
 
     @property
     def device(self) -> torch.device:
@@ -242,8 +183,8 @@ class LoadedModel:
         """What counts of the model's output.
 
         causal: logits (tokens, vocabulary) of all tokens that are no padding, or of those that a completion follows.
-        classifier, multilabel, scores: (texts, outputs). tokens: logits (tokens, classes). encoder: the mean
-        (texts, hidden) of the last hidden states over the text. seq2seq: logits (target tokens, vocabulary), each from
+        classifier, multilabel, scores: (texts, outputs). tokens: logits (tokens, classes). encoder: embeddings
+        (texts, width). seq2seq: logits (target tokens, vocabulary), each from
         the target's tokens before it.
 
         Raises:
@@ -258,8 +199,7 @@ class LoadedModel:
             options["token_type_ids"] = batch.types
         output = forward(self.model, batch.ids, batch.mask, **options)
         if self.kind == "encoder":
-            share = batch.mask / batch.mask.sum(1, keepdim=True)
-            return (output.last_hidden_state * share.unsqueeze(2)).sum(1)  # type: ignore[no-any-return]
+            return self.pooling.embed(output.last_hidden_state, batch.mask)
         logits: Tensor = output.logits
         if self.kind in OF_TEXTS:
             return logits
@@ -312,9 +252,3 @@ def _first_position(model: nn.Module) -> int:
     tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
     table = next((table for table in tables if isinstance(table, nn.Embedding)), None)
     return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of numbers as one tensor (rows, longest) int64, filled up at their ends."""
-    longest = max((len(row) for row in rows), default=0)
-    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -13,6 +13,7 @@ from torch import nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
+from adaptzip.calibration.batch import NO_LABEL, Batch, padded
 from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
 from adaptzip.calibration.extras import grow_vocabulary
 from adaptzip.calibration.guests import able_kinds, check_class, load_config, load_locally
@@ -28,8 +29,8 @@ from adaptzip.calibration.kinds import (
     settled_kind,
 )
 from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_extras
-from adaptzip.calibration.loaded import NO_LABEL, Batch, LoadedModel, padded, text_config
-from adaptzip.calibration.pooling import pool_as, read_pooling
+from adaptzip.calibration.loaded import LoadedModel, text_config
+from adaptzip.calibration.pooling import Pooling, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
@@ -113,8 +114,6 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device, tokenise
     tokens = load_tokeniser(tokeniser or base, text_config(config).vocab_size)
     loaded = _load_model(base, loader, {})
     check_complete(base, kind, loaded)
-    if kind == "encoder":
-        pool_as(loaded.model, read_pooling(base), base)
     return _finished(base, loaded.model, kind, find_layers(loaded.model, modules, base), device, tokens)
 
 
@@ -145,9 +144,7 @@ def _load_with(
             if not loading.tell:
                 warnings.simplefilter("ignore", AdaptzipWarning)
             layers = put(model, adapter, base, merged=loading.merged)
-            if kind == "encoder":
-                pool_as(model, read_pooling(base), base)
-    return _finished(base, model, kind, layers, device, tokens)
+            return _finished(base, model, kind, layers, device, tokens)
 
 
 def _load_model(base: Path, loader: str, options: Mapping[str, Any]) -> Parts:
@@ -187,7 +184,8 @@ def _finished(
         # What targets are filled up with, where nothing is looked at.
         config.pad_token_id = pad or 0
         _settle_start(base, model)
-    return LoadedModel(model, kind, tokens, layers, pad)
+    pooling = read_pooling(base) if kind == "encoder" else Pooling()
+    return LoadedModel(model, kind, tokens, layers, pad, pooling=pooling)
 
 
 def _padding(config: Any, tokeniser: Tokeniser) -> int | None:

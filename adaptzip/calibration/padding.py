@@ -5,15 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.batch import Batch
 from adaptzip.errors import AdaptzipWarning, RefusedError
-
-if TYPE_CHECKING:
-    from adaptzip.calibration.loaded import Batch
 
 _NOISE = 1e-4
 """By no more of their largest number do the outputs of a text differ where it is run in another batch."""

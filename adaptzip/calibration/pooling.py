@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptzip.base.files import AGAIN, load_json
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
@@ -35,15 +35,19 @@ class Pooling:
 
     Attributes:
         modes: of pooling, whose vectors are joined.
-        beyond: paths of modules behind it that are not run.
     """
 
     modes: tuple[str, ...] = ("mean",)
-    beyond: tuple[str, ...] = ()
+
+    def embed(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings (texts, width) from last hidden states (texts, longest, hidden) and where they are no padding."""
+        return torch.cat([_MODES[mode](states, mask) for mode in self.modes], dim=1)
 
 
 def read_pooling(folder: Path) -> Pooling:
     """What a base model's folder says of its embeddings; the mean where it says nothing.
+
+    An AdaptzipWarning names modules behind the pooling.
 
     Raises:
         BaseModelError: if modules.json or the pooling's config.json is damaged.
@@ -60,22 +64,13 @@ def read_pooling(folder: Path) -> Pooling:
             modes = _modes(folder / place / "config.json")
         elif kind not in _KNOWN:
             beyond.append(place or kind)
-    return Pooling(modes, tuple(beyond))
-
-
-def pool_as(model: nn.Module, pooling: Pooling, base: Path) -> None:
-    """Let an encoder put out the text's embedding at each of its tokens, so that their mean is that embedding.
-
-    An AdaptzipWarning names modules behind the pooling.
-    """
-    if pooling.beyond:
+    if beyond:
         warnings.warn(
-            f"{base}: {', '.join(pooling.beyond)} of modules.json is not run: embeddings before it are compared",
+            f"{folder}: {', '.join(beyond)} of modules.json is not run: embeddings before it are compared",
             AdaptzipWarning,
             stacklevel=2,
         )
-    if pooling.modes != ("mean",):
-        model.register_forward_hook(_pooler(pooling.modes), with_kwargs=True)
+    return Pooling(modes)
 
 
 def _modules(path: Path) -> list[dict[str, str]]:
@@ -103,17 +98,6 @@ def _modes(path: Path) -> tuple[str, ...]:
     if unknown is not None:
         raise RefusedError(f"{path}: the pooling {unknown!r} is not known", hint=f"known are {', '.join(_MODES)}")
     return modes
-
-
-def _pooler(modes: tuple[str, ...]) -> Callable[[nn.Module, Any, dict[str, Any], Any], Any]:
-    def pool(module: nn.Module, arguments: Any, options: dict[str, Any], output: Any) -> Any:
-        states: Tensor = output.last_hidden_state
-        mask = options["attention_mask"].bool()
-        vector = torch.cat([_MODES[mode](states, mask) for mode in modes], dim=1)
-        output.last_hidden_state = vector.unsqueeze(1).expand(-1, states.shape[1], -1)
-        return output
-
-    return pool
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:

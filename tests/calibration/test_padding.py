@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.batch import NO_LABEL, Batch
 from adaptzip.calibration.kinds import Kind
-from adaptzip.calibration.loaded import NO_LABEL, Batch, LoadedModel
+from adaptzip.calibration.loaded import LoadedModel
 from adaptzip.calibration.padding import Company
 from adaptzip.errors import AdaptzipWarning, RefusedError
 from tests.calibration.architectures import alone, build
