@@ -55,6 +55,23 @@ Figures = tuple[float | None, float | None, float | None]
 decisions, and the metric."""
 
 
+FALLING = ("loss", "squared error")
+"""Metrics of which less is better."""
+
+
+def share_kept(metric: str, nothing: float | None, teacher: float | None, own: float | None) -> float | None:
+    """Share of the teacher's improvement over no adapter that is kept.
+
+    None where one of the three is missing, and where the teacher is no better than no adapter.
+    """
+    if nothing is None or teacher is None or own is None:
+        return None
+    sign = -1 if metric in FALLING else 1
+    gained = sign * (teacher - nothing)
+    # Not -0.0.
+    return sign * (own - nothing) / gained + 0.0 if gained > 0 else None
+
+
 @dataclass(frozen=True)
 class TrainingReport:
     """What training, and texts that were kept from it, said of a file whose tensors were trained.
@@ -82,6 +99,11 @@ class TrainingReport:
     def rows(self) -> dict[str, Figures]:
         """The figures by their names."""
         return {"none": self.none, "teacher": self.teacher, "fitted": self.fitted, "distilled": self.distilled}
+
+    def gain(self, name: str) -> float | None:
+        """Share of the teacher's improvement that a row keeps, by the metric (`share_kept`)."""
+        own = self.rows[name][-1]
+        return None if self.metric is None else share_kept(self.metric, self.none[-1], self.teacher[-1], own)
 
 
 @dataclass(frozen=True)

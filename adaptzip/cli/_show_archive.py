@@ -12,7 +12,7 @@ from typing import Any
 from adaptzip.basis import BasisReference
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._show_scores import ROWS, figure
+from adaptzip.cli._show_scores import ROWS, figure, share
 from adaptzip.compressed import ExtraEntry, TrainingReport
 from adaptzip.container.header import Header
 from adaptzip.container.names import expand
@@ -194,6 +194,9 @@ def _trained(told: TrainingReport) -> str:
     plain = all(agreement is None for _, agreement, _ in told.rows.values())
     names = ["distance" if plain else "KL", "agreement", *([told.metric] if told.metric else [])]
     rows = [[ROWS[name], *map(figure, row[: len(names)])] for name, row in told.rows.items()]
+    if told.metric:
+        rows = [[*row, share(told.gain(name))] for name, row in zip(told.rows, rows, strict=True)]
+        names.append("gain")
     shown = text.table(rows, head=["distilled", *names], indent="")
     updates = text.count(told.steps, "update")
     best = f"after update {told.step} of {told.steps}" if told.step else f"as before training, after {updates}"

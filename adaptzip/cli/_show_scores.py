@@ -38,10 +38,10 @@ def cells(found: Evaluation, name: str) -> list[str]:
     elif found.kind == "scores":
         row = [figure(score.squared_error), figure(score.rank_correlation)]
     else:
-        row = [figure(score.kl), _share(score.agreement)]
+        row = [figure(score.kl), share(score.agreement)]
     if found.metric is not None:
-        shown = _share if found.metric in _SHARES else figure
-        row += [shown(score.metric), *([] if found.second is None else [shown(score.second)]), _share(found.gain(name))]
+        shown = share if found.metric in _SHARES else figure
+        row += [shown(score.metric), *([] if found.second is None else [shown(score.second)]), share(found.gain(name))]
     return row
 
 
@@ -70,20 +70,20 @@ def differences(found: Evaluation, *, every: bool = False) -> str:
 
 
 def _difference(found: Evaluation, difference: Difference) -> list[str]:
-    row = [difference.name, difference.against, *_interval(difference.distance, share=False)]
+    row = [difference.name, difference.against, *_interval(difference.distance, percent=False)]
     if found.metric is not None:
-        row += _interval(difference.metric, share=found.metric in _SHARES)
+        row += _interval(difference.metric, percent=found.metric in _SHARES)
     return row
 
 
-def _interval(interval: Interval | None, *, share: bool) -> list[str]:
+def _interval(interval: Interval | None, *, percent: bool) -> list[str]:
     """A difference, and its interval."""
     if interval is None:
         return ["-", "-"]
-    value = f"{100 * interval.value:+z.1f} %" if share else f"{interval.value:+z.3g}"
+    value = f"{100 * interval.value:+z.1f} %" if percent else f"{interval.value:+z.3g}"
     if interval.low is None or interval.high is None:
         return [value, "-" if interval.differ else "none differs"]
-    if share:
+    if percent:
         return [value, f"{100 * interval.low:+z.1f} to {100 * interval.high:+z.1f} %"]
     return [value, f"{interval.low:+z.3g} to {interval.high:+z.3g}"]
 
@@ -98,5 +98,5 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:z.4g}"
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:z.1f} %"

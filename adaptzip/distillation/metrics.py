@@ -32,7 +32,6 @@ class Metric:
         columns: of a tally, what counts of each text.
         resampled: of these and weights (resamples, texts), which are how often each text is there, the metric of each
             resample (resamples,); NaN where it is undefined.
-        falls: whether less is better.
         library: the metric of the whole data, as a library has it; None where `resampled` has the word.
         extra: whether that library is scikit-learn.
     """
@@ -40,7 +39,6 @@ class Metric:
     name: str
     columns: Callable[[Tally], Columns]
     resampled: Callable[[Columns, Numbers], Numbers]
-    falls: bool = False
     library: Callable[[Tally], float] | None = None
     extra: bool = False
 
@@ -69,11 +67,6 @@ def metric_name(kind: Kind) -> str | None:
 def second_metric_name(kind: Kind) -> str | None:
     """The metric that is shown beside the main one; None where there is none."""
     return _METRICS[kind][1].name if kind in ("multilabel", "scores") else None
-
-
-def falls(name: str) -> bool:
-    """Whether of a metric less is better."""
-    return name in (_LOSS.name, _SQUARED_ERROR.name)
 
 
 def settled_name(word: str) -> str:
@@ -206,8 +199,8 @@ def _classes(tally: Tally) -> Columns:
     return csr_array((np.ones(len(owners)), (owners, places)), shape=(tally.texts, 3 * tally.width))
 
 
-_LOSS = Metric("loss", _losses, ratio, falls=True)
-_SQUARED_ERROR = Metric("squared error", _squares, ratio, falls=True)
+_LOSS = Metric("loss", _losses, ratio)
+_SQUARED_ERROR = Metric("squared error", _squares, ratio)
 _F1 = Metric(
     "F1", _classes, class_f1, library=partial(_sklearn, "f1_score", pos_label=1, zero_division=0), extra=True
 )  # fmt: skip

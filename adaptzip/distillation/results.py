@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from adaptzip.calibration.kinds import Kind
+from adaptzip.compressed import share_kept
 from adaptzip.distillation.differences import Difference
-from adaptzip.distillation.metrics import falls, metric_name, second_metric_name
+from adaptzip.distillation.metrics import metric_name, second_metric_name
 from adaptzip.distillation.scores import Score
 from adaptzip.distillation.sizes import Sizes
 
@@ -53,18 +54,10 @@ class Evaluation:
         return second_metric_name(self.kind) if main else None
 
     def gain(self, name: str) -> float | None:
-        """Share of the teacher's improvement over no adapter that is kept.
-
-        None without a metric to tell it by, and where the teacher is no better than no adapter.
-        """
-        nothing, teacher, own = (self.rows[row].metric for row in (NOTHING, TEACHER, name))
-        if self.metric is None or nothing is None or teacher is None or own is None:
+        """Share of the teacher's improvement that is kept (`share_kept`); None without a metric to tell it by."""
+        if self.metric is None:
             return None
-        gained = nothing - teacher if falls(self.metric) else teacher - nothing
-        if gained <= 0:
-            return None
-        # Not -0.0.
-        return (nothing - own if falls(self.metric) else own - nothing) / gained + 0.0
+        return share_kept(self.metric, *(self.rows[row].metric for row in (NOTHING, TEACHER, name)))
 
     def with_sizes(self, sizes: Mapping[str, Sizes]) -> Evaluation:
         """The same with sizes of files, by name."""

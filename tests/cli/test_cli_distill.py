@@ -66,6 +66,9 @@ def test_the_report_and_what_inspect_shows(place: Workplace) -> None:
     assert "best as before training, after 6 updates; 5 texts trained on, 1 held out" in shown
     table = shown[shown.index("\ndistilled ") :]
     assert table.index("no adapter") < table.index("teacher") < table.index("fitted")
+    assert table.splitlines()[1].split() == ["distilled", "KL", "agreement", "accuracy", "gain"]
+    gains = [line.split("  ")[-1].strip() for line in rows]
+    assert [line.split("  ")[-1].strip() for line in table.splitlines()[2:6]] == gains
     told = run("inspect", place.out, "--json").json["distilled"]
     assert told["rows"].keys() == {"none", "teacher", "fitted", "distilled"}
     assert (told["steps"], told["texts"], told["held_out"], told["metric"]) == (6, 5, 1, "accuracy")
