@@ -38,12 +38,15 @@ class Parts:
     other: Mapping[str, tuple[list[int], list[int]]] = field(default_factory=dict)
 
 
-def check_complete(base: Path, kind: Kind, parts: Parts, adapter: Adapter | None = None) -> None:
+def check_complete(
+    base: Path, kind: Kind, parts: Parts, adapter: Adapter | None = None, *, tasks: bool = False
+) -> None:
     """Refuse a model some of whose weights would be random.
 
     Args:
         base: the folder, for messages.
         adapter: its extras count as there.
+        tasks: whether the user can name another task.
 
     Raises:
         RefusedError: if a tensor is neither in the base nor in the adapter.
@@ -63,19 +66,14 @@ def check_complete(base: Path, kind: Kind, parts: Parts, adapter: Adapter | None
         head = "the adapter with its trained head, or " if kind in WITH_HEAD else ""
         raise RefusedError(
             f"{base}: {name} is {found}, where config.json makes it {taken} in {runs}, and the adapter brings none",
-            hint=f"give {head}a config.json that fits the weights{_now(kind)}",
+            hint=f"give {head}a config.json that fits the weights{_now(kind, tasks)}",
         )
     what = f"{base}: {name}, which {runs} has, is neither in the base nor in the adapter, so that its"
     if kind not in WITH_HEAD:
-        raise RefusedError(
-            f"{what} outputs mean nothing", hint=f"give the base model's whole folder, or another --task{_now(kind)}"
-        )
+        raise RefusedError(f"{what} outputs mean nothing", hint=f"give the base model's whole folder{_or(kind, tasks)}")
     headless = adapter is None or trained_head(adapter) is None
-    raise RefusedError(
-        f"{what} classes mean nothing",
-        hint=("give the adapter with its trained head, or another --task" if headless else "give the base model that "
-        "the adapter and its head were trained on, or another --task") + _now(kind),
-    )  # fmt: skip
+    give = "adapter with its trained head" if headless else "base model that the adapter and its head were trained on"
+    raise RefusedError(f"{what} classes mean nothing", hint=f"give the {give}{_or(kind, tasks)}")
 
 
 def check_embeds(base: Path, model: Any) -> None:
@@ -95,21 +93,25 @@ def check_embeds(base: Path, model: Any) -> None:
     try:
         with torch.no_grad():
             output = forward(model, ids, ids == 0)
-    except (RefusedError, RuntimeError):
+    except RefusedError:
         return  # Zeros may be no text to it; what it makes of texts is told when it is run on them.
     if getattr(output, "last_hidden_state", None) is None:
         raise RefusedError(
             f"{base}: {type(model).__name__} puts out no hidden states of its tokens, which embeddings are made of",
-            hint="give another --task, if the base has the head for it",
+            hint="give a base model whose text encoder does",
         )
 
 
-def _now(kind: Kind) -> str:
-    return f"; it is run for --task {kind} now"
+def _or(kind: Kind, tasks: bool) -> str:
+    return f", or another --task{_now(kind, tasks)}" if tasks else ""
+
+
+def _now(kind: Kind, tasks: bool) -> str:
+    return f"; it is run for --task {kind} now" if tasks else ""
 
 
 @contextmanager
-def naming_base(adapter: Adapter, kind: Kind) -> Iterator[None]:
+def naming_base(adapter: Adapter, kind: Kind, *, tasks: bool) -> Iterator[None]:
     """Say in the hints of errors about another base model which one the adapter names, and what it is run for."""
     try:
         yield
@@ -118,4 +120,5 @@ def naming_base(adapter: Adapter, kind: Kind) -> Iterator[None]:
             raise
         named = adapter.meta.base_model
         hint = f"is this the adapter's base model, {named}?" if named else WHICH
-        raise BaseModelError(str(error), hint=f"{hint} It is run for --task {kind}") from error
+        run = f" It is run for --task {kind}" if tasks else ""
+        raise BaseModelError(str(error), hint=hint + run) from error

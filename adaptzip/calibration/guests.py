@@ -121,9 +121,10 @@ def check_class(base: Path, config: Any, loader: str, kind: Kind) -> None:
             hint="compress, export and merge need no run, compress without --calibration",
         )
     if type(config) not in known:
+        is_now = named or config.model_type
         raise RefusedError(
-            f"{base}: transformers has no model of the type {config.model_type!r} for --task {kind} ({loader})",
-            hint=f"the base is a {named or config.model_type}: leave --task out, or give another task or base",
+            f"{base}: transformers has no {loader} for the model type {config.model_type!r}, as {kind} takes",
+            hint=f"the base is a {is_now}: give another, or leave --task {kind} out if it was given",
         )
     if not hasattr(config.get_text_config(), "vocab_size"):
         raise RefusedError(

@@ -58,7 +58,8 @@ class Loading:
             the layer that the adapter names, as in the live model.
         tokeniser: a folder whose tokeniser is taken; None takes the base's.
         tell: warn where an update counts otherwise in the live model than in a merged one.
-        strict: refuse a classifier that comes without any head, instead of taking it for what the base is.
+        strict: refuse a classifier that comes without any head, instead of taking it for what the base is; its task can
+            be named instead.
     """
 
     kind: Kind | None = None
@@ -130,13 +131,13 @@ def _load_with(
     tokens = load_tokeniser(loading.tokeniser or base, text_config(config).vocab_size)
     head = trained_head(adapter)
     options = {} if head is None or kind not in WITH_HEAD else {"num_labels": head.shape[0]}
-    with naming_base(adapter, kind):
+    with naming_base(adapter, kind, tasks=loading.strict):
         loaded = _load_model(base, loader, options)
         model = loaded.model
         find_layers(model, adapter.modules, base)
         if kind == "encoder":
             check_embeds(base, model.eval())
-        check_complete(base, kind, loaded, adapter)
+        check_complete(base, kind, loaded, adapter, tasks=loading.strict)
         kind = settled_kind(kind, model.config, given is not None)
         grow_vocabulary(model, adapter, base)
         put = add_adapter if updates else place_extras

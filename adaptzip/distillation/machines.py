@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.calibration.forward import is_out_of_memory
 from adaptzip.errors import CheckFailedError, RefusedError
 from adaptzip.linalg import choose_device
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
-"""What torch says of a processor's memory, and CUDA's libraries of theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +96,7 @@ def within_memory(texts: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _NO_MEMORY)):
+        if not is_out_of_memory(error):
             raise
         raise CheckFailedError(
             f"out of memory with {texts} texts at once",

@@ -53,6 +53,7 @@ LEAKING: list[tuple[str, str, Kind]] = [
     ("FNet", "Model", "encoder"),
     ("FNet", "ForSequenceClassification", "classifier"),
     ("FNet", "ForTokenClassification", "tokens"),
+    ("Funnel", "Model", "encoder"),
     ("XLNet", "ForSequenceClassification", "classifier"),
 ]
 """These convolve over padding, mix it in, or read a text's class from the last place."""
