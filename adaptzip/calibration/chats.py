@@ -22,6 +22,8 @@ _SPEAKERS: Mapping[str, str] = {
     "observation": "tool",
 }
 """Roles by who speaks in the form of ShareGPT."""
+_ANSWERS = ("assistant", "model")
+"""Roles of the model itself."""
 
 
 def messages_of(record: Record, field: str, value: Sequence[object]) -> tuple[Message, ...]:
@@ -34,6 +36,12 @@ def messages_of(record: Record, field: str, value: Sequence[object]) -> tuple[Me
     for text in (text for message in found for text in _texts(message)):
         whole(record.place, field, text)
     return found
+
+
+def up_to_answer(messages: Sequence[Message]) -> tuple[tuple[Message, ...], int]:
+    """The messages up to the last answer, and how many come before it; all of them, and 0, where there is no answer."""
+    last = next((place for place in reversed(range(len(messages))) if messages[place]["role"] in _ANSWERS), 0)
+    return tuple(messages[: last + 1] if last else messages), last
 
 
 def is_message(item: object) -> bool:

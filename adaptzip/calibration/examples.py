@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptzip.calibration.cells import label_in, list_in, whole
-from adaptzip.calibration.chats import content_of, messages_of
+from adaptzip.calibration.chats import content_of, messages_of, up_to_answer
 from adaptzip.calibration.encoding import Example, Label
-from adaptzip.calibration.fields import CHATS, WORDS, Fields, Layout, layouts, partners
+from adaptzip.calibration.fields import CHATS, WORDS, Fields, Layout, layouts, partners, together_in, unread_texts
 from adaptzip.calibration.texts import Record, read_records
 from adaptzip.errors import AdaptzipWarning, CheckpointError
 
@@ -48,9 +48,11 @@ def read_examples(
         )
     if len(kept) < len(found):
         _warn(f"{path}: {len(found) - len(kept)} of {len(found)} texts are empty and left out")
+    for name in unread_texts(records, label_field) if text_field is None else ():
+        _warn(f"{path}: {name!r} is not read; name it with --text-field or --text-pair-field where it is a text")
     unread = _unread(records, fields)
     if unread is not None:
-        _warn(f"{path}: {unread!r} goes with {text_field!r} and is not read; drop --text-field to read both")
+        _warn(f"{path}: {unread!r} goes with {text_field!r} and is not read: {_to_read(records, unread)}")
     return kept
 
 
@@ -75,6 +77,12 @@ def _unread(records: Sequence[Record], fields: Fields) -> str | None:
     )
 
 
+def _to_read(records: Sequence[Record], unread: str) -> str:
+    """What to do about the partner of a text that was named without it."""
+    together = any(layout.second == unread for layout in together_in(records))
+    return "drop --text-field to read both" if together else "write both into one field where the text is made of both"
+
+
 def _example(record: Record, layout: Layout, fields: Fields) -> Example | None:
     """None where there is no text in it."""
     label, cell = (None, None) if fields.label is None else label_in(record, fields.label)
@@ -93,9 +101,9 @@ def _example(record: Record, layout: Layout, fields: Fields) -> Example | None:
 
 
 def _value(record: Record, field: str) -> object:
-    """What a field holds; a cell with a list, where its name says that it is one, is that list."""
+    """What a field holds; a list that is written in a text, where its name says that it is one, is that list."""
     value = record.value(field)
-    if not record.typed and isinstance(value, str) and field.casefold() in (*WORDS, *CHATS):
+    if isinstance(value, str) and field.casefold() in (*WORDS, *CHATS):
         found = list_in(value)
         return value if found is None else found
     return value
@@ -124,7 +132,7 @@ def _text(record: Record, field: str) -> str:
 def _of_list(
     record: Record, layout: Layout, value: list[object], follows: object, label: Label | tuple[Label, ...] | None
 ) -> Example | None:
-    """Words, or messages, which may have more messages that complete them."""
+    """Words, or messages, which end with their last answer, or may have more messages that complete them."""
     if follows is None and all(isinstance(item, str) for item in value):
         words = tuple(whole(record.place, layout.first, str(word)) for word in value)
         return Example(" ".join(words), label, words=words) if any(word.strip() for word in words) else None
@@ -142,7 +150,7 @@ def _of_list(
     if follows is not None:
         before = len(value)
     else:
-        before = len(messages) - 1 if messages and messages[-1]["role"] == "assistant" else 0
+        messages, before = up_to_answer(messages)
     contents = [content_of(message) for message in messages]
     # The texts of the prompt tell conversations apart.
     text = "\n".join(contents[:before] or contents)

@@ -45,14 +45,19 @@ _OTHERS = (
 )  # fmt: skip
 """Texts as well, which are left out only where a field is named."""
 _KNOWN = frozenset((*TEXT_KEYS, *(name for pair in PAIRS for name in pair), *COMPLETION, *WORDS, *CHATS, *_OTHERS))
-_NO_TEXTS = frozenset(
+_PLACES = frozenset(
     (
-        "label", "labels", "label_text", "label_name", "gold_label", "class", "category", "categories", "topic", "tags",
-        "ner_tags", "pos_tags", "intent", "emotion", "sentiment", "stance", "score", "scores", "rating", "stars",
         "id", "idx", "index", "uid", "guid", "url", "source", "author", "user", "name", "date", "time", "timestamp",
         "lang", "language", "split",
     )
 )  # fmt: skip
+"""Fields that say where a row is from."""
+_NO_TEXTS = frozenset(
+    (
+        "label", "labels", "label_text", "label_name", "gold_label", "class", "category", "categories", "topic", "tags",
+        "ner_tags", "pos_tags", "intent", "emotion", "sentiment", "stance", "score", "scores", "rating", "stars",
+    )
+) | _PLACES  # fmt: skip
 """Fields that hold labels, or say where a row is from, however they look."""
 _WORDS, _MANY_WORDS = 2, 5
 _UNBROKEN = 8
@@ -121,17 +126,43 @@ def layouts(records: Sequence[Record], fields: Fields) -> list[Layout]:
 def _found(records: Sequence[Record], fields: Fields) -> list[Layout]:
     if fields.text is not None:
         return [Layout(fields.text, fields.pair or fields.completion, fields.completion is not None)] * len(records)
-    texts = text_fields(records, fields.label)
-    together = {layout: None for record in records if (layout := _together(record, texts)) is not None}
+    together = together_in(records, fields.label)
     for layout in together:
         _check_halves(records, layout)
-    return [_together(record, texts) or _alone(record, texts, list(together)) for record in records]
+    texts = text_fields(records, fields.label)
+    return [_together(record, texts) or _alone(record, texts, together) for record in records]
+
+
+def together_in(records: Sequence[Record], label: str | None = None) -> list[Layout]:
+    """The texts of known names that rows have beside each other, and no others."""
+    texts = text_fields(records, label)
+    return list({layout: None for record in records if (layout := _together(record, texts)) is not None})
 
 
 def text_fields(records: Sequence[Record], label: str | None) -> list[str]:
     """The fields that hold texts: those that are known to, and those most of whose values are several words."""
     names = dict.fromkeys(name for record in records for name in record.fields if name != label)
-    return [name for name in names if _holds_texts(records, name)]
+    found = [name for name in names if _holds_texts(records, name)]
+    prompt, completion = COMPLETION
+    if any(name.casefold() == completion for name in found):
+        # Prompts may all be empty before completions that are not.
+        found += [name for name in names if name.casefold() == prompt and name not in found]
+    return found
+
+
+def unread_texts(records: Sequence[Record], label: str | None) -> list[str]:
+    """Fields that may be texts, but hold few different ones, or are called as labels are: they are not read."""
+    names = dict.fromkeys(name for record in records for name in record.fields if name != label)
+    texts = text_fields(records, label)
+    return [name for name in names if name not in texts and _may_be_text(records, name)]
+
+
+def _may_be_text(records: Sequence[Record], name: str) -> bool:
+    low = name.casefold()
+    values = [value for value in (record.fields.get(name) for record in records) if isinstance(value, str) and value]
+    if not values or "label" in low or low in _KNOWN or low in _PLACES:
+        return False
+    return 2 * sum(_words(value) >= _WORDS for value in values) > len(values)
 
 
 def partners(name: str) -> list[str]:

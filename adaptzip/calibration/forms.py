@@ -20,10 +20,13 @@ def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> N
 
     Raises:
         UsageError: if there are pairs, completions or messages that the model does not read, or none to be scored.
-        CheckpointError: if only some have a text to be written, or one has two.
+        CheckpointError: if only some have a completion, or a text to be written, or one has two.
     """
     if kind in ("causal", "seq2seq", "tokens"):
         _refuse(examples, lambda e: e.pair is not None, f"a model for {kind} reads no pairs, as that of", _ONE_TEXT)
+    if kind != "tokens":
+        said = f"a model for {kind} reads no lists of words, as that of"
+        _refuse(examples, lambda e: bool(e.words), said, "give one text in each row")
     if kind in ("seq2seq", "tokens"):
         said = f"a model for {kind} reads no messages, as those of"
         _refuse(examples, lambda e: bool(e.messages), said, "name the field of a text with --text-field")
@@ -37,6 +40,8 @@ def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> N
         raise UsageError(
             "there is no completion to score", hint="give rows with a prompt and a completion, or with messages"
         )
+    if kind == "causal" and score != "all":
+        _check_all_complete(examples)
     if kind == "seq2seq":
         _check_targets(examples)
 
@@ -45,6 +50,15 @@ def _refuse(examples: Sequence[Example], unfit: Callable[[Example], bool], said:
     found = next(filter(unfit, examples), None)
     if found is not None:
         raise UsageError(f"{said} {found.start}", hint=hint)
+
+
+def _check_all_complete(examples: Sequence[Example]) -> None:
+    without = next((example for example in examples if not example.completes), None)
+    if without is not None and any(example.completes for example in examples):
+        raise CheckpointError(
+            f"the text {without.start} has no completion or answer to be scored, which others have",
+            hint="leave such rows out, or count whole texts with --score all",
+        )
 
 
 def _check_targets(examples: Sequence[Example]) -> None:

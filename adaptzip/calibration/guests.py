@@ -55,7 +55,7 @@ def load_locally(name: str, folder: Path, **options: Any) -> Any:
     """transformers' `name.from_pretrained` of a folder: no network, no code from the folder, nothing printed.
 
     Raises:
-        RefusedError: if transformers is missing.
+        RefusedError: if transformers is missing, or lacks a package.
         BaseModelError: if it can't load the folder.
     """
     transformers = import_transformers()
@@ -64,6 +64,11 @@ def load_locally(name: str, folder: Path, **options: Any) -> Any:
             return getattr(transformers, name).from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **options
             )
+    except ImportError as error:
+        raise RefusedError(
+            f"{folder}: transformers lacks a package to load it as {name} ({_reason(error)})",
+            hint="pip install 'adaptzip[distill]', or the package that is named",
+        ) from error
     except Exception as error:  # a guest raises what it likes
         raise BaseModelError(
             f"{folder}: transformers can't load it as {name} ({_reason(error)})",
@@ -140,12 +145,20 @@ def able_kinds(config: Any) -> list[Kind]:
         RefusedError: if transformers is missing.
     """
     models = import_transformers().models.auto.modeling_auto
-    known: dict[Kind, Any] = {
-        "seq2seq": models.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-        "encoder": models.MODEL_FOR_MASKED_LM_MAPPING,
-        "causal": models.MODEL_FOR_CAUSAL_LM_MAPPING,
-    }
-    return [kind for kind, mapping in known.items() if type(config) in mapping]
+    known: list[tuple[Kind, Any]] = [
+        ("seq2seq", models.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING),
+        ("encoder", models.MODEL_FOR_MASKED_LM_MAPPING),
+        ("causal", models.MODEL_FOR_CAUSAL_LM_MAPPING),
+        ("causal", models.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING),
+    ]
+    return list(dict.fromkeys(kind for kind, mapping in known if type(config) in mapping))
+
+
+def is_within(config: Any) -> bool:
+    """Whether transformers has the language model of a type within a larger one alone, which reads pictures as well."""
+    models = import_transformers().models.auto.modeling_auto
+    larger, alone = models.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, models.MODEL_FOR_CAUSAL_LM_MAPPING
+    return type(config) in larger and type(config) not in alone
 
 
 def dry_load(folder: Path, tensors: Mapping[str, Tensor]) -> DryLoad | None:

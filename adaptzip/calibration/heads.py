@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -29,6 +29,12 @@ def trained_head(adapter: Adapter) -> Tensor | None:
     """The weight (classes, hidden) of the classifier that the adapter brings, if it does."""
     brought = extra_tensors(adapter)
     return next((t for head in _HEADS for name, t in brought.items() if _is(name, head) and t.ndim == 2), None)
+
+
+def head_among(names: Iterable[str]) -> str | None:
+    """The name of a classifier's weight among those of a base model's tensors."""
+    known = list(names)
+    return next((name for head in _HEADS for name in known if _is(name, head)), None)
 
 
 def other_head(adapter: Adapter) -> tuple[str, str] | None:

@@ -110,7 +110,9 @@ def _kind_of_names(architectures: Sequence[str]) -> Kind | None:
     return next((kind for name in architectures for end, kind in _ENDS if name.endswith(end)), None)
 
 
-def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict: bool = False) -> Kind:
+def kind_of(
+    config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict: bool = False, own_head: str | None = None
+) -> Kind:
     """What an adapter makes of a base model.
 
     PEFT's task type counts where the rest does not speak against it: a classifier needs a head, which the adapter or
@@ -120,15 +122,16 @@ def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict:
     Args:
         able: what transformers has a class for, which counts where the configuration names no class.
         strict: refuse a classifier without any head, instead of taking it for what the base is.
+        own_head: the name of a classifier's weight among the base's tensors, which counts likewise.
 
     Raises:
-        RefusedError: if the adapter's task or the base's head is another than these.
+        RefusedError: if the adapter's task or the base's head is another than these, or may be one of two.
     """
     head = trained_head(adapter) is not None
     named, task = _task_of(adapter)
     base = kind_of_base(config)
     if not config.architectures:
-        base = next(iter(able), base)
+        base = next(iter(able), base) if own_head is None or head else _kind_of_head(own_head, task)
     # A decoder without its own head may have a tied one; where it has none, loading says so.
     bare = able[:1] if strict and base == "encoder" else ()
     possible: Mapping[Kind, bool] = {
@@ -148,6 +151,18 @@ def kind_of(config: Any, adapter: Adapter, able: Sequence[Kind] = (), *, strict:
     if task is not None:
         _warn_of_other(named, found, head)
     return found
+
+
+def _kind_of_head(name: str, task: Kind | None) -> Kind:
+    """What a base model with this head and no named class is; `classifier` may be of texts or of their tokens."""
+    if task in ("classifier", "tokens"):
+        return task
+    if name.rpartition(".weight")[0].rpartition(".")[2] != "classifier":
+        return "classifier"
+    raise RefusedError(
+        f"config.json names no architectures, and the base's {name} may classify texts or their tokens",
+        hint="name its class in config.json, as transformers does",
+    )
 
 
 def _refuse_headless(adapter: Adapter, named: str, architectures: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ class LoadedModel:
         score: what of a prompt with its completion counts: "completion", or "all"; None is the completion where there
             is one.
         company: whether texts may be run together.
+        own_pad: whether the model's configuration names that token.
         pooling: how an encoder's embedding of a text is made of its tokens'.
     """
 
@@ -48,6 +49,7 @@ class LoadedModel:
     score: Scored | None = None
     company: Company = field(default_factory=Company)
     pooling: Pooling = Pooling()
+    own_pad: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +86,10 @@ class LoadedModel:
         return int(table.weight.shape[0])
 
     def longest(self, max_tokens: int) -> int:
-        """`max_tokens`, or fewer if the model has no more positions."""
-        positions = getattr(text_config(self.config), "max_position_embeddings", None) or 0
+        """`max_tokens`, or fewer if the model has a table of positions, which ends."""
+        config = text_config(self.config)
+        turned = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
+        positions = 0 if turned else getattr(config, "max_position_embeddings", None) or 0
         # XLNet's -1 says that there is no end to them.
         return min(max_tokens, positions - _first_position(self.model)) if positions > 0 else max_tokens
 

@@ -16,8 +16,8 @@ from adaptzip.base.model import BaseModel
 from adaptzip.calibration.batch import NO_LABEL, Batch, padded
 from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
 from adaptzip.calibration.extras import grow_vocabulary
-from adaptzip.calibration.guests import able_kinds, check_class, load_config, load_locally
-from adaptzip.calibration.heads import trained_head
+from adaptzip.calibration.guests import able_kinds, check_class, is_within, load_config, load_locally
+from adaptzip.calibration.heads import head_among, trained_head
 from adaptzip.calibration.kinds import (
     LOADERS,
     OF_TEXTS,
@@ -122,10 +122,12 @@ def _load_with(
     base: Path, adapter: Adapter, device: torch.device, kind: Kind | None, loading: Loading, *, updates: bool
 ) -> LoadedModel:
     given = kind or loading.kind
-    architectures = BaseModel.open(base).config.get("architectures") or ()
+    opened = BaseModel.open(base)
+    architectures = opened.config.get("architectures") or ()
     check_task(adapter, architectures, given, strict=loading.strict)
     config = load_config(base)
-    kind = given or kind_of(config, adapter, able_kinds(config), strict=loading.strict)
+    own_head = None if architectures else head_among(opened.tensors)
+    kind = given or kind_of(config, adapter, able_kinds(config), strict=loading.strict, own_head=own_head)
     loader = _loader(config, kind)
     check_class(base, config, loader, kind)
     tokens = load_tokeniser(loading.tokeniser or base, text_config(config).vocab_size)
@@ -160,6 +162,8 @@ def _load_model(base: Path, loader: str, options: Mapping[str, Any]) -> Parts:
 def _loader(config: Any, kind: Kind) -> str:
     """transformers' class; a language model within a larger model, and an encoder without its decoder, have others."""
     named = tuple(config.architectures or ())
+    if kind == "causal" and not named and is_within(config):
+        return "AutoModelForImageTextToText"
     if kind == "causal" and any(name.endswith("ForConditionalGeneration") for name in named):
         return "AutoModelForCausalLM" if config.is_encoder_decoder else "AutoModelForImageTextToText"
     half = config.is_encoder_decoder or any(name.endswith("EncoderModel") for name in named)
@@ -177,6 +181,7 @@ def _finished(
     config: Any = text_config(model.config)
     model.requires_grad_(False)
     model.eval().to(device)
+    own_pad = _padding(config, None) is not None
     pad = _padding(config, tokens)
     if kind in OF_TEXTS:
         # Classifiers on decoders look for the last token that is no padding.
@@ -186,12 +191,12 @@ def _finished(
         config.pad_token_id = pad or 0
         _settle_start(base, model)
     pooling = read_pooling(base) if kind == "encoder" else Pooling()
-    return LoadedModel(model, kind, tokens, layers, pad, pooling=pooling)
+    return LoadedModel(model, kind, tokens, layers, pad, pooling=pooling, own_pad=own_pad)
 
 
-def _padding(config: Any, tokeniser: Tokeniser) -> int | None:
+def _padding(config: Any, tokeniser: Tokeniser | None) -> int | None:
     """The model's own padding token, or else the tokeniser's, where the model has an embedding for it."""
-    found = (getattr(config, "pad_token_id", None), tokeniser.pad)
+    found = (getattr(config, "pad_token_id", None), tokeniser and tokeniser.pad)
     return next((pad for pad in found if isinstance(pad, int) and 0 <= pad < config.vocab_size), None)
 
 
@@ -200,12 +205,22 @@ def _settle_start(base: Path, model: Any) -> None:
     if getattr(model.config, "decoder_start_token_id", None) is not None:
         return
     start = getattr(getattr(model, "generation_config", None), "decoder_start_token_id", None)
+    if start is None and _begins_by_itself(model):
+        return
     if start is None:
         raise RefusedError(
             f"{base}: neither config.json nor generation_config.json has a decoder_start_token_id",
             hint="add the token that the decoder was trained to begin with",
         )
     model.config.decoder_start_token_id = start
+
+
+def _begins_by_itself(model: Any) -> bool:
+    """Whether a decoder's first token is told by what it is to write, as in MBart."""
+    try:
+        return model.prepare_decoder_input_ids_from_labels(torch.ones(1, 2, dtype=torch.int64)) is not None
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return False
 
 
 _Text = TypeVar("_Text")

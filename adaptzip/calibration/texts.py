@@ -22,6 +22,8 @@ _OTHER_FILES: Mapping[str, str] = {
     ".xlsx": "save the sheet as a .csv in UTF-8",
 }
 """What to do with files of kinds that are not read."""
+_OTHER_MARKS = (";", "\t", "|")
+"""What some programs part columns with."""
 _SHOWN = 12
 _LONGEST_CELL = 2**31 - 1
 
@@ -41,21 +43,28 @@ class Record:
     typed: bool = True
 
     def value(self, field: str) -> object:
-        """What a field holds.
+        """What a field holds; `a.b` is what the object in the field `a` has under `b`.
 
         Raises:
             CheckpointError: if there is no such field.
         """
-        if field not in self.fields:
-            raise CheckpointError(
-                f"{self.place}: has no field {field!r} (its fields: {self.names})", hint="name one of its fields"
-            )
-        return self.fields[field]
+        if field in self.fields:
+            return self.fields[field]
+        found: object = self.fields
+        for part in field.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                raise CheckpointError(
+                    f"{self.place}: has no field {field!r} (its fields: {self.names})", hint="name one of its fields"
+                )
+            found = found[part]
+        return found
 
     @property
     def names(self) -> str:
         """Its fields, as messages name them."""
-        names = [str(name) for name in self.fields]
+        inner = [(name, value) for name, value in self.fields.items() if isinstance(value, Mapping) and value]
+        within = {name: [f"{name}.{part}" for part in value] for name, value in inner}
+        names = [part for name in self.fields for part in within.get(name, [str(name)])]
         return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
 
 
@@ -83,12 +92,15 @@ def read_records(path: Path) -> tuple[Record, ...]:
 
 def _content(path: Path) -> str:
     try:
-        # The mark at the start that some spreadsheets write is no part of the first field's name.
-        content = path.read_text(encoding="utf-8-sig")
+        # The mark at the start that some spreadsheets write is no part of the first field's name. Line ends stay as
+        # they are, since cells and texts may hold some.
+        content = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: is not readable as UTF-8 text ({error})", hint=_KINDS) from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: is not UTF-8 text ({error})", hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: is not readable ({error})", hint=_KINDS) from error
     nothing = content.find("\0")
     if nothing >= 0:
         line = content.count("\n", 0, nothing) + 1
@@ -99,7 +111,7 @@ def _content(path: Path) -> str:
 def _plain(path: Path, lines: Sequence[str]) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield Record(f"{path}, line {number}", {"text": line.strip()})
+            yield Record(f"{path}, line {number}", {"text": line.removesuffix("\r")})
 
 
 def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
@@ -108,6 +120,11 @@ def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
     if first.startswith("["):
         yield from _json_list(path, lines)
         return
+    if first.strip() == "{":
+        raise CheckpointError(
+            f"{path}: begins one JSON object over several lines, expected a list of objects, or one object a line",
+            hint="write its rows out, one object a line",
+        )
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{path}, line {number}"
@@ -115,10 +132,7 @@ def _json(path: Path, lines: Sequence[str]) -> Iterator[Record]:
 
 
 def _json_list(path: Path, lines: Sequence[str]) -> Iterator[Record]:
-    place = f"{path}, line 1"
     value = _parsed(str(path), "\n".join(lines))
-    if not all(isinstance(item, dict) for item in value):
-        raise CheckpointError(f"{place}: expected a JSON object, found list", hint=_KINDS)
     for number, item in enumerate(value, 1):
         yield _object(f"{path}, item {number}", item)
 
@@ -162,6 +176,11 @@ def _rows(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[Record]:
 
 def _header(place: str, row: Sequence[str]) -> list[str]:
     names = [name.strip() for name in row]
+    if len(names) == 1 and any(mark in names[0] for mark in _OTHER_MARKS):
+        raise CheckpointError(
+            f"{place}: has the one column {names[0]!r}, which looks like several",
+            hint="part the columns with commas in a .csv, with tabs in a .tsv",
+        )
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise CheckpointError(f"{place}: has the column {twice!r} twice", hint="call each column differently")

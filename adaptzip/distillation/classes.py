@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ By = Literal["each", "names", "numbers"]
 """Numbers as names of classes, or as their numbers from 0; "each" as what each one can be."""
 
 _SHOWN_CLASSES = 20
+_BEGINNING = re.compile(r"\s*\d+\s+\S")
 _FLAGS: Mapping[str, bool] = {"true": True, "false": False}
 
 
@@ -20,7 +22,7 @@ def check_names(config: Any) -> None:
     """Refuse names of classes that do not say which output each is.
 
     Raises:
-        BaseModelError: if `id2label` has not one name for each output, or `label2id` says otherwise.
+        BaseModelError: if `id2label` has not a name of its own for each output, or `label2id` says otherwise.
     """
     names: Mapping[int, str] = config.id2label
     if sorted(names) != list(range(config.num_labels)):
@@ -28,6 +30,11 @@ def check_names(config: Any) -> None:
         raise BaseModelError(
             f"config.json: id2label names the outputs {found}, expected 0 to {config.num_labels - 1}",
             hint="give each output of the model a name in id2label, by its number from 0",
+        )
+    twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
+    if twice is not None:
+        raise BaseModelError(
+            f"config.json: id2label calls several outputs {twice!r}", hint="give each output a name of its own"
         )
     for name, place in (getattr(config, "label2id", None) or {}).items():
         own = [index for index, other in names.items() if other == name]
@@ -67,7 +74,7 @@ def _mixed(labels: Iterable[Label], classes: Sequence[str], what: str) -> Checkp
     return CheckpointError(
         f"the labels {', '.join(shown[:_SHOWN_CLASSES])} {what} the classes {shown_classes(classes)}: {one} is the "
         f"class called {name!r}, or number {one}, which is {other}",
-        hint='write all of them as names in quotes: "1" in a .jsonl, """1""" in a .csv',
+        hint=f'write all of them as names in quotes: "{name}" in a .jsonl, """{name}""" in a .csv',
     )
 
 
@@ -83,18 +90,26 @@ def class_of(label: Label, classes: Sequence[str], by: By) -> int | None:
 def by_name(label: Label, classes: Sequence[str]) -> int | None:
     """A text as the class of that name, with blanks around it or without; true and false in any case of letters."""
     flag = _flag(label)
-    for written in (str(label), str(label).strip()):
-        if written in classes:
-            return _only([place for place, name in enumerate(classes) if name == written])
+    for written, names in ((str(label), list(classes)), (str(label).strip(), [name.strip() for name in classes])):
+        if written in names:
+            return _only([place for place, name in enumerate(names) if name == written])
     return None if flag is None else _only([place for place, name in enumerate(classes) if _flag(name) == flag])
 
 
 def number_name(label: Label, classes: Sequence[str]) -> int | None:
-    """A number as the class that is called by it, however either is written: 2, 2.0 or 02."""
+    """A number as the class that is called by it, however either is written: 2, 2.0 or 02, or 2 of "2 stars"."""
     exact = by_name(label, classes)
     if exact is not None or not _may_be_number(label):
         return exact
-    return _only([place for place, name in enumerate(classes) if _may_be_number(name) and float(name) == float(label)])
+    return _only([place for place, name in enumerate(classes) if _number_in(name, classes) == float(label)])
+
+
+def _number_in(name: str, classes: Sequence[str]) -> float | None:
+    """The number that a class is called by; what a name begins with counts where all of them begin with one."""
+    if _may_be_number(name):
+        return float(name)
+    begun = [_BEGINNING.match(other) for other in classes]
+    return float(name.split()[0]) if all(begun) else None
 
 
 def by_number(label: Label, classes: Sequence[str]) -> int | None:

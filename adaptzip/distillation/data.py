@@ -12,6 +12,7 @@ import torch
 from adaptzip.calibration.encoding import Encoded, Example
 from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.forms import check_forms, words_of
+from adaptzip.calibration.kinds import OF_TEXTS
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, padded
 from adaptzip.calibration.sampling import sample_ids
 from adaptzip.distillation.labels import Reading, labels_of, reading_of, word_labels
@@ -108,7 +109,27 @@ def encode(
             AdaptzipWarning,
             stacklevel=2,
         )
+    _tell_of_padding(loaded, kept)
+    if loaded.kind == "seq2seq" and not any(encoded.labels for encoded in kept):
+        warnings.warn(
+            "no text to be written is named, with --label-field or --completion-field: the inputs stand in their place",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
     return kept
+
+
+def _tell_of_padding(loaded: LoadedModel, texts: Sequence[Encoded]) -> None:
+    """Warn where a classifier is read before the end of a text, as its last token is padding by the tokeniser alone."""
+    ending = sum(encoded.ids[-1] == loaded.pad for encoded in texts)
+    if loaded.kind in OF_TEXTS and not loaded.own_pad and ending:
+        token = loaded.tokeniser.token(loaded.pad or 0)
+        warnings.warn(
+            f"{ending} of {len(texts)} texts end in {token!r}, which the tokeniser pads with, and config.json names no "
+            "padding: they are read up to the token before it",
+            AdaptzipWarning,
+            stacklevel=3,
+        )
 
 
 def _packed(loaded: LoadedModel, examples: Sequence[Example], longest: int) -> list[Encoded]:

@@ -124,7 +124,7 @@ def evaluate(
     report(TEACHER, 0.0)
     loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
-        loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples)
+        loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples, given=kind is not None)
     loaded = replace(loaded, score=scored)
     reading = reading_of(loaded, whole or examples)
     encoded = encode(loaded, examples, max_tokens=max_tokens, reading=reading)

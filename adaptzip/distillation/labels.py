@@ -25,11 +25,27 @@ class Reading:
     hot: bool = False
 
 
-def fitted(loaded: LoadedModel, examples: Sequence[Example]) -> LoadedModel:
-    """The model, which is one of several labels where the data has lists of them and its configuration says nothing."""
-    listed = any(isinstance(example.label, tuple) for example in examples)
+def fitted(loaded: LoadedModel, examples: Sequence[Example], *, given: bool = False) -> LoadedModel:
+    """The model, which is one of several labels where the data has lists of them and its configuration says nothing.
+
+    Args:
+        given: whether the user named the kind, which then holds.
+
+    Raises:
+        CheckpointError: if every list has one class, which a classifier of one class a text may be labelled with, too.
+    """
+    lists = [example.label for example in examples if isinstance(example.label, tuple)]
     unsaid = getattr(loaded.config, "problem_type", None) is None
-    return replace(loaded, kind="multilabel") if loaded.kind == "classifier" and listed and unsaid else loaded
+    if given or loaded.kind != "classifier" or not lists or not unsaid:
+        return loaded
+    one = all(len(label) == 1 or _is_hot(label, len(loaded.classes)) and sum(map(float, label)) == 1 for label in lists)
+    if one:
+        raise CheckpointError(
+            f"every list of labels, such as {list(lists[0])}, has one class: the model may be for one class a text or "
+            "for several, and its config.json has no problem_type",
+            hint="say which: --task classifier or --task multilabel",
+        )
+    return replace(loaded, kind="multilabel")
 
 
 def reading_of(loaded: LoadedModel, examples: Iterable[Example]) -> Reading:
@@ -55,13 +71,13 @@ def reading_of(loaded: LoadedModel, examples: Iterable[Example]) -> Reading:
     single = [label for label in labels if not isinstance(label, tuple)]
     if loaded.kind == "multilabel":
         _check_single(single, len(known))
-    hot = loaded.kind == "multilabel" and bool(lists) and all(_is_hot(label, len(known)) for label in lists)
+    hot = loaded.kind != "tokens" and bool(lists) and all(_is_hot(label, len(known)) for label in lists)
     if hot and single:
         raise CheckpointError(
             f"some labels are lists of a 1 or a 0 for every class, and some are not, such as {single[0]!r}",
             hint="label all texts the same way",
         )
-    if hot and len(known) == 2 and all(tuple(label) == (0, 1) for label in lists):
+    if hot and loaded.kind == "multilabel" and len(known) == 2 and all(tuple(label) == (0, 1) for label in lists):
         raise CheckpointError(
             f"the labels [0, 1] may name both of the classes {shown_classes(known)}, or say that the second alone is "
             "there",
@@ -107,12 +123,24 @@ def labels_of(loaded: LoadedModel, example: Example, longest: int, reading: Read
     if label is None:
         return ()
     if loaded.kind == "classifier":
-        if isinstance(label, tuple):
-            raise _not_a_class(str(list(label)), loaded.classes, example)
-        return (_class(label, loaded.classes, example, reading),)
+        return (_class(_only_one(label, loaded.classes, example), loaded.classes, example, reading),)
     if loaded.kind == "multilabel":
         return _several(label, loaded.classes, example, reading)
     return _scores(label, loaded.outputs, example) if loaded.kind == "scores" else ()
+
+
+def _only_one(label: Label | tuple[Label, ...], classes: Sequence[str], example: Example) -> Label:
+    """The one class of a list, which may have a 1 at its place."""
+    if not isinstance(label, tuple):
+        return label
+    if len(label) == 1:
+        return label[0]
+    if _is_hot(label, len(classes)) and sum(map(float, label)) == 1:
+        return classes[[bool(part) for part in label].index(True)]
+    raise CheckpointError(
+        f"{list(label)}, the label of the text {example.start}, is more than one class, or none",
+        hint="give one class a text; --task multilabel is for several, --task scores for numbers",
+    )
 
 
 def word_labels(loaded: LoadedModel, example: Example, words: int, reading: Reading) -> tuple[int, ...]:
@@ -170,7 +198,10 @@ def _class(label: Label, classes: Sequence[str], example: Example, reading: Read
 
 
 def _not_a_class(label: Label, classes: Sequence[str], example: Example) -> CheckpointError:
+    hint = f"label with the names of classes, or with their numbers from 0 to {len(classes) - 1}"
+    if isinstance(label, float) and not label.is_integer():
+        hint += "; numbers as they are need --task scores"
     return CheckpointError(
         f"{label!r}, the label of the text {example.start}, is none of the classes {shown_classes(classes)}",
-        hint=f"label with the names of classes, or with their numbers from 0 to {len(classes) - 1}",
+        hint=f"{hint}; a text without a label has null or an empty cell",
     )

@@ -23,6 +23,10 @@ Columns: TypeAlias = Any
 Correlate: TypeAlias = Callable[[Numbers, Numbers], Any]
 
 
+_OTHER_NAMES: Mapping[str, str] = {"spearman": "rank correlation", "pearson": "correlation", "micro f1": "f1"}
+"""What metrics are called as well."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A way to hold what a model says against the labels.
@@ -77,6 +81,7 @@ def settled_name(word: str) -> str:
     """
     names = {metric.name: None for metrics in _METRICS.values() for metric in metrics}
     plain = word.casefold().replace("-", " ").replace("_", " ")
+    plain = _OTHER_NAMES.get(plain, plain)
     found = next((name for name in names if name.casefold() == plain), None)
     if found is None:
         known = ", ".join(name.casefold().replace(" ", "-") for name in names)

@@ -139,7 +139,7 @@ def prepare(
     theirs = _teacher_factors(original, machines.device)
     magnitudes = {n: m.to(machines.device) for n, m in magnitudes_of(original.modules).items()}
     examples = _written(Guest(loaded, magnitudes), theirs, options, schedule.seed) if read is None else read
-    loaded = fitted(loaded, examples)
+    loaded = fitted(loaded, examples, given=kind is not None)
     guest = Guest(loaded, magnitudes)
     reading = reading_of(loaded, examples)
     feeding: dict[str, Any] = {"max_tokens": options.max_tokens, "packed": options.packed, "reading": reading}

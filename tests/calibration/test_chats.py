@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from adaptzip.calibration.encoding import Example
 from adaptzip.calibration.examples import read_examples
-from adaptzip.errors import CheckpointError
+from adaptzip.calibration.forms import check_forms
+from adaptzip.calibration.kinds import Kind
+from adaptzip.errors import CheckpointError, UsageError
 from tests.calibration.test_examples import rows
 
 USER, BOT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -61,3 +64,38 @@ def test_half_a_character_within_messages(tmp_path: Path) -> None:
         path.write_text(f'{{"messages": [{message}]}}')
         with pytest.raises(CheckpointError, match=r"'messages' holds half of a character, \\ud83d"):
             read_examples(path)
+
+
+def test_a_conversation_ends_with_its_last_answer(tmp_path: Path) -> None:
+    thanks = {"role": "user", "content": "c"}
+    for more in ([thanks], [thanks, {"role": "tool", "content": "d"}]):
+        path = rows(tmp_path, {"messages": [USER, BOT, *more]})
+        assert read_examples(path) == (Example("a", messages=(USER, BOT), prompt=1),)
+    gemma = {"role": "model", "content": "b"}
+    assert read_examples(rows(tmp_path, {"messages": [USER, gemma]})) == (
+        Example("a", messages=(USER, gemma), prompt=1),
+    )
+    assert read_examples(rows(tmp_path, {"messages": [USER]})) == (Example("a", messages=(USER,)),)
+
+
+def test_messages_that_are_written_in_a_text(tmp_path: Path) -> None:
+    path = rows(tmp_path, {"messages": json.dumps([USER, BOT])})
+    assert read_examples(path) == (Example("a", messages=(USER, BOT), prompt=1),)
+
+
+@pytest.mark.parametrize("other", [Example("c"), Example("c", messages=(USER,))])
+def test_only_some_rows_have_an_answer(other: Example) -> None:
+    answered = Example("a", messages=(USER, BOT), prompt=1)
+    for score in (None, "completion"):
+        with pytest.raises(CheckpointError, match="the text 'c' has no completion or answer to be scored"):
+            check_forms("causal", score, [answered, other])
+    check_forms("causal", "all", [answered, other])
+    check_forms("causal", None, [other])
+
+
+@pytest.mark.parametrize("kind", ["causal", "classifier", "encoder", "seq2seq"])
+def test_lists_of_words_are_for_models_of_words(kind: Kind) -> None:
+    listed = Example("a b", words=("a", "b"))
+    with pytest.raises(UsageError, match=f"a model for {kind} reads no lists of words, as that of 'a b'"):
+        check_forms(kind, None, [listed])
+    check_forms("tokens", None, [listed])

@@ -139,3 +139,32 @@ def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
     assert read_examples(path, text_field="prompt", completion_field="completion")[1] == Example(
         "1 + 2", completion="3"
     )
+
+
+def test_a_second_text_of_few_values_is_told_of(tmp_path: Path) -> None:
+    told = [
+        {"text": title, "target": "legalization of abortion", "topic": "civil law", "id": "a b"} for title in TITLES
+    ]
+    with pytest.warns(AdaptzipWarning) as caught:
+        assert [example.text for example in read_examples(rows(tmp_path, *told))] == list(TITLES)
+    assert [str(warning.message).partition(": ")[2].split(";")[0] for warning in caught] == [
+        "'target' is not read", "'topic' is not read",
+    ]  # fmt: skip
+    read_examples(rows(tmp_path, *told), text_field="text")
+
+
+def test_prompts_that_are_all_empty(tmp_path: Path) -> None:
+    found = read_examples(rows(tmp_path, {"prompt": "", "completion": "a"}, {"prompt": "", "completion": "b"}))
+    assert [(example.text, example.completion) for example in found] == [("", "a"), ("", "b")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"instruction": "a", "input": "b", "output": "c"}, "write both into one field"),
+        ({"question": "a", "context": "b"}, "drop --text-field to read both"),
+    ],
+)
+def test_what_to_do_about_an_unread_partner(row: Mapping[str, str], said: str, tmp_path: Path) -> None:
+    with pytest.warns(AdaptzipWarning, match=said):
+        read_examples(rows(tmp_path, row), text_field=next(iter(row)))

@@ -41,19 +41,33 @@ def test_a_line_separator_within_a_text_does_not_end_it(tmp_path: Path) -> None:
 
 
 def test_plain_text_is_one_a_line(tmp_path: Path) -> None:
-    assert read_texts(write(tmp_path, "t.txt", "one\r\n\n  two \n")) == ("one", "two")
+    assert read_texts(write(tmp_path, "t.txt", "one\r\n\n  two \nth\rree")) == ("one", "  two ", "th\rree")
+
+
+def test_line_ends_within_a_cell_stay_as_they_are(tmp_path: Path) -> None:
+    content = b'text,label\r\n"a\r\nb",1\r\nc,2\r\n'
+    assert read_texts(write(tmp_path, "t.csv", content)) == ("a\r\nb", "c")
+
+
+def test_what_an_object_within_a_row_holds_is_named_with_a_dot(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.jsonl", '{"translation": {"en": "a", "fr": "b"}}')
+    with pytest.raises(CheckpointError, match=r"its fields: translation.en, translation.fr\)"):
+        read_examples(path)
+    found = read_examples(path, text_field="translation.en", label_field="translation.fr")
+    assert [(example.text, example.label) for example in found] == [("a", "b")]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"text": "a"}\n{"text": \n', "line 2: is not JSON"),
-        ('["a"]', "line 1: expected a JSON object, found list"),
+        ('["a"]', "item 1: expected a JSON object, found str"),
+        ('{\n"text": "a"}', "begins one JSON object over several lines"),
         ('{"body": "a"}', r"line 1: has none of the fields text, prompt, question, sentence \(its fields: body\)"),
         ('{"text": 3}', "line 1: 'text' is not a text"),
         ('{"text": " "}', "all of its 1 texts are empty"),
         ("\n\n", "holds no text"),
-        (b"\xff\xfe", "is not readable as UTF-8"),
+        (b"\xff\xfe", "is not UTF-8 text"),
     ],
 )
 def test_bad_lines_are_named(content: str | bytes, message: str, tmp_path: Path) -> None:

@@ -119,7 +119,9 @@ def test_scores(tmp_path: Path) -> None:
         (STARS, ["1", "2"], [0, 1]),
         (STARS, ["2.0", "5.0"], [1, 4]),
         (("1.0", "2.0", "3.0"), [3, 1.0], [2, 0]),
-        ((" a", "b"), [" a", "b ", "a", 0], [0, 1, None, 0]),
+        ((" a", "b"), [" a", "b ", "a", 0], [0, 1, 0, 0]),
+        (("1 star", "2 stars", "3 stars"), [1, 2, 3], [0, 1, 2]),
+        (("1 star", "b"), [1, 0], [1, 0]),
         (("true", "false"), ["True", "FALSE", True], [0, 1, 0]),
         (("a", "b", "c"), [True], [None]),
         (("a", "b", "c"), ["A", "2.0"], [None, 2]),
@@ -235,3 +237,28 @@ def test_words_that_have_no_classes(examples: list[Example], said: str, tmp_path
     loaded = load_teacher(save(make, tmp_path), adapter(make(), "value"), torch.device("cpu"))
     with pytest.raises((CheckpointError, UsageError), match=said):
         encode(loaded, examples, max_tokens=9)
+
+
+@pytest.mark.parametrize("labels", [[(2,), (0,)], [("b",)], [(0, 0, 1), (1, 0, 0)]])
+def test_lists_of_one_class_may_be_either(labels: list[object], tmp_path: Path) -> None:
+    loaded = model(tmp_path, "a", "b", "c")
+    examples = [Example("a", label) for label in labels]  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="for one class a text or for several") as caught:
+        fitted(loaded, examples)
+    assert "--task classifier or --task multilabel" in str(caught.value.hint)
+    assert fitted(loaded, [*examples, Example("a", ("a", "b"))]).kind == "multilabel"
+    # A kind that was named holds.
+    assert fitted(loaded, examples, given=True) is loaded
+    expected = {(2,): 2, (0,): 0, ("b",): 1, (0, 0, 1): 2, (1, 0, 0): 0}
+    assert read(loaded, labels) == [(expected[label],) for label in labels]  # type: ignore[index]
+
+
+def test_several_classes_of_a_model_for_one(tmp_path: Path) -> None:
+    loaded = model(tmp_path, "a", "b", "c")
+    for label in ((0, 1), (1, 0, 1), (0.5, 0.5, 1.0), ()):
+        with pytest.raises(CheckpointError, match="is more than one class, or none") as caught:
+            read(loaded, [label])
+        assert "--task multilabel" in str(caught.value.hint)
+    with pytest.raises(CheckpointError, match=r"0\.7, the label") as caught:
+        read(loaded, [0.7])
+    assert "--task scores" in str(caught.value.hint)

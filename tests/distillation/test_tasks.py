@@ -314,7 +314,7 @@ def test_each_is_distilled_as_it_is_measured(case: str, tmp_path: Path) -> None:
     if case == "scores":
         trained_shortly(classifier(tmp_path, 1), [Example(t, 0.5 * len(t)) for t in TEXTS], tmp_path / "x.adz")
     elif case == "multilabel":
-        examples = [Example(t, ("LABEL_0",) * (len(t) % 2)) for t in TEXTS]
+        examples = [Example(t, ("LABEL_0", "LABEL_2")[: len(t.split()) % 3]) for t in TEXTS]
         trained_shortly(classifier(tmp_path, 3), examples, tmp_path / "x.adz")
     elif case == "pairs":
         trained_shortly(classifier(tmp_path, 3), [Example(t, 1, pair=t[::-1]) for t in TEXTS], tmp_path / "x.adz")
