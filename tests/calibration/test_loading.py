@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.calibration.llama2c import read_llama2c
 from adaptzip.calibration.models import load_base, load_teacher, sample_texts
-from adaptzip.calibration.tokenisers import load_tokeniser, read_llama2c
+from adaptzip.calibration.tokenisers import load_tokeniser
 from adaptzip.errors import BaseModelError, RefusedError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, head, save
