@@ -47,7 +47,9 @@ class Llama2cTokeniser:
         """As any text."""
         return self.encode(text, most)
 
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
+    def encode_words(
+        self, words: Sequence[str], most: int | None = None, *, listed: bool = True
+    ) -> tuple[list[int], list[int], list[int | None]]:
         """Each word by itself, after one blank."""
         ids: list[int] = [_BOS]
         owners: list[int | None] = [None]
@@ -55,9 +57,12 @@ class Llama2cTokeniser:
             part = self.encode(word)[1:]
             ids.extend(part)
             owners.extend([index] * len(part))
-        return ids[:most], owners[:most]
+        return ids[:most], [], owners[:most]
 
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
+    def encode_typed(self, text: str, pair: str | None = None, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Without types."""
+        if pair is None:
+            return self.encode(text, most), []
         raise RefusedError("the tokeniser of llama2.c has no form for pairs of texts", hint="give single texts")
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
@@ -70,6 +75,11 @@ class Llama2cTokeniser:
         """Without the blank that `encode` adds."""
         text = b"".join(self._bytes(i) for i in ids).decode(errors="replace")
         return text.removeprefix(" ")
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.pieces)
 
     @property
     def start(self) -> int:

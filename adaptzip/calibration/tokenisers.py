@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,12 +29,18 @@ class Tokeniser(Protocol):
         """Ids of a text that a seq2seq model is to write."""
         ...
 
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
-        """Ids of the words with blanks between them, and which word each is of; None for special tokens."""
+    def encode_words(
+        self, words: Sequence[str], most: int | None = None, *, listed: bool = True
+    ) -> tuple[list[int], list[int], list[int | None]]:
+        """Ids of words, their types as of `encode_typed`, and which word each is of; None for special tokens.
+
+        Args:
+            listed: the words are those of a list, and not a text with blanks between them.
+        """
         ...
 
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
-        """Ids of two texts that belong together, and which of the two each is of, where the tokeniser tells."""
+    def encode_typed(self, text: str, pair: str | None = None, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a text, or of two that belong together, and the type of each, where the tokeniser tells types."""
         ...
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
@@ -45,6 +53,11 @@ class Tokeniser(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many tokens it knows."""
         ...
 
     @property
@@ -85,7 +98,7 @@ def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:
         BaseModelError: if it can't be read.
     """
     if any((folder / name).is_file() for name in _FILES):
-        return _Guest(load_locally("AutoTokenizer", folder))
+        return _Guest(load_locally("AutoTokenizer", folder), folder)
     for place in (folder, folder.resolve().parent):
         for file in sorted(place.glob("tok*.bin")):
             tokens = read_llama2c(file)
@@ -102,6 +115,7 @@ class _Guest:
     """transformers' tokeniser."""
 
     tokeniser: Any
+    folder: Path
 
     def encode(self, text: str, most: int | None = None) -> list[int]:
         return list(self.tokeniser(text, **_cut(most))["input_ids"])
@@ -109,22 +123,31 @@ class _Guest:
     def encode_target(self, text: str, most: int | None = None) -> list[int]:
         return list(self.tokeniser(text_target=text, **_cut(most))["input_ids"])
 
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
-        """By the places of tokens in the text, as not every tokeniser takes words one by one."""
-        owners: list[int | None] = [i for index, word in enumerate(words) for i in (*[index] * len(word), None)]
+    def encode_words(
+        self, words: Sequence[str], most: int | None = None, *, listed: bool = True
+    ) -> tuple[list[int], list[int], list[int | None]]:
         if not self.tokeniser.is_fast:
             raise RefusedError(
                 f"{type(self.tokeniser).__name__} does not say where its tokens are in a text",
                 hint="add the tokenizer.json that belongs to the base model",
             )
-        found = self.tokeniser(" ".join(words), return_offsets_mapping=True, **_cut(most))
-        # A token's last character: some begin with the blank before their word.
-        spans = found["offset_mapping"]
-        return list(found["input_ids"]), [owners[end - 1] if end > start else None for start, end in spans]
+        if listed and words:
+            found = self._of_lists(list(words), is_split_into_words=True, **_cut(most))
+            return *_typed(found), list(found.word_ids())
+        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True, **_cut(most)}
+        found = self.tokeniser(" ".join(words), **options)
+        return *_typed(found), _owners(words, found["offset_mapping"], found["special_tokens_mask"])
 
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
-        found = self.tokeniser(text, pair, **_cut(most))
-        return list(found["input_ids"]), list(found.get("token_type_ids", ()))
+    @cached_property
+    def _of_lists(self) -> Any:
+        """What takes lists of words: classes as RoBERTa's run them together but with add_prefix_space."""
+        cuts = getattr(self.tokeniser.backend_tokenizer.pre_tokenizer, "add_prefix_space", True)
+        if cuts or "add_prefix_space" not in signature(type(self.tokeniser)).parameters:
+            return self.tokeniser
+        return load_locally("AutoTokenizer", self.folder, add_prefix_space=True)
+
+    def encode_typed(self, text: str, pair: str | None = None, most: int | None = None) -> tuple[list[int], list[int]]:
+        return _typed(self.tokeniser(text, pair, **_cut(most)))
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
         if not getattr(self.tokeniser, "chat_template", None):
@@ -162,6 +185,10 @@ class _Guest:
         return str(self.tokeniser.decode(list(ids), skip_special_tokens=True))
 
     @property
+    def size(self) -> int:
+        return len(self.tokeniser)
+
+    @property
     def start(self) -> int | None:
         own: int | None = self.tokeniser.bos_token_id
         return self.end if own is None else own
@@ -179,6 +206,23 @@ class _Guest:
 
 def _says(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     return all(part.strip() in text for message in messages for part in parts_of(message))
+
+
+def _typed(found: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    return list(found["input_ids"]), list(found.get("token_type_ids", ()))
+
+
+def _owners(words: Sequence[str], spans: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int | None]:
+    """Which of the words with blanks between them each token is of, by its place in the text.
+
+    It is told by its last character, as some tokens begin with the blank before their word. Those that are nothing
+    else are the word's first token.
+    """
+    owners = [i for index, word in enumerate(words) for i in (*[index] * len(word), index + 1)][:-1]
+    # Some tokens of a blank are said to be nowhere.
+    places = (end - 1 if end > start else start for start, end in spans)
+    pairs = zip(places, special, strict=True)
+    return [None if added or place >= len(owners) else owners[place] for place, added in pairs]
 
 
 def _cut(most: int | None) -> dict[str, Any]:
