@@ -1,8 +1,10 @@
-"""Words and types are those that transformers' tokenisers tell, as PEFT's models are run on them."""
+"""Words, types and added tokens are those that transformers' tokenisers tell, as PEFT's models are run on them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers import (
     AutoTokenizer,
     BertForTokenClassification,
     DebertaV2Tokenizer,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
     XLNetForSequenceClassification,
@@ -21,20 +24,22 @@ from transformers import (
 )
 
 import adaptzip
-from adaptzip.calibration.models import load_base
+from adaptzip.calibration.models import load_bare, load_base
 from adaptzip.calibration.tokenisers import load_tokeniser
 from adaptzip.distillation.data import Example, encode
 from adaptzip.distillation.evaluation import NOTHING, TEACHER
+from adaptzip.errors import AdaptzipWarning
 from tests import tiny_peft
 from tests.calibration.architectures import build
-from tests.calibration.models_on_disk import TEXTS, set_tokeniser
+from tests.calibration.models_on_disk import TEXTS, WORDS, set_tokeniser
 from tests.distillation import oracle
-from tests.distillation.tasks import Task, bert, language, trained
+from tests.distillation.tasks import Task, bert, language, llama, trained
 
 CPU = torch.device("cpu")
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 LISTS = (("a", "b", "ab"), ("b", "東", "a"), ("ab", "b", "b", "a"), ("b",), ("", "a b", "b"))
 NAMES = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>"}
+NEW = "the adapter adds 2 tokens, which the tokeniser does not know"
 
 
 def deberta() -> Any:
@@ -187,3 +192,45 @@ def test_types_are_kept_from_models_that_take_none(tmp_path: Path) -> None:
     texts = encode(loaded, [Example("a b", completion=" c")], max_tokens=9)
     assert texts[0].types == (0, 0, 0)
     assert loaded.encoded_batch(texts).types is None
+
+
+def enlarged(folder: Path) -> Task:
+    """Two tokens more than the base has, which only the adapter's embeddings tell of."""
+
+    def make() -> nn.Module:
+        return llama(vocab_size=len(WORDS), tie_word_embeddings=False)()
+
+    def grown() -> nn.Module:
+        model: Any = make()
+        model.resize_token_embeddings(len(WORDS) + 2, mean_resizing=False)
+        return model  # type: ignore[no-any-return]
+
+    more = {"modules_to_save": ["embed_tokens", "lm_head"], "target_modules": ["q_proj"]}
+    task = trained(folder, grown, LlamaForCausalLM, task_type="CAUSAL_LM", **more)
+    make().save_pretrained(task.base)
+    return task
+
+
+def told(task: Task, teacher: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adaptzip.evaluate(task.base, teacher, {"again": task.adapter}, [Example(text) for text in TEXTS])  # type: ignore[arg-type]
+    return [str(w.message) for w in caught if issubclass(w.category, AdaptzipWarning) and "tokens" in str(w.message)]
+
+
+def test_tokens_that_the_tokeniser_does_not_know_are_told_of_once(tmp_path: Path) -> None:
+    task = enlarged(tmp_path)
+    adapter = adaptzip.read(task.adapter)
+    adaptzip.compress(adapter, lossless=True, output=tmp_path / "a.adz")
+    for teacher in (adapter, tmp_path / "a.adz"):
+        (message,) = told(task, teacher)
+        assert message.startswith(NEW)
+    tokeniser = AutoTokenizer.from_pretrained(task.base)
+    tokeniser.add_tokens(["<u>", "<b>"])
+    tokeniser.save_pretrained(task.adapter)
+    assert told(task, task.adapter) == []
+    plain = language(tmp_path / "plain", modules_to_save=["embed_tokens"])
+    assert told(plain, adaptzip.read(plain.adapter)) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AdaptzipWarning)
+        load_bare(task.base, replace(adapter, modules={}), CPU)
