@@ -22,7 +22,8 @@ class Batch:
         labels: int64 with `NO_LABEL` where there is none, or None. The classes of the texts (texts,), those of their
             tokens (texts, longest), or the target texts' ids (texts, longest target). Of several labels and of scores
             float (texts, outputs), NaN where there is none.
-        types: which of two texts a token is of, (texts, longest) int64; None where that makes no difference.
+        types: the tokens' types, as which of two texts they are of, (texts, longest) int64; None where the model is
+            told none.
         scored: tokens of a causal model whose rows count, (texts, longest) bool; None where all do.
         apart: the texts have to be run one at a time.
     """

@@ -64,7 +64,7 @@ class Encoded:
         ids: its tokens, at least one.
         labels: (class,), one for each token with `NO_LABEL` where there is none (tokens), the tokens of the text to
             be written (seq2seq), or a number for each output (multilabel, scores); () without.
-        types: which of two texts each token is of; () where that makes no difference.
+        types: what the tokeniser says of which text each token is of, or of its place; () where it says nothing.
         start: place of the first token that is scored; 0 where all are.
     """
 
@@ -91,13 +91,11 @@ def encode_text(
     if example.messages:
         ids = tokeniser.encode_chat(example.messages)[:longest]
         types: Sequence[int] = ()
-    elif example.pair is not None:
-        ids, types = tokeniser.encode_pair(example.text, example.pair, longest)
     else:
-        ids, types = tokeniser.encode(example.text + (example.completion or ""), longest), ()
+        ids, types = tokeniser.encode_typed(example.text + (example.completion or ""), example.pair, longest)
     check_known(tokeniser, example, ids, known)
     if not (completion and example.completes):
-        return Encoded(tuple(ids), (), tuple(types) if any(types) else ())
+        return Encoded(tuple(ids), (), tuple(types))
     if example.messages:
         before = tokeniser.encode_chat(example.messages[: example.prompt], answer=True)
     else:
@@ -108,7 +106,7 @@ def encode_text(
     if ids != whole[: len(ids)]:
         # Some tokenisers cut off the beginning.
         start = max(0, start - (len(whole) - len(ids)))
-    return Encoded(tuple(ids), start=start) if start < len(ids) else Encoded(())
+    return Encoded(tuple(ids), (), tuple(types), start) if start < len(ids) else Encoded(())
 
 
 def check_known(tokeniser: Tokeniser, example: Example, ids: Sequence[int], known: int) -> None:

@@ -139,15 +139,19 @@ def sharing(model: nn.Module, parameter: nn.Parameter) -> list[str]:
     ]
 
 
-def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> None:
+def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> int:
     """Make room for the tokens of an embedding that the adapter brings whole, where they are more than the model's.
+
+    Returns:
+        How many tokens more.
 
     Raises:
         RefusedError: if it brings no rows for them in the other embedding.
     """
     grown = _grown(model, adapter)
     if grown is None:
-        return
+        return 0
+    before = len(model.get_input_embeddings().weight)
     model.resize_token_embeddings(grown, mean_resizing=False)
     state = model.state_dict(keep_vars=True)
     brought = {id(state[resolve(name, state, folder)]) for name in extra_tensors(adapter)}
@@ -159,6 +163,7 @@ def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> None:
                 f"{folder}: the adapter brings {grown} tokens, and no {name} for them",
                 hint="give a base model that was resized for them",
             )
+    return grown - before
 
 
 def _grown(model: nn.Module, adapter: Adapter) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import groupby
 from typing import Any, Literal
 
@@ -85,6 +86,11 @@ class LoadedModel:
         table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
         return int(table.weight.shape[0])
 
+    @property
+    def takes_types(self) -> bool:
+        """Whether the model is told the types of tokens."""
+        return "token_type_ids" in signature(self.model.forward).parameters
+
     def longest(self, max_tokens: int) -> int:
         """`max_tokens`, or fewer if the model has a table of positions, which ends."""
         config = text_config(self.config)
@@ -103,11 +109,12 @@ class LoadedModel:
             known=self.known,
         )
 
-    def encode_words(self, example: Example, longest: int) -> tuple[list[int], list[int | None]]:
-        """A text of which each word has a class: its tokens, and which word each is of."""
-        ids, owners = self.tokeniser.encode_words(words_of(example), longest)
+    def encode_words(self, example: Example, longest: int) -> tuple[Encoded, list[int | None]]:
+        """A text of which each word has a class, without labels, and which word each of its tokens is of."""
+        words = words_of(example)
+        ids, types, owners = self.tokeniser.encode_words(words, longest, listed=bool(example.words))
         check_known(self.tokeniser, example, ids, self.known)
-        return ids, owners
+        return Encoded(tuple(ids), (), tuple(types)), owners
 
     def encode_target(self, example: Example, target: str, longest: int) -> tuple[int, ...]:
         """The tokens of a text that a seq2seq model is to write."""
@@ -135,7 +142,7 @@ class LoadedModel:
 
     def _fed(self, example: Example, longest: int) -> Encoded:
         if self.kind == "tokens":
-            return Encoded(tuple(self.encode_words(example, longest)[0]))
+            return self.encode_words(example, longest)[0]
         if self.kind != "seq2seq":
             return self.encode(example, longest)
         target = () if example.completion is None else self.encode_target(example, example.completion, longest)
@@ -159,7 +166,8 @@ class LoadedModel:
         lengths = torch.tensor([len(text.ids) for text in texts])
         places = torch.arange(ids.shape[1])
         mask = places < lengths.unsqueeze(1)
-        types = padded([text.types for text in texts], 0) if any(text.types for text in texts) else None
+        typed = self.takes_types and any(text.types for text in texts)
+        types = padded([text.types for text in texts], 0) if typed else None
         if types is not None and types.shape != ids.shape:
             types = functional.pad(types, (0, ids.shape[1] - types.shape[1]))
         scored = None

@@ -57,7 +57,8 @@ class Loading:
         merged: updates of a weight that several layers share count in all of them, as in a merged model; else only in
             the layer that the adapter names, as in the live model.
         tokeniser: a folder whose tokeniser is taken; None takes the base's.
-        tell: warn where an update counts otherwise in the live model than in a merged one.
+        tell: warn where an update counts otherwise in the live model than in a merged one, and of tokens that the
+            adapter adds and the tokeniser lacks.
         strict: refuse a classifier that comes without any head, instead of taking it for what the base is; its task can
             be named instead.
     """
@@ -141,13 +142,25 @@ def _load_with(
             check_embeds(base, model.eval())
         check_complete(base, kind, loaded, adapter, tasks=loading.strict)
         kind = settled_kind(kind, model.config, given is not None)
-        grow_vocabulary(model, adapter, base)
+        added = grow_vocabulary(model, adapter, base)
+        if loading.tell:
+            _tell_of_tokens(added, model, tokens)
         put = add_adapter if updates else place_extras
         with warnings.catch_warnings():
             if not loading.tell:
                 warnings.simplefilter("ignore", AdaptzipWarning)
             layers = put(model, adapter, base, merged=loading.merged)
             return _finished(base, model, kind, layers, device, tokens)
+
+
+def _tell_of_tokens(added: int, model: Any, tokens: Tokeniser) -> None:
+    """Warn where none of the tokens that an adapter adds to the base's is the tokeniser's."""
+    if added and tokens.size <= len(model.get_input_embeddings().weight) - added:
+        warnings.warn(
+            f"the adapter adds {added} tokens, which the tokeniser does not know: texts are read without them",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
 
 
 def _load_model(base: Path, loader: str, options: Mapping[str, Any]) -> Parts:

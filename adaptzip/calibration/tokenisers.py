@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from math import inf
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
 from adaptzip.calibration.chats import joined, parts_of
 from adaptzip.calibration.guests import load_locally
+from adaptzip.calibration.llama2c import read_llama2c
 from adaptzip.checkpoints._places import CONFIG_NAME
-from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.errors import RefusedError
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
-_BOS = 1
-_FIRST_BYTE = 3
-"""In llama2.c's vocabularies ids 0 to 2 are <unk>, <s> and </s>, and the next 256 are single bytes."""
-_NO_UNION = -inf
 
 
 class Tokeniser(Protocol):
@@ -33,12 +29,18 @@ class Tokeniser(Protocol):
         """Ids of a text that a seq2seq model is to write."""
         ...
 
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
-        """Ids of the words with blanks between them, and which word each is of; None for special tokens."""
+    def encode_words(
+        self, words: Sequence[str], most: int | None = None, *, listed: bool = True
+    ) -> tuple[list[int], list[int], list[int | None]]:
+        """Ids of words, their types as of `encode_typed`, and which word each is of; None for special tokens.
+
+        Args:
+            listed: the words are those of a list, and not a text with blanks between them.
+        """
         ...
 
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
-        """Ids of two texts that belong together, and which of the two each is of, where the tokeniser tells."""
+    def encode_typed(self, text: str, pair: str | None = None, most: int | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a text, or of two that belong together, and the type of each, where the tokeniser tells types."""
         ...
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
@@ -51,6 +53,11 @@ class Tokeniser(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many tokens it knows."""
         ...
 
     @property
@@ -91,7 +98,7 @@ def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:
         BaseModelError: if it can't be read.
     """
     if any((folder / name).is_file() for name in _FILES):
-        return _Guest(load_locally("AutoTokenizer", folder))
+        return _Guest(load_locally("AutoTokenizer", folder), folder)
     for place in (folder, folder.resolve().parent):
         for file in sorted(place.glob("tok*.bin")):
             tokens = read_llama2c(file)
@@ -108,6 +115,7 @@ class _Guest:
     """transformers' tokeniser."""
 
     tokeniser: Any
+    folder: Path
 
     def encode(self, text: str, most: int | None = None) -> list[int]:
         return list(self.tokeniser(text, **_cut(most))["input_ids"])
@@ -115,22 +123,31 @@ class _Guest:
     def encode_target(self, text: str, most: int | None = None) -> list[int]:
         return list(self.tokeniser(text_target=text, **_cut(most))["input_ids"])
 
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
-        """By the places of tokens in the text, as not every tokeniser takes words one by one."""
-        owners: list[int | None] = [i for index, word in enumerate(words) for i in (*[index] * len(word), None)]
+    def encode_words(
+        self, words: Sequence[str], most: int | None = None, *, listed: bool = True
+    ) -> tuple[list[int], list[int], list[int | None]]:
         if not self.tokeniser.is_fast:
             raise RefusedError(
                 f"{type(self.tokeniser).__name__} does not say where its tokens are in a text",
                 hint="add the tokenizer.json that belongs to the base model",
             )
-        found = self.tokeniser(" ".join(words), return_offsets_mapping=True, **_cut(most))
-        # A token's last character: some begin with the blank before their word.
-        spans = found["offset_mapping"]
-        return list(found["input_ids"]), [owners[end - 1] if end > start else None for start, end in spans]
+        if listed and words:
+            found = self._of_lists(list(words), is_split_into_words=True, **_cut(most))
+            return *_typed(found), list(found.word_ids())
+        options = {"return_offsets_mapping": True, "return_special_tokens_mask": True, **_cut(most)}
+        found = self.tokeniser(" ".join(words), **options)
+        return *_typed(found), _owners(words, found["offset_mapping"], found["special_tokens_mask"])
 
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
-        found = self.tokeniser(text, pair, **_cut(most))
-        return list(found["input_ids"]), list(found.get("token_type_ids", ()))
+    @cached_property
+    def _of_lists(self) -> Any:
+        """What takes lists of words: classes as RoBERTa's run them together but with add_prefix_space."""
+        cuts = getattr(self.tokeniser.backend_tokenizer.pre_tokenizer, "add_prefix_space", True)
+        if cuts or "add_prefix_space" not in signature(type(self.tokeniser)).parameters:
+            return self.tokeniser
+        return load_locally("AutoTokenizer", self.folder, add_prefix_space=True)
+
+    def encode_typed(self, text: str, pair: str | None = None, most: int | None = None) -> tuple[list[int], list[int]]:
+        return _typed(self.tokeniser(text, pair, **_cut(most)))
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
         if not getattr(self.tokeniser, "chat_template", None):
@@ -168,6 +185,10 @@ class _Guest:
         return str(self.tokeniser.decode(list(ids), skip_special_tokens=True))
 
     @property
+    def size(self) -> int:
+        return len(self.tokeniser)
+
+    @property
     def start(self) -> int | None:
         own: int | None = self.tokeniser.bos_token_id
         return self.end if own is None else own
@@ -187,113 +208,22 @@ def _says(text: str, messages: Sequence[Mapping[str, Any]]) -> bool:
     return all(part.strip() in text for message in messages for part in parts_of(message))
 
 
+def _typed(found: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    return list(found["input_ids"]), list(found.get("token_type_ids", ()))
+
+
+def _owners(words: Sequence[str], spans: Sequence[tuple[int, int]], special: Sequence[int]) -> list[int | None]:
+    """Which of the words with blanks between them each token is of, by its place in the text.
+
+    It is told by its last character, as some tokens begin with the blank before their word. Those that are nothing
+    else are the word's first token.
+    """
+    owners = [i for index, word in enumerate(words) for i in (*[index] * len(word), index + 1)][:-1]
+    # Some tokens of a blank are said to be nowhere.
+    places = (end - 1 if end > start else start for start, end in spans)
+    pairs = zip(places, special, strict=True)
+    return [None if added or place >= len(owners) else owners[place] for place, added in pairs]
+
+
 def _cut(most: int | None) -> dict[str, Any]:
     return {} if most is None else {"truncation": True, "max_length": most}
-
-
-@dataclass(frozen=True, eq=False)
-class Llama2cTokeniser:
-    """Byte pair encoding as llama2.c does it: the neighbours whose union scores highest are joined first.
-
-    Attributes:
-        pieces: the bytes of every token, by id.
-        scores: of every token.
-        ids: the lowest id of each piece.
-    """
-
-    pieces: tuple[bytes, ...]
-    scores: tuple[float, ...]
-    ids: Mapping[bytes, int]
-
-    def encode(self, text: str, most: int | None = None) -> list[int]:
-        """<s>, then the text after one blank."""
-        found = [i for character in f" {text}" for i in self._of_character(character.encode())]
-        scores = [self._union(a, b) for a, b in pairwise(found)]
-        while scores and (best := max(scores)) > _NO_UNION:
-            place = scores.index(best)
-            found[place : place + 2] = [self.ids[self.pieces[found[place]] + self.pieces[found[place + 1]]]]
-            around = slice(max(place - 1, 0), place + 2)
-            scores[around] = [self._union(a, b) for a, b in pairwise(found[around])]
-        return [_BOS, *found][:most]
-
-    def encode_target(self, text: str, most: int | None = None) -> list[int]:
-        """As any text."""
-        return self.encode(text, most)
-
-    def encode_words(self, words: Sequence[str], most: int | None = None) -> tuple[list[int], list[int | None]]:
-        """Each word by itself, after one blank."""
-        ids: list[int] = [_BOS]
-        owners: list[int | None] = [None]
-        for index, word in enumerate(words):
-            part = self.encode(word)[1:]
-            ids.extend(part)
-            owners.extend([index] * len(part))
-        return ids[:most], owners[:most]
-
-    def encode_pair(self, text: str, pair: str, most: int | None = None) -> tuple[list[int], list[int]]:
-        raise RefusedError("the tokeniser of llama2.c has no form for pairs of texts", hint="give single texts")
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> list[int]:
-        raise RefusedError("the tokeniser of llama2.c has no chat template", hint="give a prompt and a completion")
-
-    def token(self, index: int) -> str:
-        return self.pieces[index].decode(errors="replace")
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Without the blank that `encode` adds."""
-        text = b"".join(self._bytes(i) for i in ids).decode(errors="replace")
-        return text.removeprefix(" ")
-
-    @property
-    def start(self) -> int:
-        return _BOS
-
-    @property
-    def end(self) -> int:
-        """<s>: these models are trained on texts one after another, each after an <s>."""
-        return _BOS
-
-    @property
-    def pad(self) -> None:
-        """None."""
-        return None
-
-    def _bytes(self, token: int) -> bytes:
-        if token < _FIRST_BYTE:
-            return b""
-        return bytes([token - _FIRST_BYTE]) if token < _FIRST_BYTE + 256 else self.pieces[token]
-
-    def _union(self, a: int, b: int) -> float:
-        """Score of two neighbours' union, if there is such a token."""
-        union = self.ids.get(self.pieces[a] + self.pieces[b])
-        return _NO_UNION if union is None else self.scores[union]
-
-    def _of_character(self, character: bytes) -> list[int]:
-        found = self.ids.get(character)
-        return [found] if found is not None else [byte + _FIRST_BYTE for byte in character]
-
-
-def read_llama2c(path: Path) -> Llama2cTokeniser:
-    """Read a tokeniser of llama2.c: the longest length, then score, length and bytes of every token.
-
-    Raises:
-        BaseModelError: if the file is damaged.
-    """
-    data = path.read_bytes()
-    pieces: list[bytes] = []
-    scores: list[float] = []
-    at = 4
-    while at < len(data):
-        if at + 8 > len(data):
-            raise BaseModelError(f"{path}: is cut off in token {len(pieces)}")
-        score, length = struct.unpack_from("<fi", data, at)
-        piece = data[at + 8 : at + 8 + length]
-        if length < 0 or len(piece) != length:
-            raise BaseModelError(f"{path}: is cut off in token {len(pieces)}")
-        pieces.append(piece)
-        scores.append(score)
-        at += 8 + length
-    ids: dict[bytes, int] = {}
-    for i, piece in enumerate(pieces):
-        ids.setdefault(piece, i)
-    return Llama2cTokeniser(tuple(pieces), tuple(scores), ids)

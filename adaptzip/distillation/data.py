@@ -161,15 +161,15 @@ def _of_text(loaded: LoadedModel, example: Example, longest: int, reading: Readi
 
 def _of_words(loaded: LoadedModel, example: Example, longest: int, reading: Reading) -> Encoded:
     """A word's label is that of its first token."""
-    ids, owners = loaded.encode_words(example, longest)
+    encoded, owners = loaded.encode_words(example, longest)
     if example.label is None:
-        return Encoded(tuple(ids))
+        return encoded
     classes = word_labels(loaded, example, len(words_of(example)), reading)
     labels = [
         NO_LABEL if owner is None or owner == before else classes[owner]
         for before, owner in zip([None, *owners], owners, strict=False)
     ]
-    return Encoded(tuple(ids), tuple(labels))
+    return replace(encoded, labels=tuple(labels))
 
 
 def collate(loaded: LoadedModel, part: Sequence[Encoded]) -> Batch:

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptzip.adapter import Adapter, LoraFactors
+from adaptzip.calibration.llama2c import read_llama2c
 from adaptzip.calibration.models import load_base, load_teacher, sample_texts
-from adaptzip.calibration.tokenisers import load_tokeniser, read_llama2c
+from adaptzip.calibration.tokenisers import load_tokeniser
 from adaptzip.errors import BaseModelError, RefusedError
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, head, save
@@ -47,7 +48,7 @@ def test_llama2c_gives_the_text_back(tmp_path: Path) -> None:
     ids = tokens.encode("a é\na")
     assert ids[0] == tokens.start == tokens.end == 1
     assert tokens.decode(ids) == "a é\na"
-    assert tokens.encode_words(["a", "éa"]) == ([1, 261, 259, 3 + 0xC3, 3 + 0xA9, 260], [None, 0, 1, 1, 1, 1])
+    assert tokens.encode_words(["a", "éa"]) == ([1, 261, 259, 3 + 0xC3, 3 + 0xA9, 260], [], [None, 0, 1, 1, 1, 1])
 
 
 def test_a_cut_off_vocabulary_is_named(tmp_path: Path) -> None:
@@ -137,7 +138,9 @@ def test_a_text_that_is_cut_keeps_its_special_tokens(tmp_path: Path) -> None:
     assert tokens.encode("a b c d") == [1, 2, 3, 4, 5, 1]
     assert tokens.encode("a b c d", 4) == [1, 2, 3, 1]
     assert tokens.encode_target("a b c d", 3) == [1, 2, 1]
-    assert tokens.encode_words(["ab", "c,d"], 5) == ([1, 1, 4, 1, 1], [None, 0, 1, 1, None])
+    for listed in (True, False):
+        found = tokens.encode_words(["ab", "c,d"], 5, listed=listed)
+        assert found == ([1, 1, 4, 1, 1], [], [None, 0, 1, 1, None])
     assert load_base(folder, [], CPU).batches(["a b c d"], 1, 4)[0].ids.tolist() == [[1, 2, 3, 1]]
 
 
