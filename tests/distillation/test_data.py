@@ -164,7 +164,8 @@ def test_texts_to_be_written(tmp_path: Path) -> None:
     assert batch.labels is not None
     assert batch.labels.tolist() == [[5, NO_LABEL, NO_LABEL], [2, 3, 4]]
     assert loaded(batch).shape == (4, 32)
-    assert collate(loaded, encode(loaded, [Example("a b")], max_tokens=3)).labels is None
+    with pytest.warns(AdaptzipWarning, match="no text to be written is named"):
+        assert collate(loaded, encode(loaded, [Example("a b")], max_tokens=3)).labels is None
     with pytest.raises(CheckpointError, match="some examples have a text to be written and some have none"):
         encode(loaded, [Example("a", "b"), Example("c")], max_tokens=3)
 

@@ -132,6 +132,7 @@ def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["encoder", "seq2seq"])
+@pytest.mark.filterwarnings("ignore:no text to be written is named")
 def test_other_models(kind: str, tmp_path: Path) -> None:
     make, ends = {"encoder": (encoder, ("query", "value")), "seq2seq": (tiny_peft.t5, (".q", ".v"))}[kind]
     base, teacher = teacher_of(make, tmp_path / "base", *ends)

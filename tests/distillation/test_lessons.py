@@ -38,6 +38,8 @@ def test_texts_of_like_length_come_together() -> None:
         assert len(between) <= 8
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:no text to be written is named")
+
 KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[Example, ...]]] = {
     "causal": (tiny_peft.llama, unlabelled(10)),
     "classifier": (tiny_peft.bert, texts(10)),

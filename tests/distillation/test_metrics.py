@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from torch import Tensor, nn
 
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
-from adaptzip.distillation.metrics import Metric, chosen_metric, falls, metrics_of, settled_name, values_of
+from adaptzip.compressed import share_kept
+from adaptzip.distillation.metrics import Metric, chosen_metric, metrics_of, settled_name, values_of
 from adaptzip.distillation.tallies import Tally, tally
 from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
 from tests.distillation.tallies import TEXTS, drawn, tallied
@@ -131,7 +132,9 @@ def test_what_is_undefined_is_none() -> None:
 
 def test_names() -> None:
     assert settled_name("macro-f1") == settled_name("Macro_F1") == settled_name("macro F1") == "macro F1"
-    assert [name for name in ("loss", "squared error", "accuracy", "MCC") if falls(name)] == ["loss", "squared error"]
+    assert share_kept("loss", 3.0, 1.0, 2.0) == share_kept("MCC", 0.0, 1.0, 0.5) == 0.5
+    assert share_kept("squared error", 1.0, 3.0, 2.0) is share_kept("accuracy", 0.5, 0.5, 0.5) is None
+    assert settled_name("pearson") == "correlation"
     with pytest.raises(UsageError, match="there is no metric 'luck'"):
         settled_name("luck")
     with pytest.raises(UsageError, match="a model for causal is not measured by MCC"):
