@@ -45,7 +45,7 @@ class DiffReport:
         extras_equal: extras that are bit for bit the same in both.
         extras_different: extras that differ, or that only one of them has; a module's DoRA magnitude and bias
             are among them as `<module>.magnitude` and `<module>.bias`.
-        weighted_error: the relative error as the model's activations see it; None without calibration.
+        weighted_error: the relative error under the sensitivities that were given; None without.
     """
 
     modules: tuple[ModuleDiff, ...]

@@ -6,7 +6,7 @@ The only package that runs models, and so the only one that imports transformers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,7 +34,8 @@ from adaptzip.calibration.moments import (
     scaled_moments,
     tally_inputs,
 )
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import UsageError
+from adaptzip.gains import divisor, gain_index
 from adaptzip.linalg import choose_device
 from adaptzip.sensitivity import Sensitivity
 
@@ -52,10 +53,11 @@ class Calibration:
     """What calibration found.
 
     Attributes:
-        sensitivities: of every module; none where no estimate was better than equal weights.
+        sensitivities: of every module, with weights as gains have them; none where no estimate was better than equal
+            weights.
         importance: IncreLoRA's score of every module; {} without gradients.
         components: the same for every singular component of a module; {} without gradients.
-        texts: how many were used.
+        texts: how many were run; those of which no token counts are not.
         tokens: how many tokens they had.
         estimate: the estimate that was kept, by name.
         distances: what each estimate's coarse copies came to (`choosing.Choice`).
@@ -108,6 +110,7 @@ def calibrate(
         CheckpointError: if the texts can't be read.
         BaseModelError: if the base can't be loaded, or is not the adapter's.
         RefusedError: if transformers or a tokeniser is missing, or outputs are not finite.
+        CheckFailedError: if none of the texts has a token that counts.
         UsageError: if `use` or the device is unknown, or the model does not read such texts.
     """
     if use not in get_args(Use):
@@ -116,8 +119,6 @@ def calibrate(
     texts = sample_texts(found, most_texts, seed)
     loaded = load_teacher(base, adapter, choose_device(device), loading=Loading(tokeniser=tokeniser))
     batches = loaded.batches(texts, batch, max_tokens)
-    if not batches:
-        raise RefusedError(f"{texts_path}: none of the texts has a token for this base model")
     tokens = sum(part.tokens for part in batches)
     seen, held_out = (batches[::2], batches[1::2]) if len(batches) >= _SPLIT else (batches, batches)
     estimates = _estimates(loaded, adapter, seen, _some(seen), use, seed)
@@ -126,14 +127,21 @@ def calibrate(
     choice = choose(loaded, adapter, estimates, tried, near, compressed)
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
     return Calibration(
-        sensitivities={} if choice.name == EQUAL else dict(estimates[choice.name]),
+        sensitivities={} if choice.name == EQUAL else {n: _as_coded(s) for n, s in estimates[choice.name].items()},
         importance=importance.modules,
         components=importance.components,
-        texts=len(texts),
+        texts=sum(len(part.ids) for part in batches),
         tokens=tokens,
         estimate=choice.name,
         distances=choice.distances,
     )
+
+
+def _as_coded(sensitivity: Sensitivity) -> Sensitivity:
+    """With the weight that a file's gains can hold, so that the error that is minimised is the one that is told."""
+    if sensitivity.weight <= 0:
+        return sensitivity
+    return replace(sensitivity, weight=divisor(gain_index(sensitivity.gain)) ** -2)
 
 
 def _some(batches: Sequence[Batch]) -> Sequence[Batch]:

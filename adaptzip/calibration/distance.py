@@ -13,7 +13,6 @@ from torch import Tensor
 from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.calibration.models import Kind, load_teacher
 from adaptzip.calibration.rows import compare, compare_embeddings
-from adaptzip.errors import CheckFailedError
 from adaptzip.sensitivity import Sensitivity
 
 
@@ -26,7 +25,7 @@ class Distance:
         kl: mean KL divergence from the student's to the teacher's distribution, in nats: of the next token, per token
             (causal, seq2seq), or of the class, per text (classifier) or token (tokens); None for an encoder; of
             scores the squared error.
-        agreement: share of these distributions with the same largest entry; None for an encoder.
+        agreement: share of these distributions with the same largest entry; None for an encoder and for scores.
         cosine: mean of 1 - cosine of the sentence embeddings; None unless an encoder.
         relative: |e - e'| / |e| of the sentence embeddings, over all texts; None unless an encoder.
         samples: distributions or embeddings compared.
@@ -56,6 +55,7 @@ def distance(
 
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
+        CheckFailedError: if none of the texts has a token that counts.
     """
     where = device or torch.device("cpu")
     a = load_teacher(base, teacher, where)
@@ -70,13 +70,12 @@ def distance(
                 away, error, energy = compare_embeddings(out, other)
                 first, second, third = first + away, second + error, third + energy
             else:
-                kl, same = compare(a.kind, out, other)
-                first, second = first + kl, second + same
-    if not samples:
-        raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
+                kl, alike = compare(a.kind, out, other)
+                first, second = first + kl, second + alike
     if a.kind == "encoder":
         return Distance(a.kind, None, None, first / samples, sqrt(second / third), samples)
-    return Distance(a.kind, first / samples, second / samples, None, None, samples)
+    same = None if a.kind == "scores" else second / samples
+    return Distance(a.kind, first / samples, same, None, None, samples)
 
 
 def mean_kl(base: Path, teacher: Adapter, student: Adapter, texts: Sequence[str], **options: int) -> float:

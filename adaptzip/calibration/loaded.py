@@ -18,6 +18,7 @@ from adaptzip.calibration.forms import check_forms, words_of
 from adaptzip.calibration.forward import forward
 from adaptzip.calibration.kinds import OF_TEXTS, WITH_HEAD, Kind
 from adaptzip.calibration.layers import Layer
+from adaptzip.calibration.leaving import counting
 from adaptzip.calibration.padding import Company
 from adaptzip.calibration.pooling import Pooling
 from adaptzip.calibration.rows import apart
@@ -126,15 +127,17 @@ class LoadedModel:
         """The texts cut to `max_tokens`, in batches of `size`, short ones first; labels are left out.
 
         Texts with others to be written are together only where both are equally long: what observes layers knows the
-        padding of the texts alone.
+        padding of the texts alone. Those of which no token counts are left out, with a warning.
 
         Raises:
+            CheckFailedError: if none of the texts has a token that counts.
             UsageError, CheckpointError: if the model does not read such examples (`check_forms`).
         """
         longest = self.longest(max_tokens)
         examples = [Example(text) if isinstance(text, str) else replace(text, label=None) for text in texts]
         check_forms(self.kind, self.score, examples)
-        found = sorted((e for e in (self._fed(x, longest) for x in examples) if e.ids), key=_lengths)
+        fed = [self._fed(example, longest) for example in examples]
+        found = sorted(counting(self, examples, fed, longest, "give texts with shorter prompts"), key=_lengths)
         written = any(encoded.labels for encoded in found)
         groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
         parts = (part[at : at + size] for part in groups for at in range(0, len(part), size))

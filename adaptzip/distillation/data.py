@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from adaptzip.calibration.encoding import Encoded, Example
 from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.forms import check_forms, words_of
 from adaptzip.calibration.kinds import OF_TEXTS
+from adaptzip.calibration.leaving import counting
 from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel, padded
 from adaptzip.calibration.sampling import sample_ids
 from adaptzip.distillation.labels import Reading, labels_of, reading_of, word_labels
@@ -23,8 +25,10 @@ __all__ = [
     "Example",
     "Reading",
     "batches",
+    "check_words",
     "collate",
     "encode",
+    "examples_of",
     "hold_out",
     "read_examples",
     "reading_of",
@@ -36,7 +40,10 @@ _PATIENCE = 4
 
 
 def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Draw about a share of the examples to be held out; equal texts stay together.
+    """Draw about a share of the examples to be held out.
+
+    Examples of the same text stay together, also where what is paired with it or completes it differs, so that no
+    prompt is on both sides.
 
     Returns:
         The examples to train on, and those held out, each in their order; at least one of each.
@@ -51,10 +58,7 @@ def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[tupl
     for example in examples:
         counts[example.text] = counts.get(example.text, 0) + 1
     if len(counts) < 2:
-        raise CheckFailedError(
-            f"there are {len(counts)} different texts, expected at least 2: some to train on, some held out",
-            hint="give more texts",
-        )
+        raise _too_few(examples)
     texts = list(counts)
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     held: set[str] = set()
@@ -65,6 +69,29 @@ def hold_out(examples: Sequence[Example], share: float, seed: int) -> tuple[tupl
         held.add(texts[place])
         total += counts[texts[place]]
     return tuple(e for e in examples if e.text not in held), tuple(e for e in examples if e.text in held)
+
+
+def _too_few(examples: Sequence[Example]) -> CheckFailedError:
+    """What to say where there is nothing to hold out."""
+    if not examples:
+        return CheckFailedError("there are no texts", hint="give texts to train on, and some to hold out")
+    what = "prompt" if any(e.completes for e in examples) else "first text" if any(e.pair for e in examples) else "text"
+    together = "" if what == "text" else f"; those with the same {what} are held out together"
+    return CheckFailedError(
+        f"all examples have the same {what}, expected at least 2 different ones: some to train on, some held out",
+        hint=f"give examples with other {what}s{together}",
+    )
+
+
+def check_words(loaded: LoadedModel, examples: Sequence[Example], reading: Reading) -> None:
+    """Refuse words that have not one label each, before anything else is said of their texts.
+
+    Raises:
+        CheckpointError: if there are some.
+    """
+    for example in examples if loaded.kind == "tokens" else ():
+        if example.label is not None:
+            word_labels(loaded, example, len(words_of(example)), reading)
 
 
 def encode(
@@ -86,7 +113,7 @@ def encode(
     Raises:
         CheckpointError: if a label is no class, or not one for each word, or only some have a text to be written.
         BaseModelError: if a text has a token that the model has no embedding for.
-        CheckFailedError: if none of the texts has a token.
+        CheckFailedError: if none of the texts has a token that counts.
         UsageError: if texts of another than a causal model are to be packed, or are of a form that the model does not
             take, or have labels that it has no use for.
     """
@@ -99,16 +126,9 @@ def encode(
         found = [_of_words(loaded, example, longest, reading) for example in examples]
     else:
         found = [_of_text(loaded, example, longest, reading) for example in examples]
-    kept = tuple(encoded for encoded in found if encoded.ids)
-    if not kept:
-        raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
-    if len(kept) < len(found):
-        warnings.warn(
-            f"{len(found) - len(kept)} of {len(found)} texts have no token that counts within {longest}, and are left "
-            "out",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
+    # Where the model has no more positions, more tokens are of no use.
+    more = "raise --max-tokens, " if longest == max_tokens else ""
+    kept = tuple(counting(loaded, examples, found, longest, f"{more}give shorter prompts, or add --score all"))
     _tell_of_padding(loaded, kept)
     if loaded.kind == "seq2seq" and not any(encoded.labels for encoded in kept):
         warnings.warn(
@@ -196,6 +216,21 @@ def batches(loaded: LoadedModel, encoded: Sequence[Encoded], size: int) -> list[
     """All examples in batches of `size`, short ones first, for evaluation."""
     by_length = sorted(encoded, key=lambda one: len(one.ids))
     return loaded.settled(collate(loaded, by_length[start : start + size]) for start in range(0, len(by_length), size))
+
+
+def examples_of(given: Sequence[Example | str]) -> tuple[Example, ...]:
+    """Examples as they are, and plain texts as such without labels.
+
+    Raises:
+        UsageError: if what is given is a path, or holds something else.
+    """
+    if isinstance(given, str | Path):
+        raise UsageError(f"{given}: expected texts, found a path", hint="read the file with read_examples")
+    found = tuple(Example(one) if isinstance(one, str) else one for one in given)
+    other = next((one for one in found if not isinstance(one, Example)), None)
+    if other is not None:
+        raise UsageError(f"expected texts, found {type(other).__name__}", hint="give strings or Example, text by text")
+    return found
 
 
 def self_texts(loaded: LoadedModel, count: int, *, max_tokens: int, seed: int, batch: int = 16) -> tuple[Example, ...]:

@@ -95,7 +95,7 @@ def distill(
     *,
     teacher: str | Path | Adapter,
     base: str | Path,
-    data: str | Path | Sequence[Example],
+    data: str | Path | Sequence[Example | str],
     to: str = REFERENCE,
     budget: str | Budget | None = None,
     kind: Kind | None = None,
@@ -112,7 +112,7 @@ def distill(
         output: where the file is written; None writes nothing.
         teacher: the adapter to act like.
         base: folder of the base model.
-        data: a file of texts, "self", or examples.
+        data: a file of texts, "self", or examples; plain strings in a sequence are texts without labels.
         to: the method, unless `source` is a `.adz`.
         budget: most bytes of the whole file; of a `.adz` its own size where None.
         kind: what the model is for; None tells it from adapter and base.
@@ -129,7 +129,7 @@ def distill(
     """
     asked = Request(to, budget, base=base, **request)
     if output is not None:
-        texts = None if data == SELF else data
+        texts = data if isinstance(data, str | Path) and data != SELF else None
         check_apart(output, **asked.inputs | {"source": source, "teacher": teacher, "data": texts})
         check_output(output, force)
     setup = prepare(

@@ -15,7 +15,7 @@ from adaptzip.calibration.finite import watched
 from adaptzip.calibration.loaded import Scored
 from adaptzip.calibration.models import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
 from adaptzip.calibration.tokenisers import tokeniser_folder
-from adaptzip.distillation.data import Example, batches, encode
+from adaptzip.distillation.data import Example, batches, encode, examples_of
 from adaptzip.distillation.differences import differences
 from adaptzip.distillation.labels import fitted, reading_of
 from adaptzip.distillation.metrics import (
@@ -54,7 +54,7 @@ def evaluate(
     base: str | Path,
     teacher: Adapter | Functions | str | Path,
     students: Mapping[str, Adapter | Functions | str | Path | None],
-    examples: Sequence[Example],
+    examples: Sequence[Example | str],
     *,
     batch: int = 16,
     max_tokens: int = 256,
@@ -64,7 +64,7 @@ def evaluate(
     merged: bool = False,
     tokeniser: str | Path | None = None,
     scored: Scored | None = None,
-    whole: Sequence[Example] | None = None,
+    whole: Sequence[Example | str] | None = None,
     metric: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -79,7 +79,7 @@ def evaluate(
         teacher: the adapter that the others are held against, or its path.
         students: adapters, functions, or paths of PEFT folders, weight files and `.adz` files, by the name of their
             row. None is no update at all. One without extras of its own gets the teacher's.
-        examples: the data, see `adaptzip.distillation.data.read_examples`.
+        examples: the data, see `adaptzip.distillation.data.read_examples`; plain strings are texts without labels.
         batch: texts that are run together.
         max_tokens: texts are cut to so many tokens.
         device: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1".
@@ -102,10 +102,11 @@ def evaluate(
         RefusedError: if transformers is missing, a classifier comes without its head, or outputs are not finite.
         RefusedError: if the teacher is a file of functions, or the metric needs scikit-learn, which is missing.
         UsageError: if a student's name is one of the rows that are always there, or the metric is none of this kind or
-            there are no labels for it.
+            there are no labels for it, or the examples are a path.
         CheckFailedError: if none of the texts has a token.
     """
-    where, base = choose_device(device), Path(base)
+    where, base, data = choose_device(device), Path(base), examples_of(examples)
+    every = examples_of(whole or data)
     for name in (NOTHING, TEACHER):
         if name in students:
             raise UsageError(f"{name!r} is the name of a row that is always there", hint="give it another name")
@@ -124,10 +125,10 @@ def evaluate(
     report(TEACHER, 0.0)
     loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
-        loaded = fitted(load_teacher(base, original, where, loading=loading), whole or examples, given=kind is not None)
+        loaded = fitted(load_teacher(base, original, where, loading=loading), every, given=kind is not None)
     loaded = replace(loaded, score=scored)
-    reading = reading_of(loaded, whole or examples)
-    encoded = encode(loaded, examples, max_tokens=max_tokens, reading=reading)
+    reading = reading_of(loaded, every)
+    encoded = encode(loaded, data, max_tokens=max_tokens, reading=reading)
     parts = batches(loaded, encoded, batch)
     chosen = _metric(wanted, loaded, parts)
     with _about(TEACHER):

@@ -12,8 +12,11 @@ from adaptzip.calibration.kinds import OF_TEXTS
 from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.distillation.data import Encoded, collate
 from adaptzip.distillation.losses import Counts, LossWeights, Seen, loss
+from adaptzip.distillation.machines import within_memory
 from adaptzip.distillation.outputs import KEPT_BYTES
+from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest
+from adaptzip.errors import UsageError
 
 _SORTED_TOGETHER = 32
 """Batches whose texts are sorted by length together, so that little is padded."""
@@ -90,18 +93,57 @@ class Teacher:
 
 
 def nothing_to_learn(teacher: Teacher, weights: LossWeights, size: int) -> bool:
-    """Whether the loss of the base without any update is 0 on all training texts, of which `size` are run at once."""
+    """Whether the weighted loss of the base without any update is the teacher's own on all training texts.
+
+    Args:
+        size: texts that are run at once; the first of which something can be learnt ends the search.
+    """
     look = {"hidden": weights.hidden > 0, "modules": weights.modules > 0}
+    kind = teacher.loaded.kind
     for first in range(0, len(teacher.texts), size):
         indices = range(first, min(first + size, len(teacher.texts)))
-        batch = teacher.batch(indices)
-        theirs = teacher.answer(indices, batch, **look)
-        with torch.no_grad():
-            ours = teacher.guest.look(batch, {}, **look)
-        labels = teacher.loaded.rows_labels(batch)
-        if float(loss(teacher.loaded.kind, weights, theirs, ours, labels, teacher.counts(indices))):
+        with within_memory(size), torch.no_grad():
+            batch = teacher.batch(indices)
+            # In the same batch, so that what is the same is the same to the last bit.
+            theirs, ours = (teacher.guest.look(batch, factors, **look) for factors in (teacher.factors, {}))
+        labels, counts = teacher.loaded.rows_labels(batch), teacher.counts(indices)
+        own, base = (float(loss(kind, weights, theirs, seen, labels, counts)) for seen in (theirs, ours))
+        if base != own:
             return False
     return True
+
+
+def needed(teacher: Teacher, schedule: Schedule) -> list[int]:
+    """Texts that the schedule comes to."""
+    lengths = [len(text.ids) for text in teacher.texts]
+    per_epoch = -(-len(lengths) // schedule.batch)
+    if schedule.steps >= per_epoch:
+        return list(range(len(lengths)))
+    batches = order(lengths, schedule.batch, schedule.seed)
+    return sorted({i for _ in range(schedule.steps) for i in next(batches)})
+
+
+def check_labels(kind: Kind, texts: Sequence[Encoded], weights: LossWeights) -> None:
+    """Refuse a weight on labels that are not there.
+
+    Raises:
+        UsageError: if no text has any.
+    """
+    if not weights.labels or any(label_count(kind, text) for text in texts):
+        return
+    if kind == "encoder":
+        raise UsageError("an encoder has no use for labels, which have a weight in the loss", hint="drop --labels")
+    if kind == "causal":
+        raise UsageError(
+            "the labels have a weight in the loss, which of a causal model are the next tokens, but none of the texts "
+            "to train on has two tokens",
+            hint="raise --max-tokens, or give longer texts",
+        )
+    fields = "--label-field or --completion-field" if kind == "seq2seq" else "--label-field"
+    raise UsageError(
+        "the labels have a weight in the loss, but none of the texts to train on has a label",
+        hint=f"name them with {fields}, or drop --labels",
+    )
 
 
 def row_count(kind: Kind, text: Encoded) -> int:

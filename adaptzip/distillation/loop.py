@@ -77,7 +77,7 @@ def train(
         report: called after every step.
 
     Raises:
-        CheckFailedError: if the loss is no number, or memory runs out.
+        CheckFailedError: if the loss is no number, what is trained grows beyond the format, or memory runs out.
     """
     machines.align(state.parameters.values())
     run = Training(problem, schedule, state, machines)
@@ -142,7 +142,7 @@ class Training:
         whole = self.problem.teacher.counts(own)
         size = schedule.micro or len(own)
         # What the quantiser makes of the tensors gets their gradient: a straight-through estimator.
-        values = as_decoded(self.trained, state.quantiser) if state.quantised else self.trained
+        values = self._decoded() if state.quantised else self.trained
         leaves = {place: value.detach().clone().requires_grad_() for place, value in values.items()}
         total = agreed = 0.0
         for first in range(0, len(own), size):
@@ -177,6 +177,18 @@ class Training:
         del self.adam.param_groups[1]
         self.state.optimizer = self.adam.state_dict()
 
+    def _decoded(self) -> dict[Place, Tensor]:
+        try:
+            return as_decoded(self.trained, self.state.quantiser)
+        except CheckFailedError:
+            raise self._failed("the numbers have grown beyond what a file holds") from None
+
+    def _failed(self, what: str) -> CheckFailedError:
+        """Training went astray."""
+        temperature = self.schedule.weights.temperature
+        other = "" if temperature == 1 else f", or another --temperature than {temperature:g}"
+        return CheckFailedError(f"step {self.state.step + 1}: {what}", hint=f"try a lower --rate{other}")
+
     def _check_finite(self, total: float) -> None:
         gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
         if not isfinite(total):
@@ -185,7 +197,7 @@ class Training:
             what = "the gradient of the loss is not finite"
         else:
             return
-        raise CheckFailedError(f"step {self.state.step + 1}: {what}", hint="try a lower --rate")
+        raise self._failed(what)
 
     def _learn(self, indices: list[int], leaves: Mapping[Place, Tensor], whole: Counts) -> tuple[float, float]:
         """Add one part's gradients to the leaves; returns what it adds to the loss and to the share of equal decisions.

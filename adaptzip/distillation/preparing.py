@@ -19,13 +19,21 @@ from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.compressed import TrainingReport
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
-from adaptzip.distillation.data import Encoded, Example, batches, encode, hold_out, read_examples, self_texts
+from adaptzip.distillation.data import (
+    Example,
+    batches,
+    check_words,
+    encode,
+    examples_of,
+    hold_out,
+    read_examples,
+    self_texts,
+)
 from adaptzip.distillation.files import Parts, parts_of, whole
 from adaptzip.distillation.growing import grown
 from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.labels import fitted, reading_of
-from adaptzip.distillation.lessons import Teacher, label_count, nothing_to_learn, order
-from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
 from adaptzip.distillation.metrics import metric_name
 from adaptzip.distillation.outputs import teacher_outputs
@@ -56,7 +64,7 @@ class DataOptions:
         text_field, label_field: where a record has its text and its label; None looks for the usual names.
         held_out: share of the texts that is never trained on.
         max_tokens: texts are cut to so many tokens.
-        packed: causal texts joined and cut into pieces of `max_tokens`.
+        packed: causal texts to train on joined and cut into pieces of `max_tokens`; those held out stay whole.
         self_texts: texts written where `data` is "self".
         pair_field: where a record has the second text of a pair.
         completion_field: where a record has what completes its text.
@@ -87,7 +95,8 @@ class Setup:
         rows: scores on the held-out texts, of "none" and "teacher".
         metric: "accuracy", "loss", "F1" or "squared error"; None without labels.
         teacher: the adapter itself.
-        texts, held_out: how many texts are trained on, and how many are not.
+        texts, held_out: how many texts, or pieces of packed ones, are trained on, and how many texts are not; those of
+            which no token counts are neither.
         parts: bytes of the file by part.
         tokeniser: the folder of the teacher's own tokeniser; None where the base's is used.
     """
@@ -110,7 +119,7 @@ def prepare(
     *,
     teacher: str | Path | Adapter,
     base: str | Path,
-    data: str | Path | Sequence[Example],
+    data: str | Path | Sequence[Example | str],
     request: Request,
     schedule: Schedule,
     options: DataOptions,
@@ -131,7 +140,7 @@ def prepare(
     machines = machines or find_machines(request.device)
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
-    read = None if isinstance(data, str) and data == SELF else _read(data, options)
+    read = _read(data, options)
     say("loading the model", 0.0)
     tokeniser = None if isinstance(teacher, Adapter) else tokeniser_folder(teacher)
     loading = Loading(kind, tokeniser=tokeniser, tell=True, strict=True)
@@ -142,11 +151,12 @@ def prepare(
     loaded = fitted(loaded, examples, given=kind is not None)
     guest = Guest(loaded, magnitudes)
     reading = reading_of(loaded, examples)
-    feeding: dict[str, Any] = {"max_tokens": options.max_tokens, "packed": options.packed, "reading": reading}
+    check_words(loaded, examples, reading)
     split = hold_out(examples, options.held_out, schedule.seed)
-    train_on, kept = (encode(loaded, part, **feeding) for part in split)
-    _check_labels(loaded, train_on, schedule.weights)
-    counts = (len(split[0]), len(split[1]))
+    train_on = encode(loaded, split[0], max_tokens=options.max_tokens, packed=options.packed, reading=reading)
+    kept = encode(loaded, split[1], max_tokens=options.max_tokens, reading=reading)
+    check_labels(loaded.kind, train_on, schedule.weights)
+    counts = (len(train_on), len(kept))
     told = longest(*counts, schedule.steps, metric_name(loaded.kind))
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
@@ -165,7 +175,7 @@ def prepare(
         held = batches(loaded, kept, at_once)
         answers = teacher_outputs(watched(loaded, lambda batch: guest(batch, theirs)), held)
         if not schedule.weights.watches:
-            lessons.keep(_needed(lessons, schedule), at_once)
+            lessons.keep(needed(lessons, schedule), at_once)
     numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
     problem = Problem(
         beginning.coder,
@@ -183,12 +193,8 @@ def prepare(
         "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
         "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
     }
-    if not rows["none"].distance and nothing_to_learn(lessons, schedule.weights, at_once):
-        raise RefusedError(
-            "the base without the teacher's updates puts out the same as with them for all of the texts: there is "
-            "nothing to learn",
-            hint="give texts that reach the modules of the adapter",
-        )
+    if nothing_to_learn(lessons, schedule.weights, at_once):
+        raise _nothing_to_learn(rows["none"].distance == rows["teacher"].distance)
     if beginning.growth is not None:
         say("growing", 0.0)
         problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
@@ -226,10 +232,26 @@ def _beginning(
     return beginning, parts
 
 
-def _read(data: str | Path | Sequence[Example], options: DataOptions) -> tuple[Example, ...]:
-    """The examples that are given, or in a file."""
-    if not isinstance(data, str | Path):
-        return tuple(data)
+def _nothing_to_learn(same: bool) -> RefusedError:
+    """Why: base and teacher put out the same, or what differs has no weight in the loss."""
+    if same:
+        return RefusedError(
+            "the base without the teacher's updates puts out the same as with them for all of the texts: there is "
+            "nothing to learn",
+            hint="give texts that reach the modules of the adapter",
+        )
+    return RefusedError(
+        "the loss, as it is weighted, is the same without the teacher's updates as with them for all of the texts: "
+        "there is nothing to learn",
+        hint="give --kl, or another part of the loss that the adapter changes, a weight",
+    )
+
+
+def _read(data: str | Path | Sequence[Example | str], options: DataOptions) -> tuple[Example, ...] | None:
+    """The examples that are given, or in a file; None where they are yet to be written."""
+    if not isinstance(data, str | Path) or data == SELF:
+        _check_unnamed(options)
+        return None if isinstance(data, str | Path) else examples_of(data)
     return read_examples(
         Path(data),
         text_field=options.text_field,
@@ -239,29 +261,26 @@ def _read(data: str | Path | Sequence[Example], options: DataOptions) -> tuple[E
     )
 
 
+def _check_unnamed(options: DataOptions) -> None:
+    """Refuse fields where there are no rows that could have them."""
+    given = {
+        "--text-field": options.text_field,
+        "--text-pair-field": options.pair_field,
+        "--completion-field": options.completion_field,
+        "--label-field": options.label_field,
+    }
+    for option, field in given.items():
+        if field is not None:
+            raise UsageError(
+                f"{option} {field} was given, and no file of texts that has fields",
+                hint=f"drop {option}, or give --data a file",
+            )
+
+
 def _written(guest: Guest, theirs: Factors, options: DataOptions, seed: int) -> tuple[Example, ...]:
     """Texts that base and teacher write."""
     with guest.under(theirs):
         return self_texts(guest.loaded, options.self_texts, max_tokens=options.max_tokens, seed=seed)
-
-
-def _check_labels(loaded: LoadedModel, texts: Sequence[Encoded], weights: LossWeights) -> None:
-    """Refuse a weight on labels that are not there."""
-    if weights.labels and not any(label_count(loaded.kind, text) for text in texts):
-        raise UsageError(
-            "the labels have a weight in the loss, but none of the texts to train on has a label",
-            hint="name them with --label-field, or drop --labels",
-        )
-
-
-def _needed(lessons: Teacher, schedule: Schedule) -> list[int]:
-    """Texts that the schedule comes to."""
-    lengths = [len(text.ids) for text in lessons.texts]
-    per_epoch = -(-len(lengths) // schedule.batch)
-    if schedule.steps >= per_epoch:
-        return list(range(len(lengths)))
-    batches = order(lengths, schedule.batch, schedule.seed)
-    return sorted({i for _ in range(schedule.steps) for i in next(batches)})
 
 
 def _teacher_factors(adapter: Adapter, device: torch.device) -> dict[str, Any]:

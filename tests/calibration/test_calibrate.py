@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import log2
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ from adaptzip.calibration import calibrate
 from adaptzip.calibration.choosing import EQUAL, attribute, attributed_weights, choose
 from adaptzip.calibration.coarse import coordinates, copy_of_error, copy_of_size
 from adaptzip.calibration.distance import weighted_error
+from adaptzip.calibration.examples import read_examples
 from adaptzip.calibration.models import load_teacher
+from adaptzip.calibration.moments import collect_moments
 from adaptzip.compression import Request, load_source, prepare_job, run
-from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, UsageError
+from adaptzip.measuring import weighted_error as told_error
 from adaptzip.reconstruction import reconstruct
 from adaptzip.sensitivity import Sensitivity, root
 from tests import tiny_peft
@@ -54,6 +59,36 @@ def test_what_comes_of_it(use: str, base: Path, texts: Path) -> None:
     again = calibrate(base, lora, texts, use=use)  # type: ignore[arg-type]
     assert again.estimate == found.estimate
     assert again.importance == found.importance
+
+
+def test_texts_that_are_left_out_are_told_and_not_counted(base: Path, tmp_path: Path) -> None:
+    lora = adapter(tiny_peft.llama(), "v_proj")
+    path = tmp_path / "texts.jsonl"
+    rows = [{"prompt": "a b", "completion": " c d"}] * 3 + [{"prompt": "a b " * 9, "completion": " c"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.warns(AdaptzipWarning, match="1 of 4 texts have no token that counts within 16"):
+        assert calibrate(base, lora, path, use="inputs", max_tokens=16).texts == 3
+    with pytest.warns(AdaptzipWarning, match="1 of 4 texts have no token"):
+        collect_moments(base, lora, read_examples(path), max_tokens=16)
+    path.write_text(json.dumps(rows[-1]) + "\n")
+    with pytest.raises(CheckFailedError, match="^no completion begins within 16 tokens$") as caught:
+        calibrate(base, lora, path, max_tokens=16)
+    assert caught.value.hint == "give texts with shorter prompts"
+
+
+def test_the_error_that_is_limited_is_the_one_that_is_told(base: Path, texts: Path) -> None:
+    lora = adapter(tiny_peft.llama(), "q_proj", "v_proj", "down_proj", rank=4, strength=1.0)
+    request = Request(max_error=0.4, base=base, calibration=texts, device="cpu")
+    source = load_source(lora, request)
+    made = run(prepare_job(source, request))
+    weights = [sensitivity.weight for sensitivity in source.sensitivities.values()]
+    assert len(set(weights)) > 1
+    # Weights are squares of gains, which are powers of 2^(1/4).
+    assert all(2 * log2(weight) == pytest.approx(round(2 * log2(weight)), abs=1e-5) for weight in weights)
+    told = told_error(source, made.compressed, request)
+    assert told == pytest.approx(made.error, rel=1e-4)
+    assert told is not None
+    assert told <= 0.4
 
 
 def test_the_model_is_left_as_it_was(base: Path) -> None:

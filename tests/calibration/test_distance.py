@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import BertModel
 
+import adaptzip
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.distance import distance, mean_kl, weighted_error
 from adaptzip.errors import CheckFailedError
 from adaptzip.sensitivity import Sensitivity
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, adapter, head, save
+from tests.distillation.tasks import classifier
 from tests.small_adapters import adapter as small
 
 
@@ -67,6 +69,14 @@ def test_embeddings_are_compared_by_angle_and_length(tmp_path: Path) -> None:
     assert found.cosine is not None
     assert found.relative is not None
     assert 0 < found.cosine < found.relative < 1
+
+
+def test_scores_agree_in_no_decision(tmp_path: Path) -> None:
+    task = classifier(tmp_path, 1)
+    teacher = adaptzip.read(task.adapter)
+    found = distance(task.base, teacher, shrunk(teacher, 0.2), TEXTS)
+    assert found.agreement is None
+    assert found.kl
 
 
 def test_no_token_at_all(tmp_path: Path) -> None:

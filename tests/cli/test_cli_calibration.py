@@ -106,6 +106,19 @@ def weighed(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
     return ["--budget", "30%", "--base", place.base, "--calibration", place.usual]
 
 
+@pytest.mark.parametrize("command", ["compress", "diff", "verify", "basis build"])
+def test_texts_that_are_left_out_are_told(command: str, place: Place, tmp_path: Path) -> None:
+    rows = [{"prompt": "a b " * repeats, "completion": " c"} for repeats in (1, 1, 400)]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(*place.words(command, tmp_path / "out"), "--calibration", texts)
+    assert result.code == 0, result.err
+    assert "1 of 3 texts have no token that counts within" in result.err
+    texts.write_text(json.dumps(rows[-1]) + "\n")
+    words = *place.words(command, tmp_path / "other"), "--calibration", texts
+    refused(run(*words), 1, "no completion begins within", "shorter prompts")
+
+
 def test_the_summary_says_which_error_is_weighted(place: Place, weighed: list[str | Path], tmp_path: Path) -> None:
     asked = ("compress", place.adapter, *weighed, "-o", tmp_path / "small.adz", "-f")
     values = run(*asked, "--json").json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from adaptzip.distillation.data import (
     batches,
     collate,
     encode,
+    examples_of,
     hold_out,
     read_examples,
     self_texts,
@@ -108,11 +110,37 @@ def test_there_is_at_least_one_on_each_side(share: float, held: int) -> None:
 
 
 def test_what_can_not_be_held_out_is_refused() -> None:
-    with pytest.raises(CheckFailedError, match="there are 1 different texts, expected at least 2"):
-        hold_out([Example("a"), Example("a")], 0.5, 0)
+    with pytest.raises(CheckFailedError, match="there are no texts"):
+        hold_out([], 0.5, 0)
     for share in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(UsageError, match="the held-out share is"):
             hold_out([Example("a"), Example("b")], share, 0)
+
+
+@pytest.mark.parametrize(
+    ("example", "what"),
+    [
+        (Example("a"), "text"),
+        (Example("a", pair="b"), "first text"),
+        (Example("a", completion=" b"), "prompt"),
+        (Example("a", messages=({"role": "user", "content": "a"},) * 2, prompt=1), "prompt"),
+    ],
+)
+def test_what_is_held_out_together_is_named(example: Example, what: str) -> None:
+    same = [example, replace(example, label=1, pair=example.pair and "c", completion=example.completion and " c")]
+    with pytest.raises(CheckFailedError, match=f"all examples have the same {what}, expected at least 2") as caught:
+        hold_out(same, 0.5, 0)
+    assert ("held out together" in str(caught.value.hint)) == (what != "text")
+    assert hold_out([*same, replace(example, text="b")], 0.5, 0)[0]
+
+
+def test_plain_strings_are_texts(tmp_path: Path) -> None:
+    assert examples_of(["a b", Example("c", 1)]) == (Example("a b"), Example("c", 1))
+    with pytest.raises(UsageError, match="found a path") as caught:
+        examples_of(tmp_path)  # type: ignore[arg-type]
+    assert "read_examples" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="expected texts, found dict"):
+        examples_of([{"text": "a"}])  # type: ignore[list-item]
 
 
 def test_classes_by_name_and_number(tmp_path: Path) -> None:
@@ -206,6 +234,22 @@ def test_texts_without_tokens_are_left_out(tmp_path: Path) -> None:
         assert encode(loaded, [Example("\t"), Example("a")], max_tokens=4) == (Encoded(ids("a")),)
     with pytest.raises(CheckFailedError, match="none of the texts has a token"):
         encode(loaded, [Example(" ")], max_tokens=4)
+
+
+def test_completions_beyond_the_limit(tmp_path: Path) -> None:
+    loaded = loaded_as(tiny_peft.gpt2, tmp_path)
+    far, near = Example("a b c d", completion=" e"), Example("a", completion=" e")
+    with pytest.warns(AdaptzipWarning, match="1 of 2 texts have no token that counts within 3"):
+        assert len(encode(loaded, [far, near], max_tokens=3)) == 1
+    with pytest.raises(CheckFailedError, match="^no completion begins within 3 tokens$") as caught:
+        encode(loaded, [far], max_tokens=3)
+    assert caught.value.hint == "raise --max-tokens, give shorter prompts, or add --score all"
+    with pytest.raises(CheckFailedError, match="^no completion begins within 16 tokens$") as caught:
+        encode(loaded, [Example("a " * 30, completion="e")], max_tokens=99)
+    assert caught.value.hint == "give shorter prompts, or add --score all"
+    assert encode(replace(loaded, score="all"), [far], max_tokens=3)
+    with pytest.raises(CheckFailedError, match="none of the texts has a token"):
+        encode(loaded, [Example("a b", completion="")], max_tokens=3)
 
 
 def test_batches_for_evaluation_are_short_ones_first(tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from adaptzip.calibration.models import Kind
 from adaptzip.distillation import lessons
-from adaptzip.distillation.data import Example, encode
-from adaptzip.distillation.lessons import Teacher, label_count, order, row_count
+from adaptzip.distillation.data import Encoded, Example, encode
+from adaptzip.distillation.lessons import Teacher, check_labels, label_count, order, row_count
+from adaptzip.distillation.losses import LossWeights
+from adaptzip.errors import UsageError
 from tests import tiny_peft
 from tests.distillation.teachers import encoder, guest_of, teacher_of, texts, unlabelled
 
@@ -73,6 +76,26 @@ def test_rows_and_labels_are_counted_as_the_model_has_them(teacher: Teacher) -> 
     kind = teacher.loaded.kind
     assert sum(row_count(kind, teacher.texts[i]) for i in indices) == counts.rows
     assert sum(label_count(kind, teacher.texts[i]) for i in indices) == counts.labels
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "hint"),
+    [
+        ("causal", "none of the texts to train on has two tokens", "raise --max-tokens, or give longer texts"),
+        ("classifier", "none of the texts to train on has a label", "name them with --label-field, or drop --labels"),
+        ("encoder", "an encoder has no use for labels", "drop --labels"),
+        (
+            "seq2seq",
+            "none of the texts to train on has a label",
+            "name them with --label-field or --completion-field, or drop --labels",
+        ),
+    ],
+)
+def test_missing_labels_have_a_hint_that_can_be_followed(kind: Kind, message: str, hint: str) -> None:
+    check_labels(kind, [Encoded((2,))], LossWeights(kl=1.0))
+    with pytest.raises(UsageError, match=message) as caught:
+        check_labels(kind, [Encoded((2,))], LossWeights(labels=1.0))
+    assert caught.value.hint == hint
 
 
 def test_answers_are_kept_text_by_text(teacher: Teacher) -> None:

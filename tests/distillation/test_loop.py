@@ -217,6 +217,19 @@ def test_a_loss_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pyt
     assert all(bool(tensor.isfinite().all()) for tensor in state.parameters.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "what", "hint"),
+    [
+        ({"rate": 1e30, "quantised": 0.9}, "the numbers have grown beyond what a file holds", ""),
+        ({"weights": LossWeights(temperature=1e30)}, "the loss is nan", ", or another --temperature than 1e+30"),
+    ],
+)
+def test_what_goes_astray(causal: tuple[Path, Adapter], options: dict[str, Any], what: str, hint: str) -> None:
+    with pytest.raises(CheckFailedError, match=rf"^step \d: {what}$") as caught:
+        run(setup_of(*causal, replace(SHORT, **options)))
+    assert caught.value.hint == f"try a lower --rate{hint}"
+
+
 def test_a_gradient_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(*causal, SHORT)
     state = begin(setup.problem, setup.beginning.step)
