@@ -15,7 +15,6 @@ from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
 from adaptzip.calibration.batch import NO_LABEL, Batch, padded
 from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
-from adaptzip.calibration.extras import grow_vocabulary
 from adaptzip.calibration.guests import able_kinds, check_class, load_config, load_locally
 from adaptzip.calibration.heads import trained_head
 from adaptzip.calibration.kinds import (
@@ -32,6 +31,7 @@ from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_e
 from adaptzip.calibration.loaded import LoadedModel, text_config
 from adaptzip.calibration.pooling import Pooling, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
+from adaptzip.calibration.unknown import check_known, forget, grow_vocabulary
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
 __all__ = [
@@ -137,14 +137,15 @@ def _load_with(
         find_layers(model, adapter.modules, base)
         if kind == "encoder":
             check_embeds(base, model.eval())
-        check_complete(base, kind, loaded, adapter, tasks=loading.strict)
+        awaited = check_complete(base, kind, loaded, adapter, tasks=loading.strict)
         kind = settled_kind(kind, model.config, given is not None)
-        grow_vocabulary(model, adapter, base)
+        unknown = {**forget(model, awaited), **grow_vocabulary(model, adapter)}
         put = add_adapter if updates else place_extras
         with warnings.catch_warnings():
             if not loading.tell:
                 warnings.simplefilter("ignore", AdaptzipWarning)
             layers = put(model, adapter, base, merged=loading.merged)
+            check_known(model, unknown, base)
             return _finished(base, model, kind, layers, device, tokens)
 
 
