@@ -40,7 +40,7 @@ class Parts:
 
 def check_complete(
     base: Path, kind: Kind, parts: Parts, adapter: Adapter | None = None, *, tasks: bool = False
-) -> None:
+) -> list[str]:
     """Refuse a model some of whose weights would be random.
 
     Args:
@@ -48,18 +48,21 @@ def check_complete(
         adapter: its extras count as there.
         tasks: whether the user can name another task.
 
+    Returns:
+        The names of the tensors that the base lacks, for which there is an extra.
+
     Raises:
         RefusedError: if a tensor is neither in the base nor in the adapter.
     """
     brought = extra_tensors(adapter) if adapter else {}
-    lacking = sorted(
+    needed = sorted(
         name
         for name in parts.missing | parts.other.keys()
-        if not any(name == extra or name.endswith(f".{extra}") for extra in brought)
-        and (kind != "encoder" or not any(part in name for part in _UNUSED))
+        if kind != "encoder" or not any(part in name for part in _UNUSED)
     )
+    lacking = [name for name in needed if not any(name == extra or name.endswith(f".{extra}") for extra in brought)]
     if not lacking:
-        return
+        return needed
     name, runs = lacking[0], type(parts.model).__name__
     if name in parts.other:
         found, taken = parts.other[name]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
 from adaptzip.base.names import STORED_SPELLINGS
-from adaptzip.checkpoints.peft.extras import extra_target, is_copied, token_indices
-from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.checkpoints.peft.extras import check_originals, extra_target, is_copied, is_original, token_indices
+from adaptzip.errors import BaseModelError
 
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 """Names of modules by which PEFT knows that embeddings are trained."""
@@ -41,31 +41,45 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
 
     A module that PEFT trained a copy of (`modules_to_save`) shares its weights with no other module any more, unless
     its configuration ensures that they stay tied. Every other extra is written into the weight that there is, but for
-    token rows of a module that PEFT leaves apart from those it shares its weight with.
+    token rows of a module that PEFT leaves apart from those it shares its weight with. The original of a copied module
+    counts in the modules that share its weight, as where the vocabulary was enlarged.
 
     Args:
         merged: token rows are written into a shared weight, as in a merged model.
 
     Raises:
         BaseModelError: if an extra finds no place, or has another shape.
+        CheckpointError: if the original of a module is there without its copy.
     """
     stay_tied = keeps_tied(adapter.meta.config, "modules_to_save")
-    for name, (key, tensor) in _replacements(adapter).items():
-        if not is_there(name, model.state_dict()):
-            runs = type(model).__name__
-            raise BaseModelError(
-                f"{folder}: {runs} has no {name}, which the adapter brings beside its updates", hint=WHICH
-            )
-        place = resolve(name, model.state_dict(), folder)
+    replacements = _replacements(adapter)
+    check_originals(adapter.extras, replacements)
+    for key in filter(is_original, adapter.extras):
+        name = extra_target(key, adapter.meta.config, adapter.modules)[1]
+        _write(model, _place_of(model, name, folder), adapter.extras[key], folder)
+    for name, (key, tensor) in replacements.items():
+        place = _place_of(model, name, folder)
         if is_copied(key, name, adapter.meta.config) and not stay_tied:
             _part(model, place)
-        target = model.state_dict()[place]
-        if target.shape != tensor.shape:
-            raise BaseModelError(
-                f"{folder}: {place} is {list(target.shape)}, the adapter brings {list(tensor.shape)}", hint=WHICH
-            )
-        target.copy_(tensor)
+        _write(model, place, tensor, folder)
     _place_rows(model, adapter, folder, merged)
+
+
+def _place_of(model: nn.Module, name: str, folder: Path) -> str:
+    known = model.state_dict()
+    if not is_there(name, known):
+        runs = type(model).__name__
+        raise BaseModelError(f"{folder}: {runs} has no {name}, which the adapter brings beside its updates", hint=WHICH)
+    return resolve(name, known, folder)
+
+
+def _write(model: nn.Module, place: str, tensor: Tensor, folder: Path) -> None:
+    target = model.state_dict()[place]
+    if target.shape != tensor.shape:
+        raise BaseModelError(
+            f"{folder}: {place} is {list(target.shape)}, the adapter brings {list(tensor.shape)}", hint=WHICH
+        )
+    target.copy_(tensor)
 
 
 def keeps_tied(config: Mapping[str, Any], field: str) -> bool:
@@ -87,9 +101,10 @@ def _place_rows(model: nn.Module, adapter: Adapter, folder: Path, merged: bool) 
         if role == "token_rows" and named is not None:
             found[resolve(name, state, folder)] = (torch.tensor(named), rows)
     tied = _tied_with_input(model) if found else set()
-    one = bool(tied) and not any(place.rpartition(".")[0] in tied for place in found)
+    alike = {place for place in found if _alike_input(model, place, found)}
+    one = bool(tied) and not any(place.rpartition(".")[0] in tied for place in found.keys() - alike)
     for place in sorted(found, key=list(state).index):
-        if not merged and not (one and model.get_submodule(place.rpartition(".")[0]) is _input(model)):
+        if not merged and not (one and place in alike):
             _part(model, place)
         indices, rows = found[place]
         target, last = model.state_dict()[place], int(indices.max())
@@ -102,10 +117,13 @@ def _place_rows(model: nn.Module, adapter: Adapter, folder: Path, merged: bool) 
         target.index_copy_(0, indices.to(target.device), rows.to(target))
 
 
-def _input(model: Any) -> nn.Module:
-    """The input embeddings."""
-    found: nn.Module = model.get_input_embeddings()
-    return found
+def _alike_input(model: Any, place: str, found: Mapping[str, tuple[Tensor, Tensor]]) -> bool:
+    """Whether a tensor is the input embeddings, or has the same rows, as PEFT saves them of modules that it ties."""
+    own = model.get_input_embeddings()
+    if model.get_submodule(place.rpartition(".")[0]) is own:
+        return True
+    first = next((name for name in found if model.get_submodule(name.rpartition(".")[0]) is own), None)
+    return first is not None and all(map(torch.equal, found[place], found[first]))
 
 
 def _tied_with_input(model: Any) -> set[str]:
@@ -137,49 +155,6 @@ def sharing(model: nn.Module, parameter: nn.Parameter) -> list[str]:
         for name, module in model.named_modules(remove_duplicate=False)
         if any(own is parameter for own in module._parameters.values())
     ]
-
-
-def grow_vocabulary(model: Any, adapter: Adapter, folder: Path) -> int:
-    """Make room for the tokens of an embedding that the adapter brings whole, where they are more than the model's.
-
-    Returns:
-        How many tokens more.
-
-    Raises:
-        RefusedError: if it brings no rows for them in the other embedding.
-    """
-    grown = _grown(model, adapter)
-    if grown is None:
-        return 0
-    before = len(model.get_input_embeddings().weight)
-    model.resize_token_embeddings(grown, mean_resizing=False)
-    state = model.state_dict(keep_vars=True)
-    brought = {id(state[resolve(name, state, folder)]) for name in extra_tensors(adapter)}
-    for which in ("input", "output"):
-        table = _table(model, which)
-        if table is not None and id(table) not in brought:
-            name = next(name for name, tensor in state.items() if tensor is table)
-            raise RefusedError(
-                f"{folder}: the adapter brings {grown} tokens, and no {name} for them",
-                hint="give a base model that was resized for them",
-            )
-    return grown - before
-
-
-def _grown(model: nn.Module, adapter: Adapter) -> int | None:
-    known = {id(table) for table in (_table(model, "input"), _table(model, "output")) if table is not None}
-    sizes = {name: len(table) for name, table in model.state_dict(keep_vars=True).items() if id(table) in known}
-    for name, tensor in extra_tensors(adapter).items():
-        own = next((size for other, size in sizes.items() if other == name or other.endswith(f".{name}")), None)
-        if own is not None and len(tensor) > own:
-            return len(tensor)
-    return None
-
-
-def _table(model: Any, which: str) -> Tensor | None:
-    """The weight of the input or output embeddings, where the model has such."""
-    layer = model.get_input_embeddings() if which == "input" else model.get_output_embeddings()
-    return getattr(layer, "weight", None)
 
 
 def is_there(name: str, known: Mapping[str, object]) -> bool:

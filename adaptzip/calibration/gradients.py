@@ -234,13 +234,14 @@ def _drawn_loss(loaded: LoadedModel, output: Tensor, generator: torch.Generator)
 
 @contextmanager
 def _from_embeddings(model: nn.Module) -> Iterator[None]:
-    """Let gradients start at the input embeddings, with every weight frozen."""
-    weight = model.get_input_embeddings().weight  # type: ignore[operator]
-    # Encoder and decoder may each have a module of their own around one weight.
+    """Let gradients start at every embedding, with every weight frozen.
+
+    Encoder and decoder may each have tables of their own, and some models write into what their embeddings put out.
+    """
     hooks = [
-        module.register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+        module.register_forward_hook(lambda module, args, output: output.requires_grad_(True).clone())
         for module in model.modules()
-        if getattr(module, "weight", None) is weight and isinstance(module, nn.Embedding)
+        if isinstance(module, nn.Embedding)
     ]
     try:
         yield

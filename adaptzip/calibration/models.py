@@ -15,7 +15,6 @@ from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
 from adaptzip.calibration.batch import NO_LABEL, Batch, padded
 from adaptzip.calibration.complete import Parts, check_complete, check_embeds, naming_base
-from adaptzip.calibration.extras import grow_vocabulary
 from adaptzip.calibration.guests import able_kinds, check_class, is_within, load_config, load_locally
 from adaptzip.calibration.heads import head_among, trained_head
 from adaptzip.calibration.kinds import (
@@ -32,6 +31,7 @@ from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_e
 from adaptzip.calibration.loaded import LoadedModel, text_config
 from adaptzip.calibration.pooling import Pooling, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
+from adaptzip.calibration.unknown import check_known, forget, grow_vocabulary
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
 __all__ = [
@@ -140,22 +140,30 @@ def _load_with(
         find_layers(model, adapter.modules, base)
         if kind == "encoder":
             check_embeds(base, model.eval())
-        check_complete(base, kind, loaded, adapter, tasks=loading.strict)
+        awaited = check_complete(base, kind, loaded, adapter, tasks=loading.strict)
         kind = settled_kind(kind, model.config, given is not None)
-        added = grow_vocabulary(model, adapter, base)
+        before = _rows(model)
+        unknown = {**forget(model, awaited), **grow_vocabulary(model, adapter)}
         if loading.tell:
-            _tell_of_tokens(added, model, tokens)
+            _tell_of_tokens(before, model, tokens)
         put = add_adapter if updates else place_extras
         with warnings.catch_warnings():
             if not loading.tell:
                 warnings.simplefilter("ignore", AdaptzipWarning)
             layers = put(model, adapter, base, merged=loading.merged)
+            check_known(model, unknown, base)
             return _finished(base, model, kind, layers, device, tokens)
 
 
-def _tell_of_tokens(added: int, model: Any, tokens: Tokeniser) -> None:
+def _rows(model: Any) -> int:
+    """Tokens that a model has an embedding for."""
+    return len(model.get_input_embeddings().weight)
+
+
+def _tell_of_tokens(before: int, model: Any, tokens: Tokeniser) -> None:
     """Warn where none of the tokens that an adapter adds to the base's is the tokeniser's."""
-    if added and tokens.size <= len(model.get_input_embeddings().weight) - added:
+    added = _rows(model) - before
+    if added > 0 and tokens.size <= before:
         warnings.warn(
             f"the adapter adds {added} tokens, which the tokeniser does not know: texts are read without them",
             AdaptzipWarning,

@@ -14,7 +14,14 @@ from adaptzip.adapter import Adapter
 from adaptzip.base.model import BaseModel
 from adaptzip.base.names import Renaming, locate, locate_tensor
 from adaptzip.base.tying import TiedFamily
-from adaptzip.checkpoints.peft.extras import check_whole, extra_target, is_copied, token_indices
+from adaptzip.checkpoints.peft.extras import (
+    check_originals,
+    check_whole,
+    extra_target,
+    is_copied,
+    is_original,
+    token_indices,
+)
 from adaptzip.errors import BaseModelError, CheckpointError
 from adaptzip.merging.edits import Edit, NewTensor, Replacement, TokenRows
 from adaptzip.merging.tying import Changes
@@ -105,22 +112,13 @@ def _targets(adapter: Adapter) -> list[tuple[str, str, str]]:
                 f"the keys {other} and {key} bring different tensors for {name}",
                 hint="save the adapter again with PEFT's save_pretrained",
             )
-    for key in filter(_is_original, adapter.extras):
-        if ("replace", extra_target(key, adapter.meta.config)[1]) not in seen:
-            raise CheckpointError(
-                f"{key} is the untrained original of a module whose trained copy is not there",
-                hint="save the adapter again with PEFT's save_pretrained",
-            )
+    check_originals(adapter.extras, {name for role, name in seen if role == "replace"})
     return found
 
 
 def _is_ignored(key: str, adapter: Adapter) -> bool:
     role, _ = extra_target(key, adapter.meta.config, adapter.modules)
-    return role == "ignore" and not _is_original(key)
-
-
-def _is_original(key: str) -> bool:
-    return ".original_module." in key
+    return role == "ignore" and not is_original(key)
 
 
 def _located(base: BaseModel, name: str, renaming: Renaming, copied: bool) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
-from transformers import BertModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertModel, CTRLConfig, CTRLLMHeadModel
 
 from adaptzip.calibration.gradients import (
     BETA,
@@ -19,8 +21,10 @@ from adaptzip.calibration.gradients import (
 )
 from adaptzip.calibration.models import load_teacher
 from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.sources import read
 from tests import tiny_peft
 from tests.calibration.models_on_disk import TEXTS, WORDS, adapter, head, save
+from tests.distillation.tasks import trained
 
 CPU = torch.device("cpu")
 
@@ -145,3 +149,31 @@ def test_a_module_that_the_base_lacks_is_named(tmp_path: Path) -> None:
     base = save(tiny_peft.llama, tmp_path)
     with pytest.raises(BaseModelError, match="the model has no model.layers.0.mlp.nothing"):
         module_gradients(base, TEXTS, ["model.layers.0.mlp.nothing"])
+
+
+def ctrl() -> CTRLLMHeadModel:
+    """It scales what its embeddings put out in place."""
+    tiny_peft.set_seed(0)
+    return CTRLLMHeadModel(CTRLConfig(vocab_size=32, n_positions=16, n_embd=16, dff=24, n_layer=1, n_head=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (tiny_peft.t5, {"target_modules": ["q"], "modules_to_save": ["shared"]}),
+        (tiny_peft.t5, {"target_modules": ["q"], "trainable_token_indices": {"shared": [2], "lm_head": [3]}}),
+        (tiny_peft.bart, {"target_modules": ["q_proj"], "modules_to_save": ["shared"]}),
+        (ctrl, {"target_modules": ["Wq"]}),
+    ],
+)
+def test_gradients_start_at_every_embedding(make: Callable[[], Any], config: dict[str, Any], tmp_path: Path) -> None:
+    seq2seq = make is not ctrl
+    loads = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    task = trained(tmp_path, make, loads, task_type="SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM", **config)
+    loaded = load_teacher(task.base, read(task.adapter), CPU)
+    batches = loaded.batches(TEXTS, 8, 64)
+    found = tally_gradients(loaded, batches, 3)
+    loaded.model.requires_grad_(True)
+    for name, tally in tally_gradients(loaded, batches, 3).items():
+        assert found[name].output_energy > 0
+        assert found[name].output_energy == pytest.approx(tally.output_energy, rel=1e-5)

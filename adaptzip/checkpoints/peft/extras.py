@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -65,6 +65,28 @@ def is_copied(key: str, name: str, config: Mapping[str, Any]) -> bool:
         return False
     saved = config.get("modules_to_save") or HEAD_NAMES
     return ".modules_to_save." in key or any(f"{module}." in f"{name}." for module in saved)
+
+
+def is_original(key: str) -> bool:
+    """Whether an extra is the untrained weight of a module that PEFT trained a copy of.
+
+    PEFT saves it where the vocabulary was enlarged, and loads it into what other modules share with that module.
+    """
+    return _ORIGINAL in key
+
+
+def check_originals(keys: Iterable[str], replaced: Collection[str]) -> None:
+    """Raise a CheckpointError if the original of a module is there without its trained copy.
+
+    Args:
+        replaced: names of the tensors that are brought whole.
+    """
+    for key in filter(is_original, keys):
+        if extra_target(key, {})[1] not in replaced:
+            raise CheckpointError(
+                f"{key} is the untrained original of a module whose trained copy is not there",
+                hint="save the adapter again with PEFT's save_pretrained",
+            )
 
 
 def loaded_key(key: str, modules: Collection[str]) -> str:
