@@ -151,6 +151,7 @@ def test_training_makes_it_act_like_the_teacher(trained: tuple[Path, Path, Path]
     assert after == pytest.approx(told.distilled[0], rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:no file that training saw is nearer")
 def test_a_file_can_be_trained_further(trained: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base, teacher, path = trained
     made = distill(
@@ -165,6 +166,9 @@ def test_a_file_can_be_trained_further(trained: tuple[Path, Path, Path], tmp_pat
     fitted, distilled = made.rows["fitted"].kl, made.rows["distilled"].kl
     assert fitted is not None
     assert distilled is not None
+    told = adaptzip.open(path).provenance.distilled
+    assert told is not None
+    assert fitted == pytest.approx(told.distilled[0], rel=1e-2)
     assert distilled <= fitted
     assert (tmp_path / "y.adz").stat().st_size <= path.stat().st_size
 
