@@ -280,3 +280,12 @@ def test_stored_layout(
     out, width = (4, 4) if shape == (4, 4) else (3, 4)
     factors = LoraFactors(torch.zeros(1, width), torch.zeros(out, 1), layout=flag)  # type: ignore[arg-type]
     assert stored_layout(base, "h.0.a", factors, Site("h.0.a.weight")) == expected
+
+
+def test_a_name_on_a_hub_is_no_folder() -> None:
+    with pytest.raises(BaseModelError, match=r"^org/model: does not exist") as caught:
+        BaseModel.open("org/model")
+    assert "hf download org/model --local-dir" in str(caught.value.hint)
+    with pytest.raises(BaseModelError, match="does not exist") as caught:
+        BaseModel.open("/org/model")
+    assert "download" not in str(caught.value.hint)

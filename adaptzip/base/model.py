@@ -79,7 +79,11 @@ class BaseModel:
             what = "is a file" if path.exists() else "does not exist"
             if path.is_symlink() and not path.exists():
                 what = f"is a link to {path.readlink()}, which is not there"
-            raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=WHICH)
+            # A name as on a model hub.
+            named = not path.exists() and not path.is_absolute() and len(path.parts) == 2 and ".." not in path.parts
+            fetch = f"nothing is downloaded; a model of the hub is fetched with `hf download {path} --local-dir DIR`"
+            hint = fetch if named else WHICH
+            raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=hint)
         config = load_config(path)
         refuse_quantised_config(path, config)
         weights = find_weights(path, config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adapter import Adapter
+from adaptzip.base.model import BaseModel
 from adaptzip.calibration.finite import watched
 from adaptzip.calibration.loaded import Scored
 from adaptzip.calibration.models import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
@@ -123,6 +124,7 @@ def evaluate(
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
+    BaseModel.open(base)
     loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
         loaded = fitted(load_teacher(base, original, where, loading=loading), every, given=kind is not None)
