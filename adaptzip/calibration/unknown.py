@@ -26,7 +26,7 @@ def forget(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     Returns:
         Why each is refused if it stays so (`check_known`), by its name.
     """
-    known = _parameters(model)
+    known = every_parameter(model)
     lost = [known[name] for name in names if name in known]
     for parameter in lost:
         parameter.data.fill_(_NAN)
@@ -43,10 +43,10 @@ def grow_vocabulary(model: Any, adapter: Adapter) -> dict[str, str]:
     grown = _grown(model, adapter)
     if grown is None:
         return {}
-    before = {name: parameter.shape for name, parameter in _parameters(model).items()}
+    before = {name: parameter.shape for name, parameter in every_parameter(model).items()}
     model.resize_token_embeddings(grown, mean_resizing=False)
     _split(model)
-    larger = {name: own for name, own in _parameters(model).items() if own.shape != before.get(name)}
+    larger = {name: own for name, own in every_parameter(model).items() if own.shape != before.get(name)}
     for name, parameter in larger.items():
         _forget_all_but(parameter.data, before.get(name))
     return {name: f"the adapter brings {grown} tokens, and no {name} for them" for name in larger}
@@ -68,7 +68,7 @@ def check_known(model: nn.Module, unknown: Mapping[str, str], folder: Path) -> N
     Raises:
         RefusedError: if it has.
     """
-    known = _parameters(model)
+    known = every_parameter(model)
     for name, why in unknown.items():
         if name in known and bool(known[name].isnan().any()):
             raise RefusedError(f"{folder}: {why}", hint="give a base model that has it, such as one that was resized")
@@ -100,6 +100,6 @@ def _table(model: Any, which: str) -> Tensor | None:
     return getattr(layer, "weight", None)
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def every_parameter(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters by every name that they have."""
     return dict(model.named_parameters(remove_duplicate=False))

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptzip.adapter import Adapter
 from adaptzip.calibration.models import Loading, load_bare
+from adaptzip.calibration.unknown import every_parameter
 from adaptzip.compressed import Compressed
 from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
@@ -39,7 +40,7 @@ def student_of(guest: Guest, teacher: Adapter, plan: Compressed, base: Path) -> 
         return guest
     model, device = guest.loaded.model, next(guest.loaded.model.parameters()).device
     other = load_bare(base, kept, device, loading=Loading(guest.loaded.kind)).model
-    places, others = _parameters(model), _parameters(other)
+    places, others = every_parameter(model), every_parameter(other)
     theirs, ours = model.state_dict(), other.state_dict()
     for name in sorted(theirs.keys() - places.keys()):
         if not torch.equal(theirs[name], ours[name]):
@@ -51,10 +52,6 @@ def student_of(guest: Guest, teacher: Adapter, plan: Compressed, base: Path) -> 
     }
     magnitudes = {name: tensor.to(device) for name, tensor in magnitudes_of(kept.modules).items()}
     return replace(guest, kept=changed, magnitudes=magnitudes)
-
-
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def _alike(teacher: Adapter, kept: Adapter) -> bool:
