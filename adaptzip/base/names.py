@@ -109,7 +109,7 @@ def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]
 def locate_tensor(base: BaseModel, name: str, renaming: Renaming) -> str | None:
     """The stored name of a plain tensor such as a bias, or None if the base lacks it."""
     for candidate in renaming.names(name):
-        for spelling in _spellings(candidate):
+        for spelling in spellings(candidate):
             if spelling in base.tensors:
                 return spelling
         deeper = _deeper_output(base, candidate)
@@ -131,7 +131,7 @@ def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     """The sites that a module called `name` in the base may be stored at, best first."""
     expert = _EXPERT.match(name)
     if expert is None:
-        for spelling in _spellings(name):
+        for spelling in spellings(name):
             yield (Site(f"{spelling}.weight"),)
             yield (Site(spelling),)
         yield from _fused_forms(base, name)
@@ -139,13 +139,13 @@ def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     folder, parameter, number = expert[1], expert[2], int(expert[3])
     stack = f"{folder}.{parameter}"
     renamed = (stack.removesuffix(end) + new for end, new in EXPERT_STACKS.items() if stack.endswith(end))
-    for stored in (*_spellings(stack), *renamed):
+    for stored in (*spellings(stack), *renamed):
         shape = base.stored(stored).shape if stored in base.tensors else ()
         if len(shape) == 2 and number == 0:
             yield (Site(stored),)
         elif len(shape) != 3 or number < shape[0]:
             yield (Site(stored, expert=number),)
-    for place in _spellings(folder):
+    for place in spellings(folder):
         for parts in EXPERT_PARTS.get(parameter, ()):
             yield tuple(Site(f"{place}.{number}.{part}.weight") for part in parts)
 
@@ -156,19 +156,20 @@ def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     if expert is None or expert[3] not in FUSED_PARTS:
         return
     parameter, part = FUSED_PARTS[expert[3]]
-    for folder in _spellings(expert[1]):
+    for folder in spellings(expert[1]):
         stack = f"{folder}.{parameter}"
         shape = base.stored(stack).shape if stack in base.tensors else ()
         if len(shape) != 3 or int(expert[2]) < shape[0]:
             yield (Site(stack, expert=int(expert[2]), part=part),)
 
 
-def _spellings(name: str) -> Iterator[str]:
+def spellings(name: str, *, in_memory: bool = False) -> Iterator[str]:
+    """A name, and what files may call it, or models that are `in_memory`."""
     yield name
     for family in STORED_SPELLINGS:
         spelling = name
         for memory, disk in family:
-            spelling = spelling.replace(memory, disk)
+            spelling = spelling.replace(disk, memory) if in_memory else spelling.replace(memory, disk)
         if spelling != name:
             yield spelling
 

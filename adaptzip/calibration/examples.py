@@ -9,7 +9,17 @@ from pathlib import Path
 from adaptzip.calibration.cells import label_in, list_in, whole
 from adaptzip.calibration.chats import content_of, messages_of, up_to_answer
 from adaptzip.calibration.encoding import Example, Label
-from adaptzip.calibration.fields import CHATS, WORDS, Fields, Layout, layouts, partners, together_in, unread_texts
+from adaptzip.calibration.fields import (
+    CHATS,
+    WORDS,
+    Fields,
+    Layout,
+    layouts,
+    partners,
+    text_fields,
+    together_in,
+    unread_texts,
+)
 from adaptzip.calibration.texts import Record, read_records
 from adaptzip.errors import AdaptzipWarning, CheckpointError
 
@@ -38,7 +48,9 @@ def read_examples(
     """
     fields = Fields(text_field, pair_field, completion_field, label_field)
     records = read_records(path)
-    found = [_example(record, layout, fields) for record, layout in zip(records, layouts(records, fields), strict=True)]
+    texts = text_fields(records, label_field) if text_field is None else []
+    rows = zip(records, layouts(records, fields, texts), strict=True)
+    found = [_example(record, layout, fields) for record, layout in rows]
     kept = tuple(example for example in found if example is not None)
     if not kept:
         raise CheckpointError(f"{path}: all of its {len(found)} texts are empty", hint="name the field of the texts")
@@ -48,7 +60,7 @@ def read_examples(
         )
     if len(kept) < len(found):
         _warn(f"{path}: {len(found) - len(kept)} of {len(found)} texts are empty and left out")
-    for name in unread_texts(records, label_field) if text_field is None else ():
+    for name in unread_texts(records, texts, label_field) if text_field is None else ():
         _warn(f"{path}: {name!r} is not read; name it with --text-field or --text-pair-field where it is a text")
     unread = _unread(records, fields)
     if unread is not None:
@@ -79,7 +91,7 @@ def _unread(records: Sequence[Record], fields: Fields) -> str | None:
 
 def _to_read(records: Sequence[Record], unread: str) -> str:
     """What to do about the partner of a text that was named without it."""
-    together = any(layout.second == unread for layout in together_in(records))
+    together = any(layout.second == unread for layout in together_in(records, text_fields(records, None)))
     return "drop --text-field to read both" if together else "write both into one field where the text is made of both"
 
 

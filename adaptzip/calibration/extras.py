@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.adapter import Adapter
-from adaptzip.base.names import STORED_SPELLINGS
+from adaptzip.base.names import spellings
 from adaptzip.checkpoints.peft.extras import check_originals, extra_target, is_copied, is_original, token_indices
 from adaptzip.errors import BaseModelError
 
@@ -159,7 +159,7 @@ def sharing(model: nn.Module, parameter: nn.Parameter) -> list[str]:
 
 def is_there(name: str, known: Mapping[str, object]) -> bool:
     """Whether `resolve` finds `name`, at one place or at several."""
-    return any(_places(spelling, known) for spelling in _spellings(name))
+    return any(_places(spelling, known) for spelling in spellings(name, in_memory=True))
 
 
 def resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
@@ -168,24 +168,13 @@ def resolve(name: str, known: Mapping[str, object], folder: Path) -> str:
     Raises:
         BaseModelError: if it is not there, or at several places.
     """
-    for spelling in _spellings(name):
+    for spelling in spellings(name, in_memory=True):
         places = _places(spelling, known)
         if len(places) == 1:
             return places[0]
         if places:
             raise BaseModelError(f"{folder}: {name} fits at several places: {', '.join(places[:3])}", hint=WHICH)
     raise BaseModelError(f"{folder}: the model has no {name}", hint=WHICH)
-
-
-def _spellings(name: str) -> Iterator[str]:
-    """A name, and what models in memory may call it."""
-    yield name
-    for family in STORED_SPELLINGS:
-        spelling = name
-        for memory, disk in family:
-            spelling = spelling.replace(disk, memory)
-        if spelling != name:
-            yield spelling
 
 
 def _places(name: str, known: Mapping[str, object]) -> list[str]:

@@ -109,13 +109,16 @@ class Layout:
     completes: bool = False
 
 
-def layouts(records: Sequence[Record], fields: Fields) -> list[Layout]:
+def layouts(records: Sequence[Record], fields: Fields, texts: Sequence[str]) -> list[Layout]:
     """What each row is read from.
+
+    Args:
+        texts: the fields that hold texts (`text_fields`), which count where none is named.
 
     Raises:
         CheckpointError: if a row has several texts of which one would be read, none, or half of what others have.
     """
-    found = _found(records, fields)
+    found = _found(records, fields, texts)
     for layout in dict.fromkeys(found):
         _check_no_numbers(records, layout.first)
         if layout.second is not None and not layout.completes:
@@ -123,19 +126,17 @@ def layouts(records: Sequence[Record], fields: Fields) -> list[Layout]:
     return found
 
 
-def _found(records: Sequence[Record], fields: Fields) -> list[Layout]:
+def _found(records: Sequence[Record], fields: Fields, texts: Sequence[str]) -> list[Layout]:
     if fields.text is not None:
         return [Layout(fields.text, fields.pair or fields.completion, fields.completion is not None)] * len(records)
-    together = together_in(records, fields.label)
+    together = together_in(records, texts)
     for layout in together:
         _check_halves(records, layout)
-    texts = text_fields(records, fields.label)
     return [_together(record, texts) or _alone(record, texts, together) for record in records]
 
 
-def together_in(records: Sequence[Record], label: str | None = None) -> list[Layout]:
+def together_in(records: Sequence[Record], texts: Sequence[str]) -> list[Layout]:
     """The texts of known names that rows have beside each other, and no others."""
-    texts = text_fields(records, label)
     return list({layout: None for record in records if (layout := _together(record, texts)) is not None})
 
 
@@ -150,10 +151,9 @@ def text_fields(records: Sequence[Record], label: str | None) -> list[str]:
     return found
 
 
-def unread_texts(records: Sequence[Record], label: str | None) -> list[str]:
+def unread_texts(records: Sequence[Record], texts: Sequence[str], label: str | None) -> list[str]:
     """Fields that may be texts, but hold few different ones, or are called as labels are: they are not read."""
     names = dict.fromkeys(name for record in records for name in record.fields if name != label)
-    texts = text_fields(records, label)
     return [name for name in names if name not in texts and _may_be_text(records, name)]
 
 

@@ -84,8 +84,7 @@ class LoadedModel:
     @property
     def known(self) -> int:
         """Tokens that the model has an embedding for."""
-        table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
-        return int(table.weight.shape[0])
+        return tokens_of(self.model)
 
     @property
     def takes_types(self) -> bool:
@@ -255,6 +254,11 @@ class LoadedModel:
 
 def _lengths(encoded: Encoded) -> tuple[int, int]:
     return len(encoded.ids), len(encoded.labels)
+
+
+def tokens_of(model: Any) -> int:
+    """Tokens that a model has an embedding for."""
+    return len(model.get_input_embeddings().weight)
 
 
 def text_config(config: Any) -> Any:

@@ -28,7 +28,7 @@ from adaptzip.calibration.kinds import (
     settled_kind,
 )
 from adaptzip.calibration.layers import Layer, add_adapter, find_layers, place_extras
-from adaptzip.calibration.loaded import LoadedModel, text_config
+from adaptzip.calibration.loaded import LoadedModel, text_config, tokens_of
 from adaptzip.calibration.pooling import Pooling, read_pooling
 from adaptzip.calibration.tokenisers import Tokeniser, load_tokeniser
 from adaptzip.calibration.unknown import check_known, forget, grow_vocabulary
@@ -142,7 +142,7 @@ def _load_with(
             check_embeds(base, model.eval())
         awaited = check_complete(base, kind, loaded, adapter, tasks=loading.strict)
         kind = settled_kind(kind, model.config, given is not None)
-        before = _rows(model)
+        before = tokens_of(model)
         unknown = {**forget(model, awaited), **grow_vocabulary(model, adapter)}
         if loading.tell:
             _tell_of_tokens(before, model, tokens)
@@ -155,14 +155,9 @@ def _load_with(
             return _finished(base, model, kind, layers, device, tokens)
 
 
-def _rows(model: Any) -> int:
-    """Tokens that a model has an embedding for."""
-    return len(model.get_input_embeddings().weight)
-
-
 def _tell_of_tokens(before: int, model: Any, tokens: Tokeniser) -> None:
     """Warn where none of the tokens that an adapter adds to the base's is the tokeniser's."""
-    added = _rows(model) - before
+    added = tokens_of(model) - before
     if added > 0 and tokens.size <= before:
         warnings.warn(
             f"the adapter adds {added} tokens, which the tokeniser does not know: texts are read without them",
