@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from adaptzip.adapter import Adapter, LoraFactors
-    from adaptzip.budget import Budget
-    from adaptzip.compressed import Compressed
-    from adaptzip.compression import compress
-    from adaptzip.container.reader import open_adz as open
-    from adaptzip.distillation.distilling import distill
-    from adaptzip.distillation.evaluation import evaluate
-    from adaptzip.errors import AdaptzipError
-    from adaptzip.exporting import export
-    from adaptzip.merging import merge
-    from adaptzip.planning import plan
-    from adaptzip.reconstruction import reconstruct
-    from adaptzip.sources import read
+from adaptzip._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from adaptzip.adz.container.reader import open_adz as open
+    from adaptzip.core.adapter import Adapter, LoraFactors
+    from adaptzip.core.budget import Budget
+    from adaptzip.core.compressed import Compressed
+    from adaptzip.distillation.distilling import distill
+    from adaptzip.errors import AdaptzipError
+    from adaptzip.fitting.compression import compress
+    from adaptzip.fitting.forecasts import plan
+    from adaptzip.reports.evaluation import evaluate
+    from adaptzip.restoring.exporting import export
+    from adaptzip.restoring.merging import merge
+    from adaptzip.restoring.reading import read
+    from adaptzip.restoring.reconstruction import reconstruct
 
 __all__ = [
+    "__version__",
     "Adapter",
     "AdaptzipError",
     "Budget",
@@ -42,20 +43,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Adapter": ("adaptzip.adapter", "Adapter"),
+    "Adapter": ("adaptzip.core.adapter", "Adapter"),
     "AdaptzipError": ("adaptzip.errors", "AdaptzipError"),
-    "Budget": ("adaptzip.budget", "Budget"),
-    "Compressed": ("adaptzip.compressed", "Compressed"),
-    "LoraFactors": ("adaptzip.adapter", "LoraFactors"),
-    "compress": ("adaptzip.compression", "compress"),
+    "Budget": ("adaptzip.core.budget", "Budget"),
+    "Compressed": ("adaptzip.core.compressed", "Compressed"),
+    "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),
+    "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
-    "evaluate": ("adaptzip.distillation.evaluation", "evaluate"),
-    "export": ("adaptzip.exporting", "export"),
-    "merge": ("adaptzip.merging", "merge"),
-    "open": ("adaptzip.container.reader", "open_adz"),
-    "plan": ("adaptzip.planning", "plan"),
-    "read": ("adaptzip.sources", "read"),
-    "reconstruct": ("adaptzip.reconstruction", "reconstruct"),
+    "evaluate": ("adaptzip.reports.evaluation", "evaluate"),
+    "export": ("adaptzip.restoring.exporting", "export"),
+    "merge": ("adaptzip.restoring.merging", "merge"),
+    "open": ("adaptzip.adz.container.reader", "open_adz"),
+    "plan": ("adaptzip.fitting.forecasts", "plan"),
+    "read": ("adaptzip.restoring.reading", "read"),
+    "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
 }
 
 
@@ -72,4 +73,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

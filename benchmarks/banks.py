@@ -19,9 +19,9 @@ import torch
 from sklearn.cluster import KMeans
 
 import adaptzip
-from adaptzip.banks.factors import Group, groups, squared_errors, start
-from adaptzip.banks.fit import Shape, fit_bank
-from adaptzip.methods._base import FitContext
+from adaptzip.core.method import FitContext
+from adaptzip.methods._banks.factors import Group, groups, squared_errors, start
+from adaptzip.methods._banks.fit import Shape, fit_bank
 from adaptzip.methods.vblora import METHOD, Config
 from benchmarks import page
 from benchmarks.real_adapters import MATERIAL, RealAdapter, find

@@ -23,16 +23,16 @@ import torch
 
 import adaptzip
 from adaptzip import Adapter
-from adaptzip.base.model import BaseModel
+from adaptzip.adz.container import writer
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.gradients import basis_from_gradients
-from adaptzip.bases.projection import captured_energy, leading
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import basis_from_base
-from adaptzip.basis import Basis
-from adaptzip.calibration.gradients import module_gradients
-from adaptzip.compressed import Compressed, Site
-from adaptzip.container import writer
+from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed, Site
+from adaptzip.core.projection import captured_energy, leading
+from adaptzip.fitting.calibration.gradients import module_gradients
+from adaptzip.models.folder import BaseModel
 from benchmarks.page import put, table
 from benchmarks.real_adapters import MATERIAL
 

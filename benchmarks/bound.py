@@ -1,4 +1,4 @@
-"""The Gaussian rate-distortion bound of an adapter (`adaptzip.bounds`) at some relative errors.
+"""The Gaussian rate-distortion bound of an adapter (`adaptzip.reports.bounds`) at some relative errors.
 
 python -m benchmarks.bound ADAPTER [RELATIVE_ERROR ...]
 """
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import adaptzip
-from adaptzip.bounds import components, least_bytes
+from adaptzip.reports.bounds import components, least_bytes
 
 ERRORS = (0.1, 0.2, 0.316)
 

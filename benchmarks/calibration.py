@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import adaptzip
-from adaptzip.adapter import Adapter
-from adaptzip.calibration import Calibration, calibrate
-from adaptzip.calibration.distance import distance
-from adaptzip.compression import Request, load_source, prepare_job, run
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.reconstruction import reconstruct
+from adaptzip.fitting.calibration import Calibration, calibrate
+from adaptzip.fitting.calibration.distance import distance
+from adaptzip.fitting.compression import Request, load_source, prepare_job, run
+from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, texts
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ class Row:
     """One adapter at one size.
 
     Attributes:
-        estimate: what calibration believed (`adaptzip.calibration.Calibration.estimate`).
+        estimate: what calibration believed (`adaptzip.fitting.calibration.Calibration.estimate`).
         plain_kl, calibrated_kl: KL divergence from student to teacher in nats, per text or per token.
         plain_agreement, calibrated_agreement: share of equal decisions.
         plain_error, calibrated_error: relative error of the update.
@@ -123,7 +123,7 @@ def measure(name: str, case: Case) -> Iterator[Row]:
 def calibration_of(case: Case, size: int, error: float) -> Calibration:
     """The calibration for a file of a size, whose relative error is about this."""
 
-    def copy(sensitivities: adaptzip.calibration.Sensitivities) -> Adapter:
+    def copy(sensitivities: adaptzip.fitting.calibration.Sensitivities) -> Adapter:
         return reconstruct(compressed(case.adapter, size, sensitivities))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +134,9 @@ def calibration_of(case: Case, size: int, error: float) -> Calibration:
         )
 
 
-def compressed(adapter: Adapter, size: int, sensitivities: adaptzip.calibration.Sensitivities) -> adaptzip.Compressed:
+def compressed(
+    adapter: Adapter, size: int, sensitivities: adaptzip.fitting.calibration.Sensitivities
+) -> adaptzip.Compressed:
     """`adaptzip.compress` of the update alone."""
     request = Request(budget=f"{size}B", device="cpu")
     source = load_source(replace(adapter, extras={}), request)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.calibration.tokenisers import load_tokeniser
-from adaptzip.linalg import choose_device
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.linalg import choose_device
+from adaptzip.models.texts.tokenisers import load_tokeniser
 
 SCALING = 2.0
 BATCH = 8

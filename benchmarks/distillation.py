@@ -21,22 +21,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import adaptzip
-from adaptzip.adapter import Adapter
-from adaptzip.container import writer
-from adaptzip.distillation.data import Example
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import adapter_of, finish
-from adaptzip.distillation.evaluation import evaluate
 from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.selecting import soft_places
-from adaptzip.distillation.sizes import update_bytes
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import CodedAdapter
-from adaptzip.jobs import Request
+from adaptzip.fitting.fits import CodedAdapter
+from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
-from adaptzip.reconstruction import reconstruct
+from adaptzip.models.live.batches import Example
+from adaptzip.reports.evaluation import evaluate
+from adaptzip.reports.sizes import update_bytes
+from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, results, texts
 from fixtures import langid as forty
 from fixtures import lists as eight

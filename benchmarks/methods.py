@@ -17,7 +17,7 @@ from pathlib import Path
 
 import adaptzip
 from adaptzip import methods
-from adaptzip.comparing import diff
+from adaptzip.core.comparing import diff
 from adaptzip.errors import CheckFailedError, RefusedError
 from benchmarks import page
 from benchmarks.real_adapters import RealAdapter, add_folders, find

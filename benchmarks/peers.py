@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 import adaptzip
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter, LoraFactors
 from benchmarks import page, storage
 from benchmarks.bound import ERRORS
 from benchmarks.rate_distortion import compress

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptzip.bounds import Components, allot, least_bytes, price_at
+from adaptzip.core.method import FitContext
 from adaptzip.methods import load
-from adaptzip.methods._base import FitContext
+from adaptzip.reports.bounds import Components, allot, least_bytes, price_at
 from benchmarks import page
 from benchmarks.contexts import CONTEXTS, CodedRows, saving
 from benchmarks.real_adapters import RealAdapter, add_folders, find

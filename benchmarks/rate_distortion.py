@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 
 import adaptzip
-from adaptzip.bounds import least_bytes
-from adaptzip.comparing import diff
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from adaptzip.core.comparing import diff
+from adaptzip.reports.bounds import least_bytes
 from benchmarks import page, storage
 from benchmarks.bound import ERRORS
 from benchmarks.real_adapters import RealAdapter, add_folders, find

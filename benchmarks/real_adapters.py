@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import adaptzip
-from adaptzip.bounds import Components, components
+from adaptzip.reports.bounds import Components, components
 
 MATERIAL = Path(__file__).parent.parent / ".." / "shared" / "material" / "adapters"
 

@@ -25,11 +25,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import adaptzip
-from adaptzip.adapter import Adapter
-from adaptzip.calibration.models import load_base, load_teacher
-from adaptzip.distillation.data import Example
-from adaptzip.linalg import choose_device
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.linalg import choose_device
 from adaptzip.methods import REFERENCE
+from adaptzip.models.live.batches import Example
+from adaptzip.models.live.running import load_base, load_teacher
 from benchmarks import causal_adapter, texts
 from benchmarks.distillation import Case, Run, half_bytes, main
 

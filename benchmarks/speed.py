@@ -90,7 +90,7 @@ class Memory:
 
 def compress(folder: Path, device: str) -> Task:
     import adaptzip
-    from adaptzip.compression import compress as work
+    from adaptzip.fitting.compression import compress as work
 
     def task() -> Mapping[str, float]:
         work(folder / "adapter", folder / f"{device}.adz", device=device, force=True)
@@ -119,7 +119,7 @@ def zstd(folder: Path) -> Task:
 
 
 def export(folder: Path) -> Task:
-    from adaptzip.exporting import export as work
+    from adaptzip.restoring.exporting import export as work
 
     def task() -> Mapping[str, float]:
         work(folder / "cpu.adz", folder / "exported", force=True)
@@ -154,7 +154,8 @@ def copy(folder: Path) -> Task:
 
 
 def imports(folder: Path) -> Task:
-    from adaptzip import compression, exporting
+    from adaptzip.fitting import compression
+    from adaptzip.restoring import exporting
 
     return lambda: {"modules": len((compression, exporting))}
 

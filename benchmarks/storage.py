@@ -14,9 +14,9 @@ import torch
 import zstandard
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.comparing import diff
-from adaptzip.linalg import factored_svd
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.comparing import diff
+from adaptzip.core.linalg import factored_svd
 
 GROUP = 64
 _EXACT = 1e-12

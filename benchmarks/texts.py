@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from adaptzip.distillation.data import Example
+from adaptzip.models.live.batches import Example
 
 _PIECE = 400
 _TEST = 1000

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptzip.trains import contract, tt_svd
+from adaptzip.methods._trains import contract, tt_svd
 from benchmarks.page import put, table
 
 MATRICES, MODES, RANK = 64, (8, 8, 8, 8, 4, 4), 5

@@ -27,8 +27,8 @@ import zstandard
 from numpy.typing import NDArray
 
 _PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
-TABLES_FILE = _PACKAGE / "coding" / "tables.bin"
-DICTIONARY_FILE = _PACKAGE / "container" / "dictionary.txt"
+TABLES_FILE = _PACKAGE / "adz" / "coding" / "tables.bin"
+DICTIONARY_FILE = _PACKAGE / "adz" / "container" / "dictionary.txt"
 
 Floats = NDArray[np.float32]
 

@@ -18,23 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors, Meta
-from adaptzip.assembly import settled
+from adaptzip.adz.coding.modules import Coder, decode_shared
+from adaptzip.adz.container import writer
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.coding.modules import Coder, decode_shared
-from adaptzip.compressed import Compressed, Provenance, TrainingReport
-from adaptzip.compression import compress, make_from
-from adaptzip.container import writer
-from adaptzip.container.reader import open_adz
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
+from adaptzip.core.method import FunctionMethod
+from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
-from adaptzip.dtypes import DTYPES, NAMES
-from adaptzip.jobs import Request, configure, load_source
+from adaptzip.files.dtypes import DTYPES, NAMES
+from adaptzip.fitting.assembly import settled
+from adaptzip.fitting.compression import compress, make_from
+from adaptzip.fitting.requests import Request, configure, load_source
 from adaptzip.methods import load
-from adaptzip.methods._base import FunctionMethod
-from adaptzip.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
-from adaptzip.sensitivity import Sensitivity
+from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 TEAM = FOLDER / "team.basis"

@@ -24,13 +24,13 @@ import torch
 import zstandard
 from constriction import stream
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.coding import entropy
-from adaptzip.coding.tables import Class
-from adaptzip.coding.trellis import Quantised
-from adaptzip.container.deflate import DICTIONARY
-from adaptzip.container.streams import write_lengths
-from adaptzip.packing import pack_factors, pack_tensors
+from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.packing import pack_factors, pack_tensors
+from adaptzip.adz.coding.tables import Class
+from adaptzip.adz.coding.trellis import Quantised
+from adaptzip.adz.container.deflate import DICTIONARY
+from adaptzip.adz.container.streams import write_lengths
+from adaptzip.core.adapter import LoraFactors
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "must-reject"
@@ -450,7 +450,7 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
 
 def _quantisers(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The quantiser of every level, from the trellis."""
-    from adaptzip.coding.trellis import lanes_of, next_states
+    from adaptzip.adz.coding.trellis import lanes_of, next_states
 
     if not levels.any():
         return np.zeros(levels.shape, dtype=np.uint8)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import gamma
 from scipy.stats import gennorm
 
-from adaptzip.coding import tables, trellis
-from adaptzip.workers import parallel_map
+from adaptzip.adz.coding import tables, trellis
+from adaptzip.core.workers import parallel_map
 
 ROUNDS = 4
 ROWS, WIDTH = 64, 4096

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import adaptzip
-from adaptzip.bounds import Components, allot, components, least_bytes, price_at, spend
+from adaptzip.reports.bounds import Components, allot, components, least_bytes, price_at, spend
 from benchmarks import page, peers, quantiser, rate_distortion, speed, storage
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from adaptzip.atomic import atomic_file
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
-from adaptzip.checkpoints._files import open_weights
-from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
-from adaptzip.container import strict_json
-from adaptzip.digest import digest
-from adaptzip.dtypes import NAMES
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
+from adaptzip.files import strict_json
+from adaptzip.files.atomic import atomic_file
+from adaptzip.files.digest import digest
+from adaptzip.files.dtypes import NAMES
+from adaptzip.files.tensors import build_header, pending, write_tensors
+from adaptzip.files.weights import open_weights
 
 FORMAT = 1
 KEY = "adaptzip-basis"

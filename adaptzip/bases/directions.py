@@ -6,8 +6,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from adaptzip.basis import ModuleBasis
-from adaptzip.linalg import canonical_signs
+from adaptzip.core.basis import ModuleBasis
+from adaptzip.core.linalg import canonical_signs
 
 AT_ONCE = 4
 """Dense matrices decomposed side by side: each takes a gigabyte in the widest layers of a 7B model."""
@@ -19,7 +19,7 @@ def dense_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
     """The first singular directions of a dense matrix, from the eigenvectors of its smaller Gram matrix.
 
     The eigenvectors only choose the subspace; singular vectors are those of the matrix on it, so that their accuracy
-    does not suffer from the squares in the Gram matrix. Signs are those of `adaptzip.linalg.canonical_signs`.
+    does not suffer from the squares in the Gram matrix. Signs are those of `adaptzip.core.linalg.canonical_signs`.
 
     Args:
         matrix: (m, n), any real dtype; computed in float64.

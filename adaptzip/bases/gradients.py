@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adaptzip.bases.directions import AT_ONCE, dense_directions, pair
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import RefusedError, UsageError
-from adaptzip.workers import on_one_core, parallel_map
 
 
 @on_one_core()

@@ -8,15 +8,15 @@ from typing import Literal
 
 import torch
 
-from adaptzip.adapter import Adapter
-from adaptzip.base.model import BaseModel
 from adaptzip.bases.artefact import read_basis, round_basis
-from adaptzip.bases.projection import leading, module_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
-from adaptzip.compressed import Site
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.compressed import Site
+from adaptzip.core.projection import leading, module_basis
 from adaptzip.errors import FormatError, RefusedError
+from adaptzip.models.folder import BaseModel
 
 EMBEDDED_DTYPE = torch.float16
 """What a basis is stored as within a `.adz` file."""

@@ -8,12 +8,12 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.bases.directions import pair, stacked_directions
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.linalg import factored_svd
+from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import RefusedError, UsageError
-from adaptzip.linalg import factored_svd
-from adaptzip.workers import on_one_core, parallel_map
 
 Components = tuple[Tensor, Tensor, Tensor]
 """U (out, k), S (k,) and V (in, k) of one update, float64."""

@@ -16,17 +16,17 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Layout, LoraFactors
-from adaptzip.base import names
-from adaptzip.base.layouts import stored_layout
-from adaptzip.base.model import BaseModel
-from adaptzip.base.renaming import find_renaming
 from adaptzip.bases.directions import AT_ONCE, SMALLEST, dense_directions, pair
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
-from adaptzip.compressed import Site
-from adaptzip.digest import digest
+from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.compressed import Site
+from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
-from adaptzip.workers import on_one_core, parallel_map
+from adaptzip.files.digest import digest
+from adaptzip.models import names
+from adaptzip.models.folder import BaseModel
+from adaptzip.models.layouts import stored_layout
+from adaptzip.models.renaming import find_renaming
 
 CLOSEST = 1e-7
 """Two singular values nearer to each other than this share of the largest leave their vectors to rounding."""

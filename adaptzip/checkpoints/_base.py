@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, Layout
+from adaptzip.core.adapter import Adapter, Layout
 
 
 @dataclass(frozen=True, eq=False)

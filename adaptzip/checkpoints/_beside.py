@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._files import open_weights
 from adaptzip.checkpoints._keys import PREFIX, unwrapped
 from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WEIGHT_NAMES, WHOLE_MODELS, is_shard
 from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.files.weights import open_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _QUIET = {*BESIDE, *WEIGHT_NAMES, *OTHER_NAMES, *WHOLE_MODELS}

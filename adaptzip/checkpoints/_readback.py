@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints.peft.experts import parameter_of
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.targeting import chosen
-from adaptzip.comparing import diff
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.comparing import diff
 from adaptzip.errors import CheckFailedError
 
 _HINT = "nothing was written; please report it, with the adapter"

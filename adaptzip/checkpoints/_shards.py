@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.checkpoints._files import Weights, open_weights
 from adaptzip.errors import CheckpointError
 from adaptzip.files.names import is_file_name
+from adaptzip.files.weights import Weights, open_weights
 
 INDEX_SUFFIX = ".index.json"
 _AGAIN = "download or save it again, all parts and their index"

@@ -14,9 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
-from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
 from adaptzip.checkpoints.peft.describe import build_config
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
@@ -24,7 +22,9 @@ from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.reader import read as read_peft
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
+from adaptzip.files.tensors import build_header, pending, write_tensors
 
 RECONSTRUCTION_NAME = "reconstr_config.json"
 _MARK = "lora_latent_mapping"

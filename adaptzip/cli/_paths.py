@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.atomic import check_output, check_output_folder
 from adaptzip.errors import UsageError
+from adaptzip.files.atomic import check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
 
 

@@ -57,8 +57,8 @@ def planned_settings(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         flag = f"--{also[0].replace('_', '-')}"
         raise UsageError(f"{flag} cannot be given with --plan, which decides it", hint=f"edit {path}, or drop {flag}")
     from adaptzip.cli._settings import check_values, settings_of
+    from adaptzip.fitting.plan_files import read_plan
     from adaptzip.methods import load
-    from adaptzip.plan_files import read_plan
 
     plan = read_plan(path)
     return {

@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adaptzip.adapter import Adapter
+from adaptzip.adz.container.names import expand, factor
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.container.names import expand, factor
-from adaptzip.jobs import Request
+from adaptzip.core.adapter import Adapter
+from adaptzip.fitting.forecasts import forecast
+from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
-from adaptzip.planning import forecast
-from adaptzip.report import AdapterReport, DtypeReport, ModuleReport, describe
-from adaptzip.sources import read, source_bytes
-from adaptzip.yardsticks import yardsticks
+from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe
+from adaptzip.reports.yardsticks import yardsticks
+from adaptzip.restoring.reading import read, source_bytes
 
 ERRORS = (0.1, 0.2, 0.316)
 """The relative errors that costs are given for."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptzip.basis import BasisReference
+from adaptzip.adz.container.header import Header
+from adaptzip.adz.container.names import expand
+from adaptzip.adz.container.reader import Opened, read_header
+from adaptzip.adz.container.tables import parse_config, read_tables
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._show_scores import ROWS, figure, share
-from adaptzip.compressed import ExtraEntry, TrainingReport
-from adaptzip.container.header import Header
-from adaptzip.container.names import expand
-from adaptzip.container.reader import Opened, read_header
-from adaptzip.container.tables import parse_config, read_tables
+from adaptzip.core.basis import BasisReference
+from adaptzip.core.compressed import ExtraEntry, TrainingReport
 from adaptzip.errors import FormatError
 
 _MOST_EXTRAS = 8

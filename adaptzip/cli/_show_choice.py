@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
-    from adaptzip.compressed import Compressed
-    from adaptzip.compression import Tried
-    from adaptzip.planning import PlanReport
+    from adaptzip.core.compressed import Compressed
+    from adaptzip.fitting.compression import Tried
+    from adaptzip.fitting.forecasts import PlanReport
 
 _HEAD = ("method", "size", "ratio", "parameters")
 
@@ -77,7 +77,7 @@ def tried_row(row: Tried) -> dict[str, Any]:
 
 def forecast_rows(report: PlanReport) -> list[dict[str, Any]]:
     """A plan's rows as JSON values, refusals last."""
-    from adaptzip.plan_files import row
+    from adaptzip.fitting.plan_files import row
 
     refused: dict[str, Any] = {"bytes": None, "parameters": None, "relative_error": None, "options": {}}
     return [

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
-    from adaptzip.distillation.differences import Difference, Interval
-    from adaptzip.distillation.evaluation import Evaluation
+    from adaptzip.reports.evaluation import Evaluation
+    from adaptzip.reports.measures.differences import Difference, Interval
 
 ROWS = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distilled": "distilled"}
 """Rows of a distillation's report, in their order, and their names for people."""
@@ -50,7 +50,7 @@ def differences(found: Evaluation, *, every: bool = False) -> str:
 
     "" where there is none.
     """
-    from adaptzip.distillation.differences import RESAMPLES
+    from adaptzip.reports.measures.differences import RESAMPLES
 
     if not found.differences:
         return ""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.adapter import Adapter
-    from adaptzip.sensitivity import Sensitivity
+    from adaptzip.core.adapter import Adapter
+    from adaptzip.core.sensitivity import Sensitivity
 
 _MOST_TEXTS = 256
 """Of more texts, this many are drawn."""
@@ -40,10 +40,10 @@ def sensitivities(
         raise UsageError("--calibration needs the base model", hint="add --base DIR")
     if adapter is None or path is None:
         raise UsageError("--calibration weighs an error, which needs the source", hint="add --against SRC")
-    from adaptzip.calibration.examples import read_examples
-    from adaptzip.calibration.models import sample_texts
-    from adaptzip.calibration.moments import collect_moments
-    from adaptzip.calibration.tokenisers import tokeniser_folder
+    from adaptzip.fitting.calibration.moments import collect_moments
+    from adaptzip.models.live.running import sample_texts
+    from adaptzip.models.texts.examples import read_examples
+    from adaptzip.models.texts.tokenisers import tokeniser_folder
 
     texts = sample_texts(read_examples(calibration, **fields), _MOST_TEXTS, seed=0)
     return collect_moments(base, adapter, texts, tokeniser=tokeniser_folder(path))

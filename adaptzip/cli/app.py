@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from adaptzip import __version__
+from adaptzip._version import __version__
 from adaptzip.cli import _failures, _output, basis
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench

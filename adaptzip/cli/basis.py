@@ -17,7 +17,7 @@ from adaptzip.cli._requests import text_fields
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.basis import Basis
+    from adaptzip.core.basis import Basis
 
 Dtype = Literal["float32", "float16"]
 
@@ -182,7 +182,7 @@ def _from_adapters(
     if not sources:
         raise UsageError("no adapter was given to build a basis from", hint="adaptzip basis build a/ b/ -o team.basis")
     from adaptzip.bases.updates import build_basis
-    from adaptzip.sources import read
+    from adaptzip.restoring.reading import read
 
     return build_basis([read(path) for path in sources], size)
 
@@ -203,10 +203,10 @@ def _from_gradient(
     if base is None or calibration is None or modules_of is None or size is None:
         raise UsageError("--gradient was given without all of --base, --calibration, --modules-of and -k")
     from adaptzip.bases.gradients import basis_from_gradients
-    from adaptzip.calibration.examples import read_examples
-    from adaptzip.calibration.gradients import module_gradients
-    from adaptzip.calibration.tokenisers import tokeniser_folder
-    from adaptzip.sources import read
+    from adaptzip.fitting.calibration.gradients import module_gradients
+    from adaptzip.models.texts.examples import read_examples
+    from adaptzip.models.texts.tokenisers import tokeniser_folder
+    from adaptzip.restoring.reading import read
 
     texts = read_examples(calibration, **fields)
     modules = list(read(modules_of).modules)
@@ -216,8 +216,8 @@ def _from_gradient(
 
 def _captured(path: Path, shared: Basis) -> dict[str, Any]:
     """How much of one adapter lies in a basis."""
-    from adaptzip.bases.projection import captured_energy
-    from adaptzip.sources import read
+    from adaptzip.core.projection import captured_energy
+    from adaptzip.restoring.reading import read
 
     found = captured_energy(read(path).modules, shared)
     worst = min(found.modules, key=lambda name: found.modules[name], default=None)

@@ -14,7 +14,7 @@ from adaptzip.cli._paths import check_file
 from adaptzip.cli._requests import text_fields
 
 if TYPE_CHECKING:
-    from adaptzip.benching import Bench
+    from adaptzip.reports.benching import Bench
 
 
 def bench(
@@ -63,18 +63,18 @@ def bench(
       adaptzip bench my-adapter/ --to svd --to vblora --budget 100x --budget 200x
       adaptzip bench my-adapter/ --plot sizes.png
     """
-    from adaptzip.sources import source_bytes
+    from adaptzip.restoring.reading import source_bytes
 
     source_bytes(source)
     sink = Output(as_json, quiet, verbose)
     if plot is not None:
-        from adaptzip.plots import check_plot
+        from adaptzip.reports.plots import check_plot
 
         check_plot(plot)
         check_file(plot, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
-    from adaptzip.benching import bench as run
-    from adaptzip.jobs import Request
+    from adaptzip.fitting.requests import Request
     from adaptzip.methods import load
+    from adaptzip.reports.benching import bench as run
 
     for name in to or []:
         load(name)
@@ -96,7 +96,7 @@ def bench(
     if plot is None:
         sink.result(values, lambda: _text(found))
         return
-    from adaptzip.plots import draw
+    from adaptzip.reports.plots import draw
 
     draw(found, plot, title=source.resolve().name, force=force)
     if not as_json:

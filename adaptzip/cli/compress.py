@@ -16,9 +16,9 @@ from adaptzip.cli._requests import method_settings, planned_settings, text_field
 from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
-    from adaptzip.compressed import Compressed
-    from adaptzip.compression import Made
-    from adaptzip.jobs import Request, Source
+    from adaptzip.core.compressed import Compressed
+    from adaptzip.fitting.compression import Made
+    from adaptzip.fitting.requests import Request, Source
 
 
 def compress(
@@ -80,7 +80,7 @@ def compress(
       adaptzip compress my-adapter/ --plan plan.json
       adaptzip compress my-adapter/ --lossless -o exact.adz
     """
-    from adaptzip.sources import source_bytes
+    from adaptzip.restoring.reading import source_bytes
 
     size = source_bytes(source)
     target = output or default_output(source)
@@ -140,7 +140,7 @@ def compress(
 
 
 def _exact(source: Path, target: Path, settings: dict[str, Any], *, force: bool) -> dict[str, Any]:
-    from adaptzip.compression import compress as run
+    from adaptzip.fitting.compression import compress as run
 
     flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
     return show.values_of(run(source, target, lossless=True, force=force, **flat)) | show.nothing_beside()
@@ -158,11 +158,11 @@ def _fitted(
     reference: bool,
 ) -> dict[str, Any]:
     """Fit, write, and hold the result against the reference."""
-    from adaptzip.compression import run
-    from adaptzip.container import writer
-    from adaptzip.jobs import AUTO, prepare_job
-    from adaptzip.measuring import captured, weighted_error
-    from adaptzip.planning import choose
+    from adaptzip.adz.container import writer
+    from adaptzip.fitting.compression import run
+    from adaptzip.fitting.forecasts import choose
+    from adaptzip.fitting.measuring import captured, weighted_error
+    from adaptzip.fitting.requests import AUTO, prepare_job
 
     loaded, request = _load(source, settings, plan)
     share = None
@@ -192,13 +192,13 @@ def _basis_bytes(compressed: Compressed, basis: Path | None) -> int | None:
 
 def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
     from adaptzip.checkpoints._base_name import warn_of_local_name
-    from adaptzip.jobs import Request, load_source
+    from adaptzip.fitting.requests import Request, load_source
 
     request = Request(**settings)
     loaded = load_source(source, request)
     warn_of_local_name(loaded.adapter.meta.base_model)
     if plan is not None and request.ranks is not None:
-        from adaptzip.plan_files import check_modules
+        from adaptzip.fitting.plan_files import check_modules
 
         check_modules(plan, request.ranks, loaded.adapter.modules)
     return loaded, request
@@ -206,9 +206,9 @@ def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[So
 
 def _reference(source: Source, made: Made, request: Request, report: Report) -> dict[str, Any] | None:
     """What the reference method makes of the same bytes; None if it made this, or can't be so small."""
-    from adaptzip.measuring import measured_error
+    from adaptzip.fitting.forecasts import reference_at
+    from adaptzip.fitting.measuring import measured_error
     from adaptzip.methods import REFERENCE
-    from adaptzip.planning import reference_at
 
     if made.compressed.method == REFERENCE:
         return None
@@ -238,8 +238,8 @@ def _preview(
     sink: Output,
 ) -> None:
     """What would come of it: exactly for --lossless, which needs no search, else as the method predicts."""
-    from adaptzip.compression import compress as run
-    from adaptzip.container import writer
+    from adaptzip.adz.container import writer
+    from adaptzip.fitting.compression import compress as run
 
     if lossless:
         flat = {**{key: value for key, value in settings.items() if key != "options"}, **settings["options"]}
@@ -262,9 +262,9 @@ def _preview(
 
 
 def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict[str, Any]:
-    from adaptzip.jobs import AUTO
+    from adaptzip.fitting.forecasts import compare, forecast
+    from adaptzip.fitting.requests import AUTO
     from adaptzip.methods import fittable
-    from adaptzip.planning import compare, forecast
 
     loaded, request = _load(source, settings, plan)
     tried = None

@@ -15,7 +15,7 @@ from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from adaptzip.comparing import DiffReport
+    from adaptzip.core.comparing import DiffReport
 
 
 def diff(
@@ -48,8 +48,8 @@ def diff(
       adaptzip diff my-adapter/ restored/ --max-error 0.1
       adaptzip diff my-adapter/ my-adapter.adz --base base-model/ --calibration texts.jsonl
     """
-    from adaptzip.comparing import diff as compare
-    from adaptzip.sources import read
+    from adaptzip.core.comparing import diff as compare
+    from adaptzip.restoring.reading import read
 
     fields = text_fields(calibration, text_field, pair_field, completion_field)
     first, second = (read(path, base=base, basis=basis) for path in (a, b))

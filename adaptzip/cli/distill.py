@@ -21,9 +21,9 @@ from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.distillation.distilling import Distilled
-    from adaptzip.distillation.evaluation import Evaluation
     from adaptzip.distillation.preparing import Setup
     from adaptzip.distillation.problem import Moment
+    from adaptzip.reports.evaluation import Evaluation
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -120,7 +120,7 @@ def distill(
     from adaptzip.distillation.preparing import DataOptions
     from adaptzip.distillation.running import Run, carry_out
     from adaptzip.distillation.schedules import Schedule
-    from adaptzip.jobs import Request
+    from adaptzip.fitting.requests import Request
 
     request = Request(
         budget=budget, extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base, basis=basis,
@@ -178,7 +178,7 @@ def _shown(report: Report) -> Callable[[Moment], None]:
 
 
 def _evaluation(made: Distilled, setup: Setup) -> Evaluation:
-    from adaptzip.distillation.evaluation import Evaluation
+    from adaptzip.reports.evaluation import Evaluation
 
     rows = {scores.ROWS[name]: score for name, score in made.rows.items()}
     kind = setup.problem.teacher.loaded.kind
@@ -186,8 +186,8 @@ def _evaluation(made: Distilled, setup: Setup) -> Evaluation:
 
 
 def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
-    from adaptzip.container import writer
-    from adaptzip.distillation.sizes import update_bytes
+    from adaptzip.adz.container import writer
+    from adaptzip.reports.sizes import update_bytes
 
     compressed = made.compressed
     parts = writer.sizes(compressed)

@@ -15,9 +15,9 @@ from adaptzip.cli._paths import check_file
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.adapter import Adapter
-    from adaptzip.distillation.evaluation import Evaluation
-    from adaptzip.functions import Functions
+    from adaptzip.core.adapter import Adapter
+    from adaptzip.reports.evaluation import Evaluation
+    from adaptzip.restoring.functions import Functions
 
 
 def eval(
@@ -98,7 +98,7 @@ def eval(
     """
     sink = Output(as_json, quiet, verbose)
     if plot is not None:
-        from adaptzip.plots import check_plot
+        from adaptzip.reports.plots import check_plot
 
         if not sources:
             raise UsageError("there is nothing to draw", hint="give PEFT folders or .adz files besides the teacher")
@@ -106,10 +106,10 @@ def eval(
         check_file(plot, force=force, source=sources, teacher=teacher, config=config, base=base, basis=basis, data=data)
     paths = _by_name(sources or [])
     adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
-    from adaptzip.calibration.tokenisers import tokeniser_folder
-    from adaptzip.distillation.data import hold_out, read_examples
-    from adaptzip.distillation.evaluation import TEACHER, evaluate
-    from adaptzip.distillation.sizes import sizes_of
+    from adaptzip.models.live.batches import hold_out, read_examples
+    from adaptzip.models.texts.tokenisers import tokeniser_folder
+    from adaptzip.reports.evaluation import TEACHER, evaluate
+    from adaptzip.reports.sizes import sizes_of
 
     students = {name: adapters[path] for name, path in paths.items()}
     tokeniser = tokeniser_folder(teacher)
@@ -155,7 +155,7 @@ def eval(
     if plot is None:
         sink.result(values, lambda: _text(found, tokeniser, verbose))
         return
-    from adaptzip.plots import draw_evaluation
+    from adaptzip.reports.plots import draw_evaluation
 
     draw_evaluation(found, plot, title=teacher.resolve().name, force=force)
     if not as_json:
@@ -176,8 +176,8 @@ def _read(
 ) -> dict[Path, Adapter | Functions]:
     """The adapters; --alpha and --config are for those that have no configuration of their own."""
     from adaptzip.checkpoints._places import CONFIG_NAME
-    from adaptzip.functions import read_either
-    from adaptzip.sources import archive_file, weight_file
+    from adaptzip.restoring.functions import read_either
+    from adaptzip.restoring.reading import archive_file, weight_file
 
     bare = {p for p in paths if archive_file(p) is None and not weight_file(p).with_name(CONFIG_NAME).is_file()}
     given = "--alpha" if alpha is not None else "--config"

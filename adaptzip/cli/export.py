@@ -14,7 +14,7 @@ from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_folder
 
 if TYPE_CHECKING:
-    from adaptzip.exporting import ExportReport
+    from adaptzip.restoring.exporting import ExportReport
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -66,7 +66,7 @@ def export(
     """
     check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
-    from adaptzip.exporting import export as write
+    from adaptzip.restoring.exporting import export as write
 
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,

@@ -13,7 +13,7 @@ from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_folder
 
 if TYPE_CHECKING:
-    from adaptzip.adapter import Adapter
+    from adaptzip.core.adapter import Adapter
 
 
 def merge(
@@ -61,8 +61,8 @@ def merge(
     """
     check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
-    from adaptzip.merging import merge as run
-    from adaptzip.sources import read
+    from adaptzip.restoring.merging import merge as run
+    from adaptzip.restoring.reading import read
 
     sink.detail("reading the adapter")
     adapter = read(source, alpha=alpha, config=config, base=base, basis=basis)
@@ -90,10 +90,10 @@ def merge(
 
 
 def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
-    from adaptzip.base.model import BaseModel
-    from adaptzip.merging.folders import merged_files, tokenizer_warnings
-    from adaptzip.merging.plan import plan_merge
-    from adaptzip.merging.tokenizers import adapter_folder, choose_tokenizer
+    from adaptzip.models.folder import BaseModel
+    from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
+    from adaptzip.restoring.merging.plan import plan_merge
+    from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
 
     plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie)
     tokenizer = choose_tokenizer(base, adapter_folder(source))

@@ -14,7 +14,7 @@ from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 
 if TYPE_CHECKING:
-    from adaptzip.methods._base import Method
+    from adaptzip.core.method import Method
 
 
 def methods(

@@ -16,7 +16,7 @@ from adaptzip.cli._requests import method_settings, text_fields
 from adaptzip.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.planning import PlanReport
+    from adaptzip.fitting.forecasts import PlanReport
 
 
 def plan(
@@ -66,7 +66,7 @@ def plan(
       adaptzip plan my-adapter/ --budget 50k --to vblora --to loretta
       adaptzip plan my-adapter/ --budget 100x -o plan.json
     """
-    from adaptzip.sources import source_bytes
+    from adaptzip.restoring.reading import source_bytes
 
     methods = to or []
     if setting and len(methods) != 1:
@@ -75,9 +75,9 @@ def plan(
     if output is not None:
         check_file(output, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     sink = Output(as_json, quiet, verbose)
-    from adaptzip.jobs import AUTO, Request, load_source
+    from adaptzip.fitting.forecasts import compare
+    from adaptzip.fitting.requests import AUTO, Request, load_source
     from adaptzip.methods import fittable, load
-    from adaptzip.planning import compare
 
     for name in methods:
         load(name)
@@ -116,7 +116,7 @@ def plan(
         sink.result(values, lambda: show.tried(rows, size, weighted=weighted))
         _check_any(found)
         return
-    from adaptzip.plan_files import write_plan
+    from adaptzip.fitting.plan_files import write_plan
 
     if not as_json:
         sink.result(values, lambda: show.tried(rows, size, weighted=weighted))

@@ -46,9 +46,9 @@ def verify(
       adaptzip verify my-adapter.adz
       adaptzip verify my-adapter.adz --against my-adapter/ --max-error 0.1
     """
-    from adaptzip.sources import read
-    from adaptzip.verifying import VerifyReport
-    from adaptzip.verifying import verify as run
+    from adaptzip.reports.verifying import VerifyReport
+    from adaptzip.reports.verifying import verify as run
+    from adaptzip.restoring.reading import read
 
     def say(report: VerifyReport) -> str:
         lines = [f"{'ok ' if check.passed else 'NO '} {check.name}: {check.detail}" for check in report.checks]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from adaptzip.adz.coding.packing import unpack_tensors
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.errors import RefusedError
-from adaptzip.jobs import Source
-from adaptzip.packing import unpack_tensors
+from adaptzip.fitting.requests import Source
 
 _PACKED_ERROR = 0.05
 """Extras that differ by no more, relatively, were packed in another way."""

@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.assembly import LONGEST_ERROR, assemble
-from adaptzip.budget import Budget
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
+from adaptzip.adz.container import writer
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints._base_name import renamed_config
-from adaptzip.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
-from adaptzip.compressed import Compressed
-from adaptzip.compression import fit_candidate, why_not
-from adaptzip.container import writer
-from adaptzip.container.reader import open_adz
-from adaptzip.control import control_of
+from adaptzip.core.budget import Budget
+from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
-from adaptzip.fitting import CodedAdapter, FittedAdapter, sites_of
-from adaptzip.jobs import Job, Request, Source, prepare_job
-from adaptzip.reconstruction import coder_of
-from adaptzip.settings import candidates, empty_file, smallest, with_ranks
+from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
+from adaptzip.fitting.candidates import candidates, empty_file, smallest, with_ranks
+from adaptzip.fitting.compression import fit_candidate, why_not
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
+from adaptzip.fitting.job_limits import control_of
+from adaptzip.fitting.requests import Job, Request, Source, prepare_job
+from adaptzip.restoring.reconstruction import coder_of
 
 MORE = 1.7
 """Ranks are those of a fit with so many times the room: training makes do with coarser numbers (measured)."""

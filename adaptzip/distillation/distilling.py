@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adaptzip.adapter import Adapter
-from adaptzip.atomic import check_output
-from adaptzip.budget import Budget
-from adaptzip.calibration.models import Kind
-from adaptzip.comparing import diff
-from adaptzip.compressed import Compressed
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
+from adaptzip.core.comparing import diff
+from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.beginning import Beginning
-from adaptzip.distillation.data import Example
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import begin, settled, train
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
@@ -24,12 +21,15 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.quantising import Written
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.distillation.scores import Score
 from adaptzip.errors import AdaptzipWarning
+from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
-from adaptzip.jobs import Request
+from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
-from adaptzip.reconstruction import reconstruct
+from adaptzip.models.live.batches import Example
+from adaptzip.models.live.running import Kind
+from adaptzip.reports.scores import Score
+from adaptzip.restoring.reconstruction import reconstruct
 
 
 @dataclass(frozen=True, eq=False)

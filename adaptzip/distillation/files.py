@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from adaptzip.assembly import LONGEST_ERROR
-from adaptzip.compressed import Compressed, TrainingReport
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from adaptzip.core.compressed import Compressed, TrainingReport
 from adaptzip.distillation.beginning import Beginning
-from adaptzip.fitting import CodedAdapter
+from adaptzip.fitting.assembly import LONGEST_ERROR
+from adaptzip.fitting.fits import CodedAdapter
 
 Parts = Callable[[float, CodedAdapter], dict[str, int]]
 """Bytes of a file by part (`container.writer.sizes`), for blocks coded at a step."""

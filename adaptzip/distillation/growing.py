@@ -15,7 +15,7 @@ from math import sqrt
 
 from torch import Tensor
 
-from adaptzip.coding.modules import Coder
+from adaptzip.adz.coding.modules import Coder
 from adaptzip.distillation.lessons import order
 from adaptzip.distillation.loop import Training
 from adaptzip.distillation.machines import Machines
@@ -23,8 +23,8 @@ from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.tensors import Place, Tensors, start, trained_of
 from adaptzip.errors import UsageError
-from adaptzip.fitting import FittedAdapter
-from adaptzip.jobs import Request
+from adaptzip.fitting.fits import FittedAdapter
+from adaptzip.fitting.requests import Request
 from adaptzip.methods import load
 
 _BETA = 0.85

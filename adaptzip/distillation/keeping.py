@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter
-from adaptzip.calibration.models import Loading, load_bare
-from adaptzip.calibration.unknown import every_parameter
-from adaptzip.compressed import Compressed
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
-from adaptzip.reconstruction import extras_of
+from adaptzip.models.live.running import Loading, load_bare
+from adaptzip.models.live.unknown import every_parameter
+from adaptzip.restoring.reconstruction import extras_of
 
 
 def as_kept(teacher: Adapter, plan: Compressed) -> Adapter:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from adaptzip.calibration.kinds import OF_TEXTS
-from adaptzip.calibration.models import NO_LABEL, Batch, Kind, LoadedModel
-from adaptzip.distillation.data import Encoded, collate
 from adaptzip.distillation.losses import Counts, LossWeights, Seen, loss
 from adaptzip.distillation.machines import within_memory
-from adaptzip.distillation.outputs import KEPT_BYTES
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest
 from adaptzip.errors import UsageError
+from adaptzip.models.kinds import OF_TEXTS
+from adaptzip.models.live.batches import Encoded, collate
+from adaptzip.models.live.running import NO_LABEL, Batch, Kind, LoadedModel
+from adaptzip.reports.outputs import KEPT_BYTES
 
 _SORTED_TOGETHER = 32
 """Batches whose texts are sorted by length together, so that little is padded."""

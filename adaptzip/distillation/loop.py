@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.calibration.rows import alike
 from adaptzip.distillation.lessons import order
 from adaptzip.distillation.losses import Counts, loss
 from adaptzip.distillation.machines import Machines, within_memory
@@ -22,6 +21,7 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.distillation.tensors import Place, Tensors, factors_of, trained_of, trained_places
 from adaptzip.errors import CheckFailedError
+from adaptzip.models.live.rows import alike
 
 _BETAS = (0.9, 0.99)
 _SMOOTH = 0.95

@@ -9,9 +9,9 @@ from math import isfinite
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.calibration.models import NO_LABEL, Kind
-from adaptzip.calibration.rows import apart
 from adaptzip.errors import RefusedError, UsageError
+from adaptzip.models.live.rows import apart
+from adaptzip.models.live.running import NO_LABEL, Kind
 
 
 @dataclass(frozen=True)

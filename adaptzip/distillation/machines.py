@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.calibration.forward import is_out_of_memory
+from adaptzip.core.linalg import choose_device
 from adaptzip.errors import CheckFailedError, RefusedError
-from adaptzip.linalg import choose_device
+from adaptzip.models.live.forward import is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from adaptzip import __version__
-from adaptzip.assembly import LONGEST_ERROR, settled
-from adaptzip.calibration.layers import find_layers
-from adaptzip.calibration.models import LoadedModel
-from adaptzip.coding.modules import Coder
-from adaptzip.compressed import Compressed, Provenance, Site
-from adaptzip.container import writer
+from adaptzip._version import __version__
+from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.container import writer
+from adaptzip.core.compressed import Compressed, Provenance, Site
+from adaptzip.core.method import FunctionMethod
 from adaptzip.distillation.beginning import MORE, Beginning, begin_with
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError
-from adaptzip.jobs import Request, Source, configure, pack_extras
+from adaptzip.fitting.assembly import LONGEST_ERROR, settled
+from adaptzip.fitting.requests import Request, Source, configure, pack_extras
 from adaptzip.methods import load
-from adaptzip.methods._base import FunctionMethod
+from adaptzip.models.live.layers import find_layers
+from adaptzip.models.live.running import LoadedModel
 
 _BITS = 3.0
 """What a trained number takes, about, where the rank follows from the budget."""

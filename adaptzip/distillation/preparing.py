@@ -9,17 +9,27 @@ from typing import Any
 
 import torch
 
-from adaptzip.adapter import Adapter
-from adaptzip.calibration.finite import watched
-from adaptzip.calibration.layers import find_layers
-from adaptzip.calibration.loaded import Scored
-from adaptzip.calibration.models import Kind, LoadedModel, Loading, load_bare
-from adaptzip.calibration.tokenisers import tokeniser_folder
 from adaptzip.checkpoints._base_name import warn_of_local_name
-from adaptzip.compressed import TrainingReport
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.compressed import TrainingReport
+from adaptzip.core.gains import divisor
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
-from adaptzip.distillation.data import (
+from adaptzip.distillation.files import Parts, parts_of, whole
+from adaptzip.distillation.growing import grown
+from adaptzip.distillation.keeping import student_of
+from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
+from adaptzip.distillation.machines import Machines, find_machines, within_memory
+from adaptzip.distillation.placing import beginning_of, scale_of
+from adaptzip.distillation.problem import Problem, even_scale
+from adaptzip.distillation.quantising import fill
+from adaptzip.distillation.reports import longest, room
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.distillation.student import Factors, Guest, magnitudes_of
+from adaptzip.distillation.tensors import trained_of
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError
+from adaptzip.fitting.requests import Request, Source, load_source
+from adaptzip.models.live.batches import (
     Example,
     batches,
     check_words,
@@ -29,25 +39,15 @@ from adaptzip.distillation.data import (
     read_examples,
     self_texts,
 )
-from adaptzip.distillation.files import Parts, parts_of, whole
-from adaptzip.distillation.growing import grown
-from adaptzip.distillation.keeping import student_of
-from adaptzip.distillation.labels import fitted, reading_of
-from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
-from adaptzip.distillation.machines import Machines, find_machines, within_memory
-from adaptzip.distillation.metrics import metric_name
-from adaptzip.distillation.outputs import teacher_outputs
-from adaptzip.distillation.placing import beginning_of, scale_of
-from adaptzip.distillation.problem import Problem, even_scale
-from adaptzip.distillation.quantising import fill
-from adaptzip.distillation.reports import longest, room
-from adaptzip.distillation.schedules import Schedule
-from adaptzip.distillation.scores import Score, score
-from adaptzip.distillation.student import Factors, Guest, magnitudes_of
-from adaptzip.distillation.tensors import trained_of
-from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.gains import divisor
-from adaptzip.jobs import Request, Source, load_source
+from adaptzip.models.live.finite import watched
+from adaptzip.models.live.layers import find_layers
+from adaptzip.models.live.loaded import Scored
+from adaptzip.models.live.running import Kind, LoadedModel, Loading, load_bare
+from adaptzip.models.texts.labels import fitted, reading_of
+from adaptzip.models.texts.tokenisers import tokeniser_folder
+from adaptzip.reports.measures.metrics import metric_name
+from adaptzip.reports.outputs import teacher_outputs
+from adaptzip.reports.scores import Score, score
 
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""

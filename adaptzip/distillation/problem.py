@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.calibration.models import Batch
-from adaptzip.coding.modules import Coder
+from adaptzip.adz.coding.modules import Coder
 from adaptzip.distillation.lessons import Teacher
 from adaptzip.distillation.quantising import Written, fill
-from adaptzip.distillation.scores import Score, score
 from adaptzip.distillation.student import Guest
 from adaptzip.distillation.tensors import Place, Tensors, factors_of
-from adaptzip.fitting import CodedAdapter
+from adaptzip.fitting.fits import CodedAdapter
+from adaptzip.models.live.running import Batch
+from adaptzip.reports.scores import Score, score
 
 
 @dataclass(frozen=True, eq=False)

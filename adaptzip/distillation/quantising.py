@@ -8,12 +8,12 @@ from math import nan, sqrt
 
 from torch import Tensor
 
-from adaptzip.coding.modules import CodedModule, Coder, code_as_they_are, rounded
-from adaptzip.coding.steps import FINEST_ERROR, GRAIN, round_step
-from adaptzip.compressed import TensorSpec
+from adaptzip.adz.coding.modules import CodedModule, Coder, code_as_they_are, rounded
+from adaptzip.core.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError, NoRoomError
-from adaptzip.fitting import NOTHING_CODED, CodedAdapter
+from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter
+from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, round_step
 
 _LEFT = 0.008
 """A file that leaves no more than this share of its room is large enough."""

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from math import isfinite
 
-from adaptzip.compressed import Figures, TrainingReport
-from adaptzip.container.training import write_report
-from adaptzip.distillation.scores import Score
+from adaptzip.adz.container.training import write_report
+from adaptzip.core.compressed import Figures, TrainingReport
+from adaptzip.reports.scores import Score
 
 _DIGITS = 4
 _ALIGNED = 8

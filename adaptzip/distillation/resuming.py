@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from adaptzip import __version__
-from adaptzip.atomic import atomic_file
+from adaptzip._version import __version__
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.files.atomic import atomic_file
 
 VERSION = 2
 _DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptzip.calibration.models import Kind
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
 from adaptzip.distillation.distilling import Distilled, finish
 from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.machines import find_machines
@@ -25,7 +24,8 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, UsageError
 from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
-from adaptzip.jobs import Request
+from adaptzip.fitting.requests import Request
+from adaptzip.models.live.running import Kind
 
 INTERVAL = 30.0
 """Seconds between two saves of the progress."""
@@ -109,7 +109,7 @@ def carry_out(
             it reads.
         OutputError: if there is a best file of another run, without `force`.
         CheckFailedError: if training failed; the best file so far is written as `run.best`.
-        AdaptzipError: others, as `adaptzip.distillation.distilling.prepare` and `adaptzip.container.writer.write`.
+        AdaptzipError: others, as `adaptzip.distillation.distilling.prepare` and `adaptzip.adz.container.writer.write`.
     """
     run.check_places()
     if run.best.exists() and not (force or run.progress.exists()):

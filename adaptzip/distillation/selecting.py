@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.coding.modules import Coder
-from adaptzip.compressed import Site
+from adaptzip.adz.coding.modules import Coder
+from adaptzip.core.compressed import Site
 from adaptzip.distillation.tensors import Place, Tensors
 from adaptzip.errors import AdaptzipWarning
 

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.calibration.layers import Layer, find_layers
-from adaptzip.calibration.models import NO_LABEL, Batch, LoadedModel
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.distillation.losses import Seen
-from adaptzip.functions import Function, Functions
+from adaptzip.models.live.layers import Layer, find_layers
+from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel
+from adaptzip.restoring.functions import Function, Functions
 
 Update = tuple[Tensor, Tensor] | Function
 """A (rank, in) and B (out, rank) of a module, or a function of its outputs."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptzip.coding.modules import Coder, rounded
-from adaptzip.compressed import TensorSpec
+from adaptzip.adz.coding.modules import Coder, rounded
+from adaptzip.core.compressed import TensorSpec
+from adaptzip.core.gains import divisor
+from adaptzip.core.method import FunctionMethod
 from adaptzip.distillation.student import Update
-from adaptzip.fitting import FittedAdapter
-from adaptzip.gains import divisor
-from adaptzip.methods._base import FunctionMethod
+from adaptzip.fitting.fits import FittedAdapter
 
 Place = tuple[str, str]
 """Where a tensor is: its module, or "" where all share it, and its role."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.methods._base import Method
+    from adaptzip.core.method import Method
 
 GROUP = "adaptzip.methods"
 REFERENCE = "svd"

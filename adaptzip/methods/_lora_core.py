@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.bases.projection import Projection, captured_energy, leading, module_basis, project
-from adaptzip.basis import Basis
-from adaptzip.compressed import Site, TensorSpec
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.method import BASIS_U, BASIS_V, FitContext, Method
+from adaptzip.core.projection import Projection, captured_energy, leading, module_basis, project
 from adaptzip.errors import FormatError, RefusedError, UsageError
-from adaptzip.methods._base import BASIS_U, BASIS_V, FitContext, Method
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
 
 SHORTEST_ROW = 48

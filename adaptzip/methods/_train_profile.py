@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
-from adaptzip.trains.chains import Half
-from adaptzip.trains.ladders import MIDDLE, Bond, Floats, Ladder, Side, bonds_of
+from adaptzip.methods._trains.chains import Half
+from adaptzip.methods._trains.ladders import MIDDLE, Bond, Floats, Ladder, Side, bonds_of
 
 Whole = NDArray[np.int64]
 _RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)

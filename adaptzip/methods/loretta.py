@@ -18,17 +18,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.compressed import Site, TensorSpec
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.method import FitContext, Method
+from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import UsageError
-from adaptzip.linalg import factored_svd, group_by_shape
-from adaptzip.methods._base import FitContext, Method
 from adaptzip.methods._train_profile import TrainProfile
-from adaptzip.survey import Allowance, Candidate, Survey
-from adaptzip.trains import Half, Shape, chain_shape, contract, factorise, spectra
-from adaptzip.trains.chains import largest_rank
-from adaptzip.trains.ladders import MIDDLE, Bond, Floats, Ladder, ladder
-from adaptzip.trains.updates import Frame, fit_chain, frame_of, next_core, pseudo_inverse, right_rows
+from adaptzip.methods._trains import Half, Shape, chain_shape, contract, factorise, spectra
+from adaptzip.methods._trains.chains import largest_rank
+from adaptzip.methods._trains.ladders import MIDDLE, Bond, Floats, Ladder, ladder
+from adaptzip.methods._trains.updates import Frame, fit_chain, frame_of, next_core, pseudo_inverse, right_rows
 
 _MEASURED = (1, 2, 4, 8, 16, 32, 64)
 """TT ranks at which a fit measures what the chain keeps; between them it is estimated."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.compressed import Site, TensorSpec
+from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.method import FunctionMethod
 from adaptzip.errors import RefusedError, UsageError
-from adaptzip.methods._base import FunctionMethod
-from adaptzip.trains import Shape, chain_shape, contract
-from adaptzip.trains.chains import largest_rank
+from adaptzip.methods._trains import Shape, chain_shape, contract
+from adaptzip.methods._trains.chains import largest_rank
 
 MOST_BOTTLENECK = 2**20
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.compressed import Site, TensorSpec
-from adaptzip.linalg import factored_svd, group_by_shape
-from adaptzip.methods._base import FitContext, Method
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.method import FitContext, Method
+from adaptzip.core.sensitivity import root
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
-from adaptzip.sensitivity import root
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`vblora`: pieces of A and B as convex mixtures of a few vectors of one bank (VB-LoRA, Li, Han and Ji 2024).
 
-The bank is shared by all modules and both factors. Here it is fitted to a finished adapter: see `adaptzip.banks`.
+The bank is shared by all modules and both factors. Here it is fitted to a finished adapter (`adaptzip.methods._banks`).
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
-from adaptzip.banks.codes import Codes, decode, piece_count
-from adaptzip.banks.factors import Coded, Group, groups, recode
-from adaptzip.banks.fit import Shape, fit_bank
-from adaptzip.banks.ranks import survey, worthwhile
-from adaptzip.banks.refining import exposures
-from adaptzip.banks.search import Search, Setting, piece_bits, search
-from adaptzip.banks.selecting import logits_of, mixed, selected
-from adaptzip.banks.single import compact, expanded, from_stored, no_codes, single, stored_weights, weighted_error
-from adaptzip.compressed import Site, TensorSpec
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.method import FitContext, Method
+from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import CheckFailedError
-from adaptzip.methods._base import FitContext, Method
+from adaptzip.methods._banks.codes import Codes, decode, piece_count
+from adaptzip.methods._banks.factors import Coded, Group, groups, recode
+from adaptzip.methods._banks.fit import Shape, fit_bank
+from adaptzip.methods._banks.ranks import survey, worthwhile
+from adaptzip.methods._banks.refining import exposures
+from adaptzip.methods._banks.search import Search, Setting, piece_bits, search
+from adaptzip.methods._banks.selecting import logits_of, mixed, selected
+from adaptzip.methods._banks.single import (
+    compact,
+    expanded,
+    from_stored,
+    no_codes,
+    single,
+    stored_weights,
+    weighted_error,
+)
 from adaptzip.methods._rates import ROW_BITS, row_costs
 from adaptzip.methods._vblora_config import Config, settled
-from adaptzip.survey import Allowance, Candidate, Survey
 
 _GIB = 2**30
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_adapters import adapter
 from torch import Tensor
 
 from adaptzip.bases.artefact import KEY, read_basis, round_basis, write_basis
-from adaptzip.bases.projection import captured_energy
 from adaptzip.bases.updates import build_basis
-from adaptzip.basis import Basis, BasisReference
+from adaptzip.core.basis import Basis, BasisReference
+from adaptzip.core.projection import captured_energy
 from adaptzip.errors import FormatError, OutputError, RefusedError, UsageError
+from tests.cases.small_adapters import adapter
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 

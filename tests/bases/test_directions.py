@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adaptzip.bases.directions import dense_directions, stacked_directions
 from adaptzip.bases.gradients import basis_from_gradients
+from adaptzip.core.linalg import canonical_signs
 from adaptzip.errors import RefusedError, UsageError
-from adaptzip.linalg import canonical_signs
 
 
 def weight(out: int, width: int, decay: float = 0.0, seed: int = 0) -> Tensor:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_adapters import adapter, factors
 
-from adaptzip.bases.projection import captured_energy, leading, project
 from adaptzip.bases.updates import build_basis
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.projection import captured_energy, leading, project
 from adaptzip.errors import RefusedError
+from tests.cases.small_adapters import adapter, factors
 
 
 def random_basis(out: int, width: int, size: int, seed: int = 0) -> ModuleBasis:

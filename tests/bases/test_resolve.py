@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_adapters import adapter
 
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.base.model import BaseModel
 from adaptzip.bases.artefact import read_basis, round_basis, write_basis
 from adaptzip.bases.resolve import basis_for_compress, basis_for_reconstruct
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import basis_from_base
-from adaptzip.basis import Basis
-from adaptzip.compressed import Site
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Site
 from adaptzip.errors import FormatError, RefusedError
+from adaptzip.models.folder import BaseModel
+from tests.cases.small_adapters import adapter
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 SITES = {name: Site(out, width) for name, (out, width, _) in SHAPES.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_adapters import adapter, factors
 
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.bases.projection import captured_energy
 from adaptzip.bases.updates import build_basis
-from adaptzip.basis import Basis
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis
+from adaptzip.core.projection import captured_energy
 from adaptzip.errors import RefusedError, UsageError
+from tests.cases.small_adapters import adapter, factors
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4), "a.1.q": (40, 24, 2)}
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptzip.base.model import BaseModel
 from adaptzip.bases.directions import dense_directions
 from adaptzip.bases.weights import base_fingerprint, basis_from_base
-from adaptzip.compressed import Site
+from adaptzip.core.compressed import Site
+from adaptzip.core.linalg import canonical_signs
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
-from adaptzip.linalg import canonical_signs
+from adaptzip.models.folder import BaseModel
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], **config: Any) -> BaseModel:

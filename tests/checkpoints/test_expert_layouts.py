@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_peft import merged_by_peft
 from torch import Tensor, nn
 from transformers import GptOssConfig, GptOssForCausalLM, MixtralConfig, MixtralForCausalLM, set_seed
 
 import adaptzip
 from adaptzip.errors import AdaptzipWarning, CheckpointError
-from adaptzip.sources import read
+from adaptzip.restoring.reading import read
+from tests.cases.tiny_peft import merged_by_peft
 
 EXPERTS = "model.layers.0.mlp.experts"
 E, R, HIDDEN, SCALE = 3, 2, 16, 2.0

@@ -10,11 +10,11 @@ import pytest
 import torch
 from peft import PeftModel, VBLoRAConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_peft import gpt2, llama, merged_by_peft, randomise, train
 
 import adaptzip
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
-from adaptzip.sources import read
+from adaptzip.restoring.reading import read
+from tests.cases.tiny_peft import gpt2, llama, merged_by_peft, randomise, train
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_adapters import adapter as make_adapter
 from torch import Tensor, nn
 
 import adaptzip
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.bases.updates import build_basis
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
+from tests.cases.small_adapters import adapter as make_adapter
 
 NEW, OLD = ".default_lora_latent_mapping.weight", "_lora_latent_mapping.weight"
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_peft import bert, merged_by_peft
 from torch import Tensor
 
 import adaptzip
 from adaptzip.checkpoints import dialect
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+from tests.cases.tiny_peft import bert, merged_by_peft
 
 STEM = "base_model.model.layer.q_proj"
 CONFIG = {"peft_type": "LORA", "r": 8, "bottleneck_size": 4, "lora_alpha": 6, "tensor_rank": 2, "task_type": "SEQ_CLS"}

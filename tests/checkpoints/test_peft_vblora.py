@@ -13,17 +13,17 @@ import pytest
 import torch
 from peft import VBLoRAConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise
 from torch import Tensor, nn
-from vblora_cases import Widths, hand_made
 
 import adaptzip
-from adaptzip.adapter import Layout
 from adaptzip.checkpoints import Native, WriteOptions, dialect
 from adaptzip.checkpoints.peft_vblora.fitness import nearest_divisors
 from adaptzip.checkpoints.peft_vblora.layout import index_dtype
+from adaptzip.core.adapter import Layout
 from adaptzip.errors import CheckpointError, RefusedError, UsageError
-from adaptzip.sources import read
+from adaptzip.restoring.reading import read
+from tests.cases.tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise
+from tests.cases.vblora_cases import Widths, hand_made
 
 LLAMA: Widths = {
     f"model.layers.{layer}.{name}": shape

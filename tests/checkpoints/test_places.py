@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_peft import llama, merged_by_peft, train
 from torch import Tensor
 
 import adaptzip
 from adaptzip.errors import AdaptzipWarning, CheckpointError
-from adaptzip.sources import read, source_bytes, weight_files
+from adaptzip.restoring.reading import read, source_bytes, weight_files
+from tests.cases.tiny_peft import llama, merged_by_peft, train
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PARTS = [f"adapter_model-0000{i}-of-00002.safetensors" for i in (1, 2)]

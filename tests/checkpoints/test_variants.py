@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from peft import BdLoraConfig, LoraConfig, PeftModel, get_peft_model
-from tiny_peft import Trained, bert, gpt2, gpt_oss, layers, llama, mixtral, randomise, train
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
-from adaptzip.sources import read
+from adaptzip.restoring.reading import read
+from tests.cases.tiny_peft import Trained, bert, gpt2, gpt_oss, layers, llama, mixtral, randomise, train
 
 _QV = ["q_proj", "v_proj"]
 

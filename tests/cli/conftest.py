@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_cases import make_adapter, make_base, run
+
+from tests.cli.cli_cases import make_adapter, make_base, run
 
 
 @pytest.fixture

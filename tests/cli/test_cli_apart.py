@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_cases import make_adapter, refused, run
 
 import adaptzip
 from adaptzip.errors import UsageError
+from tests.cli.cli_cases import make_adapter, refused, run
 
 FILE_COMMANDS = {
     "compress": "compress {ad} --plan {plan} --base {base} --calibration {texts} -o {out}",

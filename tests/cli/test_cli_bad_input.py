@@ -9,10 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import CONFIG, MODULES, OUT, RANK, WIDTH, listing, make_adapter, make_base, make_tensors, refused, run
 
 import adaptzip
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from tests.cli.cli_cases import (
+    CONFIG,
+    MODULES,
+    OUT,
+    RANK,
+    WIDTH,
+    listing,
+    make_adapter,
+    make_base,
+    make_tensors,
+    refused,
+    run,
+)
 
 A = f"base_model.model.{MODULES[0]}.lora_A.weight"
 B = f"base_model.model.{MODULES[0]}.lora_B.weight"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import refused, run
 from safetensors.torch import load_file, save_file
 
-from tests.distillation.evaluation_cases import classifier, write_rows
+from tests.cases.evaluation_cases import classifier, write_rows
+from tests.cli.cli_cases import refused, run
 
 COMMANDS = (
     "merge {teacher} --base {base} -o {out}",

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_cases import CONFIG, Result, make_adapter, run
 
 import adaptzip
 from adaptzip.errors import AdaptzipWarning
 from formats import decoder
+from tests.cli.cli_cases import CONFIG, Result, make_adapter, run
 
 LOCAL = "/home/ann/secret-project/llama"
 NAME = "org/llama"

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import MODULES, load_weights, make_base, refused, run
 from safetensors.torch import load_file, save_file
 
 import adaptzip
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from tests.calibration.models_on_disk import TEXTS
-from tests.calibration.models_on_disk import adapter as random_adapter
-from tests.calibration.models_on_disk import save as save_model
-from tests.tiny_peft import llama
+from tests.cases.models_on_disk import TEXTS
+from tests.cases.models_on_disk import adapter as random_adapter
+from tests.cases.models_on_disk import save as save_model
+from tests.cases.tiny_peft import llama
+from tests.cli.cli_cases import MODULES, load_weights, make_base, refused, run
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, refused, run
 from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.bases.artefact import read_basis
-from adaptzip.calibration.encoding import Example
+from adaptzip.models.texts.encoding import Example
+from tests.cli.cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, refused, run
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_an_existing_basis_is_kept(adapter: Path) -> None:
 
 def test_a_basis_from_gradients(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients themselves are tested with the calibration; here, what becomes of them."""
-    from adaptzip.calibration import gradients
+    from adaptzip.fitting.calibration import gradients
 
     texts = adapter.parent / "texts.jsonl"
     texts.write_text('{"text": "one"}\n{"text": "two"}\n')

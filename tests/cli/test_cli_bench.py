@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_cases import listing, refused, run
 
 from adaptzip.methods import REFERENCE, load, names
+from tests.cli.cli_cases import listing, refused, run
 
 NEEDY = next(name for name in names() if load(name).default_basis == "base")
 
@@ -38,7 +38,7 @@ def test_bench_draws(adapter: Path) -> None:
 
 
 def test_bench_refuses_before_the_work(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptzip.benching.run", lambda *_, **__: pytest.fail("it began to work"))
+    monkeypatch.setattr("adaptzip.reports.benching.run", lambda *_, **__: pytest.fail("it began to work"))
     refused(run("bench", adapter, "--plot", adapter.with_name("a.txt")), 2, "png, svg, pdf")
     refused(run("bench", adapter, "-b", "50k"), 2, "counts parameters")
     refused(run("bench", adapter, "-b", "many"), 2, "budget 'many'")

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_cases import refused, run
 
 import adaptzip
-from adaptzip.sensitivity import Sensitivity
-from tests.calibration.models_on_disk import TEXTS
-from tests.distillation.tasks import language
+from adaptzip.core.sensitivity import Sensitivity
+from tests.cases.models_on_disk import TEXTS
+from tests.cases.tasks import language
+from tests.cli.cli_cases import refused, run
 
 COMMANDS = {
     "compress": "compress {adapter} --base {base} --budget 50% -o {out}",
@@ -102,7 +102,7 @@ def weighed(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
     """Words that calibrate, where it is known what calibration finds: one kind of module counts for more."""
     weights = {name: Sensitivity(9.0 if "down" in name else 0.5) for name in adaptzip.read(place.adapter).modules}
     found = SimpleNamespace(sensitivities=weights, importance={})
-    monkeypatch.setattr("adaptzip.calibration.calibrate", lambda *_, **__: found)
+    monkeypatch.setattr("adaptzip.fitting.calibration.calibrate", lambda *_, **__: found)
     return ["--budget", "30%", "--base", place.base, "--calibration", place.usual]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import CONFIG, MODULES, OUT, RANK, WIDTH, load_weights, make_adapter, make_tensors, run
 from safetensors.torch import load_file, save_file
 
 import adaptzip
+from tests.cli.cli_cases import CONFIG, MODULES, OUT, RANK, WIDTH, load_weights, make_adapter, make_tensors, run
 
 WROTE = r"wrote \S+  [\d.]+ (B|KiB)  \([\d.]+ % of [\d.]+ KiB, [\d.]+x, error [\d.e-]+\)"
 

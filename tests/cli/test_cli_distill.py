@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_cases import ROOT, Result, command, listing, refused, run
-from test_cli_reference import documented
 
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.cli.distill import distill
-from adaptzip.container.reader import open_adz
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.schedules import Schedule
-from tests.distillation.evaluation_cases import classifier, write_rows
+from tests.cases.evaluation_cases import classifier, write_rows
+from tests.cli.cli_cases import ROOT, Result, command, listing, refused, run
+from tests.cli.test_cli_reference import documented
 
 SHORT = ("--steps", "6", "--batch-size", "2", "--budget", "6kB", "--label-field", "label", "--device", "cpu")
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_cases import Result, listing, make_adapter, refused, run
-from test_cli_reference import documented
 
 import adaptzip
-from adaptzip.container.reader import read_header
-from adaptzip.distillation.data import hold_out, read_examples
-from adaptzip.distillation.evaluation import evaluate
-from tests.distillation.evaluation_cases import causal, classifier, weakened, write_rows
+from adaptzip.adz.container.reader import read_header
+from adaptzip.models.live.batches import hold_out, read_examples
+from adaptzip.reports.evaluation import evaluate
+from tests.cases.evaluation_cases import causal, classifier, weakened, write_rows
+from tests.cli.cli_cases import Result, listing, make_adapter, refused, run
+from tests.cli.test_cli_reference import documented
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def test_eval_draws(place: Workplace) -> None:
 
 
 def test_what_can_not_be_drawn_is_refused_before_the_work(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptzip.distillation.evaluation.evaluate", lambda *_, **__: pytest.fail("it began to work"))
+    monkeypatch.setattr("adaptzip.reports.evaluation.evaluate", lambda *_, **__: pytest.fail("it began to work"))
     refused(place.eval(place.packed, "--plot", place.base.parent / "a.txt"), 2, "png, svg, pdf")
     refused(place.eval("--plot", place.base.parent / "a.png"), 2, "nothing to draw")
     monkeypatch.setitem(sys.modules, "matplotlib", None)

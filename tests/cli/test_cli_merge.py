@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_cases import listing, refused, run
-from live_models import distance, llama, logits_of, train
 from safetensors.torch import load_file, save_file
+
+from tests.cases.live_models import distance, llama, logits_of, train
+from tests.cli.cli_cases import listing, refused, run
 
 
 def test_tied_embeddings(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_cases import ROOT, Result, command, listing, make_adapter, refused, run, run_apart
+
+from tests.cli.cli_cases import ROOT, Result, command, listing, make_adapter, refused, run, run_apart
 
 AT_WORK = r"__import__('os').write(2, b'at work\n')"
 """One write, so that the lines of two worker threads do not mix."""
 PAUSES = {
     # Between two tensors of an output that is half-written.
-    "merging": f"import time, adaptzip.merging.folders as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))",
+    "merging": (
+        f"import time, adaptzip.restoring.merging.folders as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))"
+    ),
     # While the bytes of the finished output are on their way to the disk.
     "syncing": f"import time, os\nos.fsync = lambda *a: ({AT_WORK}, time.sleep(60))",
     # In the middle of the work, before anything is written; worker threads finish the module they are at.
-    "coding": "import time, adaptzip.coding.modules as m\nwas = m.code_modules\n"
+    "coding": "import time, adaptzip.adz.coding.modules as m\nwas = m.code_modules\n"
     f"m.code_modules = lambda *a: ({AT_WORK}, time.sleep(0.5), was(*a))[-1]",
 }
 
@@ -190,7 +193,7 @@ def test_an_interrupt_is_not_lost_in_an_import(adapter: Path) -> None:
     )
     patch = (
         f"sys.path.insert(0, {str(adapter.parent)!r})\n"
-        "import adaptzip.sources as s\nwas = s.read\n"
+        "import adaptzip.restoring.reading as s\nwas = s.read\n"
         "def read(*a, **k):\n    import swallower, time\n    time.sleep(60)\ns.read = read\n"
     )
     result = run_apart("diff", adapter, adapter, before=patch)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_cases import MODULES, listing, refused, run
 
 from adaptzip.methods import REFERENCE, fittable, load, names
+from tests.cli.cli_cases import MODULES, listing, refused, run
 
 NEEDY = next(name for name in names() if load(name).default_basis == "base")
 OTHER = "loretta"

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_cases import ROOT, run
 
 from checks.cli_reference import PAGE, reference
+from tests.cli.cli_cases import ROOT, run
 
 
 def test_the_generated_page_is_current() -> None:

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cli_cases import ROOT, command, make_adapter, refused, run, run_apart
 
 import adaptzip
 from adaptzip.cli.app import COMMANDS
 from adaptzip.methods import names
+from tests.cli.cli_cases import ROOT, command, make_adapter, refused, run, run_apart
 
 NAMES = [command.__name__ for command in COMMANDS]
 SEES_TORCH = """

@@ -11,15 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_adapters import same_bits
 
 import adaptzip
 from adaptzip import methods
-from adaptzip.adapter import Adapter
-from adaptzip.container import writer
-from adaptzip.distillation.data import Example, hold_out
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import Distilled
-from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import (
@@ -31,8 +28,11 @@ from adaptzip.errors import (
     RefusedError,
     UsageError,
 )
-from tests import tiny_peft
-from tests.distillation.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
+from adaptzip.models.live.batches import Example, hold_out
+from adaptzip.reports.evaluation import NOTHING, TEACHER, evaluate
+from tests.cases import tiny_peft
+from tests.cases.small_adapters import same_bits
+from tests.cases.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE
 UPDATES = [name for name in methods.names() if methods.load(name).linear]

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from adaptzip import methods
-from adaptzip.adapter import Adapter
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.tensors import Tensors, factors_of
 from adaptzip.errors import UsageError
-from adaptzip.jobs import Request
-from tests import tiny_peft
-from tests.distillation.teachers import SHORT, basis_for, teacher_of, unlabelled
+from adaptzip.fitting.requests import Request
+from tests.cases import tiny_peft
+from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
 GROWING = [name for name in methods.fittable() if methods.load(name).grows]
 

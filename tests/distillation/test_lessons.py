@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from adaptzip.calibration.models import Kind
 from adaptzip.distillation import lessons
-from adaptzip.distillation.data import Encoded, Example, encode
 from adaptzip.distillation.lessons import Teacher, check_labels, label_count, order, row_count
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.errors import UsageError
-from tests import tiny_peft
-from tests.distillation.teachers import encoder, guest_of, teacher_of, texts, unlabelled
+from adaptzip.models.live.batches import Encoded, Example, encode
+from adaptzip.models.live.running import Kind
+from tests.cases import tiny_peft
+from tests.cases.teachers import encoder, guest_of, teacher_of, texts, unlabelled
 
 LENGTHS = [3 + i * i % 17 for i in range(50)]
 

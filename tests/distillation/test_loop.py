@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from adaptzip import methods
-from adaptzip.adapter import Adapter
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation import loop
-from adaptzip.distillation.data import Example
 from adaptzip.distillation.loop import begin, settled, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
@@ -22,9 +21,10 @@ from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Guest
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.jobs import Request
-from tests import tiny_peft
-from tests.distillation.teachers import SHORT, classifier, teacher_of, texts, unlabelled
+from adaptzip.fitting.requests import Request
+from adaptzip.models.live.batches import Example
+from tests.cases import tiny_peft
+from tests.cases.teachers import SHORT, classifier, teacher_of, texts, unlabelled
 
 
 def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:

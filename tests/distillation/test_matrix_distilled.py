@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 import adaptzip
-from adaptzip.adapter import Adapter
-from adaptzip.distillation.data import hold_out
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import Distilled, adapter_of, finish
-from adaptzip.distillation.evaluation import NOTHING, TEACHER, evaluate
 from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.jobs import Request
-from tests.distillation import oracle
-from tests.distillation.matrix import DTYPES, EXTRAS, TASKS, Cell, Made, cells, make, tight_budget
+from adaptzip.fitting.requests import Request
+from adaptzip.models.live.batches import hold_out
+from adaptzip.reports.evaluation import NOTHING, TEACHER, evaluate
+from tests.cases import oracle
+from tests.cases.matrix import DTYPES, EXTRAS, TASKS, Cell, Made, cells, make, tight_budget
 
 SHARE, SEED = 0.5, 0
 _FIGURES = ("kl", "agreement", "cosine", "metric", "squared_error", "rank_correlation", "second")

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 import adaptzip
-from adaptzip.calibration.models import Kind
-from adaptzip.distillation.data import Example, hold_out
-from adaptzip.distillation.evaluation import TEACHER, evaluate
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError, UsageError
-from adaptzip.jobs import Request
-from tests import tiny_peft
-from tests.distillation.tasks import Task, classifier, language
-from tests.distillation.teachers import teacher_of
-from tests.distillation.test_tasks import PLAIN
+from adaptzip.fitting.requests import Request
+from adaptzip.models.live.batches import Example, hold_out
+from adaptzip.models.live.running import Kind
+from adaptzip.reports.evaluation import TEACHER, evaluate
+from tests.cases import tiny_peft
+from tests.cases.tasks import Task, classifier, language
+from tests.cases.teachers import teacher_of
+from tests.reports.test_tasks import PLAIN
 
 
 def prepared(

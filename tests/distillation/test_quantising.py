@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from any_method import fit
-from small_adapters import adapter
 
 from adaptzip import methods
-from adaptzip.adapter import Adapter
-from adaptzip.coding.modules import decode_module, decode_shared
-from adaptzip.compressed import TensorSpec
+from adaptzip.adz.coding.modules import decode_module, decode_shared
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.compressed import TensorSpec
+from adaptzip.core.gains import divisor
+from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import as_decoded, code, fill
 from adaptzip.distillation.tensors import Tensors, factors_of, start, trained_places
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting import CodedAdapter, FittedAdapter, fit_adapter
-from adaptzip.gains import divisor
-from adaptzip.sensitivity import Sensitivity
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, fit_adapter
+from tests.cases.any_method import fit
+from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 STEP = 0.02
@@ -175,7 +175,7 @@ def _weighted(fitted: FittedAdapter, sensitivities: dict[str, Sensitivity]) -> o
 
 
 def test_fits_that_were_not_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptzip.fitting.KEPT_NUMBERS", 10)
+    monkeypatch.setattr("adaptzip.fitting.fits.KEPT_NUMBERS", 10)
     large = fit(methods.REFERENCE, SOURCE)
     assert not large.kept
     monkeypatch.undo()

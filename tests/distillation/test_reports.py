@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptzip.compressed import TrainingReport
-from adaptzip.container.training import read_report, write_report
-from adaptzip.distillation.evaluation import Score
+from adaptzip.adz.container.training import read_report, write_report
+from adaptzip.core.compressed import TrainingReport
 from adaptzip.distillation.reports import longest, report, room
 from adaptzip.errors import FormatError
+from adaptzip.reports.evaluation import Score
 
 NUMBERS = st.one_of(st.none(), st.floats(), st.floats(0, 1), st.floats(0, 1e6))
 SCORES = st.builds(Score, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.just(9))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adaptzip.container.reader import open_adz
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.distillation import resuming, running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
@@ -17,8 +17,8 @@ from adaptzip.distillation.resuming import load_state, mark_of, save_state
 from adaptzip.distillation.running import Run, StoppedError, carry_out
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, UsageError
-from adaptzip.jobs import Request
-from tests.distillation.evaluation_cases import classifier, write_rows
+from adaptzip.fitting.requests import Request
+from tests.cases.evaluation_cases import classifier, write_rows
 
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from adaptzip import methods
-from adaptzip.adapter import Adapter
+from adaptzip.core.adapter import Adapter
 from adaptzip.distillation import selecting
-from adaptzip.distillation.data import Example
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import begin, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.jobs import Request
-from tests import tiny_peft
-from tests.distillation.teachers import SHORT, teacher_of, texts, unlabelled
+from adaptzip.fitting.requests import Request
+from adaptzip.models.live.batches import Example
+from tests.cases import tiny_peft
+from tests.cases.teachers import SHORT, teacher_of, texts, unlabelled
 
 SELECTING = [name for name in methods.fittable() if methods.load(name).soft_roles]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from adaptzip.atomic import atomic_directory, atomic_file
 from adaptzip.errors import AdaptzipWarning, OutputError
 from adaptzip.files import drafts
+from adaptzip.files.atomic import atomic_directory, atomic_file
 from adaptzip.files.drafts import draft, prefix_of, recover
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -21,7 +21,7 @@ NO_EXCHANGE = "from adaptzip.files import exchange as e\ne._call = lambda: None\
 WRITE = """
 import os, signal, sys
 from pathlib import Path
-from adaptzip.atomic import atomic_directory, atomic_file
+from adaptzip.files.atomic import atomic_directory, atomic_file
 {patch}
 target = Path(sys.argv[1])
 with atomic_{kind}(target, True{owned}) as made:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_adapters import bits
 
 from adaptzip import Adapter
 from adaptzip.bases.artefact import read_basis
-from adaptzip.dtypes import NAMES
+from adaptzip.files.dtypes import NAMES
 from formats import decoder
+from tests.cases.small_adapters import bits
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 MUST_REJECT = GOLDEN.parent / "must-reject"

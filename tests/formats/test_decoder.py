@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoded import GOLDEN, decoded, plain
-from decoded import agree as same
-from small_adapters import adapter
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
-from adaptzip.dtypes import DTYPES
-from adaptzip.gains import divisor
+from adaptzip.core.gains import divisor
+from adaptzip.files.dtypes import DTYPES
 from formats import decoder
+from tests.cases.small_adapters import adapter
+from tests.formats.decoded import GOLDEN, decoded, plain
+from tests.formats.decoded import agree as same
 
 SHAPES: dict[str, Any] = {
     "several": [(64, 48, 4), (30, 90, 6), (5, 7, 2)],

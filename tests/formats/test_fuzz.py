@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decoded import GOLDEN, agree, decoded, plain
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from adaptzip.errors import AdaptzipError, FormatError, RefusedError
 from formats import decoder
 from formats.make_golden import read_back
 from formats.make_must_reject import File, hashed
+from tests.formats.decoded import GOLDEN, agree, decoded, plain
 
 NEW = (
     "gains",
@@ -234,8 +234,8 @@ def test_noise(path: Path, noise: bytes) -> None:
 @SETTINGS
 @given(names, edits)
 def test_looking_at_a_header_is_as_safe(path: Path, name: str, edits: list[tuple[float, int]]) -> None:
-    from adaptzip.container.reader import read_header
-    from adaptzip.container.tables import parse_config, read_tables
+    from adaptzip.adz.container.reader import read_header
+    from adaptzip.adz.container.tables import parse_config, read_tables
 
     path.unlink(missing_ok=True)
     path.write_bytes(changed(golden(name), edits))

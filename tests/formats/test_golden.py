@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoded import GOLDEN, MUST_REJECT, TEAM, agree, decoded, given, plain
 from safetensors import safe_open
 
 from adaptzip import errors
-from adaptzip.container.reader import open_adz
-from adaptzip.functions import read_either
+from adaptzip.adz.container.reader import open_adz
+from adaptzip.restoring.functions import read_either
 from formats import decoder
 from formats.make_golden import CASES, NEAR, expectation, named_basis, read_back
 from formats.make_must_reject import cases
+from tests.formats.decoded import GOLDEN, MUST_REJECT, TEAM, agree, decoded, given, plain
 
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 REJECTED: dict[str, Any] = json.loads((MUST_REJECT / "expected.json").read_text())
@@ -144,7 +144,7 @@ def test_the_independent_decoder_refuses_it_too(name: str) -> None:
 def test_refusing_takes_little_memory() -> None:
     code = (
         "import resource, pathlib, sys, adaptzip\n"
-        "from adaptzip.functions import read_either\n"
+        "from adaptzip.restoring.functions import read_either\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "adaptzip.reconstruct(sys.argv[1])\n"
         "before = peak()\n"

@@ -8,14 +8,14 @@ import re
 from typing import Any
 
 import pytest
-from decoded import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptzip.container.header import parse_metadata, write_metadata
-from adaptzip.container.reader import open_adz
+from adaptzip.adz.container.header import parse_metadata, write_metadata
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.errors import AdaptzipError
 from formats import decoder
+from tests.formats.decoded import GOLDEN
 
 SCHEMA: dict[str, Any] = json.loads((GOLDEN.parent / "metadata.schema.json").read_text())
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}

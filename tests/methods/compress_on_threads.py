@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 import adaptzip
-from adaptzip.adapter import Adapter
 from adaptzip.bases.directions import dense_directions
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.workers import on_one_core
-from tests.small_adapters import adapter
+from tests.cases.small_adapters import adapter
 
 Shapes = dict[str, tuple[int, int, int]]
 FEW: Shapes = {"m.0.q": (768, 768, 8), "m.0.v": (768, 768, 8)}

@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from any_method import (
+from torch import Tensor
+
+import adaptzip
+from adaptzip import Adapter, methods
+from adaptzip.adz.container import writer
+from adaptzip.core.compressed import Compressed, Site
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
+from adaptzip.fitting.assembly import fixed_size
+from adaptzip.fitting.fits import FittedAdapter
+from adaptzip.fitting.forecasts import forecast
+from adaptzip.fitting.requests import Request
+from adaptzip.reports.verifying import AGREEMENT, verify
+from adaptzip.restoring.reconstruction import decode
+from tests.cases.any_method import (
     EVERY,
     OUTSIDE,
     OneModule,
@@ -24,22 +37,9 @@ from any_method import (
     same_factors,
     stored_numbers,
 )
-from plugging import installed
-from small_adapters import adapter, factors, relative_error, same_bits
-from tiny_peft import Trained, gpt2, llama, merged_by_peft, train
-from torch import Tensor
-
-import adaptzip
-from adaptzip import Adapter, methods
-from adaptzip.assembly import fixed_size
-from adaptzip.compressed import Compressed, Site
-from adaptzip.container import writer
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
-from adaptzip.fitting import FittedAdapter
-from adaptzip.jobs import Request
-from adaptzip.planning import forecast
-from adaptzip.reconstruction import decode
-from adaptzip.verifying import AGREEMENT, verify
+from tests.cases.plugging import installed
+from tests.cases.small_adapters import adapter, factors, relative_error, same_bits
+from tests.cases.tiny_peft import Trained, gpt2, llama, merged_by_peft, train
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4, extras={"head": torch.arange(6.0)})
 LARGE = adapter({f"l.{i}": (56, 40, 12) for i in range(4)}, seed=5)

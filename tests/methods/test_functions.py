@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from small_adapters import adapter
 from torch import Tensor
 
 import adaptzip
 from adaptzip import methods
-from adaptzip.comparing import diff
-from adaptzip.compressed import Site
-from adaptzip.distillation.data import Example, hold_out
+from adaptzip.core.comparing import diff
+from adaptzip.core.compressed import Site
+from adaptzip.core.method import FunctionMethod
 from adaptzip.distillation.distilling import distill
-from adaptzip.distillation.evaluation import NOTHING, evaluate
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import FormatError, RefusedError, UsageError
-from adaptzip.functions import functions, read_either
-from adaptzip.methods._base import FunctionMethod
-from adaptzip.verifying import verify
+from adaptzip.models.live.batches import Example, hold_out
+from adaptzip.reports.evaluation import NOTHING, evaluate
+from adaptzip.reports.verifying import verify
+from adaptzip.restoring.functions import functions, read_either
 from formats.make_golden import CASES
-from tests.calibration.models_on_disk import TEXTS
-from tests.distillation.evaluation_cases import classifier
+from tests.cases.evaluation_cases import classifier
+from tests.cases.models_on_disk import TEXTS
+from tests.cases.small_adapters import adapter
 
 NAMES = sorted(set(methods.names()) - set(methods.fittable()))
 SITES = {"a": Site(48, 48), "b": Site(31, 31), "c": Site(96, 96)}

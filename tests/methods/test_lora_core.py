@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from small_adapters import adapter, factors, relative_error
 
 import adaptzip
+from adaptzip.adz.container import writer
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.basis import Basis, BasisReference, ModuleBasis
-from adaptzip.compressed import Site
-from adaptzip.container import writer
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
+from adaptzip.core.compressed import Site
+from adaptzip.core.method import BASIS_U, BASIS_V, FitContext
 from adaptzip.methods import load
-from adaptzip.methods._base import BASIS_U, BASIS_V, FitContext
 from adaptzip.methods._lora_core import Config, CoreProfile
+from tests.cases.small_adapters import adapter, factors, relative_error
 
 METHOD = load("lora-sb")
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}

@@ -12,17 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_adapters import adapter, factors, relative_error
 from torch import Tensor
 
 import adaptzip
-from adaptzip.adapter import LoraFactors
-from adaptzip.compressed import Site
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.compressed import Site
+from adaptzip.core.method import FitContext
+from adaptzip.core.survey import Allowance
 from adaptzip.errors import FormatError, UsageError
-from adaptzip.fitting import survey_of
+from adaptzip.fitting.fits import survey_of
 from adaptzip.methods import load
-from adaptzip.methods._base import FitContext
-from adaptzip.survey import Allowance
+from tests.cases.small_adapters import adapter, factors, relative_error
 
 LORETTA: Any = load("loretta")
 CPU = torch.device("cpu")
@@ -294,7 +294,7 @@ def test_an_odd_config_in_a_file_is_a_format_error() -> None:
 
 
 def test_predictions_are_near_what_is_coded() -> None:
-    from adaptzip.fitting import fit_adapter
+    from adaptzip.fitting.fits import fit_adapter
 
     source = adapter({f"m.{i}": (96, 128, 4) for i in range(3)})
     fitted = fit_adapter(LORETTA, LORETTA.config_type(order="delta"), source, FitContext())

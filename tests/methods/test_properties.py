@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from any_method import EVERY, compress, same_factors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plugging import installed
-from small_adapters import adapter, factors, relative_error
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors, methods
-from adaptzip.container import writer
+from adaptzip.adz.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, RefusedError
+from tests.cases.any_method import EVERY, compress, same_factors
+from tests.cases.plugging import installed
+from tests.cases.small_adapters import adapter, factors, relative_error
 
 SIDES = st.sampled_from([1, 2, 3, 5, 7, 13, 17, 31])
 SHAPES = st.lists(st.tuples(SIDES, SIDES, st.integers(1, 5)), min_size=1, max_size=3)

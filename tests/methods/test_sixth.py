@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sixth_method
 import torch
-from any_method import OUTSIDE, compress, fit, same_factors
-from plugging import installed
-from small_adapters import adapter, relative_error
-from tiny_peft import Trained, llama, train
 
 import adaptzip
 from adaptzip import methods
-from adaptzip.base.model import BaseModel
+from adaptzip.adz.container import writer
 from adaptzip.cli.app import main
-from adaptzip.container import writer
 from adaptzip.errors import RefusedError, UsageError
+from adaptzip.models.folder import BaseModel
+from tests.cases import sixth_method
+from tests.cases.any_method import OUTSIDE, compress, fit, same_factors
+from tests.cases.plugging import installed
+from tests.cases.small_adapters import adapter, relative_error
+from tests.cases.tiny_peft import Trained, llama, train
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4)}, seed=4)
 
@@ -131,5 +131,8 @@ def test_its_files_are_refused_where_it_is_not_installed(tmp_path: Path) -> None
 
 
 def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
-    with installed(tmp_path, {"svd": "sixth_method:METHOD"}), pytest.raises(UsageError, match="defined twice"):
+    with (
+        installed(tmp_path, {"svd": "tests.cases.sixth_method:METHOD"}),
+        pytest.raises(UsageError, match="defined twice"),
+    ):
         methods.load("svd")

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_adapters import adapter, relative_error
 
 import adaptzip
-from adaptzip.adapter import Adapter, LoraFactors
-from adaptzip.banks.codes import piece_count
-from adaptzip.banks.ranks import survey
-from adaptzip.compressed import Site
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.compressed import Site
+from adaptzip.core.method import FitContext
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.survey import Allowance
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
-from adaptzip.methods._base import FitContext
+from adaptzip.methods._banks.codes import piece_count
+from adaptzip.methods._banks.ranks import survey
 from adaptzip.methods.vblora import METHOD, Config
-from adaptzip.sensitivity import Sensitivity
-from adaptzip.survey import Allowance
+from tests.cases.small_adapters import adapter, relative_error
 
 SHAPES = [(40, 24, 4), (24, 40, 3), (33, 17, 1)]
 SMALL = {"rank": 2, "length": 4, "vectors": 12, "top_k": 1}
@@ -173,8 +173,8 @@ def test_a_seed_gives_the_same_file(source: Adapter, tmp_path: Path) -> None:
 def test_a_bank_beats_k_means_of_the_same_size(material: Path) -> None:
     from sklearn.cluster import KMeans
 
-    from adaptzip.banks.factors import groups, squared_errors, start
-    from adaptzip.banks.fit import Shape, fit_bank
+    from adaptzip.methods._banks.factors import groups, squared_errors, start
+    from adaptzip.methods._banks.fit import Shape, fit_bank
 
     modules = adaptzip.read(material / "adapters" / "minilm-trec-r8").modules
     found = list(groups(modules, dict.fromkeys(modules, 1), {}, torch.device("cpu")))

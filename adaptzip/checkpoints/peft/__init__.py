@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.adapter import Adapter
 from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
 from adaptzip.checkpoints._foreign import is_foreign
 from adaptzip.checkpoints.peft.keys import PREFIX, split
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME, write
+from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 

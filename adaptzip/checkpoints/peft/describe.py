@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
+from adaptzip.core.adapter import Adapter, LoraFactors
 
 _DEFAULTS: dict[str, Any] = {
     "auto_mapping": None,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
 from adaptzip.checkpoints.peft.config import targets
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
 # The order in which expert modules of the transformers library declare their parameters.

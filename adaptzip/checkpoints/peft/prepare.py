@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints.peft.experts import one_rank
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
 
 HALF_LEAST = 2.0**-13

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import parameter_paths
@@ -19,6 +18,7 @@ from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
 from adaptzip.checkpoints.peft.targeting import warn_of_strangers
 from adaptzip.checkpoints.peft.vetting import check_token_rows
+from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.adapter import LoraFactors
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.config import PeftConfig, targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError
 
 _DIFFERENT = "the weights and the configuration belong to different adapters"

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from adaptzip.adapter import LoraFactors
 from adaptzip.checkpoints.peft.config import targets
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import AdaptzipWarning
 
 _DEEP = re.compile(r"(^|\.)\d+\.")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter
 from adaptzip.checkpoints.peft.config import parse_config
 from adaptzip.checkpoints.peft.extras import extra_target, token_indices
 from adaptzip.checkpoints.peft.keys import PREFIX, refuse_methods
 from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
 
 _DIFFERENT = "the weights and the configuration belong to different adapters"

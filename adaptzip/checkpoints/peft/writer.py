@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from adaptzip.adapter import Adapter, LoraFactors
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints._safetensors import Pending, build_header, fits, header_keys, pending, write_tensors
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
 from adaptzip.checkpoints.peft.prepare import HALF_LEAST, balanced, loadable, portable
 from adaptzip.checkpoints.peft.targeting import saved_whole
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
+from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending, write_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.adapter import Adapter
 from adaptzip.checkpoints._base import Dialect, Native, Source, WriteOptions
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
 from adaptzip.checkpoints.peft_vblora.reader import read
 from adaptzip.checkpoints.peft_vblora.writer import CONFIG_NAME, WEIGHTS_NAME, write
+from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 

@@ -7,10 +7,10 @@ from math import gcd
 
 import torch
 
-from adaptzip.adapter import Adapter
 from adaptzip.checkpoints._base import Native, NativeModule
 from adaptzip.checkpoints.peft.extras import extra_target
 from adaptzip.checkpoints.peft_vblora.layout import Sizes
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
 
 _LORA = "export it with --as peft, as a LoRA, or merge it into its base model"

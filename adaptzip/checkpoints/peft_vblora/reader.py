@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
+from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
 from adaptzip.errors import CheckpointError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

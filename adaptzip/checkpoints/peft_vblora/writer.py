@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, WriteOptions
-from adaptzip.checkpoints._safetensors import build_header, pending, write_tensors
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, Sizes, file_tensors
 from adaptzip.errors import RefusedError, UsageError
+from adaptzip.files.tensors import build_header, pending, write_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

@@ -1,0 +1,211 @@
+"""A compressed adapter: what a `.adz` file holds, in memory or still on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from adaptzip.core.basis import BasisReference
+
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor that a method stores for one module: the single truth for counting, coding and validating.
+
+    Attributes:
+        role: the tensor's name within the method, such as "U".
+        rows: number of rows; every row is coded under one probability model of its own.
+        width: numbers in a row.
+        kind: "real" numbers are quantised with the adapter's one step. "index" numbers are whole, in 0..bound-1.
+            "simplex" rows are all but the last of some weights that add up to 1, none negative; they are stored as
+            whole multiples of 1 / bound.
+        bound: see `kind`; 0 for real numbers. At most 2^20.
+        directions: only the directions of the rows matter. Such a tensor is reconstructed in units of the step, as
+            whole numbers, whose sums of squares are exact on every machine.
+    """
+
+    role: str
+    rows: int
+    width: int
+    kind: Literal["real", "index", "simplex"] = "real"
+    directions: bool = False
+    bound: int = 0
+
+    @property
+    def numbers(self) -> int:
+        return self.rows * self.width
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that an adapter changes: its update's (out, in) and how the base weight lies (`adapter.Layout`)."""
+
+    out: int
+    width: int
+    layout: str = "linear"
+    kernel: tuple[int, ...] = ()
+
+
+Figures = tuple[float | None, float | None, float | None]
+"""Distance to the teacher (KL in nats; for an encoder 1 - cosine, for scores the squared error), share of equal
+decisions, and the metric."""
+
+
+FALLING = ("loss", "squared error")
+"""Metrics of which less is better."""
+
+
+def share_kept(metric: str, nothing: float | None, teacher: float | None, own: float | None) -> float | None:
+    """Share of the teacher's improvement over no adapter that is kept.
+
+    None where one of the three is missing, and where the teacher is no better than no adapter.
+    """
+    if nothing is None or teacher is None or own is None:
+        return None
+    sign = -1 if metric in FALLING else 1
+    gained = sign * (teacher - nothing)
+    # Not -0.0.
+    return sign * (own - nothing) / gained + 0.0 if gained > 0 else None
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training, and texts that were kept from it, said of a file whose tensors were trained.
+
+    Attributes:
+        texts, held_out: how many texts were trained on, and how many were not.
+        step: the update that the file was made after.
+        steps: updates made.
+        metric: what labels measured, "accuracy", "loss", "F1" or "squared error"; None without labels.
+        none, teacher, fitted, distilled: on the texts held out, of no update, the teacher, what training started from,
+            and the file.
+    """
+
+    texts: int
+    held_out: int
+    step: int
+    steps: int
+    metric: str | None
+    none: Figures
+    teacher: Figures
+    fitted: Figures
+    distilled: Figures
+
+    @property
+    def rows(self) -> dict[str, Figures]:
+        """The figures by their names."""
+        return {"none": self.none, "teacher": self.teacher, "fitted": self.fitted, "distilled": self.distilled}
+
+    def gain(self, name: str) -> float | None:
+        """Share of the teacher's improvement that a row keeps, by the metric (`share_kept`)."""
+        own = self.rows[name][-1]
+        return None if self.metric is None else share_kept(self.metric, self.none[-1], self.teacher[-1], own)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a file came from and what was measured when it was made. No clock, path or command line.
+
+    Attributes:
+        made_by: program and version.
+        source_bytes: size of the source checkpoint's tensor file, or of all where there are several.
+        source_hash: `digest` of their content, or None where the adapter did not come from a file.
+        relative_error: |dW - dW'| / |dW| over all modules together (Frobenius); 0 if lossless.
+        parameters: numbers stored for the modules, shared tensors and an embedded basis included, extras not.
+        seed: what the fit was seeded with.
+        distilled: what training said, for a file that was distilled.
+    """
+
+    made_by: str
+    source_bytes: int
+    source_hash: str | None
+    relative_error: float
+    parameters: int
+    seed: int = 0
+    distilled: TrainingReport | None = None
+
+
+@dataclass(frozen=True)
+class ExtraEntry:
+    """One packed extra: its role ("extra", or "magnitude" / "bias" of the module `name`), dtype and shape."""
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+
+
+@dataclass(frozen=True)
+class PackedExtras:
+    """All extras in one block: their table and the coded planes (see formats/adz-1.md, "extras")."""
+
+    entries: tuple[ExtraEntry, ...] = ()
+    payload: Buffer = b""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A compressed adapter.
+
+    Attributes:
+        method: name of the method, such as "svd", and `method_version`, the version of its page in formats/.
+        config: the method's own configuration.
+        sites: shape and layout by module name, sorted by name.
+        max_rank: largest rank that a module may have.
+        chunks: one coded block per module in the order of `sites`; an empty block is a zero update.
+        shared: the coded block of what all modules share; b"" where the method shares nothing.
+        gains: gain index (`adaptzip.core.gains`) of each module in the order of `sites`; empty where all are 0.
+        basis: where the frozen basis is found, for methods that need one.
+        basis_sizes, basis_payload: of an embedded basis: directions of each module in the order of `sites`, and
+            U (out, k) and V (in, k) of each module in turn, packed as float16.
+        step: the quantiser step that all real tensors share.
+        extras: every tensor that is not a factor.
+        meta_config: the source dialect's configuration (PEFT's adapter_config.json), in file order.
+        dialect, base_model: as in `adapter.Meta`.
+        dtype: dtype of the source's factors by safetensors' name, "F32", "F16" or "BF16": the narrowest that holds
+            them all, and at most F32. What is decoded is float32 whatever it says.
+        source_header, source_config_text: byte-exact originals, kept only by a lossless file.
+        provenance: see `Provenance`.
+        renamed: whether a lossless file calls the base model otherwise than its source did.
+    """
+
+    method: str
+    method_version: int
+    config: Mapping[str, Any]
+    sites: Mapping[str, Site]
+    max_rank: int
+    chunks: Sequence[Buffer]
+    step: float
+    provenance: Provenance
+    extras: PackedExtras = field(default_factory=PackedExtras)
+    meta_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    dialect: str = "peft"
+    base_model: str | None = None
+    dtype: str = "F32"
+    shared: Buffer = b""
+    gains: Sequence[int] = ()
+    basis: BasisReference | None = None
+    basis_sizes: Sequence[int] = ()
+    basis_payload: Buffer = b""
+    source_header: bytes | None = None
+    source_config_text: str | None = None
+    renamed: bool = False
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Module names, sorted."""
+        return tuple(self.sites)
+
+    @property
+    def lossless(self) -> bool:
+        return bool(self.config.get("lossless", False))
+
+    @property
+    def payload_bytes(self) -> int:
+        """Coded bytes of all modules and what they share, without header, index, basis and extras."""
+        return len(self.shared) + sum(len(chunk) for chunk in self.chunks)

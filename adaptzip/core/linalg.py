@@ -1,0 +1,94 @@
+"""Linear algebra on low-rank factors: the SVD of `scaling * B @ A` without the dense product, and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adaptzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptzip.core.adapter import LoraFactors
+
+WORKING_BYTES = 32 * 2**20
+"""Bytes of factors that one batch may hold; the copies that QR and SVD need are a small multiple of it."""
+
+
+def factored_svd(
+    A: Tensor, B: Tensor, scaling: float | Tensor = 1.0, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin SVD of each `scaling * B @ A` in a batch, by QR of both factors and an SVD of the small core.
+
+    Args:
+        A: (n, r, in), any real dtype.
+        B: (n, out, r).
+        scaling: one number, or (n,) numbers.
+        dtype: float32 or float64, of the computation and of the results.
+
+    Returns:
+        U (n, out, k), S (n, k) in falling order, Vt (n, k, in), with k = min(r, in, out) and the signs of
+        `canonical_signs`. Components beyond the true rank have S near 0 and arbitrary orthonormal vectors.
+    """
+    scale = torch.as_tensor(scaling, dtype=dtype, device=A.device)
+    q_a, r_a = torch.linalg.qr(A.to(dtype).mT)
+    q_b, r_b = torch.linalg.qr(B.to(dtype))
+    u, S, vt = torch.linalg.svd((r_b @ r_a.mT) * scale.reshape(-1, 1, 1), full_matrices=False)
+    U, Vt = canonical_signs(q_b @ u, vt @ q_a.mT)
+    return U, S, Vt
+
+
+def canonical_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
+    """Flip pairs of singular vectors so that the entry of largest magnitude in each column of U is positive.
+
+    Args:
+        U: (..., out, k).
+        Vt: (..., k, in).
+
+    Among entries of equal magnitude the one of lowest index decides.
+    """
+    size = U.abs()
+    index = torch.arange(U.shape[-2], device=U.device).unsqueeze(-1)
+    first = torch.where(size == size.amax(-2, keepdim=True), index, U.shape[-2] - 1).amin(-2, keepdim=True)
+    sign = torch.where(U.gather(-2, first) < 0, -1.0, 1.0).to(U.dtype)
+    return U * sign, Vt * sign.mT
+
+
+def group_by_shape(modules: Mapping[str, LoraFactors], *, working_bytes: int = WORKING_BYTES) -> list[list[str]]:
+    """Module names in batches of equal (out, in, rank), each of at most `working_bytes` of float32 factors.
+
+    Names keep the mapping's order within a shape, shapes the order of their first name; a module larger than
+    the limit is a batch of its own.
+    """
+    shapes: dict[tuple[int, int, int], list[str]] = {}
+    for name, module in modules.items():
+        shapes.setdefault((*module.shape, module.rank), []).append(name)
+    batches = []
+    for (out, width, rank), names in shapes.items():
+        size = max(1, working_bytes // max(1, 4 * rank * (out + width)))
+        batches += [names[i : i + size] for i in range(0, len(names), size)]
+    return batches
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        UsageError: if `name` is none of these, or is a CUDA device that this machine lacks.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or name == "cuda"):
+        raise UsageError(f"device {name!r} is unknown", hint="write auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= available:
+        raise UsageError(
+            f"device {name!r} is not present: torch sees {available} CUDA devices",
+            hint="use --device cpu, or install a CUDA build of torch",
+        )
+    return torch.device(name)

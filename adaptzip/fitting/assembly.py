@@ -1,0 +1,115 @@
+"""Putting together what was coded: a `Compressed`, and how large its file will be."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import torch
+
+from adaptzip._version import __version__
+from adaptzip.adz.coding.modules import CodedModule
+from adaptzip.adz.coding.packing import pack_basis, pack_factors
+from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.compressed import Compressed, Provenance, Site
+from adaptzip.files.dtypes import NAMES
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
+from adaptzip.fitting.requests import Job, Source
+
+LONGEST_ERROR = 0.000123456
+"""A relative error that takes as much room as any."""
+_EMPTY = CodedModule(b"", 0.0, 0)
+
+
+def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, error: float) -> Compressed:
+    """A compressed adapter of coded modules.
+
+    Args:
+        error: relative error |dW - dW'| / |dW|.
+    """
+    meta = job.adapter.meta
+    basis = fitted.coder.basis
+    embedded = basis is not None and basis.reference.source == "embedded"
+    sizes, payload = pack_basis(basis, fitted.sites) if basis is not None and embedded else ((), b"")
+    return Compressed(
+        method=fitted.method.name,
+        method_version=fitted.method.version,
+        config=settled(fitted.config),
+        sites=fitted.sites,
+        max_rank=fitted.max_rank,
+        chunks=[coded.modules.get(name, _EMPTY).chunk for name in fitted.sites],
+        step=step,
+        provenance=_provenance(job.source, job.request.seed, error, coded.numbers + fitted.basis_numbers),
+        extras=job.source.extras,
+        meta_config=meta.config,
+        dialect=meta.dialect,
+        base_model=meta.base_model,
+        dtype=factor_dtype(job.adapter),
+        shared=coded.shared.chunk,
+        gains=[fitted.gains.get(name, 0) for name in fitted.sites] if fitted.gains else (),
+        basis=None if basis is None else basis.reference,
+        basis_sizes=sizes,
+        basis_payload=payload,
+    )
+
+
+def file_size(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, error: float) -> int:
+    """Bytes of the whole file."""
+    return writer.size(assemble(job, fitted, step, coded, error))
+
+
+def fixed_size(compressed: Compressed) -> int:
+    """Bytes of the file without any module: header, tables, extras and an embedded basis."""
+    return writer.size(replace(compressed, chunks=[b""] * len(compressed.chunks), shared=b""))
+
+
+def exact(source: Source, method: str, version: int, seed: int) -> Compressed:
+    """A lossless file: every factor as it is."""
+    modules = dict(sorted(source.adapter.modules.items()))
+    meta = source.adapter.meta
+    return Compressed(
+        method=method,
+        method_version=version,
+        config={"lossless": True},
+        sites={name: Site(*m.shape, m.layout, m.kernel) for name, m in modules.items()},
+        max_rank=max(m.rank for m in modules.values()),
+        chunks=[pack_factors(m) for m in modules.values()],
+        step=0.0,
+        provenance=_provenance(source, seed, 0.0, source.adapter.parameters),
+        extras=source.extras,
+        meta_config=meta.config,
+        dialect=meta.dialect,
+        base_model=meta.base_model,
+        source_header=meta.header,
+        source_config_text=meta.config_text,
+    )
+
+
+def factor_dtype(adapter: Adapter) -> str:
+    """Safetensors' name of the narrowest dtype that holds all factors, or did before they were decoded; at most F32."""
+    if adapter.meta.dtype is not None:
+        return NAMES[adapter.meta.dtype]
+    dtypes = {tensor.dtype for module in adapter.modules.values() for tensor in (module.A, module.B)}
+    widest = reduce(torch.promote_types, dtypes)
+    return "F32" if widest == torch.float64 else NAMES[widest]
+
+
+def settled(config: Any) -> dict[str, Any]:
+    """A method's configuration without what has its default."""
+    fields = dataclasses.fields(config)
+    values = {field.name: getattr(config, field.name) for field in fields}
+    return {field.name: values[field.name] for field in fields if values[field.name] != field.default}
+
+
+def _provenance(source: Source, seed: int, error: float, parameters: int) -> Provenance:
+    return Provenance(
+        made_by=f"adaptzip {__version__}",
+        source_bytes=source.bytes,
+        source_hash=source.hash,
+        relative_error=float(f"{error:.6g}"),
+        parameters=parameters,
+        seed=seed,
+    )

@@ -1,0 +1,113 @@
+"""How far a student adapter is from its teacher: in what the model says, and in weighted weight error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.models.live.rows import compare, compare_embeddings
+from adaptzip.models.live.running import Kind, load_teacher
+
+
+@dataclass(frozen=True)
+class Distance:
+    """What two adapters on one base make of the same texts.
+
+    Attributes:
+        kind: what the model is for.
+        kl: mean KL divergence from the student's to the teacher's distribution, in nats: of the next token, per token
+            (causal, seq2seq), or of the class, per text (classifier) or token (tokens); None for an encoder; of
+            scores the squared error.
+        agreement: share of these distributions with the same largest entry; None for an encoder and for scores.
+        cosine: mean of 1 - cosine of the sentence embeddings; None unless an encoder.
+        relative: |e - e'| / |e| of the sentence embeddings, over all texts; None unless an encoder.
+        samples: distributions or embeddings compared.
+    """
+
+    kind: Kind
+    kl: float | None
+    agreement: float | None
+    cosine: float | None
+    relative: float | None
+    samples: int
+
+
+def distance(
+    base: Path,
+    teacher: Adapter,
+    student: Adapter,
+    texts: Sequence[str],
+    *,
+    batch: int = 16,
+    max_tokens: int = 256,
+    device: torch.device | None = None,
+) -> Distance:
+    """Run both adapters on the texts. The base is in memory twice, in float32.
+
+    A student without extras is given the teacher's, so that a bare update can be compared.
+
+    Raises:
+        BaseModelError, RefusedError: as `load_teacher`.
+        CheckFailedError: if none of the texts has a token that counts.
+    """
+    where = device or torch.device("cpu")
+    a = load_teacher(base, teacher, where)
+    b = load_teacher(base, replace(student, extras=student.extras or teacher.extras, meta=teacher.meta), where)
+    first = second = third = 0.0
+    samples = 0
+    with torch.inference_mode():
+        for part in a.batches(texts, batch, max_tokens):
+            out, other = a(part), b(part)
+            samples += len(out)
+            if a.kind == "encoder":
+                away, error, energy = compare_embeddings(out, other)
+                first, second, third = first + away, second + error, third + energy
+            else:
+                kl, alike = compare(a.kind, out, other)
+                first, second = first + kl, second + alike
+    if a.kind == "encoder":
+        return Distance(a.kind, None, None, first / samples, sqrt(second / third), samples)
+    same = None if a.kind == "scores" else second / samples
+    return Distance(a.kind, first / samples, same, None, None, samples)
+
+
+def mean_kl(base: Path, teacher: Adapter, student: Adapter, texts: Sequence[str], **options: int) -> float:
+    """`Distance.kl`, and for an encoder without a head `Distance.cosine`: 1 - cosine of the sentence embeddings."""
+    found = distance(base, teacher, student, texts, **options)  # type: ignore[arg-type]
+    return found.kl if found.kl is not None else found.cosine or 0.0
+
+
+def weighted_error(teacher: Adapter, student: Adapter, sensitivities: Mapping[str, Sensitivity]) -> float:
+    """sqrt(sum of weight tr(E M E^T) / sum of weight tr(dW M dW^T)), E = dW - dW', over the teacher's modules.
+
+    From the factors, in float64; modules without a sensitivity count with weight 1 and M = I.
+    """
+    error = energy = 0.0
+    for name, module in teacher.modules.items():
+        sensitivity = sensitivities.get(name, Sensitivity())
+        other = student.modules.get(name)
+        B, A = _factors(module)
+        energy += sensitivity.weight * _energy(B, A, sensitivity.moments)
+        if other is not None:
+            B2, A2 = _factors(other)
+            B, A = torch.cat([B, -B2], 1), torch.cat([A, A2])
+        error += sensitivity.weight * _energy(B, A, sensitivity.moments)
+    return sqrt(error / energy) if energy > 0 else 0.0
+
+
+def _factors(module: LoraFactors) -> tuple[Tensor, Tensor]:
+    return module.B.double() * module.scaling, module.A.double()
+
+
+def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
+    """tr(B A M A^T B^T), by a QR of B so that a small difference of two updates does not cancel in a Gram matrix."""
+    core = torch.linalg.qr(B)[1] @ A
+    seen = core if moments is None else core @ moments.double()
+    return max(0.0, float((seen * core).sum()))

@@ -1,0 +1,296 @@
+"""An adapter in a method's coordinates, ready to be coded at any step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.batching import over_batches
+from adaptzip.core.compressed import Site
+from adaptzip.core.gains import LIMIT, divisor, gain_index
+from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.method import FitContext, Method, Profile
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.survey import Survey
+from adaptzip.core.workers import on_one_core
+
+Progress = Callable[[str, float], None]
+
+KEPT_NUMBERS = 12_000_000
+"""Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
+_SAMPLE_NUMBERS = 4_000_000
+"""Larger adapters are measured on this many numbers while the step is searched."""
+
+
+@dataclass(frozen=True, eq=False)
+class CodedAdapter:
+    """Modules and shared tensors coded at one step; modules of rank 0 are not among them."""
+
+    shared: CodedBlock
+    modules: Mapping[str, CodedModule]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all blocks."""
+        return len(self.shared.chunk) + sum(len(module.chunk) for module in self.modules.values())
+
+    @property
+    def numbers(self) -> int:
+        """Stored numbers."""
+        return self.shared.numbers + sum(module.numbers for module in self.modules.values())
+
+
+NOTHING_CODED = CodedAdapter(CodedBlock(b"", {}, 0), {})
+
+
+@dataclass(frozen=True, eq=False)
+class FittedAdapter:
+    """An adapter's modules under one method.
+
+    Attributes:
+        coder: the method with its settled config, and the shapes of all modules.
+        prepared: the method's state that spans modules.
+        context: what the fit may use.
+        gains: gain index of every module (`adaptzip.core.gains`); empty where all are 1.
+        profiles: summary of every module that is not zero.
+        kept: fits of all these modules where they are few enough to keep, else empty.
+        sample: modules that stand for all while the step is searched; all of them where `kept`.
+    """
+
+    coder: Coder
+    prepared: Any
+    context: FitContext
+    adapter: Adapter
+    gains: Mapping[str, int]
+    profiles: Mapping[str, Profile]
+    kept: Mapping[str, Any]
+    sample: Sequence[str]
+
+    @property
+    def method(self) -> Method:
+        return self.coder.method
+
+    @property
+    def config(self) -> Any:
+        """The method's config, settled."""
+        return self.coder.config
+
+    @property
+    def sites(self) -> Mapping[str, Site]:
+        return self.coder.sites
+
+    @property
+    def max_rank(self) -> int:
+        return self.coder.max_rank
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sample is the whole adapter."""
+        return len(self.sample) == len(self.profiles)
+
+    def few(self, names: Iterable[str]) -> bool:
+        """Whether these modules are no more than a sample, so that all of them may be coded at every step."""
+        return sum(self.adapter.modules[name].parameters for name in names) <= _SAMPLE_NUMBERS
+
+    @property
+    def shared_numbers(self) -> int:
+        """Numbers that are stored besides the modules' own: what they share, and an embedded basis."""
+        return self.basis_numbers + sum(spec.numbers for spec in self.method.shared_layout(self.config))
+
+    @property
+    def basis_numbers(self) -> int:
+        """Numbers of an embedded basis."""
+        basis = self.coder.basis
+        if basis is None or basis.reference.source != "embedded":
+            return 0
+        return sum(module.U.numel() + module.V.numel() for module in basis.modules.values())
+
+    def numbers(self, name: str, rank: int) -> int:
+        """Numbers stored for a module of `rank`."""
+        if not rank:
+            return 0
+        return sum(spec.numbers for spec in self.method.layout(self.sites[name], rank, self.config))
+
+    @property
+    def energy(self) -> float:
+        """|dW|^2 over all modules, weighted where there are sensitivities."""
+        return sum(profile.energy for profile in self.profiles.values())
+
+    def ranks(self, step: float, caps: Mapping[str, int] | None = None) -> dict[str, int]:
+        """The rank of each module at `step`, at most its cap; modules of rank 0 are left out."""
+        ranks = {name: self.method.rank(profile, step) for name, profile in self.profiles.items()}
+        if caps is not None:
+            ranks = {name: min(rank, caps.get(name, 0)) for name, rank in ranks.items()}
+        return {name: rank for name, rank in ranks.items() if rank}
+
+    def predict(self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None) -> tuple[float, float]:
+        """Expected (coded bytes, squared error), by the method's own model.
+
+        All modules and what they share; with `names`, these modules alone.
+        """
+        bits = error = 0.0
+        for name in self.profiles if names is None else names:
+            b, e = self.method.predict(self.profiles[name], ranks.get(name, 0), step)
+            bits, error = bits + b, error + e
+        if names is None and ranks:
+            bits += self.method.predict_shared(self.prepared, self.config, step)
+        return bits / 8, error
+
+    def fits(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """The fits of these modules, made again where they are too many to keep."""
+        if self.kept:
+            yield from ((name, self.kept[name]) for name in names)
+            return
+        for part in over_batches(self._fit, names, self.adapter.modules, self.context.device):
+            yield from part.items()
+
+    @on_one_core()
+    def code(
+        self, step: float, ranks: Mapping[str, int], names: Sequence[str], progress: Progress | None = None
+    ) -> CodedAdapter:
+        """Code what modules share, and those of `names` that have a rank."""
+        wanted = [name for name in names if name in ranks]
+        if not wanted:
+            return NOTHING_CODED
+        shared = code_shared(self.coder, self.prepared, step)
+        coded: dict[str, CodedModule] = {}
+
+        def code(batch: list[str]) -> dict[str, CodedModule]:
+            fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
+            return code_modules(self.coder, shared, fits, ranks, step)
+
+        for part in over_batches(code, wanted, self.adapter.modules, self.context.device):
+            coded |= part
+            if progress is not None:
+                progress("coding", len(coded) / len(wanted))
+        return CodedAdapter(shared, coded)
+
+    def squared_error(self, coded: CodedAdapter, names: Sequence[str]) -> float:
+        """|dW - dW'|^2 over `names`; modules that were not coded count whole."""
+        modules = coded.modules
+        return sum(
+            modules[n].squared_error if n in modules else self.profiles[n].energy for n in names if n in self.profiles
+        )
+
+    def _fit(self, names: Sequence[str]) -> dict[str, Any]:
+        modules = {
+            name: _on(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
+        }
+        return self.method.fit(modules, self.config, self.prepared, self.context)
+
+
+@on_one_core()
+def fit_adapter(
+    method: Method,
+    config: Any,
+    adapter: Adapter,
+    context: FitContext,
+    *,
+    survey: Survey | None = None,
+    progress: Progress | None = None,
+) -> FittedAdapter:
+    """Fit every module, keeping the fits of small adapters and summaries of all.
+
+    Args:
+        survey: of the adapter, where one was made already.
+        progress: called with a phase and the share of it that is done.
+    """
+    modules = adapter.modules
+    gains = _gains(context.sensitivities, modules) if method.gained else {}
+    if method.gained:
+        unweighted = {name: replace(s, weight=1.0) for name, s in context.sensitivities.items()}
+        context = replace(context, sensitivities=unweighted)
+    if progress is not None:
+        context = replace(context, progress=partial(progress, "preparing"))
+    prepared = None
+    if method.spans_modules:
+        alive = (survey or survey_of(adapter, context.device)).singular
+        nonzero = {name: _gained(modules[name], gains.get(name, 0)) for name in modules if len(alive[name])}
+        if nonzero:
+            config, prepared = method.prepare(nonzero, config, context)
+            modules = {name: modules[name] for name in nonzero}
+        else:
+            modules = {}
+    coder = Coder(method, config, sites_of(adapter), 0, context.basis)
+    bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
+    return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
+
+
+def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Progress | None) -> FittedAdapter:
+    """Fit the modules called `names`."""
+    found: dict[str, Profile] = {}
+    kept: dict[str, Any] = {}
+
+    def fit(batch: list[str]) -> tuple[dict[str, Profile], dict[str, Any]]:
+        fits = bare._fit(batch)
+        return {name: bare.method.profile(fitted) for name, fitted in fits.items()}, fits if small else {}
+
+    for part, fits in over_batches(fit, names, bare.adapter.modules, bare.context.device):
+        found |= part
+        kept |= fits
+        if progress is not None:
+            progress("fitting", len(found) / len(names))
+    profiles = {name: profile for name, profile in sorted(found.items()) if profile.energy > 0}
+    sample = list(profiles) if small else _sample(list(profiles), bare.adapter.modules, bare.context.seed)
+    coder = replace(bare.coder, max_rank=max((len(p.scores) for p in profiles.values()), default=0))
+    return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
+
+
+def sites_of(adapter: Adapter) -> dict[str, Site]:
+    """Every module's shape, by sorted name."""
+    return {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
+
+
+@on_one_core()
+def survey_of(adapter: Adapter, device: torch.device) -> Survey:
+    """Shapes and spectra of an adapter; an update below rounding of nothing has no singular values."""
+    modules = adapter.modules
+    singular: dict[str, NDArray[np.float64]] = {}
+
+    def spectra(names: list[str]) -> dict[str, NDArray[np.float64]]:
+        found: dict[str, NDArray[np.float64]] = {}
+        batch = {name: _on(modules[name], device, 0) for name in names}
+        for group in group_by_shape(batch):
+            A, B = torch.stack([batch[n].A for n in group]), torch.stack([batch[n].B for n in group])
+            _, S, _ = factored_svd(A, B, torch.tensor([batch[n].scaling for n in group], device=device))
+            found |= {n: values for n, values in zip(group, S.double().cpu().numpy(), strict=True)}
+        return found
+
+    for part in over_batches(spectra, sorted(modules), modules, device):
+        singular |= {name: values if values.sum() > 0 else values[:0] for name, values in part.items()}
+    return Survey(sites_of(adapter), singular)
+
+
+def _gains(sensitivities: Mapping[str, Sensitivity], modules: Mapping[str, LoraFactors]) -> dict[str, int]:
+    """Gain index of every module that has a sensitivity."""
+    found = {
+        name: gain_index(s.gain) if s.weight > 0 else -LIMIT for name, s in sensitivities.items() if name in modules
+    }
+    return {name: index for name, index in found.items() if index}
+
+
+def _gained(module: LoraFactors, index: int) -> LoraFactors:
+    return replace(module, scaling=module.scaling / divisor(index)) if index else module
+
+
+def _on(module: LoraFactors, device: torch.device, index: int) -> LoraFactors:
+    """The factors alone, in float32 on a device, multiplied by a gain."""
+    A, B = module.A.to(device, torch.float32), module.B.to(device, torch.float32)
+    return LoraFactors(A, B, module.scaling / divisor(index), module.layout)
+
+
+def _sample(names: Sequence[str], modules: Mapping[str, LoraFactors], seed: int) -> list[str]:
+    """A random choice of modules of about `_SAMPLE_NUMBERS` numbers."""
+    shuffled = random.Random(seed).sample(names, len(names))
+    mean = sum(modules[name].parameters for name in names) / len(names)
+    return sorted(islice(shuffled, max(1, round(_SAMPLE_NUMBERS / mean))))

@@ -1,0 +1,37 @@
+"""What a result is measured by: the error of what comes back, and what a basis can hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adaptzip.core.basis import Basis
+from adaptzip.core.comparing import diff
+from adaptzip.core.compressed import Compressed
+from adaptzip.fitting.requests import Job, Request, Source
+from adaptzip.restoring.reconstruction import reconstruct
+
+
+def weighted_error(source: Source, compressed: Compressed, request: Request) -> float | None:
+    """The relative error as the base model's activations see it; None without calibration."""
+    if not source.sensitivities:
+        return None
+    basis = None if isinstance(request.basis, Basis) else request.basis
+    after = reconstruct(compressed, base=request.base, basis=basis)
+    return diff(source.adapter, after, source.sensitivities).weighted_error
+
+
+def measured_error(source: Source, compressed: Compressed, request: Request) -> float:
+    """The relative error by which methods are compared: weighted where there is calibration, else plain."""
+    weighted = weighted_error(source, compressed, request)
+    return compressed.provenance.relative_error if weighted is None else weighted
+
+
+def captured(job: Job) -> float | None:
+    """Share of |dW|^2 within a job's basis, as far as the method's options let it use that; None without a basis."""
+    if job.context.basis is None:
+        return None
+    from adaptzip.core.projection import captured_energy, leading
+
+    most = getattr(job.config, "rank", None)
+    modules = {name: leading(module, most) for name, module in job.context.basis.modules.items()}
+    return captured_energy(job.adapter.modules, replace(job.context.basis, modules=modules)).overall

@@ -1,0 +1,205 @@
+"""The search for one step: what comes of it is measured, on a sample where the adapter is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from adaptzip.adz.coding.trellis import MAX_LEVEL
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, Progress
+from adaptzip.fitting.rate import TOLERANCE, Point, search
+from adaptzip.fitting.small_rooms import INDEX_BYTES, expected
+
+FINEST_ERROR = 1e-4
+"""A size budget is not filled beyond this relative error."""
+GRAIN = 8
+"""Bytes that a file grows by at least when its header does."""
+MISS = 0.009
+"""An outcome that stays this far below its limit, as a share, is aimed at again."""
+_COARSE = 0.03
+_NEAR = (1 / 3, 1.3)
+"""How far the step may move, as factors, once the ranks are held."""
+_RETRIES = 4
+_BYTE_TOLERANCE = 0.006
+_LOOSEST = 0.5
+"""A tolerance is no larger, however small the room."""
+_NOTHING = 1e-6
+"""Less than this of the relative error is not worth a file."""
+_REMEMBERED = 4
+"""Outcomes of a search that are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(Point):
+    """A step at which modules were coded.
+
+    Attributes:
+        error: relative error |dW - dW'| / |dW|.
+        ranks: the ranks it was coded at.
+        coded: all modules that have a rank, or those of the sample.
+    """
+
+    error: float
+    ranks: Mapping[str, int]
+    coded: CodedAdapter
+
+    @property
+    def useful(self) -> bool:
+        """Whether it keeps anything of the update."""
+        return bool(self.coded.modules) and self.error < 1 - _NOTHING
+
+
+@dataclass(frozen=True, eq=False)
+class StepSearch:
+    """Searches steps of one fitted adapter.
+
+    Attributes:
+        total_size: whole file for coded modules at a step.
+        fixed_size: whole file without any coded module.
+        caps: largest rank of each module, where a parameter budget sets it.
+        cut: share of |dW|^2 that is left out at every step.
+        seen: outcomes of late, by step and ranks.
+    """
+
+    fitted: FittedAdapter
+    total_size: Callable[[float, CodedAdapter, float], int]
+    fixed_size: int
+    caps: Mapping[str, int] | None = None
+    cut: float = 0.0
+    progress: Progress | None = None
+    seen: dict[Any, Outcome] = field(default_factory=dict, init=False)
+
+    def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
+        """Bytes of the whole file for `coded` bytes of modules at these ranks."""
+        return round(self.fixed_size + INDEX_BYTES * len(ranks) + coded)
+
+    def refine(self, limit: float, *, rising: bool) -> Outcome | None:
+        """The best outcome for a distortion (`rising`) or a room in bytes; None if none was found.
+
+        The search is on the sample; then everything is coded, and where the sample misled, it aims again.
+        """
+        aim, best = limit, None
+        for _ in range(_RETRIES):
+            outcome = self._search(aim, rising=rising)
+            if outcome is None or self.fitted.complete:
+                return outcome or best
+            outcome = self.code(outcome.step, outcome.ranks)
+            value = outcome.distortion if rising else outcome.size - self.fixed_size
+            if value <= limit and (best is None or (outcome.size < best.size) == rising):
+                best = outcome
+            # A distortion of nothing, below what the method's own model leaves out, can't be aimed at any better.
+            if limit * (1 - MISS) < value <= limit or value <= 0:
+                break
+            aim *= limit / value * (1 - TOLERANCE)
+        return best
+
+    def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
+        """The least error in a room at these ranks; None if nothing fits."""
+        found = self._pass(room, self.bounds, ranks, rising=False, tolerance=_BYTE_TOLERANCE)
+        if found is not None and not self._exact(ranks):
+            found = self.code(found.step, ranks)
+        return found if found is not None and found.size <= self.fixed_size + room else None
+
+    def _search(self, limit: float, *, rising: bool) -> Outcome | None:
+        """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
+        bounds = self.bounds
+        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE)
+        if coarse is None or not coarse.ranks:
+            return coarse
+        near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
+        fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=TOLERANCE if rising else _BYTE_TOLERANCE)
+        return coarse if fine is None else fine
+
+    def _pass(
+        self,
+        limit: float,
+        bounds: tuple[float, float],
+        ranks: Mapping[str, int] | None,
+        *,
+        rising: bool,
+        tolerance: float,
+    ) -> Outcome | None:
+        def ranks_at(step: float) -> Mapping[str, int]:
+            return self.fitted.ranks(step, self.caps) if ranks is None else ranks
+
+        def predict(step: float) -> float:
+            size, error = expected(self.fitted, step, ranks_at(step))
+            return self.distortion(error / self.fitted.energy) if rising else size
+
+        def measure(step: float) -> Outcome:
+            return self._once(round_step(step), ranks_at(step))
+
+        if not rising:
+            tolerance = min(max(tolerance, GRAIN / 2 / limit), _LOOSEST)
+        fixed = 0 if rising else self.fixed_size
+        return search(measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance, fixed=fixed)
+
+    def _once(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        """`measure`, where the search comes back to a step without coding it again."""
+        key = (step, tuple(sorted(ranks.items())))
+        if key not in self.seen:
+            while len(self.seen) >= _REMEMBERED:
+                self.seen.pop(next(iter(self.seen)))
+            self.seen[key] = self.measure(step, ranks)
+        return self.seen[key]
+
+    def measure(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        """A step's size and error, exact, or scaled up from the sample.
+
+        The sample corrects the prediction rather than replacing it: what makes modules differ is predicted well.
+        """
+        if self._exact(ranks):
+            return self.code(step, ranks)
+        fitted = self.fitted
+        coded = fitted.code(step, ranks, fitted.sample, self.progress)
+        size, error = fitted.predict(step, ranks)
+        sample_size, sample_error = fitted.predict(step, ranks, fitted.sample)
+        shared_size = len(coded.shared.chunk)
+        predicted = size - fitted.method.predict_shared(fitted.prepared, fitted.config, step) / 8
+        size = shared_size + predicted * (coded.bytes - shared_size) / max(sample_size, 1.0)
+        error *= fitted.squared_error(coded, fitted.sample) / sample_error
+        share = error / fitted.energy
+        return Outcome(step, self.foreseen_size(size, ranks), self.distortion(share), sqrt(share), ranks, coded)
+
+    def _exact(self, ranks: Mapping[str, int]) -> bool:
+        """Whether all modules of these ranks are coded at every step."""
+        return self.fitted.complete or self.fitted.few(ranks)
+
+    def code(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        """Every module coded at a step, exactly."""
+        names = list(self.fitted.profiles)
+        coded = self.fitted.code(step, ranks, names, self.progress)
+        share = self.fitted.squared_error(coded, names) / self.fitted.energy
+        size = self.total_size(step, coded, sqrt(share))
+        return Outcome(step, size, self.distortion(share), sqrt(share), ranks, coded)
+
+    def distortion(self, share: float) -> float:
+        """Relative error of what the caps leave, given the squared relative error of the whole."""
+        return sqrt(max(0.0, share - self.cut) / max(1.0 - self.cut, 1e-12))
+
+    def whole_ranks(self) -> Mapping[str, int]:
+        """The ranks at the finest step: all that the caps allow."""
+        return self.fitted.ranks(self.bounds[0], self.caps)
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """Steps between the smallest sensible one and one at which every module vanishes."""
+        largest = sqrt(self.fitted.energy)
+        smallest = sqrt(max(p.energy for p in self.fitted.profiles.values())) / MAX_LEVEL
+        low, high = smallest, largest
+        while high / low > 1.1:
+            middle = sqrt(low * high)
+            _, error = self.fitted.predict(middle, self.fitted.ranks(middle, self.caps))
+            fine = error < (FINEST_ERROR**2 + self.cut) * self.fitted.energy
+            low, high = (middle, high) if fine else (low, middle)
+        return low, largest
+
+
+def round_step(step: float) -> float:
+    """The nearest float32 number: products with levels are then rounded once, on every machine alike."""
+    return float(np.float32(step))

@@ -1,5 +1,0 @@
-"""Merging an adapter into a base model's weights, bit for bit as PEFT does, one tensor at a time."""
-
-from adaptzip.merging.folders import MergeReport, merge
-
-__all__ = ["MergeReport", "merge"]

@@ -1,0 +1,102 @@
+"""The arithmetic of merging: how an update enters a weight, with the roundings of PEFT's own merge.
+
+It works on a block of rows of the stored weight at a time, so that the update is never dense in whole. Only
+convolutions, and DoRA over a transposed weight, whose norms run along the columns, are merged in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adaptzip.core.adapter import Layout, LoraFactors
+
+BLOCK = 4 * 2**20
+"""Numbers of a weight that are merged at a time."""
+
+_ROWS_ARE_OUT = ("linear", "conv", "expert")
+_ROUNDED_FIRST = ("embedding", "expert", "expert_transposed")
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def merge_update(
+    weight: Tensor,
+    factors: LoraFactors,
+    layout: Layout,
+    *,
+    rows: tuple[int, int] | None = None,
+    safe: bool = False,
+) -> None:
+    """Add `scaling * B @ A` to a weight in place, or apply DoRA's magnitude to the sum.
+
+    The product is taken in float32 (float64 for a float64 weight), then scaled, then laid out as the weight.
+    By default the sum is rounded once, to the weight's dtype; embeddings and experts round the update first.
+
+    Args:
+        weight: contiguous, in the stored layout.
+        factors: the update; its own layout is not looked at.
+        layout: how the weight is stored.
+        rows: the rows of the update that this weight holds, None for all.
+        safe: round the update to the weight's dtype before adding it, as PEFT's safe_merge does.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    A, B = factors.A.to(weight.device, dtype), factors.B.to(weight.device, dtype)
+    if rows is not None:
+        B = B[rows[0] : rows[1]]
+    magnitude = None if factors.magnitude is None else factors.magnitude.to(weight.device, dtype)
+    whole = layout == "conv" or (magnitude is not None and layout not in _ROWS_ARE_OUT)
+    for part in [slice(None)] if whole else _blocks(weight):
+        a, b = (A, B[part]) if layout in _ROWS_ARE_OUT else (A[:, part], B)
+        update = _update(a, b, layout, weight.shape[2:]).mul_(factors.scaling)
+        if magnitude is None:
+            if safe or layout in _ROUNDED_FIRST:
+                update = update.to(weight.dtype)
+            weight[part] = update.add_(weight[part].to(update.dtype))
+        elif layout in _ROWS_ARE_OUT:
+            weight[part] = _dora_rows(weight[part], update, magnitude[part])
+        else:
+            weight[part] = _dora_columns(weight, update, magnitude)
+
+
+def merge_bias(weight: Tensor, bias: Tensor, scaling: float) -> None:
+    """Add `scaling * bias` to a base bias in place, rounding once."""
+    weight += bias.to(weight.device, torch.promote_types(weight.dtype, torch.float32)) * scaling
+
+
+def is_finite(weight: Tensor) -> bool:
+    """Whether a weight holds neither NaN nor infinity, told by its extremes."""
+    return not weight.numel() or all(bool(end.isfinite()) for end in torch.aminmax(weight))
+
+
+def _update(A: Tensor, B: Tensor, layout: Layout, kernel: tuple[int, ...]) -> Tensor:
+    """B @ A in the layout of the weight, not yet scaled."""
+    if layout in ("transposed", "embedding", "expert_transposed"):
+        return (B @ A).T
+    if layout != "conv":
+        return B @ A
+    ones = (1,) * len(kernel)
+    if kernel == (1, 1):
+        return (B @ A).reshape(-1, A.shape[1], 1, 1)
+    # A convolution of the factors sums in another order than a product of flat matrices does; PEFT convolves.
+    kernels = A.reshape(A.shape[0], -1, *kernel)
+    return _CONVOLUTIONS[len(kernel)](kernels.transpose(0, 1), B.reshape(*B.shape, *ones)).transpose(0, 1)
+
+
+def _dora_rows(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
+    total = weight + update
+    factor: Tensor = magnitude / torch.linalg.vector_norm(total, dim=tuple(range(1, total.ndim)))
+    return factor.reshape(-1, *[1] * (total.ndim - 1)) * total
+
+
+def _dora_columns(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
+    factor: Tensor = magnitude / torch.linalg.vector_norm(weight.T + update.T, dim=1)
+    return factor * (weight + update)
+
+
+def _blocks(weight: Tensor) -> Iterator[slice]:
+    step = max(1, BLOCK * weight.shape[0] // max(1, weight.numel()))
+    for start in range(0, weight.shape[0], step):
+        yield slice(start, start + step)

@@ -1,0 +1,101 @@
+"""How a base model stores a module's weight: as the update lies, (out, in), or transposed."""
+
+from __future__ import annotations
+
+from adaptzip.checkpoints.peft.turned import TRANSPOSED_EXPERT_TYPES
+from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.errors import BaseModelError, RefusedError
+from adaptzip.models.folder import BaseModel
+from adaptzip.models.names import Site
+
+CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
+
+COLUMN_EXPERT_TYPES = TRANSPOSED_EXPERT_TYPES | {"llama4", "llama4_text"}
+"""Model types that store an expert's `out` along the columns; PEFT takes Llama 4's for rows all the same."""
+
+
+def stored_layout(
+    base: BaseModel, module: str, factors: LoraFactors, site: Site, shape: tuple[int, ...] | None = None
+) -> Layout:
+    """The layout of the tensor at `site`, told from its shape, and where that is square from the base model.
+
+    The adapter's own word (PEFT's fan_in_fan_out) decides last, because PEFT itself corrects it by the base.
+
+    Args:
+        base: the base model.
+        module: the module's name, for messages and to tell a block's weights from others.
+        factors: its update.
+        site: where the weight is stored.
+        shape: the tensor's shape where it is no longer the stored one.
+
+    Raises:
+        BaseModelError: if the update has another shape than the weight.
+        RefusedError: if the update is of a part of fused experts whose rows the base stores as columns.
+    """
+    if site.part is not None and base.model_type in COLUMN_EXPERT_TYPES:
+        raise RefusedError(
+            f"{base.path}: {site.tensor} fuses the experts' projections as columns, the adapter has {module} apart",
+            hint="train the adapter on the fused parameter (target_parameters)",
+        )
+    found = base.stored(site.tensor).shape if shape is None else shape
+    out, width = factors.shape
+    if site.rows is not None:
+        out = site.rows[1] - site.rows[0]
+    if site.part is not None:
+        out *= site.part[1]
+    if site.expert is not None:
+        found = found[1:]
+    fitting = [layout for layout, fits in _layouts(factors, site, out, width).items() if found == fits]
+    if not fitting:
+        expected = next(iter(_layouts(factors, site, out, width).values()))
+        raise BaseModelError(
+            f"{base.path}: {site.tensor} is {list(found)}, the adapter's {module} expects {list(expected)}",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    if len(fitting) == 1:
+        return fitting[0]
+    return fitting[1] if _is_transposed(base, module, factors, fitting) else fitting[0]
+
+
+def _layouts(factors: LoraFactors, site: Site, out: int, width: int) -> dict[Layout, tuple[int, ...]]:
+    """The shapes that a weight may have, by layout, the likelier one first."""
+    if factors.layout == "embedding":
+        return {"embedding": (width, out)}
+    if factors.layout == "conv":
+        size = 1
+        for k in factors.kernel:
+            size *= k
+        return {"conv": (out, width // size, *factors.kernel)}
+    if site.part is not None:
+        return {"expert": (out, width)}
+    if site.expert is not None:
+        return {"expert": (out, width), "expert_transposed": (width, out)}
+    if factors.layout in ("expert", "expert_transposed"):
+        return {"expert": (out, width)}
+    return {"linear": (out, width), "transposed": (width, out)}
+
+
+def _is_transposed(base: BaseModel, module: str, factors: LoraFactors, layouts: list[Layout]) -> bool:
+    if layouts[1] == "expert_transposed":
+        of_peft = factors.layout.startswith("expert")
+        types = TRANSPOSED_EXPERT_TYPES if of_peft else COLUMN_EXPERT_TYPES
+        return base.model_type in types or factors.layout == "expert_transposed"
+    if not any(part.isdigit() for part in module.split(".")):
+        return False
+    if base.model_type in CONV1D_TYPES:
+        return True
+    evidence = _block_weights_are_transposed(base)
+    return factors.layout == "transposed" if evidence is None else evidence
+
+
+def _block_weights_are_transposed(base: BaseModel) -> bool | None:
+    """What the base's own biases say, whose length is a weight's `out`; None where there is no telling."""
+    for name in base.tensors:
+        bias = name.removesuffix("weight") + "bias"
+        if not name.endswith(".weight") or bias not in base.tensors or not any(p.isdigit() for p in name.split(".")):
+            continue
+        shape, out = base.stored(name).shape, base.stored(bias).shape
+        if len(shape) == 2 and shape[0] != shape[1]:
+            return (shape[1],) == out
+    return None

@@ -1,0 +1,90 @@
+"""Whether a base model's weights are quantised: told from its configuration, and where that is silent, its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptzip.models.shards import StoredTensor, quantised
+
+_CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
+_ENDINGS = {
+    ".absmax": "bitsandbytes, 4 bit",
+    ".SCB": "bitsandbytes, 8 bit",
+    ".qweight": "GPTQ or AWQ",
+    ".qzeros": "GPTQ or AWQ",
+    ".weight_packed": "compressed-tensors",
+    ".W_q": "HQQ",
+    ".weight._data": "quanto",
+    ".codebooks": "AQLM",
+    ".trellis": "QTIP or EXL3",
+    ".q_weight": "EXL2",
+    "_qdata": "torchao",
+    "_blocks": "MXFP4",
+}
+"""How the names of tensors end that quantisers write beside or in place of a weight."""
+
+_PACKED = frozenset((torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32))
+_COMPANION = re.compile(r"scale|absmax|zero_?point|qzeros|codebook", re.IGNORECASE)
+"""What the companions of a quantised weight are called."""
+
+
+def refuse_quantised_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise a RefusedError if a configuration says that the weights are quantised, at whatever depth."""
+    for table in _tables(config):
+        for key in _CONFIG_KEYS:
+            if table.get(key):
+                raise quantised(path, _method(table[key]) or f"{key} in config.json")
+
+
+def refuse_quantised_tensors(path: Path, tensors: Iterable[StoredTensor]) -> None:
+    """Raise a RefusedError if the names or dtypes of tensors show that weights are quantised."""
+    table = {tensor.name: tensor for tensor in tensors}
+    named = next((what for name in table for end, what in _ENDINGS.items() if _ends(table[name], end)), None)
+    what = named or next((found for tensor in table.values() if (found := _packed_as(tensor))), None)
+    what = what or _with_companions(table)
+    if what is not None:
+        raise quantised(path, what)
+
+
+def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The configuration and the tables within it, such as `text_config`."""
+    waiting: list[Mapping[str, Any]] = [config]
+    while waiting:
+        table = waiting.pop(0)
+        yield table
+        waiting += [v for key, v in table.items() if isinstance(v, Mapping) and key.endswith("config")]
+
+
+def _method(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return None
+    named = value.get("quant_method") or value.get("quant_algo") or value.get("format")
+    return named if isinstance(named, str) else None
+
+
+def _ends(tensor: StoredTensor, end: str) -> bool:
+    """The endings without a dot are common words, so that the dtype has to agree."""
+    return tensor.name.endswith(end) and (end.startswith(".") or tensor.dtype in _PACKED)
+
+
+def _packed_as(tensor: StoredTensor) -> str | None:
+    if len(tensor.shape) < 2:
+        return None
+    short = str(tensor.dtype).removeprefix("torch.")
+    packed = tensor.dtype in _PACKED and tensor.name.endswith(".weight")
+    return f"{tensor.name} is {short}" if packed or short.startswith(("float8", "float4")) else None
+
+
+def _with_companions(table: Mapping[str, StoredTensor]) -> str | None:
+    """An integer matrix that has scales or zero points beside it, under names that no table here has."""
+    companions = {name.rpartition(".")[0] for name in table if _COMPANION.search(name.rpartition(".")[2])}
+    for name, tensor in table.items():
+        module, _, last = name.rpartition(".")
+        if len(tensor.shape) > 1 and tensor.dtype in _PACKED and not _COMPANION.search(last) and module in companions:
+            return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
+    return None

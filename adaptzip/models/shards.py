@@ -1,0 +1,156 @@
+"""One weight file of a base model: its table of tensors, and reading one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.errors import BaseModelError, CheckpointError, RefusedError
+from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.magic import is_pytorch, is_safetensors, refuse_pointers
+from adaptzip.files.pytorch import QuantisedTensorError, load_tensors
+from adaptzip.files.weights import parse_header
+
+_AGAIN = "download the base model again"
+_START = 256
+"""Bytes that tell what a file is."""
+_QUANTISED = re.compile(r"F[468]_\w+|F4|[IU][124]")
+"""safetensors' names of dtypes that only quantised weights have."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One entry of a weight file: name, dtype, shape and, in a safetensors file, the byte it starts at."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One weight file.
+
+    Attributes:
+        path: the file.
+        tensors: its entries by name.
+        loaded: the tensors themselves of a PyTorch file, memory mapped where the file allows it, else None.
+    """
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    loaded: Mapping[str, Tensor] | None = None
+
+    def read(self, name: str) -> Tensor:
+        """A writable copy of one tensor."""
+        stored = self.tensors[name]
+        if self.loaded is not None:
+            return self.loaded[name].detach().clone().contiguous()
+        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        if tensor.numel():
+            with self.path.open("rb") as handle:
+                handle.seek(stored.offset)
+                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != stored.bytes:
+                    raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
+        return tensor
+
+
+def open_shard(path: Path) -> Shard:
+    """Read the table of tensors of a safetensors or PyTorch weight file.
+
+    Raises:
+        BaseModelError: if the file is missing, empty, truncated, a git-LFS pointer, or neither of the two.
+        RefusedError: if it holds a dtype that only quantised weights have.
+    """
+    start = check_pointer(path)
+    if not start:
+        raise BaseModelError(f"{path}: the file is empty", hint=_AGAIN)
+    return _open_pytorch(path) if is_pytorch(start) else _open_safetensors(path)
+
+
+def check_pointer(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        BaseModelError: if it cannot be read, or only says where the real file is.
+    """
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(_START)
+        refuse_pointers(path, start)
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
+    except OSError as error:
+        raise BaseModelError(f"{path}: cannot be read: {error.strerror or error}", hint=_AGAIN) from error
+    return start
+
+
+def _open_safetensors(path: Path) -> Shard:
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        start = handle.read(9)
+        length = int.from_bytes(start[:8], "little")
+        if not is_safetensors(start):
+            raise BaseModelError(f"{path}: is not a safetensors file", hint=_AGAIN)
+        if 8 + length > size:
+            raise BaseModelError(f"{path}: is truncated inside its header", hint=_AGAIN)
+        header = start[8:] + handle.read(length - 1)
+    try:
+        entries = parse_header(path, header, size - 8 - length)
+    except CheckpointError as error:
+        _refuse_quantised(path, header)
+        raise BaseModelError(str(error), hint=_AGAIN) from error
+    entries.pop("__metadata__", None)
+    return Shard(
+        path,
+        {
+            name: StoredTensor(
+                name, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+            )
+            for name, entry in entries.items()
+        },
+    )
+
+
+def _refuse_quantised(path: Path, header: bytes) -> None:
+    """Raise a RefusedError if a header that could not be parsed has the dtype of quantised weights."""
+    try:
+        entries = json.loads(header)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(entries, dict):
+        return
+    named = {entry.get("dtype") for entry in entries.values() if isinstance(entry, dict)}
+    found = sorted(dtype for dtype in named if isinstance(dtype, str) and _QUANTISED.fullmatch(dtype))
+    if found:
+        raise quantised(path, f"it holds {found[0]}")
+
+
+def quantised(path: Path, which: str) -> RefusedError:
+    """The error about a base model in `path`, a folder or file, whose weights are quantised."""
+    return RefusedError(
+        f"{path}: is quantised ({which}), expected the model in float weights",
+        hint="give the original float weights; what was merged into them can be quantised again",
+    )
+
+
+def _open_pytorch(path: Path) -> Shard:
+    try:
+        loaded = load_tensors(path, mapped=True)
+    except QuantisedTensorError as error:
+        raise quantised(path, error.what) from error
+    except CheckpointError as error:
+        raise BaseModelError(str(error), hint=error.hint) from error
+    tensors = {name: StoredTensor(name, value.dtype, tuple(value.shape)) for name, value in loaded.items()}
+    return Shard(path, tensors, loaded)

@@ -1,0 +1,1 @@
+"""What is said of adapters: descriptions, verifications, benchmarks and evaluations; none of them changes one."""

@@ -1,0 +1,180 @@
+"""Writing an adapter, compressed or not, in a dialect that other programs load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from adaptzip.checkpoints import Dialect, WriteOptions, dialect
+from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
+from adaptzip.checkpoints._readback import confirm
+from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.files.atomic import atomic_directory, check_output_folder
+from adaptzip.files.inputs import check_apart
+from adaptzip.restoring.native import native
+
+if TYPE_CHECKING:
+    from adaptzip.core.compressed import Compressed
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        bytes: size of all its files together.
+        files: their names, sorted.
+        modules: number of adapted modules.
+        loading_bytes: memory that the program which loads the files needs for what it unpacks them to; None where
+            that is no more than the files themselves.
+    """
+
+    path: Path
+    bytes: int
+    files: tuple[str, ...]
+    modules: int
+    loading_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is about to be written: how, the adapter that it stands for, and what the report says of it."""
+
+    write: Callable[[Path, WriteOptions], None]
+    adapter: Adapter
+    loading_bytes: int | None
+
+
+def export(
+    source: str | Path | Adapter | Compressed,
+    output: str | Path,
+    *,
+    as_: str = "peft",
+    portable: bool = False,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    force: bool = False,
+    drop_extras: bool = False,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    base_name: str | None = None,
+) -> ExportReport:
+    """Write an adapter into the folder `output`.
+
+    Args:
+        source: a `.adz` file, any readable adapter, or either one in memory. A dialect that holds a method's own
+            tensors, such as peft-vblora, wants a file of that method.
+        output: the folder to make.
+        as_: the dialect to write.
+        portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
+        dtype: dtype of the factors; None keeps the adapter's own, which a `.adz` remembers: the narrowest that held
+            all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
+            are float32 then.
+        force: replace an existing output of the same kind.
+        drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
+        alpha, config: how to read a weight file that comes alone, see `sources.read`.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
+        basis: the basis artefact or its path, for a `.adz` file that names one.
+        base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
+
+    Raises:
+        CheckpointError, FormatError: if the source cannot be read.
+        UsageError: for an unknown dialect or dtype, or if `output` is, holds or lies in what is read.
+        RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
+        CheckFailedError: if what was written does not read back as the adapter; nothing is left of it then.
+        OutputError: if the output exists without `force` or cannot be written.
+
+    Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
+    """
+    writer = dialect(as_)
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
+    if base_name is not None:
+        check_name(base_name)
+    check_apart(output, source=source, config=config, base=base, basis=basis)
+    check_output_folder(output, force)
+    options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
+    if writer.takes:
+        content = _native(source, writer, base, basis, base_name)
+    else:
+        adapter = _named(_adapter(source, alpha, config, base, basis), base_name)
+        content = _Content(partial(writer.write, adapter), adapter, None)
+    warn_of_local_name(content.adapter.meta.base_model)
+    with atomic_directory(output, force, owned=writer.owns) as folder:
+        content.write(folder, options)
+        _read_back(folder, output, writer, content.adapter, options)
+    files = sorted(p for p in Path(output).iterdir() if p.is_file())
+    return ExportReport(
+        Path(output),
+        sum(p.stat().st_size for p in files),
+        tuple(p.name for p in files),
+        len(content.adapter.modules),
+        content.loading_bytes,
+    )
+
+
+def _native(
+    source: str | Path | Adapter | Compressed,
+    writer: Dialect,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+    base_name: str | None,
+) -> _Content:
+    found = native(source, writer.name, writer.takes, base=base, basis=basis)
+    found = replace(found, adapter=_named(found.adapter, base_name))
+    return _Content(partial(writer.write_native, found), found.adapter, writer.loading_bytes(found))
+
+
+def _named(adapter: Adapter, base_name: str | None) -> Adapter:
+    return adapter if base_name is None else replace(adapter, meta=renamed(adapter.meta, base_name))
+
+
+def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapter, options: WriteOptions) -> None:
+    """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
+    from adaptzip.restoring.reading import read
+
+    try:
+        found = read(folder)
+    except (CheckpointError, RefusedError) as error:
+        told = str(error).replace(str(folder), str(output))
+        raise CheckFailedError(
+            f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
+        ) from error
+    if found.meta.dialect != writer.name:
+        raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
+    try:
+        confirm(adapter, found, options)
+    except CheckFailedError as error:
+        raise CheckFailedError(f"{output}: {error}", hint=error.hint) from error
+
+
+def _adapter(
+    source: str | Path | Adapter | Compressed,
+    alpha: float | None,
+    config: str | Path | None,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+) -> Adapter:
+    if isinstance(source, Adapter):
+        vet(source, "the adapter")
+        vet_numbers(source)
+        return source
+    if isinstance(source, str | Path):
+        from adaptzip.restoring.reading import read
+
+        return read(source, alpha=alpha, config=config, base=base, basis=basis)
+    from adaptzip.restoring.reconstruction import reconstruct
+
+    return reconstruct(source, base=base, basis=basis)

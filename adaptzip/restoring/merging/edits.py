@@ -1,0 +1,91 @@
+"""The changes that merging makes to one weight, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.models.adding import merge_bias, merge_update
+
+
+class Edit(Protocol):
+    """One change of a weight."""
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        """The changed weight; `weight` itself may be changed in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewTensor:
+    """A tensor that the base does not store, made from a `source` that it does or else by its edits alone."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    source: str | None = None
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Puts another tensor in the weight's place, in the weight's dtype."""
+
+    tensor: Tensor
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        return self.tensor.to(weight.device, weight.dtype, copy=True).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Overwrites the rows of an embedding that `indices` names."""
+
+    indices: Tensor
+    rows: Tensor
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        return weight.index_copy_(0, self.indices.to(weight.device), self.rows.to(weight.device, weight.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """Brings the last dimension to `size` with zeros at its end, as transformers does to biases of a vocabulary."""
+
+    size: int
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        return functional.pad(weight, (0, self.size - weight.shape[-1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """Adds a module's update to a weight, or to one expert's slice or part of a slice of it, see `merge_update`."""
+
+    factors: LoraFactors
+    layout: Layout
+    rows: tuple[int, int] | None = None
+    expert: int | None = None
+    part: tuple[int, int] | None = None
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        target = weight if self.expert is None else weight[self.expert]
+        if self.part is not None:
+            target = target.chunk(self.part[1])[self.part[0]]
+        merge_update(target, self.factors, self.layout, rows=self.rows, safe=safe)
+        return weight
+
+
+@dataclass(frozen=True, eq=False)
+class BiasUpdate:
+    """Adds a module's own bias times its scaling."""
+
+    bias: Tensor
+    scaling: float
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        merge_bias(weight, self.bias, self.scaling)
+        return weight

@@ -1,0 +1,220 @@
+"""What an adapter's extras do to the base model: trained heads, biases, token rows, whole embeddings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.checkpoints.peft.extras import (
+    check_originals,
+    check_whole,
+    extra_target,
+    is_copied,
+    is_original,
+    token_indices,
+)
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import BaseModelError, CheckpointError
+from adaptzip.models.folder import BaseModel
+from adaptzip.models.names import Renaming, locate, locate_tensor
+from adaptzip.models.tying import TiedFamily
+from adaptzip.restoring.merging.edits import Edit, NewTensor, Replacement, TokenRows
+from adaptzip.restoring.merging.tying import Changes
+
+
+@dataclass(frozen=True, eq=False)
+class ExtrasPlan:
+    """What the extras do.
+
+    Attributes:
+        edits: what is done to stored tensors, by name, tied embeddings left out.
+        added: tensors that the base lacks, by their names in the merged model.
+        heads: the shape of every tensor of a trained head, by name.
+        tied: what is done to tied embeddings.
+        copies: tied embeddings of which the adapter brings a whole copy of its own, by the family's member.
+        applied: how many extras have an effect.
+        ignored: keys of those without any, which PEFT does not load either.
+    """
+
+    edits: Mapping[str, list[Edit]] = field(default_factory=dict)
+    added: Mapping[str, NewTensor] = field(default_factory=dict)
+    heads: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tied: Changes = ()
+    copies: Mapping[str, Tensor] = field(default_factory=dict)
+    applied: int = 0
+    ignored: tuple[str, ...] = ()
+
+
+def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: TiedFamily | None) -> ExtrasPlan:
+    """Find the place of every extra.
+
+    A resized embedding and the weight below a LoRA are shared with their tied partners; a `modules_to_save`
+    embedding is a copy of its own, so that it is no longer tied.
+
+    Raises:
+        BaseModelError: if an extra is no head and the base lacks its tensor or has it in another shape.
+        CheckpointError: if an extra is empty, two mean one tensor, or token rows have no row numbers.
+    """
+    config = adapter.meta.config
+    tokens = config.get("trainable_token_indices")
+    edits: dict[str, list[Edit]] = {}
+    added: dict[str, NewTensor] = {}
+    heads: dict[str, tuple[int, ...]] = {}
+    copies: dict[str, Tensor] = {}
+    tied: list[tuple[str | None, Edit]] = []
+    placed = {key: (role, name) for key, role, name in _targets(adapter)}
+    rows = [name for role, name in placed.values() if role == "token_rows"]
+    for key, (role, name) in placed.items():
+        tensor = adapter.extras[key]
+        check_whole(key, tensor)
+        copied = role == "replace" and is_copied(key, name, config)
+        found = _located(base, name, renaming, copied)
+        member = None if family is None else family.find(name, renaming)
+        if copied and member is None and not _is_embedding(base, name, found):
+            heads[name] = tuple(tensor.shape)
+        if member is not None and copied and not config.get("ensure_weight_tying"):
+            copies[member] = _replacement(base, base.input_embedding or member, tensor).tensor
+        elif found is None and (experts := _experts(base, name, tensor, renaming)):
+            for stored, part in experts.items():
+                edits.setdefault(stored, []).append(Replacement(part))
+        elif found is None:
+            added[name] = _new_head(base, key, name, tensor, copied)
+        else:
+            edit = _replacement(base, found, tensor) if role == "replace" else _rows(base, key, found, tensor, config)
+            if member is None:
+                edits.setdefault(found, []).append(edit)
+            else:
+                shared = rows == [name] and (member == base.input_embedding or not isinstance(tokens, dict))
+                alone = role == "token_rows" and not shared
+                tied.append((member if alone else None, edit))
+    ignored = tuple(key for key in adapter.extras if _is_ignored(key, adapter))
+    return ExtrasPlan(edits, added, heads, tuple(tied), copies, len(placed), ignored)
+
+
+def _targets(adapter: Adapter) -> list[tuple[str, str, str]]:
+    """(key, role, target) of the extras that have an effect, of which no two may replace one tensor."""
+    found: list[tuple[str, str, str]] = []
+    seen: dict[tuple[str, str], str] = {}
+    for key, tensor in adapter.extras.items():
+        role, name = extra_target(key, adapter.meta.config, adapter.modules)
+        if role == "ignore":
+            continue
+        other = seen.setdefault((role, name), key)
+        if other == key:
+            found.append((key, role, name))
+        elif not torch.equal(adapter.extras[other], tensor):
+            raise CheckpointError(
+                f"the keys {other} and {key} bring different tensors for {name}",
+                hint="save the adapter again with PEFT's save_pretrained",
+            )
+    check_originals(adapter.extras, {name for role, name in seen if role == "replace"})
+    return found
+
+
+def _is_ignored(key: str, adapter: Adapter) -> bool:
+    role, _ = extra_target(key, adapter.meta.config, adapter.modules)
+    return role == "ignore" and not is_original(key)
+
+
+def _located(base: BaseModel, name: str, renaming: Renaming, copied: bool) -> str | None:
+    """The stored tensor; a masked head's decoder shares its bias with the head, unless it is a copy of its own."""
+    found = locate_tensor(base, name, renaming)
+    if found is None and not copied and name.endswith(".decoder.bias"):
+        found = locate_tensor(base, f"{name.removesuffix('.decoder.bias')}.bias", renaming)
+    return found or _under_other_prefix(base, name)
+
+
+def _under_other_prefix(base: BaseModel, name: str) -> str | None:
+    """The one stored tensor of a part that no update names, as a projector's: its leaf and two modules must agree."""
+    parts = name.split(".")
+    for cut in range(1, len(parts) - 2):
+        tail = ".".join(parts[cut:])
+        found = [stored for stored in base.tensors if f".{stored}".endswith(f".{tail}")]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _experts(base: BaseModel, name: str, stack: Tensor, renaming: Renaming) -> dict[str, Tensor]:
+    """What replaces each stored tensor of experts that have other names on disk, or lie there one by one."""
+    count = len(stack) if stack.ndim == 3 else 0
+    sites = [locate(base, f"{name}[{number}]", renaming) for number in range(count)]
+    if not count or not all(sites):
+        return {}
+    if sites[0][0].expert is not None:
+        return {sites[0][0].tensor: _replacement(base, sites[0][0].tensor, stack).tensor}
+    parts = {
+        site.tensor: expert if site.rows is None else expert[slice(*site.rows)]
+        for expert, found in zip(stack, sites, strict=True)
+        for site in found
+    }
+    expected = sum(base.stored(tensor).bytes // base.stored(tensor).dtype.itemsize for tensor in parts)
+    more = locate(base, f"{name}[{count}]", renaming)
+    if more or expected != stack.numel() or any(p.shape != base.stored(n).shape for n, p in parts.items()):
+        raise BaseModelError(
+            f"{base.path}: its experts' tensors for {name} do not fit the adapter's {list(stack.shape)}",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    return parts
+
+
+def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
+    return base.is_output(name) or (found is not None and found == base.input_embedding)
+
+
+def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool) -> NewTensor:
+    if not copied:
+        raise BaseModelError(
+            f"{base.path}: lacks the tensor {name}, which the adapter's {key} is to replace",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    if ".modules_to_save." in key and ".modules_to_save.default." not in key:
+        raise CheckpointError(
+            f"{key} has another adapter's name than default in it, so that its place in the base is unknown",
+            hint="save the adapter with PEFT's save_pretrained, which leaves the name out",
+        )
+    return NewTensor(_float_dtype(base), tuple(tensor.shape), edits=(Replacement(tensor),))
+
+
+def _float_dtype(base: BaseModel) -> torch.dtype:
+    """The dtype of most of the base's weights, which a new head takes on as well."""
+    dtypes = Counter(base.stored(name).dtype for name in base.tensors)
+    floating = [dtype for dtype, _ in dtypes.most_common() if dtype.is_floating_point]
+    return floating[0] if floating else torch.float32
+
+
+def _rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Mapping[str, Any]) -> TokenRows:
+    indices = token_indices(key, config)
+    size, *width = base.stored(found).shape
+    if indices and len(indices) == len(rows) and max(indices) >= size:
+        raise CheckpointError(
+            f"{key}: trainable_token_indices names token {max(indices)}, but {base.path}'s {found} has {size} tokens",
+            hint="the adapter was trained after tokens were added: call the base's resize_token_embeddings, save it "
+            "with the new tokenizer, and merge into that",
+        )
+    if indices is None or len(indices) != len(rows) or min(indices, default=0) < 0:
+        raise CheckpointError(
+            f"{key}: trainable_token_indices does not name its {len(rows)} rows among the {size} of {found}",
+            hint="the adapter's weights and its adapter_config.json belong together",
+        )
+    if list(rows.shape[1:]) != width:
+        raise BaseModelError(
+            f"{base.path}: {found} has rows of {width}, but the adapter's {key} {list(rows.shape[1:])}"
+        )
+    return TokenRows(torch.tensor(indices), rows)
+
+
+def _replacement(base: BaseModel, found: str, tensor: Tensor) -> Replacement:
+    """Puts a tensor in a stored one's place, which may have another number of rows but not another width."""
+    stored, brought = base.stored(found).shape, tuple(tensor.shape)
+    if len(stored) != len(brought) or stored[1:] != brought[1:]:
+        raise BaseModelError(
+            f"{base.path}: {found} is {list(stored)}, but the adapter brings {list(brought)}",
+            hint="is this the base model that the adapter was trained on?",
+        )
+    return Replacement(tensor)

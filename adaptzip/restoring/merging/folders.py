@@ -1,0 +1,282 @@
+"""Merging an adapter into its base model's weights, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.core.linalg import choose_device
+from adaptzip.errors import CheckFailedError
+from adaptzip.files.atomic import atomic_directory, check_output_folder
+from adaptzip.files.inputs import check_apart
+from adaptzip.files.tensors import Pending, build_header, write_tensors
+from adaptzip.models.adding import is_finite
+from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.merging.names import index_file_name, weight_file_names
+from adaptzip.restoring.merging.opening import check_opens, check_written
+from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge
+from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
+
+if TYPE_CHECKING:
+    from adaptzip.core.compressed import Compressed
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tensors written so far and the number of all tensors."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge` wrote.
+
+    Attributes:
+        path: the folder of the merged model.
+        bytes: size of all its files.
+        files: their names, sorted.
+        modules: how many modules were merged.
+        extras: how many extras (heads, biases, token rows, embeddings) were applied.
+        tokenizer: whose tokenizer it carries, "adapter" or "base"; None where neither brings one.
+        untied: tied embeddings became parameters of their own.
+        warnings: what the user should know of the result, a line each.
+    """
+
+    path: Path
+    bytes: int
+    files: tuple[str, ...]
+    modules: int
+    extras: int
+    tokenizer: str | None = None
+    untied: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "files": list(self.files),
+            "modules": self.modules,
+            "extras": self.extras,
+            "tokenizer": self.tokenizer,
+            "untied": self.untied,
+            "warnings": list(self.warnings),
+        }
+
+
+def merge(
+    source: str | Path | Adapter | Compressed,
+    base: str | Path,
+    output: str | Path,
+    *,
+    safe_merge: bool = False,
+    scale: float = 1.0,
+    device: str = "cpu",
+    force: bool = False,
+    basis: str | Path | Basis | None = None,
+    untie: bool = False,
+    tokenizer: str | Path | None = None,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Write the base model with the adapter's updates added to its weights.
+
+    On the CPU the weights are bit-identical to those of PEFT's `merge_and_unload`. The model is never whole
+    in memory: its tensors are read, changed and written one at a time, into as many files as the base has.
+    The base's other files are carried over; config.json is changed where a trained head or embedding asks for
+    it. The adapter's tokenizer takes the base's place where its folder brings a whole one. Every changed tensor is
+    checked for NaN and infinity. Before anything has its name, the model is opened as transformers would, where that
+    is installed: what config.json names and what the weight files hold must fit.
+
+    Args:
+        source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
+        base: the folder of the base model.
+        output: the folder to write.
+        safe_merge: round each update to the weight's dtype before adding it, as PEFT's safe_merge does.
+        scale: multiplies every update; extras are applied in full.
+        device: "cpu", "cuda", "cuda:1" or "auto"; on CUDA the last bits may differ from the CPU's.
+        force: replace an existing output folder.
+        basis: the basis artefact or its path, for a `.adz` file that names one; one whose basis is that of the base
+            weights takes them from `base`.
+        untie: give each tied embedding the updates of its own alone, so that the model computes what the live adapter
+            does; PEFT's merge adds an update of one to all of them.
+        tokenizer: the adapter's folder, where `source` does not tell it.
+        progress: called after each tensor.
+
+    Raises:
+        CheckpointError: if the adapter cannot be read.
+        BaseModelError: if the base cannot be read or does not fit the adapter.
+        RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
+            or its basis is missing or another.
+        CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
+        UsageError: if `output` is, holds or lies in what is read.
+        OutputError: if `output` exists without `force`, or cannot be written.
+    """
+    check_apart(output, source=source, base=base, basis=basis)
+    check_output_folder(output, force)
+    chosen = choose_device(device)
+    model = BaseModel.open(base)
+    plan = plan_merge(_adapter(source, base, basis), model, scale, untie=untie)
+    named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
+    chosen_tokenizer = choose_tokenizer(model.path, None if named is None else adapter_folder(Path(named)))
+    with atomic_directory(output, force, owned=partial(_is_owned, plan)) as folder:
+        _write_others(plan, chosen_tokenizer, folder)
+        warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
+        broken = _write_weights(plan, folder, safe_merge, chosen, progress)
+        check_written(plan, folder)
+        files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    return MergeReport(
+        Path(output),
+        sum(files.values()),
+        tuple(sorted(files)),
+        plan.modules,
+        plan.extras,
+        chosen_tokenizer.origin,
+        plan.untied,
+        (*warnings, *_broken_warnings(broken)),
+    )
+
+
+def _broken_warnings(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"NaN or infinity in {listed(names)}: the base holds it and the adapter does not change it"
+
+
+def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
+    """What the user should know of a merged model's tokenizer, a line each."""
+    if tokenizer.left:
+        yield (
+            f"the adapter's folder brings {listed(map(str, tokenizer.left))} but no vocabulary, so that they are "
+            "left out; put its whole tokenizer there"
+        )
+    embedding = next((n for n in plan.tensors if n.endswith(plan.base.input_embedding or "?")), None)
+    rows = plan.tensors[embedding].shape[0] if embedding is not None else None
+    if rows is not None and tokenizer.tokens > rows:
+        yield (
+            f"the {tokenizer.origin}'s tokenizer has {tokenizer.tokens} tokens, but {embedding} only {rows}: texts "
+            "with the others fail"
+        )
+
+
+def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis: str | Path | Basis | None) -> Adapter:
+    if isinstance(source, Adapter):
+        return source
+    if isinstance(source, str | Path):
+        from adaptzip.restoring.reading import read
+
+        return read(source, base=base, basis=basis)
+    from adaptzip.restoring.reconstruction import reconstruct
+
+    return reconstruct(source, base=base, basis=basis)
+
+
+def merged_files(plan: MergePlan, tokenizer: Tokenizer) -> list[str]:
+    """The names of a merged model's files, sorted."""
+    return sorted({*_weight_names(plan), *(file.as_posix() for file in _others(plan, tokenizer))})
+
+
+def _weight_names(plan: MergePlan) -> list[str]:
+    index = index_file_name(plan.base)
+    return [*weight_file_names(plan.base), *([] if index is None else [index])]
+
+
+def _others(plan: MergePlan, tokenizer: Tokenizer) -> dict[Path, Path]:
+    """The folder that each file beside the weights comes from."""
+    base = {file: plan.base.path for file in plan.base.others if not is_tokenizer_file(file.as_posix())}
+    weights = {shard.path for shard in plan.base.shards}
+    return base | {file: tokenizer.folder for file in tokenizer.files if tokenizer.folder / file not in weights}
+
+
+def _is_owned(plan: MergePlan, name: str) -> bool:
+    """Whether a merged model of this base may have a file of this name."""
+    others = (file.as_posix() for file in plan.base.others)
+    return is_tokenizer_file(name) or name in (*_weight_names(plan), "config.json", *others)
+
+
+def _write_weights(
+    plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None
+) -> tuple[str, ...]:
+    """Write the weight files and their index; returns the tensors that hold NaN or infinity as in the base."""
+    total = sum(len(outputs) for outputs in plan.outputs)
+    done = count(1)
+    broken: list[str] = []
+
+    def make(output: Output) -> Tensor:
+        weight = _merged(plan.base, output, safe, device)
+        if not output.edits and weight.dtype in FLOATS and not is_finite(weight):
+            broken.append(output.stored.name)
+        if progress is not None:
+            progress(next(done), total)
+        return weight
+
+    for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
+        tensors = {o.stored.name: Pending(o.stored.shape, o.stored.dtype, partial(make, o)) for o in outputs}
+        header = build_header(tensors, {"format": "pt"})
+        with (folder / name).open("wb") as handle:
+            write_tensors(handle, tensors, header)
+    index = index_file_name(plan.base)
+    if index is not None:
+        _write_json(folder / index, _index(plan))
+    return tuple(broken)
+
+
+def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -> Tensor:
+    """One tensor of the merged model."""
+    if output.source is None:
+        weight = torch.empty(output.stored.shape, dtype=output.stored.dtype, device=device)
+    else:
+        weight = base.read(output.source)
+    if not output.edits:
+        return weight
+    weight = weight.to(device)
+    for edit in output.edits:
+        weight = edit.apply(weight, safe)
+    if not is_finite(weight):
+        if output.source is not None and not is_finite(base.read(output.source)):
+            raise CheckFailedError(
+                f"{base.path}: {output.source} holds NaN or infinity in the base already",
+                hint="download the base model again, or convert it without overflow (bfloat16 has float32's range)",
+            )
+        raise CheckFailedError(
+            f"merging makes NaN or infinity in {output.stored.name}, a {weight.dtype} tensor",
+            hint="the adapter is broken, or its update is too large for the base's dtype",
+        )
+    return weight
+
+
+def _index(plan: MergePlan) -> dict[str, object]:
+    """The base's index with the merged model's names, files and sizes."""
+    weight_map, size, numbers = {}, 0, 0
+    for file, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
+        for output in outputs:
+            weight_map[output.stored.name] = file
+            size += output.stored.bytes
+            numbers += torch.Size(output.stored.shape).numel()
+    index = dict(plan.base.index or {})
+    known = index.get("metadata")
+    metadata = (dict(known) if isinstance(known, Mapping) else {}) | {"total_size": size}
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = numbers
+    return index | {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _write_others(plan: MergePlan, tokenizer: Tokenizer, folder: Path) -> None:
+    for relative, home in _others(plan, tokenizer).items():
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if relative.as_posix() == "config.json" and plan.config is not None:
+            _write_json(target, plan.config)
+        else:
+            shutil.copyfile(home / relative, target)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,87 @@
+"""A compressed adapter in its method's own tensors, for dialects that write them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from adaptzip.checkpoints import Native, NativeModule
+from adaptzip.core.adapter import Adapter, Layout
+from adaptzip.core.basis import Basis
+from adaptzip.errors import FormatError, RefusedError
+
+if TYPE_CHECKING:
+    from adaptzip.core.compressed import Compressed, Site
+    from adaptzip.restoring.reconstruction import Decoded
+
+
+def native(
+    source: str | Path | Adapter | Compressed,
+    dialect: str,
+    takes: Sequence[str],
+    *,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Native:
+    """Decode a compressed adapter for a dialect that holds the tensors of the methods in `takes`.
+
+    Args:
+        source: a `.adz` file, or a compressed adapter in memory.
+        dialect: the dialect's name, for messages.
+        takes: the methods whose tensors it holds.
+        base: folder of the base model, where the basis is that of its weights.
+        basis: the basis artefact or its path, where the file names one.
+
+    Raises:
+        CheckpointError: if there is no adapter at `source`.
+        FormatError: if the file is damaged.
+        RefusedError: if the source is no file of these methods, or its basis is missing or another.
+    """
+    compressed, name = _compressed(source)
+    found = _what(compressed)
+    if compressed is None or compressed.lossless or compressed.method not in takes:
+        raise RefusedError(
+            f"{name}: is {found}, and {dialect} holds the tensors of {' or '.join(takes)} alone",
+            hint=f"make such a file of the original adapter first: `adaptzip compress SRC --to {takes[0]}`",
+        )
+    from adaptzip.restoring.reconstruction import reconstruct_native
+
+    try:
+        decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
+    except (FormatError, RefusedError) as error:
+        raise type(error)(f"{name}: {error}", hint=error.hint) from error
+    modules = {key: _module(decoded[key], site) for key, site in compressed.sites.items()}
+    return Native(compressed.method, compressed.config, modules, adapter)
+
+
+def _compressed(source: str | Path | Adapter | Compressed) -> tuple[Compressed | None, str]:
+    """The compressed adapter, or None where the source is none, and what to call it in messages."""
+    if isinstance(source, Adapter):
+        return None, "the adapter"
+    if not isinstance(source, str | Path):
+        return source, "the adapter"
+    from adaptzip.adz.container.reader import open_adz
+    from adaptzip.restoring.reading import archive_file
+
+    archive = archive_file(source)
+    return None if archive is None else open_adz(archive), str(source)
+
+
+def _what(compressed: Compressed | None) -> str:
+    if compressed is None:
+        return "no .adz file"
+    return f"a {'lossless ' if compressed.lossless else ''}file of method {compressed.method!r}"
+
+
+def _module(decoded: Decoded, site: Site) -> NativeModule:
+    return NativeModule(
+        decoded.tensors,
+        decoded.A,
+        decoded.B,
+        site.out,
+        site.width,
+        cast("Layout", site.layout),
+        site.kernel,
+        decoded.gain,
+    )

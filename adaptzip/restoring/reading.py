@@ -1,0 +1,193 @@
+"""Opening an adapter wherever it lies: a PEFT folder, its weight file alone, or a `.adz` file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adaptzip.checkpoints import Source, recognise
+from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
+from adaptzip.checkpoints._keys import plain_keys
+from adaptzip.checkpoints._places import CONFIG_NAME, refuse_dangling
+from adaptzip.checkpoints._places import weight_file as find_weights
+from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
+from adaptzip.files.magic import refuse_pointers
+from adaptzip.files.weights import Weights, open_weights
+
+
+def read(
+    path: str | Path,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Adapter:
+    """Read an adapter completely.
+
+    Args:
+        path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
+        alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
+        config: the configuration file, where it does not lie beside the weights.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights, and for experts'
+            factors of an old layout, which means different things on different models.
+        basis: the basis artefact or its path, for a `.adz` file that names one.
+
+    Raises:
+        CheckpointError: if the adapter is missing, unreadable or malformed.
+        FormatError: if it is a damaged `.adz` file.
+        RefusedError: if it is valid but not a low-rank update, or its basis is missing or another.
+        UsageError: if `alpha` is given although there is a configuration.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        opened = None if weights.suffix == ".adz" else _open(weights)
+        if opened is None or "adaptzip" in opened.metadata:
+            return _read_adz(weights, alpha, base, basis)
+        given = None if config is None else Path(config)
+        source = _source(Path(path), weights, opened, alpha, given, base)
+        adapter = recognise(source).read(source)
+        if Path(path).is_dir():
+            warn_of_others(Path(path), weights)
+        return adapter
+
+
+def archive_file(path: str | Path) -> Path | None:
+    """The `.adz` file at `path`, by its name or by what it holds, or None for any other adapter.
+
+    Raises:
+        CheckpointError: if there is no adapter.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        if weights.suffix == ".adz" or "adaptzip" in _open(weights).metadata:
+            return weights
+        return None
+
+
+def source_bytes(path: str | Path) -> int:
+    """Size in bytes of the files with the adapter's tensors, which is what every ratio refers to.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    with _readable(path):
+        return sum(file.stat().st_size for file in weight_files(path))
+
+
+def weight_files(path: str | Path) -> tuple[Path, ...]:
+    """The files that hold the tensors of the adapter at `path`: one, or its shards, and what lies beside them.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        shards = shard_files(weights) if weights.name.endswith(INDEX_SUFFIX) else (weights,)
+        return (*shards, *files_beside(weights))
+
+
+def weight_file(path: str | Path) -> Path:
+    """The file that holds the tensors of the adapter at `path`, or the index of its shards.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    return find_weights(Path(path))
+
+
+def _open(weights: Path) -> Weights:
+    return open_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else open_weights(weights)
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn the system's errors about the adapter's files into one that names them."""
+    try:
+        yield
+    except AdaptzipError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path}: cannot be read: {error.strerror or error}",
+            hint="check its permissions",
+        ) from error
+
+
+def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | Basis | None) -> Adapter:
+    """Decode a compressed adapter; imported late, as it needs the entropy coder."""
+    if alpha is not None:
+        raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
+    from adaptzip.restoring.reconstruction import reconstruct
+
+    return reconstruct(path, base=base, basis=basis)
+
+
+def _source(
+    path: Path,
+    weights: Path,
+    opened: Weights,
+    alpha: float | None,
+    config_path: Path | None,
+    base: str | Path | None,
+) -> Source:
+    if alpha is not None and not math.isfinite(alpha):
+        raise UsageError(
+            f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
+        )
+    if config_path is not None and not config_path.is_file():
+        raise CheckpointError(f"{config_path}: configuration not found", hint="expected an adapter_config.json")
+    config_path = config_path or weights.parent / CONFIG_NAME
+    refuse_dangling(config_path)
+    text = config = None
+    if config_path.is_file():
+        text, config = _load_config(config_path)
+        if alpha is not None:
+            raise UsageError(
+                f"--alpha {alpha:g} was given, but {config_path} sets the scale",
+                hint="leave --alpha out, or move the configuration away",
+            )
+    found = add_beside(weights, opened.tensors)
+    plain = plain_keys(found, config, weights)
+    own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
+    tensors = {plain[key]: tensor for key, tensor in found.items()}
+    header = opened.header if own else None
+    return Source(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base))
+
+
+def _model_type(base: str | Path | None) -> str | None:
+    """What the base model's configuration calls its kind, or None where that cannot be read."""
+    try:
+        config = None if base is None else json.loads((Path(base) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # Whoever needs the base model opens it, and says what is wrong with it.
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
+    content = path.read_bytes()
+    refuse_pointers(path, content[:256])
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CheckpointError(f"{path}: begins with a byte order mark", hint="save it as UTF-8 without one")
+    try:
+        text = content.decode("utf-8")
+        config = json.loads(text)
+        json.dumps(config, ensure_ascii=False).encode()  # Half a surrogate pair is JSON, and no text.
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: is not valid JSON ({str(error)[:100]})", hint="save or download it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{path}: expected a JSON object, found {type(config).__name__}", hint="save or download it again"
+        )
+    return text, config

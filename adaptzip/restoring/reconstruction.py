@@ -1,0 +1,297 @@
+"""From a compressed adapter back to factors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from adaptzip.adz.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
+from adaptzip.adz.container.reader import open_adz
+from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed, Site
+from adaptzip.core.gains import divisor
+from adaptzip.core.method import Method
+from adaptzip.core.workers import parallel_map
+from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
+from adaptzip.files.dtypes import DTYPES
+from adaptzip.methods import load, names
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One module, decoded.
+
+    Attributes:
+        tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
+        A, B: the factors made of them, gain undone; the matrices of a function where the method is not linear.
+        gain: what A was multiplied by to undo the gain.
+    """
+
+    tensors: Mapping[str, Tensor]
+    A: Tensor
+    B: Tensor
+    gain: float = 1.0
+
+
+def reconstruct(
+    source: Compressed | str | Path,
+    *,
+    modules: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Adapter:
+    """The adapter that a compressed one stands for; exact, and the same on every machine.
+
+    A file of functions, which no weights can hold, stands for none: see `adaptzip.restoring.functions`.
+
+    Args:
+        source: a `Compressed` or the path of a `.adz` file.
+        modules: decode these modules only; extras are left out then.
+        device: where the tensors are put after they were decoded.
+        base: folder of the base model, where the basis is that of its weights.
+        basis: the basis artefact or its path, where the file names one.
+
+    Raises:
+        FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
+        UsageError: if a module is asked for that the file does not have.
+        RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
+            the file holds functions, or its configuration asks for more than W + s*B@A.
+    """
+    if isinstance(source, Compressed):
+        return _reconstruct(source, modules, device, base, basis)
+    compressed = open_adz(source)
+    try:
+        return _reconstruct(compressed, modules, device, base, basis)
+    except (FormatError, RefusedError) as error:
+        raise type(error)(f"{source}: {error}", hint=error.hint) from error
+
+
+def _reconstruct(
+    compressed: Compressed,
+    modules: Collection[str] | None,
+    device: str | torch.device,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+) -> Adapter:
+    unknown = sorted(set(modules or ()) - compressed.sites.keys())
+    if unknown:
+        raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")
+    wanted = [name for name in compressed.sites if modules is None or name in modules]
+    refuse_functions(compressed)
+    if compressed.lossless:
+        chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+        plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
+    else:
+        plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
+    moved = {name: dataclasses.replace(m, A=m.A.to(device), B=m.B.to(device)) for name, m in plain.items()}
+    return _assembled(compressed, moved, complete=modules is None)
+
+
+def reconstruct_native(
+    compressed: Compressed, *, base: str | Path | None = None, basis: str | Path | Basis | None = None
+) -> tuple[dict[str, Decoded], Adapter]:
+    """Every module of a file that is not lossless in the method's own tensors, and the adapter that they make.
+
+    A file of functions makes none: its `modules` hold the functions' matrices then.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    decoded = dict(decode(compressed, compressed.modules, base, basis))
+    plain = {name: _factors(compressed.sites[name], found) for name, found in decoded.items()}
+    return decoded, _assembled(compressed, plain, complete=True)
+
+
+def holds_functions(compressed: Compressed) -> bool:
+    """Whether a file changes no weights, but puts functions behind layers.
+
+    Raises:
+        RefusedError: if its method is unknown.
+    """
+    return not compressed.lossless and not _method(compressed).linear
+
+
+def refuse_functions(compressed: Compressed) -> None:
+    """Raises: RefusedError: if a file holds functions, which are no adapter."""
+    if holds_functions(compressed):
+        raise RefusedError(
+            f"method {compressed.method!r} is not linear: its functions behind layers are no update of weights, so "
+            "that they can't be merged, exported or compared with one",
+            hint="`adaptzip eval` runs them; distill with another --to for an update",
+        )
+
+
+def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, complete: bool) -> Adapter:
+    """The adapter of decoded modules, with its extras where it is complete."""
+    extras, magnitudes, biases = extras_of(compressed) if complete else ({}, {}, {})
+    whole = {
+        name: dataclasses.replace(module, magnitude=magnitudes.get(name), bias=biases.get(name))
+        for name, module in modules.items()
+    }
+    meta = Meta(
+        dialect=compressed.dialect,
+        config=compressed.meta_config,
+        base_model=compressed.base_model,
+        header=compressed.source_header,
+        config_text=compressed.source_config_text,
+        dtype=None if compressed.lossless else DTYPES[compressed.dtype],
+    )
+    adapter = Adapter(whole, extras, meta)
+    if complete:
+        _vet(adapter)
+    return adapter
+
+
+def _vet(adapter: Adapter) -> None:
+    """The vetting of a folder; what is malformed there breaks a file."""
+    try:
+        vet(adapter, "the configuration in it")
+    except CheckpointError as error:
+        raise FormatError(str(error), hint=error.hint) from error
+
+
+def _factors(site: Site, decoded: Decoded) -> LoraFactors:
+    return LoraFactors(decoded.A, decoded.B, 1.0, cast("Layout", site.layout), site.kernel)
+
+
+def decode(
+    compressed: Compressed,
+    names: Sequence[str],
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Iterator[tuple[str, Decoded]]:
+    """Modules of a file that is not lossless, in the method's own tensors and as factors.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    coder = coder_of(compressed, base, basis)
+    stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
+    shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
+    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
+
+    def module(name: str) -> Decoded:
+        site = compressed.sites[name]
+        own = decode_module(coder, chunks[name], compressed.step, name)
+        if not own:
+            return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
+        tensors = {**shared, **coder.basis_tensors(name), **own}
+        A, B = coder.method.reconstruct(tensors, site, coder.config)
+        gain = divisor(gains[name]) if name in gains else 1.0
+        if name in gains:
+            A = A * gain
+        for letter, factor in (("A", A), ("B", B)):
+            check_finite(factor, f"{letter} of module {name!r}")
+        return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
+
+    yield from zip(names, parallel_map(module, names), strict=True)
+
+
+def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None) -> Coder:
+    """What the modules of a file are decoded with.
+
+    Raises:
+        FormatError, RefusedError: as `reconstruct`.
+    """
+    method = _method(compressed)
+    try:
+        config = method.config_type(**_options(method, compressed.config))
+    except (TypeError, UsageError) as error:
+        raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
+    found = None
+    if compressed.gains and not method.linear:
+        raise FormatError(f"there are gains, which method {method.name!r} has no use for")
+    if method.needs_basis != (compressed.basis is not None):
+        raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
+    if compressed.basis is not None:
+        from adaptzip.bases.resolve import basis_for_reconstruct
+
+        found = basis_for_reconstruct(
+            compressed.basis, compressed.sites, base=base, basis=basis, embedded=_embedded(compressed)
+        )
+    return Coder(method, config, compressed.sites, compressed.max_rank, found)
+
+
+def _options(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's options, each of the type that the method declares; whole numbers stand for float ones too.
+
+    Raises:
+        TypeError: if one is of another type.
+        UsageError: if a number is beyond all sense.
+    """
+    types = get_type_hints(method.config_type)
+    return {key: _typed(key, value, types[key]) for key, value in config.items() if key in types}
+
+
+def _typed(key: str, value: Any, declared: Any) -> Any:
+    kinds = _kinds(declared)
+    if type(value) is int and abs(value) >= 2**63:
+        raise UsageError(f"{key} is beyond 2^63")
+    if type(value) is int and int not in kinds and float in kinds:
+        return float(value)
+    if type(value) not in kinds:
+        raise TypeError(f"{key} is of the wrong type")
+    return value
+
+
+def _kinds(declared: Any) -> set[type]:
+    """The types that a declared one allows: a union's, and those of a literal's values."""
+    inner = get_args(declared)
+    if get_origin(declared) is Literal:
+        return set(map(type, inner))
+    return set().union(*map(_kinds, inner)) if inner else {declared}
+
+
+def _embedded(compressed: Compressed) -> Basis | None:
+    if compressed.basis is None or not compressed.basis_sizes:
+        return None
+    modules = unpack_basis(compressed.basis_sizes, compressed.basis_payload, compressed.sites)
+    return Basis(modules, compressed.basis)
+
+
+def _method(compressed: Compressed) -> Method:
+    if compressed.method not in names():
+        raise RefusedError(
+            f"the file was made by method {compressed.method!r}, which is not installed",
+            hint="install a newer adaptzip, or the package that brings the method",
+        )
+    method = load(compressed.method)
+    if compressed.method_version > method.version:
+        raise RefusedError(
+            f"method {compressed.method!r} version {compressed.method_version} is newer than {method.version}",
+            hint="install a newer adaptzip",
+        )
+    known = {"lossless", *(field.name for field in dataclasses.fields(method.config_type))}
+    unknown = sorted(compressed.config.keys() - known)
+    if unknown:
+        message = f"method {compressed.method!r} has no option {unknown[0]!r}"
+        raise RefusedError(message, hint="install a newer adaptzip")
+    return method
+
+
+def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Extras by key, DoRA magnitudes by module, LoRA biases by module."""
+    tables: dict[str, dict[str, Tensor]] = {"extra": {}, "magnitude": {}, "bias": {}}
+    for entry, tensor in zip(compressed.extras.entries, unpack_tensors(compressed.extras), strict=True):
+        if entry.role not in tables:
+            raise FormatError(f"extra {entry.name!r} has unknown role {entry.role!r}")
+        site = compressed.sites.get(entry.name)
+        if entry.role != "extra" and (site is None or entry.shape != (site.out,)):
+            raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
+        if entry.role != "extra":
+            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+                raise FormatError(f"the {entry.role} of {entry.name!r} is {entry.dtype}, expected F32 or the like")
+            check_finite(tensor, f"the {entry.role} of {entry.name!r}")
+        tables[entry.role][entry.name] = tensor
+    return tables["extra"], tables["magnitude"], tables["bias"]

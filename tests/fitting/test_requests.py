@@ -1,0 +1,150 @@
+"""Requests, and the jobs that are made of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import adaptzip
+from adaptzip import Adapter, LoraFactors
+from adaptzip.bases.artefact import write_basis
+from adaptzip.bases.updates import build_basis
+from adaptzip.core.budget import Budget
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.errors import CheckpointError, RefusedError, UsageError
+from adaptzip.files.digest import file_digest
+from adaptzip.fitting.requests import Request, load_source, prepare_job
+from tests.cases.any_method import job_of, needs
+from tests.cases.plugging import installed
+from tests.cases.small_adapters import adapter, factors
+
+SOURCE = adapter({"a": (12, 9, 3), "b": (9, 12, 2)}, extras={"head": torch.ones(5)})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with installed(tmp_path_factory.mktemp("toys")):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extras": "int4"}, "extras mode 'int4' is unknown"),
+        ({"max_error": 0.0}, "not between 0 and 1"),
+        ({"max_error": float("nan")}, "not between 0 and 1"),
+        ({"budget": "much"}, "not a positive amount"),
+        ({"calibration": "texts.jsonl"}, "calibration needs the base model"),
+    ],
+)
+def test_senseless_requests_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Request(**options)
+
+
+def test_a_budget_is_parsed_once() -> None:
+    assert Request(budget="50k").limit == Budget.parse("50k") == Request(budget=Budget.parse("50k")).limit
+    assert Request().limit is None
+
+
+def test_an_adapter_in_memory_has_a_size_and_no_hash() -> None:
+    source = load_source(SOURCE, Request())
+    assert source.bytes == 4 * (SOURCE.parameters + 5)
+    assert source.hash is None
+    assert [entry.name for entry in source.extras.entries] == ["head"]
+
+
+def test_an_adapter_on_disk_has_its_files_size_and_hash(tmp_path: Path) -> None:
+    adaptzip.export(Adapter(SOURCE.modules), tmp_path / "peft")
+    file = tmp_path / "peft" / "adapter_model.safetensors"
+    source = load_source(tmp_path / "peft", Request())
+    assert (source.bytes, source.hash) == (file.stat().st_size, file_digest(file))
+
+
+def test_an_adapter_without_modules_is_refused() -> None:
+    with pytest.raises(RefusedError, match="no low-rank module") as caught:
+        load_source(Adapter({}, {"head": torch.ones(3)}), Request())
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("factor", ["A", "B"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_by_module_and_factor(factor: str, bad: float) -> None:
+    module = LoraFactors(torch.ones(2, 4), torch.ones(3, 2))
+    getattr(module, factor)[1, 1] = bad
+    source = Adapter({"good": LoraFactors(torch.ones(2, 4), torch.ones(3, 2)), "odd": module})
+    for lossless in (False, True):
+        with pytest.raises(CheckpointError, match=f"'odd': {factor} has") as caught:
+            load_source(source, Request(), lossless=lossless)
+        assert "earlier save" in str(caught.value.hint)
+
+
+def test_options_are_the_methods_own() -> None:
+    assert job_of("sixth", SOURCE, options={"keep": 0.5}).config.keep == 0.5
+    with pytest.raises(UsageError, match="'sixth' has no option 'hold'") as caught:
+        job_of("sixth", SOURCE, options={"hold": 0.5})
+    assert caught.value.hint == "its options: keep"
+    with pytest.raises(UsageError, match="'svd' has no option 'keep'") as caught:
+        job_of("svd", SOURCE, options={"keep": 0.5})
+    assert caught.value.hint == "it has no options"
+
+
+def test_adapters_are_surveyed_for_methods_that_ask() -> None:
+    assert job_of("svd", SOURCE).survey is None
+    survey = job_of("seventh", SOURCE).survey
+    assert survey is not None
+    assert list(survey.sites) == ["a", "b"]
+
+
+def test_only_methods_that_need_a_basis_get_one(tmp_path: Path) -> None:
+    assert job_of("svd", SOURCE, basis=build_basis([SOURCE])).context.basis is None
+    embedded = job_of("seventh", SOURCE).context.basis
+    assert embedded is not None
+    assert embedded.reference.source == "embedded"
+    write_basis(needs("seventh", SOURCE)["basis"], tmp_path / "x.basis")
+    for given in (tmp_path / "x.basis", str(tmp_path / "x.basis")):
+        found = job_of("seventh", SOURCE, basis=given, embed_basis=False).context.basis
+        assert found is not None
+        assert found.reference.source == "file"
+
+
+def test_seeds_and_ranks_reach_the_method() -> None:
+    context = job_of("svd", SOURCE, seed=7, ranks={"a": 2}).context
+    assert context.seed == 7
+    assert context.ranks == {"a": 2}
+
+
+def test_calibration_is_asked_with_what_the_request_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package that runs models is imported for calibration alone, and what it finds goes into the job."""
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    weights = {"a": Sensitivity(4.0)}
+
+    def calibrate(*args: Any, **options: Any) -> SimpleNamespace:
+        asked.append((args, options))
+        return SimpleNamespace(sensitivities=weights, importance={"a": 1.0})
+
+    stub = ModuleType("adaptzip.fitting.calibration")
+    stub.calibrate = calibrate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "adaptzip.fitting.calibration", stub)
+    load_source(SOURCE, Request(base="base"))
+    assert not asked
+    request = Request(base="base", calibration="texts.jsonl", seed=3)
+    source = load_source(SOURCE, request)
+    (args, options) = asked[0]
+    assert args[:3] == (Path("base"), SOURCE, Path("texts.jsonl"))
+    assert options["seed"] == 3
+    assert source.sensitivities == weights
+    assert source.importance == {"a": 1.0}
+    assert prepare_job(source, request).context.sensitivities == weights
+
+
+def test_updates_that_float32_cannot_square_are_refused() -> None:
+    huge = factors(4, 4, 2, scaling=1e29)
+    with pytest.raises(RefusedError, match="module 'm': its update may be as large as"):
+        prepare_job(load_source(Adapter({"m": huge}), Request()), Request())

@@ -1,0 +1,162 @@
+"""Opening an adapter as a user names it: a folder, a file of any name, and other programs' files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+from adaptzip.restoring.reading import read, source_bytes, weight_file
+from tests.cases.tiny_peft import llama, train
+
+
+def test_a_folder_its_file_and_a_file_of_another_name_are_the_same_adapter(tmp_path: Path) -> None:
+    train(llama(), tmp_path / "a", r=2, lora_alpha=3, target_modules=["q_proj"])
+    weights = tmp_path / "a" / "adapter_model.safetensors"
+    by_folder, by_file = read(tmp_path / "a"), read(str(weights))
+    weights.rename(tmp_path / "a" / "lora.safetensors")
+    by_name, by_only_file = read(tmp_path / "a" / "lora.safetensors"), read(tmp_path / "a")
+    size = (tmp_path / "a" / "lora.safetensors").stat().st_size
+    assert source_bytes(tmp_path / "a") == source_bytes(tmp_path / "a" / "lora.safetensors") == size
+    for other in (by_file, by_name, by_only_file):
+        assert other.modules.keys() == by_folder.modules.keys()
+        for name, factors in other.modules.items():
+            assert torch.equal(factors.delta(), by_folder.modules[name].delta())
+
+
+def test_weights_alone_of_mixed_ranks_and_awkward_names(tmp_path: Path) -> None:
+    """Each scale is alpha over the module's own rank, also where one name fits another as a pattern."""
+    ranks = {"a.b+c": 2, "a.bbc": 4, "x.a.b+c": 8}
+    tensors = {}
+    for name, rank in ranks.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.ones(rank, 3)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.ones(5, rank)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    modules = read(tmp_path / "lora.safetensors", alpha=8).modules
+    assert {name: factors.scaling for name, factors in modules.items()} == {n: 8 / r for n, r in ranks.items()}
+
+
+def test_what_is_kept_of_the_source(tmp_path: Path) -> None:
+    train(llama(), tmp_path, r=2, target_modules=["q_proj"])
+    meta = read(tmp_path).meta
+    text = (tmp_path / "adapter_config.json").read_bytes().decode()
+    content = (tmp_path / "adapter_model.safetensors").read_bytes()
+    assert meta.config_text == text
+    assert list(meta.config) == list(json.loads(text))
+    assert meta.header == content[8 : 8 + int.from_bytes(content[:8], "little")]
+    assert meta.dialect == "peft"
+    assert list(read(tmp_path).modules) == sorted(read(tmp_path).modules)
+
+
+def test_safetensors_is_preferred_to_an_old_bin_beside_it(tmp_path: Path) -> None:
+    train(llama(), tmp_path, r=2, target_modules=["q_proj"])
+    (tmp_path / "adapter_model.bin").write_bytes(b"stale")
+    assert weight_file(tmp_path).name == "adapter_model.safetensors"
+    assert read(tmp_path).parameters == 2 * (2 * 16 + 16 * 2)
+
+
+def test_a_compressed_file_is_an_adapter_too(tmp_path: Path) -> None:
+    compression = pytest.importorskip("adaptzip.fitting.compression")
+    train(llama(), tmp_path / "a", r=2, target_modules=["q_proj"])
+    adapter = read(tmp_path / "a")
+    compression.compress(adapter, tmp_path / "a.adz", lossless=True)
+    again = read(tmp_path / "a.adz")
+    assert isinstance(again, Adapter)
+    for name, factors in again.modules.items():
+        assert torch.equal(factors.delta(), adapter.modules[name].delta())
+
+
+def test_the_systems_own_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(llama(), tmp_path, r=2, target_modules=["q_proj"])
+
+    def refuse(self: Path, *_: object) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read: Permission denied"):
+        read(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        read(tmp_path / ("x" * 5000))
+
+
+def test_deeply_nested_json_is_named(tmp_path: Path) -> None:
+    train(llama(), tmp_path, r=2, target_modules=["q_proj"])
+    nested = b'{"a":' + b"[" * 200_000
+    (tmp_path / "adapter_config.json").write_bytes(nested)
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
+        read(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(len(nested).to_bytes(8, "little") + nested)
+    with pytest.raises(CheckpointError, match="header is not JSON"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.alpha"], "a kohya LoRA"),
+        (["lora_te_text_model.lokr_w1"], "a LyCORIS LoKr"),
+        (["x.hada_w1_a"], "a LyCORIS LoHa"),
+        (["down.attn1.processor.to_k_lora.down.weight"], "a LoRA of attention processors"),
+        (["unet:0:up", "unet:0:down"], "a cloneofsimo LoRA"),
+        (["model.layers.0.self_attn.q_proj.lora_a"], "an MLX LoRA"),
+        (["w_a_000", "w_b_000"], "a LoRA of a segment-anything model"),
+        (["unet.down.to_k.lora_A.weight"], "a diffusers LoRA"),
+        (["diffusion_model.blocks.0.proj.lora_A.weight"], "a LoRA for ComfyUI or ai-toolkit"),
+        (["layers.0.q_proj.lora_A.weight"], "a LoRA whose keys lack PEFT's prefix"),
+        (["roberta.layer.0.query.lora_A"], "a loralib LoRA"),
+    ],
+)
+def test_adapters_of_other_programs_are_named(keys: list[str], named: str, tmp_path: Path) -> None:
+    save_file({key: torch.ones(2, 2) for key in keys}, tmp_path / "lora.safetensors")
+    with pytest.raises(RefusedError, match=named) as caught:
+        read(tmp_path / "lora.safetensors")
+    assert caught.value.hint
+
+
+def test_a_whole_model_is_no_adapter(tmp_path: Path) -> None:
+    save_file({"model.embed_tokens.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is no LoRA adapter"):
+        read(tmp_path)
+
+
+REAL = {
+    "bk7195-delta": 24,
+    "gpt2-tigrinya": 36,
+    "minilm-trec-r8": 12,
+    "movies-lora-sara": 24,
+    "roberta-agnews-aguleon": 36,
+    "roberta-pt-paulo": 24,
+    "sd15-te-hansjohn": 24,
+    "sdxl-te-hansjohn": 24,
+    "smollm2-trec-r8": 60,
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_peft_adapters_are_read(name: str, material: Path) -> None:
+    adapter = read(material / "adapters" / name)
+    assert len(adapter.modules) == REAL[name]
+    assert all(isinstance(factors, LoraFactors) for factors in adapter.modules.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("bloom-lora-wujindou", "MergedLinear"),
+        ("cloneofsimo-disney", "a cloneofsimo LoRA"),
+        ("diffusers-catundchat", "a LoRA of attention processors"),
+        ("loralib-roberta-mnli", "a loralib LoRA"),
+        ("lycoris-lokr/smart_falcon_4_lokr.safetensors", "a LyCORIS LoKr"),
+        ("mlx-wyek1n", "an MLX LoRA"),
+        ("sam-lora-mathieu/lora_rank2.safetensors", "a LoRA of a segment-anything model"),
+    ],
+)
+def test_real_adapters_of_other_programs_are_named(name: str, named: str, material: Path) -> None:
+    with pytest.raises(AdaptzipError, match=named) as caught:
+        read(material / "adapters" / name)
+    assert caught.value.exit_code == 3
