@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
     from adaptzip.distillation.distilling import distill
     from adaptzip.errors import AdaptzipError
+    from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
-    from adaptzip.fitting.forecasts import plan
     from adaptzip.reports.evaluation import evaluate
     from adaptzip.restoring.exporting import export
     from adaptzip.restoring.merging import merge

@@ -32,7 +32,8 @@ from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES
 from adaptzip.fitting.assembly import settled
 from adaptzip.fitting.compression import compress, make_from
-from adaptzip.fitting.requests import Request, configure, load_source
+from adaptzip.fitting.requests import Request, configure
+from adaptzip.fitting.loading import load_source
 from adaptzip.methods import load
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
 

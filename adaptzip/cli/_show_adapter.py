@@ -11,7 +11,7 @@ from adaptzip.adz.container.names import expand, factor
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.core.adapter import Adapter
-from adaptzip.fitting.forecasts import forecast
+from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe

@@ -9,8 +9,8 @@ from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
-    from adaptzip.fitting.compression import Tried
     from adaptzip.fitting.forecasts import PlanReport
+    from adaptzip.fitting.running import Tried
 
 _HEAD = ("method", "size", "ratio", "parameters")
 

@@ -17,8 +17,8 @@ from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
-    from adaptzip.fitting.compression import Made
     from adaptzip.fitting.requests import Request, Source
+    from adaptzip.fitting.running import Made
 
 
 def compress(
@@ -159,10 +159,10 @@ def _fitted(
 ) -> dict[str, Any]:
     """Fit, write, and hold the result against the reference."""
     from adaptzip.adz.container import writer
-    from adaptzip.fitting.compression import run
-    from adaptzip.fitting.forecasts import choose
+    from adaptzip.fitting.choosing import choose
     from adaptzip.fitting.measuring import captured, weighted_error
     from adaptzip.fitting.requests import AUTO, prepare_job
+    from adaptzip.fitting.running import run
 
     loaded, request = _load(source, settings, plan)
     share = None
@@ -192,7 +192,8 @@ def _basis_bytes(compressed: Compressed, basis: Path | None) -> int | None:
 
 def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
     from adaptzip.checkpoints._base_name import warn_of_local_name
-    from adaptzip.fitting.requests import Request, load_source
+    from adaptzip.fitting.loading import load_source
+    from adaptzip.fitting.requests import Request
 
     request = Request(**settings)
     loaded = load_source(source, request)
@@ -206,7 +207,7 @@ def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[So
 
 def _reference(source: Source, made: Made, request: Request, report: Report) -> dict[str, Any] | None:
     """What the reference method makes of the same bytes; None if it made this, or can't be so small."""
-    from adaptzip.fitting.forecasts import reference_at
+    from adaptzip.fitting.choosing import reference_at
     from adaptzip.fitting.measuring import measured_error
     from adaptzip.methods import REFERENCE
 
@@ -262,7 +263,8 @@ def _preview(
 
 
 def _foreseen(source: Path, settings: dict[str, Any], plan: Path | None) -> dict[str, Any]:
-    from adaptzip.fitting.forecasts import compare, forecast
+    from adaptzip.fitting.choosing import forecast
+    from adaptzip.fitting.forecasts import compare
     from adaptzip.fitting.requests import AUTO
     from adaptzip.methods import fittable
 

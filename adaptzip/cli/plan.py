@@ -76,7 +76,8 @@ def plan(
         check_file(output, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.fitting.forecasts import compare
-    from adaptzip.fitting.requests import AUTO, Request, load_source
+    from adaptzip.fitting.loading import load_source
+    from adaptzip.fitting.requests import AUTO, Request
     from adaptzip.methods import fittable, load
 
     for name in methods:

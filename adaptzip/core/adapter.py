@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from adaptzip.core.linalg import factored_svd
 from adaptzip.errors import CheckpointError
 
 Layout = Literal["linear", "transposed", "conv", "embedding", "expert", "expert_transposed"]
@@ -77,8 +78,6 @@ class LoraFactors:
 
         float32 (float64 factors stay float64), with the canonical signs of `adaptzip.core.linalg`.
         """
-        from adaptzip.core.linalg import factored_svd
-
         dtype = torch.promote_types(torch.promote_types(self.A.dtype, self.B.dtype), torch.float32)
         U, S, Vt = factored_svd(self.A[None], self.B[None], self.scaling, dtype=dtype)
         return U[0], S[0], Vt[0]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.workers import parallel_map
+
+if TYPE_CHECKING:
+    from adaptzip.core.adapter import LoraFactors
+
+WORKING_BYTES = 32 * 2**20
+"""Bytes of factors that one batch may hold; the copies that QR and SVD need are a small multiple of it."""
 
 R = TypeVar("R")
 
@@ -54,3 +60,19 @@ def batches(names: Sequence[str], modules: Mapping[str, LoraFactors], most: int)
         numbers += size
     if batch:
         yield batch
+
+
+def group_by_shape(modules: Mapping[str, LoraFactors], *, working_bytes: int = WORKING_BYTES) -> list[list[str]]:
+    """Module names in batches of equal (out, in, rank), each of at most `working_bytes` of float32 factors.
+
+    Names keep the mapping's order within a shape, shapes the order of their first name; a module larger than
+    the limit is a batch of its own.
+    """
+    shapes: dict[tuple[int, int, int], list[str]] = {}
+    for name, module in modules.items():
+        shapes.setdefault((*module.shape, module.rank), []).append(name)
+    batches = []
+    for (out, width, rank), names in shapes.items():
+        size = max(1, working_bytes // max(1, 4 * rank * (out + width)))
+        batches += [names[i : i + size] for i in range(0, len(names), size)]
+    return batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -109,14 +110,8 @@ def diff(a: Adapter, b: Adapter, sensitivities: Mapping[str, Sensitivity] | None
     extras_a, extras_b = _extras(a), _extras(b)
     equal = [k for k, tensor in extras_a.items() if k in extras_b and _is_equal(tensor, extras_b[k])]
     different = sorted((extras_a.keys() | extras_b.keys()) - set(equal))
-    weighted = None if sensitivities is None else _weighted(a, b, sensitivities)
+    weighted = None if sensitivities is None else weighted_error(a, b, sensitivities)
     return DiffReport(modules, only_in_a, only_in_b, tuple(equal), tuple(different), weighted)
-
-
-def _weighted(a: Adapter, b: Adapter, sensitivities: Mapping[str, Sensitivity]) -> float:
-    from adaptzip.fitting.calibration.distance import weighted_error
-
-    return weighted_error(a, b, sensitivities)
 
 
 def _compare(name: str, a: LoraFactors, b: LoraFactors) -> ModuleDiff:
@@ -176,3 +171,32 @@ def _bias(module: LoraFactors) -> Tensor | None:
     if module.bias is None or module.scaling == 1.0:
         return module.bias
     return module.bias.float() * module.scaling
+
+
+def weighted_error(teacher: Adapter, student: Adapter, sensitivities: Mapping[str, Sensitivity]) -> float:
+    """sqrt(sum of weight tr(E M E^T) / sum of weight tr(dW M dW^T)), E = dW - dW', over the teacher's modules.
+
+    From the factors, in float64; modules without a sensitivity count with weight 1 and M = I.
+    """
+    error = energy = 0.0
+    for name, module in teacher.modules.items():
+        sensitivity = sensitivities.get(name, Sensitivity())
+        other = student.modules.get(name)
+        B, A = _factors(module)
+        energy += sensitivity.weight * _energy(B, A, sensitivity.moments)
+        if other is not None:
+            B2, A2 = _factors(other)
+            B, A = torch.cat([B, -B2], 1), torch.cat([A, A2])
+        error += sensitivity.weight * _energy(B, A, sensitivity.moments)
+    return sqrt(error / energy) if energy > 0 else 0.0
+
+
+def _factors(module: LoraFactors) -> tuple[Tensor, Tensor]:
+    return module.B.double() * module.scaling, module.A.double()
+
+
+def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
+    """tr(B A M A^T B^T), by a QR of B so that a small difference of two updates does not cancel in a Gram matrix."""
+    core = torch.linalg.qr(B)[1] @ A
+    seen = core if moments is None else core @ moments.double()
+    return max(0.0, float((seen * core).sum()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +10,7 @@ from torch import Tensor
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.core.adapter import LoraFactors
-
-WORKING_BYTES = 32 * 2**20
-"""Bytes of factors that one batch may hold; the copies that QR and SVD need are a small multiple of it."""
+    pass
 
 
 def factored_svd(
@@ -54,22 +50,6 @@ def canonical_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.where(size == size.amax(-2, keepdim=True), index, U.shape[-2] - 1).amin(-2, keepdim=True)
     sign = torch.where(U.gather(-2, first) < 0, -1.0, 1.0).to(U.dtype)
     return U * sign, Vt * sign.mT
-
-
-def group_by_shape(modules: Mapping[str, LoraFactors], *, working_bytes: int = WORKING_BYTES) -> list[list[str]]:
-    """Module names in batches of equal (out, in, rank), each of at most `working_bytes` of float32 factors.
-
-    Names keep the mapping's order within a shape, shapes the order of their first name; a module larger than
-    the limit is a batch of its own.
-    """
-    shapes: dict[tuple[int, int, int], list[str]] = {}
-    for name, module in modules.items():
-        shapes.setdefault((*module.shape, module.rank), []).append(name)
-    batches = []
-    for (out, width, rank), names in shapes.items():
-        size = max(1, working_bytes // max(1, 4 * rank * (out + width)))
-        batches += [names[i : i + size] for i in range(0, len(names), size)]
-    return batches
 
 
 def choose_device(name: str = "auto") -> torch.device:

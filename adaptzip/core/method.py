@@ -18,6 +18,9 @@ from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import RefusedError, UsageError
 
+Function = Callable[[Tensor], Tensor]
+"""What becomes of a layer's outputs (..., d)."""
+
 BASIS_U = "basis.U"
 BASIS_V = "basis.V"
 """Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one."""

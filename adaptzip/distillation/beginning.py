@@ -23,11 +23,11 @@ from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
-from adaptzip.fitting.candidates import candidates, empty_file, smallest, with_ranks
-from adaptzip.fitting.compression import fit_candidate, why_not
+from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Request, Source, prepare_job
+from adaptzip.fitting.running import why_not
 from adaptzip.restoring.reconstruction import coder_of
 
 MORE = 1.7

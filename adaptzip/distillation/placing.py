@@ -21,7 +21,8 @@ from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting.assembly import LONGEST_ERROR, settled
-from adaptzip.fitting.requests import Request, Source, configure, pack_extras
+from adaptzip.fitting.loading import pack_extras
+from adaptzip.fitting.requests import Request, Source, configure
 from adaptzip.methods import load
 from adaptzip.models.live.layers import find_layers
 from adaptzip.models.live.running import LoadedModel

@@ -28,7 +28,8 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting.requests import Request, Source, load_source
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.requests import Request, Source
 from adaptzip.models.live.batches import (
     Example,
     batches,

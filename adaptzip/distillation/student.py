@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.method import Function
 from adaptzip.distillation.losses import Seen
-from adaptzip.models.live.layers import Layer, find_layers
+from adaptzip.models.live.layers import Layer, put_behind
 from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel
-from adaptzip.restoring.functions import Function, Functions
 
 Update = tuple[Tensor, Tensor] | Function
 """A (rank, in) and B (out, rank) of a module, or a function of its outputs."""
@@ -111,21 +110,6 @@ class Guest:
         if name in self.magnitudes:
             changed = _dora(changed, self.magnitudes[name], layer)
         return changed if layer.expert is None else layer.put(weight, changed)
-
-
-def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:
-    """Put a file's functions on a model for good.
-
-    Raises:
-        BaseModelError: if the model lacks one of the layers.
-    """
-    for name, layer in find_layers(loaded.model, functions.modules, base).items():
-        put_behind(layer.module, functions.modules[name])
-
-
-def put_behind(layer: nn.Module, function: Function) -> Callable[[], None]:
-    """Put a function behind a layer; returns what takes it away."""
-    return layer.register_forward_hook(lambda module, arguments, output: function(output)).remove
 
 
 def _adder(A: Tensor, B: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:

@@ -10,11 +10,12 @@ import numpy as np
 
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.progress import Progress
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
 from adaptzip.fitting.assembly import assemble, settled
-from adaptzip.fitting.fits import NOTHING_CODED, fit_adapter, sites_of
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of
 from adaptzip.fitting.requests import Job
 from adaptzip.methods import REFERENCE, load
 
@@ -118,3 +119,8 @@ def empty_file(job: Job) -> Compressed:
     fitted = replace(bare, coder=replace(bare.coder, sites=sites_of(job.adapter)))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
     return replace(empty, method=job.method.name, config=settled(job.config))
+
+
+def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> FittedAdapter:
+    """Fit one setting of a method."""
+    return fit_adapter(job.method, candidate.config, job.adapter, job.context, survey=job.survey, progress=progress)

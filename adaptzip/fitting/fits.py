@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.batching import over_batches
+from adaptzip.core.batching import group_by_shape, over_batches
 from adaptzip.core.compressed import Site
 from adaptzip.core.gains import LIMIT, divisor, gain_index
-from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method, Profile
+from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
-
-Progress = Callable[[str, float], None]
 
 KEPT_NUMBERS = 12_000_000
 """Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
-from adaptzip.core.adapter import Adapter
-from adaptzip.core.budget import Budget
+from adaptzip.core.progress import Progress
 from adaptzip.core.survey import Candidate
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError
+from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, settled
-from adaptzip.fitting.candidates import bare_size, candidates, with_ranks
-from adaptzip.fitting.compression import Made, Tried, fit_candidate, run
-from adaptzip.fitting.fits import NOTHING_CODED, Progress
+from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
+from adaptzip.fitting.fits import NOTHING_CODED
 from adaptzip.fitting.job_limits import control_of
-from adaptzip.fitting.measuring import measured_error
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
-from adaptzip.fitting.requests import AUTO, Job, Request, Source, load_source, prepare_job
-from adaptzip.methods import REFERENCE, fittable
+from adaptzip.fitting.requests import Job, Request, Source, prepare_job
 
-_HOPELESS = 1.5
-"""A method whose predicted error is this many times the best measured one is not fitted."""
 _SHOWN = 4
 """Settings of one method that a table shows."""
 
@@ -97,27 +88,6 @@ class PlanReport:
         return f"allow at least {min(sizes)} bytes" if sizes else "allow more, or see `adaptzip methods`"
 
 
-def plan(
-    source: str | Path | Adapter,
-    *,
-    methods: Sequence[str] | None = None,
-    progress: Progress | None = None,
-    **request: Any,
-) -> PlanReport:
-    """What `compress` would give with each method, predicted; nothing is written.
-
-    Args:
-        source: as for `compress`.
-        methods: names of the methods to compare; all that need no training where it is None.
-        request: `budget`, `max_error`, `extras`, `base`, `basis` and so on, as for `compress`.
-
-    Raises:
-        CheckpointError, RefusedError, UsageError: as `compress`.
-    """
-    asked = Request(to=AUTO, **request)
-    return compare(load_source(source, asked), asked, fittable() if methods is None else methods, progress)
-
-
 def compare(source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
     """Forecasts of some methods for a source that was read; at the default error where nothing else is asked for."""
     request = _with_aim(request)
@@ -134,78 +104,10 @@ def compare(source: Source, request: Request, methods: Sequence[str], progress: 
     return PlanReport(tuple(forecasts), tuple(refusals), source.bytes)
 
 
-def forecast(source: str | Path | Adapter | Source, request: Request, progress: Progress | None = None) -> Forecast:
-    """What `compress` with the same request would give, from the method's own model; nothing is coded.
-
-    Raises:
-        CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
-    """
-    loaded = source if isinstance(source, Source) else load_source(source, request)
-    if request.to == AUTO:
-        return compare(loaded, request, fittable(), progress).best
-    job = with_ranks(prepare_job(loaded, request))
-    return _foresee(job, candidates(job)[0], progress)
-
-
-def choose(source: Source, request: Request, progress: Progress | None = None) -> Made:
-    """Whichever method gives the smallest error, or for an error the smallest file, at its true size.
-
-    Methods are fitted in the order of their forecasts; one whose forecast is hopeless beside what was measured is not.
-
-    Raises:
-        CheckFailedError: if none meets the limits.
-    """
-    request = _with_aim(request)
-    report = compare(source, request, fittable(), progress)
-    tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
-    best: Made | None = None
-    by_size = request.max_error is not None
-    for name in dict.fromkeys(f.method for f in report.forecasts):
-        first = next(f for f in report.forecasts if f.method == name)
-        if best is not None and _hopeless(first, best, len(source.extras.payload) if by_size else None):
-            tried.append(Tried(name, reason=f"expected {first.bytes} bytes at error {first.relative_error:.3g}"))
-            continue
-        try:
-            with _without_warnings():
-                made = run(prepare_job(source, replace(request, to=name)), progress)
-        except (CheckFailedError, RefusedError) as error:
-            tried.append(Tried(name, reason=str(error)))
-            continue
-        made = replace(made, error=measured_error(source, made.compressed, request))
-        numbers = made.compressed.provenance.parameters
-        tried.append(Tried(name, made.size, numbers, made.error, made.compressed.config))
-        if best is None or (made.size < best.size if by_size else made.error < best.error):
-            best = made
-    if best is None:
-        reasons = "; ".join(f"{t.method}: {t.reason}" for t in tried)
-        raise CheckFailedError(f"no method can do it: {reasons}", hint=report.hint)
-    return replace(best, tried=tuple(tried))
-
-
-def reference_at(source: Source, size: int, request: Request) -> Made | None:
-    """The reference method at `size` bytes of the same adapter; None where it can't be made so small."""
-    plain = replace(
-        request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}
-    )
-    with _without_warnings():
-        try:
-            return run(prepare_job(source, plain))
-        except CheckFailedError:
-            return None
-
-
 def _with_aim(request: Request) -> Request:
     """The request, with the default error where it has neither a budget nor an error: files of one error compare."""
     open_ended = request.budget is None and request.max_error is None
     return replace(request, max_error=DEFAULT_ERROR) if open_ended else request
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """What falls short of a budget is in the table anyway."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AdaptzipWarning)
-        yield
 
 
 def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:
@@ -247,10 +149,3 @@ def _foresee(job: Job, candidate: Candidate, progress: Progress | None) -> Forec
         relative_error=sqrt(error / fitted.energy),
         ranks=ranks,
     )
-
-
-def _hopeless(forecast: Forecast, best: Made, extras: int | None) -> bool:
-    """By size, that of the extras not counted, which no method changes; by error where `extras` is None."""
-    if extras is not None:
-        return forecast.bytes - extras > _HOPELESS * (best.size - extras)
-    return forecast.relative_error > _HOPELESS * best.error

@@ -6,10 +6,11 @@ import heapq
 from collections.abc import Mapping
 from math import sqrt
 
+from adaptzip.core.progress import Progress
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best, pick_by_numbers
 from adaptzip.fitting.assembly import LONGEST_ERROR, file_size
-from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter, Progress
+from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits, RateControl
 from adaptzip.fitting.requests import Job
 from adaptzip.fitting.steps import StepSearch

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from adaptzip.adz.coding.trellis import MAX_LEVEL
-from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, Progress
+from adaptzip.core.progress import Progress
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate import TOLERANCE, Point, search
 from adaptzip.fitting.small_rooms import INDEX_BYTES, expected
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import UsageError

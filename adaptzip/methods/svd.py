@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.sensitivity import root
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs

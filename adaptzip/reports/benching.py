@@ -12,11 +12,12 @@ import numpy as np
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
+from adaptzip.core.progress import Progress
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting.compression import Made, run
-from adaptzip.fitting.fits import Progress
+from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import weighted_error
-from adaptzip.fitting.requests import Request, Source, load_source, prepare_job
+from adaptzip.fitting.requests import Request, Source, prepare_job
+from adaptzip.fitting.running import Made, run
 from adaptzip.methods import fittable
 from adaptzip.reports.bounds import Components, components, least_bytes
 from adaptzip.reports.yardsticks import Yardstick, yardsticks

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.linalg import factored_svd, group_by_shape
+from adaptzip.core.batching import group_by_shape
+from adaptzip.core.linalg import factored_svd
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Where the captured energy is reported."""

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.linalg import choose_device
-from adaptzip.distillation.student import place
+from adaptzip.core.progress import Progress
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
-from adaptzip.fitting.fits import Progress
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
+from adaptzip.models.live.layers import find_layers, put_behind
 from adaptzip.models.live.loaded import Scored
 from adaptzip.models.live.running import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
 from adaptzip.models.texts.labels import fitted, reading_of
@@ -223,3 +223,13 @@ def _about(name: str) -> Iterator[None]:
     except (BaseModelError, RefusedError) as error:
         row = "the teacher" if name == TEACHER else name
         raise type(error)(f"{row}: {error}", hint=error.hint) from error
+
+
+def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:
+    """Put a file's functions on a model for good.
+
+    Raises:
+        BaseModelError: if the model lacks one of the layers.
+    """
+    for name, layer in find_layers(loaded.model, functions.modules, base).items():
+        put_behind(layer.module, functions.modules[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,10 @@ from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter, Meta
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.method import Function, FunctionMethod
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.restoring.reading import archive_file, read
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct_native
-
-Function = Callable[[Tensor], Tensor]
-"""What becomes of a layer's outputs (..., d)."""
 
 
 @dataclass(frozen=True, eq=False)

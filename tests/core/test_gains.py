@@ -18,8 +18,8 @@ from adaptzip.adz.container import writer
 from adaptzip.core.gains import LIMIT, STEPS_PER_OCTAVE, divisor, gain_index
 from adaptzip.core.method import FitContext
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.fitting.compression import Made, run
 from adaptzip.fitting.fits import fit_adapter
+from adaptzip.fitting.running import Made, run
 from adaptzip.reports.verifying import verify
 from tests.cases.any_method import EVERY, dense, fit, job_of, needs_file, same_factors, stored_numbers
 from tests.cases.plugging import installed

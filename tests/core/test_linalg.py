@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.core.linalg import canonical_signs, choose_device, factored_svd, group_by_shape
+from adaptzip.core.batching import group_by_shape
+from adaptzip.core.linalg import canonical_signs, choose_device, factored_svd
 from adaptzip.errors import UsageError
 
 

@@ -8,7 +8,7 @@ import adaptzip
 from adaptzip.adz.container import writer
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting.allocation import paths, pick_best, pick_by_numbers
-from adaptzip.fitting.forecasts import forecast
+from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
 from tests.cases.small_adapters import adapter
 

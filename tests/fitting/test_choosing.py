@@ -14,9 +14,11 @@ from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting import forecasts as planning
-from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal, choose, reference_at
+from adaptzip.fitting.choosing import choose, reference_at
+from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal
+from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.plan_files import check_modules, read_plan, write_plan
-from adaptzip.fitting.requests import AUTO, Request, load_source
+from adaptzip.fitting.requests import AUTO, Request
 from adaptzip.methods import REFERENCE
 from tests.cases.small_adapters import adapter
 

@@ -9,7 +9,7 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
-from adaptzip.fitting.forecasts import forecast
+from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
 from tests.cases.small_adapters import relative_error
 

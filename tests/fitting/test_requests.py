@@ -19,7 +19,8 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import CheckpointError, RefusedError, UsageError
 from adaptzip.files.digest import file_digest
-from adaptzip.fitting.requests import Request, load_source, prepare_job
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.requests import Request, prepare_job
 from tests.cases.any_method import job_of, needs
 from tests.cases.plugging import installed
 from tests.cases.small_adapters import adapter, factors

@@ -21,11 +21,12 @@ from adaptzip.adz.container import writer
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
 from adaptzip.fitting.assembly import assemble
-from adaptzip.fitting.candidates import candidates
-from adaptzip.fitting.compression import fit_candidate, make, run
-from adaptzip.fitting.forecasts import plan
+from adaptzip.fitting.candidates import candidates, fit_candidate
+from adaptzip.fitting.choosing import plan
+from adaptzip.fitting.compression import make
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Request
+from adaptzip.fitting.running import run
 from adaptzip.reports.benching import SHARES, bench
 from tests.cases import tiny_peft
 from tests.cases.any_method import EVERY, compress, job_of, needs_file

@@ -20,8 +20,8 @@ from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting.assembly import fixed_size
+from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.fits import FittedAdapter
-from adaptzip.fitting.forecasts import forecast
 from adaptzip.fitting.requests import Request
 from adaptzip.reports.verifying import AGREEMENT, verify
 from adaptzip.restoring.reconstruction import decode

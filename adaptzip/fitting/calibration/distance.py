@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.adapter import Adapter
 from adaptzip.models.live.rows import compare, compare_embeddings
 from adaptzip.models.live.running import Kind, load_teacher
 
@@ -82,32 +80,3 @@ def mean_kl(base: Path, teacher: Adapter, student: Adapter, texts: Sequence[str]
     """`Distance.kl`, and for an encoder without a head `Distance.cosine`: 1 - cosine of the sentence embeddings."""
     found = distance(base, teacher, student, texts, **options)  # type: ignore[arg-type]
     return found.kl if found.kl is not None else found.cosine or 0.0
-
-
-def weighted_error(teacher: Adapter, student: Adapter, sensitivities: Mapping[str, Sensitivity]) -> float:
-    """sqrt(sum of weight tr(E M E^T) / sum of weight tr(dW M dW^T)), E = dW - dW', over the teacher's modules.
-
-    From the factors, in float64; modules without a sensitivity count with weight 1 and M = I.
-    """
-    error = energy = 0.0
-    for name, module in teacher.modules.items():
-        sensitivity = sensitivities.get(name, Sensitivity())
-        other = student.modules.get(name)
-        B, A = _factors(module)
-        energy += sensitivity.weight * _energy(B, A, sensitivity.moments)
-        if other is not None:
-            B2, A2 = _factors(other)
-            B, A = torch.cat([B, -B2], 1), torch.cat([A, A2])
-        error += sensitivity.weight * _energy(B, A, sensitivity.moments)
-    return sqrt(error / energy) if energy > 0 else 0.0
-
-
-def _factors(module: LoraFactors) -> tuple[Tensor, Tensor]:
-    return module.B.double() * module.scaling, module.A.double()
-
-
-def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
-    """tr(B A M A^T B^T), by a QR of B so that a small difference of two updates does not cancel in a Gram matrix."""
-    core = torch.linalg.qr(B)[1] @ A
-    seen = core if moments is None else core @ moments.double()
-    return max(0.0, float((seen * core).sum()))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.core.linalg import WORKING_BYTES, factored_svd, group_by_shape
+from adaptzip.core.batching import WORKING_BYTES, group_by_shape
+from adaptzip.core.linalg import factored_svd
 from adaptzip.core.workers import parallel_map
 from adaptzip.methods._banks.choosing import choose, grams_of
 from adaptzip.methods._banks.codes import Codes, decode

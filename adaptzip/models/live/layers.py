@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.core.adapter import Adapter, Layout, LoraFactors
+from adaptzip.core.method import Function
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.models.adding import merge_bias, merge_update
 from adaptzip.models.extras import WHICH, is_there, keeps_tied, place_tensors, resolve, sharing
@@ -270,3 +271,8 @@ def _oriented(layer: Layer, factors: LoraFactors) -> Layer:
     told = "expert_transposed" in (factors.layout, layer.layout)
     transposed = told if square else lies == factors.shape[::-1]
     return replace(layer, layout="expert_transposed" if transposed else "expert")
+
+
+def put_behind(layer: nn.Module, function: Function) -> Callable[[], None]:
+    """Put a function behind a layer; returns what takes it away."""
+    return layer.register_forward_hook(lambda module, arguments, output: function(output)).remove

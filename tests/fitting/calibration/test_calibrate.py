@@ -13,15 +13,16 @@ import torch
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.comparing import weighted_error
 from adaptzip.core.sensitivity import Sensitivity, root
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, UsageError
 from adaptzip.fitting.calibration import calibrate
 from adaptzip.fitting.calibration.choosing import EQUAL, attribute, attributed_weights, choose
 from adaptzip.fitting.calibration.coarse import coordinates, copy_of_error, copy_of_size
-from adaptzip.fitting.calibration.distance import weighted_error
 from adaptzip.fitting.calibration.moments import collect_moments
-from adaptzip.fitting.compression import Request, load_source, prepare_job, run
+from adaptzip.fitting.compression import Request, load_source, prepare_job
 from adaptzip.fitting.measuring import weighted_error as told_error
+from adaptzip.fitting.running import run
 from adaptzip.models.live.running import load_teacher
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.restoring.reconstruction import reconstruct

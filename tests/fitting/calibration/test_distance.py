@@ -12,9 +12,10 @@ from transformers import BertModel
 
 import adaptzip
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.comparing import weighted_error
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import CheckFailedError
-from adaptzip.fitting.calibration.distance import distance, mean_kl, weighted_error
+from adaptzip.fitting.calibration.distance import distance, mean_kl
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, adapter, head, save
 from tests.cases.small_adapters import adapter as small

@@ -1,0 +1,145 @@
+"""Reading what is to be compressed, and calibrating it where a request asks for that."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adaptzip.adz.coding.packing import ExtrasMode, pack_tensors
+from adaptzip.checkpoints._base_name import renamed
+from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.files.digest import file_digest
+from adaptzip.fitting.fits import KEPT_NUMBERS
+from adaptzip.restoring.reading import read, source_bytes, weight_files
+
+if TYPE_CHECKING:
+    from adaptzip.fitting.calibration.choosing import Copier
+from typing import TYPE_CHECKING
+
+from adaptzip.fitting.requests import Request, Source, prepare_job
+
+if TYPE_CHECKING:
+    from adaptzip.fitting.calibration.choosing import Copier
+
+_LARGEST = 1e18
+"""Updates up to this norm have squares that float32 can hold and add up."""
+
+
+def load_source(source: str | Path | Adapter, request: Request, *, lossless: bool = False) -> Source:
+    """Read an adapter, pack its extras, and calibrate where the request asks for it.
+
+    Args:
+        lossless: leave biases as they are; a file whose factors have the scale within has it within biases too.
+
+    Raises:
+        CheckpointError, RefusedError, BaseModelError: if something can't be read, or is no low-rank update of finite
+            numbers.
+    """
+    if isinstance(source, Adapter):
+        adapter, size, content = source, _tensor_bytes(source), None
+    else:
+        basis = None if isinstance(request.basis, Basis) else request.basis
+        adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
+        size, content = source_bytes(source), file_digest(*weight_files(source))
+    if request.base_name is not None:
+        adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))
+    if not adapter.modules:
+        raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
+    vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
+    vet_numbers(adapter)
+    if not lossless:
+        _check_square(adapter)
+    found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
+    if request.calibration is None or request.base is None:
+        return found
+    from adaptzip.fitting.calibration import calibrate
+    from adaptzip.models.texts.tokenisers import tokeniser_folder
+
+    calibration = calibrate(
+        Path(request.base),
+        adapter,
+        Path(request.calibration),
+        seed=request.seed,
+        device=request.device,
+        error=_aimed_error(found, request),
+        compressed=_copier(found, request),
+        tokeniser=None if isinstance(source, Adapter) else tokeniser_folder(source),
+        text_field=request.text_field,
+        pair_field=request.pair_field,
+        completion_field=request.completion_field,
+    )
+    return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
+
+
+def _copier(source: Source, request: Request) -> Copier | None:
+    """What the reference leaves of an adapter at the size asked for; None without a size, or where that is slow."""
+    if request.limit is None or request.limit.unit == "parameters" or request.max_error is not None:
+        return None
+    if source.adapter.parameters > KEPT_NUMBERS:
+        return None
+    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+
+    def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
+        from adaptzip.fitting.running import run
+        from adaptzip.restoring.reconstruction import reconstruct
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AdaptzipWarning)
+            return reconstruct(run(prepare_job(replace(source, sensitivities=sensitivities), plain)).compressed)
+
+    return copy
+
+
+def _aimed_error(source: Source, request: Request) -> float | None:
+    """The relative error that the request will come to, about; None where no limit says it."""
+    if request.max_error is not None or request.limit is None:
+        return request.max_error
+    from adaptzip.fitting.forecasts import compare
+
+    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+    found = compare(source, plain, [plain.to]).forecasts
+    return found[0].relative_error if found else None
+
+
+def _tensor_bytes(adapter: Adapter) -> int:
+    """Bytes of an adapter's tensors, for one that did not come from a file."""
+    factors = [t for m in adapter.modules.values() for t in (m.A, m.B, m.magnitude, m.bias) if t is not None]
+    return sum(t.numel() * t.element_size() for t in [*factors, *adapter.extras.values()])
+
+
+def _check_square(adapter: Adapter) -> None:
+    """Refuse updates whose squared error no float32 holds."""
+    for name, module in adapter.modules.items():
+        bound = abs(module.scaling) * _norm(module.A) * _norm(module.B)
+        if bound > _LARGEST:
+            raise RefusedError(
+                f"module {name!r}: its update may be as large as {bound:.0e}, which float32 cannot square",
+                hint="mend the adapter, or keep it as it is with --lossless",
+            )
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.double()))
+
+
+def pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:
+    """An adapter's extras, DoRA magnitudes and biases in one block; `folded` multiplies biases by their scale."""
+    tensors = [("extra", name, tensor) for name, tensor in sorted(adapter.extras.items())]
+    for name, module in sorted(adapter.modules.items()):
+        if module.magnitude is not None:
+            tensors.append(("magnitude", name, module.magnitude))
+        if module.bias is not None:
+            scaled = folded and module.scaling != 1.0
+            tensors.append(("bias", name, module.bias.float() * module.scaling if scaled else module.bias))
+    return pack_tensors(tensors, mode)
