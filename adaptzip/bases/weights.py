@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from adaptzip.bases.directions import AT_ONCE, SMALLEST, dense_directions, pair
-from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
+from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, RefusedError, UsageError
 from adaptzip.files.digest import digest
@@ -131,7 +132,7 @@ def _oriented(base: BaseModel, part: _Part) -> Tensor:
         weight = weight[part.site.expert]
     if part.site.part is not None:
         weight = weight.chunk(part.site.part[1])[part.site.part[0]]
-    if part.layout in ("transposed", "embedding", "expert_transposed"):
+    if part.layout in TURNED:
         weight = weight.T
     return weight.flatten(1).double()
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from adaptzip.core.adapter import Adapter, Layout
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.layouts import Layout
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from adaptzip.checkpoints.peft.reader import read as read_peft
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.files.tensors import build_header, pending, write_tensors
 
@@ -154,7 +155,7 @@ def _refuse_token_rows(adapter: Adapter) -> None:
 
 
 def _check_kind(name: str, factors: LoraFactors) -> None:
-    if factors.layout not in ("linear", "transposed") or factors.magnitude is not None or factors.bias is not None:
+    if factors.layout not in PLAIN or factors.magnitude is not None or factors.bias is not None:
         what = factors.layout if factors.magnitude is None and factors.bias is None else "a DoRA magnitude or a bias"
         raise RefusedError(
             f"module {name} has {what}, which LoRA-XS does not know: it changes linear layers alone",

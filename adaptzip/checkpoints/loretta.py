@@ -22,7 +22,8 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
 from adaptzip.checkpoints._trained_heads import with_whole_layers
 from adaptzip.checkpoints.peft.keys import PREFIX
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError, RefusedError
 
 _CORE = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.layer\.tensor\.factors\.(\d{1,4})")

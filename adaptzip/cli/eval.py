@@ -107,9 +107,9 @@ def eval(
     paths = _by_name(sources or [])
     adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
     from adaptzip.models.live.batches import hold_out, read_examples
-    from adaptzip.models.texts.tokenisers import tokeniser_folder
     from adaptzip.reports.evaluation import TEACHER, evaluate
     from adaptzip.reports.sizes import sizes_of
+    from adaptzip.restoring.reading import tokeniser_folder
 
     students = {name: adapters[path] for name, path in paths.items()}
     tokeniser = tokeniser_folder(teacher)

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.linalg import factored_svd
 from adaptzip.errors import CheckpointError
-
-Layout = Literal["linear", "transposed", "conv", "embedding", "expert", "expert_transposed"]
-"""How a module's base weight lies in memory, against the update's (out, in).
-
-linear: (out, in). transposed: (in, out), as transformers' Conv1D. conv: (out, in, *kernel).
-embedding: (vocabulary, dimension) where in = vocabulary and out = dimension.
-expert: one (out, in) slice of a stacked (experts, out, in) parameter; expert_transposed: (experts, in, out).
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +78,7 @@ class LoraFactors:
     def weight_delta(self) -> Tensor:
         """`delta()` in the base weight's own layout (see `Layout`); an expert's is its slice."""
         delta = self.delta()
-        if self.layout in ("transposed", "embedding", "expert_transposed"):
+        if self.layout in TURNED:
             return delta.T
         if self.layout == "conv":
             out, flat = self.shape

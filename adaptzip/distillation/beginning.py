@@ -28,6 +28,7 @@ from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Request, Source, prepare_job
 from adaptzip.fitting.running import why_not
+from adaptzip.methods import load
 from adaptzip.restoring.reconstruction import coder_of
 
 MORE = 1.7
@@ -237,8 +238,6 @@ def _untrained(job: Job) -> bool:
 
 def _for_training(source: Source, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
-    from adaptzip.methods import load
-
     method = load(request.to)
     options = {**method.training_options, **request.options}
     limit = request.limit

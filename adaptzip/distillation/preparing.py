@@ -41,14 +41,14 @@ from adaptzip.models.live.batches import (
     self_texts,
 )
 from adaptzip.models.live.finite import watched
+from adaptzip.models.live.labels import fitted, reading_of
 from adaptzip.models.live.layers import find_layers
 from adaptzip.models.live.loaded import Scored
 from adaptzip.models.live.running import Kind, LoadedModel, Loading, load_bare
-from adaptzip.models.texts.labels import fitted, reading_of
-from adaptzip.models.texts.tokenisers import tokeniser_folder
 from adaptzip.reports.measures.metrics import metric_name
 from adaptzip.reports.outputs import teacher_outputs
 from adaptzip.reports.scores import Score, score
+from adaptzip.restoring.reading import tokeniser_folder
 
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""

@@ -20,6 +20,7 @@ from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.assembly import exact
+from adaptzip.fitting.choosing import choose
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Request, Source, prepare_job
 from adaptzip.fitting.running import Made, run
@@ -127,8 +128,6 @@ def make(source: str | Path | Adapter, request: Request, progress: Progress | No
 def make_from(source: Source, request: Request, progress: Progress | None = None) -> Made:
     """Compress a source that was read; as `make`."""
     if request.to == AUTO:
-        from adaptzip.fitting.choosing import choose
-
         return choose(source, request, progress)
     return run(prepare_job(source, request), progress)
 

@@ -20,8 +20,12 @@ from adaptzip.core.compressed import PackedExtras
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning, RefusedError
 from adaptzip.files.digest import file_digest
+from adaptzip.fitting.calibration import calibrate
 from adaptzip.fitting.fits import KEPT_NUMBERS
-from adaptzip.restoring.reading import read, source_bytes, weight_files
+from adaptzip.fitting.forecasts import compare
+from adaptzip.fitting.running import run
+from adaptzip.restoring.reading import read, source_bytes, tokeniser_folder, weight_files
+from adaptzip.restoring.reconstruction import reconstruct
 
 if TYPE_CHECKING:
     from adaptzip.fitting.calibration.choosing import Copier
@@ -63,9 +67,6 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
-    from adaptzip.fitting.calibration import calibrate
-    from adaptzip.models.texts.tokenisers import tokeniser_folder
-
     calibration = calibrate(
         Path(request.base),
         adapter,
@@ -91,9 +92,6 @@ def _copier(source: Source, request: Request) -> Copier | None:
     plain = Request(budget=request.limit, device=request.device, seed=request.seed)
 
     def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
-        from adaptzip.fitting.running import run
-        from adaptzip.restoring.reconstruction import reconstruct
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AdaptzipWarning)
             return reconstruct(run(prepare_job(replace(source, sensitivities=sensitivities), plain)).compressed)
@@ -105,8 +103,6 @@ def _aimed_error(source: Source, request: Request) -> float | None:
     """The relative error that the request will come to, about; None where no limit says it."""
     if request.max_error is not None or request.limit is None:
         return request.max_error
-    from adaptzip.fitting.forecasts import compare
-
     plain = Request(budget=request.limit, device=request.device, seed=request.seed)
     found = compare(source, plain, [plain.to]).forecasts
     return found[0].relative_error if found else None

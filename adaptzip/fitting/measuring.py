@@ -7,6 +7,7 @@ from dataclasses import replace
 from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.projection import captured_energy, leading
 from adaptzip.fitting.requests import Job, Request, Source
 from adaptzip.restoring.reconstruction import reconstruct
 
@@ -30,8 +31,6 @@ def captured(job: Job) -> float | None:
     """Share of |dW|^2 within a job's basis, as far as the method's options let it use that; None without a basis."""
     if job.context.basis is None:
         return None
-    from adaptzip.core.projection import captured_energy, leading
-
     most = getattr(job.config, "rank", None)
     modules = {name: leading(module, most) for name, module in job.context.basis.modules.items()}
     return captured_energy(job.adapter.modules, replace(job.context.basis, modules=modules)).overall

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from adaptzip.adz.coding.packing import ExtrasMode
+from adaptzip.bases.resolve import basis_for_compress
 from adaptzip.checkpoints._base_name import check_name
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -153,8 +154,6 @@ def prepare_job(source: Source, request: Request) -> Job:
 def _basis(method: Method, config: Any, adapter: Adapter, request: Request, device: torch.device) -> Basis | None:
     if not method.needs_basis:
         return None
-    from adaptzip.bases.resolve import basis_for_compress
-
     basis: Basis = basis_for_compress(
         method.default_basis,
         adapter,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.layouts import TURNED, Layout
 
 BLOCK = 4 * 2**20
 """Numbers of a weight that are merged at a time."""
@@ -73,7 +74,7 @@ def is_finite(weight: Tensor) -> bool:
 
 def _update(A: Tensor, B: Tensor, layout: Layout, kernel: tuple[int, ...]) -> Tensor:
     """B @ A in the layout of the weight, not yet scaled."""
-    if layout in ("transposed", "embedding", "expert_transposed"):
+    if layout in TURNED:
         return (B @ A).T
     if layout != "conv":
         return B @ A

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from adaptzip.checkpoints.peft.turned import TRANSPOSED_EXPERT_TYPES
-from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES, Layout
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Site

@@ -30,7 +30,7 @@ class ModuleReport:
         norm: Frobenius norm of the update.
         effective_rank: exp of the entropy of the singular values' shares (Roy and Vetterli, 2007); 0 if zero.
         energy: share of |dW|^2 in the top k components, by k.
-        layout: see `adaptzip.core.adapter.Layout`.
+        layout: see `adaptzip.core.layouts.Layout`.
     """
 
     name: str

@@ -17,11 +17,10 @@ from adaptzip.errors import BaseModelError, RefusedError, UsageError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
+from adaptzip.models.live.labels import fitted, reading_of
 from adaptzip.models.live.layers import find_layers, put_behind
 from adaptzip.models.live.loaded import Scored
 from adaptzip.models.live.running import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
-from adaptzip.models.texts.labels import fitted, reading_of
-from adaptzip.models.texts.tokenisers import tokeniser_folder
 from adaptzip.reports.measures.differences import differences
 from adaptzip.reports.measures.metrics import Metric, chosen_metric, metric_name, metrics_of, settled_name, values_of
 from adaptzip.reports.measures.tallies import Tally, tally
@@ -30,6 +29,7 @@ from adaptzip.reports.results import NOTHING, TEACHER, Evaluation
 from adaptzip.reports.scores import Score, score, score_of, tallied
 from adaptzip.reports.sizes import Sizes, sizes_of
 from adaptzip.restoring.functions import Functions, read_either
+from adaptzip.restoring.reading import tokeniser_folder
 
 __all__ = [
     "NOTHING",

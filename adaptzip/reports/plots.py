@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.atomic import atomic_file
+from adaptzip.reports.results import NOTHING, TEACHER
 
 if TYPE_CHECKING:
     from adaptzip.reports.benching import Bench, Point
@@ -81,8 +82,6 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
         As `draw`.
     """
     check_plot(path)
-    from adaptzip.reports.evaluation import TEACHER
-
     figure = _figure(8 if evaluation.metric is None else 12, 5)
     panels = figure.subplots(1, 1 if evaluation.metric is None else 2, squeeze=False)[0]
     # The teacher's own would be nothing at all, which is below any logarithmic axis.
@@ -108,8 +107,6 @@ def _distance(score: Score) -> float:
 
 def _marks(axes: Any, evaluation: Evaluation, heights: Mapping[str, float | None]) -> None:
     """A mark for each adapter, and lines for the rows that have no size to be drawn at."""
-    from adaptzip.reports.evaluation import NOTHING, TEACHER
-
     for name, height in heights.items():
         size = None if name in (NOTHING, TEACHER) else evaluation.bytes[name]
         if height is None:

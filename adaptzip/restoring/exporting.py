@@ -20,6 +20,8 @@ from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, Usa
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
+from adaptzip.restoring.reading import read
+from adaptzip.restoring.reconstruction import reconstruct
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
@@ -143,8 +145,6 @@ def _named(adapter: Adapter, base_name: str | None) -> Adapter:
 
 def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapter, options: WriteOptions) -> None:
     """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
-    from adaptzip.restoring.reading import read
-
     try:
         found = read(folder)
     except (CheckpointError, RefusedError) as error:
@@ -172,9 +172,5 @@ def _adapter(
         vet_numbers(source)
         return source
     if isinstance(source, str | Path):
-        from adaptzip.restoring.reading import read
-
         return read(source, alpha=alpha, config=config, base=base, basis=basis)
-    from adaptzip.restoring.reconstruction import reconstruct
-
     return reconstruct(source, base=base, basis=basis)

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints import Native, NativeModule
-from adaptzip.core.adapter import Adapter, Layout
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError
+from adaptzip.restoring.reading import archive_file
+from adaptzip.restoring.reconstruction import reconstruct_native
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed, Site
@@ -45,8 +49,6 @@ def native(
             f"{name}: is {found}, and {dialect} holds the tensors of {' or '.join(takes)} alone",
             hint=f"make such a file of the original adapter first: `adaptzip compress SRC --to {takes[0]}`",
         )
-    from adaptzip.restoring.reconstruction import reconstruct_native
-
     try:
         decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
     except (FormatError, RefusedError) as error:
@@ -61,9 +63,6 @@ def _compressed(source: str | Path | Adapter | Compressed) -> tuple[Compressed |
         return None, "the adapter"
     if not isinstance(source, str | Path):
         return source, "the adapter"
-    from adaptzip.adz.container.reader import open_adz
-    from adaptzip.restoring.reading import archive_file
-
     archive = archive_file(source)
     return None if archive is None else open_adz(archive), str(source)
 

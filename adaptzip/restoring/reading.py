@@ -21,6 +21,8 @@ from adaptzip.core.basis import Basis
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
+from adaptzip.models.texts.tokenisers import has_vocabulary
+from adaptzip.restoring.reconstruction import reconstruct
 
 
 def read(
@@ -126,8 +128,6 @@ def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: s
     """Decode a compressed adapter; imported late, as it needs the entropy coder."""
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
-    from adaptzip.restoring.reconstruction import reconstruct
-
     return reconstruct(path, base=base, basis=basis)
 
 
@@ -191,3 +191,9 @@ def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
             f"{path}: expected a JSON object, found {type(config).__name__}", hint="save or download it again"
         )
     return text, config
+
+
+def tokeniser_folder(adapter: str | Path) -> Path | None:
+    """The folder of an adapter, where it has a tokeniser with its vocabulary for transformers beside the weights."""
+    folder = Path(adapter) if Path(adapter).is_dir() else Path(adapter).parent
+    return folder if (folder / CONFIG_NAME).is_file() and has_vocabulary(folder) else None

@@ -14,11 +14,13 @@ from torch import Tensor
 from adaptzip.adz.coding.modules import Coder, decode_module, decode_shared
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.bases.resolve import basis_for_reconstruct
 from adaptzip.checkpoints.peft.vetting import vet
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.gains import divisor
+from adaptzip.core.layouts import Layout
 from adaptzip.core.method import Method
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
@@ -215,8 +217,6 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     if method.needs_basis != (compressed.basis is not None):
         raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
     if compressed.basis is not None:
-        from adaptzip.bases.resolve import basis_for_reconstruct
-
         found = basis_for_reconstruct(
             compressed.basis, compressed.sites, base=base, basis=basis, embedded=_embedded(compressed)
         )

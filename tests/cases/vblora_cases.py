@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints import Native, NativeModule
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.layouts import Layout
 
 LEVELS = 64
 Widths = Mapping[str, tuple[int, int]]

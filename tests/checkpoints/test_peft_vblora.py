@@ -19,7 +19,7 @@ import adaptzip
 from adaptzip.checkpoints import Native, WriteOptions, dialect
 from adaptzip.checkpoints.peft_vblora.fitness import nearest_divisors
 from adaptzip.checkpoints.peft_vblora.layout import index_dtype
-from adaptzip.core.adapter import Layout
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError, RefusedError, UsageError
 from adaptzip.restoring.reading import read
 from tests.cases.tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise

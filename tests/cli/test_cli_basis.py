@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.bases.artefact import read_basis
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 from tests.cli.cli_cases import MODULES, OUT, RANK, ROOT, WIDTH, make_adapter, make_tensors, refused, run
 
 

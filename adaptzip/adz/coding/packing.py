@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding import planes
-from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, ModuleBasis
 from adaptzip.core.compressed import Buffer, ExtraEntry, PackedExtras, Site
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError
 from adaptzip.files.dtypes import DTYPES, NAMES
 

@@ -12,6 +12,7 @@ from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.layouts import PLAIN
 
 _DEFAULTS: dict[str, Any] = {
     "auto_mapping": None,
@@ -138,7 +139,7 @@ def _tells(raw: Mapping[str, Any], adapter: Adapter) -> bool:
         "use_dora": any(factors.magnitude is not None for factors in modules),
         "lora_bias": any(factors.bias is not None for factors in modules),
     }
-    plain = {factors.layout for factors in modules} & {"linear", "transposed"}
+    plain = {factors.layout for factors in modules} & PLAIN
     if plain:
         switches["fan_in_fan_out"] = "transposed" in plain
     return (

@@ -18,7 +18,8 @@ from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
 from adaptzip.checkpoints.peft.targeting import warn_of_strangers
 from adaptzip.checkpoints.peft.vetting import check_token_rows
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

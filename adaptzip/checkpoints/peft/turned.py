@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES
 from adaptzip.errors import AdaptzipWarning, CheckpointError
-
-TRANSPOSED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter", "aria", "aria_text"})
-"""Model types that stack their experts as (experts, in, out)."""
 
 NEW_LAYOUT = "0.19.0"
 """The version of PEFT whose layout is the one of today."""

@@ -11,6 +11,7 @@ from adaptzip.checkpoints._base import Native, NativeModule
 from adaptzip.checkpoints.peft.extras import extra_target
 from adaptzip.checkpoints.peft_vblora.layout import Sizes
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import RefusedError
 
 _LORA = "export it with --as peft, as a LoRA, or merge it into its base model"
@@ -38,7 +39,7 @@ def fitting_sizes(native: Native) -> Sizes:
 
 def _refuse_layouts(modules: Mapping[str, NativeModule]) -> None:
     for name, module in modules.items():
-        if module.layout not in ("linear", "transposed"):
+        if module.layout not in PLAIN:
             what = module.layout.replace("_", " ")
             raise RefusedError(
                 f"module {name} is of layout {what}, and PEFT's VB-LoRA has linear ones only", hint=_LORA

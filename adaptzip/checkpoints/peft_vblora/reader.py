@@ -13,7 +13,8 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Source
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

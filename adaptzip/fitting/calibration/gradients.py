@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import RefusedError
 from adaptzip.fitting.calibration.moments import WIDEST_MOMENTS, input_rows, relative_weights
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel, load_base, load_teacher
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 
 BETA = 0.85
 """Decay of both averages of IncreLoRA's importance."""
@@ -273,7 +274,7 @@ def _observe(
     if isinstance(output, tuple) or not output.requires_grad:
         return
     add: Callable[[Tensor], None] = partial(_add_outputs, tally)
-    if layer.layout in ("linear", "transposed"):
+    if layer.layout in PLAIN:
         rows = input_rows(layer, args[0].detach(), mask)
         add = partial(_add_products, tally, layer, rows, mask)
     output.register_hook(add)

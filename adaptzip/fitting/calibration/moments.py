@@ -20,7 +20,7 @@ from adaptzip.errors import AdaptzipWarning
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import Batch, LoadedModel, Loading, load_teacher
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 
 WIDEST_MOMENTS = 4096
 """Modules with more inputs get a weight but no moments, which would take more than 64 MiB each."""

@@ -12,13 +12,13 @@ import torch
 
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.models.kinds import OF_TEXTS
-from adaptzip.models.live.leaving import counting
+from adaptzip.models.live.labels import Reading, labels_of, reading_of, word_labels
 from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel, padded
 from adaptzip.models.live.sampling import sample_ids
-from adaptzip.models.texts.encoding import Encoded, Example
+from adaptzip.models.texts.encoding import Encoded
+from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.forms import check_forms, words_of
-from adaptzip.models.texts.labels import Reading, labels_of, reading_of, word_labels
 
 __all__ = [
     "Encoded",
@@ -128,7 +128,7 @@ def encode(
         found = [_of_text(loaded, example, longest, reading) for example in examples]
     # Where the model has no more positions, more tokens are of no use.
     more = "raise --max-tokens, " if longest == max_tokens else ""
-    kept = tuple(counting(loaded, examples, found, longest, f"{more}give shorter prompts, or add --score all"))
+    kept = tuple(loaded.counting(examples, found, longest, f"{more}give shorter prompts, or add --score all"))
     _tell_of_padding(loaded, kept)
     if loaded.kind == "seq2seq" and not any(encoded.labels for encoded in kept):
         warnings.warn(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptzip.core.adapter import Adapter, Layout, LoraFactors
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.method import Function
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.models.adding import merge_bias, merge_update
@@ -89,7 +90,7 @@ class Layer:
 
     @property
     def _lies_across(self) -> bool:
-        return self.layout in ("transposed", "embedding", "expert_transposed")
+        return self.layout in TURNED
 
 
 def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[str, Layer]:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from adaptzip.errors import AdaptzipWarning, CheckFailedError
-from adaptzip.models.texts.encoding import Encoded, Example
-
-if TYPE_CHECKING:
-    from adaptzip.models.live.loaded import LoadedModel
+from adaptzip.models.texts.encoding import Encoded
 
 
-def counting(
-    loaded: LoadedModel, examples: Sequence[Example], found: Sequence[Encoded], longest: int, hint: str
-) -> list[Encoded]:
+def counting(found: Sequence[Encoded], longest: int, is_cut: Callable[[], bool], hint: str) -> list[Encoded]:
     """What has a token that counts, with a warning that says how many texts have none.
 
     Args:
-        examples: what was encoded.
-        found: what became of it; without ids where nothing counts.
+        found: texts as they were encoded; without ids where nothing counts.
         longest: most tokens of a text.
+        is_cut: whether there are completions, all of which are longer to reach than that.
         hint: what to do where completions begin later than that.
 
     Raises:
         CheckFailedError: if nothing is left.
     """
     kept = [encoded for encoded in found if encoded.ids]
-    if not kept and _is_cut(loaded, examples):
+    if not kept and is_cut():
         raise CheckFailedError(f"no completion begins within {longest} tokens", hint=hint)
     if not kept:
         raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
@@ -40,10 +34,3 @@ def counting(
             stacklevel=3,
         )
     return kept
-
-
-def _is_cut(loaded: LoadedModel, examples: Sequence[Example]) -> bool:
-    """Whether there are completions, all of which are longer to reach than texts may be."""
-    if loaded.kind != "causal" or loaded.score == "all":
-        return False
-    return any(example.completes and loaded.encode(example, None).ids for example in examples)

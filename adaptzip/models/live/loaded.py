@@ -20,7 +20,8 @@ from adaptzip.models.live.leaving import counting
 from adaptzip.models.live.padding import Company
 from adaptzip.models.live.rows import apart
 from adaptzip.models.pooling import Pooling
-from adaptzip.models.texts.encoding import Encoded, Example, check_known, encode_text
+from adaptzip.models.texts.encoding import Encoded, check_known, encode_text
+from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.forms import check_forms, words_of
 from adaptzip.models.texts.tokenisers import Tokeniser
 
@@ -136,11 +137,21 @@ class LoadedModel:
         examples = [Example(text) if isinstance(text, str) else replace(text, label=None) for text in texts]
         check_forms(self.kind, self.score, examples)
         fed = [self._fed(example, longest) for example in examples]
-        found = sorted(counting(self, examples, fed, longest, "give texts with shorter prompts"), key=_lengths)
+        found = sorted(self.counting(examples, fed, longest, "give texts with shorter prompts"), key=_lengths)
         written = any(encoded.labels for encoded in found)
         groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
         parts = (part[at : at + size] for part in groups for at in range(0, len(part), size))
         return self.settled(self._unlabelled(part) for part in parts)
+
+    def counting(self, examples: Sequence[Example], found: Sequence[Encoded], longest: int, hint: str) -> list[Encoded]:
+        """What has a token that counts, as `leaving.counting` keeps it, of `examples` that were encoded as `found`."""
+
+        def is_cut() -> bool:
+            if self.kind != "causal" or self.score == "all":
+                return False
+            return any(example.completes and self.encode(example, None).ids for example in examples)
+
+        return counting(found, longest, is_cut, hint)
 
     def _fed(self, example: Example, longest: int) -> Encoded:
         if self.kind == "tokens":

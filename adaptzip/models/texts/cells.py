@@ -8,7 +8,7 @@ import re
 from math import isfinite
 
 from adaptzip.errors import CheckpointError
-from adaptzip.models.texts.encoding import Label
+from adaptzip.models.texts.example import Label
 from adaptzip.models.texts.records import Record
 
 _DIGITS = 18

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from adaptzip.errors import BaseModelError, CheckpointError
-from adaptzip.models.texts.encoding import Label
+from adaptzip.models.texts.example import Label
 
 By = Literal["each", "names", "numbers"]
 """Numbers as names of classes, or as their numbers from 0; "each" as what each one can be."""

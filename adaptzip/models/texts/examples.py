@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptzip.errors import AdaptzipWarning, CheckpointError
 from adaptzip.models.texts.cells import label_in, list_in, whole
 from adaptzip.models.texts.chats import content_of, messages_of, up_to_answer
-from adaptzip.models.texts.encoding import Example, Label
+from adaptzip.models.texts.example import Example, Label
 from adaptzip.models.texts.fields import (
     CHATS,
     WORDS,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.models.kinds import Kind
 from adaptzip.models.texts.cells import list_in
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 
 _ONE_TEXT = "name the one text with --text-field"
 

@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
-from adaptzip.checkpoints._places import CONFIG_NAME
 from adaptzip.errors import RefusedError
 from adaptzip.models.guests import load_locally
 from adaptzip.models.texts.chats import joined, parts_of
@@ -76,12 +75,9 @@ class Tokeniser(Protocol):
         ...
 
 
-def tokeniser_folder(adapter: str | Path) -> Path | None:
-    """The folder of an adapter, where it has a tokeniser with its vocabulary for transformers beside the weights."""
-    folder = Path(adapter) if Path(adapter).is_dir() else Path(adapter).parent
-    if not (folder / CONFIG_NAME).is_file():
-        return None
-    return folder if any((folder / name).is_file() for name in _FILES if name != "tokenizer_config.json") else None
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a folder has a tokeniser with its vocabulary for transformers."""
+    return any((folder / name).is_file() for name in _FILES if name != "tokenizer_config.json")
 
 
 def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:

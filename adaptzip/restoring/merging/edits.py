@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.core.adapter import Layout, LoraFactors
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.layouts import Layout
 from adaptzip.models.adding import merge_bias, merge_update
 
 

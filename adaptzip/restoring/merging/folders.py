@@ -27,6 +27,8 @@ from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
+from adaptzip.restoring.reading import read
+from adaptzip.restoring.reconstruction import reconstruct
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
@@ -170,11 +172,7 @@ def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis:
     if isinstance(source, Adapter):
         return source
     if isinstance(source, str | Path):
-        from adaptzip.restoring.reading import read
-
         return read(source, base=base, basis=basis)
-    from adaptzip.restoring.reconstruction import reconstruct
-
     return reconstruct(source, base=base, basis=basis)
 
 

@@ -18,7 +18,7 @@ from adaptzip.errors import CheckpointError, RefusedError, UsageError
 from adaptzip.fitting.calibration import calibrate
 from adaptzip.fitting.calibration.gradients import module_gradients
 from adaptzip.fitting.calibration.moments import collect_moments
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, WORDS
 from tests.cases.tasks import Task, classifier, language, trained

@@ -9,7 +9,7 @@ import pytest
 
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.models.kinds import Kind
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.forms import check_forms
 from tests.models.texts.test_examples import rows

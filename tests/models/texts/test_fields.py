@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
-from adaptzip.models.texts.encoding import Example
+from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.fields import Fields, text_fields
 from adaptzip.models.texts.records import Record

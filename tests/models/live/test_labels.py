@@ -12,9 +12,9 @@ import torch
 import adaptzip
 from adaptzip.errors import BaseModelError, CheckpointError, UsageError
 from adaptzip.models.live.batches import Example, encode, read_examples, reading_of
+from adaptzip.models.live.labels import fitted
 from adaptzip.models.live.running import LoadedModel, load_teacher
 from adaptzip.models.texts.classes import by_which, class_of
-from adaptzip.models.texts.labels import fitted
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import adapter, save
 from tests.cases.tasks import classifier

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.models.live.running import LoadedModel
 from adaptzip.models.texts.classes import By, by_which, check_names, class_of, shown_classes
-from adaptzip.models.texts.encoding import Example, Label
+from adaptzip.models.texts.example import Example, Label
 
 
 @dataclass(frozen=True)
