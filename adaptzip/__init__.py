@@ -54,7 +54,7 @@ _HOMES = {
     "export": ("adaptzip.restoring.exporting", "export"),
     "merge": ("adaptzip.restoring.merging", "merge"),
     "open": ("adaptzip.adz.container.reader", "open_adz"),
-    "plan": ("adaptzip.fitting.forecasts", "plan"),
+    "plan": ("adaptzip.fitting.choosing", "plan"),
     "read": ("adaptzip.restoring.reading", "read"),
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
 }

@@ -22,7 +22,8 @@ import adaptzip
 from adaptzip.core.method import FitContext
 from adaptzip.methods._banks.factors import Group, groups, squared_errors, start
 from adaptzip.methods._banks.fit import Shape, fit_bank
-from adaptzip.methods.vblora import METHOD, Config
+from adaptzip.methods._vblora_config import Config
+from adaptzip.methods.vblora import METHOD
 from benchmarks import page
 from benchmarks.real_adapters import MATERIAL, RealAdapter, find
 

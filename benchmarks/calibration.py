@@ -26,7 +26,8 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.calibration import Calibration, calibrate
 from adaptzip.fitting.calibration.distance import distance
-from adaptzip.fitting.compression import Request, load_source, prepare_job
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.requests import Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, texts

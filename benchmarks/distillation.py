@@ -24,7 +24,7 @@ import adaptzip
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import adapter_of, finish
-from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
@@ -192,7 +192,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
 
     problem = replace(setup.problem, size_of=size_of, limit=run.bytes)
     setup = replace(setup, problem=problem)
-    state = begin(problem, setup.beginning.step)
+    state = first_state(problem, setup.beginning.step)
     if not run.selects:
         for place in soft_places(problem.coder, state.parameters):
             del state.parameters[place]

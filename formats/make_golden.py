@@ -30,10 +30,10 @@ from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES
-from adaptzip.fitting.assembly import settled
+from adaptzip.fitting.assembly import stored_options
 from adaptzip.fitting.compression import compress, make_from
-from adaptzip.fitting.requests import Request, configure
 from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.requests import Request, configure
 from adaptzip.methods import load
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
 
@@ -308,7 +308,7 @@ def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, option
     compressed = Compressed(
         method=method.name,
         method_version=method.version,
-        config=settled(config),
+        config=stored_options(config),
         sites=sites,
         max_rank=config.rank,
         chunks=[coded.modules[name].chunk if name in ranks else b"" for name in sites],

@@ -39,7 +39,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 class _Part:
     """A stored tensor that holds a module's weight, or some rows of it."""
 
-    site: names.Site
+    site: names.Location
     layout: Layout
 
 

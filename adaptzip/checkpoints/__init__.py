@@ -6,11 +6,11 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 
-from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, NativeModule, WriteOptions
 from adaptzip.checkpoints._foreign import foreign
 from adaptzip.errors import CheckpointError, UsageError
 
-__all__ = ["Dialect", "Native", "NativeModule", "Source", "WriteOptions", "dialect", "dialects", "recognise"]
+__all__ = ["Dialect", "Native", "NativeModule", "Checkpoint", "WriteOptions", "dialect", "dialects", "recognise"]
 
 
 @cache
@@ -33,7 +33,7 @@ def dialect(name: str) -> Dialect:
     return known[name]
 
 
-def recognise(source: Source) -> Dialect:
+def recognise(source: Checkpoint) -> Dialect:
     """The dialect that is surest of `source`.
 
     Raises:

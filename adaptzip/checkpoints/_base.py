@@ -16,7 +16,7 @@ from adaptzip.core.layouts import Layout
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Checkpoint:
     """An opened checkpoint, not yet understood.
 
     Attributes:
@@ -110,11 +110,11 @@ class Dialect(ABC):
     """Methods whose tensors the dialect writes as they are; empty for a dialect that writes factors."""
 
     @abstractmethod
-    def sniff(self, source: Source) -> float:
+    def sniff(self, source: Checkpoint) -> float:
         """How sure the dialect is that `source` is its own, from 0 (not at all) to 1."""
 
     @abstractmethod
-    def read(self, source: Source) -> Adapter:
+    def read(self, source: Checkpoint) -> Adapter:
         """Understand every key of `source`.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
@@ -32,12 +32,12 @@ _BASIS = "adaptzip-basis"
 """The key in the metadata of our own basis files."""
 
 
-def is_foreign(source: Source) -> bool:
+def is_foreign(source: Checkpoint) -> bool:
     """Whether not one of the keys can be PEFT's, although a configuration of PEFT may lie beside them."""
     return bool(source.tensors) and not any(key.startswith(PREFIX) for key in source.tensors)
 
 
-def foreign(source: Source) -> AdaptzipError:
+def foreign(source: Checkpoint) -> AdaptzipError:
     """The error about a checkpoint that no dialect knows: what it looks like, and what to do about it."""
     keys = list(source.tensors)
     if _BASIS in source.metadata:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Dialect, Native, NativeModule, Source, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, NativeModule, WriteOptions
 from adaptzip.checkpoints.peft.describe import build_config
 from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
@@ -52,10 +52,10 @@ class _LoraXs(Dialect):
     name = "lora-xs"
     takes = ("lora-xs", "lora-sb")
 
-    def sniff(self, source: Source) -> float:
+    def sniff(self, source: Checkpoint) -> float:
         return 1.0 if any(_MARK in key for key in source.tensors) else 0.0
 
-    def read(self, source: Source) -> Adapter:
+    def read(self, source: Checkpoint) -> Adapter:
         """A stays as it is; R is folded into B in float64, rounded once to float32."""
         keys = _core_keys(source)
         rest = {key: tensor for key, tensor in source.tensors.items() if key not in keys.values()}
@@ -93,7 +93,7 @@ class _LoraXs(Dialect):
         return file_name in (CONFIG_NAME, WEIGHTS_NAME, RECONSTRUCTION_NAME)
 
 
-def _core_keys(source: Source) -> dict[str, str]:
+def _core_keys(source: Checkpoint) -> dict[str, str]:
     """The key of each core by module name.
 
     Raises:
@@ -115,7 +115,7 @@ def _core_keys(source: Source) -> dict[str, str]:
     return found
 
 
-def _folded(source: Source, name: str, factors: LoraFactors, keys: Mapping[str, str]) -> LoraFactors:
+def _folded(source: Checkpoint, name: str, factors: LoraFactors, keys: Mapping[str, str]) -> LoraFactors:
     if name not in keys:
         raise CheckpointError(
             f"{source.weights}: module {name} has lora_A and lora_B, but no core between them",

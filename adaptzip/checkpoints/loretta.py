@@ -19,7 +19,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Dialect, WriteOptions
 from adaptzip.checkpoints._trained_heads import with_whole_layers
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
@@ -42,12 +42,12 @@ class _Loretta(Dialect):
 
     name = "loretta"
 
-    def sniff(self, source: Source) -> float:
+    def sniff(self, source: Checkpoint) -> float:
         """Surer than PEFT, whose peft_type it shares, wherever there is a tensorised layer."""
         tensorised = any(_TENSORISED in key for key in source.tensors)
         return 0.97 if tensorised or any(_of_adapter(key) for key in source.tensors) else 0.0
 
-    def read(self, source: Source) -> Adapter:
+    def read(self, source: Checkpoint) -> Adapter:
         source = replace(source, tensors=with_whole_layers(source.tensors, source.weights))
         modules, extras = _classify(source)
         bottleneck, alpha = _settings(source)
@@ -74,7 +74,7 @@ def _of_adapter(key: str) -> bool:
     return key.startswith(PREFIX) and any(part in key for part in _ADAPTERS)
 
 
-def _classify(source: Source) -> tuple[dict[str, Cores], list[str]]:
+def _classify(source: Checkpoint) -> tuple[dict[str, Cores], list[str]]:
     """The cores' keys by module, and the keys that belong to no factor.
 
     Raises:
@@ -112,7 +112,7 @@ def _classify(source: Source) -> tuple[dict[str, Cores], list[str]]:
     return modules, extras
 
 
-def _settings(source: Source) -> tuple[int, float]:
+def _settings(source: Checkpoint) -> tuple[int, float]:
     """(bottleneck, lora_alpha)."""
     config = source.config
     if config is None:
@@ -130,7 +130,7 @@ def _settings(source: Source) -> tuple[int, float]:
     return bottleneck, float(alpha)
 
 
-def _wrong(source: Source, name: str, value: object, expected: str) -> CheckpointError:
+def _wrong(source: Checkpoint, name: str, value: object, expected: str) -> CheckpointError:
     there = "is missing" if value is None else f"is {value!r}"
     return CheckpointError(
         f"{source.path}: {name} {there} in adapter_config.json, expected {expected}",
@@ -138,7 +138,7 @@ def _wrong(source: Source, name: str, value: object, expected: str) -> Checkpoin
     )
 
 
-def _factor(source: Source, name: str, side: str, keys: Mapping[int, str], bottleneck: int) -> Tensor:
+def _factor(source: Checkpoint, name: str, side: str, keys: Mapping[int, str], bottleneck: int) -> Tensor:
     """All numbers of one factor in row-major order, float32, from its cores."""
     where = f"{source.weights}: module {name}: lora_{side}"
     if not keys or set(keys) != set(range(len(keys))):

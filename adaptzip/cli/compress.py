@@ -17,7 +17,7 @@ from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
-    from adaptzip.fitting.requests import Request, Source
+    from adaptzip.fitting.requests import Original, Request
     from adaptzip.fitting.running import Made
 
 
@@ -159,15 +159,15 @@ def _fitted(
 ) -> dict[str, Any]:
     """Fit, write, and hold the result against the reference."""
     from adaptzip.adz.container import writer
-    from adaptzip.fitting.choosing import choose
-    from adaptzip.fitting.measuring import captured, weighted_error
+    from adaptzip.fitting.choosing import choose_method
+    from adaptzip.fitting.measuring import calibrated_error, captured
     from adaptzip.fitting.requests import AUTO, prepare_job
     from adaptzip.fitting.running import run
 
     loaded, request = _load(source, settings, plan)
     share = None
     if request.to == AUTO:
-        made = choose(loaded, request, report)
+        made = choose_method(loaded, request, report)
     else:
         job = prepare_job(loaded, request)
         share = captured(job)
@@ -176,7 +176,7 @@ def _fitted(
         made = run(job, report)
     writer.write(made.compressed, target, force=force)
     return show.values_of(made.compressed) | {
-        "weighted_error": weighted_error(loaded, made.compressed, request),
+        "weighted_error": calibrated_error(loaded, made.compressed, request),
         "captured_energy": share,
         "basis_bytes": _basis_bytes(made.compressed, settings["basis"]),
         "tried": [show.tried_row(row) for row in made.tried] if request.to == AUTO else None,
@@ -190,7 +190,7 @@ def _basis_bytes(compressed: Compressed, basis: Path | None) -> int | None:
     return basis.stat().st_size if basis is not None and reference is not None and reference.source == "file" else None
 
 
-def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Source, Request]:
+def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[Original, Request]:
     from adaptzip.checkpoints._base_name import warn_of_local_name
     from adaptzip.fitting.loading import load_source
     from adaptzip.fitting.requests import Request
@@ -205,7 +205,7 @@ def _load(source: Path, settings: dict[str, Any], plan: Path | None) -> tuple[So
     return loaded, request
 
 
-def _reference(source: Source, made: Made, request: Request, report: Report) -> dict[str, Any] | None:
+def _reference(source: Original, made: Made, request: Request, report: Report) -> dict[str, Any] | None:
     """What the reference method makes of the same bytes; None if it made this, or can't be so small."""
     from adaptzip.fitting.choosing import reference_at
     from adaptzip.fitting.measuring import measured_error

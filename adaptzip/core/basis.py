@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Source = Literal["base", "file", "embedded"]
+BasisSource = Literal["base", "file", "embedded"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class BasisReference:
         description: what made it, such as the base model's name or the adapters' count, for messages.
     """
 
-    source: Source
+    source: BasisSource
     size: int
     hash: str = ""
     description: str = ""

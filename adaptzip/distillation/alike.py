@@ -7,14 +7,14 @@ from torch import Tensor
 from adaptzip.adz.coding.packing import unpack_tensors
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.errors import RefusedError
-from adaptzip.fitting.requests import Source
+from adaptzip.fitting.requests import Original
 
 _PACKED_ERROR = 0.05
 """Extras that differ by no more, relatively, were packed in another way."""
 _HINT = "train a file that was made of this teacher, or leave the source out"
 
 
-def check_alike(teacher: Source, beginning: Beginning) -> None:
+def check_alike(teacher: Original, beginning: Beginning) -> None:
     """Refuse to train a file whose modules or extras are others than those that the teacher runs with.
 
     Raises:

@@ -26,7 +26,7 @@ from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.fitting.job_limits import control_of
-from adaptzip.fitting.requests import Job, Request, Source, prepare_job
+from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
 from adaptzip.methods import load
 from adaptzip.restoring.reconstruction import coder_of
@@ -68,8 +68,8 @@ class Beginning:
     growth: Growth | None = None
 
 
-def begin_with(
-    start: Path | Source, request: Request, device: torch.device, room: int = 0, more: float = MORE
+def fitted_or_read(
+    start: Path | Original, request: Request, device: torch.device, room: int = 0, more: float = MORE
 ) -> Beginning:
     """A file's own tensors, or those of a fit.
 
@@ -151,7 +151,7 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
             raise UsageError(f"{option}: a file that exists keeps its form", hint=hint)
 
 
-def _from_fit(source: Source, request: Request, room: int, more: float) -> Beginning:
+def _from_fit(source: Original, request: Request, room: int, more: float) -> Beginning:
     if request.limit is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
     limit = request.limit.bytes_for(source.bytes)
@@ -236,7 +236,7 @@ def _untrained(job: Job) -> bool:
     return job.context.basis is not None and job.context.basis.reference.source == "base"
 
 
-def _for_training(source: Source, request: Request, room: int) -> Request:
+def _for_training(source: Original, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
     method = load(request.to)
     options = {**method.training_options, **request.options}

@@ -15,7 +15,7 @@ from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import assembled
-from adaptzip.distillation.loop import begin, settled, train
+from adaptzip.distillation.loop import concluded, first_state, train
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.quantising import Written
@@ -58,7 +58,7 @@ def finish(setup: Setup, state: State) -> Distilled:
     """The best file that training saw, with the report in it; where training was cut short, of its end as well."""
     problem, beginning = setup.problem, setup.beginning
     if state.step < setup.schedule.steps:
-        state = settled(problem, state)
+        state = concluded(problem, state)
     given, step = beginning.given, state.best_step
     fitted = given or problem.fill(beginning.tensors, beginning.step)
     best = given if given and not step else problem.fill(problem.tensors.replaced(state.best), state.best_quantiser)
@@ -142,7 +142,7 @@ def distill(
         options=data_options or DataOptions(),
         kind=kind,
     )
-    state = begin(setup.problem, setup.beginning.step, setup.beginning.given)
+    state = first_state(setup.problem, setup.beginning.step, setup.beginning.given)
     train(
         setup.problem,
         setup.schedule,

@@ -28,7 +28,7 @@ _SMOOTH = 0.95
 """How much of the running loss and agreement is kept from step to step."""
 
 
-def begin(problem: Problem, guess: float, given: Written | None = None) -> State:
+def first_state(problem: Problem, guess: float, given: Written | None = None) -> State:
     """The state before the first step: the best file is that of the fit, or the one given.
 
     Args:
@@ -50,7 +50,7 @@ def begin(problem: Problem, guess: float, given: Written | None = None) -> State
     return state
 
 
-def settled(problem: Problem, state: State) -> State:
+def concluded(problem: Problem, state: State) -> State:
     """A state that was left before its end, with the file of its last parameters considered as well."""
     found = replace(state, parameters=hardened(problem.coder, state.parameters))
     try:

@@ -16,13 +16,13 @@ from adaptzip.adz.coding.modules import Coder
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, Provenance, Site
 from adaptzip.core.method import FunctionMethod
-from adaptzip.distillation.beginning import MORE, Beginning, begin_with
+from adaptzip.distillation.beginning import MORE, Beginning, fitted_or_read
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import CheckFailedError, UsageError
-from adaptzip.fitting.assembly import LONGEST_ERROR, settled
+from adaptzip.fitting.assembly import LONGEST_ERROR, stored_options
 from adaptzip.fitting.loading import pack_extras
-from adaptzip.fitting.requests import Request, Source, configure
+from adaptzip.fitting.requests import Original, Request, configure
 from adaptzip.methods import load
 from adaptzip.models.live.layers import find_layers
 from adaptzip.models.live.running import LoadedModel
@@ -33,9 +33,9 @@ _FIRST_STEP = 0.25
 """The quantiser's first step as a share of the tensors' root mean square; the budget decides the others."""
 
 
-def beginning_of(
-    start: Path | Source,
-    teacher: Source,
+def starting_from(
+    start: Path | Original,
+    teacher: Original,
     request: Request,
     loaded: LoadedModel,
     device: torch.device,
@@ -50,11 +50,11 @@ def beginning_of(
         more: ranks of a fit are those of one with so many times the room.
 
     Raises:
-        FormatError, RefusedError, UsageError, CheckFailedError: as `begin_with`.
+        FormatError, RefusedError, UsageError, CheckFailedError: as `fitted_or_read`.
     """
     method = None if isinstance(start, Path) else load(request.to)
     if not isinstance(method, FunctionMethod):
-        return begin_with(start, request, device, room, more)
+        return fitted_or_read(start, request, device, room, more)
     if start is not teacher:
         raise UsageError(
             f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give --teacher alone"
@@ -70,7 +70,7 @@ def scale_of(tensors: Tensors) -> float:
 
 def _from_nothing(
     method: FunctionMethod,
-    source: Source,
+    source: Original,
     request: Request,
     loaded: LoadedModel,
     device: torch.device,
@@ -138,14 +138,14 @@ def _check_parameters(
 
 
 def _plan(
-    method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Source, request: Request
+    method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Original, request: Request
 ) -> Compressed:
     """The file without any function. DoRA magnitudes and biases belong to updates, and are left out."""
     meta = source.adapter.meta
     return Compressed(
         method=method.name,
         method_version=method.version,
-        config=settled(config),
+        config=stored_options(config),
         sites=sites,
         max_rank=0,
         chunks=[b""] * len(sites),

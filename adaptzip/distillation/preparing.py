@@ -20,7 +20,7 @@ from adaptzip.distillation.growing import grown
 from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
-from adaptzip.distillation.placing import beginning_of, scale_of
+from adaptzip.distillation.placing import scale_of, starting_from
 from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.quantising import fill
 from adaptzip.distillation.reports import longest, room
@@ -29,7 +29,7 @@ from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import trained_of
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import Request, Source
+from adaptzip.fitting.requests import Original, Request
 from adaptzip.models.live.batches import (
     Example,
     batches,
@@ -162,7 +162,7 @@ def prepare(
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
-    beginning, parts = _beginning(start, given, request, loaded, told)
+    beginning, parts = _affordable(start, given, request, loaded, told)
     warn_of_local_name(beginning.plan.base_model)
     linear = beginning.coder.method.linear
     if not linear:
@@ -208,27 +208,27 @@ def prepare(
     )  # fmt: skip
 
 
-def _start(source: str | Path | Adapter | None, teacher: Source, request: Request) -> Path | Source:
+def _start(source: str | Path | Adapter | None, teacher: Original, request: Request) -> Path | Original:
     """A file to train further, or an adapter to fit."""
     if isinstance(source, str | Path) and Path(source).suffix == ".adz":
         return Path(source)
     return teacher if source is None else load_source(source, request)
 
 
-def _beginning(
-    start: Path | Source, teacher: Source, request: Request, loaded: LoadedModel, told: TrainingReport
+def _affordable(
+    start: Path | Original, teacher: Original, request: Request, loaded: LoadedModel, told: TrainingReport
 ) -> tuple[Beginning, Parts]:
     """What training starts from, and its file by part.
 
     Where no file fits with the larger ranks of training, they are those of a plain fit.
     """
     left = room(told)
-    beginning = beginning_of(start, teacher, request, loaded, loaded.device, left)
+    beginning = starting_from(start, teacher, request, loaded, loaded.device, left)
     parts = parts_of(beginning, told)
     try:
         fill(beginning.coder, beginning.tensors, whole(parts), beginning.limit, beginning.step)
     except CheckFailedError:
-        beginning = beginning_of(start, teacher, request, loaded, loaded.device, left, more=1.0)
+        beginning = starting_from(start, teacher, request, loaded, loaded.device, left, more=1.0)
         parts = parts_of(beginning, told)
     return beginning, parts
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from adaptzip.adz.container import writer
 from adaptzip.distillation.distilling import Distilled, finish
-from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.machines import find_machines
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
@@ -143,7 +143,9 @@ def _carry_out(
         options=run.options, kind=run.kind, machines=machines, say=say,
     )  # fmt: skip
     begun = setup.beginning
-    state = begin(setup.problem, begun.step, begun.given) if before is None else on_device(before, machines.device)
+    state = (
+        first_state(setup.problem, begun.step, begun.given) if before is None else on_device(before, machines.device)
+    )
     _train(run, setup, state, mark, report)
     if setup.machines.first and run.progress.exists():
         save_state(run.progress, state, mark)

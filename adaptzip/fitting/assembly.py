@@ -17,7 +17,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import Compressed, Provenance, Site
 from adaptzip.files.dtypes import NAMES
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
-from adaptzip.fitting.requests import Job, Source
+from adaptzip.fitting.requests import Job, Original
 
 LONGEST_ERROR = 0.000123456
 """A relative error that takes as much room as any."""
@@ -37,7 +37,7 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
     return Compressed(
         method=fitted.method.name,
         method_version=fitted.method.version,
-        config=settled(fitted.config),
+        config=stored_options(fitted.config),
         sites=fitted.sites,
         max_rank=fitted.max_rank,
         chunks=[coded.modules.get(name, _EMPTY).chunk for name in fitted.sites],
@@ -66,7 +66,7 @@ def fixed_size(compressed: Compressed) -> int:
     return writer.size(replace(compressed, chunks=[b""] * len(compressed.chunks), shared=b""))
 
 
-def exact(source: Source, method: str, version: int, seed: int) -> Compressed:
+def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
     """A lossless file: every factor as it is."""
     modules = dict(sorted(source.adapter.modules.items()))
     meta = source.adapter.meta
@@ -97,14 +97,14 @@ def factor_dtype(adapter: Adapter) -> str:
     return "F32" if widest == torch.float64 else NAMES[widest]
 
 
-def settled(config: Any) -> dict[str, Any]:
+def stored_options(config: Any) -> dict[str, Any]:
     """A method's configuration without what has its default."""
     fields = dataclasses.fields(config)
     values = {field.name: getattr(config, field.name) for field in fields}
     return {field.name: values[field.name] for field in fields if values[field.name] != field.default}
 
 
-def _provenance(source: Source, seed: int, error: float, parameters: int) -> Provenance:
+def _provenance(source: Original, seed: int, error: float, parameters: int) -> Provenance:
     return Provenance(
         made_by=f"adaptzip {__version__}",
         source_bytes=source.bytes,

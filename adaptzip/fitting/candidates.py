@@ -14,7 +14,7 @@ from adaptzip.core.progress import Progress
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
-from adaptzip.fitting.assembly import assemble, settled
+from adaptzip.fitting.assembly import assemble, stored_options
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of
 from adaptzip.fitting.requests import Job
 from adaptzip.methods import REFERENCE, load
@@ -118,7 +118,7 @@ def empty_file(job: Job) -> Compressed:
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
     fitted = replace(bare, coder=replace(bare.coder, sites=sites_of(job.adapter)))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
-    return replace(empty, method=job.method.name, config=settled(job.config))
+    return replace(empty, method=job.method.name, config=stored_options(job.config))
 
 
 def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> FittedAdapter:

@@ -17,7 +17,7 @@ from adaptzip.fitting.candidates import candidates, with_ranks
 from adaptzip.fitting.forecasts import Forecast, PlanReport, _foresee, _with_aim, compare
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import measured_error
-from adaptzip.fitting.requests import AUTO, Request, Source, prepare_job
+from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, Tried, run
 from adaptzip.methods import REFERENCE, fittable
 
@@ -46,20 +46,20 @@ def plan(
     return compare(load_source(source, asked), asked, fittable() if methods is None else methods, progress)
 
 
-def forecast(source: str | Path | Adapter | Source, request: Request, progress: Progress | None = None) -> Forecast:
+def forecast(source: str | Path | Adapter | Original, request: Request, progress: Progress | None = None) -> Forecast:
     """What `compress` with the same request would give, from the method's own model; nothing is coded.
 
     Raises:
         CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
     """
-    loaded = source if isinstance(source, Source) else load_source(source, request)
+    loaded = source if isinstance(source, Original) else load_source(source, request)
     if request.to == AUTO:
         return compare(loaded, request, fittable(), progress).best
     job = with_ranks(prepare_job(loaded, request))
     return _foresee(job, candidates(job)[0], progress)
 
 
-def choose(source: Source, request: Request, progress: Progress | None = None) -> Made:
+def choose_method(source: Original, request: Request, progress: Progress | None = None) -> Made:
     """Whichever method gives the smallest error, or for an error the smallest file, at its true size.
 
     Methods are fitted in the order of their forecasts; one whose forecast is hopeless beside what was measured is not.
@@ -94,7 +94,7 @@ def choose(source: Source, request: Request, progress: Progress | None = None) -
     return replace(best, tried=tuple(tried))
 
 
-def reference_at(source: Source, size: int, request: Request) -> Made | None:
+def reference_at(source: Original, size: int, request: Request) -> Made | None:
     """The reference method at `size` bytes of the same adapter; None where it can't be made so small."""
     plain = replace(
         request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}

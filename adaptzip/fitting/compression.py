@@ -20,9 +20,9 @@ from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.assembly import exact
-from adaptzip.fitting.choosing import choose
+from adaptzip.fitting.choosing import choose_method
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import AUTO, Request, Source, prepare_job
+from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
 from adaptzip.methods import REFERENCE, load
 
@@ -125,10 +125,10 @@ def make(source: str | Path | Adapter, request: Request, progress: Progress | No
     return make_from(load_source(source, request), request, progress)
 
 
-def make_from(source: Source, request: Request, progress: Progress | None = None) -> Made:
+def make_from(source: Original, request: Request, progress: Progress | None = None) -> Made:
     """Compress a source that was read; as `make`."""
     if request.to == AUTO:
-        return choose(source, request, progress)
+        return choose_method(source, request, progress)
     return run(prepare_job(source, request), progress)
 
 

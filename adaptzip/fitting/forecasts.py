@@ -10,12 +10,12 @@ from typing import Any
 from adaptzip.core.progress import Progress
 from adaptzip.core.survey import Candidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
-from adaptzip.fitting.assembly import file_size, settled
+from adaptzip.fitting.assembly import file_size, stored_options
 from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
 from adaptzip.fitting.fits import NOTHING_CODED
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
-from adaptzip.fitting.requests import Job, Request, Source, prepare_job
+from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 
 _SHOWN = 4
 """Settings of one method that a table shows."""
@@ -88,7 +88,7 @@ class PlanReport:
         return f"allow at least {min(sizes)} bytes" if sizes else "allow more, or see `adaptzip methods`"
 
 
-def compare(source: Source, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
+def compare(source: Original, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
     """Forecasts of some methods for a source that was read; at the default error where nothing else is asked for."""
     request = _with_aim(request)
     forecasts: list[Forecast] = []
@@ -129,12 +129,12 @@ def _known(job: Job, candidate: Candidate) -> Forecast | None:
     if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
         return None
     size = candidate.bytes + bare_size(job)
-    return Forecast(job.method.name, settled(candidate.config), size, candidate.parameters, candidate.error, {})
+    return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, candidate.error, {})
 
 
 def _foresee(job: Job, candidate: Candidate, progress: Progress | None) -> Forecast:
     fitted = fit_candidate(job, candidate, progress)
-    options = settled(fitted.config)
+    options = stored_options(fitted.config)
     if not fitted.profiles:
         return Forecast(job.method.name, options, file_size(job, fitted, 0.0, NOTHING_CODED, 0.0), 0, 0.0, {})
     control, limits = control_of(job, fitted)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.calibration.choosing import Copier
 from typing import TYPE_CHECKING
 
-from adaptzip.fitting.requests import Request, Source, prepare_job
+from adaptzip.fitting.requests import Original, Request, prepare_job
 
 if TYPE_CHECKING:
     from adaptzip.fitting.calibration.choosing import Copier
@@ -40,7 +40,7 @@ _LARGEST = 1e18
 """Updates up to this norm have squares that float32 can hold and add up."""
 
 
-def load_source(source: str | Path | Adapter, request: Request, *, lossless: bool = False) -> Source:
+def load_source(source: str | Path | Adapter, request: Request, *, lossless: bool = False) -> Original:
     """Read an adapter, pack its extras, and calibrate where the request asks for it.
 
     Args:
@@ -64,7 +64,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     vet_numbers(adapter)
     if not lossless:
         _check_square(adapter)
-    found = Source(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
+    found = Original(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
     if request.calibration is None or request.base is None:
         return found
     calibration = calibrate(
@@ -83,7 +83,7 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
 
 
-def _copier(source: Source, request: Request) -> Copier | None:
+def _copier(source: Original, request: Request) -> Copier | None:
     """What the reference leaves of an adapter at the size asked for; None without a size, or where that is slow."""
     if request.limit is None or request.limit.unit == "parameters" or request.max_error is not None:
         return None
@@ -99,7 +99,7 @@ def _copier(source: Source, request: Request) -> Copier | None:
     return copy
 
 
-def _aimed_error(source: Source, request: Request) -> float | None:
+def _aimed_error(source: Original, request: Request) -> float | None:
     """The relative error that the request will come to, about; None where no limit says it."""
     if request.max_error is not None or request.limit is None:
         return request.max_error

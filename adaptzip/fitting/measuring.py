@@ -8,11 +8,11 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.projection import captured_energy, leading
-from adaptzip.fitting.requests import Job, Request, Source
+from adaptzip.fitting.requests import Job, Original, Request
 from adaptzip.restoring.reconstruction import reconstruct
 
 
-def weighted_error(source: Source, compressed: Compressed, request: Request) -> float | None:
+def calibrated_error(source: Original, compressed: Compressed, request: Request) -> float | None:
     """The relative error as the base model's activations see it; None without calibration."""
     if not source.sensitivities:
         return None
@@ -21,9 +21,9 @@ def weighted_error(source: Source, compressed: Compressed, request: Request) -> 
     return diff(source.adapter, after, source.sensitivities).weighted_error
 
 
-def measured_error(source: Source, compressed: Compressed, request: Request) -> float:
+def measured_error(source: Original, compressed: Compressed, request: Request) -> float:
     """The relative error by which methods are compared: weighted where there is calibration, else plain."""
-    weighted = weighted_error(source, compressed, request)
+    weighted = calibrated_error(source, compressed, request)
     return compressed.provenance.relative_error if weighted is None else weighted
 
 

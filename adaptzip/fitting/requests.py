@@ -94,7 +94,7 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Original:
     """An adapter that was read.
 
     Attributes:
@@ -116,7 +116,7 @@ class Source:
 class Job:
     """One method on one adapter, with everything about it that is already certain."""
 
-    source: Source
+    source: Original
     request: Request
     method: Method
     config: Any
@@ -128,7 +128,7 @@ class Job:
         return self.source.adapter
 
 
-def prepare_job(source: Source, request: Request) -> Job:
+def prepare_job(source: Original, request: Request) -> Job:
     """Find the method, its options, the device and the basis.
 
     Raises:

@@ -59,7 +59,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Settled:
+class Choices:
     """A config whose choices are all made."""
 
     rank: int
@@ -68,12 +68,12 @@ class Settled:
     top_k: int
 
 
-def settled(config: Config) -> Settled:
-    """The choices of a settled config.
+def choices_of(config: Config) -> Choices:
+    """The choices that a config holds.
 
     Raises:
         FormatError: if one is open.
     """
     if config.rank is None or config.length is None or config.vectors is None or config.top_k is None:
         raise FormatError("metadata: 'config' of vblora lacks rank, length, vectors or top_k")
-    return Settled(config.rank, config.length, config.vectors, config.top_k)
+    return Choices(config.rank, config.length, config.vectors, config.top_k)

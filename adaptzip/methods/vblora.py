@@ -28,16 +28,16 @@ from adaptzip.methods._banks.refining import exposures
 from adaptzip.methods._banks.search import Search, Setting, piece_bits, search
 from adaptzip.methods._banks.selecting import logits_of, mixed, selected
 from adaptzip.methods._banks.single import (
+    coded_error,
     compact,
     expanded,
     from_stored,
     no_codes,
     single,
     stored_weights,
-    weighted_error,
 )
 from adaptzip.methods._rates import ROW_BITS, row_costs
-from adaptzip.methods._vblora_config import Config, settled
+from adaptzip.methods._vblora_config import Config, choices_of
 
 _GIB = 2**30
 
@@ -139,7 +139,7 @@ class Vblora(Method):
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         if None in (config.rank, config.length, config.vectors, config.top_k):
             config = self.candidates(survey(modules, context.device), config, Allowance())[0].config
-        chosen = settled(config)
+        chosen = choices_of(config)
         ranks = _ranks(modules, config, context)
         found = list(groups(modules, ranks, weights, context.device))
         if not found:
@@ -163,18 +163,18 @@ class Vblora(Method):
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         spread = float(prepared.bank.square().mean())
         bank = prepared.bank / config.scale
-        nothing = no_codes(settled(config).top_k)
+        nothing = no_codes(choices_of(config).top_k)
         fits: dict[str, VbFit] = {}
         for group in groups(modules, dict.fromkeys(modules, 1), weights, context.device):
             for i, name in enumerate(group.names):
                 coded = prepared.coded.get(name, nothing)
                 own = single(group, i, len(coded.A.indices))
-                error = weighted_error(own, bank, expanded(coded, own.rank, bank.device))
+                error = coded_error(own, bank, expanded(coded, own.rank, bank.device))
                 fits[name] = VbFit(own, coded, config, error, prepared.exposures.get(name, 0.0), spread)
         return fits
 
     def profile(self, fitted: VbFit) -> VbProfile:
-        group, config = fitted.group, settled(fitted.config)
+        group, config = fitted.group, choices_of(fitted.config)
         weight = float(group.weight[0])
         squares = np.zeros(group.rank)
         own = group.S[0].double().square().cpu().numpy()[: group.rank] * weight
@@ -203,10 +203,10 @@ class Vblora(Method):
 
     def max_rank(self, site: Site, config: Config) -> int:
         """The config's: where it is above min(out, in), further rows correct what the first leave."""
-        return settled(config).rank
+        return choices_of(config).rank
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
-        chosen = settled(config)
+        chosen = choices_of(config)
         specs = []
         for side, width in (("A", site.width), ("B", site.out)):
             rows, k = rank * piece_count(width, chosen.length), chosen.top_k
@@ -217,7 +217,7 @@ class Vblora(Method):
         return tuple(specs)
 
     def shared_layout(self, config: Config) -> tuple[TensorSpec, ...]:
-        chosen = settled(config)
+        chosen = choices_of(config)
         return (TensorSpec("bank", chosen.vectors, chosen.length),)
 
     def shared_target(self, prepared: Prepared, role: str, done: Mapping[str, Tensor]) -> Tensor:
@@ -231,7 +231,7 @@ class Vblora(Method):
     def target(self, fitted: VbFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
         """Codes for the bank as it will be decoded: A's against B as it was fitted, then B's against the coded A."""
         config = fitted.config
-        if role.endswith("weights") and settled(config).top_k == 1:
+        if role.endswith("weights") and choices_of(config).top_k == 1:
             return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
         side = role[0]
         if role.endswith("indices"):
@@ -247,7 +247,7 @@ class Vblora(Method):
     def squared_error(self, fitted: VbFit, tensors: Mapping[str, Tensor]) -> float:
         rank = _coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
         coded = Coded(_coded(tensors, "A", rank), _coded(tensors, "B", rank))
-        return weighted_error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
+        return coded_error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
         rank, bank = _coded_rank(tensors, site.width, config), tensors["bank"] / config.scale
@@ -265,14 +265,14 @@ class Vblora(Method):
     def relaxed(self, soft: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for side in "AB":
-            indices, weights = mixed(soft[f"{side}.logits"], settled(config).top_k)
+            indices, weights = mixed(soft[f"{side}.logits"], choices_of(config).top_k)
             found |= {f"{side}.indices": indices, f"{side}.weights": weights}
         return found
 
     def harden(self, soft: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for side in "AB":
-            indices, weights = selected(soft[f"{side}.logits"], settled(config).top_k, config.levels)
+            indices, weights = selected(soft[f"{side}.logits"], choices_of(config).top_k, config.levels)
             found |= {f"{side}.indices": indices, f"{side}.weights": weights}
         return found
 
@@ -290,7 +290,7 @@ def _recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) ->
 
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:
     """The rank of each module: the config's, or with a floor as many as are worth it, within the context's."""
-    most = settled(config).rank
+    most = choices_of(config).rank
     ranks = dict.fromkeys(modules, most)
     if not config.uniform and config.floor is not None:
         ranks = worthwhile(survey(modules, context.device), most, config.floor)
@@ -300,7 +300,7 @@ def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitConte
 
 
 def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
-    return len(tensors["A.indices"]) // piece_count(width, settled(config).length)
+    return len(tensors["A.indices"]) // piece_count(width, choices_of(config).length)
 
 
 def _coded(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:

@@ -6,7 +6,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES, Layout
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
-from adaptzip.models.names import Site
+from adaptzip.models.names import Location
 
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
@@ -16,7 +16,7 @@ COLUMN_EXPERT_TYPES = TRANSPOSED_EXPERT_TYPES | {"llama4", "llama4_text"}
 
 
 def stored_layout(
-    base: BaseModel, module: str, factors: LoraFactors, site: Site, shape: tuple[int, ...] | None = None
+    base: BaseModel, module: str, factors: LoraFactors, site: Location, shape: tuple[int, ...] | None = None
 ) -> Layout:
     """The layout of the tensor at `site`, told from its shape, and where that is square from the base model.
 
@@ -58,7 +58,7 @@ def stored_layout(
     return fitting[1] if _is_transposed(base, module, factors, fitting) else fitting[0]
 
 
-def _layouts(factors: LoraFactors, site: Site, out: int, width: int) -> dict[Layout, tuple[int, ...]]:
+def _layouts(factors: LoraFactors, site: Location, out: int, width: int) -> dict[Layout, tuple[int, ...]]:
     """The shapes that a weight may have, by layout, the likelier one first."""
     if factors.layout == "embedding":
         return {"embedding": (width, out)}

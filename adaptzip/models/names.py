@@ -51,7 +51,7 @@ _OWN_EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.([^.]+)$")
 
 
 @dataclass(frozen=True)
-class Site:
+class Location:
     """Where a module's weight, or a part of it, is stored.
 
     Attributes:
@@ -91,7 +91,7 @@ class Renaming:
             yield name
 
 
-def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]:
+def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Location, ...]:
     """The stored tensors that make up a module's weight; none if the base lacks it."""
     for name in renaming.names(module):
         for sites in stored_forms(base, name):
@@ -99,10 +99,10 @@ def locate(base: BaseModel, module: str, renaming: Renaming) -> tuple[Site, ...]
                 return _with_rows(base, sites)
         deeper = _deeper_output(base, f"{name}.weight")
         if deeper is not None:
-            return (Site(deeper),)
+            return (Location(deeper),)
         tied = base.tied_partners(f"{name}.weight")
         if tied:
-            return (Site(tied[0]),)
+            return (Location(tied[0]),)
     return ()
 
 
@@ -127,13 +127,13 @@ def _deeper_output(base: BaseModel, name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Location, ...]]:
     """The sites that a module called `name` in the base may be stored at, best first."""
     expert = _EXPERT.match(name)
     if expert is None:
         for spelling in spellings(name):
-            yield (Site(f"{spelling}.weight"),)
-            yield (Site(spelling),)
+            yield (Location(f"{spelling}.weight"),)
+            yield (Location(spelling),)
         yield from _fused_forms(base, name)
         return
     folder, parameter, number = expert[1], expert[2], int(expert[3])
@@ -142,15 +142,15 @@ def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
     for stored in (*spellings(stack), *renamed):
         shape = base.stored(stored).shape if stored in base.tensors else ()
         if len(shape) == 2 and number == 0:
-            yield (Site(stored),)
+            yield (Location(stored),)
         elif len(shape) != 3 or number < shape[0]:
-            yield (Site(stored, expert=number),)
+            yield (Location(stored, expert=number),)
     for place in spellings(folder):
         for parts in EXPERT_PARTS.get(parameter, ()):
-            yield tuple(Site(f"{place}.{number}.{part}.weight") for part in parts)
+            yield tuple(Location(f"{place}.{number}.{part}.weight") for part in parts)
 
 
-def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
+def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Location, ...]]:
     """Where the base fuses the experts into one parameter that the adapter names one by one."""
     expert = _OWN_EXPERT.match(name)
     if expert is None or expert[3] not in FUSED_PARTS:
@@ -160,7 +160,7 @@ def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Site, ...]]:
         stack = f"{folder}.{parameter}"
         shape = base.stored(stack).shape if stack in base.tensors else ()
         if len(shape) != 3 or int(expert[2]) < shape[0]:
-            yield (Site(stack, expert=int(expert[2]), part=part),)
+            yield (Location(stack, expert=int(expert[2]), part=part),)
 
 
 def spellings(name: str, *, in_memory: bool = False) -> Iterator[str]:
@@ -174,12 +174,12 @@ def spellings(name: str, *, in_memory: bool = False) -> Iterator[str]:
             yield spelling
 
 
-def _with_rows(base: BaseModel, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+def _with_rows(base: BaseModel, sites: tuple[Location, ...]) -> tuple[Location, ...]:
     if len(sites) == 1:
         return sites
     placed, start = [], 0
     for site in sites:
         end = start + base.stored(site.tensor).shape[0]
-        placed.append(Site(site.tensor, (start, end)))
+        placed.append(Location(site.tensor, (start, end)))
         start = end
     return tuple(placed)

@@ -15,8 +15,8 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.progress import Progress
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.measuring import weighted_error
-from adaptzip.fitting.requests import Request, Source, prepare_job
+from adaptzip.fitting.measuring import calibrated_error
+from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
 from adaptzip.methods import fittable
 from adaptzip.reports.bounds import Components, components, least_bytes
@@ -140,7 +140,7 @@ def bench(
 
 
 def _method(
-    source: Source, request: Request, targets: Sequence[int], progress: Progress | None
+    source: Original, request: Request, targets: Sequence[int], progress: Progress | None
 ) -> tuple[list[Point], list[Missed]]:
     """One method at every size; what stands in its way at any size is said once."""
     try:
@@ -169,7 +169,7 @@ def _method(
     return points, missed
 
 
-def _point(source: Source, request: Request, target: int, made: Made) -> Point:
+def _point(source: Original, request: Request, target: int, made: Made) -> Point:
     compressed = made.compressed
     return Point(
         method=compressed.method,
@@ -177,12 +177,12 @@ def _point(source: Source, request: Request, target: int, made: Made) -> Point:
         bytes=made.size,
         parameters=compressed.provenance.parameters,
         relative_error=compressed.provenance.relative_error,
-        weighted_error=weighted_error(source, compressed, request),
+        weighted_error=calibrated_error(source, compressed, request),
         options=compressed.config,
     )
 
 
-def _usual(source: Source) -> list[Budget]:
+def _usual(source: Original) -> list[Budget]:
     """The sizes of `SHARES`: no method changes what extras take."""
     update = max(0, source.bytes - sum(tensor.nbytes for tensor in source.adapter.extras.values()))
     return [Budget(len(source.extras.payload) + share * update, "bytes") for share in SHARES]

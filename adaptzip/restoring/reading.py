@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptzip.checkpoints import Source, recognise
+from adaptzip.checkpoints import Checkpoint, recognise
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._keys import plain_keys
 from adaptzip.checkpoints._places import CONFIG_NAME, refuse_dangling
@@ -138,7 +138,7 @@ def _source(
     alpha: float | None,
     config_path: Path | None,
     base: str | Path | None,
-) -> Source:
+) -> Checkpoint:
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(
             f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
@@ -160,7 +160,7 @@ def _source(
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None
-    return Source(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base))
+    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base))
 
 
 def _model_type(base: str | Path | None) -> str | None:

@@ -17,8 +17,7 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.fitting.candidates import fit_candidate
-from adaptzip.fitting.compression import candidates
+from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Job, Request, prepare_job

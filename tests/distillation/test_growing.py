@@ -12,7 +12,7 @@ from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import finish
-from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.tensors import Tensors, factors_of
 from adaptzip.errors import UsageError
@@ -91,7 +91,7 @@ def test_a_new_unit_changes_nothing_and_can_be_trained(causal: tuple[Path, Adapt
 
 def test_grown_ranks_are_trained_and_written(causal: tuple[Path, Adapter]) -> None:
     setup = setup_of(*causal, methods.REFERENCE, allocate="increlora")
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     train(setup.problem, setup.schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
     made = finish(setup, state)
     # Ranks that grew for few steps do worse than the fit; the better of both is what is written.

@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.distillation import loop
-from adaptzip.distillation.loop import begin, settled, train
+from adaptzip.distillation.loop import concluded, first_state, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Problem, State
@@ -37,7 +37,7 @@ def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -
 
 def run(setup: Setup, state: State | None = None, *, stop: int | None = None) -> State:
     """Train to the end, or until an interruption after `stop` updates."""
-    state = state or begin(setup.problem, setup.beginning.step)
+    state = state or first_state(setup.problem, setup.beginning.step)
 
     def save(now: State) -> None:
         if now.step == stop:
@@ -78,7 +78,7 @@ def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(causal: tup
     expected = run(setup_of(*causal, SHORT))
     for stop in (3, SHORT.first_quantised):
         setup = setup_of(*causal, SHORT)
-        state = begin(setup.problem, setup.beginning.step)
+        state = first_state(setup.problem, setup.beginning.step)
         with pytest.raises(KeyboardInterrupt):
             run(setup, state, stop=stop)
         assert state.step == stop
@@ -94,12 +94,12 @@ def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(causal: tup
 def test_training_that_is_cut_short_counts(causal: tuple[Path, Adapter]) -> None:
     """Before the quantiser is in the loop nothing but the fit was tried."""
     setup = setup_of(*causal, replace(SHORT, steps=30, quantised=0.1), budget="300")
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     fitted = state.best_distance
     with pytest.raises(KeyboardInterrupt):
         run(setup, state, stop=20)
     assert (state.best_distance, state.best_step) == (fitted, 0)
-    found = settled(setup.problem, state)
+    found = concluded(setup.problem, state)
     assert found.best_distance < fitted
     assert found.best_step == 20
     assert (state.best_distance, state.best_step) == (fitted, 0)
@@ -116,7 +116,7 @@ def test_a_time_limit_shortens_every_part(causal: tuple[Path, Adapter], monkeypa
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     schedule = replace(SHORT, steps=1000, seconds=20.0, quantised=0.5)
     setup = setup_of(*causal, schedule, budget="300")
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     seen: dict[int, bool] = {}
     train(
         setup.problem, schedule, state, setup.machines,
@@ -135,7 +135,7 @@ def test_a_run_under_a_time_limit_goes_on_as_if_it_had_not_been_stopped(
 
     def trained(*stops: int) -> State:
         setup = setup_of(*causal, schedule, budget="300")
-        state = begin(setup.problem, setup.beginning.step)
+        state = first_state(setup.problem, setup.beginning.step)
         for stop in (*stops, None):
             # Each update takes a second, whenever training was begun.
             clock = count(0.0, 1.0)
@@ -158,7 +158,7 @@ def test_more_time_keeps_the_quantiser_in_the_loop(
     causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = setup_of(*causal, replace(SHORT, steps=40, every=1, seconds=20.0, quantised=0.5), budget="300")
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     clock = count(0.0, 1.0)
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     with pytest.raises(KeyboardInterrupt):
@@ -176,7 +176,7 @@ def test_more_time_keeps_the_quantiser_in_the_loop(
 def test_a_file_that_fits_nothing_is_not_tried(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     """The best file of before is kept, and training goes on."""
     setup = setup_of(*causal, SHORT)
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
 
     def refuse(*_: object) -> None:
         raise CheckFailedError("no step was found")
@@ -208,7 +208,7 @@ def broken(problem: Problem, monkeypatch: pytest.MonkeyPatch, at: int, what: Any
 
 def test_a_loss_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(*causal, SHORT)
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     broken(setup.problem, monkeypatch, 3, lambda seen: replace(seen, rows=seen.rows * float("nan")))
     with pytest.raises(CheckFailedError, match=r"^step 3: the loss is nan$") as caught:
         run(setup, state)
@@ -232,7 +232,7 @@ def test_what_goes_astray(causal: tuple[Path, Adapter], options: dict[str, Any],
 
 def test_a_gradient_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(*causal, SHORT)
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     broken(setup.problem, monkeypatch, 2, lambda seen: replace(seen, rows=_Spoiled.apply(seen.rows)))
     with pytest.raises(CheckFailedError, match=r"^step 2: the gradient of the loss is not finite$"):
         run(setup, state)

@@ -9,7 +9,7 @@ import pytest
 import adaptzip
 from adaptzip.core.adapter import Adapter
 from adaptzip.distillation.distilling import Distilled, adapter_of, finish
-from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.fitting.requests import Request
@@ -35,7 +35,7 @@ def distilled(made: Made) -> tuple[Distilled, Adapter]:
         schedule=Schedule(steps=4, batch=3, every=1, seed=SEED),
         options=DataOptions(held_out=SHARE),
     )
-    state = begin(setup.problem, setup.beginning.step)
+    state = first_state(setup.problem, setup.beginning.step)
     train(setup.problem, setup.schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
     fitted = setup.problem.fill(setup.beginning.tensors, setup.beginning.step)
     return finish(setup, state), adapter_of(setup, fitted)

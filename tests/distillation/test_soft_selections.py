@@ -12,7 +12,7 @@ from adaptzip import methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.distillation import selecting
 from adaptzip.distillation.distilling import finish
-from adaptzip.distillation.loop import begin, train
+from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
@@ -54,7 +54,7 @@ def test_a_selection_trains_and_is_then_frozen(
     monkeypatch.setattr(type(methods.load(method)), "soft_rate", 0.5)
     setup = setup_of(*causal, method, top_k=top_k, vectors=12, length=8)
     problem = setup.problem
-    state = begin(problem, setup.beginning.step)
+    state = first_state(problem, setup.beginning.step)
     places = soft_places(problem.coder, state.parameters)
     assert {place[0] for place in places} == set(problem.tensors.modules)
     before = {place: state.parameters[place].detach().clone() for place in places}
@@ -85,6 +85,6 @@ def test_soft_tensors_that_take_too_much_leave_the_selection(
 
 def test_methods_without_a_selection_have_nothing_soft(causal: tuple[Path, Adapter]) -> None:
     problem = setup_of(*causal, methods.REFERENCE).problem
-    state = begin(problem, 0.1)
+    state = first_state(problem, 0.1)
     assert not softened(problem.coder, problem.tensors)
     assert relaxed(problem.coder, state.parameters) == state.parameters

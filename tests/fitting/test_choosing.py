@@ -13,8 +13,8 @@ import adaptzip
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting import forecasts as planning
-from adaptzip.fitting.choosing import choose, reference_at
+from adaptzip.fitting import choosing
+from adaptzip.fitting.choosing import choose_method, reference_at
 from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.plan_files import check_modules, read_plan, write_plan
@@ -77,7 +77,7 @@ def test_an_unknown_method_is_an_error() -> None:
 
 def test_auto_keeps_what_measures_best_and_says_what_it_tried() -> None:
     request = Request(to=AUTO, budget="2500B")
-    made = choose(load_source(SOURCE, request), request)
+    made = choose_method(load_source(SOURCE, request), request)
     assert {row.method for row in made.tried} == set(methods.fittable())
     fitted = [row for row in made.tried if row.error is not None]
     assert made.error == min(row.error for row in fitted if row.error is not None)
@@ -89,7 +89,7 @@ def test_auto_keeps_what_measures_best_and_says_what_it_tried() -> None:
 
 def test_auto_for_an_error_keeps_the_smallest_file() -> None:
     request = Request(to=AUTO, max_error=0.3)
-    made = choose(load_source(SOURCE, request), request)
+    made = choose_method(load_source(SOURCE, request), request)
     assert made.size == min(row.bytes for row in made.tried if row.bytes is not None)
     assert made.error <= 0.3
 
@@ -97,22 +97,22 @@ def test_auto_for_an_error_keeps_the_smallest_file() -> None:
 def fake(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float]) -> list[str]:
     """Let `compare` forecast these errors; the list gets the methods that are fitted all the same."""
     rows = tuple(Forecast(name, {}, 1000, 10, error, {}) for name, error in errors.items())
-    monkeypatch.setattr(planning, "compare", lambda *_: PlanReport(rows, (Refusal("none", "no basis"),), 9999))
+    monkeypatch.setattr(choosing, "compare", lambda *_: PlanReport(rows, (Refusal("none", "no basis"),), 9999))
     fitted: list[str] = []
-    real = planning.run
+    real = choosing.run
 
     def run(job: Any, *rest: Any) -> Any:
         fitted.append(job.method.name)
         return real(job, *rest)
 
-    monkeypatch.setattr(planning, "run", run)
+    monkeypatch.setattr(choosing, "run", run)
     return fitted
 
 
 def test_auto_does_not_fit_what_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = fake(monkeypatch, {REFERENCE: 0.2, "loretta": 0.99})
     request = Request(to=AUTO, budget="4000B")
-    made = choose(load_source(SOURCE, request), request)
+    made = choose_method(load_source(SOURCE, request), request)
     assert fitted == [REFERENCE]
     assert [(row.method, bool(row.reason)) for row in made.tried] == [
         ("none", True), (REFERENCE, False), ("loretta", True),
@@ -122,7 +122,7 @@ def test_auto_does_not_fit_what_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> 
 def test_auto_fits_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = fake(monkeypatch, {REFERENCE: 0.2, "loretta": 0.001})
     request = Request(to=AUTO, budget="4000B")
-    choose(load_source(SOURCE, request), request)
+    choose_method(load_source(SOURCE, request), request)
     assert sorted(fitted) == ["loretta", REFERENCE]
 
 
@@ -211,4 +211,4 @@ def test_a_module_that_the_adapter_lacks() -> None:
 def test_a_single_method_refuses_with_its_own_error() -> None:
     needy = next(name for name in methods.names() if methods.load(name).default_basis == "base")
     with pytest.raises(RefusedError):
-        planning.forecast(SOURCE, Request(to=needy, budget="2500B"))
+        choosing.forecast(SOURCE, Request(to=needy, budget="2500B"))

@@ -15,8 +15,7 @@ from adaptzip.core import batching
 from adaptzip.core.batching import batches
 from adaptzip.core.method import FitContext, Method
 from adaptzip.fitting import fits as fitting
-from adaptzip.fitting.candidates import fit_candidate
-from adaptzip.fitting.compression import candidates
+from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of, survey_of
 from tests.cases.any_method import dense, fit, job_of
 from tests.cases.plugging import installed

@@ -1,6 +1,6 @@
 """Compress one adapter with every method on some number of threads, in a process of its own.
 
-usage: python tests/methods/compress_on_threads.py THREADS FOLDER
+usage: python -m tests.methods.compress_on_threads THREADS FOLDER
 
 Sizes are such that torch and BLAS share out their work: what is too small for that is the same on any number.
 """

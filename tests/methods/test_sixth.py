@@ -52,7 +52,7 @@ def run(*words: object) -> Any:
 
 def test_it_is_one_file_that_imports_no_other_method() -> None:
     text = Path(sixth_method.__file__).read_text()
-    assert "methods._base import" in text
+    assert "core.method import" in text
     assert not any(f"methods.{name.replace('-', '_')}" in text for name in methods.names())
 
 

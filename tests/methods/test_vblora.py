@@ -17,7 +17,8 @@ from adaptzip.core.survey import Allowance
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
 from adaptzip.methods._banks.codes import piece_count
 from adaptzip.methods._banks.ranks import survey
-from adaptzip.methods.vblora import METHOD, Config
+from adaptzip.methods._vblora_config import Config
+from adaptzip.methods.vblora import METHOD
 from tests.cases.small_adapters import adapter, relative_error
 
 SHAPES = [(40, 24, 4), (24, 40, 3), (33, 17, 1)]

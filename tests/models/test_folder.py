@@ -16,7 +16,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import BaseModelError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.layouts import stored_layout
-from adaptzip.models.names import Renaming, Site, locate, locate_tensor
+from adaptzip.models.names import Location, Renaming, locate, locate_tensor
 from adaptzip.models.renaming import find_renaming
 
 TENSORS = {
@@ -231,7 +231,7 @@ def test_locate_follows_one_change_of_prefix(tmp_path: Path) -> None:
     modules = ["layers.0.proj", "layers.1.proj", "embed_tokens"]
     renaming = find_renaming(base, modules)
     assert renaming == Renaming("", "model.")
-    assert locate(base, "layers.1.proj", renaming) == (Site("model.layers.1.proj.weight"),)
+    assert locate(base, "layers.1.proj", renaming) == (Location("model.layers.1.proj.weight"),)
     assert locate_tensor(base, "layers.0.proj.bias", renaming) == "model.layers.0.proj.bias"
     assert find_renaming(base, ["a.b.layers.0.proj"]) == Renaming("a.b.", "model.")
     assert find_renaming(base, ["model.layers.0.proj"]) == Renaming()
@@ -243,13 +243,15 @@ def test_experts_are_found_stacked_and_apart(tmp_path: Path) -> None:
     apart = {f"l.0.mlp.experts.1.{part}_proj.weight": torch.zeros(3, 4) for part in ("gate", "up", "down")}
     base = BaseModel.open(write(tmp_path / "apart", apart))
     assert locate(base, "l.0.mlp.experts.gate_up_proj[1]", Renaming()) == (
-        Site("l.0.mlp.experts.1.gate_proj.weight", (0, 3)),
-        Site("l.0.mlp.experts.1.up_proj.weight", (3, 6)),
+        Location("l.0.mlp.experts.1.gate_proj.weight", (0, 3)),
+        Location("l.0.mlp.experts.1.up_proj.weight", (3, 6)),
     )
-    assert locate(base, "l.0.mlp.experts.down_proj[1]", Renaming()) == (Site("l.0.mlp.experts.1.down_proj.weight"),)
+    assert locate(base, "l.0.mlp.experts.down_proj[1]", Renaming()) == (Location("l.0.mlp.experts.1.down_proj.weight"),)
     assert locate(base, "l.0.mlp.experts.down_proj[2]", Renaming()) == ()
     stacked = BaseModel.open(write(tmp_path / "stacked", {"l.0.mlp.experts.down_proj": torch.zeros(2, 3, 4)}))
-    assert locate(stacked, "l.0.mlp.experts.down_proj[1]", Renaming()) == (Site("l.0.mlp.experts.down_proj", expert=1),)
+    assert locate(stacked, "l.0.mlp.experts.down_proj[1]", Renaming()) == (
+        Location("l.0.mlp.experts.down_proj", expert=1),
+    )
     assert locate(stacked, "l.0.mlp.experts.down_proj[2]", Renaming()) == ()
 
 
@@ -279,7 +281,7 @@ def test_stored_layout(
     base = BaseModel.open(write(tmp_path / "base", tensors, model_type=model_type))
     out, width = (4, 4) if shape == (4, 4) else (3, 4)
     factors = LoraFactors(torch.zeros(1, width), torch.zeros(out, 1), layout=flag)  # type: ignore[arg-type]
-    assert stored_layout(base, "h.0.a", factors, Site("h.0.a.weight")) == expected
+    assert stored_layout(base, "h.0.a", factors, Location("h.0.a.weight")) == expected
 
 
 def test_a_name_on_a_hub_is_no_folder() -> None:

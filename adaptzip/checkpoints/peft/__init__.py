@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.checkpoints._base import Dialect, Source, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Dialect, WriteOptions
 from adaptzip.checkpoints._foreign import is_foreign
 from adaptzip.checkpoints.peft.keys import PREFIX, split
 from adaptzip.checkpoints.peft.reader import read
@@ -19,7 +19,7 @@ class _Peft(Dialect):
 
     name = "peft"
 
-    def sniff(self, source: Source) -> float:
+    def sniff(self, source: Checkpoint) -> float:
         if source.config is not None and "peft_type" in source.config and not is_foreign(source):
             # Not 1: other dialects write PEFT's configuration too, and know their own keys.
             return 0.95
@@ -27,7 +27,7 @@ class _Peft(Dialect):
             return 0.9
         return 0.2 if any(key.startswith(PREFIX) for key in source.tensors) else 0.0
 
-    def read(self, source: Source) -> Adapter:
+    def read(self, source: Checkpoint) -> Adapter:
         return read(source)
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:

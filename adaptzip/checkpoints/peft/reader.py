@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
 from adaptzip.checkpoints.peft.experts import parameter_paths
 from adaptzip.checkpoints.peft.extras import with_plain_keys
 from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
-from adaptzip.checkpoints.peft.stacks import Stack, are_listed, settled, stack_of, stack_of_three_dims
+from adaptzip.checkpoints.peft.stacks import Stack, are_listed, in_new_layout, stack_of, stack_of_three_dims
 from adaptzip.checkpoints.peft.targeting import warn_of_strangers
 from adaptzip.checkpoints.peft.vetting import check_token_rows
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
@@ -27,7 +27,7 @@ _DIFFERENT = "the weights and the configuration belong to different adapters"
 _AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
-def read(source: Source) -> Adapter:
+def read(source: Checkpoint) -> Adapter:
     """Read a PEFT LoRA completely: every key becomes part of a module or an extra, or is refused.
 
     Raises:
@@ -56,7 +56,7 @@ def read(source: Source) -> Adapter:
     return Adapter(dict(sorted(modules.items())), with_plain_keys(extras), meta)
 
 
-def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
+def _assumed_config(source: Checkpoint, keys: Keys) -> Mapping[str, Any]:
     """A configuration for weights that come alone, from their shapes and the alpha that the user gave."""
     if source.alpha is None:
         raise CheckpointError(
@@ -89,7 +89,7 @@ def _assumed_config(source: Source, keys: Keys) -> Mapping[str, Any]:
     }
 
 
-def _modules(source: Source, keys: Keys, config: PeftConfig) -> tuple[dict[str, LoraFactors], dict[str, Any]]:
+def _modules(source: Checkpoint, keys: Keys, config: PeftConfig) -> tuple[dict[str, LoraFactors], dict[str, Any]]:
     """All modules, and the fields of the configuration that differ for the factors as they were read."""
     paths = parameter_paths(keys.modules, config.raw, source.weights)
     modules: dict[str, LoraFactors] = {}
@@ -112,13 +112,13 @@ def _modules(source: Source, keys: Keys, config: PeftConfig) -> tuple[dict[str, 
             stacks[path] = stack_of(path, a, b, config, source.weights)
         else:
             modules[name] = _factors(source, name, parts, config)
-    stacks, told = settled(stacks, listed, modules, config.raw, source)
+    stacks, told = in_new_layout(stacks, listed, modules, config.raw, source)
     for path, stack in stacks.items():
         modules |= stack.factors(path)
     return modules, told
 
 
-def _factors(source: Source, name: str, parts: Mapping[Part, str], config: PeftConfig) -> LoraFactors:
+def _factors(source: Checkpoint, name: str, parts: Mapping[Part, str], config: PeftConfig) -> LoraFactors:
     a_part, b_part = _pair(source, name, parts)
     a, b = source.tensors[parts[a_part]], source.tensors[parts[b_part]]
     layout: Layout = "transposed" if config.fan_in_fan_out else "linear"
@@ -140,7 +140,7 @@ def _factors(source: Source, name: str, parts: Mapping[Part, str], config: PeftC
     )
 
 
-def _pair(source: Source, name: str, parts: Mapping[Part, str]) -> tuple[Part, Part]:
+def _pair(source: Checkpoint, name: str, parts: Mapping[Part, str]) -> tuple[Part, Part]:
     pair: tuple[Part, Part] = ("A", "B")
     if "embedding_A" in parts or "embedding_B" in parts:
         pair = ("embedding_A", "embedding_B")
@@ -154,7 +154,7 @@ def _pair(source: Source, name: str, parts: Mapping[Part, str]) -> tuple[Part, P
     return pair
 
 
-def _flat_convolution(source: Source, name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _flat_convolution(source: Checkpoint, name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if b.ndim != a.ndim or any(k != 1 for k in b.shape[2:]):
         raise CheckpointError(
             f"{source.weights}: module {name} has A {list(a.shape)} and B {list(b.shape)}, "
@@ -172,7 +172,7 @@ def _flat_convolution(source: Source, name: str, a: Tensor, b: Tensor) -> tuple[
 
 
 def _vector(
-    source: Source, name: str, part: Part, parts: Mapping[Part, str], wanted: object, out: int
+    source: Checkpoint, name: str, part: Part, parts: Mapping[Part, str], wanted: object, out: int
 ) -> Tensor | None:
     """A module's DoRA magnitude or LoRA bias as (out,); present if and only if the configuration says so."""
     field = "use_dora" if part == "magnitude" else "lora_bias"
@@ -190,7 +190,7 @@ def _vector(
     return vector.reshape(-1)
 
 
-def _check_finite(source: Source, key: str) -> None:
+def _check_finite(source: Checkpoint, key: str) -> None:
     tensor: Tensor = source.tensors[key]
     if tensor.dtype not in _FLOATS:
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -206,7 +206,7 @@ def _check_finite(source: Source, key: str) -> None:
         )
 
 
-def _check_shapes(source: Source, name: str, a: Tensor, b: Tensor, rank: int) -> None:
+def _check_shapes(source: Checkpoint, name: str, a: Tensor, b: Tensor, rank: int) -> None:
     empty = 0 in a.shape or 0 in b.shape
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or empty:
         gather = "a distributed training run may have saved only its shards; gather them and save again"

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints.peft.config import PeftConfig, targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
 from adaptzip.core.adapter import LoraFactors
@@ -102,12 +102,12 @@ def stack_of_three_dims(name: str, a: Tensor, b: Tensor, config: PeftConfig, whe
     return Stack(a, b, config.scaling(name))
 
 
-def settled(
+def in_new_layout(
     stacks: Mapping[str, Stack],
     listed: Collection[str],
     modules: Mapping[str, LoraFactors],
     raw: Mapping[str, Any],
-    source: Source,
+    source: Checkpoint,
 ) -> tuple[dict[str, Stack], dict[str, Any]]:
     """The experts' factors as PEFT lays them out today, and the fields of the configuration that say so.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.checkpoints._base import Dialect, Native, Source, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, WriteOptions
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
 from adaptzip.checkpoints.peft_vblora.reader import read
@@ -20,13 +20,13 @@ class _PeftVblora(Dialect):
     name = "peft-vblora"
     takes = ("vblora",)
 
-    def sniff(self, source: Source) -> float:
+    def sniff(self, source: Checkpoint) -> float:
         if BANK in source.tensors:
             return 1.0
         named = (source.config or {}).get("peft_type") == "VBLORA"
         return 1.0 if named and any(LOGITS in key for key in source.tensors) else 0.0
 
-    def read(self, source: Source) -> Adapter:
+    def read(self, source: Checkpoint) -> Adapter:
         return read(source)
 
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:

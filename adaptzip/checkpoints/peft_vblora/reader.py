@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Source
+from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
@@ -24,7 +24,7 @@ _AGAIN = "save the adapter again with PEFT's save_pretrained"
 _DIFFERENT = "the weights and the configuration belong to different adapters"
 
 
-def read(source: Source) -> Adapter:
+def read(source: Checkpoint) -> Adapter:
     """Read a VB-LoRA completely, whether all logits were saved or the largest k alone.
 
     Pieces are mixed as PEFT does it, with the softmax of the k largest logits in float32, so that merging gives its
@@ -54,7 +54,7 @@ def read(source: Source) -> Adapter:
     return Adapter(factors, {key: source.tensors[key] for key in extras}, meta)
 
 
-def _classify(source: Source) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _classify(source: Checkpoint) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The key of each part, such as "A_topk_indices", by module, and the keys of the extras."""
     modules: dict[str, dict[str, str]] = {}
     extras = []
@@ -72,7 +72,7 @@ def _classify(source: Source) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def _factors(
-    source: Source, name: str, parts: Mapping[str, str], bank: Tensor, top_k: int, layout: Layout
+    source: Checkpoint, name: str, parts: Mapping[str, str], bank: Tensor, top_k: int, layout: Layout
 ) -> LoraFactors:
     A, B = (_pieces(source, name, side, parts, bank, top_k) for side in ("A", "B"))
     rank = A.shape[0]
@@ -87,7 +87,7 @@ def _factors(
     return LoraFactors(A.reshape(rank, -1), B.transpose(1, 2).reshape(-1, rank), 1.0, layout)
 
 
-def _pieces(source: Source, name: str, side: str, parts: Mapping[str, str], bank: Tensor, top_k: int) -> Tensor:
+def _pieces(source: Checkpoint, name: str, side: str, parts: Mapping[str, str], bank: Tensor, top_k: int) -> Tensor:
     """Mixtures of bank vectors, (rank, pieces, length) of A and (pieces, rank, length) of B."""
     if side in parts:
         logits = _floats(source, parts[side]).float()
@@ -106,7 +106,7 @@ def _pieces(source: Source, name: str, side: str, parts: Mapping[str, str], bank
     return (torch.softmax(largest, dim=-1).unsqueeze(-1) * bank[indices]).sum(-2)
 
 
-def _topk(source: Source, index_key: str, weight_key: str, vectors: int, top_k: int) -> tuple[Tensor, Tensor]:
+def _topk(source: Checkpoint, index_key: str, weight_key: str, vectors: int, top_k: int) -> tuple[Tensor, Tensor]:
     """Checked indices and all weights of mixtures, (.., .., k) both."""
     indices, stored = source.tensors[index_key], _floats(source, weight_key).float()
     shape = [*indices.shape[:-1], top_k - 1]
@@ -129,14 +129,14 @@ def _topk(source: Source, index_key: str, weight_key: str, vectors: int, top_k: 
     return indices.long(), weights
 
 
-def _whole(source: Source, raw: Mapping[str, Any], name: str, most: int) -> int:
+def _whole(source: Checkpoint, raw: Mapping[str, Any], name: str, most: int) -> int:
     value = raw.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise CheckpointError(f"{source.path}: {name} is {value!r}, expected a whole number from 1 to {most}")
     return value
 
 
-def _floats(source: Source, key: str) -> Tensor:
+def _floats(source: Checkpoint, key: str) -> Tensor:
     tensor: Tensor = source.tensors[key]
     if tensor.dtype not in _FLOATS or not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(

@@ -25,7 +25,7 @@ from adaptzip.fitting.calibration.choosing import (
     Sensitivities,
     attribute,
     attributed_weights,
-    choose,
+    choose_estimate,
     errors_near,
 )
 from adaptzip.fitting.calibration.gradients import GradientTally, Importance, importance_of, tally_gradients
@@ -124,7 +124,7 @@ def calibrate(
     estimates = _estimates(loaded, adapter, seen, _some(seen), use, seed)
     tried = _some(held_out)
     near = ERRORS if error is None else errors_near(error)
-    choice = choose(loaded, adapter, estimates, tried, near, compressed)
+    choice = choose_estimate(loaded, adapter, estimates, tried, near, compressed)
     importance = Importance({}, {}) if use == "inputs" else importance_of(loaded, adapter, batches, seed)
     return Calibration(
         sensitivities={} if choice.name == EQUAL else {n: _as_coded(s) for n, s in estimates[choice.name].items()},

@@ -56,7 +56,7 @@ def errors_near(error: float) -> tuple[float, ...]:
     return tuple(min(error * factor, _LARGEST_ERROR) for factor in _NEAR)
 
 
-def choose(
+def choose_estimate(
     loaded: LoadedModel,
     adapter: Adapter,
     estimates: Mapping[str, Sensitivities],

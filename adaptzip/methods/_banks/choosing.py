@@ -22,7 +22,7 @@ _BLOCKS = 8
 """Blocks that a worker takes at once."""
 
 
-def choose(
+def choose_codes(
     bank: Tensor, rows: Tensor, k: int, levels: int | None = None, grams: Mapping[int, Tensor] | None = None
 ) -> Codes:
     """Codes of rows (..., width) with small squared error; for k = 1 it is the smallest.

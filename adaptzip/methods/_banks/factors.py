@@ -12,7 +12,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.batching import WORKING_BYTES, group_by_shape
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.workers import parallel_map
-from adaptzip.methods._banks.choosing import choose, grams_of
+from adaptzip.methods._banks.choosing import choose_codes, grams_of
 from adaptzip.methods._banks.codes import Codes, decode
 
 _PART_BYTES = 2**20
@@ -129,7 +129,7 @@ def recode(side: Side, other: Tensor, bank: Tensor, codes: Codes, *, levels: int
     Args:
         other: O, (n, rank, other width).
         codes: of this factor, from which to start.
-        levels: see `choose`; where it is given, all old codes are replaced.
+        levels: see `choose_codes`; where it is given, all old codes are replaced.
     """
     X = decode(bank, codes, side.width)
     aim = (other @ side.P) @ side.Q.mT
@@ -140,7 +140,7 @@ def recode(side: Side, other: Tensor, bank: Tensor, codes: Codes, *, levels: int
         norm = M[:, i, i, None]
         rest = (M[:, i, None, :] @ X)[:, 0] - norm * X[:, i]
         target = torch.where(norm > 0, (aim[:, i] - rest) / norm.clamp(min=torch.finfo(X.dtype).tiny), X[:, i])
-        new = choose(bank, target, codes.k, levels, grams)
+        new = choose_codes(bank, target, codes.k, levels, grams)
         row = decode(bank, new, side.width)
         keep = (row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1)
         if codes.k > 1 and levels is None:

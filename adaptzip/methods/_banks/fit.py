@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.workers import parallel_map
-from adaptzip.methods._banks.choosing import choose
+from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.codes import Codes, decode
 from adaptzip.methods._banks.factors import Coded, Group, recode, squared_errors, start
 from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of, thinned
@@ -97,7 +97,7 @@ def _first_codes(groups: Sequence[Group], bank: Tensor, k: int) -> list[Coded]:
 
     def code(group: Group) -> Coded:
         A, B = start(group)
-        return Coded(choose(bank, A, k), choose(bank, B, k))
+        return Coded(choose_codes(bank, A, k), choose_codes(bank, B, k))
 
     return list(parallel_map(code, groups, device=bank.device))
 

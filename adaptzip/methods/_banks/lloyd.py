@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from adaptzip.methods._banks.choosing import choose
+from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.codes import Codes, cut, sum_of
 from adaptzip.methods._banks.factors import Group, start
 from adaptzip.methods._banks.seeding import seed_bank
@@ -94,7 +94,7 @@ def lloyd(
 
 def _better(part: Pieces, bank: Tensor, k: int, old: Codes | None) -> Codes:
     """New codes, or the old where they are better, as may be for k > 1."""
-    new = choose(bank[:, : part.values.shape[1]], part.values, k)
+    new = choose_codes(bank[:, : part.values.shape[1]], part.values, k)
     new = Codes(new.indices[:, 0], new.weights[:, 0])
     if old is None or k == 1:
         return new

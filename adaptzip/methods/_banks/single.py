@@ -51,7 +51,7 @@ def from_stored(indices: Tensor, weights: Tensor, rank: int) -> Codes:
     return Codes(indices.reshape(shape), whole.reshape(shape))
 
 
-def weighted_error(group: Group, bank: Tensor, coded: Coded) -> float:
+def coded_error(group: Group, bank: Tensor, coded: Coded) -> float:
     """Squared error of a module alone, times its weight."""
     if group.rank == 0:
         return float(group.energy[0] * group.weight[0])

@@ -215,7 +215,9 @@ def _whole(labels: Sequence[float]) -> list[int]:
 def batches(loaded: LoadedModel, encoded: Sequence[Encoded], size: int) -> list[Batch]:
     """All examples in batches of `size`, short ones first, for evaluation."""
     by_length = sorted(encoded, key=lambda one: len(one.ids))
-    return loaded.settled(collate(loaded, by_length[start : start + size]) for start in range(0, len(by_length), size))
+    return loaded.apart_if_one_is(
+        collate(loaded, by_length[start : start + size]) for start in range(0, len(by_length), size)
+    )
 
 
 def examples_of(given: Sequence[Example | str]) -> tuple[Example, ...]:

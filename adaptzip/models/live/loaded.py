@@ -141,7 +141,7 @@ class LoadedModel:
         written = any(encoded.labels for encoded in found)
         groups = [list(group) for _, group in groupby(found, _lengths)] if written else [found]
         parts = (part[at : at + size] for part in groups for at in range(0, len(part), size))
-        return self.settled(self._unlabelled(part) for part in parts)
+        return self.apart_if_one_is(self._unlabelled(part) for part in parts)
 
     def counting(self, examples: Sequence[Example], found: Sequence[Encoded], longest: int, hint: str) -> list[Encoded]:
         """What has a token that counts, as `leaving.counting` keeps it, of `examples` that were encoded as `found`."""
@@ -195,7 +195,7 @@ class LoadedModel:
             return replace(batch, apart=True)
         return replace(batch, apart=not self.company.suits(batch, self.each(batch), self, type(self.model).__name__))
 
-    def settled(self, batches: Iterable[Batch]) -> list[Batch]:
+    def apart_if_one_is(self, batches: Iterable[Batch]) -> list[Batch]:
         """The batches, whose texts are all run one at a time where those of one have to be."""
         made = list(batches)
         return [replace(batch, apart=True) for batch in made] if self.company.apart else made

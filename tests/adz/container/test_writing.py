@@ -141,8 +141,8 @@ def test_the_header_holds_no_time_path_or_command_line(compressed: Compressed, t
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-sys.path.insert(0, "tests")
-from small_adapters import adapter
+sys.path.insert(0, ".")
+from tests.cases.small_adapters import adapter
 import adaptzip
 source = adapter({"b": (70, 50, 4), "a": (50, 70, 3), "c": (9, 7, 1)}, extras={"x": torch.ones(3), "e": torch.ones(2)})
 adaptzip.compress(source, sys.argv[2], max_error=0.3)

@@ -17,11 +17,12 @@ from adaptzip.core.comparing import weighted_error
 from adaptzip.core.sensitivity import Sensitivity, root
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, UsageError
 from adaptzip.fitting.calibration import calibrate
-from adaptzip.fitting.calibration.choosing import EQUAL, attribute, attributed_weights, choose
+from adaptzip.fitting.calibration.choosing import EQUAL, attribute, attributed_weights, choose_estimate
 from adaptzip.fitting.calibration.coarse import coordinates, copy_of_error, copy_of_size
 from adaptzip.fitting.calibration.moments import collect_moments
-from adaptzip.fitting.compression import Request, load_source, prepare_job
-from adaptzip.fitting.measuring import weighted_error as told_error
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.measuring import calibrated_error as told_error
+from adaptzip.fitting.requests import Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.models.live.running import load_teacher
 from adaptzip.models.texts.examples import read_examples
@@ -98,7 +99,7 @@ def test_the_model_is_left_as_it_was(base: Path) -> None:
     before = {name: layer.weight.clone() for name, layer in loaded.layers.items()}
     batches = loaded.batches(TEXTS, 4, 64)
     attribute(loaded, lora, batches)
-    choose(loaded, lora, {"x": {name: Sensitivity(2.0) for name in lora.modules}}, batches)
+    choose_estimate(loaded, lora, {"x": {name: Sensitivity(2.0) for name in lora.modules}}, batches)
     assert all(torch.equal(layer.weight, before[name]) for name, layer in loaded.layers.items())
 
 
@@ -110,7 +111,7 @@ def test_the_estimate_that_spares_what_matters_is_chosen(base: Path) -> None:
     def weights(value: float, query: float) -> dict[str, Sensitivity]:
         return {name: Sensitivity(value if "v_proj" in name else query) for name in lora.modules}
 
-    choice = choose(loaded, lora, {"values": weights(1.9, 0.1), "queries": weights(0.1, 1.9)}, batches)
+    choice = choose_estimate(loaded, lora, {"values": weights(1.9, 0.1), "queries": weights(0.1, 1.9)}, batches)
     assert choice.name == "values"
     assert choice.distances["values"] < 1.0 < choice.distances["queries"]
     shares = attributed_weights(attribute(loaded, lora, batches), {})

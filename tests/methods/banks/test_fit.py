@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adaptzip.methods._banks.choosing import choose
+from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.factors import Coded, Group, groups, recode, squared_errors, start
 from adaptzip.methods._banks.fit import BankFit, Shape, fit_bank
 from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of
@@ -73,7 +73,7 @@ def test_codes_and_gradient_steps_never_raise_the_error_of_the_update(k: int) ->
     coded = []
     for group in found:
         A, B = start(group)
-        coded.append(Coded(choose(bank, A, k), choose(bank, B, k)))
+        coded.append(Coded(choose_codes(bank, A, k), choose_codes(bank, B, k)))
     errors = [total(found, coded, bank)]
     for _ in range(2):
         coded = [Coded(recode(g.A, decoded(g, c, bank)[1], bank, c.A), c.B) for g, c in zip(found, coded, strict=True)]

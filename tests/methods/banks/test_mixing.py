@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from adaptzip.methods._banks.choosing import choose
+from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.codes import decode
 from adaptzip.methods._banks.mixing import simplex_weights
 
@@ -25,7 +25,7 @@ def rows() -> torch.Tensor:
 
 
 def test_one_vector_is_the_nearest(bank: torch.Tensor, rows: torch.Tensor) -> None:
-    codes = choose(bank, rows, 1)
+    codes = choose_codes(bank, rows, 1)
     nearest = torch.cdist(rows[:, :20].reshape(-1, 5), bank).argmin(1).reshape(6, 4)
     assert torch.equal(codes.indices[:, :4, 0], nearest)
     # The last piece has three numbers; only they count.
@@ -57,7 +57,7 @@ def test_weights_are_the_best_of_the_simplex(m: int) -> None:
 @pytest.mark.parametrize(("k", "slack"), [(2, 1.02), (3, 1.05)])
 def test_a_searched_mixture_comes_near_to_the_best_of_all_subsets(bank: torch.Tensor, k: int, slack: float) -> None:
     pieces = torch.randn(40, 5, generator=torch.Generator().manual_seed(3))
-    codes = choose(bank, pieces, k)
+    codes = choose_codes(bank, pieces, k)
     error = float((decode(bank, codes, 5) - pieces).square().sum())
     best = torch.full((40,), float("inf"))
     for subset in combinations(range(12), k):
@@ -71,6 +71,6 @@ def test_a_searched_mixture_comes_near_to_the_best_of_all_subsets(bank: torch.Te
 @pytest.mark.parametrize("k", [2, 3, 4])
 def test_the_vectors_of_a_mixture_differ(k: int) -> None:
     bank = torch.zeros(6, 3)
-    codes = choose(bank, torch.ones(5, 3), k, levels=64)
+    codes = choose_codes(bank, torch.ones(5, 3), k, levels=64)
     assert all(len(set(row)) == k for row in codes.indices.reshape(-1, k).tolist())
     assert bool(codes.weights.isfinite().all())
