@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ ENTRIES = st.lists(
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value is valid under the keywords that the schema uses."""
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "const": lambda expected: type(value) is type(expected) and value == expected,
         "enum": lambda options: value in options,
         "type": lambda kinds: any(is_of(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)),
