@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from adaptzip.errors import AdaptzipError
 from formats import decoder
 from tests.formats.decoded import GOLDEN
 
-SCHEMA: dict[str, Any] = json.loads((GOLDEN.parent / "metadata.schema.json").read_text())
+SCHEMA_FILE = files("adaptzip.adz.container") / "metadata.schema.json"
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 VALID: dict[str, Any] = {
     "by": "somebody",
