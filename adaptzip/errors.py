@@ -13,6 +13,13 @@ class AdaptzipError(Exception):
     Args:
         message: one line naming the file, module or tensor, what was expected and what was found.
         hint: what the user can do about it, or None.
+
+    Example:
+        >>> try:
+        ...     adaptzip.read("no-such-folder")
+        ... except adaptzip.AdaptzipError as error:
+        ...     print(type(error).__name__, error.exit_code, error)
+        CheckpointError 2 no-such-folder: no such file or folder
     """
 
     exit_code = 2

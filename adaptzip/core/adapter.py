@@ -30,6 +30,15 @@ class LoraFactors:
 
     Raises:
         CheckpointError: if A and B do not fit together.
+
+    Example:
+        >>> A, B = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> factors = adaptzip.LoraFactors(A, B, scaling=0.5)
+        >>> factors.rank, factors.shape, factors.parameters
+        (1, (2, 3), 5)
+        >>> factors.delta()
+        tensor([[0.5000, 0.0000, 1.0000],
+                [1.5000, 0.0000, 3.0000]])
     """
 
     A: Tensor
@@ -49,6 +58,7 @@ class LoraFactors:
 
     @property
     def rank(self) -> int:
+        """Rows of A, and columns of B."""
         return self.A.shape[0]
 
     @property
@@ -119,6 +129,15 @@ class Adapter:
         modules: factors by module name (the module's path in the base model), in sorted order.
         extras: every other tensor by its key in the source file: heads, biases, embeddings, token rows.
         meta: origin.
+
+    Example:
+        >>> factors = adaptzip.LoraFactors(A=torch.ones(2, 8), B=torch.ones(6, 2))
+        >>> adapter = adaptzip.Adapter({"layers.0.q_proj": factors})
+        >>> adapter.parameters
+        28
+        >>> small = adaptzip.compress(adapter, lossless=True)
+        >>> torch.equal(adaptzip.reconstruct(small).modules["layers.0.q_proj"].B, factors.B)
+        True
     """
 
     modules: Mapping[str, LoraFactors]

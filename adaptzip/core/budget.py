@@ -29,6 +29,12 @@ class Budget:
     Attributes:
         amount: parameters, bytes, or the fraction of the source file in (0, 1].
         unit: which of these `amount` is.
+
+    Example:
+        >>> adaptzip.Budget.parse("50k")
+        Budget(amount=50000, unit='parameters')
+        >>> adaptzip.Budget.parse("20x").bytes_for(source_bytes=1_000_000)
+        50000
     """
 
     amount: float

@@ -172,6 +172,13 @@ class Compressed:
         source_header, source_config_text: byte-exact originals, kept only by a lossless file.
         provenance: see `Provenance`.
         renamed: whether a lossless file calls the base model otherwise than its source did.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", budget="20%")
+        >>> small.method, small.lossless, len(small.chunks) == len(small.modules)
+        ('svd', False, True)
+        >>> small.sites["bert.encoder.layer.0.attention.self.query"]
+        Site(out=16, width=16, layout='linear', kernel=())
     """
 
     method: str
@@ -203,6 +210,7 @@ class Compressed:
 
     @property
     def lossless(self) -> bool:
+        """Whether it holds the source's tensors bit for bit."""
         return bool(self.config.get("lossless", False))
 
     @property

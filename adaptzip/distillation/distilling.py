@@ -126,6 +126,18 @@ def distill(
         CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
         UsageError: if `output` is or lies in what is read, too.
         OutputError: if `output` exists without `force`, or cannot be written.
+
+    Example:
+        >>> from adaptzip.distillation.schedules import Schedule
+        >>> made = adaptzip.distill(
+        ...     teacher="my-adapter",
+        ...     base="base-model",
+        ...     data=["a b c", "d e f", "b d", "c a", "f e d", "a f"],
+        ...     budget="60%",
+        ...     schedule=Schedule(steps=4, batch=2, every=2),
+        ... )
+        >>> made.steps, sorted(made.rows)
+        (4, ['distilled', 'fitted', 'none', 'teacher'])
     """
     asked = Request(to, budget, base=base, **request)
     if output is not None:

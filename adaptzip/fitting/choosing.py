@@ -37,10 +37,18 @@ def plan(
     Args:
         source: as for `compress`.
         methods: names of the methods to compare; all that need no training where it is None.
+        progress: called with a phase and the share of it that is done.
         request: `budget`, `max_error`, `extras`, `base`, `basis` and so on, as for `compress`.
 
     Raises:
         CheckpointError, RefusedError, UsageError: as `compress`.
+
+    Example:
+        >>> report = adaptzip.plan("my-adapter", methods=["svd", "loretta"], budget="20%")
+        >>> sorted(forecast.method for forecast in report.forecasts)
+        ['loretta', 'svd']
+        >>> report.best.bytes <= report.source_bytes / 5
+        True
     """
     asked = Request(to=AUTO, **request)
     return compare(load_source(source, asked), asked, fittable() if methods is None else methods, progress)

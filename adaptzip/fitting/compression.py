@@ -91,6 +91,14 @@ def compress(
         OutputError: if `output` exists without `force`, or cannot be written.
 
     Warns with an AdaptzipWarning where the file names a path on this machine as the base model.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", max_error=0.2, base_name="somebody/some-base")
+        >>> small.provenance.relative_error <= 0.2
+        True
+        >>> exact = adaptzip.compress("my-adapter", lossless=True, base_name="somebody/some-base")
+        >>> exact.provenance.relative_error
+        0.0
     """
     request = Request(
         to, budget, max_error, extras, alpha, config, device, seed, base, basis, embed_basis, calibration, allocate,

@@ -98,6 +98,14 @@ def evaluate(
         UsageError: if a student's name is one of the rows that are always there, or the metric is none of this kind or
             there are no labels for it, or the examples are a path.
         CheckFailedError: if none of the texts has a token.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", max_error=0.01)
+        >>> found = adaptzip.evaluate("base-model", "my-adapter", {"small": "small.adz"}, ["a b c", "d e f"])
+        >>> found.kind, list(found.rows)
+        ('classifier', ['no adapter', 'teacher', 'small'])
+        >>> found.rows["small"].kl < found.rows["no adapter"].kl
+        True
     """
     where, base, data = choose_device(device), Path(base), examples_of(examples)
     every = examples_of(whole or data)

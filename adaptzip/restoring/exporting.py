@@ -99,6 +99,14 @@ def export(
         OutputError: if the output exists without `force` or cannot be written.
 
     Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", budget="20%")
+        >>> report = adaptzip.export("small.adz", "restored", base_name="somebody/some-base")
+        >>> report.files
+        ('adapter_config.json', 'adapter_model.safetensors')
+        >>> adaptzip.read("restored").modules.keys() == set(small.modules)
+        True
     """
     writer = dialect(as_)
     if dtype is not None and dtype not in _DTYPES:

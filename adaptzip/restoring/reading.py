@@ -48,6 +48,13 @@ def read(
         FormatError: if it is a damaged `.adz` file.
         RefusedError: if it is valid but not a low-rank update, or its basis is missing or another.
         UsageError: if `alpha` is given although there is a configuration.
+
+    Example:
+        >>> adapter = adaptzip.read("my-adapter")
+        >>> adapter.meta.dialect, adapter.modules["bert.encoder.layer.0.attention.self.query"].rank
+        ('peft', 3)
+        >>> sorted(adapter.extras)
+        ['base_model.model.classifier.bias', 'base_model.model.classifier.weight']
     """
     with _readable(path):
         weights = weight_file(path)

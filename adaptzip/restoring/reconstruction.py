@@ -68,6 +68,14 @@ def reconstruct(
         UsageError: if a module is asked for that the file does not have.
         RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
             the file holds functions, or its configuration asks for more than W + s*B@A.
+
+    Example:
+        >>> adapter = adaptzip.read("my-adapter")
+        >>> again = adaptzip.reconstruct(adaptzip.compress(adapter, max_error=0.1))
+        >>> name = "bert.encoder.layer.0.attention.self.query"
+        >>> before, after = adapter.modules[name].delta(), again.modules[name].delta()
+        >>> bool((after - before).norm() < 0.3 * before.norm())
+        True
     """
     if isinstance(source, Compressed):
         return _reconstruct(source, modules, device, base, basis)

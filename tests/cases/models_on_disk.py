@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,7 +18,7 @@ TEXTS = ("a b c d e f", "b d f a", "c c e a b", "f e d c b a a b", "e a", "d d d
 WORDS = ["<pad>", "<s>", *"abcdef"]
 
 
-def save(make: Callable[[], nn.Module], folder: Path, **special: str) -> Path:
+def save(make: Callable[[], Any], folder: Path, **special: str) -> Path:
     """A model of `tests.cases.tiny_peft` with a tokeniser of single letters; `special` names tokens, as `eos_token`."""
     make().save_pretrained(folder)
     tokeniser = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))

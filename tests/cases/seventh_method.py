@@ -59,7 +59,8 @@ class SeventhProfile:
 
     @property
     def scores(self) -> list[float]:
-        return (np.minimum.accumulate(self.rows) / (len(self.rows) + 3)).tolist()
+        found: list[float] = (np.minimum.accumulate(self.rows) / (len(self.rows) + 3)).tolist()
+        return found
 
 
 class Seventh(Method):
@@ -89,13 +90,13 @@ class Seventh(Method):
         basis = context.basis
         assert basis is not None
         width = max(module.size for module in basis.modules.values())
-        config = replace(config, patterns=config.patterns or 4, width=width)
+        count = config.patterns or 4
         cores = [_core(module, basis.modules[name], width) for name, module in sorted(modules.items())]
-        rows = torch.cat([torch.zeros(config.patterns, width), *cores])
-        strongest = rows.square().sum(1).argsort(descending=True, stable=True)[: config.patterns - 1]
+        rows = torch.cat([torch.zeros(count, width), *cores])
+        strongest = rows.square().sum(1).argsort(descending=True, stable=True)[: count - 1]
         if context.progress is not None:
             context.progress(1.0)
-        return config, torch.cat([torch.zeros(1, width), rows[strongest]])
+        return replace(config, patterns=count, width=width), torch.cat([torch.zeros(1, width), rows[strongest]])
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: Tensor, context: FitContext

@@ -46,7 +46,8 @@ class SixthProfile:
 
     @property
     def scores(self) -> list[float]:
-        return (np.square(self.singular[: self.most]) / self.numbers).tolist()
+        found: list[float] = (np.square(self.singular[: self.most]) / self.numbers).tolist()
+        return found
 
 
 class Sixth(Method):

@@ -56,4 +56,5 @@ def relative_error(a: Adapter, b: Adapter) -> float:
         other = b.modules[name]
         error += float(np.square(full - (other.B.double() @ other.A.double() * other.scaling).numpy()).sum())
         energy += float(np.square(full).sum())
-    return (error / energy) ** 0.5
+    found: float = (error / energy) ** 0.5
+    return found

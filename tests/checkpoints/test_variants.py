@@ -29,7 +29,8 @@ def change_by_factors(factors: LoraFactors, base: Tensor) -> Tensor:
     turned = factors.layout in ("transposed", "embedding")
     rows = (updated.T if turned else updated).flatten(1)
     scaled = rows * (factors.magnitude / rows.norm(dim=1))[:, None]
-    return (scaled.T if turned else scaled.reshape(updated.shape)) - base
+    found: Tensor = (scaled.T if turned else scaled.reshape(updated.shape)) - base
+    return found
 
 
 def assert_same_changes(adapter: Adapter, trained: Trained) -> None:

@@ -62,8 +62,8 @@ def check(cell: Cell, folder: Path) -> None:
     training = told.compressed.provenance.distilled
     assert training is not None
     for name, figures in training.rows.items():
-        row = told.rows[name]
-        for short, value in zip(figures, (row.distance, row.agreement, row.metric), strict=True):
+        score = told.rows[name]
+        for short, value in zip(figures, (score.distance, score.agreement, score.metric), strict=True):
             assert short == (value if value is None else pytest.approx(value, rel=5e-4, abs=1e-6)), name
 
 

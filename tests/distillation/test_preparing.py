@@ -79,7 +79,7 @@ def test_fields_are_of_files(field: str, tmp_path: Path) -> None:
     option = {"pair_field": "--text-pair-field"}.get(field, f"--{field.replace('_', '-')}")
     for data in (SELF, PLAIN):
         with pytest.raises(UsageError, match=f"{option} x was given, and no file of texts") as caught:
-            prepared(task, data, **{field: "x"})
+            prepared(task, data, None, **{field: "x"})
         assert str(caught.value.hint).startswith(f"drop {option}")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.distillation import resuming, running
+from adaptzip.distillation import running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, save_state
@@ -21,6 +22,10 @@ from adaptzip.fitting.requests import Request
 from tests.cases.evaluation_cases import classifier, write_rows
 
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
+
+
+def note(seen: list[int], moment: Moment) -> None:
+    seen.append(moment.step)
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ def test_a_run_that_was_stopped_gives_the_same_file(run: Run) -> None:
         assert steps_of(run.best) == stop
         assert run.progress.exists()
         seen: list[int] = []
-        carry_out(run, resume=True, force=True, report=lambda moment, seen=seen: seen.append(moment.step))
+        carry_out(run, resume=True, force=True, report=partial(note, seen))
         assert seen == list(range(stop + 1, 13))
         assert run.output.read_bytes() == expected
         assert not run.progress.exists()
@@ -152,7 +157,7 @@ def test_progress_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         handle.write(b"half")  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(resuming.torch, "save", half)
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         save_state(path, State(4, {}, {}, 0.5), "mark")
     assert path.read_bytes() == before

@@ -13,7 +13,7 @@ import adaptzip
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting import choosing
+from adaptzip.fitting import choosing, running
 from adaptzip.fitting.choosing import choose_method, reference_at
 from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal
 from adaptzip.fitting.loading import load_source
@@ -99,7 +99,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float]) -> list[str]
     rows = tuple(Forecast(name, {}, 1000, 10, error, {}) for name, error in errors.items())
     monkeypatch.setattr(choosing, "compare", lambda *_: PlanReport(rows, (Refusal("none", "no basis"),), 9999))
     fitted: list[str] = []
-    real = choosing.run
+    real = running.run
 
     def run(job: Any, *rest: Any) -> Any:
         fitted.append(job.method.name)

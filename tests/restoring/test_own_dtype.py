@@ -27,7 +27,8 @@ def cast(folder: Path, dtype: torch.dtype) -> None:
 def dtypes(folder: Path) -> tuple[set[torch.dtype], set[torch.dtype]]:
     """Of the factors, and of everything else."""
     tensors = load_file(folder / "adapter_model.safetensors")
-    return tuple({t.dtype for key, t in tensors.items() if (split(key) is not None) == own} for own in (True, False))
+    own, other = ({t.dtype for key, t in tensors.items() if (split(key) is not None) == own} for own in (True, False))
+    return own, other
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -77,6 +77,12 @@ def open_adz(path: str | Path) -> Compressed:
     Raises:
         FormatError: if it is damaged.
         RefusedError: if it needs a newer adaptzip.
+
+    Example:
+        >>> made = adaptzip.compress("my-adapter", "small.adz", budget="20%")
+        >>> opened = adaptzip.open("small.adz")
+        >>> opened.modules == made.modules, opened.provenance == made.provenance
+        (True, True)
     """
     opened = read_header(path)
     try:

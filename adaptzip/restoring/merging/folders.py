@@ -121,6 +121,13 @@ def merge(
         CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
         UsageError: if `output` is, holds or lies in what is read.
         OutputError: if `output` exists without `force`, or cannot be written.
+
+    Example:
+        >>> report = adaptzip.merge("my-adapter", "base-model", "merged")
+        >>> report.modules == len(adaptzip.read("my-adapter").modules), report.extras
+        (True, 2)
+        >>> "model.safetensors" in report.files
+        True
     """
     check_apart(output, source=source, base=base, basis=basis)
     check_output_folder(output, force)

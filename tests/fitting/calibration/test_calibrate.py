@@ -140,7 +140,8 @@ def uneven(width: int, seed: int) -> torch.Tensor:
     """Moments whose eigenvalues fall over three decades, in random directions."""
     basis, _ = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))
     values = torch.logspace(0, -3, width)
-    return (basis * values) @ basis.T * (width / values.sum())
+    found: torch.Tensor = (basis * values) @ basis.T * (width / values.sum())
+    return found
 
 
 def test_moments_lower_the_weighted_error_at_equal_bytes() -> None:
