@@ -6,6 +6,10 @@ The exit code that the command line maps it to is a class attribute, so both are
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AdaptzipError(Exception):
     """Root of every error that adaptzip raises on purpose.
@@ -68,3 +72,10 @@ class NoRoomError(CheckFailedError):
 
 class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Leave this package's own warnings out, where what falls short is told otherwise or of no account."""
+    with warnings.catch_warnings(action="ignore", category=AdaptzipWarning):
+        yield

@@ -79,12 +79,12 @@ def _from_nothing(
     for option, value in (("max-error", request.max_error), ("allocate", request.allocate), ("basis", request.basis)):
         if value is not None:
             raise UsageError(f"method {method.name!r} has no use for --{option}", hint=f"leave --{option} out")
-    if request.limit is None:
+    if request.budget is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x")
     config = configure(method, request.options)
     sites = method.places(_widths(loaded), config)
-    limit, plan = request.limit.bytes_for(source.bytes), _plan(method, config, sites, source, request)
-    numbers = request.limit.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
+    limit, plan = request.budget.bytes_for(source.bytes), _plan(method, config, sites, source, request)
+    numbers = request.budget.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
     ranks = _ranks(method, config, sites, numbers)
     if limit is None:
         _check_parameters(method, config, sites, ranks, int(numbers))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.core.budget import Budget
 from adaptzip.distillation import resuming, running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
@@ -27,7 +28,7 @@ SCHEDULE = Schedule(steps=12, batch=2, every=3)
 def run(tmp_path: Path) -> Run:
     base, teacher = classifier(tmp_path)
     data = write_rows(tmp_path / "rows.jsonl")
-    request = Request(budget="6kB", base=base, device="cpu")
+    request = Request(budget=Budget.parse("6kB"), base=base, device="cpu")
     return Run(None, tmp_path / "out.adz", teacher, base, str(data), request, SCHEDULE)
 
 

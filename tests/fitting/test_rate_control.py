@@ -8,6 +8,7 @@ import torch
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
@@ -130,7 +131,7 @@ def test_a_zero_adapter_is_kept_as_such() -> None:
 
 def test_the_plan_is_close_to_what_is_written(adapter: Adapter) -> None:
     for arguments in ({"max_error": 0.1}, {"max_error": 0.4}, {"budget": "8000B"}):
-        foreseen = forecast(adapter, Request(**arguments))  # type: ignore[arg-type]
+        foreseen = forecast(adapter, Request(**{**arguments, "budget": Budget.of(arguments.get("budget"))}))  # type: ignore[arg-type]
         compressed = adaptzip.compress(adapter, **arguments)  # type: ignore[arg-type]
         assert foreseen.bytes == pytest.approx(writer.size(compressed), rel=0.1)
         assert foreseen.relative_error == pytest.approx(compressed.provenance.relative_error, rel=0.1)
