@@ -75,6 +75,15 @@ class AdaptzipWarning(UserWarning):
 
 
 @contextmanager
+def naming(what: object, *kinds: type[AdaptzipError]) -> Iterator[None]:
+    """Put the file, module or row in front of errors of these kinds about what it holds."""
+    try:
+        yield
+    except kinds as error:
+        raise type(error)(f"{what}: {error}", hint=error.hint) from error
+
+
+@contextmanager
 def without_warnings() -> Iterator[None]:
     """Leave this package's own warnings out, where what falls short is told otherwise or of no account."""
     with warnings.catch_warnings(action="ignore", category=AdaptzipWarning):

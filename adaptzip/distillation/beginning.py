@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.checkpoints._base_name import renamed_config
+from adaptzip.checkpoints._base_name import renamed
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
@@ -131,7 +131,7 @@ def _as_it_is(compressed: Compressed, tensors: Tensors) -> CodedAdapter:
 def _named(compressed: Compressed, base_name: str | None) -> Compressed:
     if base_name is None:
         return compressed
-    return replace(compressed, base_model=base_name, meta_config=renamed_config(compressed.meta_config, base_name))
+    return replace(compressed, meta=renamed(compressed.meta, base_name))
 
 
 def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:

@@ -141,7 +141,6 @@ def _plan(
     method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Original, request: Request
 ) -> Compressed:
     """The file without any function. DoRA magnitudes and biases belong to updates, and are left out."""
-    meta = source.adapter.meta
     return Compressed(
         method=method.name,
         method_version=method.version,
@@ -152,7 +151,5 @@ def _plan(
         step=0.0,
         provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, LONGEST_ERROR, 0, request.seed),
         extras=pack_extras(replace(source.adapter, modules={}), request.extras, folded=True),
-        meta_config=meta.config,
-        dialect=meta.dialect,
-        base_model=meta.base_model,
+        meta=source.adapter.meta.described,
     )
