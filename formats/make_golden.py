@@ -314,8 +314,7 @@ def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, option
         chunks=[coded.modules[name].chunk if name in ranks else b"" for name in sites],
         step=0.125,
         provenance=Provenance("adaptzip", 0, None, 1.0, coded.numbers, 9),
-        meta_config=adapter.meta.config,
-        base_model=adapter.meta.base_model,
+        meta=adapter.meta.described,
     )
     writer.write(compressed, path)
 

@@ -14,7 +14,7 @@ from adaptzip.checkpoints.peft.keys import PREFIX
 from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.targeting import chosen
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.comparing import diff
+from adaptzip.core.comparing import diff, same_bits
 from adaptzip.errors import CheckFailedError
 
 _HINT = "nothing was written; please report it, with the adapter"
@@ -118,7 +118,7 @@ def _near(wanted: Tensor, found: Tensor, dtype: torch.dtype | None) -> bool:
 def _confirm_extras(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     ours, theirs = ({_meant(key): (key, tensor) for key, tensor in side.items()} for side in (wanted, found))
     for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs or not _same_bits(ours[name][1], theirs[name][1]):
+        if name not in ours or name not in theirs or not same_bits(ours[name][1], theirs[name][1]):
             key = (ours.get(name) or theirs[name])[0]
             raise CheckFailedError(f"the tensor {key} would not come back as it is", hint=_HINT)
 
@@ -126,12 +126,6 @@ def _confirm_extras(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 def _meant(key: str) -> str:
     """A key without what depends on whether its module is a target."""
     return key.removeprefix(PREFIX).replace(".base_layer.", ".")
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
 def _failed(name: str, what: str) -> CheckFailedError:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.linalg import factored_svd
+from adaptzip.core.meta import Meta as Meta
 from adaptzip.errors import CheckpointError
 
 
@@ -97,28 +96,6 @@ class LoraFactors:
                 size *= k
             return delta.reshape(out, flat // size, *self.kernel)
         return delta
-
-
-@dataclass(frozen=True)
-class Meta:
-    """Where an adapter came from.
-
-    Attributes:
-        dialect: the checkpoint dialect it was read from, such as "peft".
-        config: the dialect's own configuration (PEFT's adapter_config.json), in file order.
-        base_model: name or path of the base model as the adapter names it, or None.
-        header: the source safetensors header, byte for byte, where the tensors are the source's own; it lets
-            a lossless file be written back identically.
-        config_text: the configuration file's text, byte for byte, under the same condition.
-        dtype: the dtype that the source's factors had, where they were decoded to another; else None.
-    """
-
-    dialect: str = "peft"
-    config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    base_model: str | None = None
-    header: bytes | None = None
-    config_text: str | None = None
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, eq=False)

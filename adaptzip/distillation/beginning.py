@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
@@ -15,13 +14,13 @@ from torch import Tensor
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.checkpoints._base_name import renamed_config
+from adaptzip.checkpoints._base_name import renamed
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
@@ -109,8 +108,8 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
     limit = (
         writer.size(compressed)
-        if request.limit is None
-        else request.limit.bytes_for(compressed.provenance.source_bytes)
+        if request.budget is None
+        else request.budget.bytes_for(compressed.provenance.source_bytes)
     )
     if limit is None:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
@@ -132,7 +131,7 @@ def _as_it_is(compressed: Compressed, tensors: Tensors) -> CodedAdapter:
 def _named(compressed: Compressed, base_name: str | None) -> Compressed:
     if base_name is None:
         return compressed
-    return replace(compressed, base_model=base_name, meta_config=renamed_config(compressed.meta_config, base_name))
+    return replace(compressed, meta=renamed(compressed.meta, base_name))
 
 
 def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
@@ -152,9 +151,9 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
 
 
 def _from_fit(source: Original, request: Request, room: int, more: float) -> Beginning:
-    if request.limit is None:
+    if request.budget is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
-    limit = request.limit.bytes_for(source.bytes)
+    limit = request.budget.bytes_for(source.bytes)
     training = _for_training(source, request, room)
     wanted = training.options.get("rank")
     growing = request.allocate == GROWING
@@ -170,7 +169,7 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, LONGEST_ERROR)
     if limit is None:
-        _check_parameters(plan.provenance.parameters, request.limit)
+        _check_parameters(plan.provenance.parameters, request.budget)
         limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
     growth = growth_of(fitted, ranks, step) if growing else None
@@ -189,8 +188,7 @@ def _first_that_fits(
         if not fitted.profiles:
             raise RefusedError("every update of the teacher is zero: there is nothing to act like")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AdaptzipWarning)
+            with without_warnings():
                 return fitted, *_step_and_ranks(job, fitted, room, more, limit)
         except CheckFailedError as error:
             failures.append(error)
@@ -240,7 +238,7 @@ def _for_training(source: Original, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
     method = load(request.to)
     options = {**method.training_options, **request.options}
-    limit = request.limit
+    limit = request.budget
     if not method.needs_basis or method.default_basis != "base" or request.basis is not None or "rank" in options:
         return replace(request, options=options)
     config = method.config_type(**options)

@@ -79,12 +79,12 @@ def _from_nothing(
     for option, value in (("max-error", request.max_error), ("allocate", request.allocate), ("basis", request.basis)):
         if value is not None:
             raise UsageError(f"method {method.name!r} has no use for --{option}", hint=f"leave --{option} out")
-    if request.limit is None:
+    if request.budget is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x")
     config = configure(method, request.options)
     sites = method.places(_widths(loaded), config)
-    limit, plan = request.limit.bytes_for(source.bytes), _plan(method, config, sites, source, request)
-    numbers = request.limit.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
+    limit, plan = request.budget.bytes_for(source.bytes), _plan(method, config, sites, source, request)
+    numbers = request.budget.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
     ranks = _ranks(method, config, sites, numbers)
     if limit is None:
         _check_parameters(method, config, sites, ranks, int(numbers))
@@ -141,7 +141,6 @@ def _plan(
     method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Original, request: Request
 ) -> Compressed:
     """The file without any function. DoRA magnitudes and biases belong to updates, and are left out."""
-    meta = source.adapter.meta
     return Compressed(
         method=method.name,
         method_version=method.version,
@@ -152,7 +151,5 @@ def _plan(
         step=0.0,
         provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, LONGEST_ERROR, 0, request.seed),
         extras=pack_extras(replace(source.adapter, modules={}), request.extras, folded=True),
-        meta_config=meta.config,
-        dialect=meta.dialect,
-        base_model=meta.base_model,
+        meta=source.adapter.meta.described,
     )

@@ -163,7 +163,7 @@ def prepare(
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
     beginning, parts = _affordable(start, given, request, loaded, told)
-    warn_of_local_name(beginning.plan.base_model)
+    warn_of_local_name(beginning.plan.meta.base_model)
     linear = beginning.coder.method.linear
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))

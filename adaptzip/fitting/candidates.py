@@ -85,7 +85,7 @@ def _cut_survey(survey: Survey, ranks: Ranks) -> Survey:
 
 
 def _allowance(job: Job) -> Allowance:
-    limit = job.request.limit
+    limit = job.request.budget
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if size is not None:
         # Whether anything fits is certain after a fit alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -37,11 +37,13 @@ AUTO = "auto"
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """How to compress; see `adaptzip.compress` for what each field means."""
+    """How to compress; see `adaptzip.compress` for what each field means. The budget is parsed, and `options` holds the
+    method's own options."""
 
     to: str = REFERENCE
-    budget: str | Budget | None = None
+    budget: Budget | None = None
     max_error: float | None = None
+    lossless: bool = False
     extras: ExtrasMode = "lossless"
     alpha: float | None = None
     config: str | Path | None = None
@@ -79,18 +81,18 @@ class Request:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
                 raise UsageError("allocating ranks needs a budget or an error", hint="add --budget or --max-error")
-        if isinstance(self.budget, str):
-            object.__setattr__(self, "budget", Budget.parse(self.budget))
+        if self.lossless:
+            self._check_nothing_chosen()
+
+    def _check_nothing_chosen(self) -> None:
+        chosen = (self.budget, self.max_error, self.allocate, self.calibration, self.basis, self.ranks)
+        if any(item is not None for item in chosen) or self.options or self.extras != "lossless":
+            raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
 
     @property
     def inputs(self) -> dict[str, object]:
         """What is read besides the source, as for `files.inputs.check_apart`."""
         return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}
-
-    @property
-    def limit(self) -> Budget | None:
-        """The budget, parsed."""
-        return None if isinstance(self.budget, str) else self.budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +173,18 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: if it has no such option, or one is out of range.
     """
-    known = {field.name for field in dataclasses.fields(method.config_type)}
-    unknown = sorted(options.keys() - known)
+    known = option_names(method)
+    unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise UsageError(
-            f"method {method.name!r} has no option {unknown[0]!r}",
-            hint=f"its options: {', '.join(sorted(known))}" if known else "it has no options",
-        )
+        raise UsageError(f"method {method.name!r} has no option {unknown[0]!r}", hint=said_options(known))
     return method.config_type(**options)
+
+
+def option_names(method: Method) -> list[str]:
+    """Names of a method's own options, sorted."""
+    return sorted(field.name for field in dataclasses.fields(method.config_type))
+
+
+def said_options(names: Sequence[str]) -> str:
+    """The hint that tells a method's options."""
+    return f"its options: {', '.join(names)}" if names else "it has no options"

@@ -166,7 +166,7 @@ def _order(job: Job, made: Made) -> tuple[float, float]:
 
 
 def _warn_of_room(job: Job, made: Made) -> None:
-    limit = job.request.limit
+    limit = job.request.budget
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if size is None or job.request.max_error is not None or not made.ranks:
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.linalg import choose_device
 from adaptzip.core.progress import Progress
-from adaptzip.errors import BaseModelError, RefusedError, UsageError
+from adaptzip.errors import BaseModelError, RefusedError, UsageError, naming
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
@@ -223,14 +223,9 @@ def _load_student(
     return load_teacher(base, complete, device, loading=loading)
 
 
-@contextmanager
-def _about(name: str) -> Iterator[None]:
+def _about(name: str) -> AbstractContextManager[None]:
     """Name the row in errors about the base model, which know nothing of it."""
-    try:
-        yield
-    except (BaseModelError, RefusedError) as error:
-        row = "the teacher" if name == TEACHER else name
-        raise type(error)(f"{row}: {error}", hint=error.hint) from error
+    return naming("the teacher" if name == TEACHER else name, BaseModelError, RefusedError)
 
 
 def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:

@@ -16,12 +16,11 @@ from adaptzip.checkpoints._readback import confirm
 from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import read
-from adaptzip.restoring.reconstruction import reconstruct
+from adaptzip.restoring.reading import adapter_from, read
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
@@ -119,7 +118,11 @@ def export(
     if writer.takes:
         content = _native(source, writer, base, basis, base_name)
     else:
-        adapter = _named(_adapter(source, alpha, config, base, basis), base_name)
+        adapter = adapter_from(source, alpha=alpha, config=config, base=base, basis=basis)
+        if isinstance(source, Adapter):
+            vet(adapter, "the adapter")
+            vet_numbers(adapter)
+        adapter = _named(adapter, base_name)
         content = _Content(partial(writer.write, adapter), adapter, None)
     warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=writer.owns) as folder:
@@ -162,23 +165,5 @@ def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapt
         ) from error
     if found.meta.dialect != writer.name:
         raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
-    try:
+    with naming(output, CheckFailedError):
         confirm(adapter, found, options)
-    except CheckFailedError as error:
-        raise CheckFailedError(f"{output}: {error}", hint=error.hint) from error
-
-
-def _adapter(
-    source: str | Path | Adapter | Compressed,
-    alpha: float | None,
-    config: str | Path | None,
-    base: str | Path | None,
-    basis: str | Path | Basis | None,
-) -> Adapter:
-    if isinstance(source, Adapter):
-        vet(source, "the adapter")
-        vet_numbers(source)
-        return source
-    if isinstance(source, str | Path):
-        return read(source, alpha=alpha, config=config, base=base, basis=basis)
-    return reconstruct(source, base=base, basis=basis)

@@ -18,6 +18,7 @@ from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
@@ -67,6 +68,29 @@ def read(
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
+
+
+def adapter_from(
+    source: str | Path | Adapter | Compressed,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Adapter:
+    """The adapter that a path, a compressed adapter or an adapter in memory, which is left as it is, stands for.
+
+    Args:
+        alpha, config, base, basis: as for `read`.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError, UsageError: as `read`.
+    """
+    if isinstance(source, Adapter):
+        return source
+    if isinstance(source, Compressed):
+        return reconstruct(source, base=base, basis=basis)
+    return read(source, alpha=alpha, config=config, base=base, basis=basis)
 
 
 def archive_file(path: str | Path) -> Path | None:

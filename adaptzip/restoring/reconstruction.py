@@ -16,14 +16,14 @@ from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_facto
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.resolve import basis_for_reconstruct
 from adaptzip.checkpoints.peft.vetting import vet
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.gains import divisor
 from adaptzip.core.layouts import Layout
 from adaptzip.core.method import Method
 from adaptzip.core.workers import parallel_map
-from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
+from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.methods import load, names
 
@@ -80,10 +80,8 @@ def reconstruct(
     if isinstance(source, Compressed):
         return _reconstruct(source, modules, device, base, basis)
     compressed = open_adz(source)
-    try:
+    with naming(source, FormatError, RefusedError):
         return _reconstruct(compressed, modules, device, base, basis)
-    except (FormatError, RefusedError) as error:
-        raise type(error)(f"{source}: {error}", hint=error.hint) from error
 
 
 def _reconstruct(
@@ -148,14 +146,7 @@ def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, co
         name: dataclasses.replace(module, magnitude=magnitudes.get(name), bias=biases.get(name))
         for name, module in modules.items()
     }
-    meta = Meta(
-        dialect=compressed.dialect,
-        config=compressed.meta_config,
-        base_model=compressed.base_model,
-        header=compressed.source_header,
-        config_text=compressed.source_config_text,
-        dtype=None if compressed.lossless else DTYPES[compressed.dtype],
-    )
+    meta = dataclasses.replace(compressed.meta, dtype=None if compressed.lossless else DTYPES[compressed.dtype])
     adapter = Adapter(whole, extras, meta)
     if complete:
         _vet(adapter)

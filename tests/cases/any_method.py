@@ -15,6 +15,7 @@ from adaptzip import Adapter, methods
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, decode_module
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
+from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.fitting.candidates import candidates, fit_candidate
@@ -58,7 +59,7 @@ def compress(name: str, source: Adapter, *args: Any, **options: Any) -> Compress
 def job_of(name: str, source: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None, **options: Any) -> Job:
     """A job; an error of 0.2 is asked for where `options` do not say otherwise."""
     asked: dict[str, Any] = {"to": name, "device": "cpu", **needs(name, source), **(options or {"max_error": 0.2})}
-    request = Request(**asked)
+    request = Request(**{**asked, "budget": Budget.of(asked.get("budget"))})
     loaded = load_source(source, request)
     if sensitivities is not None:
         object.__setattr__(loaded, "sensitivities", sensitivities)

@@ -11,6 +11,7 @@ import torch
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
@@ -26,7 +27,7 @@ GROWING = [name for name in methods.fittable() if methods.load(name).grows]
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:
     given |= basis_for(method, teacher, base.parent / "teacher.basis")
-    request = Request(method, given.pop("budget", "1200"), base=base, device="cpu", **given)
+    request = Request(method, Budget.parse(given.pop("budget", "1200")), base=base, device="cpu", **given)
     return prepare(
         None,
         teacher=teacher,

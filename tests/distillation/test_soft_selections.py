@@ -10,6 +10,7 @@ import torch
 
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation import selecting
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
@@ -27,7 +28,7 @@ SELECTING = [name for name in methods.fittable() if methods.load(name).soft_role
 
 def setup_of(base: Path, teacher: Adapter, method: str, **options: Any) -> Setup:
     data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
-    request = Request(method, "1500", base=base, device="cpu", options=options)
+    request = Request(method, Budget.parse("1500"), base=base, device="cpu", options=options)
     return prepare(None, teacher=teacher, base=base, data=data, request=request, schedule=SHORT, options=DataOptions())
 
 

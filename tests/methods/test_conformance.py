@@ -17,6 +17,7 @@ from torch import Tensor
 import adaptzip
 from adaptzip import Adapter, methods
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting.assembly import fixed_size
@@ -405,7 +406,8 @@ def test_what_cannot_be_met_is_refused(name: str) -> None:
 @pytest.mark.parametrize("kind", ["error", "size"])
 def test_a_plan_is_near_what_comes(name: str, kind: str, basis_file: Path) -> None:
     limits: dict[str, Any] = {"max_error": 0.2} if kind == "error" else {"budget": f"{sizes(name, basis_file)[1]}B"}
-    planned = forecast(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **limits))
+    asked = {**limits, "budget": Budget.of(limits.get("budget"))}
+    planned = forecast(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **asked))
     compressed, _ = large(name, basis_file, **limits)
     assert planned.method == name
     assert planned.bytes == pytest.approx(writer.size(compressed), rel=0.3)
