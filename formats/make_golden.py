@@ -25,7 +25,7 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
 from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors

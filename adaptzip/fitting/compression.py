@@ -14,7 +14,6 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import FunctionMethod
 from adaptzip.core.progress import Progress
 from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output
@@ -24,7 +23,7 @@ from adaptzip.fitting.choosing import choose_method
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
-from adaptzip.methods import REFERENCE, load
+from adaptzip.methods import REFERENCE, load_fittable
 
 
 def compress(
@@ -101,9 +100,7 @@ def compress(
         check_output(output, force)
     if lossless:
         _check_nothing_chosen(request)
-        method = load(to)
-        if isinstance(method, FunctionMethod):
-            raise method.refusal()
+        method = load_fittable(to)
         loaded = load_source(source, request, lossless=True)
         warn_of_local_name(loaded.adapter.meta.base_model)
         compressed = replace(exact(loaded, method.name, method.version, seed), renamed=base_name is not None)

@@ -35,7 +35,7 @@ from tests.cases.small_adapters import same_bits
 from tests.cases.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE
-UPDATES = [name for name in methods.names() if methods.load(name).linear]
+UPDATES = list(methods.fittable())
 """Methods whose files can be read as updates; what lies behind layers has tests of its own."""
 EXAMPLES = texts()
 LONGER = Schedule(steps=48, batch=8, every=6)

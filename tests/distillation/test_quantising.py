@@ -22,7 +22,7 @@ from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 STEP = 0.02
-FITTED = [name for name in methods.names() if methods.load(name).linear]
+FITTED = list(methods.fittable())
 """Methods that an update can be fitted by; the others are trained from nothing."""
 
 

@@ -140,7 +140,7 @@ def test_batches_keep_the_order_and_the_limit() -> None:
     assert [name for batch in found for name in batch] == list(modules)
 
 
-class Watched(Method):
+class Watched(Method[Any, Any, Any, str]):
     """A method that remembers what it was given."""
 
     name = "watched"
@@ -149,6 +149,7 @@ class Watched(Method):
     roles = ("U", "V")
     inner = methods.load("svd")
     config_type = inner.config_type
+    spans_modules = True
 
     def __init__(self, gained: bool = True) -> None:
         self.gained = gained  # type: ignore[misc]

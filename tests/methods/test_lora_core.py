@@ -18,7 +18,8 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
-from adaptzip.core.method import BASIS_U, BASIS_V, FitContext
+from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.method import FitContext
 from adaptzip.methods import load
 from adaptzip.methods._lora_core import Config, CoreProfile
 from tests.cases.small_adapters import adapter, factors, relative_error
