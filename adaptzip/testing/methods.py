@@ -6,7 +6,7 @@
     class TestMine(MethodTests):
         method = METHOD
 
-pytest finds the class, and with it some eighty tests: of layouts against what is stored, of errors and predictions
+pytest finds the class, and with it some sixty tests: of layouts against what is stored, of errors and predictions
 against the dense update, of budgets, of files that come back, and of adapters of odd shapes. Nothing has to be
 installed for it; where the method's package is, the tests run on what is.
 """
