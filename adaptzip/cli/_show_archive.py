@@ -119,9 +119,10 @@ def _linear(header: Header) -> bool | None:
     """
     if header.config.get("lossless") or not header.provenance.distilled:
         return True
+    from adaptzip.core.method import Method
     from adaptzip.methods import load, names
 
-    return load(header.method).linear if header.method in names() else None
+    return isinstance(load(header.method), Method) if header.method in names() else None
 
 
 def _base_model(archive: _Archive) -> str | None:

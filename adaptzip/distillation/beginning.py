@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
@@ -16,10 +16,12 @@ from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints._base_name import renamed
 from adaptzip.core.budget import Budget
-from adaptzip.core.compressed import Compressed
+from adaptzip.core.compressed import Compressed, TensorSpec
+from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
+from adaptzip.distillation.trainable import as_trainable, trained
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
@@ -27,7 +29,7 @@ from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
-from adaptzip.methods import load
+from adaptzip.methods import load_fittable
 from adaptzip.restoring.reconstruction import coder_of
 
 MORE = 1.7
@@ -55,7 +57,7 @@ class Beginning:
         growth: where training begins with smaller ranks that grow; `tensors` are the fit's nevertheless.
     """
 
-    coder: Coder
+    coder: Coder[AnyTrainable]
     gains: Mapping[str, int]
     tensors: Tensors
     step: float
@@ -91,7 +93,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
-    coder = coder_of(compressed, **found)
+    coder = trained(coder_of(compressed, **found))
     if coder.basis is not None:
         coder = replace(coder, basis=coder.basis.to(device))
     step = compressed.step
@@ -174,7 +176,7 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     found = {"base": request.base, "basis": request.basis}
     growth = growth_of(fitted, ranks, step) if growing else None
     return Beginning(
-        fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
+        trained(fitted.coder), fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
     )  # fmt: skip
 
 
@@ -236,8 +238,8 @@ def _untrained(job: Job) -> bool:
 
 def _for_training(source: Original, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
-    method = load(request.to)
-    options = {**method.training_options, **request.options}
+    method = load_fittable(request.to)
+    options = {**as_trainable(method).training_options, **request.options}
     limit = request.budget
     if not method.needs_basis or method.default_basis != "base" or request.basis is not None or "rank" in options:
         return replace(request, options=options)
@@ -255,7 +257,7 @@ def _for_training(source: Original, request: Request, room: int) -> Request:
     return replace(request, options={**options, "rank": rank})
 
 
-def _in_units(tensors: Mapping[str, Tensor], layout: Any, step: float) -> dict[str, Tensor]:
+def _in_units(tensors: Mapping[str, Tensor], layout: Iterable[TensorSpec], step: float) -> dict[str, Tensor]:
     """Directions, which are decoded as whole numbers, in the units of the update."""
     units = {spec.role: step if spec.directions else 1.0 for spec in layout}
     return {role: tensor * units[role] if units[role] != 1.0 else tensor for role, tensor in tensors.items()}

@@ -15,6 +15,7 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import concluded, first_state, train
@@ -224,6 +225,6 @@ def distill(
 
 def _error(teacher: Adapter, compressed: Compressed, beginning: Beginning) -> float:
     """Relative error of the update; functions leave the weights as they are, so that it is the whole of it."""
-    if not beginning.coder.method.linear:
+    if isinstance(beginning.coder.method, FunctionMethod):
         return 1.0
     return diff(teacher, reconstruct(compressed, **beginning.found)).relative_error or 0.0

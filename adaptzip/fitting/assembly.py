@@ -15,6 +15,7 @@ from adaptzip.adz.coding.packing import pack_basis, pack_factors
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import Compressed, Provenance, Site
+from adaptzip.core.family import MethodConfig
 from adaptzip.files.dtypes import NAMES
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.requests import Job, Original
@@ -89,7 +90,7 @@ def factor_dtype(adapter: Adapter) -> str:
     return "F32" if widest == torch.float64 else NAMES[widest]
 
 
-def stored_options(config: Any) -> dict[str, Any]:
+def stored_options(config: MethodConfig) -> dict[str, Any]:
     """A method's configuration without what has its default."""
     fields = dataclasses.fields(config)
     values = {field.name: getattr(config, field.name) for field in fields}

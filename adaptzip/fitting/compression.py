@@ -14,7 +14,6 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import FunctionMethod
 from adaptzip.core.progress import Progress
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
@@ -24,7 +23,7 @@ from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
-from adaptzip.methods import REFERENCE, fittable, load
+from adaptzip.methods import REFERENCE, fittable, load_fittable
 
 
 def compress(
@@ -166,9 +165,7 @@ def job_of(source: Original, request: Request) -> Job | None:
 
 
 def _exact(source: Original, request: Request) -> Made:
-    method = load(request.to)
-    if isinstance(method, FunctionMethod):
-        raise method.refusal()
+    method = load_fittable(request.to)
     compressed = exact(source, method.name, method.version, request.seed)
     compressed = replace(compressed, renamed=request.base_name is not None)
     return Made(compressed, 0.0, writer.size(compressed), {name: m.rank for name, m in source.adapter.modules.items()})

@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 from adaptzip.core.progress import Progress
-from adaptzip.core.survey import Candidate
+from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
 from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
@@ -127,14 +127,14 @@ def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:
     return found
 
 
-def _known(job: Job, candidate: Candidate) -> Forecast | None:
+def _known(job: Job, candidate: AnyCandidate) -> Forecast | None:
     if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
         return None
     size = candidate.bytes + bare_size(job)
     return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, candidate.error, {})
 
 
-def foresee_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> Forecast:
+def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | None = None) -> Forecast:
     """What one setting of a method is expected to give, from a fit.
 
     Raises:

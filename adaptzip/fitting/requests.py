@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -19,17 +19,15 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.family import AnyFamily, ConfigT, Family, MethodConfig
 from adaptzip.core.linalg import choose_device
-from adaptzip.core.method import FitContext, FunctionMethod
+from adaptzip.core.method import AnyMethod, FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.fits import survey_of
-from adaptzip.methods import REFERENCE, load
-
-if TYPE_CHECKING:
-    from adaptzip.core.method import Method
+from adaptzip.methods import REFERENCE, load_fittable
 
 AUTO = "auto"
 """In place of a method's name: whichever gives the smallest error."""
@@ -120,8 +118,8 @@ class Job:
 
     source: Original
     request: Request
-    method: Method
-    config: Any
+    method: AnyMethod
+    config: MethodConfig
     context: FitContext
     survey: Survey | None
 
@@ -137,9 +135,7 @@ def prepare_job(source: Original, request: Request) -> Job:
         UsageError: if there is no such method or option.
         RefusedError: if the method can only be trained, or a basis is needed and missing.
     """
-    method = load(request.to)
-    if isinstance(method, FunctionMethod):
-        raise method.refusal()
+    method = load_fittable(request.to)
     config = configure(method, request.options)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
@@ -153,7 +149,9 @@ def prepare_job(source: Original, request: Request) -> Job:
     return Job(source, request, method, config, context, survey)
 
 
-def _basis(method: Method, config: Any, adapter: Adapter, request: Request, device: torch.device) -> Basis | None:
+def _basis(
+    method: AnyMethod, config: MethodConfig, adapter: Adapter, request: Request, device: torch.device
+) -> Basis | None:
     if not method.needs_basis:
         return None
     basis: Basis = basis_for_compress(
@@ -167,7 +165,7 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
     return basis.to(device)
 
 
-def configure(method: Method, options: Mapping[str, Any]) -> Any:
+def configure(method: Family[ConfigT], options: Mapping[str, Any]) -> ConfigT:
     """A method's configuration with these options set.
 
     Raises:
@@ -180,7 +178,7 @@ def configure(method: Method, options: Mapping[str, Any]) -> Any:
     return method.config_type(**options)
 
 
-def option_names(method: Method) -> list[str]:
+def option_names(method: AnyFamily) -> list[str]:
     """Names of a method's own options, sorted."""
     return sorted(field.name for field in dataclasses.fields(method.config_type))
 

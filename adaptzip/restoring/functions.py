@@ -12,8 +12,8 @@ from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.function_method import Function, FunctionMethod
 from adaptzip.core.meta import Meta
-from adaptzip.core.method import Function, FunctionMethod
 from adaptzip.errors import FormatError, RefusedError, UsageError, naming
 from adaptzip.restoring.reading import archive_file, read
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct_native

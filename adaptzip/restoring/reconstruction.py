@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.resolve import basis_for_reconstruct
@@ -19,9 +19,10 @@ from adaptzip.checkpoints.peft.vetting import vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
+from adaptzip.core.family import AnyFamily, MethodConfig
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
 from adaptzip.core.layouts import Layout
-from adaptzip.core.method import Method
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
@@ -126,7 +127,7 @@ def holds_functions(compressed: Compressed) -> bool:
     Raises:
         RefusedError: if its method is unknown.
     """
-    return not compressed.lossless and not _method(compressed).linear
+    return not compressed.lossless and isinstance(_method(compressed), FunctionMethod)
 
 
 def refuse_functions(compressed: Compressed) -> None:
@@ -199,7 +200,9 @@ def decode(
     yield from zip(names, parallel_map(module, names), strict=True)
 
 
-def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None) -> Coder:
+def coder_of(
+    compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None
+) -> AnyCoder:
     """What the modules of a file are decoded with.
 
     Raises:
@@ -207,11 +210,11 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     """
     method = _method(compressed)
     try:
-        config = method.config_type(**_options(method, compressed.config))
+        config: MethodConfig = method.config_type(**_options(method, compressed.config))
     except (TypeError, UsageError) as error:
         raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
     found = None
-    if compressed.gains and not method.linear:
+    if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     if method.needs_basis != (compressed.basis is not None):
         raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
@@ -222,7 +225,7 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     return Coder(method, config, compressed.sites, compressed.max_rank, found)
 
 
-def _options(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
+def _options(method: AnyFamily, config: Mapping[str, Any]) -> dict[str, Any]:
     """A file's options, each of the type that the method declares; whole numbers stand for float ones too.
 
     Raises:
@@ -259,7 +262,7 @@ def _embedded(compressed: Compressed) -> Basis | None:
     return Basis(modules, compressed.basis)
 
 
-def _method(compressed: Compressed) -> Method:
+def _method(compressed: Compressed) -> AnyFamily:
     if compressed.method not in names():
         raise RefusedError(
             f"the file was made by method {compressed.method!r}, which is not installed",

@@ -12,6 +12,7 @@ from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
+from adaptzip.core.trainable import Trainable
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
@@ -22,7 +23,7 @@ from tests.cases import tiny_peft
 from tests.cases.linear_factors import linear_factors
 from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
-GROWING = [name for name in methods.fittable() if methods.load(name).grows]
+GROWING = [name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.grows]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:

@@ -24,7 +24,7 @@ from adaptzip.methods import REFERENCE
 from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({f"l.{i}": (64, 48, 6) for i in range(5)}, seed=7)
-FAST = [name for name in methods.fittable() if not methods.load(name).needs_basis]
+FAST = [name for name in methods.fittable() if not methods.load_fittable(name).needs_basis]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_without_a_limit_all_aim_at_the_default_error() -> None:
 
 
 def test_a_basis_that_is_missing_is_a_reason_and_no_error() -> None:
-    needy = [name for name in methods.names() if methods.load(name).default_basis == "base"]
+    needy = [name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base"]
     assert needy
     report = adaptzip.plan(SOURCE, budget="2500B", methods=needy)
     assert [row.method for row in report.refusals] == needy
@@ -210,6 +210,6 @@ def test_a_module_that_the_adapter_lacks() -> None:
 
 
 def test_a_single_method_refuses_with_its_own_error() -> None:
-    needy = next(name for name in methods.names() if methods.load(name).default_basis == "base")
+    needy = next(name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base")
     with pytest.raises(RefusedError):
         choosing.forecast(SOURCE, Request(to=needy, budget=Budget.parse("2500B")))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.function_method import Function
 from adaptzip.core.layouts import TURNED, Layout
-from adaptzip.core.method import Function
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.models.adding import merge_bias, merge_update
 from adaptzip.models.extras import WHICH, is_there, keeps_tied, place_tensors, resolve, sharing

@@ -1,0 +1,43 @@
+"""Installing methods of other packages for a test, as pip would: by an entry point that a distribution declares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from adaptzip import methods
+from adaptzip.core.family import AnyFamily
+
+_MODULE = "adaptzip_method_under_test"
+
+
+@contextmanager
+def installed(folder: Path, points: Mapping[str, str]) -> Iterator[None]:
+    """While this lasts, a distribution in `folder` brings the methods `points`: by name, where each is found."""
+    about = folder / "toys-1.0.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    lines = [f"{name} = {place}" for name, place in points.items()]
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("\n".join([f"[{methods.GROUP}]", *lines, ""]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+@contextmanager
+def registered(method: AnyFamily, folder: Path) -> Iterator[None]:
+    """While this lasts, adaptzip knows a method by its name; as it is where it is built in or installed already."""
+    if method.name in methods.names() and methods.load(method.name) is method:
+        yield
+        return
+    module = ModuleType(_MODULE)
+    module.METHOD = method  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, _MODULE, module)
+        with installed(folder, {method.name: f"{_MODULE}:METHOD"}):
+            yield
