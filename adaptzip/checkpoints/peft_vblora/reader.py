@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
 from adaptzip.core.layouts import Layout

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.linalg import choose_device
@@ -170,7 +171,7 @@ def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
 
 def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis: str | Path | Basis | None) -> Adapter:
     if isinstance(source, Adapter):
-        return source
+        return resolved(source)
     if isinstance(source, str | Path):
         return read(source, base=base, basis=basis)
     return reconstruct(source, base=base, basis=basis)
