@@ -116,16 +116,15 @@ def _built_in() -> dict[str, Dialect]:
 @lru_cache(maxsize=8)
 def _plugged_in(path: tuple[str, ...]) -> dict[str, Dialect]:
     """The dialects of other packages on a search path; looking for them takes time, and each read asks for them."""
-    places = {name: "adaptzip" for name in _built_in()}
-    found = {}
-    for point in entry_points(group=GROUP):
+    points = entry_points(group=GROUP)
+    places = dict.fromkeys(_built_in(), "adaptzip")
+    for point in points:
         if places.setdefault(point.name, point.value) != point.value:
             raise UsageError(
                 f"dialect {point.name!r} is defined twice: by {places[point.name]} and by {point.value}",
                 hint="uninstall the package that brings the second one",
             )
-        found[point.name] = _load(point)
-    return found
+    return {point.name: _load(point) for point in points}
 
 
 def _load(point: EntryPoint) -> Dialect:

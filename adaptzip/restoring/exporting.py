@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from adaptzip.checkpoints import NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
+from adaptzip.checkpoints import NativeWriter, Reader, WriteOptions, resolved, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -170,7 +170,7 @@ def _adapter(
     if isinstance(source, Adapter):
         vet(source, "the adapter")
         vet_numbers(source)
-        return source
+        return resolved(source)
     if isinstance(source, str | Path):
         return read(source, alpha=alpha, config=config, base=base, basis=basis)
     return reconstruct(source, base=base, basis=basis)

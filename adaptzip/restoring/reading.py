@@ -62,6 +62,17 @@ def read(
         return adapter
 
 
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open the files of an adapter that is no `.adz`, without understanding them.
+
+    Raises:
+        CheckpointError: if the adapter is missing or unreadable.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        return _source(Path(path), weights, _open(weights), None, None, None)
+
+
 def archive_file(path: str | Path) -> Path | None:
     """The `.adz` file at `path`, by its name or by what it holds, or None for any other adapter.
 

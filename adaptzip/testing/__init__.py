@@ -1,0 +1,1 @@
+"""Conformance suites for plug-ins: their authors inherit the tests that the package's own pass."""
