@@ -11,6 +11,7 @@ from adaptzip._version import __version__
 
 if TYPE_CHECKING:
     from adaptzip.adz.container.reader import open_adz as open
+    from adaptzip.checkpoints import Dialect
     from adaptzip.core.adapter import Adapter, LoraFactors
     from adaptzip.core.budget import Budget
     from adaptzip.core.compressed import Compressed
@@ -30,6 +31,7 @@ __all__ = [
     "AdaptzipError",
     "Budget",
     "Compressed",
+    "Dialect",
     "LoraFactors",
     "compress",
     "distill",
@@ -47,6 +49,7 @@ _HOMES = {
     "AdaptzipError": ("adaptzip.errors", "AdaptzipError"),
     "Budget": ("adaptzip.core.budget", "Budget"),
     "Compressed": ("adaptzip.core.compressed", "Compressed"),
+    "Dialect": ("adaptzip.checkpoints", "Dialect"),
     "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),
     "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification
 
 from checks.markdown import read_page
+from tests.cases.guide_packages import installed_package, is_module
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted(page for page in (ROOT / "docs/guides").glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
@@ -52,9 +53,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_the_code_runs(guide: Path, workplace: Path) -> None:
     names: dict[str, Any] = {}
-    for block in read_page(guide).blocks:
-        if block.language == "python":
-            exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
+    page = read_page(guide)
+    with installed_package(page, workplace / "site"):
+        for block in page.blocks:
+            if block.language == "python" and not is_module(block):
+                exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
     assert list(workplace.rglob("*.adz"))
 
 

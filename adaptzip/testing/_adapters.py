@@ -20,13 +20,17 @@ Change = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """What becomes of the tensors of a file."""
 
 
-def small_adapter() -> Adapter:
-    """Two linear layers of a decoder, (24, 16) and (8, 16), of rank 4, and the head of a classifier, in float32."""
+def small_adapter(scaling: float = 0.5) -> Adapter:
+    """Two linear layers of a decoder, (24, 16) and (8, 16), of rank 4, and the head of a classifier, in float32.
+
+    Args:
+        scaling: of both layers.
+    """
     generator = torch.Generator().manual_seed(0)
     modules = {}
     for name, out in (("model.layers.0.self_attn.q_proj", 24), ("model.layers.0.self_attn.v_proj", 8)):
         A, B = (torch.randn(*shape, generator=generator) for shape in ((4, 16), (out, 4)))
-        modules[name] = LoraFactors(A, B * 0.5 ** torch.arange(4.0), 0.5)
+        modules[name] = LoraFactors(A, B * 0.5 ** torch.arange(4.0), scaling)
     head = torch.randn(3, 16, generator=generator)
     return Adapter(modules, {HEAD: head}, Meta("peft", {"task_type": "SEQ_CLS"}, "someone/some-base"))
 

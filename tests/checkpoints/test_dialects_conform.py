@@ -67,4 +67,4 @@ class TestToy(DialectTests):
 
 
 def test_every_dialect_of_ours_is_here() -> None:
-    assert {suite.dialect.name for suite in DialectTests.__subclasses__()} == {*dialects(), "toy"}
+    assert {suite.dialect.name for suite in DialectTests.__subclasses__()} >= dialects().keys()
