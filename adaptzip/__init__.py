@@ -11,6 +11,7 @@ from adaptzip._version import __version__
 
 if TYPE_CHECKING:
     from adaptzip.adz.container.reader import open_adz as open
+    from adaptzip.checkpoints import Dialect
     from adaptzip.core.adapter import Adapter, LoraFactors
     from adaptzip.core.budget import Budget
     from adaptzip.core.compressed import Compressed, Site, TensorSpec
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptzipError",
     "Budget",
     "Compressed",
+    "Dialect",
     "FitContext",
     "FunctionMethod",
     "LoraFactors",
@@ -57,6 +59,7 @@ _HOMES = {
     "AdaptzipError": ("adaptzip.errors", "AdaptzipError"),
     "Budget": ("adaptzip.core.budget", "Budget"),
     "Compressed": ("adaptzip.core.compressed", "Compressed"),
+    "Dialect": ("adaptzip.checkpoints", "Dialect"),
     "FitContext": ("adaptzip.core.method", "FitContext"),
     "FunctionMethod": ("adaptzip.core.function_method", "FunctionMethod"),
     "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),

@@ -21,6 +21,7 @@ from adaptzip.cli.app import main
 from adaptzip.testing.plugging import installed
 from checks.docs import commands_in
 from checks.markdown import read_page
+from tests.cases.guide_packages import installed_package, is_module
 
 ROOT = Path(__file__).parent.parent
 OWN_METHOD = ROOT / "docs" / "guides" / "own-method.md"
@@ -67,9 +68,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_the_code_runs(guide: Path, workplace: Path) -> None:
     names: dict[str, Any] = {}
-    for block in read_page(guide).blocks:
-        if block.language == "python":
-            exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
+    page = read_page(guide)
+    with installed_package(page, workplace / "site"):
+        for block in page.blocks:
+            if block.language == "python" and not is_module(block):
+                exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
     assert list(workplace.rglob("*.adz"))
 
 

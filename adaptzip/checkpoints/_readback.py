@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints.peft.experts import parameter_of
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints.peft.prepare import pad
-from adaptzip.checkpoints.peft.targeting import chosen
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.comparing import diff, same_bits
 from adaptzip.errors import CheckFailedError
@@ -27,7 +26,8 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
 
     Modules must be the same. Factors that kept their dtype and scale must be the same bit for bit, up to ranks of
     zeros; others give the same update within the rounding of the dtype that they were written in. Everything else must
-    be the same, but for what the portable profile leaves out, and every module must be one that PEFT loads.
+    be the same, but for what the portable profile leaves out, and every module must be one that the program which the
+    dialect is of loads.
 
     Args:
         wanted: what was to be written; a module without any update may be missing in what was.
@@ -40,10 +40,11 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
     strangers = sorted(found.modules.keys() - wanted.modules.keys())
     if strangers:
         raise CheckFailedError(f"module {strangers[0]!r} was written, but is not in the adapter", hint=_HINT)
+    overlooked = conventions(found.meta.dialect).overlooked(found)
     for name, module in wanted.modules.items():
         if name in found.modules:
             _confirm_module(name, module, found.modules[name], options)
-            if parameter_of(name, module) is None and not chosen(found.meta.config, name):
+            if name in overlooked:
                 raise _failed(name, "is not among the targets of the configuration, so that PEFT would leave it out")
         elif module.A.any() and module.B.any():
             raise _failed(name, "is missing in what was written")

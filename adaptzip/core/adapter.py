@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adaptzip.core.effects import Effects
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.linalg import factored_svd
-from adaptzip.core.meta import Meta as Meta
-from adaptzip.errors import CheckpointError
+from adaptzip.core.meta import Meta
+from adaptzip.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,9 @@ class Adapter:
         modules: factors by module name (the module's path in the base model), in sorted order.
         extras: every other tensor by its key in the source file: heads, biases, embeddings, token rows.
         meta: origin.
+        effects: what it does beside its updates, as its dialect told it from the extras' keys and the configuration
+            when it was read; None where it was made in memory. What takes an adapter from memory resolves it anew, so
+            that what was replaced in it counts.
 
     Example:
         >>> factors = adaptzip.LoraFactors(A=torch.ones(2, 8), B=torch.ones(6, 2))
@@ -120,6 +124,24 @@ class Adapter:
     modules: Mapping[str, LoraFactors]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
+    effects: Effects | None = None
+
+    @property
+    def resolved(self) -> Effects:
+        """`effects`; none where there is nothing to resolve.
+
+        Raises:
+            UsageError: if they were not resolved for these extras.
+        """
+        known = self.effects
+        if known is None and not self.extras and not self.meta.config:
+            return Effects()
+        if known is None or not self.extras.keys() <= known.extras.keys():
+            raise UsageError(
+                "what the adapter does beside its updates is not resolved",
+                hint="adaptzip.checkpoints.resolved does so for an adapter that was made in memory",
+            )
+        return known
 
     @property
     def parameters(self) -> int:

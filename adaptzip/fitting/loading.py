@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding.packing import ExtrasMode, pack_tensors
+from adaptzip.checkpoints import resolved, vet, vet_numbers
 from adaptzip.checkpoints._base_name import renamed
-from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import PackedExtras
@@ -55,6 +55,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
     vet_numbers(adapter)
+    if isinstance(source, Adapter):
+        adapter = resolved(adapter)
     if not request.lossless:
         _check_square(adapter)
     found = Original(adapter, size, content, pack_extras(adapter, request.extras, folded=not request.lossless))

@@ -15,7 +15,7 @@ from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_s
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.resolve import basis_for_reconstruct
-from adaptzip.checkpoints.peft.vetting import vet
+from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
@@ -149,15 +149,14 @@ def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, co
     }
     meta = dataclasses.replace(compressed.meta, dtype=None if compressed.lossless else DTYPES[compressed.dtype])
     adapter = Adapter(whole, extras, meta)
-    if complete:
-        _vet(adapter)
-    return adapter
+    return _vetted(adapter) if complete else adapter
 
 
-def _vet(adapter: Adapter) -> None:
-    """The vetting of a folder; what is malformed there breaks a file."""
+def _vetted(adapter: Adapter) -> Adapter:
+    """Vetted and resolved like a folder; what is malformed there breaks a file."""
     try:
         vet(adapter, "the configuration in it")
+        return resolved(adapter)
     except CheckpointError as error:
         raise FormatError(str(error), hint=error.hint) from error
 

@@ -14,8 +14,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 
 Shape: TypeAlias = tuple[int, int, int]
 """(out, in, rank)."""

@@ -1,4 +1,4 @@
-"""Installing methods of other packages for a test, as pip would: by an entry point that a distribution declares."""
+"""Installing methods and dialects of other packages for a test, as pip would: by a distribution's entry points."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ _MODULE = "adaptzip_method_under_test"
 
 
 @contextmanager
-def installed(folder: Path, points: Mapping[str, str]) -> Iterator[None]:
-    """While this lasts, a distribution in `folder` brings the methods `points`: by name, where each is found."""
-    about = folder / "toys-1.0.dist-info"
+def installed(folder: Path, points: Mapping[str, str], group: str = methods.GROUP) -> Iterator[None]:
+    """While this lasts, a distribution in `folder` brings the objects `points` of a group: by name, where each is."""
+    # Of two distributions of one name, only the first on the path counts.
+    distribution = f"toys_of_{folder.name}"
+    about = folder / f"{distribution}-1.0.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {place}" for name, place in points.items()]
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("\n".join([f"[{methods.GROUP}]", *lines, ""]))
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield
