@@ -33,7 +33,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Effect]] = {
     "a weight beside an update": ("a.q.weight", {}, Effect("ignore", "a.q.weight")),
     "rows": (f"emb{TOKENS}", {"trainable_token_indices": [3, 1]}, Effect("token_rows", "emb.weight", (3, 1))),
     "rows by module": (
-        f"m.emb{TOKENS}", {"trainable_token_indices": {"emb": [2], "x": [1]}}, Effect("token_rows", "m.emb.weight", (2,)),
+        f"m.emb{TOKENS}", {"trainable_token_indices": {"emb": [2]}}, Effect("token_rows", "m.emb.weight", (2,)),
     ),
     "rows of nobody": (f"emb{TOKENS}", {"trainable_token_indices": {"x": [1]}}, Effect("token_rows", "emb.weight")),
     "a weight below rows": ("emb.weight", {"trainable_token_indices": {"emb": [2]}}, Effect("ignore", "emb.weight")),
