@@ -25,7 +25,7 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors, Meta
 from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
-from adaptzip.core.function_method import FunctionMethod
+from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
@@ -294,7 +294,7 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     writer.write(make_from(source, request).compressed, path)
 
 
-def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, options: Mapping[str, Any]) -> None:
+def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, options: Mapping[str, Any]) -> None:
     """A file of functions drawn at random behind an adapter's modules, one of them the identity."""
     config = configure(method, options)
     sites = method.places({name: module.shape[0] for name, module in adapter.modules.items()}, config)

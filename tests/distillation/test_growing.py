@@ -15,12 +15,13 @@ from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.tensors import Tensors, factors_of
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import UsageError
 from adaptzip.fitting.requests import Request
 from tests.cases import tiny_peft
 from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
-GROWING = [name for name in methods.fittable() if methods.load(name).grows]
+GROWING = [name for name in methods.fittable() if as_trainable(methods.load(name)).grows]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:

@@ -16,13 +16,14 @@ from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.requests import Request
 from adaptzip.models.live.batches import Example
 from tests.cases import tiny_peft
 from tests.cases.teachers import SHORT, teacher_of, texts, unlabelled
 
-SELECTING = [name for name in methods.fittable() if methods.load(name).soft_roles]
+SELECTING = [name for name in methods.fittable() if as_trainable(methods.load(name)).soft_roles]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **options: Any) -> Setup:

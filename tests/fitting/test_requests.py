@@ -21,6 +21,7 @@ from adaptzip.files.digest import file_digest
 from adaptzip.fitting import loading
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, prepare_job
+from tests.cases import sixth_method
 from tests.cases.any_method import job_of, needs
 from tests.cases.plugging import installed
 from tests.cases.small_adapters import adapter, factors
@@ -87,7 +88,7 @@ def test_numbers_that_are_none_are_refused_by_module_and_factor(factor: str, bad
 
 
 def test_options_are_the_methods_own() -> None:
-    assert job_of("sixth", SOURCE, options={"keep": 0.5}).config.keep == 0.5
+    assert job_of("sixth", SOURCE, options={"keep": 0.5}).config == sixth_method.Config(0.5)
     with pytest.raises(UsageError, match="'sixth' has no option 'hold'") as caught:
         job_of("sixth", SOURCE, options={"hold": 0.5})
     assert caught.value.hint == "its options: keep"
