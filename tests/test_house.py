@@ -17,7 +17,7 @@ import adaptzip
 from adaptzip import methods
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft"}
+HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft", "pytest", "hypothesis"}
 
 
 def modules_loaded_by(code: str) -> set[str]:

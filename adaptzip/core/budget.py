@@ -60,6 +60,15 @@ class Budget:
             raise UsageError(f"budget {text!r} has no meaning here", hint=_HINT)
         return cls(fraction, "fraction")
 
+    @classmethod
+    def of(cls, given: str | Budget | None) -> Budget | None:
+        """A budget as callers give it: parsed where it is text.
+
+        Raises:
+            UsageError: as `parse`.
+        """
+        return cls.parse(given) if isinstance(given, str) else given
+
     def bytes_for(self, source_bytes: int) -> int | None:
         """The limit in bytes for a source file of `source_bytes`, or None if it counts parameters."""
         if self.unit == "parameters":

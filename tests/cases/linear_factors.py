@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.coding.modules import AnyCoder
 from adaptzip.distillation.tensors import Tensors, factors_of
 
 
-def linear_factors(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
+def linear_factors(coder: AnyCoder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, tuple[Tensor, Tensor]]:
     """A (rank, in) and B (out, rank) of every module."""
     found = {}
     for name, update in factors_of(coder, gains, tensors).items():

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
 
 TEXTS = ("a b c d e f", "b d f a", "c c e a b", "f e d c b a a b", "e a", "d d d b a c e")
@@ -54,4 +55,4 @@ def head(adapter: Adapter, classes: int = 3, width: int = 16) -> Adapter:
         "base_model.model.classifier.weight": torch.randn(classes, width, generator=generator),
         "base_model.model.classifier.bias": torch.zeros(classes),
     }
-    return Adapter(adapter.modules, extras, adapter.meta)
+    return resolved(Adapter(adapter.modules, extras, adapter.meta))

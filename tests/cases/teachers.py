@@ -52,7 +52,7 @@ def teacher_of(make: Callable[[], Any], folder: Path, *ends: str) -> tuple[Path,
 
 def basis_for(name: str, teacher: Adapter, path: Path) -> dict[str, Any]:
     """The basis of the teacher's own directions in a file, for methods that have no other of their own."""
-    if methods.load(name).default_basis != "update":
+    if methods.load_fittable(name).default_basis != "update":
         return {}
     if not path.exists():
         write_basis(build_basis([teacher]), path)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints import Native, NativeModule
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 
 LEVELS = 64
 Widths = Mapping[str, tuple[int, int]]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adaptzip
-from adaptzip.checkpoints import Native, WriteOptions, dialect
+from adaptzip.checkpoints import Native, NativeWriter, WriteOptions, writer
 from adaptzip.checkpoints.peft_vblora.fitness import nearest_divisors
 from adaptzip.checkpoints.peft_vblora.layout import index_dtype
 from adaptzip.core.layouts import Layout
@@ -44,11 +44,12 @@ MODELS: dict[str, tuple[Callable[[], Any], Widths, Layout]] = {
     "linear": (llama, LLAMA, "linear"),
     "conv1d": (gpt2, GPT2, "transposed"),
 }
-VBLORA = dialect("peft-vblora")
+VBLORA = writer("peft-vblora")
 
 
 def write(native: Native, folder: Path, **options: Any) -> Path:
     folder.mkdir()
+    assert isinstance(VBLORA, NativeWriter)
     VBLORA.write_native(native, folder, WriteOptions(**options))
     return folder
 
@@ -239,6 +240,7 @@ def test_a_gain_a_repeated_vector_and_the_portable_profile_are_refused(tmp_path:
 def test_the_memory_of_dense_logits() -> None:
     native = hand_made({"a": (16, 24), "b": (8, 8), "zero": (16, 16)}, vectors=300, rank=3, zero=("zero",))
     pieces = 3 * ((16 + 24) + (8 + 8)) // 8
+    assert isinstance(VBLORA, NativeWriter)
     assert VBLORA.loading_bytes(native) == pieces * 300 * 4
 
 

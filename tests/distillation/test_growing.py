@@ -11,6 +11,8 @@ import torch
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
+from adaptzip.core.trainable import Trainable
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
@@ -21,12 +23,12 @@ from tests.cases import tiny_peft
 from tests.cases.linear_factors import linear_factors
 from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
-GROWING = [name for name in methods.fittable() if methods.load(name).grows]
+GROWING = [name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.grows]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:
     given |= basis_for(method, teacher, base.parent / "teacher.basis")
-    request = Request(method, given.pop("budget", "1200"), base=base, device="cpu", **given)
+    request = Request(method, Budget.parse(given.pop("budget", "1200")), base=base, device="cpu", **given)
     return prepare(
         None,
         teacher=teacher,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation import loop
 from adaptzip.distillation.loop import concluded, first_state, train
 from adaptzip.distillation.losses import LossWeights
@@ -30,7 +31,13 @@ from tests.cases.teachers import SHORT, classifier, teacher_of, texts, unlabelle
 
 
 def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:
-    given: dict[str, Any] = {"to": methods.REFERENCE, "budget": "700", "base": base, "device": "cpu", **options}
+    given: dict[str, Any] = {
+        "to": methods.REFERENCE,
+        "budget": Budget.parse("700"),
+        "base": base,
+        "device": "cpu",
+        **options,
+    }
     data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
     return prepare(
         None, teacher=teacher, base=base, data=data, request=Request(**given), schedule=schedule, options=DataOptions()

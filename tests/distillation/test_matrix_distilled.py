@@ -8,6 +8,7 @@ import pytest
 
 import adaptzip
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation.distilling import Distilled, adapter_of, finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, prepare
@@ -31,7 +32,7 @@ def distilled(made: Made) -> tuple[Distilled, Adapter]:
         teacher=made.adapter,
         base=made.base,
         data=made.examples(),
-        request=Request("svd", tight_budget(made.adapter), device="cpu"),
+        request=Request("svd", Budget.parse(tight_budget(made.adapter)), device="cpu"),
         schedule=Schedule(steps=4, batch=3, every=1, seed=SEED),
         options=DataOptions(held_out=SHARE),
     )

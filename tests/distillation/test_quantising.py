@@ -24,7 +24,7 @@ from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 STEP = 0.02
-FITTED = [name for name in methods.names() if methods.load(name).linear]
+FITTED = list(methods.fittable())
 """Methods that an update can be fitted by; the others are trained from nothing."""
 
 
@@ -147,7 +147,7 @@ def test_too_few_bytes_are_refused(started: Started, limit: str) -> None:
 
 
 def test_modules_of_rank_0_have_no_update() -> None:
-    method = methods.load(methods.REFERENCE)
+    method = methods.load_fittable(methods.REFERENCE)
     source = Adapter({**SOURCE.modules, "d": adapter({"d": (8, 6, 2)}).modules["d"]})
     fitted = fit(method.name, source)
     tensors = start(fitted, {"a": 2, "b": 1}, STEP)
@@ -157,7 +157,7 @@ def test_modules_of_rank_0_have_no_update() -> None:
     assert coded.modules.keys() == {"a", "b"}
 
 
-@pytest.mark.parametrize("name", [name for name in FITTED if methods.load(name).gained])
+@pytest.mark.parametrize("name", [name for name in FITTED if methods.load_fittable(name).gained])
 def test_gains_are_undone(name: str) -> None:
     gains = {"a": Sensitivity(4.0), "b": Sensitivity(0.25), "c": Sensitivity(1.0)}
     plain = fit(name, SOURCE)

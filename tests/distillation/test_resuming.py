@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.core.budget import Budget
 from adaptzip.distillation import running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
@@ -32,7 +33,7 @@ def note(seen: list[int], moment: Moment) -> None:
 def run(tmp_path: Path) -> Run:
     base, teacher = classifier(tmp_path)
     data = write_rows(tmp_path / "rows.jsonl")
-    request = Request(budget="6kB", base=base, device="cpu")
+    request = Request(budget=Budget.parse("6kB"), base=base, device="cpu")
     return Run(None, tmp_path / "out.adz", teacher, base, str(data), request, SCHEDULE)
 
 
@@ -121,7 +122,7 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
         replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
-        replace(run, request=replace(run.request, budget="7kB")),
+        replace(run, request=replace(run.request, budget=Budget.parse("7kB"))),
         replace(run, options=replace(run.options, max_tokens=5)),
     ]
     for other in others:

@@ -15,8 +15,8 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
-from adaptzip.core.adapter import Meta
 from adaptzip.core.comparing import diff
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.files.tensors import build_header, pending, write_tensors
 from tests.cases.small_adapters import adapter, factors, relative_error, same_bits

@@ -18,12 +18,13 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
-from adaptzip.core.method import BASIS_U, BASIS_V, FitContext
-from adaptzip.methods import load
+from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.method import FitContext
+from adaptzip.methods import load_fittable
 from adaptzip.methods._lora_core import Config, CoreProfile
 from tests.cases.small_adapters import adapter, factors, relative_error
 
-METHOD = load("lora-sb")
+METHOD = load_fittable("lora-sb")
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 
 
@@ -216,7 +217,7 @@ def test_a_basis_is_needed() -> None:
 
 
 def test_the_two_methods_differ_in_their_basis_alone() -> None:
-    xs = load("lora-xs")
+    xs = load_fittable("lora-xs")
     assert (xs.default_basis, METHOD.default_basis) == ("base", "update")
     assert (xs.name, METHOD.name) == ("lora-xs", "lora-sb")
     assert xs.layout(Site(9, 9), 5, Config()) == METHOD.layout(Site(9, 9), 5, Config())

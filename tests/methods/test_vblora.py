@@ -18,7 +18,7 @@ from adaptzip.core.survey import Allowance
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
 from adaptzip.methods._banks.codes import piece_count
 from adaptzip.methods._banks.ranks import survey
-from adaptzip.methods._vblora_config import Config
+from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods.vblora import METHOD
 from tests.cases.small_adapters import adapter, relative_error
 
@@ -95,7 +95,7 @@ def test_the_memory_that_peft_needs_is_a_limit(source: Adapter) -> None:
     outline = survey(source.modules, torch.device("cpu"))
     tight = Config(memory=2000 / 2**30)
     for candidate in METHOD.candidates(outline, tight, Allowance(parameters=400)):
-        c = candidate.config
+        c = choices_of(candidate.config)
         pieces = sum(c.rank * (piece_count(o, c.length) + piece_count(w, c.length)) for o, w, _ in SHAPES)
         assert 4 * pieces * c.vectors <= 2000
     with pytest.raises(CheckFailedError, match="PEFT would need .* GiB for the dense logits") as caught:
@@ -107,7 +107,7 @@ def test_lengths_divide_all_widths_where_they_can() -> None:
     outline = survey(adapter([(48, 96, 2), (144, 48, 2)]).modules, torch.device("cpu"))
     found = METHOD.candidates(outline, Config(), Allowance(parameters=400))
     assert found
-    assert all(48 % candidate.config.length == 0 for candidate in found)
+    assert all(48 % choices_of(candidate.config).length == 0 for candidate in found)
 
 
 def test_bank_numbers_are_in_units_of_the_update(source: Adapter) -> None:

@@ -20,7 +20,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from adaptzip.core.adapter import Adapter, Meta
+from adaptzip.checkpoints import resolved
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.models.kinds import Kind
 from adaptzip.models.live.running import load_base, load_teacher
@@ -31,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def with_task(lora: Adapter, task: str, **config: object) -> Adapter:
-    return replace(lora, meta=Meta(config={"task_type": task, **config}))
+    return resolved(replace(lora, meta=Meta(config={"task_type": task, **config})))
 
 
 def change(folder: Path, **values: object) -> Path:
@@ -170,7 +172,7 @@ def test_a_vocabulary_that_the_adapter_enlarges(tmp_path: Path) -> None:
 
     base, lora = save(make, tmp_path), adapter(make(), "q_proj")
     table = torch.randn(35, 16, generator=torch.Generator().manual_seed(3))
-    lora = replace(lora, extras={"base_model.model.model.embed_tokens.weight": table})
+    lora = resolved(replace(lora, extras={"base_model.model.model.embed_tokens.weight": table}))
     loaded = load_teacher(base, lora, CPU)
     assert loaded.known == 35
     state = loaded.model.state_dict()

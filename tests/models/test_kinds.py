@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BertModel, LlamaConfig, LlamaForSequenceClassification
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.checkpoints import resolved
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, RefusedError
 from adaptzip.fitting.calibration.distance import distance
 from adaptzip.fitting.calibration.gradients import gradient_weights, module_gradients
@@ -35,7 +37,7 @@ ALL: list[tuple[Callable[[], Any], Kind, str]] = [
 
 
 def with_task(lora: Adapter, task: str) -> Adapter:
-    return replace(lora, meta=Meta(config={"task_type": task}))
+    return resolved(replace(lora, meta=Meta(config={"task_type": task})))
 
 
 def bare_encoder() -> Any:
@@ -164,7 +166,7 @@ def test_an_update_goes_on_top_of_a_weight_that_the_adapter_replaces(tmp_path: P
     name = "bert.encoder.layer.0.attention.self.value"
     module = LoraFactors(torch.ones(1, 16), torch.ones(16, 1), 0.5)
     extras = {f"base_model.model.{name}.base_layer.weight": torch.full((16, 16), 2.0)}
-    loaded = load_teacher(save(tiny_peft.bert, tmp_path), Adapter({name: module}, extras), CPU)
+    loaded = load_teacher(save(tiny_peft.bert, tmp_path), resolved(Adapter({name: module}, extras)), CPU)
     assert torch.equal(loaded.layers[name].weight, torch.full((16, 16), 2.5))
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import adaptzip
 from adaptzip.checkpoints.peft.keys import split
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.restoring.exporting import export
 from tests.cases.small_adapters import adapter

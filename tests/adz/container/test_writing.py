@@ -26,9 +26,9 @@ from adaptzip.adz.container.header import MAX_MODULES
 from adaptzip.adz.container.reader import read_header
 from adaptzip.adz.container.streams import read_lengths, write_lengths
 from adaptzip.adz.container.tables import Tables, read_tables, write_tables
-from adaptzip.core.adapter import Meta
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, OutputError, RefusedError
 from tests.cases.small_adapters import adapter, bits
 

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import GPTJConfig, GPTJForCausalLM
 
+from adaptzip.checkpoints import resolved
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 from adaptzip.models.live.running import load_bare, load_teacher
 from adaptzip.restoring.reading import read
@@ -138,9 +139,9 @@ def test_a_table_that_the_base_has_in_another_size_counts_for_one_module(tmp_pat
     base, lora = save(tied, tmp_path), adapter(tied(), "q_proj")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"vocab_size": 35}))
-    lora = replace(lora, extras={"base_model.model.model.embed_tokens.weight": torch.randn(35, 16)})
+    lora = resolved(replace(lora, extras={"base_model.model.model.embed_tokens.weight": torch.randn(35, 16)}))
     assert not logits(load_teacher(base, lora, CPU).model).isnan().any()
-    copied = replace(lora, meta=replace(lora.meta, config={"modules_to_save": ["embed_tokens"]}))
+    copied = resolved(replace(lora, meta=replace(lora.meta, config={"modules_to_save": ["embed_tokens"]})))
     with pytest.raises(RefusedError, match=r"lm_head.weight, .* neither in the base nor in the adapter"):
         load_teacher(base, copied, CPU)
 

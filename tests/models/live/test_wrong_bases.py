@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import BertModel, ViTConfig, ViTForImageClassification
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipError, BaseModelError, RefusedError
 from adaptzip.models.kinds import Kind
@@ -36,7 +37,7 @@ def named(lora: Adapter, base: str) -> Adapter:
 
 def told(base: Path, lora: Adapter, kind: Kind | None = None, *, loading: Loading = STRICT) -> AdaptzipError:
     with pytest.raises((BaseModelError, RefusedError)) as caught:
-        load_teacher(base, lora, CPU, kind, loading=loading)
+        load_teacher(base, resolved(lora), CPU, kind, loading=loading)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     return caught.value

@@ -13,8 +13,9 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.errors import (
     AdaptzipError,
     BaseModelError,
