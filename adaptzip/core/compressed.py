@@ -37,6 +37,7 @@ class TensorSpec:
 
     @property
     def numbers(self) -> int:
+        """In the whole tensor."""
         return self.rows * self.width
 
 
