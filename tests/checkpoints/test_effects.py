@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from adaptzip.checkpoints import resolved
-from adaptzip.core.adapter import Adapter, Meta
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect, Effects
+from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
 from tests.cases.small_adapters import adapter
 

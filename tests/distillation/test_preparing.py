@@ -138,7 +138,9 @@ def test_a_method_that_says_nothing_of_training_is_refused(form: str, tmp_path: 
                 teacher=teacher,
                 base=base,
                 data=PLAIN,
-                request=Request("svd" if file else "sixth", None if file else "1500B", base=base, device="cpu"),
+                request=Request(
+                    "svd" if file else "sixth", Budget.of(None if file else "1500B"), base=base, device="cpu"
+                ),
                 schedule=Schedule(steps=2, batch=4),
                 options=DataOptions(held_out=0.4),
             )
