@@ -137,11 +137,12 @@ def test_a_common_factor_of_all_weights_changes_no_error() -> None:
 
 
 def test_weights_hold_for_ranks_as_well() -> None:
+    method = methods.load_fittable("svd")
     plain, weighted = (
         fit("svd", SOURCE),
         fit_adapter(
-            methods.load_fittable("svd"),
-            methods.load_fittable("svd").config_type(),
+            method,
+            method.config_type(),
             SOURCE,
             replace(FitContext(), sensitivities=WEIGHTS),
         ),

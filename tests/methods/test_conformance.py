@@ -31,12 +31,12 @@ class TestSeventh(MethodTests):
     method = seventh_method.METHOD
 
 
-def tests_of(method: AnyMethod) -> type[MethodTests]:
+def conformance_of(method: AnyMethod) -> type[MethodTests]:
     """The class of tests that an author would write."""
     return type(f"Test-{method.name}", (MethodTests,), {"method": method})
 
 
-globals().update({f"Test_{name}": tests_of(methods.load_fittable(name)) for name in methods.fittable()})
+globals().update({f"Test_{name}": conformance_of(methods.load_fittable(name)) for name in methods.fittable()})
 
 
 @pytest.fixture
