@@ -176,7 +176,7 @@ def _section(module: str, entries: list[Entry]) -> str:
 def _rendered(entry: Entry) -> str:
     parts = [f"\n### {_heading(entry)}\n\n```text\n{entry.signature.strip()}\n```\n\n{markdown(entry.docstring)}"]
     tests = (
-        [f"`{name}`" for name in vars(entry.value) if name.startswith("test_")] if inspect.isclass(entry.value) else []
+        [f"`{name}`" for name in dir(entry.value) if name.startswith("test_")] if inspect.isclass(entry.value) else []
     )
     if tests:
         parts.append(f"\nTests: {', '.join(tests)}.\n")

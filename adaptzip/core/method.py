@@ -48,6 +48,11 @@ class FitContext:
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         progress: called with the share of `prepare` that is done.
+
+    Example:
+        >>> context = adaptzip.FitContext(seed=3)
+        >>> context.device, context.basis, len(context.sensitivities)
+        (device(type='cpu'), None, 0)
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
