@@ -13,7 +13,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect, Effects
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 PREFIX = "base_model.model."
 TOKENS = ".token_adapter.trainable_tokens_delta"

@@ -8,7 +8,7 @@ import adaptzip
 from adaptzip import Budget
 from adaptzip.adz.container import writer
 from adaptzip.errors import UsageError
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter([(48, 64, 6)] * 4)
 BYTES = 4 * SOURCE.parameters

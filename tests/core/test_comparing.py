@@ -17,7 +17,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.comparing import diff, weighted_error
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import UsageError
-from tests.cases.small_adapters import adapter as small
+from adaptzip.testing.adapters import adapter as small
 
 
 def factors(out: int, width: int, rank: int, seed: int = 0, scaling: float = 0.5) -> LoraFactors:

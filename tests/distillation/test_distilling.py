@@ -30,8 +30,8 @@ from adaptzip.errors import (
 )
 from adaptzip.models.live.batches import Example, hold_out
 from adaptzip.reports.evaluation import NOTHING, TEACHER, evaluate
+from adaptzip.testing.adapters import same_bits
 from tests.cases import tiny_peft
-from tests.cases.small_adapters import same_bits
 from tests.cases.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE

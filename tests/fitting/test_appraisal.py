@@ -14,7 +14,7 @@ from adaptzip.fitting.compression import job_of, make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Request
 from adaptzip.methods import REFERENCE
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter([(24, 32, 4)] * 3, extras={"head": torch.ones(5)})
 

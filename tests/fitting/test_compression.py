@@ -19,7 +19,7 @@ from adaptzip.core.comparing import diff
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.files.tensors import build_header, pending, write_tensors
-from tests.cases.small_adapters import adapter, factors, relative_error, same_bits
+from adaptzip.testing.adapters import adapter, factors, relative_error, same_bits
 
 ROOT = Path(__file__).parents[2]
 CONFIG = b"""{

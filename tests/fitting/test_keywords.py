@@ -11,7 +11,7 @@ import adaptzip
 from adaptzip.errors import UsageError
 from adaptzip.fitting.requests import AUTO
 from adaptzip.methods import fittable
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter([(12, 16, 3)] * 2)
 

@@ -14,10 +14,11 @@ from adaptzip import methods
 from adaptzip.core.method import AnyMethod
 from adaptzip.errors import UsageError
 from adaptzip.testing import MethodTests
+from adaptzip.testing.adapters import adapter, relative_error
+from adaptzip.testing.trials import compress
 from tests.cases import seventh_method, sixth_method
-from tests.cases.any_method import EVERY, OUTSIDE, compress
+from tests.cases.any_method import EVERY, OUTSIDE
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 from tests.cases.tiny_peft import Trained, gpt2, llama, merged_by_peft, train
 
 

@@ -14,7 +14,7 @@ from adaptzip.adz.coding.packing import pack_tensors
 from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Site
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods.svd import METHOD
-from tests.cases.small_adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter, same_bits
 
 
 @pytest.fixture(scope="module")

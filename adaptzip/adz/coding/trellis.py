@@ -3,8 +3,8 @@
 Two scalar quantisers share one step: quantiser 0 holds the even multiples of the step, quantiser 1 the odd ones and
 zero. Which of them codes a number follows from the parities of the levels before it in its chain, so the pair acts
 as a denser quantiser in many dimensions at the rate of a scalar one. The encoder finds the best path by the Viterbi
-algorithm on squared error + BIT_WEIGHT * bits (entropy-coded TCQ: Fischer and Wang 1992; the level layout with a zero in
-both quantisers is that of dependent quantisation in video coding, Schwarz et al. 2019).
+algorithm on squared error + BIT_WEIGHT * bits (entropy-coded TCQ: Fischer and Wang 1992; the level layout with a zero
+in both quantisers is that of dependent quantisation in video coding, Schwarz et al. 2019).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.rates import BIT_WEIGHT
 from adaptzip.errors import AdaptzipError, FormatError
 from adaptzip.files.dtypes import DTYPES
-from tests.cases.small_adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter, same_bits
 
 FREE = len(tables.bits()) - 1
 """The class under which levels cost nothing: plain trellis-coded quantisation."""
