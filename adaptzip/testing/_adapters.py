@@ -9,8 +9,8 @@ from torch import Tensor
 
 from adaptzip.checkpoints import PREFIX
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.meta import Meta
-from adaptzip.testing.adapters import same_bits
 
 HEAD = f"{PREFIX}score.weight"
 """The extra of `small_adapter`, by the key that PEFT would give it."""

@@ -19,11 +19,12 @@ from adaptzip.adz.coding.packing import pack_tensors, unpack_tensors
 from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.names import expand, factor
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.rates import BIT_WEIGHT
 from adaptzip.errors import AdaptzipError, FormatError
 from adaptzip.files.dtypes import DTYPES
-from adaptzip.testing.adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter
 
 FREE = len(tables.bits()) - 1
 """The class under which levels cost nothing: plain trellis-coded quantisation."""
