@@ -117,7 +117,7 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
         replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
-        replace(run, request=replace(run.request, budget="7kB")),
+        replace(run, request=replace(run.request, budget=Budget.parse("7kB"))),
         replace(run, options=replace(run.options, max_tokens=5)),
     ]
     for other in others:
