@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -201,32 +201,25 @@ def _from_embeddings(model: nn.Module) -> Iterator[None]:
 
     Encoder and decoder may each have tables of their own, and some models write into what their embeddings put out.
     """
-    hooks = [
-        module.register_forward_hook(lambda module, args, output: output.requires_grad_(True).clone())
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.enter_context(
+                    module.register_forward_hook(lambda _, __, output: output.requires_grad_(True).clone())
+                )
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
 def _observed_gradients(
     layers: Mapping[str, Layer], batch: Batch, tallies: Mapping[str, GradientTally]
 ) -> Iterator[None]:
-    hooks = [
-        layer.module.register_forward_hook(partial(_observe, layer, tallies[name], batch.mask))
-        for name, layer in layers.items()
-        if layer.expert is None
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if layer.expert is None:
+                observe = partial(_observe, layer, tallies[name], batch.mask)
+                hooks.enter_context(layer.module.register_forward_hook(observe))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _observe(
