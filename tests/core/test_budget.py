@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import adaptzip
@@ -64,6 +66,12 @@ def test_a_budget_is_parsed_once() -> None:
     assert Budget.of("50k") == budget
     assert Budget.of(budget) is budget
     assert Budget.of(None) is None
+
+
+@pytest.mark.parametrize("given", [5, 0.5, True, b"50k", ["50k"]])
+def test_what_is_no_text_has_no_unit(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"^budget .* is (int|float|bool|bytes|list), expected text or a Budget$"):
+        Budget.of(given)
 
 
 def test_bytes_of_a_source() -> None:

@@ -42,6 +42,10 @@ def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ({"max_error": 0.0}, "not between 0 and 1"),
         ({"max_error": float("nan")}, "not between 0 and 1"),
         ({"calibration": "texts.jsonl"}, "calibration needs the base model"),
+        ({"max_error": "0.1"}, "max_error is '0.1', expected a number"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"ranks": [1, 2]}, "ranks is .*, expected a mapping"),
+        ({"device": 0}, "device is 0, expected text"),
     ],
 )
 def test_senseless_requests_are_refused(options: dict[str, Any], message: str) -> None:
