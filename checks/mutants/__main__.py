@@ -1,0 +1,132 @@
+"""Try mutants of a room against the tests: `python -m checks.mutants ROOM [--sample N] [--seed S] [--file F]`.
+
+Nothing in the working tree is changed. Prints what was killed, by file, and every mutant that lived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+sys.dont_write_bytecode = True
+
+from checks.mutants.excused import excuses, reason_for  # noqa: E402
+from checks.mutants.making import Mutant, draw  # noqa: E402
+from checks.mutants.tested import ROOT, Tested, tests_for, watch  # noqa: E402
+from checks.mutants.trying import PYTEST, Trial, copies, import_slowly, run_all  # noqa: E402
+
+TESTS = {
+    "core": ("core", "adz/coding", "methods/test_conformance.py", "bases", "fitting"),
+    "adz": ("adz", "formats"),
+    "fitting": ("fitting", "cli/test_cli_plan.py"),
+}
+"""The tests that are run for a room, beside those of a folder of its name."""
+PROCESSES = 2
+LONGEST = 10.0
+"""Seconds of tests that a mutant is tried against, as they take unmutated; the slowest of its tests are left out."""
+
+
+def main() -> int:
+    """Draw, try, and print; 1 where less than the wanted share was killed."""
+    asked = _arguments()
+    files = [asked.file] if asked.file else _files(f"adaptzip/{asked.room}")
+    mutants, left_out = _drawn(files, asked.seed, asked.sample)
+    import_slowly()
+    with copies(ROOT, PROCESSES) as trees:
+        folders = TESTS.get(asked.room, (asked.room,))
+        tested = watch(trees, asked.room, [file for folder in folders for file in _files(f"tests/{folder}")])
+        print(f"{len(tested)} tests, {len(mutants)} mutants of {asked.room}, seed {asked.seed}", file=sys.stderr)
+        outcomes = _try_all(mutants, tested, trees)
+    share = _report(mutants, outcomes, left_out)
+    return 0 if share >= asked.least / 100 else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m checks.mutants", description=__doc__)
+    parser.add_argument("room", help="a folder of the package, such as core")
+    parser.add_argument("--sample", type=int, default=150, help="mutants to try, drawn from all of the room's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--file", help="one file of the room, such as adaptzip/core/budget.py")
+    parser.add_argument("--least", type=float, default=85.0, help="share in percent below which this fails")
+    return parser.parse_args()
+
+
+def _files(place: str) -> list[str]:
+    found = sorted((ROOT / place).rglob("*.py")) if (ROOT / place).is_dir() else [ROOT / place]
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def _drawn(files: Sequence[str], seed: int, count: int) -> tuple[list[Mutant], int]:
+    """`count` mutants that count, and how many were drawn and left out on the way."""
+    known, mutants, left_out = excuses(), [], 0
+    for mutant in draw(ROOT, files, seed):
+        if reason_for(mutant, known) is not None:
+            left_out += 1
+        else:
+            mutants.append(mutant)
+        if len(mutants) == count:
+            break
+    return mutants, left_out
+
+
+def _try_all(mutants: Sequence[Mutant], tested: Sequence[Tested], trees: Sequence[Path]) -> dict[int, bool]:
+    """Whether each mutant was killed, by its place in the list.
+
+    Every file's tests run once more without a mutant too, and must pass, or nothing they say means anything.
+    """
+    sources = {mutant.file: (ROOT / mutant.file).read_text(encoding="utf-8") for mutant in mutants}
+    chosen = [tests_for(mutant, sources[mutant.file], tested, LONGEST) for mutant in mutants]
+    firsts = {mutant.file: tests for mutant, tests in zip(mutants[::-1], chosen[::-1], strict=True)}
+    plain = [_trial(sources, tests) for tests in firsts.values()]
+    changed = [_trial({**sources, m.file: m.source}, tests) for m, tests in zip(mutants, chosen, strict=True)]
+    outcomes: dict[int, bool] = {}
+    for index, status in run_all([*plain, *changed], trees):
+        if index >= len(plain):
+            outcomes[index - len(plain)] = status != 0
+        elif status != 0:
+            raise SystemExit(f"error: {list(firsts)[index]}: its tests fail without a mutant")
+    return outcomes
+
+
+def _trial(sources: Mapping[str, str], tests: Sequence[Tested]) -> Trial:
+    names = [test.name for test in tests]
+    seconds = 30 + 4 * sum(test.seconds for test in tests)
+    return Trial(lambda tree: _write(tree, sources), lambda: _status(names), seconds)
+
+
+def _write(tree: Path, sources: Mapping[str, str]) -> None:
+    for file, source in sources.items():
+        if (tree / file).read_text(encoding="utf-8") != source:
+            (tree / file).write_text(source, encoding="utf-8")
+
+
+def _status(names: Sequence[str]) -> int:
+    """pytest's exit status; 0 where no test runs the mutated line."""
+    import pytest
+
+    scratch = f"--basetemp={Path.cwd().parent / 'scratch'}"
+    return int(pytest.main([*PYTEST, "-x", "--tb=line", scratch, *names])) if names else 0
+
+
+def _report(mutants: Sequence[Mutant], killed: Mapping[int, bool], left_out: int) -> float:
+    """Print the table and the mutants that lived; the share killed."""
+    total = Counter(mutant.file for mutant in mutants)
+    dead = Counter(mutant.file for index, mutant in enumerate(mutants) if killed[index])
+    print("| file | mutants | killed | lived | share |\n|---|---:|---:|---:|---:|")
+    for name, count, gone in [*((f, total[f], dead[f]) for f in sorted(total)), ("all", len(mutants), dead.total())]:
+        print(f"| {name} | {count} | {gone} | {count - gone} | {100 * gone / count:.1f} % |")
+    print(f"\n{left_out} more were drawn that are known to be equivalent.\n")
+    for index in sorted(range(len(mutants)), key=lambda i: (mutants[i].file, mutants[i].line)):
+        if not killed[index]:
+            print(f"{mutants[index].file}:{mutants[index].line}: {mutants[index].before}  =>  {mutants[index].after}")
+    return dead.total() / len(mutants)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
