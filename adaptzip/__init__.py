@@ -11,9 +11,13 @@ from adaptzip._version import __version__
 
 if TYPE_CHECKING:
     from adaptzip.adz.container.reader import open_adz as open
+    from adaptzip.checkpoints import Dialect
     from adaptzip.core.adapter import Adapter, LoraFactors
     from adaptzip.core.budget import Budget
-    from adaptzip.core.compressed import Compressed
+    from adaptzip.core.compressed import Compressed, Site, TensorSpec
+    from adaptzip.core.function_method import FunctionMethod
+    from adaptzip.core.method import FitContext, Method, Profile
+    from adaptzip.core.trainable import Trainable
     from adaptzip.distillation.distilling import distill
     from adaptzip.errors import AdaptzipError
     from adaptzip.fitting.choosing import plan
@@ -30,7 +34,15 @@ __all__ = [
     "AdaptzipError",
     "Budget",
     "Compressed",
+    "Dialect",
+    "FitContext",
+    "FunctionMethod",
     "LoraFactors",
+    "Method",
+    "Profile",
+    "Site",
+    "TensorSpec",
+    "Trainable",
     "compress",
     "distill",
     "evaluate",
@@ -47,7 +59,15 @@ _HOMES = {
     "AdaptzipError": ("adaptzip.errors", "AdaptzipError"),
     "Budget": ("adaptzip.core.budget", "Budget"),
     "Compressed": ("adaptzip.core.compressed", "Compressed"),
+    "Dialect": ("adaptzip.checkpoints", "Dialect"),
+    "FitContext": ("adaptzip.core.method", "FitContext"),
+    "FunctionMethod": ("adaptzip.core.function_method", "FunctionMethod"),
     "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),
+    "Method": ("adaptzip.core.method", "Method"),
+    "Profile": ("adaptzip.core.method", "Profile"),
+    "Site": ("adaptzip.core.compressed", "Site"),
+    "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
+    "Trainable": ("adaptzip.core.trainable", "Trainable"),
     "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),

@@ -6,6 +6,10 @@ The exit code that the command line maps it to is a class attribute, so both are
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AdaptzipError(Exception):
     """Root of every error that adaptzip raises on purpose.
@@ -13,6 +17,13 @@ class AdaptzipError(Exception):
     Args:
         message: one line naming the file, module or tensor, what was expected and what was found.
         hint: what the user can do about it, or None.
+
+    Example:
+        >>> try:
+        ...     adaptzip.read("no-such-folder")
+        ... except adaptzip.AdaptzipError as error:
+        ...     print(type(error).__name__, error.exit_code, error)
+        CheckpointError 2 no-such-folder: no such file or folder
     """
 
     exit_code = 2
@@ -68,3 +79,19 @@ class NoRoomError(CheckFailedError):
 
 class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""
+
+
+@contextmanager
+def naming(what: object, *kinds: type[AdaptzipError]) -> Iterator[None]:
+    """Put the file, module or row in front of errors of these kinds about what it holds."""
+    try:
+        yield
+    except kinds as error:
+        raise type(error)(f"{what}: {error}", hint=error.hint) from error
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Leave this package's own warnings out, where what falls short is told otherwise or of no account."""
+    with warnings.catch_warnings(action="ignore", category=AdaptzipWarning):
+        yield

@@ -11,7 +11,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -142,10 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child:
         child(options.child)
         return 0
-    made = {
-        part: {"budgets": budgets, "kmeans": against_kmeans, "large": lambda: large(options.large)}[part]()
-        for part in options.only or PARTS
+    makes: dict[str, Callable[[], tuple[str, bool]]] = {
+        "budgets": budgets,
+        "kmeans": against_kmeans,
+        "large": partial(large, options.large),
     }
+    made = {part: makes[part]() for part in options.only or PARTS}
     text = "\n".join(table for table, _ in made.values())
     print(text)
     if options.write:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import adaptzip
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.calibration import Calibration, calibrate
 from adaptzip.fitting.calibration.distance import distance
@@ -140,7 +141,7 @@ def compressed(
     adapter: Adapter, size: int, sensitivities: adaptzip.fitting.calibration.Sensitivities
 ) -> adaptzip.Compressed:
     """`adaptzip.compress` of the update alone."""
-    request = Request(budget=f"{size}B", device="cpu")
+    request = Request(budget=Budget.parse(f"{size}B"), device="cpu")
     source = load_source(replace(adapter, extras={}), request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AdaptzipWarning)

@@ -23,6 +23,7 @@ from pathlib import Path
 import adaptzip
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation.distilling import adapter_of, finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.losses import LossWeights
@@ -182,7 +183,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
         teacher=case.teacher,
         base=case.base,
         data=case.train,
-        request=Request(run.method, f"{fixed + run.bytes}B", base=case.base, allocate=run.allocate),
+        request=Request(run.method, Budget.parse(f"{fixed + run.bytes}B"), base=case.base, allocate=run.allocate),
         schedule=schedule,
         options=DataOptions(max_tokens=case.max_tokens),
     )

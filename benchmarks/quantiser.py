@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.method import FitContext
-from adaptzip.methods import load
+from adaptzip.methods import load_fittable
 from adaptzip.reports.bounds import Components, allot, least_bytes, price_at
 from benchmarks import page
 from benchmarks.contexts import CONTEXTS, CodedRows, saving
@@ -36,7 +36,7 @@ ERRORS = (0.2, 0.316)
 ROW_BITS = 10
 GAIN_BITS = 6
 """What a gain is counted as; it is not rounded, so that its benefit is an upper limit."""
-_METHOD = load("svd")
+_METHOD = load_fittable("svd")
 _TOLERANCE = 2e-4
 _PASSES = 12
 

@@ -107,7 +107,7 @@ def measure(found: Sequence[Way], tensors: Tensor, rounds: int) -> list[Result]:
 def failures(results: Sequence[Result]) -> list[str]:
     """Bars that were missed; results as `ways` orders them."""
     said = []
-    for kind, ours, theirs in (("float32", *results[:2]), ("float64", *results[2:])):
+    for kind, (ours, theirs) in (("float32", results[:2]), ("float64", results[2:])):
         if theirs.seconds < FASTER * ours.seconds:
             said.append(f"{kind}: {theirs.seconds / ours.seconds:.1f} times faster, expected {FASTER:g}")
     if abs(results[2].error - results[3].error) > EQUAL:

@@ -2,7 +2,7 @@
 
 Every relative link and its fragment must resolve, every page must be reachable from `docs/index.md`, every
 `python` block must parse, and every command in a `console` block (a line that starts with `$ `) must exist, with
-the options it uses.
+the options it uses. Everything public must have a docstring, of which the library's reference is made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from adaptzip.cli.app import GROUPS
+from checks import api_reference
 from checks.markdown import Block, Page, read_page
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,7 @@ def main() -> int:
     pages = [read_page(path) for place in PLACES for path in sorted(ROOT.glob(place))]
     problems = [problem for page in pages for problem in problems_of(page)]
     problems += [f"{_name(path)}: no link leads here from docs/index.md" for path in unreachable(pages)]
+    problems += api_reference.problems()
     for problem in problems:
         print(problem, file=sys.stderr)
     blocks = sum(len(page.blocks) for page in pages)

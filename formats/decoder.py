@@ -782,7 +782,8 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
     """Lengths of rows of directions."""
     squares = np.square(U).sum(1)
     need(int(squares.max()) < 2**53, "a row of directions is too long")
-    return np.sqrt(squares.astype(np.float64))
+    roots: NDArray[np.float64] = np.sqrt(squares.astype(np.float64))
+    return roots
 
 
 # methods/svd.md
@@ -791,7 +792,8 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
 def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
     U, V = stored
     norm = square_roots(U).astype(np.float32)
-    unit = U.astype(np.float32) / np.maximum(norm, np.finfo(np.float32).tiny)[:, None]
+    lengths: Floats = np.maximum(norm, np.finfo(np.float32).tiny)
+    unit = U.astype(np.float32) / lengths[:, None]
     return V.astype(np.float32) * plan.step, unit.T
 
 
@@ -853,7 +855,7 @@ def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[F
     levels = plan.config.get("levels", 64)
     bank = plan.shared[0].astype(np.float32) * plan.step / np.float32(plan.config.get("scale", 1.0))
     sides = []
-    for indices, small, width in (*((*stored[:2], site.width),), (*stored[2:], site.out)):
+    for (indices, small), width in ((stored[:2], site.width), (stored[2:], site.out)):
         weights = np.concatenate([small, levels - small.sum(1, keepdims=True)], 1).astype(np.float32) / levels
         weights = weights.astype(np.float32)
         pieces = bank[indices[:, 0]] * weights[:, :1]
@@ -886,7 +888,7 @@ def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Flo
     need(rank <= U.shape[1], "a core is larger than its basis")
     core = np.zeros((rank, rank), np.float32)
     places = sorted((max(i, j), i, j) for i in range(rank) for j in range(rank) if i != j)
-    rest = stored[1].reshape(-1) if places else []
+    rest = stored[1].reshape(-1) if places else np.zeros(0)
     for (_, i, j), number in zip(places, rest, strict=True):
         core[i, j] = np.float32(number) * plan.step
     core[range(rank), range(rank)] = stored[0][0].astype(np.float32) * plan.step
@@ -1005,7 +1007,8 @@ def loretta_most(site: Site, config: Config) -> int:
 def extended(X: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
     """A side with one core more."""
     core = c.reshape(len(c), X.shape[1], -1)
-    return np.einsum("qa,bax->qxb", X, core).reshape(-1, len(c))
+    longer: NDArray[np.float64] = np.einsum("qa,bax->qxb", X, core).reshape(-1, len(c))
+    return longer
 
 
 def loretta_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:

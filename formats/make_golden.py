@@ -23,9 +23,10 @@ from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
 from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
@@ -294,7 +295,7 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     writer.write(make_from(source, request).compressed, path)
 
 
-def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, options: Mapping[str, Any]) -> None:
+def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, options: Mapping[str, Any]) -> None:
     """A file of functions drawn at random behind an adapter's modules, one of them the identity."""
     config = configure(method, options)
     sites = method.places({name: module.shape[0] for name, module in adapter.modules.items()}, config)
@@ -314,8 +315,7 @@ def write_functions(adapter: Adapter, path: Path, method: FunctionMethod, option
         chunks=[coded.modules[name].chunk if name in ranks else b"" for name in sites],
         step=0.125,
         provenance=Provenance("adaptzip", 0, None, 1.0, coded.numbers, 9),
-        meta_config=adapter.meta.config,
-        base_model=adapter.meta.base_model,
+        meta=adapter.meta.described,
     )
     writer.write(compressed, path)
 

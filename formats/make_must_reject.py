@@ -310,7 +310,7 @@ def _modules(file: File) -> Iterator[Case]:
     yield "module-kernel", BROKEN, "a kernel does not divide its width", listed([first[0], 8, 27, "conv", [2]], *rest)
     yield "module-linear", BROKEN, "a linear module has a kernel", listed([first[0], 8, 8, "linear", [2]], *rest)
     yield "module-short", BROKEN, "a module has no shape", listed([first[0]], *rest)
-    expert = ["experts.w", 8, 12, "expert"]
+    expert, shape = "experts.w", (8, 12, "expert")
     for name, bracket in (
         ("zeros", "[00]"),
         ("digits", "[\u0661]"),
@@ -318,10 +318,9 @@ def _modules(file: File) -> Iterator[Case]:
         ("bare", ""),
         ("open", "[1"),
     ):
-        named = [expert[0] + bracket, *expert[1:]]
-        yield f"expert-{name}", BROKEN, "an expert has no proper number", listed(named, *rest)
-    yield "expert-alone", BROKEN, "an expert has no parameter", listed(["[1]", *expert[1:]], *rest)
-    yield "expert-module", BROKEN, "an expert's parameter is a module", listed(["a.w", 8, 8], ["a.w[0]", *expert[1:]])
+        yield f"expert-{name}", BROKEN, "an expert has no proper number", listed([expert + bracket, *shape], *rest)
+    yield "expert-alone", BROKEN, "an expert has no parameter", listed(["[1]", *shape], *rest)
+    yield "expert-module", BROKEN, "an expert's parameter is a module", listed(["a.w", 8, 8], ["a.w[0]", *shape])
     yield "module-missing", BROKEN, "the index has more modules", listed(*rest)
 
 

@@ -132,7 +132,7 @@ def test_extras_are_not_counted(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_bars() -> None:
-    rows = [rate_distortion.BoundRow("a", 0.1, 0.1, ratio, 1.0, ratio) for ratio in (1.0, 1.1, 1.25)]
+    rows = [rate_distortion.BoundRow("a", 0.1, 0.1, round(100 * ratio), 100.0, ratio) for ratio in (1.0, 1.1, 1.25)]
     int4 = [rate_distortion.Int4Row("a", "symmetric", 0.1, 10, 0.1, 4, share) for share in (0.4, 1.1)]
     found = {s.name: s for s in rate_distortion.summarise(rows, int4)}
     assert found["error 0.1 / bound"] == rate_distortion.Summary("error 0.1 / bound", 1.1, 1.25, True)

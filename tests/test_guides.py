@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +17,20 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification
 
+from adaptzip.cli.app import main
+from adaptzip.testing.plugging import installed
+from checks.docs import commands_in
 from checks.markdown import read_page
+from tests.cases.guide_packages import installed_package, is_module
 
 ROOT = Path(__file__).parent.parent
-GUIDES = sorted(page for page in (ROOT / "docs/guides").glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
+OWN_METHOD = ROOT / "docs" / "guides" / "own-method.md"
+"""Its blocks are files of a package, which the last test writes and installs."""
+GUIDES = sorted(
+    page
+    for page in (ROOT / "docs/guides").glob("*.md")
+    if "```python" in page.read_text(encoding="utf-8") and page != OWN_METHOD
+)
 
 
 class RecordedUploads:
@@ -52,9 +68,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_the_code_runs(guide: Path, workplace: Path) -> None:
     names: dict[str, Any] = {}
-    for block in read_page(guide).blocks:
-        if block.language == "python":
-            exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
+    page = read_page(guide)
+    with installed_package(page, workplace / "site"):
+        for block in page.blocks:
+            if block.language == "python" and not is_module(block):
+                exec(compile(block.text, f"{guide.name}:{block.line}", "exec"), names)
     assert list(workplace.rglob("*.adz"))
 
 
@@ -65,3 +83,28 @@ def test_the_upload_guide_uploads_both_forms(workplace: Path) -> None:
     assert (folder / "adapter.adz").is_file()
     assert (folder / "peft" / "adapter_model.safetensors").is_file()
     assert (workplace / "merged-model" / "model.safetensors").is_file()
+
+
+def test_the_method_of_the_guide_is_tested_and_used(workplace: Path) -> None:
+    blocks: dict[str, list[str]] = {}
+    for block in read_page(OWN_METHOD).blocks:
+        blocks.setdefault(block.language, []).append(block.text)
+    method, tests = blocks["python"]
+    points = tomllib.loads(blocks["toml"][0])["project"]["entry-points"]["adaptzip.methods"]
+    (workplace / "adaptzip_pairs.py").write_text(method)
+    (workplace / "test_pairs.py").write_text(tests)
+    with installed(workplace, points):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pairs.py"],
+            cwd=workplace,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(workplace), str(ROOT)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= 60
+        for command in commands_in(blocks["console"][0]):
+            program, *words = shlex.split(command)
+            assert program == "adaptzip"
+            assert main(words) == 0, command

@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: names, start-up cost, pins, and what the Makefile says."""
+"""What holds for the repository as a whole: names, rooms, start-up cost, pins, and what the Makefile says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import adaptzip
 from adaptzip import methods
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft"}
+HEAVY = {"torch", "scipy", "numpy", "constriction", "transformers", "peft", "pytest", "hypothesis"}
 
 
 def modules_loaded_by(code: str) -> set[str]:
@@ -129,3 +129,53 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert f"error: {old} is Python 3.9.18; adaptzip needs Python 3.11 or newer" in done.stderr
     assert "hint:" in done.stderr
     assert not venv.exists()
+
+
+NO_ROOMS = {"cases", "formats"}
+"""Folders of tests that stand for no room: what tests are made of, and the file formats, which are written down."""
+
+
+def rooms() -> set[Path]:
+    """The folders of the package, as paths below it."""
+    package = ROOT / "adaptzip"
+    return {path.parent.relative_to(package) for path in package.glob("*/**/__init__.py")}
+
+
+def test_tests_stand_in_the_rooms_that_they_test() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("*/**/*.py")}
+    known = {Path(*(part.removeprefix("_") for part in room.parts)) for room in rooms()}
+    assert {folder for folder in folders if folder.parts[0] not in NO_ROOMS} <= known
+
+
+def block_after(heading: str, number: int) -> list[str]:
+    """The lines of a section's fenced block in CONTRIBUTING.md."""
+    section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    return section.split("```")[2 * number + 1].splitlines()[1:]
+
+
+def test_the_tree_that_is_shown_is_the_tree_that_is_there() -> None:
+    shown: list[Path] = []
+    for line in block_after("How the code is laid out", 0)[1:]:
+        match = re.fullmatch(r" *(\w+)/ +\S.*", line)
+        assert match is not None, line
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = next((room for room in reversed(shown) if len(room.parts) == depth - 1), Path())
+        shown.append(above / match[1])
+    assert set(shown) == rooms()
+    assert len(shown) == len(set(shown))
+
+
+def test_the_floors_that_are_shown_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (floors,) = (each for each in project["tool"]["importlinter"]["contracts"] if each["id"] == "floors")
+    assert block_after("How the code is laid out", 1) == floors["layers"]
+
+
+def test_the_schema_of_the_metadata_is_in_the_wheel() -> None:
+    """Hatch takes every file below `packages` that Git does not ignore, unless it is told otherwise."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["adaptzip"]}
+    assert project["tool"]["hatch"]["build"].keys() == {"targets"}
+    assert not [line for line in (ROOT / ".gitignore").read_text().splitlines() if "json" in line or "adz" in line]
+    assert (ROOT / "adaptzip" / "adz" / "container" / "metadata.schema.json").is_file()
+    assert [path.parent.name for path in ROOT.glob("[a-z]*/**/metadata.schema.json")] == ["container"]

@@ -1,46 +1,65 @@
-"""Adapter checkpoints: one file or package per dialect, found by scanning this folder."""
+"""Adapter checkpoints: one file or package per dialect, found by scanning this folder and by entry points.
+
+What the author of a dialect needs is here: `Dialect` and its capabilities `Reader`, `Writer` and `NativeWriter`, what
+they are given (`Checkpoint`, `WriteOptions`, `Native`), and how their files are known (`Files`, `Signature`).
+"""
 
 from __future__ import annotations
 
-import pkgutil
-from functools import cache
-from importlib import import_module
+from dataclasses import replace
 
-from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, NativeModule, WriteOptions
+from adaptzip.checkpoints._base import (
+    Checkpoint,
+    Dialect,
+    Files,
+    Native,
+    NativeModule,
+    NativeWriter,
+    Reader,
+    Signature,
+    WriteOptions,
+    Writer,
+)
 from adaptzip.checkpoints._foreign import foreign
-from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, readers, writer
+from adaptzip.checkpoints._vetting import vet_numbers
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import CheckpointError
 
-__all__ = ["Dialect", "Native", "NativeModule", "Checkpoint", "WriteOptions", "dialect", "dialects", "recognise"]
+__all__ = [
+    "GROUP",
+    "PREFIX",
+    "Checkpoint",
+    "Dialect",
+    "Files",
+    "Native",
+    "NativeModule",
+    "NativeWriter",
+    "Reader",
+    "Signature",
+    "WriteOptions",
+    "Writer",
+    "dialect",
+    "dialects",
+    "recognise",
+    "resolved",
+    "vet",
+    "vet_numbers",
+    "writer",
+]
 
 
-@cache
-def dialects() -> dict[str, Dialect]:
-    """Every dialect by its name, in sorted order."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-    found: list[Dialect] = [import_module(f"{__name__}.{name}").DIALECT for name in names]
-    return {d.name: d for d in sorted(found, key=lambda d: d.name)}
-
-
-def dialect(name: str) -> Dialect:
-    """The dialect called `name`.
-
-    Raises:
-        UsageError: if there is none.
-    """
-    known = dialects()
-    if name not in known:
-        raise UsageError(f"there is no checkpoint dialect {name!r}", hint=f"known: {', '.join(known)}")
-    return known[name]
-
-
-def recognise(source: Checkpoint) -> Dialect:
+def recognise(source: Checkpoint) -> Reader:
     """The dialect that is surest of `source`.
 
     Raises:
         RefusedError: if none knows it, but it looks like another program's adapter, which is named.
         CheckpointError: if it looks like no adapter at all, or if two are equally sure.
+        UsageError: as `dialects`.
     """
-    scores = {d.name: d.sniff(source) for d in dialects().values()}
+    known = readers()
+    scores = {name: found.sniff(source) for name, found in known.items()}
     best = max(scores.values(), default=0.0)
     winners = [name for name, score in scores.items() if score == best]
     if best <= 0:
@@ -49,4 +68,25 @@ def recognise(source: Checkpoint) -> Dialect:
         raise CheckpointError(
             f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect"
         )
-    return dialects()[winners[0]]
+    return known[winners[0]]
+
+
+def vet(adapter: Adapter, where: object) -> None:
+    """Refuse an adapter, as its dialect does, whose configuration or extras say what its factors do not.
+
+    Args:
+        where: what messages call the adapter.
+
+    Raises:
+        CheckpointError, RefusedError: as `Dialect.vet`.
+    """
+    conventions(adapter.meta.dialect).vet(adapter, where)
+
+
+def resolved(adapter: Adapter) -> Adapter:
+    """The adapter with its `effects`, as its dialect tells them from its extras and configuration.
+
+    Raises:
+        CheckpointError: as `Dialect.effects`.
+    """
+    return replace(adapter, effects=conventions(adapter.meta.dialect).effects(adapter))

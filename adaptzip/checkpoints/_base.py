@@ -1,17 +1,26 @@
-"""What a checkpoint dialect is: something that recognises, reads and writes one kind of adapter file."""
+"""What a checkpoint dialect is: one kind of adapter file, with what it can do with it as capabilities.
+
+A `Dialect` says what it is called and how its files are known. It is a `Reader` where it reads them, a `Writer` where
+it writes factors, and a `NativeWriter` where it writes the tensors of a method as they are.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._effects import effects_of
+from adaptzip.checkpoints._vetting import vet_parts
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.effects import Effects
 from adaptzip.core.layouts import Layout
 
 
@@ -98,49 +107,135 @@ class Native:
     adapter: Adapter
 
 
-class Dialect(ABC):
-    """One checkpoint dialect; a module of this package offers it as `DIALECT`.
+@dataclass(frozen=True)
+class Files:
+    """The names of a dialect's files.
 
-    A plain dialect holds factors and has `write`. One that holds a method's own tensors names the methods in `takes`
-    and has `write_native` instead.
+    Attributes:
+        weights: what the file with the tensors is called, best first; a folder that has one holds an adapter. It is a
+            safetensors file, or what `torch.save` writes.
+        config: what the configuration beside it is called, a JSON object; None where there is none.
+        written: the files that the dialect writes, by name or by a pattern such as "part-*.safetensors": an output
+            folder of these alone may be replaced.
+    """
+
+    weights: tuple[str, ...] = ()
+    config: str | None = None
+    written: tuple[str, ...] = ()
+
+    def owns(self, file_name: str) -> bool:
+        """Whether a file of that name is one that the dialect writes."""
+        return any(fnmatchcase(file_name, pattern) for pattern in self.written)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What tells a kind of file by its keys.
+
+    Attributes:
+        pattern: a regular expression, which is searched for in each key.
+        what: what such a file is called in the error about one that can't be read, such as "a kohya LoRA".
+    """
+
+    pattern: str
+    what: str
+
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Whether one of the keys has the pattern in it."""
+        return any(re.search(self.pattern, key) for key in keys)
+
+
+class Dialect(ABC):
+    """One kind of adapter file. Stateless; a module of this package, or an entry point of the group
+    `adaptzip.dialects`, offers one as an object.
+
+    The extras of an adapter have the keys that PEFT would give them, `base_model.model.` and the name of the base's
+    tensor, whatever the dialect's own files call them: `read` renames them, and `write` renames them back. So they
+    survive an export to any other dialect, and what they do is known. `meta.config` may hold what it likes; fields by
+    PEFT's names, such as `task_type`, are taken for PEFT's. A dialect that means something else by them overrides
+    `effects` and `vet`.
     """
 
     name: ClassVar[str]
-    takes: ClassVar[tuple[str, ...]] = ()
-    """Methods whose tensors the dialect writes as they are; empty for a dialect that writes factors."""
+    """What `--as` and `meta.dialect` call it: lower case, with hyphens."""
+    title: ClassVar[str]
+    """What messages call it."""
+    files: ClassVar[Files] = Files()
+    signature: ClassVar[tuple[Signature, ...]] = ()
+    """What tells its files by their keys; the first that fits names a file that no dialect can read."""
 
-    @abstractmethod
+    def effects(self, adapter: Adapter) -> Effects:
+        """What an adapter of this dialect does beside its updates, told by its configuration and its extras' keys.
+
+        Raises:
+            CheckpointError: if the configuration is malformed where it tells that.
+        """
+        return effects_of(adapter)
+
+    def vet(self, adapter: Adapter, where: object) -> None:
+        """Refuse an adapter, from wherever it comes, whose configuration or extras say what its factors do not.
+
+        Args:
+            where: what messages call the adapter.
+
+        Raises:
+            CheckpointError: if it is malformed.
+            RefusedError: if it asks for more than low-rank updates W + s*B@A.
+        """
+        vet_parts(adapter, where)
+
+    def overlooked(self, adapter: Adapter) -> tuple[str, ...]:
+        """The modules of an adapter as it was read that the program it is for would leave out all the same."""
+        return ()
+
+
+class Reader(Dialect):
+    """A dialect that reads its files."""
+
     def sniff(self, source: Checkpoint) -> float:
-        """How sure the dialect is that `source` is its own, from 0 (not at all) to 1."""
+        """How sure the dialect is that `source` is its own, from 0 (not at all) to 1; 1 where a key bears its
+        signature. Two dialects that are equally sure of a file refuse it together."""
+        return 1.0 if any(own.fits(source.tensors) for own in self.signature) else 0.0
 
     @abstractmethod
     def read(self, source: Checkpoint) -> Adapter:
-        """Understand every key of `source`.
+        """Understand every key of `source`: it becomes part of a module's factors or an extra, or is refused by name.
+
+        The adapter's `meta.dialect` is this dialect's name.
 
         Raises:
             CheckpointError: if the checkpoint is malformed.
             RefusedError: if it is valid but holds something that is not a low-rank update.
         """
 
-    @abstractmethod
-    def owns(self, file_name: str) -> bool:
-        """Whether a file of that name is one that this dialect writes into its folder."""
 
+class Writer(Dialect):
+    """A dialect that writes factors."""
+
+    @abstractmethod
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         """Write `adapter` into the empty `folder`.
 
         Raises:
             RefusedError: if the dialect cannot hold the adapter.
+            UsageError: if it cannot be written with these options.
         """
-        raise NotImplementedError(f"dialect {self.name!r} does not write factors")
 
+
+class NativeWriter(Dialect):
+    """A dialect that writes a method's own tensors."""
+
+    takes: ClassVar[tuple[str, ...]]
+    """Methods whose tensors the dialect writes as they are."""
+
+    @abstractmethod
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
         """Write the tensors of one of the methods in `takes` into the empty `folder`.
 
         Raises:
             RefusedError: if the dialect cannot hold the adapter.
+            UsageError: if it cannot be written with these options.
         """
-        raise NotImplementedError(f"dialect {self.name!r} does not write a method's own tensors")
 
     def loading_bytes(self, native: Native) -> int | None:
         """Memory that the program which loads the files needs for what it unpacks them to, or None for no more."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from adaptzip.core.adapter import Meta
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, UsageError
 
 KEY = "base_model_name_or_path"

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._keys import PREFIX, unwrapped
-from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WEIGHT_NAMES, WHOLE_MODELS, is_shard
+from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WHOLE_MODELS, is_shard
+from adaptzip.checkpoints._registry import weight_names
 from adaptzip.errors import AdaptzipWarning, CheckpointError
 from adaptzip.files.weights import open_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-_QUIET = {*BESIDE, *WEIGHT_NAMES, *OTHER_NAMES, *WHOLE_MODELS}
+_QUIET = {*BESIDE, *OTHER_NAMES, *WHOLE_MODELS}
 
 
 def files_beside(weights: Path) -> tuple[Path, ...]:
     """The files beside an adapter's weight file that belong to it; none beside a file of an unusual name."""
-    usual = weights.name.startswith(WEIGHT_NAMES)
+    usual = weights.name.startswith(weight_names())
     return tuple(weights.parent / name for name in BESIDE if usual and (weights.parent / name).is_file())
 
 
@@ -66,5 +67,6 @@ def warn_of_others(folder: Path, weights: Path) -> None:
 
 def _is_quiet(path: Path) -> bool:
     """Whether a file is known to hold nothing of an adapter."""
+    known = path.name in _QUIET or path.name in weight_names()
     whole = path.name.startswith(("pytorch_model_fsdp", "consolidated"))
-    return path.name in _QUIET or bool(TRAINERS.fullmatch(path.name)) or is_shard(path) or whole
+    return known or bool(TRAINERS.fullmatch(path.name)) or is_shard(path) or whole

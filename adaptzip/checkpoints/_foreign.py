@@ -1,40 +1,33 @@
-"""Naming adapter files of kinds that no dialect reads, so that a refusal says what the file is."""
+"""Naming adapter files that no dialect reads, so that a refusal says what the file is."""
 
 from __future__ import annotations
 
-import re
-
-from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._registry import dialects
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
 _CONVERT = "convert it to a PEFT LoRA first: PEFT's keys, and its adapter_config.json beside them"
 
-# What a file is, by what one of its keys holds; the first kind that fits is named.
-_KINDS: tuple[tuple[str, str], ...] = (
-    (r"\.lokr_w[12]", "a LyCORIS LoKr"),
-    (r"\.hada_w[12]_[ab]", "a LyCORIS LoHa"),
-    (r"\.(oft_blocks|oft_diag|diff|diff_b)$", "a LyCORIS file"),
-    (r"^lora_\w+\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
-    (r"\.processor\.\w*lora\w*\.(down|up)\.weight$", "a LoRA of attention processors"),
-    (r"^text_encoder:\d+:(down|up)$|^unet:\d+:(down|up)$", "a cloneofsimo LoRA"),
-    (r"\.lora_a$|\.lora_b$", "an MLX LoRA"),
-    (r"^w_[ab]_\d+$", "a LoRA of a segment-anything model"),
-    (r"^(unet|transformer|text_encoder\w*)\..*lora", "a diffusers LoRA"),
-    (r"^diffusion_model\..*lora_", "a LoRA for ComfyUI or ai-toolkit"),
-    (r"\.lora_(down|up)\.weight$", "a diffusers LoRA"),
-    (r"\.lora_[AB]\.(default\.)?weight$", "a LoRA whose keys lack PEFT's prefix base_model.model"),
-    (r"\.lora_[AB]$", "a loralib LoRA"),
-    (r"lora", "a LoRA of another program"),
+# Kinds that no dialect has as its own; the first that fits is named.
+_KINDS = (
+    Signature(r"\.lokr_w[12]", "a LyCORIS LoKr"),
+    Signature(r"\.hada_w[12]_[ab]", "a LyCORIS LoHa"),
+    Signature(r"\.(oft_blocks|oft_diag|diff|diff_b)$", "a LyCORIS file"),
+    Signature(r"^lora_\w+\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
+    Signature(r"\.processor\.\w*lora\w*\.(down|up)\.weight$", "a LoRA of attention processors"),
+    Signature(r"^text_encoder:\d+:(down|up)$|^unet:\d+:(down|up)$", "a cloneofsimo LoRA"),
+    Signature(r"\.lora_a$|\.lora_b$", "an MLX LoRA"),
+    Signature(r"^w_[ab]_\d+$", "a LoRA of a segment-anything model"),
+    Signature(r"^(unet|transformer|text_encoder\w*)\..*lora", "a diffusers LoRA"),
+    Signature(r"^diffusion_model\..*lora_", "a LoRA for ComfyUI or ai-toolkit"),
+    Signature(r"\.lora_(down|up)\.weight$", "a diffusers LoRA"),
+    Signature(r"\.lora_[AB]\.(default\.)?weight$", "a LoRA whose keys lack PEFT's prefix base_model.model"),
+    Signature(r"\.lora_[AB]$", "a loralib LoRA"),
+    Signature(r"lora", "a LoRA of another program"),
 )
 
 _BASIS = "adaptzip-basis"
 """The key in the metadata of our own basis files."""
-
-
-def is_foreign(source: Checkpoint) -> bool:
-    """Whether not one of the keys can be PEFT's, although a configuration of PEFT may lie beside them."""
-    return bool(source.tensors) and not any(key.startswith(PREFIX) for key in source.tensors)
 
 
 def foreign(source: Checkpoint) -> AdaptzipError:
@@ -45,9 +38,9 @@ def foreign(source: Checkpoint) -> AdaptzipError:
             f"{source.weights}: is a basis that adapters share, expected an adapter",
             hint="`adaptzip basis show` tells what it holds; give it with --basis",
         )
-    for pattern, what in _KINDS:
-        if any(re.search(pattern, key) for key in keys):
-            return RefusedError(f"{source.weights}: looks like {what}, expected a PEFT LoRA", hint=_CONVERT)
+    for kind in (*(own for each in dialects().values() for own in each.signature), *_KINDS):
+        if kind.fits(keys):
+            return RefusedError(f"{source.weights}: looks like {kind.what}, expected a PEFT LoRA", hint=_CONVERT)
     if not keys:
         return CheckpointError(f"{source.weights}: holds no tensors", hint="save the adapter again")
     return CheckpointError(

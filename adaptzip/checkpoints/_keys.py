@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import CheckpointError, RefusedError
 
 PREFIX = "base_model.model."
 """What PEFT puts before the module's path in the base model."""
+
+TOKENS = ".token_adapter.trainable_tokens_delta"
+"""How the key of replaced embedding rows ends."""
 
 # Modules that wrap others under a name of their own: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_checkpoint_wrapped)\.")
@@ -26,6 +29,24 @@ _SAVED = re.compile(r"\.lora_([AB]\.weight|embedding_[AB])$")
 # What stands first in the models of the transformers library that hold a backbone and a head: a "model." before it
 # is not of the model, but the rest of PEFT's prefix.
 _BACKBONES = ("model.", "transformer.", "bert.", "roberta.", "distilbert.", "deberta.", "electra.", "gpt_neox.", "vit.")
+
+_PLAIN = "it is not W + s*B@A"
+_METHODS = {
+    ".lora_diag": f"KaSA, whose diagonal stands between A and B and whose base weight is truncated; {_PLAIN}",
+    ".lora_E": f"AdaLoRA, whose singular values stand between A and B; {_PLAIN}",
+    ".lora_arrow": "Arrow, which routes between several LoRAs",
+    ".lora_monteclora": "MonteCLoRA, which samples its factors",
+    ".base_layer.out_proj.lora_": "a LoRA on nn.MultiheadAttention, whose out_proj PEFT updates twice",
+    ".lokr_w": "LoKr",
+    ".hada_w": "LoHa",
+    ".oft_": "OFT",
+    ".boft_": "BOFT",
+    ".ia3_l": "IA3",
+    ".vera_lambda": "VeRA",
+    ".vblora_": "VB-LoRA",
+    ".tinylora_": "TinyLoRA",
+    ".fourierft_spectrum": "FourierFT",
+}
 
 
 def plain_keys(keys: Iterable[str], config: Mapping[str, Any] | None, where: object) -> dict[str, str]:
@@ -86,3 +107,13 @@ def _prefixed(plain: Mapping[str, str]) -> dict[str, str]:
         return dict(plain)
     halved = all(text.startswith("model.") and text[6:].startswith(_BACKBONES) for text in factors)
     return {key: ("base_model." if halved else PREFIX) + text for key, text in plain.items()}
+
+
+def refuse_methods(key: str, where: object) -> None:
+    """Raises: RefusedError: if a key belongs to another method than LoRA."""
+    for piece, what in _METHODS.items():
+        if piece in key:
+            hint = "merge it into its base model with the library that trained it, then extract a LoRA"
+            if piece == ".vblora_":
+                hint = "a VB-LoRA needs its own adapter_config.json and all tensors of its file: save it again"
+            raise RefusedError(f"{where}: the key {key} belongs to {what}", hint=hint)

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._registry import weight_names
+from adaptzip.checkpoints._shards import INDEX_SUFFIX
 from adaptzip.errors import CheckpointError
 from adaptzip.files.hub_cache import main_snapshot
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.safetensors.index.json")
 _DEPTH = 3
 _MOST = 500
 """Folders that are looked into at each depth."""
@@ -29,13 +30,13 @@ def no_adapter(folder: Path) -> CheckpointError:
 def _holds(folder: Path) -> str:
     names = sorted(p.name for p in islice(folder.iterdir(), _MOST))
     parts = [name for name in names if _PART.fullmatch(name)]
-    has_config = _CONFIG in names
+    has_config = CONFIG_NAME in names
     if (folder / "snapshots").is_dir() and (folder / "refs").is_dir():
         return "it is the root of a repository in the Hub's cache"
     if any(name.startswith("adapter_model-") for name in parts):
         return f"it holds {len(parts)} parts of an adapter, such as {parts[0]}, and no index that joins them"
     if parts or "model.safetensors" in names or "pytorch_model.bin" in names:
-        return f"it holds a whole model{f' and the {_CONFIG} of an adapter' if has_config else ''}"
+        return f"it holds a whole model{f' and the {CONFIG_NAME} of an adapter' if has_config else ''}"
     states = [name for name in names if name.startswith("global_step")]
     if states:
         return f"it holds DeepSpeed's states ({states[0]})"
@@ -43,7 +44,7 @@ def _holds(folder: Path) -> str:
         return "it holds the shards of a training run with FSDP"
     other = next((name for name in names if name.endswith((".gguf", ".ckpt", ".pt", ".pth", ".npz", ".h5"))), None)
     if has_config:
-        return f"it has {_CONFIG}, but no {_WEIGHTS[0]}"
+        return f"it has {CONFIG_NAME}, but no {WEIGHT_NAMES[0]}"
     return f"it holds {other}" if other else ""
 
 
@@ -63,9 +64,9 @@ def _where(folder: Path) -> str:
         return f"gather {states[0].name} with DeepSpeed's zero_to_fp32.py, and save the adapter from the result"
     if next(folder.glob("pytorch_model_fsdp*"), None) is not None:
         return "gather them with `accelerate merge-weights`, and save the adapter from the result"
-    if (folder / _CONFIG).is_file():
-        return f"put the {_WEIGHTS[0]} that belongs to it beside it"
-    return f"expected {_CONFIG} and {_WEIGHTS[0]}"
+    if (folder / CONFIG_NAME).is_file():
+        return f"put the {WEIGHT_NAMES[0]} that belongs to it beside it"
+    return f"expected {CONFIG_NAME} and {WEIGHT_NAMES[0]}"
 
 
 def _below(folder: Path) -> list[Path]:
@@ -89,4 +90,4 @@ def _folders(level: list[Path]) -> Iterator[Path]:
 
 
 def _has_adapter(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _WEIGHTS)
+    return any((folder / name).is_file() for name in (*weight_names(), f"{WEIGHT_NAMES[0]}{INDEX_SUFFIX}"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from adaptzip.checkpoints._config import WEIGHT_NAMES
 from adaptzip.checkpoints._nowhere import no_adapter
+from adaptzip.checkpoints._registry import config_names, weight_names
 from adaptzip.checkpoints._shards import INDEX_SUFFIX
 from adaptzip.errors import CheckpointError
 
-CONFIG_NAME = "adapter_config.json"
-WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
-"""What other programs call theirs; where a folder has one of these, it is the one meant."""
+"""What programs of which no dialect is here call theirs; where a folder has one of these, it is the one meant."""
 
 WHOLE_MODELS = ("model.safetensors", "pytorch_model.bin")
 TRAINERS = re.compile(
@@ -40,12 +40,18 @@ def weight_file(path: Path) -> Path:
         if path.exists():
             raise CheckpointError(f"{path}: is neither a file nor a folder", hint="give a PEFT folder")
         raise CheckpointError(f"{path}: no such file or folder", hint="give a PEFT folder or its weight file")
-    for name in (*WEIGHT_NAMES, *OTHER_NAMES):
+    for name in (*weight_names(), *OTHER_NAMES):
         for file in (path / name, path / f"{name}{INDEX_SUFFIX}"):
             refuse_dangling(file)
             if file.is_file():
                 return file
     return _only_weight_file(path)
+
+
+def config_file(weights: Path) -> Path:
+    """Where the configuration beside a weight file, or beside the index of its shards, lies or would lie."""
+    names = config_names(weights.name.removesuffix(INDEX_SUFFIX))
+    return next((file for name in names if _is_there(file := weights.parent / name)), weights.parent / names[0])
 
 
 def refuse_dangling(path: Path) -> None:
@@ -67,6 +73,16 @@ def is_shard(path: Path) -> bool:
     return found is not None and int(found[3]) > 1
 
 
+def _is_there(file: Path) -> bool:
+    """Whether a file is there, or a link to one that is not, which `refuse_dangling` tells of."""
+    return file.is_file() or file.is_symlink()
+
+
+def has_configuration(folder: Path) -> bool:
+    """Whether a folder has the configuration of an adapter."""
+    return any((folder / name).is_file() for name in config_names())
+
+
 def _refuse_parts(path: Path) -> None:
     """Refuse a file that its name says to be no adapter, or only a part of one."""
     found = _SHARD.fullmatch(path.name)
@@ -82,7 +98,7 @@ def _refuse_parts(path: Path) -> None:
 
 def _folder(path: Path) -> str:
     """What to give instead of a file that lies beside an adapter."""
-    if any((path.parent / name).is_file() for name in WEIGHT_NAMES):
+    if any((path.parent / name).is_file() for name in weight_names()):
         return f"give the folder {path.parent}"
     return f"give the folder with {WEIGHT_NAMES[0]}"
 

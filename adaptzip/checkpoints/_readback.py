@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints.peft.experts import parameter_of
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints.peft.prepare import pad
-from adaptzip.checkpoints.peft.targeting import chosen
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.comparing import diff
+from adaptzip.core.comparing import diff, same_bits
 from adaptzip.errors import CheckFailedError
 
 _HINT = "nothing was written; please report it, with the adapter"
@@ -27,7 +26,8 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
 
     Modules must be the same. Factors that kept their dtype and scale must be the same bit for bit, up to ranks of
     zeros; others give the same update within the rounding of the dtype that they were written in. Everything else must
-    be the same, but for what the portable profile leaves out, and every module must be one that PEFT loads.
+    be the same, but for what the portable profile leaves out, and every module must be one that the program which the
+    dialect is of loads.
 
     Args:
         wanted: what was to be written; a module without any update may be missing in what was.
@@ -40,10 +40,11 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
     strangers = sorted(found.modules.keys() - wanted.modules.keys())
     if strangers:
         raise CheckFailedError(f"module {strangers[0]!r} was written, but is not in the adapter", hint=_HINT)
+    overlooked = conventions(found.meta.dialect).overlooked(found)
     for name, module in wanted.modules.items():
         if name in found.modules:
             _confirm_module(name, module, found.modules[name], options)
-            if parameter_of(name, module) is None and not chosen(found.meta.config, name):
+            if name in overlooked:
                 raise _failed(name, "is not among the targets of the configuration, so that PEFT would leave it out")
         elif module.A.any() and module.B.any():
             raise _failed(name, "is missing in what was written")
@@ -118,7 +119,7 @@ def _near(wanted: Tensor, found: Tensor, dtype: torch.dtype | None) -> bool:
 def _confirm_extras(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     ours, theirs = ({_meant(key): (key, tensor) for key, tensor in side.items()} for side in (wanted, found))
     for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs or not _same_bits(ours[name][1], theirs[name][1]):
+        if name not in ours or name not in theirs or not same_bits(ours[name][1], theirs[name][1]):
             key = (ours.get(name) or theirs[name])[0]
             raise CheckFailedError(f"the tensor {key} would not come back as it is", hint=_HINT)
 
@@ -126,12 +127,6 @@ def _confirm_extras(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 def _meant(key: str) -> str:
     """A key without what depends on whether its module is a target."""
     return key.removeprefix(PREFIX).replace(".base_layer.", ".")
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
 def _failed(name: str, what: str) -> CheckFailedError:

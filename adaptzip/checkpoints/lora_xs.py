@@ -14,14 +14,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, NativeModule, WriteOptions
+from adaptzip.checkpoints._base import (
+    Checkpoint,
+    Files,
+    Native,
+    NativeModule,
+    NativeWriter,
+    Reader,
+    Signature,
+    WriteOptions,
+)
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._effects import loaded_key
+from adaptzip.checkpoints._keys import PREFIX, TOKENS
 from adaptzip.checkpoints.peft.describe import build_config
-from adaptzip.checkpoints.peft.extras import loaded_key
-from adaptzip.checkpoints.peft.keys import PREFIX, TOKENS
 from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.reader import read as read_peft
-from adaptzip.checkpoints.peft.targeting import exact_targets
-from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME
+from adaptzip.checkpoints.peft.targeting import exact_targets, left_out
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import CheckpointError, RefusedError
@@ -46,14 +55,14 @@ _FIELDS = {
 _BASIS_U = "basis.U"
 
 
-class _LoraXs(Dialect):
+class _LoraXs(Reader, NativeWriter):
     """The dialect `lora-xs`."""
 
     name = "lora-xs"
+    title = "LoRA-XS"
+    files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, WEIGHT_NAMES[0], RECONSTRUCTION_NAME))
+    signature = (Signature(_MARK, "a LoRA-XS"),)
     takes = ("lora-xs", "lora-sb")
-
-    def sniff(self, source: Checkpoint) -> float:
-        return 1.0 if any(_MARK in key for key in source.tensors) else 0.0
 
     def read(self, source: Checkpoint) -> Adapter:
         """A stays as it is; R is folded into B in float64, rounded once to float32."""
@@ -84,13 +93,13 @@ class _LoraXs(Dialect):
             tensors[f"{PREFIX}{name}.lora_A.weight"] = pending(factors.A, options.dtype)
             tensors[f"{PREFIX}{name}.lora_B.weight"] = pending(factors.B, options.dtype)
             tensors[f"{PREFIX}{name}{_WRITTEN}"] = pending(cores[name], options.dtype)
-        with (folder / WEIGHTS_NAME).open("wb") as handle:
+        with (folder / WEIGHT_NAMES[0]).open("wb") as handle:
             write_tensors(handle, tensors, build_header(tensors, {"format": "pt"}))
         _write_json(folder / CONFIG_NAME, _config(adapter))
         _write_json(folder / RECONSTRUCTION_NAME, _reconstruction(rank))
 
-    def owns(self, file_name: str) -> bool:
-        return file_name in (CONFIG_NAME, WEIGHTS_NAME, RECONSTRUCTION_NAME)
+    def overlooked(self, adapter: Adapter) -> tuple[str, ...]:
+        return left_out(adapter)
 
 
 def _core_keys(source: Checkpoint) -> dict[str, str]:

@@ -13,17 +13,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite, prod
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Dialect, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._trained_heads import with_whole_layers
-from adaptzip.checkpoints.peft.keys import PREFIX
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
 _CORE = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.layer\.tensor\.factors\.(\d{1,4})")
@@ -37,10 +38,13 @@ Cores = dict[str, dict[int, str]]
 """The keys of the cores by factor, "A" or "B", and position."""
 
 
-class _Loretta(Dialect):
+class _Loretta(Reader):
     """The dialect `loretta`."""
 
     name = "loretta"
+    title = "LoRETTA"
+    files = Files(WEIGHT_NAMES, CONFIG_NAME)
+    signature = (Signature(r"^base_model\.model\..*\.tensor\.factors\.\d", "a LoRETTA"),)
 
     def sniff(self, source: Checkpoint) -> float:
         """Surer than PEFT, whose peft_type it shares, wherever there is a tensorised layer."""
@@ -60,14 +64,6 @@ class _Loretta(Dialect):
         config = dict(source.config or {})
         meta = Meta(self.name, MappingProxyType(config), config.get("base_model_name_or_path"))
         return Adapter(found, {key: source.tensors[key] for key in extras}, meta)
-
-    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-        raise RefusedError(
-            "LoRETTA checkpoints are read, not written", hint="write --as peft, which loads with the same update"
-        )
-
-    def owns(self, file_name: str) -> bool:
-        return False
 
 
 def _of_adapter(key: str) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from adaptzip.fitting.requests import Request
 
 AUTO = "auto"
 
@@ -26,6 +29,18 @@ def method_settings(method: str | None, items: list[str]) -> dict[str, Any]:
         raise UsageError("-s sets an option of one method, and --to auto tries all", hint="name the method with --to")
     name = method or REFERENCE
     return parse_settings(items, name, settings_of(load(name).config_type))
+
+
+def request_of(settings: Mapping[str, Any]) -> Request:
+    """The request that these settings, its fields, make; the budget as it was written.
+
+    Raises:
+        UsageError: if they make no sense.
+    """
+    from adaptzip.core.budget import Budget
+    from adaptzip.fitting.requests import Request
+
+    return Request(**{**settings, "budget": Budget.of(settings.get("budget"))})
 
 
 def text_fields(calibration: Path | None, text: str | None, pair: str | None, completion: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from adaptzip.cli._output import Output
 from adaptzip.cli._show_scores import ROWS, figure, share
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import ExtraEntry, TrainingReport
-from adaptzip.errors import FormatError
+from adaptzip.errors import FormatError, naming
 
 _MOST_EXTRAS = 8
 _HASH_SHOWN = 8
@@ -58,11 +58,9 @@ def show(path: Path, output: Output) -> None:
 
 def _open(path: Path) -> _Archive:
     opened = read_header(path)
-    try:
+    with naming(path, FormatError):
         tables = read_tables(opened.streams["tables"])
         config = parse_config(tables.config)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}", hint=error.hint) from error
     if len(tables.lengths) != len(opened.header.sites):
         raise FormatError(f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules")
     return _Archive(path, opened, tables.lengths, tables.gains, tables.extras, config)
@@ -121,9 +119,10 @@ def _linear(header: Header) -> bool | None:
     """
     if header.config.get("lossless") or not header.provenance.distilled:
         return True
+    from adaptzip.core.method import Method
     from adaptzip.methods import load, names
 
-    return load(header.method).linear if header.method in names() else None
+    return isinstance(load(header.method), Method) if header.method in names() else None
 
 
 def _base_model(archive: _Archive) -> str | None:

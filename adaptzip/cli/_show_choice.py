@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
+    from adaptzip.core.basis import Basis
     from adaptzip.core.compressed import Compressed
+    from adaptzip.fitting.appraisal import Appraisal
+    from adaptzip.fitting.choosing import Foreseen
     from adaptzip.fitting.forecasts import PlanReport
-    from adaptzip.fitting.running import Tried
+    from adaptzip.fitting.running import Made, Tried
 
 _HEAD = ("method", "size", "ratio", "parameters")
 
@@ -35,32 +40,81 @@ def reference(values: Mapping[str, Any]) -> str:
     """What the reference makes of the same bytes, and who wins."""
     found = values["reference"]
     name, error, own = found["method"], text.number(found["relative_error"]), text.number(found["against"])
-    said = f"{name} reaches {_kind(values['weighted_error'] is not None)} {error} at the same bytes"
+    said = f"{name} reaches {_kind(weighted(values))} {error} at the same bytes"
     if found["wins"]:
         return f"{said}: smaller than {own}, so {name} wins"
     return f"{said}: {values['method']} reaches {own}"
 
 
-def values_of(made: Compressed) -> dict[str, Any]:
-    """What came of compressing, as JSON values."""
+def result(values: Mapping[str, Any], path: Path, source_bytes: int, *, dry_run: bool) -> dict[str, Any]:
+    """What `compress` says of a file, or of what would be one, with where it is and how small."""
+    sizes = {"source_bytes": source_bytes, "ratio": source_bytes / values["bytes"]}
+    return {"path": str(path), **values, **sizes, "dry_run": dry_run}
+
+
+def made(
+    found: Made, beside: Appraisal, *, captured: float | None = None, basis: str | Path | Basis | None = None
+) -> dict[str, Any]:
+    """What came of compressing, as JSON values.
+
+    Args:
+        captured: share of the update's energy that the basis holds.
+        basis: where it was read from.
+    """
+    compressed = found.compressed
     return {
-        "method": made.method,
-        "options": {} if made.lossless else dict(made.config),
-        "parameters": made.provenance.parameters,
-        "relative_error": made.provenance.relative_error,
-        "modules": len(made.sites),
-        "kept_modules": sum(len(chunk) > 0 for chunk in made.chunks),
-        "module_bytes": made.payload_bytes,
-        "extras": len(made.extras.entries),
-        "extras_bytes": len(made.extras.payload),
-        "lossless": made.lossless,
-        "seed": made.provenance.seed,
+        "method": compressed.method,
+        "options": {} if compressed.lossless else dict(compressed.config),
+        "parameters": compressed.provenance.parameters,
+        "relative_error": compressed.provenance.relative_error,
+        "modules": len(compressed.sites),
+        "kept_modules": sum(len(chunk) > 0 for chunk in compressed.chunks),
+        "module_bytes": compressed.payload_bytes,
+        "extras": len(compressed.extras.entries),
+        "extras_bytes": len(compressed.extras.payload),
+        "lossless": compressed.lossless,
+        "seed": compressed.provenance.seed,
+        "weighted_error": beside.weighted_error,
+        "captured_energy": captured,
+        "basis_bytes": _basis_bytes(compressed, basis),
+        "tried": [tried_row(row) for row in found.tried] or None,
+        "reference": None if beside.reference is None else asdict(beside.reference) | {"wins": beside.reference.wins},
+        "bytes": found.size,
     }
 
 
-def nothing_beside() -> dict[str, Any]:
-    """The keys of what stands beside a result, where nothing does."""
-    return {"captured_energy": None, "basis_bytes": None, "tried": None, "reference": None, "weighted_error": None}
+def _basis_bytes(compressed: Compressed, basis: str | Path | Basis | None) -> int | None:
+    """Size of the basis that the file leans on; None where it is in the file, in the base model, or not needed."""
+    beside = compressed.basis is not None and compressed.basis.source == "file"
+    return basis.stat().st_size if beside and isinstance(basis, Path) else None
+
+
+def foreseen(found: Foreseen, *, weighted: bool) -> dict[str, Any]:
+    """What is expected of compressing, as JSON values.
+
+    Args:
+        weighted: whether the error is that which calibration weighs.
+    """
+    best = found.best
+    return {
+        "captured_energy": None,
+        "basis_bytes": None,
+        "tried": None if found.report is None else forecast_rows(found.report),
+        "reference": None,
+        "weighted_error": best.relative_error if weighted else None,
+        "method": best.method,
+        "options": dict(best.options),
+        "parameters": best.parameters,
+        "relative_error": None if weighted else best.relative_error,
+        "kept_modules": len(best.ranks) if best.ranks else None,
+        "lossless": False,
+        "bytes": best.bytes,
+    }
+
+
+def weighted(values: Mapping[str, Any]) -> bool:
+    """Whether errors beside these values are those that calibration weighs."""
+    return values["weighted_error"] is not None
 
 
 def tried_row(row: Tried) -> dict[str, Any]:

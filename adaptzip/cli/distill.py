@@ -116,6 +116,7 @@ def distill(
     given = {"to": to, "allocate": allocate}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = method_settings(to, setting or [])
+    from adaptzip.core.budget import Budget
     from adaptzip.distillation.losses import LossWeights
     from adaptzip.distillation.preparing import DataOptions
     from adaptzip.distillation.running import Run, carry_out
@@ -123,8 +124,8 @@ def distill(
     from adaptzip.fitting.requests import Request
 
     request = Request(
-        budget=budget, extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base, basis=basis,
-        embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
+        budget=Budget.of(budget), extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base,
+        basis=basis, embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)

@@ -175,11 +175,11 @@ def _read(
     paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None
 ) -> dict[Path, Adapter | Functions]:
     """The adapters; --alpha and --config are for those that have no configuration of their own."""
-    from adaptzip.checkpoints._places import CONFIG_NAME
+    from adaptzip.checkpoints._places import config_file
     from adaptzip.restoring.functions import read_either
     from adaptzip.restoring.reading import archive_file, weight_file
 
-    bare = {p for p in paths if archive_file(p) is None and not weight_file(p).with_name(CONFIG_NAME).is_file()}
+    bare = {p for p in paths if archive_file(p) is None and not config_file(weight_file(p)).is_file()}
     given = "--alpha" if alpha is not None else "--config"
     if (alpha is not None or config is not None) and not bare:
         raise UsageError(f"{given} was given, but every adapter has its own configuration", hint=f"drop {given}")

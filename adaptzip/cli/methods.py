@@ -14,7 +14,7 @@ from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 
 if TYPE_CHECKING:
-    from adaptzip.core.method import Method
+    from adaptzip.core.family import AnyFamily
 
 
 def methods(
@@ -72,7 +72,7 @@ def _describe(name: str, output: Output) -> None:
     )
 
 
-def _about(method: Method) -> dict[str, Any]:
+def _about(method: AnyFamily) -> dict[str, Any]:
     return {
         "name": method.name,
         "summary": method.summary,

@@ -75,16 +75,16 @@ def plan(
     if output is not None:
         check_file(output, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     sink = Output(as_json, quiet, verbose)
-    from adaptzip.fitting.forecasts import compare
-    from adaptzip.fitting.loading import load_source
+    from adaptzip.core.budget import Budget
+    from adaptzip.fitting.choosing import plan_of
     from adaptzip.fitting.requests import AUTO, Request
-    from adaptzip.methods import fittable, load
+    from adaptzip.methods import load
 
     for name in methods:
         load(name)
     request = Request(
         to=methods[0] if len(methods) == 1 else AUTO,
-        budget=budget,
+        budget=Budget.of(budget),
         max_error=max_error,
         extras=extras,
         alpha=alpha,
@@ -100,31 +100,29 @@ def plan(
         options=method_settings(methods[0], setting) if setting else {},
     )
     with sink.warnings(), sink.progress() as report:
-        loaded = load_source(source, request)
-        found = compare(loaded, request, methods or fittable(), report)
-    weighted = bool(loaded.sensitivities)
+        found = plan_of(source, request, methods or None, report)
     rows = show.forecast_rows(found)
     values: dict[str, Any] = {
         "source_bytes": size,
         "budget": budget,
         "max_error": max_error,
         "allocate": allocate,
-        "weighted": weighted,
+        "weighted": found.weighted,
         "rows": rows,
         "path": None if output is None else str(output),
     }
     if output is None:
-        sink.result(values, lambda: show.tried(rows, size, weighted=weighted))
+        sink.result(values, lambda: show.tried(rows, size, weighted=found.weighted))
         _check_any(found)
         return
     from adaptzip.fitting.plan_files import write_plan
 
     if not as_json:
-        sink.result(values, lambda: show.tried(rows, size, weighted=weighted))
+        sink.result(values, lambda: show.tried(rows, size, weighted=found.weighted))
     _check_any(found)
     write_plan(output, found, budget=budget, max_error=max_error, allocate=allocate, force=force)
     best = found.best
-    told = f"{'weighted ' if weighted else ''}error {text.number(best.relative_error)}"
+    told = f"{'weighted ' if found.weighted else ''}error {text.number(best.relative_error)}"
     sink.wrote(output, f"{best.method}, about {text.size(best.bytes)}, {told}", values)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from adaptzip.core.effects import Effects
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.linalg import factored_svd
-from adaptzip.errors import CheckpointError
+from adaptzip.core.meta import Meta
+from adaptzip.errors import CheckpointError, UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,15 @@ class LoraFactors:
 
     Raises:
         CheckpointError: if A and B do not fit together.
+
+    Example:
+        >>> A, B = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0], [3.0]])
+        >>> factors = adaptzip.LoraFactors(A, B, scaling=0.5)
+        >>> factors.rank, factors.shape, factors.parameters
+        (1, (2, 3), 5)
+        >>> factors.delta()
+        tensor([[0.5000, 0.0000, 1.0000],
+                [1.5000, 0.0000, 3.0000]])
     """
 
     A: Tensor
@@ -49,6 +58,7 @@ class LoraFactors:
 
     @property
     def rank(self) -> int:
+        """Rows of A, and columns of B."""
         return self.A.shape[0]
 
     @property
@@ -89,28 +99,6 @@ class LoraFactors:
         return delta
 
 
-@dataclass(frozen=True)
-class Meta:
-    """Where an adapter came from.
-
-    Attributes:
-        dialect: the checkpoint dialect it was read from, such as "peft".
-        config: the dialect's own configuration (PEFT's adapter_config.json), in file order.
-        base_model: name or path of the base model as the adapter names it, or None.
-        header: the source safetensors header, byte for byte, where the tensors are the source's own; it lets
-            a lossless file be written back identically.
-        config_text: the configuration file's text, byte for byte, under the same condition.
-        dtype: the dtype that the source's factors had, where they were decoded to another; else None.
-    """
-
-    dialect: str = "peft"
-    config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    base_model: str | None = None
-    header: bytes | None = None
-    config_text: str | None = None
-    dtype: torch.dtype | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """A whole adapter.
@@ -119,11 +107,41 @@ class Adapter:
         modules: factors by module name (the module's path in the base model), in sorted order.
         extras: every other tensor by its key in the source file: heads, biases, embeddings, token rows.
         meta: origin.
+        effects: what it does beside its updates, as its dialect told it from the extras' keys and the configuration
+            when it was read; None where it was made in memory. What takes an adapter from memory resolves it anew, so
+            that what was replaced in it counts.
+
+    Example:
+        >>> factors = adaptzip.LoraFactors(A=torch.ones(2, 8), B=torch.ones(6, 2))
+        >>> adapter = adaptzip.Adapter({"layers.0.q_proj": factors})
+        >>> adapter.parameters
+        28
+        >>> small = adaptzip.compress(adapter, lossless=True)
+        >>> torch.equal(adaptzip.reconstruct(small).modules["layers.0.q_proj"].B, factors.B)
+        True
     """
 
     modules: Mapping[str, LoraFactors]
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     meta: Meta = field(default_factory=Meta)
+    effects: Effects | None = None
+
+    @property
+    def resolved(self) -> Effects:
+        """`effects`; none where there is nothing to resolve.
+
+        Raises:
+            UsageError: if they were not resolved for these extras.
+        """
+        known = self.effects
+        if known is None and not self.extras and not self.meta.config:
+            return Effects()
+        if known is None or not self.extras.keys() <= known.extras.keys():
+            raise UsageError(
+                "what the adapter does beside its updates is not resolved",
+                hint="adaptzip.checkpoints.resolved does so for an adapter that was made in memory",
+            )
+        return known
 
     @property
     def parameters(self) -> int:

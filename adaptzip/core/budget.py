@@ -29,6 +29,12 @@ class Budget:
     Attributes:
         amount: parameters, bytes, or the fraction of the source file in (0, 1].
         unit: which of these `amount` is.
+
+    Example:
+        >>> adaptzip.Budget.parse("50k")
+        Budget(amount=50000, unit='parameters')
+        >>> adaptzip.Budget.parse("20x").bytes_for(source_bytes=1_000_000)
+        50000
     """
 
     amount: float
@@ -53,6 +59,15 @@ class Budget:
         if fraction is None or not 0 < fraction <= 1:
             raise UsageError(f"budget {text!r} has no meaning here", hint=_HINT)
         return cls(fraction, "fraction")
+
+    @classmethod
+    def of(cls, given: str | Budget | None) -> Budget | None:
+        """A budget as callers give it: parsed where it is text.
+
+        Raises:
+            UsageError: as `parse`.
+        """
+        return cls.parse(given) if isinstance(given, str) else given
 
     def bytes_for(self, source_bytes: int) -> int | None:
         """The limit in bytes for a source file of `source_bytes`, or None if it counts parameters."""

@@ -108,7 +108,7 @@ def diff(a: Adapter, b: Adapter, sensitivities: Mapping[str, Sensitivity] | None
     only_in_a = tuple(_alone(n, m, is_first=True) for n, m in a.modules.items() if n not in b.modules)
     only_in_b = tuple(_alone(n, m, is_first=False) for n, m in b.modules.items() if n not in a.modules)
     extras_a, extras_b = _extras(a), _extras(b)
-    equal = [k for k, tensor in extras_a.items() if k in extras_b and _is_equal(tensor, extras_b[k])]
+    equal = [k for k, tensor in extras_a.items() if k in extras_b and same_bits(tensor, extras_b[k])]
     different = sorted((extras_a.keys() | extras_b.keys()) - set(equal))
     weighted = None if sensitivities is None else weighted_error(a, b, sensitivities)
     return DiffReport(modules, only_in_a, only_in_b, tuple(equal), tuple(different), weighted)
@@ -120,7 +120,7 @@ def _compare(name: str, a: LoraFactors, b: LoraFactors) -> ModuleDiff:
             f"module {name} is {list(a.shape)} in one adapter and {list(b.shape)} in the other",
             hint="compare adapters of the same base model",
         )
-    if a.scaling == b.scaling and _is_equal(a.A, b.A) and _is_equal(a.B, b.B):
+    if a.scaling == b.scaling and same_bits(a.A, b.A) and same_bits(a.B, b.B):
         return ModuleDiff(name, _alone(name, a, is_first=True).norm, 0.0)
     left = _triangle(torch.cat([a.B.double() * a.scaling, b.B.double() * -b.scaling], dim=1))
     right = _triangle(torch.cat([a.A.double(), b.A.double()]).T)
@@ -159,11 +159,12 @@ def _extras(adapter: Adapter) -> Mapping[str, Tensor]:
     return found
 
 
-def _is_equal(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit, so that NaN equals NaN and 0 does not equal -0."""
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors on any device have one dtype, one shape and the same bits: NaN equals NaN, 0 does not equal
+    -0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+    return torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
 
 
 def _bias(module: LoraFactors) -> Tensor | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 from adaptzip.core.basis import BasisReference
+from adaptzip.core.meta import Meta
 
 Buffer = bytes | memoryview
 
@@ -165,13 +165,19 @@ class Compressed:
             U (out, k) and V (in, k) of each module in turn, packed as float16.
         step: the quantiser step that all real tensors share.
         extras: every tensor that is not a factor.
-        meta_config: the source dialect's configuration (PEFT's adapter_config.json), in file order.
-        dialect, base_model: as in `adapter.Meta`.
+        meta: where the adapter came from; its `header` and `config_text` are kept by a lossless file alone, and its
+            `dtype` is None, as nothing is decoded yet.
         dtype: dtype of the source's factors by safetensors' name, "F32", "F16" or "BF16": the narrowest that holds
             them all, and at most F32. What is decoded is float32 whatever it says.
-        source_header, source_config_text: byte-exact originals, kept only by a lossless file.
         provenance: see `Provenance`.
         renamed: whether a lossless file calls the base model otherwise than its source did.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", budget="20%")
+        >>> small.method, small.lossless, len(small.chunks) == len(small.modules)
+        ('svd', False, True)
+        >>> small.sites["bert.encoder.layer.0.attention.self.query"]
+        Site(out=16, width=16, layout='linear', kernel=())
     """
 
     method: str
@@ -183,17 +189,13 @@ class Compressed:
     step: float
     provenance: Provenance
     extras: PackedExtras = field(default_factory=PackedExtras)
-    meta_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    dialect: str = "peft"
-    base_model: str | None = None
+    meta: Meta = field(default_factory=Meta)
     dtype: str = "F32"
     shared: Buffer = b""
     gains: Sequence[int] = ()
     basis: BasisReference | None = None
     basis_sizes: Sequence[int] = ()
     basis_payload: Buffer = b""
-    source_header: bytes | None = None
-    source_config_text: str | None = None
     renamed: bool = False
 
     @property
@@ -203,6 +205,7 @@ class Compressed:
 
     @property
     def lossless(self) -> bool:
+        """Whether it holds the source's tensors bit for bit."""
         return bool(self.config.get("lossless", False))
 
     @property

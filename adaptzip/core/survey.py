@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptzip.core.compressed import Site
+from adaptzip.core.family import ConfigT, MethodConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Allowance:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Generic[ConfigT]):
     """One setting of a method, and what it is expected to give.
 
     Attributes:
@@ -57,7 +58,11 @@ class Candidate:
         error: expected relative error, or None likewise.
     """
 
-    config: Any
+    config: ConfigT
     bytes: int | None = None
     parameters: int | None = None
     error: float | None = None
+
+
+AnyCandidate: TypeAlias = Candidate[MethodConfig]
+"""A setting of a method whose types only it knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from adaptzip.adz.coding.packing import unpack_tensors
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.errors import RefusedError
 from adaptzip.fitting.requests import Original
@@ -20,7 +21,7 @@ def check_alike(teacher: Original, beginning: Beginning) -> None:
     Raises:
         RefusedError: if they are.
     """
-    linear = beginning.coder.method.linear
+    linear = not isinstance(beginning.coder.method, FunctionMethod)
     for name, site in beginning.coder.sites.items() if linear else ():
         module = teacher.adapter.modules.get(name)
         if module is None or module.shape != (site.out, site.width):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
@@ -15,20 +14,22 @@ from torch import Tensor
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.checkpoints._base_name import renamed_config
+from adaptzip.checkpoints._base_name import renamed
 from adaptzip.core.budget import Budget
-from adaptzip.core.compressed import Compressed
+from adaptzip.core.compressed import Compressed, TensorSpec
+from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, RefusedError, UsageError
+from adaptzip.distillation.trainable import as_trainable, trained
+from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
-from adaptzip.methods import load
+from adaptzip.methods import load_fittable
 from adaptzip.restoring.reconstruction import coder_of
 
 MORE = 1.7
@@ -56,7 +57,7 @@ class Beginning:
         growth: where training begins with smaller ranks that grow; `tensors` are the fit's nevertheless.
     """
 
-    coder: Coder
+    coder: Coder[AnyTrainable]
     gains: Mapping[str, int]
     tensors: Tensors
     step: float
@@ -92,7 +93,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.basis}
-    coder = coder_of(compressed, **found)
+    coder = trained(coder_of(compressed, **found))
     if coder.basis is not None:
         coder = replace(coder, basis=coder.basis.to(device))
     step = compressed.step
@@ -109,8 +110,8 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
     limit = (
         writer.size(compressed)
-        if request.limit is None
-        else request.limit.bytes_for(compressed.provenance.source_bytes)
+        if request.budget is None
+        else request.budget.bytes_for(compressed.provenance.source_bytes)
     )
     if limit is None:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
@@ -132,7 +133,7 @@ def _as_it_is(compressed: Compressed, tensors: Tensors) -> CodedAdapter:
 def _named(compressed: Compressed, base_name: str | None) -> Compressed:
     if base_name is None:
         return compressed
-    return replace(compressed, base_model=base_name, meta_config=renamed_config(compressed.meta_config, base_name))
+    return replace(compressed, meta=renamed(compressed.meta, base_name))
 
 
 def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
@@ -152,9 +153,9 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
 
 
 def _from_fit(source: Original, request: Request, room: int, more: float) -> Beginning:
-    if request.limit is None:
+    if request.budget is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
-    limit = request.limit.bytes_for(source.bytes)
+    limit = request.budget.bytes_for(source.bytes)
     training = _for_training(source, request, room)
     wanted = training.options.get("rank")
     growing = request.allocate == GROWING
@@ -170,12 +171,12 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, LONGEST_ERROR)
     if limit is None:
-        _check_parameters(plan.provenance.parameters, request.limit)
+        _check_parameters(plan.provenance.parameters, request.budget)
         limit = writer.size(plan) + room
     found = {"base": request.base, "basis": request.basis}
     growth = growth_of(fitted, ranks, step) if growing else None
     return Beginning(
-        fitted.coder, fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
+        trained(fitted.coder), fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
     )  # fmt: skip
 
 
@@ -189,8 +190,7 @@ def _first_that_fits(
         if not fitted.profiles:
             raise RefusedError("every update of the teacher is zero: there is nothing to act like")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AdaptzipWarning)
+            with without_warnings():
                 return fitted, *_step_and_ranks(job, fitted, room, more, limit)
         except CheckFailedError as error:
             failures.append(error)
@@ -238,9 +238,9 @@ def _untrained(job: Job) -> bool:
 
 def _for_training(source: Original, request: Request, room: int) -> Request:
     """The request with what a method relaxes where training follows, and a core as large as the budget allows."""
-    method = load(request.to)
-    options = {**method.training_options, **request.options}
-    limit = request.limit
+    method = load_fittable(request.to)
+    options = {**as_trainable(method).training_options, **request.options}
+    limit = request.budget
     if not method.needs_basis or method.default_basis != "base" or request.basis is not None or "rank" in options:
         return replace(request, options=options)
     config = method.config_type(**options)
@@ -257,7 +257,7 @@ def _for_training(source: Original, request: Request, room: int) -> Request:
     return replace(request, options={**options, "rank": rank})
 
 
-def _in_units(tensors: Mapping[str, Tensor], layout: Any, step: float) -> dict[str, Tensor]:
+def _in_units(tensors: Mapping[str, Tensor], layout: Iterable[TensorSpec], step: float) -> dict[str, Tensor]:
     """Directions, which are decoded as whole numbers, in the units of the update."""
     units = {spec.role: step if spec.directions else 1.0 for spec in layout}
     return {role: tensor * units[role] if units[role] != 1.0 else tensor for role, tensor in tensors.items()}

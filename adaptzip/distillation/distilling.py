@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import concluded, first_state, train
@@ -24,6 +27,7 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
+from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.models.live.batches import Example
@@ -98,12 +102,27 @@ def distill(
     data: str | Path | Sequence[Example | str],
     to: str = REFERENCE,
     budget: str | Budget | None = None,
+    max_error: float | None = None,
+    extras: ExtrasMode = "lossless",
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    basis: str | Path | Basis | None = None,
+    embed_basis: bool = False,
+    calibration: str | Path | None = None,
+    allocate: str | None = None,
+    ranks: Mapping[str, int] | None = None,
+    base_name: str | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
     kind: Kind | None = None,
     schedule: Schedule | None = None,
     data_options: DataOptions | None = None,
     force: bool = False,
     progress: Callable[[Moment], None] | None = None,
-    **request: Any,
+    **options: Any,
 ) -> Distilled:
     """Fit an adapter in a method's form, then train its tensors so that base and result act like base and teacher.
 
@@ -114,20 +133,67 @@ def distill(
         base: folder of the base model.
         data: a file of texts, "self", or examples; plain strings in a sequence are texts without labels.
         to: the method, unless `source` is a `.adz`.
-        budget: most bytes of the whole file; of a `.adz` its own size where None.
+        budget: an upper limit in parameters, bytes or as a share of the teacher's file (`Budget`); of a `.adz` never
+            in parameters, and its own size where None.
+        max_error: largest relative error of the fit that training starts from.
+        extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
+        alpha, config: as for `read`, of the teacher.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of every random choice of the fit; a `Schedule` has that of training.
+        basis: a basis, or the path of a basis artefact, for methods that need one.
+        embed_basis: store the basis in the file, which then needs neither base nor artefact.
+        calibration: a file of texts; the fit's errors are then weighted by what the base feeds each module.
+        allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
+        ranks: the largest rank of each module of the fit; modules that it does not name are left out.
+        base_name: what the file calls the base model; None keeps the adapter's own name for it.
+        text_field, pair_field, completion_field: where the rows of `calibration` have the text, the second of a pair,
+            and what completes it; those of `data` are named in `data_options`.
         kind: what the model is for; None tells it from adapter and base.
         schedule: how long and how fast to train.
         data_options: which texts, and how they are fed.
         force: replace an existing `output`.
         progress: called after every update.
-        request: further fields of `Request`, such as `options`, `basis` and `extras`.
+        options: the method's own options, such as `rank=3`.
 
     Raises:
         CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
-        UsageError: if `output` is or lies in what is read, too.
+        UsageError: if an option is unknown, or `output` is or lies in what is read, too.
         OutputError: if `output` exists without `force`, or cannot be written.
+
+    Example:
+        >>> from adaptzip.distillation.schedules import Schedule
+        >>> made = adaptzip.distill(
+        ...     teacher="my-adapter",
+        ...     base="base-model",
+        ...     data=["a b c", "d e f", "b d", "c a", "f e d", "a f"],
+        ...     budget="60%",
+        ...     schedule=Schedule(steps=4, batch=2, every=2),
+        ... )
+        >>> made.steps, sorted(made.rows)
+        (4, ['distilled', 'fitted', 'none', 'teacher'])
     """
-    asked = Request(to, budget, base=base, **request)
+    check_options(distill, (to,), options)
+    asked = Request(
+        to=to,
+        budget=Budget.of(budget),
+        max_error=max_error,
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        device=device,
+        seed=seed,
+        base=base,
+        basis=basis,
+        embed_basis=embed_basis,
+        calibration=calibration,
+        allocate=allocate,
+        ranks=ranks,
+        options=options,
+        base_name=base_name,
+        text_field=text_field,
+        pair_field=pair_field,
+        completion_field=completion_field,
+    )
     if output is not None:
         texts = data if isinstance(data, str | Path) and data != SELF else None
         check_apart(output, **asked.inputs | {"source": source, "teacher": teacher, "data": texts})
@@ -159,6 +225,6 @@ def distill(
 
 def _error(teacher: Adapter, compressed: Compressed, beginning: Beginning) -> float:
     """Relative error of the update; functions leave the weights as they are, so that it is the whole of it."""
-    if not beginning.coder.method.linear:
+    if isinstance(beginning.coder.method, FunctionMethod):
         return 1.0
     return diff(teacher, reconstruct(compressed, **beginning.found)).relative_error or 0.0

@@ -16,12 +16,14 @@ from math import sqrt
 from torch import Tensor
 
 from adaptzip.adz.coding.modules import Coder
+from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.lessons import order
 from adaptzip.distillation.loop import Training
 from adaptzip.distillation.machines import Machines
 from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.tensors import Place, Tensors, start, trained_of
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import UsageError
 from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.requests import Request
@@ -62,7 +64,7 @@ def room_to_grow(request: Request, most: int) -> Request:
     Raises:
         UsageError: if the method's ranks can't grow.
     """
-    if not load(request.to).grows:
+    if not as_trainable(load(request.to)).grows:
         raise UsageError(
             f"the ranks of method {request.to!r} can't grow while it is trained", hint="leave --allocate out"
         )
@@ -103,7 +105,7 @@ class _Score:
 class _Grower:
     """Tensors that grow, and the scores of their modules."""
 
-    coder: Coder
+    coder: Coder[AnyTrainable]
     growth: Growth
     tensors: Tensors
     scores: dict[str, _Score] = field(default_factory=dict)

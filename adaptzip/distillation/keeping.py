@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import Compressed
 from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
@@ -70,12 +71,4 @@ def _alike(teacher: Adapter, kept: Adapter) -> bool:
 
 
 def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == tensor.dtype and torch.equal(_memory(ours[name]), _memory(tensor))
-        for name, tensor in theirs.items()
-    )
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, which numbers that are none can be compared by."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return ours.keys() == theirs.keys() and all(same_bits(ours[name], tensor) for name, tensor in theirs.items())

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from adaptzip._version import __version__
 from adaptzip.adz.coding.modules import Coder
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, Provenance, Site
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod, RankedConfig
 from adaptzip.distillation.beginning import MORE, Beginning, fitted_or_read
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
@@ -69,7 +68,7 @@ def scale_of(tensors: Tensors) -> float:
 
 
 def _from_nothing(
-    method: FunctionMethod,
+    method: AnyFunctionMethod,
     source: Original,
     request: Request,
     loaded: LoadedModel,
@@ -79,12 +78,12 @@ def _from_nothing(
     for option, value in (("max-error", request.max_error), ("allocate", request.allocate), ("basis", request.basis)):
         if value is not None:
             raise UsageError(f"method {method.name!r} has no use for --{option}", hint=f"leave --{option} out")
-    if request.limit is None:
+    if request.budget is None:
         raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x")
-    config = configure(method, request.options)
+    config: RankedConfig = configure(method, request.options)
     sites = method.places(_widths(loaded), config)
-    limit, plan = request.limit.bytes_for(source.bytes), _plan(method, config, sites, source, request)
-    numbers = request.limit.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
+    limit, plan = request.budget.bytes_for(source.bytes), _plan(method, config, sites, source, request)
+    numbers = request.budget.amount if limit is None else 8 * (limit - writer.size(plan) - room) / _BITS
     ranks = _ranks(method, config, sites, numbers)
     if limit is None:
         _check_parameters(method, config, sites, ranks, int(numbers))
@@ -109,7 +108,9 @@ def _widths(loaded: LoadedModel) -> dict[str, int]:
     return {name: layer.shape[0] for name, layer in find_layers(loaded.model, names, Path()).items()}
 
 
-def _ranks(method: FunctionMethod, config: Any, sites: Mapping[str, Site], numbers: float) -> dict[str, int]:
+def _ranks(
+    method: AnyFunctionMethod, config: RankedConfig, sites: Mapping[str, Site], numbers: float
+) -> dict[str, int]:
     """One rank for all: the one asked for, or the largest that keeps to so many numbers, at least 1."""
 
     def ranks(rank: int) -> dict[str, int]:
@@ -127,7 +128,7 @@ def _ranks(method: FunctionMethod, config: Any, sites: Mapping[str, Site], numbe
 
 
 def _check_parameters(
-    method: FunctionMethod, config: Any, sites: Mapping[str, Site], ranks: Mapping[str, int], most: int
+    method: AnyFunctionMethod, config: RankedConfig, sites: Mapping[str, Site], ranks: Mapping[str, int], most: int
 ) -> None:
     stored = sum(s.numbers for name, rank in ranks.items() for s in method.layout(sites[name], rank, config))
     if stored > most:
@@ -138,10 +139,9 @@ def _check_parameters(
 
 
 def _plan(
-    method: FunctionMethod, config: Any, sites: Mapping[str, Site], source: Original, request: Request
+    method: AnyFunctionMethod, config: RankedConfig, sites: Mapping[str, Site], source: Original, request: Request
 ) -> Compressed:
     """The file without any function. DoRA magnitudes and biases belong to updates, and are left out."""
-    meta = source.adapter.meta
     return Compressed(
         method=method.name,
         method_version=method.version,
@@ -152,7 +152,5 @@ def _plan(
         step=0.0,
         provenance=Provenance(f"adaptzip {__version__}", source.bytes, source.hash, LONGEST_ERROR, 0, request.seed),
         extras=pack_extras(replace(source.adapter, modules={}), request.extras, folded=True),
-        meta_config=meta.config,
-        dialect=meta.dialect,
-        base_model=meta.base_model,
+        meta=source.adapter.meta.described,
     )

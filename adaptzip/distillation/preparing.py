@@ -12,6 +12,7 @@ import torch
 from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import TrainingReport
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
@@ -163,8 +164,8 @@ def prepare(
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
     beginning, parts = _affordable(start, given, request, loaded, told)
-    warn_of_local_name(beginning.plan.base_model)
-    linear = beginning.coder.method.linear
+    warn_of_local_name(beginning.plan.meta.base_model)
+    linear = not isinstance(beginning.coder.method, FunctionMethod)
     if not linear:
         guest.behind = find_layers(loaded.model, beginning.coder.sites, Path(base))
     if start is not given:

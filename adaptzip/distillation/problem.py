@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip.adz.coding.modules import Coder
+from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.lessons import Teacher
 from adaptzip.distillation.quantising import Written, fill
 from adaptzip.distillation.student import Guest
@@ -35,7 +36,7 @@ class Problem:
         scale: root mean square of the trained numbers if the teacher's energy were spread over them.
     """
 
-    coder: Coder
+    coder: Coder[AnyTrainable]
     gains: Mapping[str, int]
     tensors: Tensors
     guest: Guest

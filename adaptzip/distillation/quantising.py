@@ -8,7 +8,7 @@ from math import nan, sqrt
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import CodedModule, Coder, code_as_they_are, rounded
+from adaptzip.adz.coding.modules import AnyCoder, CodedModule, code_as_they_are, rounded
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError, NoRoomError
@@ -39,7 +39,7 @@ class Written:
     size: int
 
 
-def code(coder: Coder, tensors: Tensors, step: float) -> tuple[CodedAdapter, Tensors]:
+def code(coder: AnyCoder, tensors: Tensors, step: float) -> tuple[CodedAdapter, Tensors]:
     """Code all tensors at `step`: the blocks, and what they decode to.
 
     Raises:
@@ -69,7 +69,7 @@ def as_decoded(trained: Mapping[Place, Tensor], step: float) -> dict[Place, Tens
 
 
 def fill(
-    coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], limit: int, guess: float
+    coder: AnyCoder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], limit: int, guess: float
 ) -> Written:
     """The smallest step, about, at which the file takes at most `limit` bytes, and not finer than is of any use.
 
@@ -107,7 +107,7 @@ def fill(
     return best
 
 
-def _least(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int]) -> int | None:
+def _least(coder: AnyCoder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int]) -> int | None:
     """Bytes of the file at the coarsest step that leaves any number, about; None if none does."""
     step = sqrt(sum(float(tensor.detach().double().square().sum()) for _, tensor in tensors.items()))
     for _ in range(_MOST_TRIES):
@@ -118,7 +118,7 @@ def _least(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapte
     return None
 
 
-def _finest(coder: Coder, tensors: Tensors) -> float:
+def _finest(coder: AnyCoder, tensors: Tensors) -> float:
     """The step at which next to no error is left; 0 if all numbers are."""
     every = dict(tensors.items())
     real = [every[place].detach() for place in trained_places(coder, tensors)]
@@ -126,7 +126,9 @@ def _finest(coder: Coder, tensors: Tensors) -> float:
     return 2 * FINEST_ERROR * sqrt(mean)
 
 
-def _try(coder: Coder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], step: float) -> Written | None:
+def _try(
+    coder: AnyCoder, tensors: Tensors, size_of: Callable[[float, CodedAdapter], int], step: float
+) -> Written | None:
     """None where levels overflow."""
     try:
         coded, decoded = code(coder, tensors, step)

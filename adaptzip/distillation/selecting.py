@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptzip.adz.coding.modules import Coder
 from adaptzip.core.compressed import Site
+from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.tensors import Place, Tensors
 from adaptzip.errors import AdaptzipWarning
 
@@ -17,7 +18,7 @@ MOST_BYTES = 2**30
 """Soft tensors of all modules take at most this; gradients and Adam's state take as much again three times."""
 
 
-def softened(coder: Coder, tensors: Tensors) -> dict[Place, Tensor]:
+def softened(coder: Coder[AnyTrainable], tensors: Tensors) -> dict[Place, Tensor]:
     """Soft tensors of all modules; none where the method selects nothing.
 
     Warns:
@@ -39,23 +40,23 @@ def softened(coder: Coder, tensors: Tensors) -> dict[Place, Tensor]:
     return found
 
 
-def soft_places(coder: Coder, places: Mapping[Place, Tensor]) -> list[Place]:
+def soft_places(coder: Coder[AnyTrainable], places: Mapping[Place, Tensor]) -> list[Place]:
     """Those of the places that soft tensors are in."""
     return [place for place in places if place[1] in coder.method.soft_roles]
 
 
-def relaxed(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+def relaxed(coder: Coder[AnyTrainable], parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """The parameters with the tensors that soft ones stand for in their place, differentiable."""
     return _in_place(coder, parameters, coder.method.relaxed)
 
 
-def hardened(coder: Coder, parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+def hardened(coder: Coder[AnyTrainable], parameters: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """The parameters with whole numbers in place of soft tensors."""
     return _in_place(coder, parameters, coder.method.harden)
 
 
 def _in_place(
-    coder: Coder,
+    coder: Coder[AnyTrainable],
     parameters: Mapping[Place, Tensor],
     make: Callable[[Mapping[str, Tensor], Site, Any], Mapping[str, Tensor]],
 ) -> dict[Place, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.core.method import Function
+from adaptzip.core.function_method import Function
 from adaptzip.distillation.losses import Seen
 from adaptzip.models.live.layers import Layer, put_behind
 from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder, rounded
+from adaptzip.adz.coding.modules import AnyCoder, rounded
 from adaptzip.core.compressed import TensorSpec
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
-from adaptzip.core.method import FunctionMethod
 from adaptzip.distillation.student import Update
 from adaptzip.fitting.fits import FittedAdapter
 
@@ -88,7 +88,7 @@ def _decoded(tensor: Tensor, spec: TensorSpec, step: float) -> Tensor:
     return rounded([tensor], step)[0] if spec.kind == "real" else tensor
 
 
-def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
+def trained_places(coder: AnyCoder, tensors: Tensors) -> list[Place]:
     """Places of the real tensors: those that gradients reach."""
     real = {("", spec.role) for spec in coder.method.shared_layout(coder.config) if spec.kind == "real"}
     for name, rank in tensors.ranks.items():
@@ -97,13 +97,13 @@ def trained_places(coder: Coder, tensors: Tensors) -> list[Place]:
     return [place for place, _ in tensors.items() if place in real]
 
 
-def trained_of(coder: Coder, tensors: Tensors) -> dict[Place, Tensor]:
+def trained_of(coder: AnyCoder, tensors: Tensors) -> dict[Place, Tensor]:
     """Copies of the tensors that are trained, by place."""
     every = dict(tensors.items())
     return {place: every[place].detach().clone() for place in trained_places(coder, tensors)}
 
 
-def factors_of(coder: Coder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, Update]:
+def factors_of(coder: AnyCoder, gains: Mapping[str, int], tensors: Tensors) -> dict[str, Update]:
     """The factors that the tensors stand for, of rank 0 for modules without any, or the functions.
 
     Differentiable in the real tensors.

@@ -53,8 +53,7 @@ def load_tensors(path: Path, *, mapped: bool = False, nested: bool = False) -> d
         CheckpointError: if it is truncated or damaged, or holds anything but tensors.
         OSError: if the system cannot read it.
     """
-    with path.open("rb") as handle, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with path.open("rb") as handle, warnings.catch_warnings(action="ignore"):
         zipped = handle.read(2) == _ZIP
         handle.seek(0)
         try:

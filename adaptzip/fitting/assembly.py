@@ -15,6 +15,7 @@ from adaptzip.adz.coding.packing import pack_basis, pack_factors
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import Compressed, Provenance, Site
+from adaptzip.core.family import MethodConfig
 from adaptzip.files.dtypes import NAMES
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.requests import Job, Original
@@ -30,7 +31,6 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
     Args:
         error: relative error |dW - dW'| / |dW|.
     """
-    meta = job.adapter.meta
     basis = fitted.coder.basis
     embedded = basis is not None and basis.reference.source == "embedded"
     sizes, payload = pack_basis(basis, fitted.sites) if basis is not None and embedded else ((), b"")
@@ -44,9 +44,7 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
         step=step,
         provenance=_provenance(job.source, job.request.seed, error, coded.numbers + fitted.basis_numbers),
         extras=job.source.extras,
-        meta_config=meta.config,
-        dialect=meta.dialect,
-        base_model=meta.base_model,
+        meta=job.adapter.meta.described,
         dtype=factor_dtype(job.adapter),
         shared=coded.shared.chunk,
         gains=[fitted.gains.get(name, 0) for name in fitted.sites] if fitted.gains else (),
@@ -69,7 +67,6 @@ def fixed_size(compressed: Compressed) -> int:
 def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
     """A lossless file: every factor as it is."""
     modules = dict(sorted(source.adapter.modules.items()))
-    meta = source.adapter.meta
     return Compressed(
         method=method,
         method_version=version,
@@ -80,11 +77,7 @@ def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
         step=0.0,
         provenance=_provenance(source, seed, 0.0, source.adapter.parameters),
         extras=source.extras,
-        meta_config=meta.config,
-        dialect=meta.dialect,
-        base_model=meta.base_model,
-        source_header=meta.header,
-        source_config_text=meta.config_text,
+        meta=replace(source.adapter.meta, dtype=None),
     )
 
 
@@ -97,7 +90,7 @@ def factor_dtype(adapter: Adapter) -> str:
     return "F32" if widest == torch.float64 else NAMES[widest]
 
 
-def stored_options(config: Any) -> dict[str, Any]:
+def stored_options(config: MethodConfig) -> dict[str, Any]:
     """A method's configuration without what has its default."""
     fields = dataclasses.fields(config)
     values = {field.name: getattr(config, field.name) for field in fields}

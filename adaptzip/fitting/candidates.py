@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from math import inf
 
@@ -11,13 +10,13 @@ import numpy as np
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.progress import Progress
-from adaptzip.core.survey import Allowance, Candidate, Survey
+from adaptzip.core.survey import Allowance, AnyCandidate, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
 from adaptzip.fitting.assembly import assemble, stored_options
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of
 from adaptzip.fitting.requests import Job
-from adaptzip.methods import REFERENCE, load
+from adaptzip.methods import REFERENCE, load_fittable
 
 _STEP = 0.12345678
 _NUMBER = 12345
@@ -27,7 +26,7 @@ _ROUNDING = 4
 """Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank."""
 
 
-def candidates(job: Job, aim: float = 1.0) -> list[Candidate]:
+def candidates(job: Job, aim: float = 1.0) -> list[AnyCandidate]:
     """Settings worth fitting, best first; for a share `aim` of the error that the request allows."""
     if job.survey is None or not any(map(len, job.survey.singular.values())):
         return [Candidate(job.config)]
@@ -37,7 +36,7 @@ def candidates(job: Job, aim: float = 1.0) -> list[Candidate]:
     return list(job.method.candidates(job.survey, job.config, allowance))
 
 
-def smallest(job: Job) -> list[Candidate]:
+def smallest(job: Job) -> list[AnyCandidate]:
     """The setting that is expected to take the fewest bytes, of methods that choose by bytes; else as `candidates`."""
     if job.survey is None or not any(map(len, job.survey.singular.values())):
         return [Candidate(job.config)]
@@ -60,8 +59,8 @@ def with_ranks(job: Job) -> Job:
 
     def cost(ranks: Ranks) -> float:
         cut = _cut_survey(survey, ranks)
-        best = _first(job.method.candidates(cut, job.config, allowance))
-        if best.error is None or best.bytes is None:
+        best = next(iter(job.method.candidates(cut, job.config, allowance)), None)
+        if best is None or best.error is None or best.bytes is None:
             raise UsageError(f"method {job.method.name!r} can't allocate ranks", hint="leave --allocate out")
         if allowance.bytes is not None and best.bytes > allowance.bytes:
             return inf
@@ -69,10 +68,6 @@ def with_ranks(job: Job) -> Job:
         return best.bytes if allowance.error is not None else lost + (1 - lost) * best.error**2
 
     return _cut(job, survey, pick_best(paths(job.request.allocate, units, job.source.importance), cost))
-
-
-def _first(found: Sequence[Candidate]) -> Candidate:
-    return found[0] if found else Candidate(None)
 
 
 def _cut(job: Job, survey: Survey, ranks: Ranks) -> Job:
@@ -85,7 +80,7 @@ def _cut_survey(survey: Survey, ranks: Ranks) -> Survey:
 
 
 def _allowance(job: Job) -> Allowance:
-    limit = job.request.limit
+    limit = job.request.budget
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if size is not None:
         # Whether anything fits is certain after a fit alone.
@@ -114,13 +109,13 @@ def bare_size(job: Job) -> int:
 
 def empty_file(job: Job) -> Compressed:
     """The file without any module."""
-    reference = load(REFERENCE)
+    reference = load_fittable(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
     fitted = replace(bare, coder=replace(bare.coder, sites=sites_of(job.adapter)))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
     return replace(empty, method=job.method.name, config=stored_options(job.config))
 
 
-def fit_candidate(job: Job, candidate: Candidate, progress: Progress | None = None) -> FittedAdapter:
+def fit_candidate(job: Job, candidate: AnyCandidate, progress: Progress | None = None) -> FittedAdapter:
     """Fit one setting of a method."""
     return fit_adapter(job.method, candidate.config, job.adapter, job.context, survey=job.survey, progress=progress)

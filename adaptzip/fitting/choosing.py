@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.progress import Progress
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError
+from adaptzip.errors import CheckFailedError, RefusedError, without_warnings
 from adaptzip.fitting.candidates import candidates, with_ranks
-from adaptzip.fitting.forecasts import Forecast, PlanReport, _foresee, _with_aim, compare
+from adaptzip.fitting.forecasts import Forecast, PlanReport, compare, foresee_candidate, with_aim
+from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import measured_error
 from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
@@ -29,34 +30,137 @@ def plan(
     source: str | Path | Adapter,
     *,
     methods: Sequence[str] | None = None,
+    budget: str | Budget | None = None,
+    max_error: float | None = None,
+    extras: ExtrasMode = "lossless",
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    embed_basis: bool = False,
+    calibration: str | Path | None = None,
+    allocate: str | None = None,
+    ranks: Mapping[str, int] | None = None,
+    base_name: str | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
     progress: Progress | None = None,
-    **request: Any,
+    **options: Any,
 ) -> PlanReport:
     """What `compress` would give with each method, predicted; nothing is written.
 
     Args:
-        source: as for `compress`.
+        source: a checkpoint's path, or an adapter that was read already.
         methods: names of the methods to compare; all that need no training where it is None.
-        request: `budget`, `max_error`, `extras`, `base`, `basis` and so on, as for `compress`.
+        budget: an upper limit in parameters, bytes or as a share of the source (`Budget`).
+        max_error: largest relative error |dW - dW'| / |dW| over all modules together; 0.1 where neither this nor a
+            budget is given. The best forecast is the smallest then, and of a budget the one with the smallest error.
+        extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
+        alpha, config: as for `read`.
+        device: "auto", "cpu", "cuda" or "cuda:N", for the fit.
+        seed: of every random choice.
+        base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
+        basis: a basis, or the path of a basis artefact, for methods that need one.
+        embed_basis: store the basis in the file.
+        calibration: a file of texts; errors are then weighted by what the base feeds each module.
+        allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
+        ranks: the largest rank of each module; modules that it does not name are left out.
+        base_name: what the file would call the base model; None keeps the adapter's own name for it.
+        text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
+            it; None looks for the usual names.
+        progress: called with a phase and the share of it that is done.
+        options: the method's own options, such as `rank=3`, where `methods` names one.
 
     Raises:
-        CheckpointError, RefusedError, UsageError: as `compress`.
+        CheckpointError: if the source is unreadable or malformed.
+        RefusedError: if it is no low-rank update.
+        BaseModelError: if calibration can't run the base model.
+        UsageError: if options contradict each other or are unknown, or there is no such method. What a method can't do
+            is among the report's refusals.
+
+    Example:
+        >>> report = adaptzip.plan("my-adapter", methods=["svd", "loretta"], budget="20%")
+        >>> sorted(forecast.method for forecast in report.forecasts)
+        ['loretta', 'svd']
+        >>> report.best.bytes <= report.source_bytes / 5
+        True
     """
-    asked = Request(to=AUTO, **request)
-    return compare(load_source(source, asked), asked, fittable() if methods is None else methods, progress)
+    check_options(plan, fittable() if methods is None else methods, options)
+    asked = Request(
+        to=AUTO,
+        budget=Budget.of(budget),
+        max_error=max_error,
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        device=device,
+        seed=seed,
+        base=base,
+        basis=basis,
+        embed_basis=embed_basis,
+        calibration=calibration,
+        allocate=allocate,
+        ranks=ranks,
+        options=options,
+        base_name=base_name,
+        text_field=text_field,
+        pair_field=pair_field,
+        completion_field=completion_field,
+    )
+    return plan_of(source, asked, methods, progress)
+
+
+def plan_of(
+    source: str | Path | Adapter,
+    request: Request,
+    methods: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> PlanReport:
+    """`plan` of a request, whose own method counts for nothing.
+
+    Raises:
+        CheckpointError, RefusedError, BaseModelError, UsageError: as `plan`.
+    """
+    return compare(load_source(source, request), request, fittable() if methods is None else methods, progress)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What `compress` is expected to give.
+
+    Attributes:
+        best: the forecast of what it would make.
+        report: all that it would choose from, where the choice of the method is left open.
+    """
+
+    best: Forecast
+    report: PlanReport | None = None
+
+
+def foresee(source: Original, request: Request, progress: Progress | None = None) -> Foreseen:
+    """What `make_from` with the same request would give, from the method's own model; nothing is coded.
+
+    Raises:
+        RefusedError, UsageError, CheckFailedError: as `compress`.
+    """
+    if request.to == AUTO:
+        report = compare(source, request, fittable(), progress)
+        return Foreseen(report.best, report)
+    job = with_ranks(prepare_job(source, request))
+    return Foreseen(foresee_candidate(job, candidates(job)[0], progress))
 
 
 def forecast(source: str | Path | Adapter | Original, request: Request, progress: Progress | None = None) -> Forecast:
-    """What `compress` with the same request would give, from the method's own model; nothing is coded.
+    """What `compress` with the same request would give, as `foresee`.
 
     Raises:
         CheckpointError, RefusedError, UsageError, CheckFailedError: as `compress`.
     """
     loaded = source if isinstance(source, Original) else load_source(source, request)
-    if request.to == AUTO:
-        return compare(loaded, request, fittable(), progress).best
-    job = with_ranks(prepare_job(loaded, request))
-    return _foresee(job, candidates(job)[0], progress)
+    return foresee(loaded, request, progress).best
 
 
 def choose_method(source: Original, request: Request, progress: Progress | None = None) -> Made:
@@ -67,7 +171,7 @@ def choose_method(source: Original, request: Request, progress: Progress | None 
     Raises:
         CheckFailedError: if none meets the limits.
     """
-    request = _with_aim(request)
+    request = with_aim(request)
     report = compare(source, request, fittable(), progress)
     tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
     best: Made | None = None
@@ -78,7 +182,7 @@ def choose_method(source: Original, request: Request, progress: Progress | None 
             tried.append(Tried(name, reason=f"expected {first.bytes} bytes at error {first.relative_error:.3g}"))
             continue
         try:
-            with _without_warnings():
+            with without_warnings():
                 made = run(prepare_job(source, replace(request, to=name)), progress)
         except (CheckFailedError, RefusedError) as error:
             tried.append(Tried(name, reason=str(error)))
@@ -99,19 +203,11 @@ def reference_at(source: Original, size: int, request: Request) -> Made | None:
     plain = replace(
         request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}
     )
-    with _without_warnings():
+    with without_warnings():
         try:
             return run(prepare_job(source, plain))
         except CheckFailedError:
             return None
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """What falls short of a budget is in the table anyway."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AdaptzipWarning)
-        yield
 
 
 def _hopeless(forecast: Forecast, best: Made, extras: int | None) -> bool:

@@ -14,17 +14,16 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import FunctionMethod
 from adaptzip.core.progress import Progress
-from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.assembly import exact
 from adaptzip.fitting.choosing import choose_method
+from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
+from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
-from adaptzip.methods import REFERENCE, load
+from adaptzip.methods import REFERENCE, fittable, load_fittable
 
 
 def compress(
@@ -81,7 +80,7 @@ def compress(
             it; None looks for the usual names.
         force: replace an existing `output`.
         progress: called with a phase and the share of it that is done.
-        options: the method's own options.
+        options: the one method's own options, such as `rank=3`.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.
@@ -91,26 +90,44 @@ def compress(
         OutputError: if `output` exists without `force`, or cannot be written.
 
     Warns with an AdaptzipWarning where the file names a path on this machine as the base model.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", max_error=0.2, base_name="somebody/some-base")
+        >>> small.provenance.relative_error <= 0.2
+        True
+        >>> exact = adaptzip.compress("my-adapter", lossless=True, base_name="somebody/some-base")
+        >>> exact.provenance.relative_error
+        0.0
     """
+    check_options(compress, fittable() if to == AUTO else (to,), options)
     request = Request(
-        to, budget, max_error, extras, alpha, config, device, seed, base, basis, embed_basis, calibration, allocate,
-        ranks, options, base_name, text_field, pair_field, completion_field,
-    )  # fmt: skip
+        to=to,
+        budget=Budget.of(budget),
+        max_error=max_error,
+        lossless=lossless,
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        device=device,
+        seed=seed,
+        base=base,
+        basis=basis,
+        embed_basis=embed_basis,
+        calibration=calibration,
+        allocate=allocate,
+        ranks=ranks,
+        options=options,
+        base_name=base_name,
+        text_field=text_field,
+        pair_field=pair_field,
+        completion_field=completion_field,
+    )
     if output is not None:
         check_apart(output, source=source, **request.inputs)
         check_output(output, force)
-    if lossless:
-        _check_nothing_chosen(request)
-        method = load(to)
-        if isinstance(method, FunctionMethod):
-            raise method.refusal()
-        loaded = load_source(source, request, lossless=True)
-        warn_of_local_name(loaded.adapter.meta.base_model)
-        compressed = replace(exact(loaded, method.name, method.version, seed), renamed=base_name is not None)
-    else:
-        loaded = load_source(source, request)
-        warn_of_local_name(loaded.adapter.meta.base_model)
-        compressed = make_from(loaded, request, progress).compressed
+    loaded = load_source(source, request)
+    warn_of_local_name(loaded.adapter.meta.base_model)
+    compressed = make_from(loaded, request, progress).compressed
     if output is not None:
         writer.write(compressed, output, force=force)
     return compressed
@@ -125,14 +142,30 @@ def make(source: str | Path | Adapter, request: Request, progress: Progress | No
     return make_from(load_source(source, request), request, progress)
 
 
-def make_from(source: Original, request: Request, progress: Progress | None = None) -> Made:
-    """Compress a source that was read; as `make`."""
+def make_from(source: Original, request: Request, progress: Progress | None = None, *, job: Job | None = None) -> Made:
+    """Compress a source that was read; as `make`.
+
+    Args:
+        job: what `job_of` gives for the same source and request, where it is there already.
+    """
+    if request.lossless:
+        return _exact(source, request)
     if request.to == AUTO:
         return choose_method(source, request, progress)
-    return run(prepare_job(source, request), progress)
+    return run(job or prepare_job(source, request), progress)
 
 
-def _check_nothing_chosen(request: Request) -> None:
-    chosen = (request.budget, request.max_error, request.allocate, request.calibration, request.basis, request.ranks)
-    if any(item is not None for item in chosen) or request.options or request.extras != "lossless":
-        raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
+def job_of(source: Original, request: Request) -> Job | None:
+    """The one job that a request comes to; None where it is lossless, or leaves the method open.
+
+    Raises:
+        RefusedError, UsageError: as `compress`.
+    """
+    return None if request.lossless or request.to == AUTO else prepare_job(source, request)
+
+
+def _exact(source: Original, request: Request) -> Made:
+    method = load_fittable(request.to)
+    compressed = exact(source, method.name, method.version, request.seed)
+    compressed = replace(compressed, renamed=request.base_name is not None)
+    return Made(compressed, 0.0, writer.size(compressed), {name: m.rank for name, m in source.adapter.modules.items()})

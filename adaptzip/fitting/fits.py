@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_mod
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape, over_batches
 from adaptzip.core.compressed import Site
+from adaptzip.core.family import MethodConfig
 from adaptzip.core.gains import LIMIT, divisor, gain_index
 from adaptzip.core.linalg import factored_svd
-from adaptzip.core.method import FitContext, Method, Profile
+from adaptzip.core.method import AnyMethod, FitContext, Profile
 from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
@@ -66,21 +66,21 @@ class FittedAdapter:
         sample: modules that stand for all while the step is searched; all of them where `kept`.
     """
 
-    coder: Coder
-    prepared: Any
+    coder: Coder[AnyMethod]
+    prepared: object
     context: FitContext
     adapter: Adapter
     gains: Mapping[str, int]
     profiles: Mapping[str, Profile]
-    kept: Mapping[str, Any]
+    kept: Mapping[str, object]
     sample: Sequence[str]
 
     @property
-    def method(self) -> Method:
+    def method(self) -> AnyMethod:
         return self.coder.method
 
     @property
-    def config(self) -> Any:
+    def config(self) -> MethodConfig:
         """The method's config, settled."""
         return self.coder.config
 
@@ -145,7 +145,7 @@ class FittedAdapter:
             bits += self.method.predict_shared(self.prepared, self.config, step)
         return bits / 8, error
 
-    def fits(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    def fits(self, names: Sequence[str]) -> Iterator[tuple[str, object]]:
         """The fits of these modules, made again where they are too many to keep."""
         if self.kept:
             yield from ((name, self.kept[name]) for name in names)
@@ -181,7 +181,7 @@ class FittedAdapter:
             modules[n].squared_error if n in modules else self.profiles[n].energy for n in names if n in self.profiles
         )
 
-    def _fit(self, names: Sequence[str]) -> dict[str, Any]:
+    def _fit(self, names: Sequence[str]) -> dict[str, object]:
         modules = {
             name: _on(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
         }
@@ -190,8 +190,8 @@ class FittedAdapter:
 
 @on_one_core()
 def fit_adapter(
-    method: Method,
-    config: Any,
+    method: AnyMethod,
+    config: MethodConfig,
     adapter: Adapter,
     context: FitContext,
     *,
@@ -211,7 +211,7 @@ def fit_adapter(
         context = replace(context, sensitivities=unweighted)
     if progress is not None:
         context = replace(context, progress=partial(progress, "preparing"))
-    prepared = None
+    prepared: object = None
     if method.spans_modules:
         alive = (survey or survey_of(adapter, context.device)).singular
         nonzero = {name: _gained(modules[name], gains.get(name, 0)) for name in modules if len(alive[name])}
@@ -228,9 +228,9 @@ def fit_adapter(
 def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Progress | None) -> FittedAdapter:
     """Fit the modules called `names`."""
     found: dict[str, Profile] = {}
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
 
-    def fit(batch: list[str]) -> tuple[dict[str, Profile], dict[str, Any]]:
+    def fit(batch: list[str]) -> tuple[dict[str, Profile], dict[str, object]]:
         fits = bare._fit(batch)
         return {name: bare.method.profile(fitted) for name, fitted in fits.items()}, fits if small else {}
 

@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any
 
 from adaptzip.core.progress import Progress
-from adaptzip.core.survey import Candidate
+from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
 from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
@@ -63,11 +63,13 @@ class PlanReport:
         forecasts: best first: by error, or by size where an error is to be met.
         refusals: methods that can't.
         source_bytes: size of the source's tensor file.
+        weighted: whether errors are those that calibration weighs.
     """
 
     forecasts: tuple[Forecast, ...]
     refusals: tuple[Refusal, ...]
     source_bytes: int
+    weighted: bool = False
 
     @property
     def best(self) -> Forecast:
@@ -90,7 +92,7 @@ class PlanReport:
 
 def compare(source: Original, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
     """Forecasts of some methods for a source that was read; at the default error where nothing else is asked for."""
-    request = _with_aim(request)
+    request = with_aim(request)
     forecasts: list[Forecast] = []
     refusals: list[Refusal] = []
     for name in methods:
@@ -101,10 +103,10 @@ def compare(source: Original, request: Request, methods: Sequence[str], progress
             refusals.append(Refusal(name, str(error), error.least if isinstance(error, NoRoomError) else None))
     by_size = request.max_error is not None
     forecasts.sort(key=lambda f: (f.bytes, f.relative_error) if by_size else (f.relative_error, f.bytes))
-    return PlanReport(tuple(forecasts), tuple(refusals), source.bytes)
+    return PlanReport(tuple(forecasts), tuple(refusals), source.bytes, bool(source.sensitivities))
 
 
-def _with_aim(request: Request) -> Request:
+def with_aim(request: Request) -> Request:
     """The request, with the default error where it has neither a budget nor an error: files of one error compare."""
     open_ended = request.budget is None and request.max_error is None
     return replace(request, max_error=DEFAULT_ERROR) if open_ended else request
@@ -113,26 +115,31 @@ def _with_aim(request: Request) -> Request:
 def _forecasts(job: Job, progress: Progress | None) -> list[Forecast]:
     """Forecasts of a method's best settings: its own where it has them, else from a fit."""
     found = []
-    limit = job.request.limit
+    limit = job.request.budget
     most = None if limit is None else limit.bytes_for(job.source.bytes)
     for candidate in candidates(job)[:_SHOWN]:
         known = _known(job, candidate)
         if known is not None and most is not None and known.bytes > most:
             known = None
-        found.append(_foresee(job, candidate, progress) if known is None else known)
+        found.append(foresee_candidate(job, candidate, progress) if known is None else known)
     if not found:
         raise CheckFailedError("it has no setting for this adapter and budget")
     return found
 
 
-def _known(job: Job, candidate: Candidate) -> Forecast | None:
+def _known(job: Job, candidate: AnyCandidate) -> Forecast | None:
     if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
         return None
     size = candidate.bytes + bare_size(job)
     return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, candidate.error, {})
 
 
-def _foresee(job: Job, candidate: Candidate, progress: Progress | None) -> Forecast:
+def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | None = None) -> Forecast:
+    """What one setting of a method is expected to give, from a fit.
+
+    Raises:
+        RefusedError, CheckFailedError: if the method can't represent the adapter, or the limits can't be met.
+    """
     fitted = fit_candidate(job, candidate, progress)
     options = stored_options(fitted.config)
     if not fitted.profiles:

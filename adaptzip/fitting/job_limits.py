@@ -25,7 +25,7 @@ def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None
     Raises:
         CheckFailedError: if no module can be kept.
     """
-    limit = job.request.limit
+    limit = job.request.budget
     caps = _caps(job, fitted)
     if limit is not None and limit.unit == "parameters":
         if fitted.method.fixed_ranks:
@@ -38,7 +38,7 @@ def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None
 def _control(
     job: Job, fitted: FittedAdapter, caps: Mapping[str, int] | None, progress: Progress | None = None
 ) -> tuple[RateControl, Limits]:
-    limit, max_error = job.request.limit, job.request.max_error
+    limit, max_error = job.request.budget, job.request.max_error
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     cut = _cut_share(fitted, caps)
 
@@ -60,7 +60,7 @@ def packable_extras(job: Job) -> int:
 
 def _caps(job: Job, fitted: FittedAdapter) -> Ranks | None:
     """The largest rank of each module where the request or an allocation sets one."""
-    request, limit = job.request, job.request.limit
+    request, limit = job.request, job.request.budget
     if fitted.method.fixed_ranks:
         return None
     if request.ranks is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +11,21 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding.packing import ExtrasMode, pack_tensors
+from adaptzip.checkpoints import resolved, vet, vet_numbers
 from adaptzip.checkpoints._base_name import renamed
-from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import PackedExtras
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import RefusedError, without_warnings
 from adaptzip.files.digest import file_digest
 from adaptzip.fitting.calibration import calibrate
 from adaptzip.fitting.fits import KEPT_NUMBERS
 from adaptzip.fitting.forecasts import compare
+from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.restoring.reading import read, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reconstruction import reconstruct
-
-if TYPE_CHECKING:
-    from adaptzip.fitting.calibration.choosing import Copier
-from typing import TYPE_CHECKING
-
-from adaptzip.fitting.requests import Original, Request, prepare_job
 
 if TYPE_CHECKING:
     from adaptzip.fitting.calibration.choosing import Copier
@@ -40,11 +34,10 @@ _LARGEST = 1e18
 """Updates up to this norm have squares that float32 can hold and add up."""
 
 
-def load_source(source: str | Path | Adapter, request: Request, *, lossless: bool = False) -> Original:
+def load_source(source: str | Path | Adapter, request: Request) -> Original:
     """Read an adapter, pack its extras, and calibrate where the request asks for it.
 
-    Args:
-        lossless: leave biases as they are; a file whose factors have the scale within has it within biases too.
+    A file whose factors have the scale within has it within biases too; a lossless one leaves both as they are.
 
     Raises:
         CheckpointError, RefusedError, BaseModelError: if something can't be read, or is no low-rank update of finite
@@ -62,9 +55,11 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
     vet_numbers(adapter)
-    if not lossless:
+    if isinstance(source, Adapter):
+        adapter = resolved(adapter)
+    if not request.lossless:
         _check_square(adapter)
-    found = Original(adapter, size, content, pack_extras(adapter, request.extras, folded=not lossless))
+    found = Original(adapter, size, content, pack_extras(adapter, request.extras, folded=not request.lossless))
     if request.calibration is None or request.base is None:
         return found
     calibration = calibrate(
@@ -85,15 +80,14 @@ def load_source(source: str | Path | Adapter, request: Request, *, lossless: boo
 
 def _copier(source: Original, request: Request) -> Copier | None:
     """What the reference leaves of an adapter at the size asked for; None without a size, or where that is slow."""
-    if request.limit is None or request.limit.unit == "parameters" or request.max_error is not None:
+    if request.budget is None or request.budget.unit == "parameters" or request.max_error is not None:
         return None
     if source.adapter.parameters > KEPT_NUMBERS:
         return None
-    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+    plain = Request(budget=request.budget, device=request.device, seed=request.seed)
 
     def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AdaptzipWarning)
+        with without_warnings():
             return reconstruct(run(prepare_job(replace(source, sensitivities=sensitivities), plain)).compressed)
 
     return copy
@@ -101,9 +95,9 @@ def _copier(source: Original, request: Request) -> Copier | None:
 
 def _aimed_error(source: Original, request: Request) -> float | None:
     """The relative error that the request will come to, about; None where no limit says it."""
-    if request.max_error is not None or request.limit is None:
+    if request.max_error is not None or request.budget is None:
         return request.max_error
-    plain = Request(budget=request.limit, device=request.device, seed=request.seed)
+    plain = Request(budget=request.budget, device=request.device, seed=request.seed)
     found = compare(source, plain, [plain.to]).forecasts
     return found[0].relative_error if found else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.budget import Budget
-from adaptzip.errors import FormatError, UsageError
+from adaptzip.errors import FormatError, UsageError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file
 from adaptzip.fitting.allocation import check_allocation
@@ -136,13 +136,10 @@ def _checked(path: str | Path, values: Any) -> PlanFile:
     budget = _typed(path, values, "budget", str, "a size such as 64KiB or null")
     max_error = _typed(path, values, "max_error", (int, float), "a number between 0 and 1 or null")
     allocate = _typed(path, values, "allocate", str, "an allocation or null")
-    try:
-        if budget is not None:
-            Budget.parse(budget)
+    with naming(path, UsageError):
+        Budget.of(budget)
         if allocate is not None:
             check_allocation(allocate)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}", hint=error.hint) from error
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"{path}: max_error is {max_error}, expected a number between 0 and 1 or null")
     _check_options(path, method, options)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from math import inf, sqrt
 
 from adaptzip.errors import CheckFailedError, NoRoomError
 from adaptzip.fitting.rate import solve
-from adaptzip.fitting.small_rooms import MOST, cheapest, expected, filled, promising
+from adaptzip.fitting.small_rooms import MOST, expected, filled, promising
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
 
 DEFAULT_ERROR = 0.1
@@ -24,8 +23,6 @@ _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
 _CODED_ROOM = 256
 """In rooms of so many bytes nothing is foreseen: they are coded at once."""
-_HALVINGS = 4
-"""How closely the coarsest step that leaves anything is found."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ class RateControl:
 
     def no_room(self, size: int) -> NoRoomError:
         """What is said of a size that holds no module."""
-        smallest = self._smallest
+        smallest = self.steps.smallest
         least = None if smallest is None else round(smallest.size) + self.reserved
         asked, fixed = size + self.reserved, self.steps.fixed_size + self.reserved
         cause = "cannot be reached" if asked < fixed else "leave no room for any module"
@@ -173,7 +170,7 @@ class RateControl:
             useful = [one for one in found if one is not None and one.useful]
             best = min(useful, key=lambda one: one.error, default=None)
             best = best and self._nudged(best, size)
-        best = best or self._smallest
+        best = best or self.steps.smallest
         if best is None or best.size > size:
             raise self.no_room(size)
         return best
@@ -205,31 +202,6 @@ class RateControl:
             if len(found) == _TRIED:
                 break
         return found
-
-    @cached_property
-    def _smallest(self) -> Outcome | None:
-        """The smallest file that keeps anything of the update, about; None if none does."""
-        found = (self._coarsest(ranks) for ranks in cheapest(self.steps.fitted, self.steps.caps))
-        return min((one for one in found if one is not None), key=lambda one: one.size, default=None)
-
-    def _coarsest(self, ranks: Mapping[str, int]) -> Outcome | None:
-        """These ranks at the coarsest step that leaves anything of them, about."""
-        steps = self.steps
-        low, high = steps.bounds
-        step = high
-        while (best := self._at(step, ranks)) is None and step > low:
-            high, step = step, step / 2
-        for _ in range(_HALVINGS if best is not None else 0):
-            middle = sqrt(step * high)
-            found = self._at(middle, ranks)
-            best = found if found is not None and (best is None or found.size <= best.size) else best
-            step, high = (step, middle) if found is None else (middle, high)
-        return best
-
-    def _at(self, step: float, ranks: Mapping[str, int]) -> Outcome | None:
-        """What comes of a step, if that is anything."""
-        found = self.steps.code(round_step(step), ranks)
-        return found if found.useful else None
 
 
 _MORE = "allow a larger error, or more parameters or higher ranks"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -19,17 +19,15 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.family import AnyFamily, ConfigT, Family, MethodConfig
 from adaptzip.core.linalg import choose_device
-from adaptzip.core.method import FitContext, FunctionMethod
+from adaptzip.core.method import AnyMethod, FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.fits import survey_of
-from adaptzip.methods import REFERENCE, load
-
-if TYPE_CHECKING:
-    from adaptzip.core.method import Method
+from adaptzip.methods import REFERENCE, load_fittable
 
 AUTO = "auto"
 """In place of a method's name: whichever gives the smallest error."""
@@ -37,11 +35,13 @@ AUTO = "auto"
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """How to compress; see `adaptzip.compress` for what each field means."""
+    """How to compress; see `adaptzip.compress` for what each field means. The budget is parsed, and `options` holds the
+    method's own options."""
 
     to: str = REFERENCE
-    budget: str | Budget | None = None
+    budget: Budget | None = None
     max_error: float | None = None
+    lossless: bool = False
     extras: ExtrasMode = "lossless"
     alpha: float | None = None
     config: str | Path | None = None
@@ -79,18 +79,18 @@ class Request:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
                 raise UsageError("allocating ranks needs a budget or an error", hint="add --budget or --max-error")
-        if isinstance(self.budget, str):
-            object.__setattr__(self, "budget", Budget.parse(self.budget))
+        if self.lossless:
+            self._check_nothing_chosen()
+
+    def _check_nothing_chosen(self) -> None:
+        chosen = (self.budget, self.max_error, self.allocate, self.calibration, self.basis, self.ranks)
+        if any(item is not None for item in chosen) or self.options or self.extras != "lossless":
+            raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
 
     @property
     def inputs(self) -> dict[str, object]:
         """What is read besides the source, as for `files.inputs.check_apart`."""
         return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}
-
-    @property
-    def limit(self) -> Budget | None:
-        """The budget, parsed."""
-        return None if isinstance(self.budget, str) else self.budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +118,8 @@ class Job:
 
     source: Original
     request: Request
-    method: Method
-    config: Any
+    method: AnyMethod
+    config: MethodConfig
     context: FitContext
     survey: Survey | None
 
@@ -135,9 +135,7 @@ def prepare_job(source: Original, request: Request) -> Job:
         UsageError: if there is no such method or option.
         RefusedError: if the method can only be trained, or a basis is needed and missing.
     """
-    method = load(request.to)
-    if isinstance(method, FunctionMethod):
-        raise method.refusal()
+    method = load_fittable(request.to)
     config = configure(method, request.options)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
@@ -151,7 +149,9 @@ def prepare_job(source: Original, request: Request) -> Job:
     return Job(source, request, method, config, context, survey)
 
 
-def _basis(method: Method, config: Any, adapter: Adapter, request: Request, device: torch.device) -> Basis | None:
+def _basis(
+    method: AnyMethod, config: MethodConfig, adapter: Adapter, request: Request, device: torch.device
+) -> Basis | None:
     if not method.needs_basis:
         return None
     basis: Basis = basis_for_compress(
@@ -165,17 +165,24 @@ def _basis(method: Method, config: Any, adapter: Adapter, request: Request, devi
     return basis.to(device)
 
 
-def configure(method: Method, options: Mapping[str, Any]) -> Any:
+def configure(method: Family[ConfigT], options: Mapping[str, Any]) -> ConfigT:
     """A method's configuration with these options set.
 
     Raises:
         UsageError: if it has no such option, or one is out of range.
     """
-    known = {field.name for field in dataclasses.fields(method.config_type)}
-    unknown = sorted(options.keys() - known)
+    known = option_names(method)
+    unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise UsageError(
-            f"method {method.name!r} has no option {unknown[0]!r}",
-            hint=f"its options: {', '.join(sorted(known))}" if known else "it has no options",
-        )
+        raise UsageError(f"method {method.name!r} has no option {unknown[0]!r}", hint=said_options(known))
     return method.config_type(**options)
+
+
+def option_names(method: AnyFamily) -> list[str]:
+    """Names of a method's own options, sorted."""
+    return sorted(field.name for field in dataclasses.fields(method.config_type))
+
+
+def said_options(names: Sequence[str]) -> str:
+    """The hint that tells a method's options."""
+    return f"its options: {', '.join(names)}" if names else "it has no options"

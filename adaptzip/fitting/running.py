@@ -15,7 +15,7 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.progress import Progress
-from adaptzip.core.survey import Candidate
+from adaptzip.core.survey import AnyCandidate
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
 from adaptzip.fitting.assembly import assemble, fixed_size
@@ -86,7 +86,7 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> M
     best: Made | None = None
     failures: list[CheckFailedError] = []
     count = most if job.adapter.parameters <= KEPT_NUMBERS else 1
-    tried: list[Candidate] = []
+    tried: list[AnyCandidate] = []
     for propose in _proposals(job):
         try:
             found = [candidate for candidate in propose()[:count] if not _among(tried, candidate)]
@@ -110,7 +110,7 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> M
     return best
 
 
-def _proposals(job: Job) -> list[Callable[[], list[Candidate]]]:
+def _proposals(job: Job) -> list[Callable[[], list[AnyCandidate]]]:
     """Settings to try, one list after another until one of them meets the limits."""
     if job.request.max_error is None:
         return [lambda: candidates(job), lambda: smallest(job)]
@@ -119,7 +119,7 @@ def _proposals(job: Job) -> list[Callable[[], list[Candidate]]]:
     return [partial(candidates, job, aim) for aim in aims]
 
 
-def _among(tried: Sequence[Candidate], candidate: Candidate) -> bool:
+def _among(tried: Sequence[AnyCandidate], candidate: AnyCandidate) -> bool:
     return any(candidate.config == other.config for other in tried)
 
 
@@ -131,7 +131,7 @@ def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
 
 
 @on_one_core()
-def _run(job: Job, candidate: Candidate, progress: Progress | None) -> Made:
+def _run(job: Job, candidate: AnyCandidate, progress: Progress | None) -> Made:
     fitted = fit_candidate(job, candidate, progress)
     if not fitted.profiles:
         compressed = assemble(job, fitted, 0.0, NOTHING_CODED, 0.0)
@@ -166,7 +166,7 @@ def _order(job: Job, made: Made) -> tuple[float, float]:
 
 
 def _warn_of_room(job: Job, made: Made) -> None:
-    limit = job.request.limit
+    limit = job.request.budget
     size = None if limit is None else limit.bytes_for(job.source.bytes)
     if size is None or job.request.max_error is not None or not made.ranks:
         return

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from adaptzip.adz.coding.trellis import MAX_LEVEL
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate import TOLERANCE, Point, search
-from adaptzip.fitting.small_rooms import INDEX_BYTES, expected
+from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected
 
 FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
@@ -31,6 +30,8 @@ _LOOSEST = 0.5
 """A tolerance is no larger, however small the room."""
 _NOTHING = 1e-6
 """Less than this of the relative error is not worth a file."""
+_HALVINGS = 4
+"""How closely the coarsest step that leaves anything is found."""
 _REMEMBERED = 4
 """Outcomes of a search that are kept."""
 
@@ -55,9 +56,9 @@ class Outcome(Point):
         return bool(self.coded.modules) and self.error < 1 - _NOTHING
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepSearch:
-    """Searches steps of one fitted adapter.
+    """Searches steps of one fitted adapter, and remembers what it found: its bounds, and outcomes of late.
 
     Attributes:
         total_size: whole file for coded modules at a step.
@@ -73,7 +74,7 @@ class StepSearch:
     caps: Mapping[str, int] | None = None
     cut: float = 0.0
     progress: Progress | None = None
-    seen: dict[Any, Outcome] = field(default_factory=dict, init=False)
+    seen: dict[tuple[float, tuple[tuple[str, int], ...]], Outcome] = field(default_factory=dict, init=False)
 
     def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
         """Bytes of the whole file for `coded` bytes of modules at these ranks."""
@@ -199,6 +200,30 @@ class StepSearch:
             fine = error < (FINEST_ERROR**2 + self.cut) * self.fitted.energy
             low, high = (middle, high) if fine else (low, middle)
         return low, largest
+
+    @cached_property
+    def smallest(self) -> Outcome | None:
+        """The smallest file that keeps anything of the update, about; None if none does."""
+        found = (self._coarsest(ranks) for ranks in cheapest(self.fitted, self.caps))
+        return min((one for one in found if one is not None), key=lambda one: one.size, default=None)
+
+    def _coarsest(self, ranks: Mapping[str, int]) -> Outcome | None:
+        """These ranks at the coarsest step that leaves anything of them, about."""
+        low, high = self.bounds
+        step = high
+        while (best := self._at(step, ranks)) is None and step > low:
+            high, step = step, step / 2
+        for _ in range(_HALVINGS if best is not None else 0):
+            middle = sqrt(step * high)
+            found = self._at(middle, ranks)
+            best = found if found is not None and (best is None or found.size <= best.size) else best
+            step, high = (step, middle) if found is None else (middle, high)
+        return best
+
+    def _at(self, step: float, ranks: Mapping[str, int]) -> Outcome | None:
+        """What comes of a step, if that is anything."""
+        found = self.code(round_step(step), ranks)
+        return found if found.useful else None
 
 
 def round_step(step: float) -> float:

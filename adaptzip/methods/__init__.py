@@ -8,12 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.core.method import Method
+    from adaptzip.core.function_method import AnyFunctionMethod
+    from adaptzip.core.method import AnyMethod
+
+    Loaded: TypeAlias = AnyMethod | AnyFunctionMethod
 
 GROUP = "adaptzip.methods"
 REFERENCE = "svd"
@@ -27,10 +30,27 @@ def names() -> tuple[str, ...]:
 
 def fittable() -> tuple[str, ...]:
     """Names of the methods that an adapter can be turned into without training, sorted; this imports them."""
-    return tuple(name for name in names() if load(name).linear)
+    from adaptzip.core.method import Method
+
+    return tuple(name for name in names() if isinstance(load(name), Method))
 
 
-def load(name: str) -> Method:
+def load_fittable(name: str) -> AnyMethod:
+    """The method called `name`, which updates can be fitted to.
+
+    Raises:
+        UsageError: as `load`.
+        RefusedError: if it can only be trained.
+    """
+    from adaptzip.core.function_method import FunctionMethod
+
+    method = load(name)
+    if isinstance(method, FunctionMethod):
+        raise method.refusal()
+    return method
+
+
+def load(name: str) -> Loaded:
     """The method called `name`.
 
     Raises:
@@ -43,9 +63,9 @@ def load(name: str) -> Method:
             hint="uninstall the package that brings the second one",
         )
     if name in built_in:
-        return cast("Method", import_module(f"{__name__}.{built_in[name]}").METHOD)
+        return cast("Loaded", import_module(f"{__name__}.{built_in[name]}").METHOD)
     if name in plugged_in:
-        return cast("Method", plugged_in[name].load())
+        return cast("Loaded", plugged_in[name].load())
     raise UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
 
 

@@ -20,8 +20,10 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.method import BASIS_U, BASIS_V, FitContext, Method
+from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.method import FitContext, Method
 from adaptzip.core.projection import Projection, captured_energy, leading, module_basis, project
+from adaptzip.core.trainable import Trainable
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
 
@@ -79,13 +81,14 @@ class CoreProfile:
         return _falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
 
 
-class LoraCore(Method):
+class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
     """The methods; see the module's description."""
 
     version = 1
     config_type = Config
     roles = ("D", "C")
     needs_basis = True
+    spans_modules = True
     grows = True
     training_options = MappingProxyType({"min_energy": 0.0})
     training_rate = 0.2

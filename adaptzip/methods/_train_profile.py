@@ -39,9 +39,9 @@ class Rows:
     middle_widths: Floats
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TrainProfile:
-    """What is kept of a fitted module.
+    """What is kept of a fitted module; it remembers the rows of TT ranks that it was asked about.
 
     Attributes:
         energy: |dW|^2.

@@ -24,6 +24,7 @@ from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.survey import Allowance, Candidate, Survey
+from adaptzip.core.trainable import Trainable
 from adaptzip.errors import UsageError
 from adaptzip.methods._train_profile import TrainProfile
 from adaptzip.methods._trains import Half, Shape, chain_shape, contract, factorise, spectra
@@ -74,11 +75,11 @@ class Config:
         return self.order == "rep"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TrainFit:
     """One update U S V^T: B = U S (1, out, k) and W = V (1, in, k), float32 on the device, and its profile.
 
-    `frames` remembers the frame of the TT rank that was asked for last.
+    It remembers, in `frames`, the frame of the TT rank that was asked for last.
     """
 
     B: Tensor
@@ -100,7 +101,7 @@ class TrainFit:
         return self.frames[rank]
 
 
-class Loretta(Method):
+class Loretta(Method[Config, TrainFit, TrainProfile, None], Trainable[Config]):
     """The method; see the module's description."""
 
     name = "loretta"
@@ -109,8 +110,9 @@ class Loretta(Method):
     paper = "Yang, Zhou, Wong and Zhang 2024 (LoRETTA, arXiv:2402.11417); Anjum et al. 2024 (TT-LoRA, arXiv:2408.01008)"
     config_type = Config
     roles = ("core",)
+    spans_modules = True
 
-    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate]:
+    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate[Config]]:
         """Both orders where none is given; they differ only below the LoRA rank, so "rep" is left out where the TT
         rank is free to rise above it."""
         if config.order is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.function_method import Function, FunctionMethod
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.methods._trains import Shape, chain_shape, contract
 from adaptzip.methods._trains.chains import largest_rank
@@ -71,7 +71,7 @@ class Config:
             raise UsageError(f"layers is {self.layers!r}, expected ends of names such as o_proj,down_proj")
 
 
-class LorettaAdp(FunctionMethod):
+class LorettaAdp(FunctionMethod[Config]):
     """The method; see the module's description."""
 
     name = "loretta-adp"
@@ -126,7 +126,7 @@ class LorettaAdp(FunctionMethod):
         """`down` (b, d) and `up` (d, b), multiplied out in float64 and rounded once."""
         return _matrix("down", tensors, config.bottleneck), _matrix("up", tensors, site.out)
 
-    def apply(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> Callable[[Tensor], Tensor]:
+    def apply(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> Function:
         down, up = self.reconstruct(tensors, site, config)
         biases = [tensors[role].reshape(-1) if role in tensors else None for role in ("down_bias", "up_bias")]
         activation = _ACTIVATIONS[config.activation]

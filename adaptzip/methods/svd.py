@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.sensitivity import root
+from adaptzip.core.trainable import Trainable
 from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
 
 
@@ -75,7 +75,7 @@ class SvdProfile:
         return scores
 
 
-class Svd(Method):
+class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     """The method; see the module's description."""
 
     name = "svd"
@@ -90,7 +90,7 @@ class Svd(Method):
         return TensorSpec("U", rank, site.out, directions=True), TensorSpec("V", rank, site.width)
 
     def fit(
-        self, modules: Mapping[str, LoraFactors], config: Config, prepared: Any, context: FitContext
+        self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
     ) -> dict[str, SvdFit]:
         fits: dict[str, SvdFit] = {}
         for names in group_by_shape(modules):

@@ -6,22 +6,22 @@ The bank is shared by all modules and both factors. Here it is fitted to a finis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from math import exp2, log2, prod
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.survey import Allowance, Candidate, Survey
+from adaptzip.core.trainable import Trainable
 from adaptzip.errors import CheckFailedError
-from adaptzip.methods._banks.codes import Codes, decode, piece_count
-from adaptzip.methods._banks.factors import Coded, Group, groups, recode
+from adaptzip.methods._banks.codes import decode, piece_count
+from adaptzip.methods._banks.factors import Coded, groups
 from adaptzip.methods._banks.fit import Shape, fit_bank
 from adaptzip.methods._banks.ranks import survey, worthwhile
 from adaptzip.methods._banks.refining import exposures
@@ -31,78 +31,18 @@ from adaptzip.methods._banks.single import (
     coded_error,
     compact,
     expanded,
-    from_stored,
     no_codes,
     single,
     stored_weights,
 )
 from adaptzip.methods._rates import ROW_BITS, row_costs
 from adaptzip.methods._vblora_config import Config, choices_of
+from adaptzip.methods._vblora_fit import Prepared, VbFit, VbProfile, coded_rank, codes_of, recoded
 
 _GIB = 2**30
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A fitted bank, as it is stored, and the codes of every module.
-
-    Attributes:
-        bank: (h, length), multiplied by the config's scale.
-        coded: by module: codes of A (rank, in) and of B transposed (rank, out), on the CPU.
-        exposures: by module: squared error that a squared error of 1 in every stored number of the bank makes.
-    """
-
-    bank: Tensor
-    coded: Mapping[str, Coded]
-    exposures: Mapping[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class VbFit:
-    """A module: the update's own components (a group of one), and the codes to begin with.
-
-    Attributes:
-        error: weighted squared error of these codes with the bank as it was fitted.
-        exposure: see `Prepared`.
-        spread: mean square of the stored bank's numbers.
-        chosen: codes of a factor between its two roles, with the bank that they were chosen for.
-    """
-
-    group: Group
-    coded: Coded
-    config: Config
-    error: float
-    exposure: float
-    spread: float
-    chosen: dict[str, tuple[Tensor, Codes]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class VbProfile:
-    """Summary of a module.
-
-    Attributes:
-        singular: weighted squares of the singular values, one for each unit of rank.
-        energy: weighted |dW|^2.
-        error: as in `VbFit`, for all of the rank.
-        unit_bits, unit_numbers: bits and numbers of one unit of rank.
-        exposure, spread: as in `VbFit`.
-    """
-
-    singular: NDArray[np.float64]
-    energy: float
-    error: float
-    unit_bits: float
-    unit_numbers: int
-    exposure: float
-    spread: float
-
-    @property
-    def scores(self) -> list[float]:
-        return [float(value) / self.unit_numbers for value in self.singular]
-
-
-class Vblora(Method):
+class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
     """The method; see the module's description."""
 
     name = "vblora"
@@ -113,10 +53,11 @@ class Vblora(Method):
     roles = ("A.indices", "A.weights", "B.indices", "B.weights")
     shared_roles = ("bank",)
     gained = False
+    spans_modules = True
     fixed_ranks = True
     soft_roles = ("A.logits", "B.logits")
 
-    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate]:
+    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate[Config]]:
         """The settings with the least predicted error within the allowance, or the smallest that reach an error."""
         wanted = Setting(config.rank, config.length, config.vectors, config.top_k)
         limits = Search(
@@ -235,24 +176,24 @@ class Vblora(Method):
             return torch.zeros((len(done[role.replace("weights", "indices")]), 0), dtype=torch.int64)
         side = role[0]
         if role.endswith("indices"):
-            codes = _recoded(fitted, side, rank, done)
+            codes = recoded(fitted, side, rank, done)
             if codes.k > 1:
                 fitted.chosen[side] = done["bank"], codes
             return codes.indices.flatten(0, -2)
         known = fitted.chosen.pop(side, None)
         if known is not None and known[0] is done["bank"] and known[1].indices.shape[-3] == rank:
             return stored_weights(known[1], config.levels)
-        return stored_weights(_recoded(fitted, side, rank, done), config.levels)
+        return stored_weights(recoded(fitted, side, rank, done), config.levels)
 
     def squared_error(self, fitted: VbFit, tensors: Mapping[str, Tensor]) -> float:
-        rank = _coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
-        coded = Coded(_coded(tensors, "A", rank), _coded(tensors, "B", rank))
+        rank = coded_rank(tensors, fitted.group.V.shape[1], fitted.config)
+        coded = Coded(codes_of(tensors, "A", rank), codes_of(tensors, "B", rank))
         return coded_error(fitted.group, tensors["bank"] / fitted.config.scale, coded)
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
-        rank, bank = _coded_rank(tensors, site.width, config), tensors["bank"] / config.scale
-        A = decode(bank, _coded(tensors, "A", rank), site.width)[0]
-        B = decode(bank, _coded(tensors, "B", rank), site.out)[0]
+        rank, bank = coded_rank(tensors, site.width, config), tensors["bank"] / config.scale
+        A = decode(bank, codes_of(tensors, "A", rank), site.width)[0]
+        B = decode(bank, codes_of(tensors, "B", rank), site.out)[0]
         return A, B.mT
 
     def soften(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
@@ -277,17 +218,6 @@ class Vblora(Method):
         return found
 
 
-def _recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
-    """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
-    levels = fitted.config.levels
-    bank, group = done["bank"] / fitted.config.scale, replace(fitted.group, rank=rank)
-    first = expanded(fitted.coded, rank, bank.device)
-    if side == "A":
-        return recode(group.A, decode(bank, first.B, group.U.shape[1]), bank, first.A, levels=levels)
-    other = decode(bank, _coded(done, "A", rank), group.V.shape[1])
-    return recode(group.B, other, bank, first.B, levels=levels)
-
-
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:
     """The rank of each module: the config's, or with a floor as many as are worth it, within the context's."""
     most = choices_of(config).rank
@@ -297,14 +227,6 @@ def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitConte
     if context.ranks is not None:
         ranks = {name: min(rank, context.ranks.get(name, 0)) for name, rank in ranks.items()}
     return ranks
-
-
-def _coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
-    return len(tensors["A.indices"]) // piece_count(width, choices_of(config).length)
-
-
-def _coded(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:
-    return from_stored(tensors[f"{side}.indices"], tensors[f"{side}.weights"], rank)
 
 
 @lru_cache(maxsize=256)

@@ -1,1 +1,1 @@
-"""Base models on disk: weights by name, the names adapters use for them, and how they lie in memory."""
+"""Base models: their folders and configurations, the names of their modules, how weights lie, and what is added."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptzip.checkpoints.peft.extras import check_originals, extra_target, is_copied, is_original, token_indices
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import BaseModelError
+from adaptzip.errors import BaseModelError, CheckpointError
 from adaptzip.models.names import spellings
 
-_EMBEDDINGS = ("embed_tokens", "lm_head")
-"""Names of modules by which PEFT knows that embeddings are trained."""
 WHICH = "is this the base model that the adapter was trained on?"
 
 
@@ -30,17 +26,38 @@ def _replacements(adapter: Adapter) -> dict[str, tuple[str, Tensor]]:
     """The same with their keys."""
     found = {}
     for key, tensor in adapter.extras.items():
-        role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        if role == "replace":
-            found[name] = (key, tensor)
+        effect = adapter.resolved.extras[key]
+        if effect.role == "replace":
+            found[effect.tensor] = (key, tensor)
     return found
+
+
+def check_originals(adapter: Adapter) -> None:
+    """Raise a CheckpointError if the original of a module is there without its trained copy."""
+    effects = [(key, adapter.resolved.extras[key]) for key in adapter.extras]
+    replaced = {effect.tensor for _, effect in effects if effect.role == "replace"}
+    for key, effect in effects:
+        if effect.role == "original" and effect.tensor not in replaced:
+            raise CheckpointError(
+                f"{key} is the untrained original of a module whose trained copy is not there",
+                hint="save the adapter again with PEFT's save_pretrained",
+            )
+
+
+def check_whole(key: str, tensor: Tensor) -> None:
+    """Raise a CheckpointError if an extra holds no number, as where a ZeRO-3 run saved its own shard alone."""
+    if not tensor.numel():
+        raise CheckpointError(
+            f"{key} is empty ({list(tensor.shape)}), expected a trained tensor",
+            hint="a distributed training run may have saved only its shards; gather them and save again",
+        )
 
 
 def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bool = False) -> None:
     """Put extras in their places, as PEFT does.
 
-    A module that PEFT trained a copy of (`modules_to_save`) shares its weights with no other module any more, unless
-    its configuration ensures that they stay tied. Every other extra is written into the weight that there is, but for
+    A module of which a copy was trained shares its weights with no other module any more, unless the adapter says that
+    they stay tied. Every other extra is written into the weight that there is, but for
     token rows of a module that PEFT leaves apart from those it shares its weight with. The original of a copied module
     counts in the modules that share its weight, as where the vocabulary was enlarged.
 
@@ -51,15 +68,14 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
         BaseModelError: if an extra finds no place, or has another shape.
         CheckpointError: if the original of a module is there without its copy.
     """
-    stay_tied = keeps_tied(adapter.meta.config, "modules_to_save")
-    replacements = _replacements(adapter)
-    check_originals(adapter.extras, replacements)
-    for key in filter(is_original, adapter.extras):
-        name = extra_target(key, adapter.meta.config, adapter.modules)[1]
-        _write(model, _place_of(model, name, folder), adapter.extras[key], folder)
-    for name, (key, tensor) in replacements.items():
+    effects = adapter.resolved
+    check_originals(adapter)
+    for key, tensor in adapter.extras.items():
+        if effects.extras[key].role == "original":
+            _write(model, _place_of(model, effects.extras[key].tensor, folder), tensor, folder)
+    for name, (key, tensor) in _replacements(adapter).items():
         place = _place_of(model, name, folder)
-        if is_copied(key, name, adapter.meta.config) and not stay_tied:
+        if effects.extras[key].copied and not effects.copies_stay_tied:
             _part(model, place)
         _write(model, place, tensor, folder)
     _place_rows(model, adapter, folder, merged)
@@ -82,24 +98,13 @@ def _write(model: nn.Module, place: str, tensor: Tensor, folder: Path) -> None:
     target.copy_(tensor)
 
 
-def keeps_tied(config: Mapping[str, Any], field: str) -> bool:
-    """Whether PEFT ties what it trains of the embeddings: on request, and where `field` has one by its usual name."""
-    named = config.get(field) or ()
-    if not config.get("ensure_weight_tying"):
-        return False
-    if isinstance(named, str):
-        return any(re.fullmatch(named, name) for name in _EMBEDDINGS)
-    return any(str(name).rpartition(".")[2] in _EMBEDDINGS for name in named)
-
-
 def _place_rows(model: nn.Module, adapter: Adapter, folder: Path, merged: bool) -> None:
     state = model.state_dict()
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for key, rows in adapter.extras.items():
-        role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        named = token_indices(key, adapter.meta.config)
-        if role == "token_rows" and named is not None:
-            found[resolve(name, state, folder)] = (torch.tensor(named), rows)
+        effect = adapter.resolved.extras[key]
+        if effect.role == "token_rows" and effect.rows is not None:
+            found[resolve(effect.tensor, state, folder)] = (torch.tensor(effect.rows), rows)
     tied = _tied_with_input(model) if found else set()
     alike = {place for place in found if _alike_input(model, place, found)}
     one = bool(tied) and not any(place.rpartition(".")[0] in tied for place in found.keys() - alike)

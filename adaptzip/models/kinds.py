@@ -91,7 +91,7 @@ def check_task(adapter: Adapter, architectures: Sequence[str], given: Kind | Non
 
 def _task_of(adapter: Adapter) -> tuple[str, Kind | None]:
     """PEFT's name of the adapter's task, "" where it has none, and its kind."""
-    named = str(adapter.meta.config.get("task_type") or "")
+    named = adapter.resolved.task or ""
     if named and named not in _TASKS:
         raise RefusedError(f"the adapter is for the task {named}, whose outputs are not compared", hint=_HINT)
     return named, _TASKS.get(named)

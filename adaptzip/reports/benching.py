@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
 from adaptzip.core.progress import Progress
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import calibrated_error
 from adaptzip.fitting.requests import Original, Request, prepare_job
@@ -154,8 +153,7 @@ def _method(
             progress("", number / len(targets))
         asked = replace(job, request=replace(request, budget=Budget(target, "bytes")))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AdaptzipWarning)
+            with without_warnings():
                 made = run(asked, most=1)
         except RefusedError as error:
             return points, [*missed, Missed(request.to, None, str(error))]
@@ -192,8 +190,7 @@ def _targets(sizes: Sequence[str | Budget], source_bytes: int) -> list[int]:
     """Sizes in bytes, the largest first."""
     found: list[int] = []
     for size in sizes:
-        budget = Budget.parse(size) if isinstance(size, str) else size
-        target = budget.bytes_for(source_bytes)
+        target = (Budget.parse(size) if isinstance(size, str) else size).bytes_for(source_bytes)
         if target is None:
             raise UsageError(f"size {size} counts parameters, not bytes", hint="write 64KiB, 2% or 100x")
         found.append(target)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.linalg import choose_device
 from adaptzip.core.progress import Progress
-from adaptzip.errors import BaseModelError, RefusedError, UsageError
+from adaptzip.errors import BaseModelError, RefusedError, UsageError, naming
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
@@ -98,6 +99,14 @@ def evaluate(
         UsageError: if a student's name is one of the rows that are always there, or the metric is none of this kind or
             there are no labels for it, or the examples are a path.
         CheckFailedError: if none of the texts has a token.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", max_error=0.01)
+        >>> found = adaptzip.evaluate("base-model", "my-adapter", {"small": "small.adz"}, ["a b c", "d e f"])
+        >>> found.kind, list(found.rows)
+        ('classifier', ['no adapter', 'teacher', 'small'])
+        >>> found.rows["small"].kl < found.rows["no adapter"].kl
+        True
     """
     where, base, data = choose_device(device), Path(base), examples_of(examples)
     every = examples_of(whole or data)
@@ -109,7 +118,7 @@ def evaluate(
     sizes: dict[str, Sizes] = {}
     for name, given in {TEACHER: teacher, **students}.items():
         if isinstance(given, Adapter | Functions):
-            adapters[name] = given
+            adapters[name] = resolved(given) if isinstance(given, Adapter) else given
         elif given is not None:
             adapters[name] = read_either(given, base=base, basis=basis)
             sizes[name] = sizes_of(given, adapters[name])
@@ -207,22 +216,18 @@ def _load_student(
     if student is None:
         return load_bare(base, teacher, device, loading=loading)
     if isinstance(student, Functions):
-        loaded = load_bare(base, replace(teacher, extras=student.extras or teacher.extras), device, loading=loading)
+        kept = resolved(replace(teacher, extras=student.extras or teacher.extras))
+        loaded = load_bare(base, kept, device, loading=loading)
         place(loaded, student, base)
         return loaded
     own = student.extras and student.meta.config
     complete = replace(student, extras=student.extras or teacher.extras, meta=student.meta if own else teacher.meta)
-    return load_teacher(base, complete, device, loading=loading)
+    return load_teacher(base, resolved(complete), device, loading=loading)
 
 
-@contextmanager
-def _about(name: str) -> Iterator[None]:
+def _about(name: str) -> AbstractContextManager[None]:
     """Name the row in errors about the base model, which know nothing of it."""
-    try:
-        yield
-    except (BaseModelError, RefusedError) as error:
-        row = "the teacher" if name == TEACHER else name
-        raise type(error)(f"{row}: {error}", hint=error.hint) from error
+    return naming("the teacher" if name == TEACHER else name, BaseModelError, RefusedError)
 
 
 def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adaptzip.adz.coding.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.core.comparing import DiffReport, ModuleDiff, diff
+from adaptzip.core.comparing import DiffReport, ModuleDiff, diff, same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.errors import FormatError, RefusedError
+from adaptzip.errors import FormatError, RefusedError, naming
 from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reconstruct_native
 
 AGREEMENT = 1e-3
@@ -140,12 +139,10 @@ def _decode(
     alone: bool,
 ) -> Adapter:
     """The adapter; of a file of functions that is held against nothing, their matrices in its place."""
-    try:
+    with naming(path, FormatError, RefusedError):
         if alone and holds_functions(compressed):
             return reconstruct_native(compressed, base=base, basis=basis)[1]
         return reconstruct(compressed, base=base, basis=basis)
-    except (FormatError, RefusedError) as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
 
 def _fitting(source: Adapter, restored: Adapter) -> Check:
@@ -178,7 +175,7 @@ def _extras(compressed: Compressed, source: Adapter, restored: Adapter, found: D
             return Check("extras", False, f"the file lacks {name}, which the source has")
         if theirs is None:
             return Check("extras", False, f"the file has {name}, which the source lacks")
-        if not _same_bits(ours, _rounded(entries[name], theirs)):
+        if not same_bits(ours, _rounded(entries[name], theirs)):
             return Check("extras", False, f"{name} is not the source's")
         rounded += 1
     told = f"{len(found.extras_equal)} are the source's bit for bit"
@@ -207,15 +204,9 @@ def _identical(source: Adapter, restored: Adapter) -> Check:
     for name, module in source.modules.items():
         again = restored.modules[name]
         pairs = ((module.A, again.A), (module.B, again.B))
-        if module.scaling != again.scaling or not all(_same_bits(a, b) for a, b in pairs):
+        if module.scaling != again.scaling or not all(same_bits(a, b) for a, b in pairs):
             return Check("lossless", False, f"{name} is not the source's bit for bit")
     return Check("lossless", True, "every factor is the source's bit for bit")
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
 
 
 def _small_enough(error: float | None, limit: float | None) -> Iterator[Check]:

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from adaptzip.checkpoints import Dialect, WriteOptions, dialect
+from adaptzip.checkpoints import NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
-from adaptzip.checkpoints.peft.vetting import vet, vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import read
-from adaptzip.restoring.reconstruction import reconstruct
+from adaptzip.restoring.reading import adapter_from, read
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
@@ -94,13 +92,21 @@ def export(
     Raises:
         CheckpointError, FormatError: if the source cannot be read.
         UsageError: for an unknown dialect or dtype, or if `output` is, holds or lies in what is read.
-        RefusedError: if the dialect cannot hold the adapter, or the adapter's basis is missing or another.
+        RefusedError: if the dialect is read alone, or cannot hold the adapter, or its basis is missing or another.
         CheckFailedError: if what was written does not read back as the adapter; nothing is left of it then.
         OutputError: if the output exists without `force` or cannot be written.
 
     Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
+
+    Example:
+        >>> small = adaptzip.compress("my-adapter", "small.adz", budget="20%")
+        >>> report = adaptzip.export("small.adz", "restored", base_name="somebody/some-base")
+        >>> report.files
+        ('adapter_config.json', 'adapter_model.safetensors')
+        >>> adaptzip.read("restored").modules.keys() == set(small.modules)
+        True
     """
-    writer = dialect(as_)
+    target = writer(as_)
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
     if base_name is not None:
@@ -108,15 +114,19 @@ def export(
     check_apart(output, source=source, config=config, base=base, basis=basis)
     check_output_folder(output, force)
     options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
-    if writer.takes:
-        content = _native(source, writer, base, basis, base_name)
+    if isinstance(target, NativeWriter):
+        content = _native(source, target, base, basis, base_name)
     else:
-        adapter = _named(_adapter(source, alpha, config, base, basis), base_name)
-        content = _Content(partial(writer.write, adapter), adapter, None)
+        if isinstance(source, Adapter):
+            vet(source, "the adapter")
+            vet_numbers(source)
+        adapter = _named(adapter_from(source, alpha=alpha, config=config, base=base, basis=basis), base_name)
+        content = _Content(partial(target.write, adapter), adapter, None)
     warn_of_local_name(content.adapter.meta.base_model)
-    with atomic_directory(output, force, owned=writer.owns) as folder:
+    with atomic_directory(output, force, owned=target.files.owns) as folder:
         content.write(folder, options)
-        _read_back(folder, output, writer, content.adapter, options)
+        if isinstance(target, Reader):
+            _read_back(folder, output, target, content.adapter, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
     return ExportReport(
         Path(output),
@@ -129,21 +139,21 @@ def export(
 
 def _native(
     source: str | Path | Adapter | Compressed,
-    writer: Dialect,
+    target: NativeWriter,
     base: str | Path | None,
     basis: str | Path | Basis | None,
     base_name: str | None,
 ) -> _Content:
-    found = native(source, writer.name, writer.takes, base=base, basis=basis)
+    found = native(source, target.name, target.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
-    return _Content(partial(writer.write_native, found), found.adapter, writer.loading_bytes(found))
+    return _Content(partial(target.write_native, found), found.adapter, target.loading_bytes(found))
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:
     return adapter if base_name is None else replace(adapter, meta=renamed(adapter.meta, base_name))
 
 
-def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapter, options: WriteOptions) -> None:
+def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:
     """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
     try:
         found = read(folder)
@@ -152,25 +162,7 @@ def _read_back(folder: Path, output: str | Path, writer: Dialect, adapter: Adapt
         raise CheckFailedError(
             f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
         ) from error
-    if found.meta.dialect != writer.name:
+    if found.meta.dialect != target.name:
         raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
-    try:
+    with naming(output, CheckFailedError):
         confirm(adapter, found, options)
-    except CheckFailedError as error:
-        raise CheckFailedError(f"{output}: {error}", hint=error.hint) from error
-
-
-def _adapter(
-    source: str | Path | Adapter | Compressed,
-    alpha: float | None,
-    config: str | Path | None,
-    base: str | Path | None,
-    basis: str | Path | Basis | None,
-) -> Adapter:
-    if isinstance(source, Adapter):
-        vet(source, "the adapter")
-        vet_numbers(source)
-        return source
-    if isinstance(source, str | Path):
-        return read(source, alpha=alpha, config=config, base=base, basis=basis)
-    return reconstruct(source, base=base, basis=basis)

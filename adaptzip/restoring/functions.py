@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.core.adapter import Adapter, Meta
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import Function, FunctionMethod
-from adaptzip.errors import FormatError, RefusedError, UsageError
+from adaptzip.core.function_method import Function, FunctionMethod
+from adaptzip.core.meta import Meta
+from adaptzip.errors import FormatError, RefusedError, UsageError, naming
 from adaptzip.restoring.reading import archive_file, read
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct_native
 
@@ -39,7 +39,7 @@ def functions(
     """
     if not isinstance(source, Compressed):
         compressed = open_adz(source)
-        with _naming(source):
+        with naming(source, FormatError, RefusedError):
             return functions(compressed, base=base, basis=basis)
     compressed = source
     coder = coder_of(compressed, base, basis)
@@ -67,16 +67,7 @@ def read_either(
     archive = archive_file(path)
     if archive is not None and alpha is None:
         compressed = open_adz(archive)
-        with _naming(archive):
+        with naming(archive, FormatError, RefusedError):
             if holds_functions(compressed):
                 return functions(compressed, base=base, basis=basis)
     return read(path, alpha=alpha, config=config, base=base, basis=basis)
-
-
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    """Name the file in errors about what it holds."""
-    try:
-        yield
-    except (FormatError, RefusedError) as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from error

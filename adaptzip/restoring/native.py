@@ -11,7 +11,7 @@ from adaptzip.checkpoints import Native, NativeModule
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import FormatError, RefusedError
+from adaptzip.errors import FormatError, RefusedError, naming
 from adaptzip.restoring.reading import archive_file
 from adaptzip.restoring.reconstruction import reconstruct_native
 
@@ -49,10 +49,8 @@ def native(
             f"{name}: is {found}, and {dialect} holds the tensors of {' or '.join(takes)} alone",
             hint=f"make such a file of the original adapter first: `adaptzip compress SRC --to {takes[0]}`",
         )
-    try:
+    with naming(name, FormatError, RefusedError):
         decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
-    except (FormatError, RefusedError) as error:
-        raise type(error)(f"{name}: {error}", hint=error.hint) from error
     modules = {key: _module(decoded[key], site) for key, site in compressed.sites.items()}
     return Native(compressed.method, compressed.config, modules, adapter)
 

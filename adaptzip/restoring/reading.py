@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptzip.checkpoints import Checkpoint, recognise
+from adaptzip.checkpoints import Checkpoint, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._keys import plain_keys
-from adaptzip.checkpoints._places import CONFIG_NAME, refuse_dangling
+from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
 from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
@@ -48,6 +49,13 @@ def read(
         FormatError: if it is a damaged `.adz` file.
         RefusedError: if it is valid but not a low-rank update, or its basis is missing or another.
         UsageError: if `alpha` is given although there is a configuration.
+
+    Example:
+        >>> adapter = adaptzip.read("my-adapter")
+        >>> adapter.meta.dialect, adapter.modules["bert.encoder.layer.0.attention.self.query"].rank
+        ('peft', 3)
+        >>> sorted(adapter.extras)
+        ['base_model.model.classifier.bias', 'base_model.model.classifier.weight']
     """
     with _readable(path):
         weights = weight_file(path)
@@ -56,10 +64,44 @@ def read(
             return _read_adz(weights, alpha, base, basis)
         given = None if config is None else Path(config)
         source = _source(Path(path), weights, opened, alpha, given, base)
-        adapter = recognise(source).read(source)
+        adapter = resolved(recognise(source).read(source))
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
+
+
+def adapter_from(
+    source: str | Path | Adapter | Compressed,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+) -> Adapter:
+    """The adapter that a path, a compressed adapter or an adapter in memory, whose effects are resolved, stands for.
+
+    Args:
+        alpha, config, base, basis: as for `read`.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError, UsageError: as `read`.
+    """
+    if isinstance(source, Adapter):
+        return resolved(source)
+    if isinstance(source, Compressed):
+        return reconstruct(source, base=base, basis=basis)
+    return read(source, alpha=alpha, config=config, base=base, basis=basis)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open the files of an adapter that is no `.adz`, without understanding them.
+
+    Raises:
+        CheckpointError: if the adapter is missing or unreadable.
+    """
+    with _readable(path):
+        weights = weight_file(path)
+        return _source(Path(path), weights, _open(weights), None, None, None)
 
 
 def archive_file(path: str | Path) -> Path | None:
@@ -145,7 +187,7 @@ def _source(
         )
     if config_path is not None and not config_path.is_file():
         raise CheckpointError(f"{config_path}: configuration not found", hint="expected an adapter_config.json")
-    config_path = config_path or weights.parent / CONFIG_NAME
+    config_path = config_path or config_file(weights)
     refuse_dangling(config_path)
     text = config = None
     if config_path.is_file():
@@ -196,4 +238,4 @@ def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
 def tokeniser_folder(adapter: str | Path) -> Path | None:
     """The folder of an adapter, where it has a tokeniser with its vocabulary for transformers beside the weights."""
     folder = Path(adapter) if Path(adapter).is_dir() else Path(adapter).parent
-    return folder if (folder / CONFIG_NAME).is_file() and has_vocabulary(folder) else None
+    return folder if has_configuration(folder) and has_vocabulary(folder) else None

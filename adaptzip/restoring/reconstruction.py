@@ -11,19 +11,20 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder, decode_module, decode_shared
+from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.resolve import basis_for_reconstruct
-from adaptzip.checkpoints.peft.vetting import vet
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.checkpoints import resolved, vet
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
+from adaptzip.core.family import AnyFamily, MethodConfig
+from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
 from adaptzip.core.layouts import Layout
-from adaptzip.core.method import Method
 from adaptzip.core.workers import parallel_map
-from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError
+from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.methods import load, names
 
@@ -68,14 +69,20 @@ def reconstruct(
         UsageError: if a module is asked for that the file does not have.
         RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
             the file holds functions, or its configuration asks for more than W + s*B@A.
+
+    Example:
+        >>> adapter = adaptzip.read("my-adapter")
+        >>> again = adaptzip.reconstruct(adaptzip.compress(adapter, max_error=0.1))
+        >>> name = "bert.encoder.layer.0.attention.self.query"
+        >>> before, after = adapter.modules[name].delta(), again.modules[name].delta()
+        >>> bool((after - before).norm() < 0.3 * before.norm())
+        True
     """
     if isinstance(source, Compressed):
         return _reconstruct(source, modules, device, base, basis)
     compressed = open_adz(source)
-    try:
+    with naming(source, FormatError, RefusedError):
         return _reconstruct(compressed, modules, device, base, basis)
-    except (FormatError, RefusedError) as error:
-        raise type(error)(f"{source}: {error}", hint=error.hint) from error
 
 
 def _reconstruct(
@@ -120,7 +127,7 @@ def holds_functions(compressed: Compressed) -> bool:
     Raises:
         RefusedError: if its method is unknown.
     """
-    return not compressed.lossless and not _method(compressed).linear
+    return not compressed.lossless and isinstance(_method(compressed), FunctionMethod)
 
 
 def refuse_functions(compressed: Compressed) -> None:
@@ -140,24 +147,16 @@ def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, co
         name: dataclasses.replace(module, magnitude=magnitudes.get(name), bias=biases.get(name))
         for name, module in modules.items()
     }
-    meta = Meta(
-        dialect=compressed.dialect,
-        config=compressed.meta_config,
-        base_model=compressed.base_model,
-        header=compressed.source_header,
-        config_text=compressed.source_config_text,
-        dtype=None if compressed.lossless else DTYPES[compressed.dtype],
-    )
+    meta = dataclasses.replace(compressed.meta, dtype=None if compressed.lossless else DTYPES[compressed.dtype])
     adapter = Adapter(whole, extras, meta)
-    if complete:
-        _vet(adapter)
-    return adapter
+    return _vetted(adapter) if complete else adapter
 
 
-def _vet(adapter: Adapter) -> None:
-    """The vetting of a folder; what is malformed there breaks a file."""
+def _vetted(adapter: Adapter) -> Adapter:
+    """Vetted and resolved like a folder; what is malformed there breaks a file."""
     try:
         vet(adapter, "the configuration in it")
+        return resolved(adapter)
     except CheckpointError as error:
         raise FormatError(str(error), hint=error.hint) from error
 
@@ -200,7 +199,9 @@ def decode(
     yield from zip(names, parallel_map(module, names), strict=True)
 
 
-def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None) -> Coder:
+def coder_of(
+    compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None
+) -> AnyCoder:
     """What the modules of a file are decoded with.
 
     Raises:
@@ -208,11 +209,11 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     """
     method = _method(compressed)
     try:
-        config = method.config_type(**_options(method, compressed.config))
+        config: MethodConfig = method.config_type(**_options(method, compressed.config))
     except (TypeError, UsageError) as error:
         raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
     found = None
-    if compressed.gains and not method.linear:
+    if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     if method.needs_basis != (compressed.basis is not None):
         raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
@@ -223,7 +224,7 @@ def coder_of(compressed: Compressed, base: str | Path | None = None, basis: str 
     return Coder(method, config, compressed.sites, compressed.max_rank, found)
 
 
-def _options(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
+def _options(method: AnyFamily, config: Mapping[str, Any]) -> dict[str, Any]:
     """A file's options, each of the type that the method declares; whole numbers stand for float ones too.
 
     Raises:
@@ -260,7 +261,7 @@ def _embedded(compressed: Compressed) -> Basis | None:
     return Basis(modules, compressed.basis)
 
 
-def _method(compressed: Compressed) -> Method:
+def _method(compressed: Compressed) -> AnyFamily:
     if compressed.method not in names():
         raise RefusedError(
             f"the file was made by method {compressed.method!r}, which is not installed",

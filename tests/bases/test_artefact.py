@@ -39,7 +39,7 @@ def test_what_is_written_is_read(tmp_path: Path, basis: Basis) -> None:
 
 def test_equal_bases_give_equal_bytes_and_another_another_hash(tmp_path: Path, basis: Basis) -> None:
     first = write_basis(basis, tmp_path / "1.basis")
-    write_basis(Basis(dict(reversed(basis.modules.items())), basis.reference), tmp_path / "2.basis")
+    write_basis(Basis(dict(reversed([*basis.modules.items()])), basis.reference), tmp_path / "2.basis")
     assert (tmp_path / "1.basis").read_bytes() == (tmp_path / "2.basis").read_bytes()
     other = write_basis(build_basis([adapter(SHAPES)]), tmp_path / "3.basis")
     assert other.hash != first.hash

@@ -19,7 +19,8 @@ def weight(out: int, width: int, decay: float = 0.0, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(out, width, generator=generator)
     U, S, Vt = torch.linalg.svd(matrix, full_matrices=False)
-    return (U * (S * (torch.arange(len(S)) + 1.0) ** -decay)) @ Vt
+    found: Tensor = (U * (S * (torch.arange(len(S)) + 1.0) ** -decay)) @ Vt
+    return found
 
 
 def reference(matrix: Tensor, size: int, driver: str) -> tuple[Tensor, Tensor]:

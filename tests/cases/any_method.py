@@ -1,126 +1,37 @@
-"""Any method on any adapter: with the basis that it needs, down to one coded module."""
+"""The methods that tests run through, and what `adaptzip.testing` does with any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from adaptzip import methods
+from adaptzip.testing.adapters import dense, same_factors
+from adaptzip.testing.trials import (
+    OneModule,
+    all_zero,
+    code_one,
+    compress,
+    fit,
+    job_of,
+    needs,
+    needs_file,
+    stored_numbers,
+)
 
-import torch
-from torch import Tensor
-
-import adaptzip
-from adaptzip import Adapter, methods
-from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, decode_module
-from adaptzip.bases.artefact import write_basis
-from adaptzip.bases.updates import build_basis
-from adaptzip.core.compressed import Compressed, Site
-from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.fitting.candidates import candidates, fit_candidate
-from adaptzip.fitting.fits import FittedAdapter
-from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import Job, Request, prepare_job
+__all__ = [
+    "EVERY",
+    "OUTSIDE",
+    "OneModule",
+    "all_zero",
+    "code_one",
+    "compress",
+    "dense",
+    "fit",
+    "job_of",
+    "needs",
+    "needs_file",
+    "same_factors",
+    "stored_numbers",
+]
 
 OUTSIDE = ("sixth", "seventh")
 EVERY = (*methods.fittable(), *OUTSIDE)
 """Built-in methods that need no training, and the two of `plugging.TOYS`."""
-
-
-def needs(name: str, source: Adapter) -> dict[str, Any]:
-    """What `adaptzip.compress` must be given for this method: a basis that holds the whole update, if any."""
-    if not methods.load(name).needs_basis:
-        return {}
-    return {"basis": build_basis([source]), "embed_basis": True}
-
-
-def needs_file(name: str, source: Adapter, path: Path) -> dict[str, Any]:
-    """As `needs`, with the basis in a file at `path`, which is written if it is not there."""
-    if not methods.load(name).needs_basis:
-        return {}
-    if not path.exists():
-        write_basis(build_basis([source]), path)
-    return {"basis": path, "embed_basis": False}
-
-
-def stored_numbers(name: str, source: Adapter) -> int:
-    """Numbers that hold the whole of an update: those of its factors, or of its core in a basis."""
-    if methods.load(name).needs_basis:
-        return sum(module.rank**2 for module in source.modules.values())
-    return source.parameters
-
-
-def compress(name: str, source: Adapter, *args: Any, **options: Any) -> Compressed:
-    """`adaptzip.compress` with this method, on the CPU."""
-    return adaptzip.compress(source, *args, to=name, device="cpu", **{**needs(name, source), **options})
-
-
-def job_of(name: str, source: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None, **options: Any) -> Job:
-    """A job; an error of 0.2 is asked for where `options` do not say otherwise."""
-    asked: dict[str, Any] = {"to": name, "device": "cpu", **needs(name, source), **(options or {"max_error": 0.2})}
-    request = Request(**asked)
-    loaded = load_source(source, request)
-    if sensitivities is not None:
-        object.__setattr__(loaded, "sensitivities", sensitivities)
-    return prepare_job(loaded, request)
-
-
-def fit(name: str, source: Adapter, **options: Any) -> FittedAdapter:
-    """The best candidate, fitted."""
-    job = job_of(name, source, **options)
-    return fit_candidate(job, candidates(job)[0])
-
-
-@dataclass(frozen=True, eq=False)
-class OneModule:
-    """A module that was coded and decoded.
-
-    Attributes:
-        tensors: as decoded, with the shared ones and the basis.
-        own: the module's own among them.
-    """
-
-    coder: Coder
-    site: Site
-    rank: int
-    shared: CodedBlock
-    coded: CodedModule
-    own: Mapping[str, Tensor]
-    tensors: Mapping[str, Tensor]
-
-    def factors(self, tensors: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        return self.coder.method.reconstruct(tensors or self.tensors, self.site, self.coder.config)
-
-    def delta(self) -> Tensor:
-        """The dense update, float64."""
-        A, B = self.factors()
-        return B.double() @ A.double()
-
-
-def code_one(fitted: FittedAdapter, module: str, step: float, rank: int | None = None) -> OneModule:
-    """Code and decode one module of an adapter."""
-    coder = fitted.coder
-    rank = fitted.ranks(step)[module] if rank is None else rank
-    shared = code_shared(coder, fitted.prepared, step)
-    coded = code_modules(coder, shared, {module: fitted.kept[module]}, {module: rank}, step)[module]
-    own = decode_module(coder, coded.chunk, step, module)
-    shared_tensors = adaptzip.adz.coding.modules.decode_shared(coder, shared.chunk, step)
-    tensors = {**shared_tensors, **coder.basis_tensors(module), **own}
-    return OneModule(coder, coder.sites[module], rank, shared, coded, own, tensors)
-
-
-def dense(source: Adapter, module: str) -> Tensor:
-    """A module's update in float64."""
-    factors = source.modules[module]
-    return factors.B.double() @ factors.A.double() * factors.scaling
-
-
-def all_zero(compressed: Compressed) -> bool:
-    return not any(map(len, compressed.chunks))
-
-
-def same_factors(a: Adapter, b: Adapter) -> bool:
-    """Whether all factors are equal in every bit."""
-    return a.modules.keys() == b.modules.keys() and all(
-        torch.equal(m.A, b.modules[n].A) and torch.equal(m.B, b.modules[n].B) for n, m in a.modules.items()
-    )

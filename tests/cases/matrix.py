@@ -26,12 +26,14 @@ from tests.cases.models_on_disk import save, set_tokeniser
 TEXTS = ("a b c d e f", "b d f a", "c c <pad> a b", "f e d c b a a b", "e a", "d d d b a c e", "c a", "f b e")
 _REPORT = 300
 TARGETS = ("f e", "a b c d e", "c", "b b a", "d e f", "a", "c f d", "e e b a")
-_SIZES = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+_SIZES: dict[str, float] = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 _SIZES |= {"num_attention_heads": 2, "initializer_range": 0.2}
 _LLAMA = {**_SIZES, "num_key_value_heads": 1, "attention_bias": True, "pad_token_id": 0}
 _BERT = {**_SIZES, "max_position_embeddings": 16, "pad_token_id": 0}
 _T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
-_BART = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 24))}
+_BART: dict[str, float] = {
+    f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 24))
+}
 _BART |= {
     "encoder_attention_heads": 2,
     "decoder_attention_heads": 2,
@@ -171,8 +173,8 @@ class Made:
             "multilabel": lambda place, _: [(place >> bit) & 1 for bit in range(outputs)],
             "tokens": lambda place, text: [(place + i) % outputs for i in range(len(text.split()))],
         }
-        give = made.get(kind, lambda *_: None)
-        return [give(place, text) for place, text in enumerate(TEXTS)]
+        give = made.get(kind)
+        return [None if give is None else give(place, text) for place, text in enumerate(TEXTS)]
 
     def examples(self) -> list[Example]:
         """The same as data."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
 
 TEXTS = ("a b c d e f", "b d f a", "c c e a b", "f e d c b a a b", "e a", "d d d b a c e")
 WORDS = ["<pad>", "<s>", *"abcdef"]
 
 
-def save(make: Callable[[], nn.Module], folder: Path, **special: str) -> Path:
+def save(make: Callable[[], Any], folder: Path, **special: str) -> Path:
     """A model of `tests.cases.tiny_peft` with a tokeniser of single letters; `special` names tokens, as `eos_token`."""
     make().save_pretrained(folder)
     tokeniser = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
@@ -53,4 +55,4 @@ def head(adapter: Adapter, classes: int = 3, width: int = 16) -> Adapter:
         "base_model.model.classifier.weight": torch.randn(classes, width, generator=generator),
         "base_model.model.classifier.bias": torch.zeros(classes),
     }
-    return Adapter(adapter.modules, extras, adapter.meta)
+    return resolved(Adapter(adapter.modules, extras, adapter.meta))

@@ -35,7 +35,7 @@ class Outputs:
     labels: Tensor | None
 
 
-def live(loads: Any, base: Path, adapter: Path, *, updates: bool = True) -> nn.Module:
+def live(loads: Any, base: Path, adapter: Path, *, updates: bool = True) -> Any:
     """PEFT's model, whose updates may be nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

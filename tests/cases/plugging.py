@@ -1,4 +1,4 @@
-"""Installing methods of other packages for a test, as pip would: by an entry point that a distribution declares."""
+"""Installing the toy methods and the toy dialect for a test, as pip would."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from adaptzip import methods
+from adaptzip import checkpoints, methods
+from adaptzip.testing import plugging
 
 TOYS = {"sixth": "tests.cases.sixth_method:METHOD", "seventh": "tests.cases.seventh_method:METHOD"}
 """Two methods that the package does not bring, and where they are found."""
 
+TOY_DIALECT = {"toy": "tests.cases.toy_dialect:DIALECT"}
+"""A dialect that the package does not bring."""
+
 
 @contextmanager
-def installed(folder: Path, points: Mapping[str, str] = TOYS) -> Iterator[None]:
-    """While this lasts, a distribution in `folder` brings the methods `points`, by name."""
-    about = folder / "toys-1.0.dist-info"
-    about.mkdir(parents=True)
-    lines = [f"{name} = {place}" for name, place in points.items()]
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("\n".join([f"[{methods.GROUP}]", *lines, ""]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
+def installed(folder: Path, points: Mapping[str, str] = TOYS, group: str = methods.GROUP) -> Iterator[None]:
+    """While this lasts, a distribution in `folder` brings the objects `points` of a group, by name."""
+    with plugging.installed(folder, points, group):
+        yield
+
+
+@contextmanager
+def installed_dialects(folder: Path, points: Mapping[str, str] = TOY_DIALECT) -> Iterator[None]:
+    """The same of dialects."""
+    with installed(folder, points, checkpoints.GROUP):
         yield

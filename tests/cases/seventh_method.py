@@ -17,7 +17,8 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import ModuleBasis
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.method import BASIS_U, BASIS_V, FitContext, Method
+from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.method import FitContext, Method
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.errors import CheckFailedError
 
@@ -59,10 +60,10 @@ class SeventhProfile:
 
     @property
     def scores(self) -> list[float]:
-        return (np.minimum.accumulate(self.rows) / (len(self.rows) + 3)).tolist()
+        return [float(value) / (len(self.rows) + 3) for value in np.minimum.accumulate(self.rows)]
 
 
-class Seventh(Method):
+class Seventh(Method[Config, SeventhFit, SeventhProfile, Tensor]):
     """The method; see the module's description."""
 
     name = "seventh"
@@ -73,9 +74,10 @@ class Seventh(Method):
     roles = ("pick", "mix", "rest")
     shared_roles = ("patterns",)
     needs_basis = True
+    spans_modules = True
     default_basis = "update"
 
-    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate]:
+    def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate[Config]]:
         if config.patterns is not None:
             return (Candidate(config),)
         most = allowance.parameters
@@ -89,13 +91,13 @@ class Seventh(Method):
         basis = context.basis
         assert basis is not None
         width = max(module.size for module in basis.modules.values())
-        config = replace(config, patterns=config.patterns or 4, width=width)
+        patterns = config.patterns or 4
         cores = [_core(module, basis.modules[name], width) for name, module in sorted(modules.items())]
-        rows = torch.cat([torch.zeros(config.patterns, width), *cores])
-        strongest = rows.square().sum(1).argsort(descending=True, stable=True)[: config.patterns - 1]
+        rows = torch.cat([torch.zeros(patterns, width), *cores])
+        strongest = rows.square().sum(1).argsort(descending=True, stable=True)[: patterns - 1]
         if context.progress is not None:
             context.progress(1.0)
-        return config, torch.cat([torch.zeros(1, width), rows[strongest]])
+        return replace(config, patterns=patterns, width=width), torch.cat([torch.zeros(1, width), rows[strongest]])
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: Tensor, context: FitContext

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +32,16 @@ class Config:
 
 
 @dataclass(frozen=True, eq=False)
+class SixthFit:
+    """An update U diag(S) Vt, and the share of its components that may be kept."""
+
+    U: Tensor
+    S: Tensor
+    Vt: Tensor
+    keep: float
+
+
+@dataclass(frozen=True, eq=False)
 class SixthProfile:
     """Singular values, falling, the numbers in a row, and how many rows there may be."""
 
@@ -46,10 +55,10 @@ class SixthProfile:
 
     @property
     def scores(self) -> list[float]:
-        return (np.square(self.singular[: self.most]) / self.numbers).tolist()
+        return [float(value) / self.numbers for value in np.square(self.singular[: self.most])]
 
 
-class Sixth(Method):
+class Sixth(Method[Config, SixthFit, SixthProfile, None]):
     """The method; see the module's description."""
 
     name = "sixth"
@@ -63,13 +72,13 @@ class Sixth(Method):
         return (TensorSpec("rows", rank, site.out + site.width),)
 
     def fit(
-        self, modules: Mapping[str, LoraFactors], config: Config, prepared: Any, context: FitContext
-    ) -> dict[str, Any]:
-        return {name: (*module.svd(), config.keep) for name, module in modules.items()}
+        self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
+    ) -> dict[str, SixthFit]:
+        return {name: SixthFit(*module.svd(), config.keep) for name, module in modules.items()}
 
-    def profile(self, fitted: Any) -> SixthProfile:
-        U, S, Vt, keep = fitted
-        return SixthProfile(S.double().cpu().numpy(), len(U) + Vt.shape[1], ceil(keep * len(S)))
+    def profile(self, fitted: SixthFit) -> SixthProfile:
+        numbers = len(fitted.U) + fitted.Vt.shape[1]
+        return SixthProfile(fitted.S.double().cpu().numpy(), numbers, ceil(fitted.keep * len(fitted.S)))
 
     def rank(self, profile: SixthProfile, step: float) -> int:
         return int((profile.singular[: profile.most] > step).sum())
@@ -80,15 +89,15 @@ class Sixth(Method):
         kept = np.minimum(2 * values[:rank] * noise, np.square(values[:rank]))
         return float(bits.sum()), float(kept.sum() + np.square(values[rank:]).sum())
 
-    def target(self, fitted: Any, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
-        U, S, Vt, _ = fitted
-        root = S[:rank, None].sqrt()
-        return torch.cat([U.T[:rank] * root, Vt[:rank] * root], 1)
+    def target(self, fitted: SixthFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
+        root = fitted.S[:rank, None].sqrt()
+        return torch.cat([fitted.U.T[:rank] * root, fitted.Vt[:rank] * root], 1)
 
-    def squared_error(self, fitted: Any, tensors: Mapping[str, Tensor]) -> float:
-        U, S, Vt, keep = fitted
-        A, B = self.reconstruct(tensors, Site(len(U), Vt.shape[1]), Config(keep))
-        return float(((U * S).double() @ Vt.double() - B.double() @ A.double()).square().sum())
+    def squared_error(self, fitted: SixthFit, tensors: Mapping[str, Tensor]) -> float:
+        site = Site(len(fitted.U), fitted.Vt.shape[1])
+        A, B = self.reconstruct(tensors, site, Config(fitted.keep))
+        delta = (fitted.U * fitted.S).double() @ fitted.Vt.double()
+        return float((delta - B.double() @ A.double()).square().sum())
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
         rows = tensors["rows"]

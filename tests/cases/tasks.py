@@ -33,7 +33,7 @@ class Task:
     adapter: Path
     loads: Any
 
-    def live(self, *, merged: bool = False, options: Mapping[str, Any] | None = None) -> nn.Module:
+    def live(self, *, merged: bool = False, options: Mapping[str, Any] | None = None) -> Any:
         """PEFT's model."""
         model = self.loads.from_pretrained(self.base, **(options or {}))
         with warnings.catch_warnings():
@@ -46,12 +46,13 @@ class Task:
         enc = AutoTokenizer.from_pretrained(self.base)(*texts, return_tensors="pt")
         known = ("input_ids", "token_type_ids") if len(texts) > 1 else ("input_ids",)
         with torch.no_grad():
-            return (model or self.live())(**{key: enc[key] for key in known}).logits[0].double()
+            found: Tensor = (model or self.live())(**{key: enc[key] for key in known}).logits[0].double()
+            return found
 
 
 def trained(
     folder: Path,
-    make: Callable[[], nn.Module],
+    make: Callable[[], Any],
     loads: Any,
     *,
     scale: float = 0.3,
@@ -73,10 +74,10 @@ def trained(
     return Task(base, folder / "adapter", loads)
 
 
-def bert(outputs: int, problem: str | None = None, **more: Any) -> Callable[[], nn.Module]:
+def bert(outputs: int, problem: str | None = None, **more: Any) -> Callable[[], Any]:
     """A classifier of texts."""
 
-    def make() -> nn.Module:
+    def make() -> Any:
         tiny_peft.set_seed(0)
         config = tiny_peft.bert().config
         config.num_labels, config.problem_type = outputs, problem
@@ -90,14 +91,14 @@ def bert(outputs: int, problem: str | None = None, **more: Any) -> Callable[[], 
 def classifier(folder: Path, outputs: int, problem: str | None = None, **more: Any) -> Task:
     """Its adapter, with the head trained."""
     make = bert(outputs, problem, **more)
-    config = {"task_type": "SEQ_CLS", "target_modules": ["query", "value"]}
+    config: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": ["query", "value"]}
     return trained(folder, make, AutoModelForSequenceClassification, **config)
 
 
-def llama(**more: Any) -> Callable[[], nn.Module]:
+def llama(**more: Any) -> Callable[[], Any]:
     """A language model."""
 
-    def make() -> nn.Module:
+    def make() -> Any:
         tiny_peft.set_seed(0)
         config = tiny_peft.llama().config
         config.initializer_range = 0.3
@@ -114,7 +115,7 @@ def language(folder: Path, tied: bool = False, special: Mapping[str, str] | None
     return trained(folder, llama(tie_word_embeddings=tied), LlamaForCausalLM, special=special, **given)
 
 
-def decoding_classifier() -> nn.Module:
+def decoding_classifier() -> Any:
     """A classifier on a decoder whose configuration has no padding token."""
     tiny_peft.set_seed(0)
     config = tiny_peft.llama().config
@@ -122,7 +123,7 @@ def decoding_classifier() -> nn.Module:
     return LlamaForSequenceClassification(config)
 
 
-def distilbert() -> nn.Module:
+def distilbert() -> Any:
     """A classifier of two layers, of which the first one's name ends as the second one's."""
     tiny_peft.set_seed(0)
     sizes = {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2}

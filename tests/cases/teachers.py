@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertModel
 
 from adaptzip import Adapter, methods
@@ -35,7 +35,7 @@ def unlabelled(count: int = 40) -> tuple[Example, ...]:
     return tuple(Example(example.text) for example in texts(count))
 
 
-def encoder() -> nn.Module:
+def encoder() -> Any:
     tiny_peft.set_seed(0)
     return BertModel(tiny_peft.bert().config)
 
@@ -45,14 +45,14 @@ def classifier(folder: Path) -> tuple[Path, Adapter]:
     return save(tiny_peft.bert, folder), head(adapter(tiny_peft.bert(), "query", "value", "output.dense", rank=3))
 
 
-def teacher_of(make: Callable[[], nn.Module], folder: Path, *ends: str) -> tuple[Path, Adapter]:
+def teacher_of(make: Callable[[], Any], folder: Path, *ends: str) -> tuple[Path, Adapter]:
     """(base, teacher) of layers whose names end so."""
     return save(make, folder), adapter(make(), *ends, rank=3)
 
 
 def basis_for(name: str, teacher: Adapter, path: Path) -> dict[str, Any]:
     """The basis of the teacher's own directions in a file, for methods that have no other of their own."""
-    if methods.load(name).default_basis != "update":
+    if methods.load_fittable(name).default_basis != "update":
         return {}
     if not path.exists():
         write_basis(build_basis([teacher]), path)

@@ -27,36 +27,36 @@ from transformers import (
     MixtralForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
-    set_seed,
 )
+from transformers import set_seed as set_seed
 
 _SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
 
 
-def llama(**more: Any) -> nn.Module:
+def llama(**more: Any) -> Any:
     set_seed(0)
     return LlamaForCausalLM(LlamaConfig(vocab_size=32, num_key_value_heads=1, **{**_SIZES, **more}))
 
 
-def bert() -> nn.Module:
+def bert() -> Any:
     set_seed(0)
     return BertForSequenceClassification(BertConfig(vocab_size=32, max_position_embeddings=16, num_labels=3, **_SIZES))
 
 
-def bert_tokens() -> nn.Module:
+def bert_tokens() -> Any:
     set_seed(0)
     names = {0: "O", 1: "NAME", 2: "PLACE"}
     config = BertConfig(vocab_size=32, max_position_embeddings=16, id2label=names, **_SIZES)
     return BertForTokenClassification(config)
 
 
-def t5() -> nn.Module:
+def t5() -> Any:
     set_seed(0)
     config = T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=0)
     return T5ForConditionalGeneration(config)
 
 
-def bart() -> nn.Module:
+def bart() -> Any:
     set_seed(0)
     sizes = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 24))}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -65,19 +65,19 @@ def bart() -> nn.Module:
     )
 
 
-def gpt2() -> nn.Module:
+def gpt2() -> Any:
     set_seed(0)
     return GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2))
 
 
-def gpt_oss() -> nn.Module:
+def gpt_oss() -> Any:
     """Its experts lie as (experts, in, out), with biases declared between the weights."""
     set_seed(0)
     sizes = {**_SIZES, "num_key_value_heads": 1, "head_dim": 8, "num_local_experts": 3}
     return GptOssForCausalLM(GptOssConfig(vocab_size=32, layer_types=["full_attention"] * 2, **sizes))
 
 
-def mixtral() -> nn.Module:
+def mixtral() -> Any:
     set_seed(0)
     sizes = {**_SIZES, "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
     return MixtralForCausalLM(MixtralConfig(vocab_size=32, **sizes))
@@ -96,10 +96,11 @@ class Layers(nn.Module):
         self.lin = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lin(self.emb(x))
+        found: Tensor = self.lin(self.emb(x))
+        return found
 
 
-def layers() -> nn.Module:
+def layers() -> Any:
     set_seed(0)
     return Layers()
 

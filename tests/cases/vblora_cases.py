@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints import Native, NativeModule
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 
 LEVELS = 64
 Widths = Mapping[str, tuple[int, int]]
@@ -48,7 +49,7 @@ def hand_made(
                 A, B = (rows.reshape(rank, width), B) if side == "A" else (A, rows.reshape(rank, out).T.contiguous())
         modules[name] = NativeModule(tensors, A, B, out, width, layout)
         factors[name] = LoraFactors(A, B, layout=layout)
-    settings = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "levels": LEVELS}
+    settings: dict[str, float] = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "levels": LEVELS}
     if scale is not None:
         settings["scale"] = scale
     meta = Meta(config=dict(config or {}), base_model="somebody/some-base")

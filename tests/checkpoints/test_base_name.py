@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adaptzip.checkpoints._base_name import check_name, is_local, renamed, warn_of_local_name
-from adaptzip.core.adapter import Meta
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, UsageError
 
 

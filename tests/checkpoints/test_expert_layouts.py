@@ -23,7 +23,7 @@ EXPERTS = "model.layers.0.mlp.experts"
 E, R, HIDDEN, SCALE = 3, 2, 16, 2.0
 
 
-def mixtral(inner: int) -> nn.Module:
+def mixtral(inner: int) -> Any:
     """Experts of gate_up_proj (3, 2 * inner, 16) and down_proj (3, 16, inner)."""
     set_seed(0)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts_per_tok": 2}
@@ -31,7 +31,7 @@ def mixtral(inner: int) -> nn.Module:
     return MixtralForCausalLM(config)
 
 
-def gpt_oss() -> nn.Module:
+def gpt_oss() -> Any:
     """Experts of gate_up_proj (3, 16, 32) and down_proj (3, 16, 16), both (in, out)."""
     set_seed(0)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
@@ -69,7 +69,8 @@ def save(folder: Path, tensors: Mapping[str, Tensor], **config: Any) -> Path:
 def old_adapter(folder: Path, model: nn.Module, names: tuple[str, ...], **config: Any) -> dict[str, Tensor]:
     """Save an adapter in the old layout; the changes it makes, by the parameter's name."""
     parameters = dict(model.named_parameters())
-    tensors, changes = {}, {}
+    tensors: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for depth, name in enumerate(reversed(names)):  # The first declared is the innermost.
         a, b = old_factors(tuple(parameters[f"{EXPERTS}.{name}"].shape), len(name))
         at = EXPERTS + ".base_layer" * depth

@@ -145,9 +145,8 @@ class Wrapped(nn.Module):
         self.default_lora_latent_mapping = nn.Linear(rank, rank, bias=False)
 
     def update(self) -> Tensor:
-        b, r, a = (
-            layer.weight for layer in (self.lora_B["default"], self.default_lora_latent_mapping, self.lora_A["default"])
-        )
+        layers = (self.lora_B["default"], self.default_lora_latent_mapping, self.lora_A["default"])
+        b, r, a = (layer.get_parameter("weight") for layer in layers)
         return b @ r @ a
 
 

@@ -243,7 +243,7 @@ def test_writing_points_to_peft(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as error:
         adaptzip.export(adapter, tmp_path / "out", as_="loretta")
     assert "peft" in str(error.value.hint)
-    assert not dialect("loretta").owns("adapter_model.bin")
+    assert not dialect("loretta").files.owns("adapter_model.bin")
 
 
 def bert_adapter(bias: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import adaptzip
-from adaptzip.checkpoints import Native, WriteOptions, dialect
+from adaptzip.checkpoints import Native, NativeWriter, WriteOptions, writer
 from adaptzip.checkpoints.peft_vblora.fitness import nearest_divisors
 from adaptzip.checkpoints.peft_vblora.layout import index_dtype
 from adaptzip.core.layouts import Layout
@@ -40,20 +40,21 @@ GPT2: Widths = {
     for layer in range(2)
     for name, shape in {"attn.c_attn": (48, 16), "attn.c_proj": (16, 16), "mlp.c_fc": (64, 16)}.items()
 }
-MODELS: dict[str, tuple[Callable[[], nn.Module], Widths, Layout]] = {
+MODELS: dict[str, tuple[Callable[[], Any], Widths, Layout]] = {
     "linear": (llama, LLAMA, "linear"),
     "conv1d": (gpt2, GPT2, "transposed"),
 }
-VBLORA = dialect("peft-vblora")
+VBLORA = writer("peft-vblora")
 
 
 def write(native: Native, folder: Path, **options: Any) -> Path:
     folder.mkdir()
+    assert isinstance(VBLORA, NativeWriter)
     VBLORA.write_native(native, folder, WriteOptions(**options))
     return folder
 
 
-def assert_loads_alike(native: Native, model: Callable[[], nn.Module], tmp_path: Path) -> None:
+def assert_loads_alike(native: Native, model: Callable[[], Any], tmp_path: Path) -> None:
     """PEFT's merge of what was written is this package's merge of the same adapter."""
     write(native, tmp_path / "vb")
     base = model()
@@ -213,7 +214,8 @@ def test_layouts_that_peft_lacks_are_refused(tmp_path: Path) -> None:
 def test_what_has_no_place_beside_the_factors_is_refused(tmp_path: Path) -> None:
     native = hand_made({"a": (16, 16)})
     for part in ("magnitude", "bias"):
-        modules = {"a": replace(native.adapter.modules["a"], **{part: torch.ones(16)})}
+        more: dict[str, Any] = {part: torch.ones(16)}
+        modules = {"a": replace(native.adapter.modules["a"], **more)}
         with pytest.raises(RefusedError, match=f"module a has a .*{part}"):
             write(replace(native, adapter=replace(native.adapter, modules=modules)), tmp_path / part)
     tokens = {"base_model.model.emb.token_adapter.trainable_tokens_delta": torch.ones(2, 4)}
@@ -238,6 +240,7 @@ def test_a_gain_a_repeated_vector_and_the_portable_profile_are_refused(tmp_path:
 def test_the_memory_of_dense_logits() -> None:
     native = hand_made({"a": (16, 24), "b": (8, 8), "zero": (16, 16)}, vectors=300, rank=3, zero=("zero",))
     pieces = 3 * ((16 + 24) + (8 + 8)) // 8
+    assert isinstance(VBLORA, NativeWriter)
     assert VBLORA.loading_bytes(native) == pieces * 300 * 4
 
 
@@ -264,7 +267,7 @@ def trained(model: nn.Module, folder: Path, **config: Any) -> Trained:
     ],
 )
 def test_what_is_read_is_what_peft_merges(
-    model: Callable[[], nn.Module], config: dict[str, Any], top_k: int, compact: bool, tmp_path: Path
+    model: Callable[[], Any], config: dict[str, Any], top_k: int, compact: bool, tmp_path: Path
 ) -> None:
     made = trained(model(), tmp_path / "vb", r=3, num_vectors=30, topk=top_k, save_only_topk_weights=compact, **config)
     adapter = read(made.folder)

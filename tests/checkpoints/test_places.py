@@ -38,7 +38,7 @@ def sharded(folder: Path, pickled: bool = False) -> dict[str, Tensor]:
     (folder / WEIGHTS).unlink()
     keys = sorted(tensors)
     suffix = ".bin" if pickled else ".safetensors"
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for name, part in zip(PARTS, (keys[:3], keys[3:]), strict=True):
         file = folder / name.replace(".safetensors", suffix)
         content = {key: tensors[key] for key in part}

@@ -15,6 +15,7 @@ import adaptzip
 from adaptzip.checkpoints import WriteOptions
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.checkpoints.peft import writer
+from adaptzip.checkpoints.peft.describe import config_text
 from adaptzip.checkpoints.peft.prepare import balanced, fold, pad
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckFailedError
@@ -99,7 +100,7 @@ def test_balanced_factors_are_the_same_update_exactly() -> None:
 def test_nothing_is_published_that_does_not_read_back(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_tensors, real_text = writer.file_tensors, writer.config_text
+    real_tensors, real_text = writer.file_tensors, config_text
 
     def tensors(given: Adapter, dtype: torch.dtype | None) -> Any:
         made = real_tensors(given, dtype)
@@ -130,7 +131,7 @@ def test_native_dialects_are_read_back_too(
     as_: str, to: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = adapter({f"a.{i}.q": (16, 16, 2) for i in range(3)}, config={"peft_type": "LORA", "bias": "none"})
-    options = {"rank": 2, "length": 4, "vectors": 24, "top_k": 2} if to == "vblora" else {}
+    options: dict[str, Any] = {"rank": 2, "length": 4, "vectors": 24, "top_k": 2} if to == "vblora" else {}
     made = adaptzip.compress(given, to=to, max_error=0.9 if to == "vblora" else 0.1, **options)
     export(made, tmp_path / "out", as_=as_, dtype=dtype)
     from adaptzip.checkpoints import lora_xs

@@ -12,8 +12,8 @@ import torch
 from peft import BdLoraConfig, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.effects import Effect
 from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.restoring.reading import read
 from tests.cases.tiny_peft import Trained, bert, gpt2, gpt_oss, layers, llama, mixtral, randomise, train
@@ -29,7 +29,8 @@ def change_by_factors(factors: LoraFactors, base: Tensor) -> Tensor:
     turned = factors.layout in ("transposed", "embedding")
     rows = (updated.T if turned else updated).flatten(1)
     scaled = rows * (factors.magnitude / rows.norm(dim=1))[:, None]
-    return (scaled.T if turned else scaled.reshape(updated.shape)) - base
+    found: Tensor = (scaled.T if turned else scaled.reshape(updated.shape)) - base
+    return found
 
 
 def assert_same_changes(adapter: Adapter, trained: Trained) -> None:
@@ -44,14 +45,15 @@ def assert_same_changes(adapter: Adapter, trained: Trained) -> None:
             expected = factors.scaling * factors.bias
             torch.testing.assert_close(trained.change(f"{name}.bias"), expected, atol=1e-6, rtol=1e-5)
     for key, tensor in adapter.extras.items():
-        role, target = extra_target(key, adapter.meta.config, adapter.modules)
-        if role == "replace" and target not in explained:
+        effect = adapter.resolved.extras[key]
+        target = effect.tensor
+        if effect.role == "replace" and target not in explained:
             explained.add(target)
             torch.testing.assert_close(trained.merged[target], tensor, rtol=0, atol=0)
-        if role == "token_rows":
+        if effect.role == "token_rows":
             explained.add(target)
-            indices = token_indices(key, adapter.meta.config)
-            torch.testing.assert_close(trained.merged[target][indices], tensor, rtol=0, atol=0)
+            assert effect.rows is not None
+            torch.testing.assert_close(trained.merged[target][list(effect.rows)], tensor, rtol=0, atol=0)
     assert changed(trained) <= explained
 
 
@@ -129,7 +131,7 @@ def test_targeted_embedding_keeps_its_base_weight_as_an_extra(tmp_path: Path) ->
     trained = train(llama(), tmp_path, r=2, target_modules=["embed_tokens", "lm_head", "q_proj"])
     adapter = read(tmp_path)
     key = "base_model.model.model.embed_tokens.base_layer.weight"
-    assert extra_target(key, adapter.meta.config, adapter.modules) == ("replace", "model.embed_tokens.weight")
+    assert adapter.resolved.extras[key] == Effect("replace", "model.embed_tokens.weight")
     assert torch.equal(adapter.extras[key], trained.base["model.embed_tokens.weight"])
     assert_same_changes(adapter, trained)
 

@@ -58,7 +58,7 @@ class Result:
         return self.err.splitlines()[-1]
 
 
-def run(*words: str | Path) -> Result:
+def run(*words: object) -> Result:
     """Run the program within this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -144,15 +144,15 @@ def test_bad_adapters(verb: str, make: Callable[[Path], None], code: int, said: 
     source = tmp_path / "bad"
     make(source)
     good, base = make_adapter(tmp_path / "good"), make_base(tmp_path / "base")
-    words = {
+    every: dict[str, list[object]] = {
         "compress": ["-o", tmp_path / "out.adz"],
         "inspect": [],
         "export": ["-o", tmp_path / "out"],
         "merge": ["--base", base, "-o", tmp_path / "out"],
         "diff": [good],
-    }[verb]
+    }
     before = listing(tmp_path)
-    result = run(verb, source, *words)
+    result = run(verb, source, *every[verb])
     refused(result, code, said, str(source))
     assert listing(tmp_path) == before
 

@@ -40,10 +40,10 @@ def test_compress(words: list[str], local: Path) -> None:
     warned(run("compress", local, "-o", out, *words))
     if "-n" in words:
         return
-    assert adaptzip.open(out).base_model == LOCAL
+    assert adaptzip.open(out).meta.base_model == LOCAL
     clean(run("compress", local, "-o", out, "-f", "--base-name", NAME, *words))
     made = adaptzip.open(out)
-    assert made.base_model == made.meta_config["base_model_name_or_path"] == NAME
+    assert made.meta.base_model == made.meta.config["base_model_name_or_path"] == NAME
     assert b"secret-project" not in out.read_bytes()
     clean(run("export", out, "-o", local.parent / "back"))
     assert json.loads((local.parent / "back" / "adapter_config.json").read_text())["base_model_name_or_path"] == NAME
@@ -95,4 +95,4 @@ def test_the_library_warns_and_renames(local: Path, tmp_path: Path) -> None:
         adaptzip.export(made, tmp_path / "a")
     adaptzip.export(made, tmp_path / "b", base_name=NAME)
     assert "secret" not in (tmp_path / "b" / "adapter_config.json").read_text()
-    assert adaptzip.compress(local, budget="20%", base_name=NAME).base_model == NAME
+    assert adaptzip.compress(local, budget="20%", base_name=NAME).meta.base_model == NAME

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_inspect_tells_an_embedded_basis_and_what_is_shared(adapter: Path) -> No
     assert values["basis"]["source"] == "embedded"
     assert 0 < values["parts"]["basis"] < values["bytes"]
     assert "in the file itself, 4 directions at most" in run("inspect", own).out
-    settings = {"rank": 2, "length": 16, "vectors": 9, "top_k": 1}
+    settings: dict[str, Any] = {"rank": 2, "length": 16, "vectors": 9, "top_k": 1}
     adaptzip.compress(adapter, banked, to="vblora", max_error=0.99, **settings)
     shown = run("inspect", banked).out
     for setting in ("length 16", "rank 2", "top_k 1", "vectors 9"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from adaptzip.methods import REFERENCE, load, names
+from adaptzip.methods import REFERENCE, fittable, load_fittable
 from tests.cli.cli_cases import listing, refused, run
 
-NEEDY = next(name for name in names() if load(name).default_basis == "base")
+NEEDY = next(name for name in fittable() if load_fittable(name).default_basis == "base")
 
 
 def test_bench_measures_and_keeps_nothing(adapter: Path) -> None:

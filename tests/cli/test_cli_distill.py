@@ -184,11 +184,11 @@ def test_a_path_in_place_of_the_base_models_name_is_warned_of(place: Workplace) 
     config.write_text(json.dumps(named))
     first = place.distill(*SHORT, "--steps", "1")
     assert [line[:9] for line in first.err.splitlines() if "/home/ann/secret" in line] == ["warning: "], first.err
-    assert open_adz(place.out).base_model == "/home/ann/secret"
+    assert open_adz(place.out).meta.base_model == "/home/ann/secret"
     further = ("-o", place.out.with_name("named.adz"), "--base-name", "org/model")
     for words in ((place.out, *SHORT[:4], "--device", "cpu", *further), (*SHORT, *further)):
         second = place.distill(*words, "--steps", "1", "-f")
         assert second.code == 0, second.err
         assert "secret" not in second.err
         made = open_adz(further[1])
-        assert made.base_model == made.meta_config["base_model_name_or_path"] == "org/model"
+        assert made.meta.base_model == made.meta.config["base_model_name_or_path"] == "org/model"

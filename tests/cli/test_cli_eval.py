@@ -28,7 +28,7 @@ class Workplace:
     packed: Path
     data: Path
 
-    def eval(self, *words: str | Path) -> Result:
+    def eval(self, *words: object) -> Result:
         given = {"--teacher": self.teacher, "--base": self.base, "--data": self.data}
         return run("eval", *words, *(x for pair in given.items() if pair[0] not in words for x in pair))
 
@@ -243,8 +243,8 @@ def test_a_completion_is_named(tmp_path: Path) -> None:
     base, teacher = causal(tmp_path)
     rows = [("a b c", " d e"), ("f e", " a"), ("c c b", " b a d")]
     usual, named = tmp_path / "usual.jsonl", tmp_path / "named.jsonl"
-    for path, fields in ((usual, ("prompt", "completion")), (named, ("instruction", "output"))):
-        path.write_text("".join(json.dumps(dict(zip(fields, row, strict=True))) + "\n" for row in rows))
+    for path, keys in ((usual, ("prompt", "completion")), (named, ("instruction", "output"))):
+        path.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
     words = ("eval", "--teacher", teacher, "--base", base, "--data")
     found = run(*words, named, "--text-field", "instruction", "--completion-field", "output", "--json").json
     assert found["rows"] == run(*words, usual, "--json").json["rows"]

@@ -56,7 +56,7 @@ def test_gains_beyond_the_range_are_cut() -> None:
 
 
 def test_a_gain_multiplies_the_energy_and_nothing_else() -> None:
-    method = methods.load(methods.REFERENCE)
+    method = methods.load_fittable(methods.REFERENCE)
     plain = fit_adapter(method, method.config_type(), SOURCE, FitContext())
     gained = fit_adapter(method, method.config_type(), SOURCE, FitContext(sensitivities=WEIGHTS))
     assert gained.gains == {"heavy": gain_index(8), "light": gain_index(1 / 8)}
@@ -66,7 +66,7 @@ def test_a_gain_multiplies_the_energy_and_nothing_else() -> None:
 
 
 def test_sensitivities_of_other_modules_change_nothing() -> None:
-    method = methods.load(methods.REFERENCE)
+    method = methods.load_fittable(methods.REFERENCE)
     context = FitContext(sensitivities={"elsewhere": Sensitivity(9.0)})
     assert fit_adapter(method, method.config_type(), SOURCE, context).gains == {}
 
@@ -106,7 +106,7 @@ def test_what_matters_more_gets_a_smaller_error_at_equal_bytes(name: str, tmp_pa
 @pytest.mark.parametrize("name", EVERY)
 def test_a_file_with_gains_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     compressed = run(job_of(name, SOURCE, WEIGHTS)).compressed
-    assert bool(compressed.gains) == methods.load(name).gained
+    assert bool(compressed.gains) == methods.load_fittable(name).gained
     writer.write(compressed, tmp_path / "x.adz")
     assert list(adaptzip.open(tmp_path / "x.adz").gains) == list(compressed.gains)
     after = adaptzip.reconstruct(tmp_path / "x.adz")
@@ -140,7 +140,10 @@ def test_weights_hold_for_ranks_as_well() -> None:
     plain, weighted = (
         fit("svd", SOURCE),
         fit_adapter(
-            methods.load("svd"), methods.load("svd").config_type(), SOURCE, replace(FitContext(), sensitivities=WEIGHTS)
+            methods.load_fittable("svd"),
+            methods.load_fittable("svd").config_type(),
+            SOURCE,
+            replace(FitContext(), sensitivities=WEIGHTS),
         ),
     )
     step = 0.2

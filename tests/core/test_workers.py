@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -63,6 +63,7 @@ def test_outside_the_caller_keeps_its_threads_between_results() -> None:
     found = parallel_map(cores, range(3))
     assert next(found) == 1
     assert cores() == 3
+    assert isinstance(found, Generator)
     found.close()
     assert cores() == in_a_new_thread() == 3
 

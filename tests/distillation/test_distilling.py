@@ -35,7 +35,7 @@ from tests.cases.small_adapters import same_bits
 from tests.cases.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE
-UPDATES = [name for name in methods.names() if methods.load(name).linear]
+UPDATES = list(methods.fittable())
 """Methods whose files can be read as updates; what lies behind layers has tests of its own."""
 EXAMPLES = texts()
 LONGER = Schedule(steps=48, batch=8, every=6)
@@ -192,7 +192,7 @@ def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     options = basis_for(name, teacher, tmp_path / "basis")
     # In the teacher's own basis a module can be one number, so that three hold something.
-    least = () if methods.load(name).default_basis == "update" else ("3",)
+    least = () if methods.load_fittable(name).default_basis == "update" else ("3",)
     for budget in ("500B", *least):
         with pytest.raises(CheckFailedError) as caught:
             train(base, teacher, name, budget, **options)

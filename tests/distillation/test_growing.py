@@ -11,21 +11,24 @@ import torch
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
+from adaptzip.core.trainable import Trainable
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
-from adaptzip.distillation.tensors import Tensors, factors_of
+from adaptzip.distillation.tensors import Tensors
 from adaptzip.errors import UsageError
 from adaptzip.fitting.requests import Request
 from tests.cases import tiny_peft
+from tests.cases.linear_factors import linear_factors
 from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
-GROWING = [name for name in methods.fittable() if methods.load(name).grows]
+GROWING = [name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.grows]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:
     given |= basis_for(method, teacher, base.parent / "teacher.basis")
-    request = Request(method, given.pop("budget", "1200"), base=base, device="cpu", **given)
+    request = Request(method, Budget.parse(given.pop("budget", "1200")), base=base, device="cpu", **given)
     return prepare(
         None,
         teacher=teacher,
@@ -75,11 +78,11 @@ def test_a_new_unit_changes_nothing_and_can_be_trained(causal: tuple[Path, Adapt
     leaves = {role: tensor.clone().requires_grad_() for role, tensor in new.items()}
     found = []
     for tensors, r in ((own, rank), (leaves, rank + 1)):
-        A, B = factors_of(coder, {}, Tensors(growth.first.shared, {name: tensors}, {name: r}))[name]
+        A, B = linear_factors(coder, {}, Tensors(growth.first.shared, {name: tensors}, {name: r}))[name]
         found.append(B @ A)
     torch.testing.assert_close(*found)
     generator = torch.Generator().manual_seed(0)
-    (found[1] * torch.randn(found[1].shape, generator=generator)).sum().backward()
+    torch.autograd.backward((found[1] * torch.randn(found[1].shape, generator=generator)).sum())
     for role, leaf in leaves.items():
         assert leaf.grad is not None
         added = leaf.grad.flatten()[own[role].numel() if role in own else 0 :]

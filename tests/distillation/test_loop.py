@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation import loop
 from adaptzip.distillation.loop import concluded, first_state, train
 from adaptzip.distillation.losses import LossWeights
@@ -28,7 +31,13 @@ from tests.cases.teachers import SHORT, classifier, teacher_of, texts, unlabelle
 
 
 def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:
-    given: dict[str, Any] = {"to": methods.REFERENCE, "budget": "700", "base": base, "device": "cpu", **options}
+    given: dict[str, Any] = {
+        "to": methods.REFERENCE,
+        "budget": Budget.parse("700"),
+        "base": base,
+        "device": "cpu",
+        **options,
+    }
     data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
     return prepare(
         None, teacher=teacher, base=base, data=data, request=Request(**given), schedule=schedule, options=DataOptions()
@@ -113,14 +122,18 @@ def test_time_ends_training(causal: tuple[Path, Adapter]) -> None:
 def test_a_time_limit_shortens_every_part(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a thousand steps there is time for twenty, the last half of them with the quantiser in the loop."""
     clock = count(0.0, 1.0)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     schedule = replace(SHORT, steps=1000, seconds=20.0, quantised=0.5)
     setup = setup_of(*causal, schedule, budget="300")
     state = first_state(setup.problem, setup.beginning.step)
     seen: dict[int, bool] = {}
+
+    def save(now: State) -> None:
+        seen.setdefault(now.step, now.quantised)
+
     train(
         setup.problem, schedule, state, setup.machines,
-        save=lambda now: seen.setdefault(now.step, now.quantised) and None, report=lambda _: None,
+        save=save, report=lambda _: None,
     )  # fmt: skip
     assert [step for step, quantised in seen.items() if quantised] == list(range(11, 21))
     assert state.step == 20
@@ -139,7 +152,7 @@ def test_a_run_under_a_time_limit_goes_on_as_if_it_had_not_been_stopped(
         for stop in (*stops, None):
             # Each update takes a second, whenever training was begun.
             clock = count(0.0, 1.0)
-            monkeypatch.setattr(loop.time, "monotonic", lambda clock=clock: next(clock))
+            monkeypatch.setattr(time, "monotonic", clock.__next__)
             state = replace(state, parameters={place: t.detach().clone() for place, t in state.parameters.items()})
             try:
                 run(setup, state, stop=stop)
@@ -160,13 +173,18 @@ def test_more_time_keeps_the_quantiser_in_the_loop(
     setup = setup_of(*causal, replace(SHORT, steps=40, every=1, seconds=20.0, quantised=0.5), budget="300")
     state = first_state(setup.problem, setup.beginning.step)
     clock = count(0.0, 1.0)
-    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with pytest.raises(KeyboardInterrupt):
         run(setup, state, stop=12)
     assert state.quantised
     tried: list[int] = []
     found = loop._consider
-    monkeypatch.setattr(loop, "_consider", lambda p, s, w: (tried.append(s.step), found(p, s, w)))
+
+    def consider(problem: Problem, state: State, *rest: Any) -> Any:
+        tried.append(state.step)
+        return found(problem, state, *rest)
+
+    monkeypatch.setattr(loop, "_consider", consider)
     longer = replace(setup, schedule=replace(setup.schedule, seconds=2000.0))
     with pytest.raises(KeyboardInterrupt):
         run(longer, state, stop=15)
@@ -233,7 +251,8 @@ def test_what_goes_astray(causal: tuple[Path, Adapter], options: dict[str, Any],
 def test_a_gradient_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = setup_of(*causal, SHORT)
     state = first_state(setup.problem, setup.beginning.step)
-    broken(setup.problem, monkeypatch, 2, lambda seen: replace(seen, rows=_Spoiled.apply(seen.rows)))
+    spoiled: Callable[[Tensor], Tensor] = _Spoiled.apply
+    broken(setup.problem, monkeypatch, 2, lambda seen: replace(seen, rows=spoiled(seen.rows)))
     with pytest.raises(CheckFailedError, match=r"^step 2: the gradient of the loss is not finite$"):
         run(setup, state)
     assert all(bool(tensor.isfinite().all()) for tensor in state.parameters.values())

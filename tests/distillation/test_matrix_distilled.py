@@ -8,6 +8,7 @@ import pytest
 
 import adaptzip
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.distillation.distilling import Distilled, adapter_of, finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, prepare
@@ -31,7 +32,7 @@ def distilled(made: Made) -> tuple[Distilled, Adapter]:
         teacher=made.adapter,
         base=made.base,
         data=made.examples(),
-        request=Request("svd", tight_budget(made.adapter), device="cpu"),
+        request=Request("svd", Budget.parse(tight_budget(made.adapter)), device="cpu"),
         schedule=Schedule(steps=4, batch=3, every=1, seed=SEED),
         options=DataOptions(held_out=SHARE),
     )
@@ -62,8 +63,8 @@ def check(cell: Cell, folder: Path) -> None:
     training = told.compressed.provenance.distilled
     assert training is not None
     for name, figures in training.rows.items():
-        row = told.rows[name]
-        for short, value in zip(figures, (row.distance, row.agreement, row.metric), strict=True):
+        score = told.rows[name]
+        for short, value in zip(figures, (score.distance, score.agreement, score.metric), strict=True):
             assert short == (value if value is None else pytest.approx(value, rel=5e-4, abs=1e-6)), name
 
 

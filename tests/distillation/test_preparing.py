@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import adaptzip
+from adaptzip.core.budget import Budget
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.schedules import Schedule
@@ -32,7 +33,7 @@ def prepared(
         teacher=task.adapter,
         base=task.base,
         data=data,
-        request=Request(budget="6kB", device="cpu", base=task.base),
+        request=Request(budget=Budget.parse("6kB"), device="cpu", base=task.base),
         schedule=Schedule(steps=2, batch=4, weights=weights or LossWeights()),
         options=DataOptions(**{"held_out": 0.4, **options}),
     )
@@ -79,7 +80,7 @@ def test_fields_are_of_files(field: str, tmp_path: Path) -> None:
     option = {"pair_field": "--text-pair-field"}.get(field, f"--{field.replace('_', '-')}")
     for data in (SELF, PLAIN):
         with pytest.raises(UsageError, match=f"{option} x was given, and no file of texts") as caught:
-            prepared(task, data, **{field: "x"})
+            prepared(task, data, None, **{field: "x"})
         assert str(caught.value.hint).startswith(f"drop {option}")
 
 
@@ -115,7 +116,7 @@ def test_words_without_labels_are_told_before_what_is_held_out(tmp_path: Path) -
             teacher=teacher,
             base=base,
             data=[Example("a b", ("O",), words=("a", "b"))] * 3,
-            request=Request(budget="6kB", device="cpu", base=base),
+            request=Request(budget=Budget.parse("6kB"), device="cpu", base=base),
             schedule=Schedule(steps=2, batch=4),
             options=DataOptions(),
             kind=kind,

@@ -12,17 +12,19 @@ from adaptzip.adz.coding.modules import decode_module, decode_shared
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.gains import divisor
+from adaptzip.core.method import FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import as_decoded, code, fill
-from adaptzip.distillation.tensors import Tensors, factors_of, start, trained_places
+from adaptzip.distillation.tensors import Tensors, start, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, fit_adapter
 from tests.cases.any_method import fit
+from tests.cases.linear_factors import linear_factors
 from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 STEP = 0.02
-FITTED = [name for name in methods.names() if methods.load(name).linear]
+FITTED = list(methods.fittable())
 """Methods that an update can be fitted by; the others are trained from nothing."""
 
 
@@ -53,7 +55,7 @@ def test_what_training_starts_from_is_the_fit(started: Started) -> None:
     assert coded.shared.chunk == expected.shared.chunk
     assert {n: m.chunk for n, m in coded.modules.items()} == {n: m.chunk for n, m in expected.modules.items()}
     assert coded.numbers == expected.numbers
-    factors = factors_of(fitted.coder, fitted.gains, tensors)
+    factors = linear_factors(fitted.coder, fitted.gains, tensors)
     for name, module in expected.modules.items():
         A, B = factors[name]
         error = float((B @ A - SOURCE.modules[name].delta()).square().sum())
@@ -66,7 +68,7 @@ def test_what_is_coded_decodes_to_what_was_told(started: Started) -> None:
     shared = decode_shared(coder, coded.shared.chunk, STEP)
     assert told.shared.keys() == shared.keys()
     assert all(torch.equal(told.shared[role], value) for role, value in shared.items())
-    factors = factors_of(coder, {}, told)
+    factors = linear_factors(coder, {}, told)
     for name, module in coded.modules.items():
         own = decode_module(coder, module.chunk, STEP, name)
         A, B = coder.method.reconstruct({**shared, **coder.basis_tensors(name), **own}, coder.sites[name], coder.config)
@@ -100,11 +102,14 @@ def test_every_trained_number_has_a_gradient(started: Started) -> None:
     coder, tensors = started.fitted.coder, started.tensors
     every = dict(tensors.items())
     leaves = {place: every[place].clone().requires_grad_() for place in trained_places(coder, tensors)}
-    factors = factors_of(coder, {}, tensors.replaced(leaves))
+    factors = linear_factors(coder, {}, tensors.replaced(leaves))
     target = {name: SOURCE.modules[name].delta() + 0.01 for name in factors}
-    sum(((B @ A - target[name]).square().sum() for name, (A, B) in factors.items())).backward()  # type: ignore[union-attr]
-    assert all(leaf.grad is not None and bool(leaf.grad.any()) for leaf in leaves.values())
-    assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves.values())  # type: ignore[union-attr]
+    errors = [(B @ A - target[name]).square().sum() for name, (A, B) in factors.items()]
+    torch.autograd.backward(torch.stack(errors).sum())
+    for leaf in leaves.values():
+        assert leaf.grad is not None
+        assert bool(leaf.grad.any())
+        assert bool(leaf.grad.isfinite().all())
 
 
 def test_a_budget_is_filled(started: Started) -> None:
@@ -122,7 +127,7 @@ def test_more_bytes_than_are_of_use_are_not_filled(started: Started) -> None:
     coder, tensors = started.fitted.coder, started.tensors
     written = fill(coder, tensors, size, 10**6, STEP)
     assert written.size < 20_000
-    factors, decoded = factors_of(coder, {}, tensors), factors_of(coder, {}, written.tensors)
+    factors, decoded = linear_factors(coder, {}, tensors), linear_factors(coder, {}, written.tensors)
     error = sum(
         float((b[1] @ b[0] - a[1] @ a[0]).square().sum())
         for a, b in zip(factors.values(), decoded.values(), strict=True)
@@ -142,33 +147,33 @@ def test_too_few_bytes_are_refused(started: Started, limit: str) -> None:
 
 
 def test_modules_of_rank_0_have_no_update() -> None:
-    method = methods.load(methods.REFERENCE)
+    method = methods.load_fittable(methods.REFERENCE)
     source = Adapter({**SOURCE.modules, "d": adapter({"d": (8, 6, 2)}).modules["d"]})
     fitted = fit(method.name, source)
     tensors = start(fitted, {"a": 2, "b": 1}, STEP)
-    A, B = factors_of(fitted.coder, {}, tensors)["d"]
+    A, B = linear_factors(fitted.coder, {}, tensors)["d"]
     assert (A.shape, B.shape) == ((0, 6), (8, 0))
     coded, _ = code(fitted.coder, tensors, STEP)
     assert coded.modules.keys() == {"a", "b"}
 
 
-@pytest.mark.parametrize("name", [name for name in FITTED if methods.load(name).gained])
+@pytest.mark.parametrize("name", [name for name in FITTED if methods.load_fittable(name).gained])
 def test_gains_are_undone(name: str) -> None:
     gains = {"a": Sensitivity(4.0), "b": Sensitivity(0.25), "c": Sensitivity(1.0)}
     plain = fit(name, SOURCE)
     fitted = fit_adapter(plain.method, plain.config, SOURCE, _weighted(plain, gains))
     started = begin(fitted)
     assert fitted.gains == {"a": 4, "b": -4}
-    factors = factors_of(fitted.coder, fitted.gains, started.tensors)
+    factors = linear_factors(fitted.coder, fitted.gains, started.tensors)
     for module in ("a", "b"):
         A, B = factors[module]
-        raw = factors_of(fitted.coder, {}, started.tensors)[module]
+        raw = linear_factors(fitted.coder, {}, started.tensors)[module]
         torch.testing.assert_close(A, raw[0] * divisor(fitted.gains[module]))
         delta = SOURCE.modules[module].delta()
         assert float((B @ A - delta).norm()) < 0.5 * float(delta.norm())
 
 
-def _weighted(fitted: FittedAdapter, sensitivities: dict[str, Sensitivity]) -> object:
+def _weighted(fitted: FittedAdapter, sensitivities: dict[str, Sensitivity]) -> FitContext:
     from dataclasses import replace
 
     return replace(fitted.context, sensitivities=sensitivities)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.distillation import resuming, running
+from adaptzip.core.budget import Budget
+from adaptzip.distillation import running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, save_state
@@ -23,11 +25,15 @@ from tests.cases.evaluation_cases import classifier, write_rows
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
 
 
+def note(seen: list[int], moment: Moment) -> None:
+    seen.append(moment.step)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     base, teacher = classifier(tmp_path)
     data = write_rows(tmp_path / "rows.jsonl")
-    request = Request(budget="6kB", base=base, device="cpu")
+    request = Request(budget=Budget.parse("6kB"), base=base, device="cpu")
     return Run(None, tmp_path / "out.adz", teacher, base, str(data), request, SCHEDULE)
 
 
@@ -57,7 +63,7 @@ def test_a_run_that_was_stopped_gives_the_same_file(run: Run) -> None:
         assert steps_of(run.best) == stop
         assert run.progress.exists()
         seen: list[int] = []
-        carry_out(run, resume=True, force=True, report=lambda moment, seen=seen: seen.append(moment.step))
+        carry_out(run, resume=True, force=True, report=partial(note, seen))
         assert seen == list(range(stop + 1, 13))
         assert run.output.read_bytes() == expected
         assert not run.progress.exists()
@@ -116,7 +122,7 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
         replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
-        replace(run, request=replace(run.request, budget="7kB")),
+        replace(run, request=replace(run.request, budget=Budget.parse("7kB"))),
         replace(run, options=replace(run.options, max_tokens=5)),
     ]
     for other in others:
@@ -152,7 +158,7 @@ def test_progress_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         handle.write(b"half")  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(resuming.torch, "save", half)
+    monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         save_state(path, State(4, {}, {}, 0.5), "mark")
     assert path.read_bytes() == before

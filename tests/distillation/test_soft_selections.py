@@ -10,6 +10,8 @@ import torch
 
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
+from adaptzip.core.trainable import Trainable
 from adaptzip.distillation import selecting
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
@@ -22,12 +24,14 @@ from adaptzip.models.live.batches import Example
 from tests.cases import tiny_peft
 from tests.cases.teachers import SHORT, teacher_of, texts, unlabelled
 
-SELECTING = [name for name in methods.fittable() if methods.load(name).soft_roles]
+SELECTING = [
+    name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.soft_roles
+]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **options: Any) -> Setup:
     data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
-    request = Request(method, "1500", base=base, device="cpu", options=options)
+    request = Request(method, Budget.parse("1500"), base=base, device="cpu", options=options)
     return prepare(None, teacher=teacher, base=base, data=data, request=request, schedule=SHORT, options=DataOptions())
 
 
@@ -51,7 +55,7 @@ def test_a_selection_trains_and_is_then_frozen(
     causal: tuple[Path, Adapter], method: str, top_k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So fast that a few steps change what is selected.
-    monkeypatch.setattr(type(methods.load(method)), "soft_rate", 0.5)
+    monkeypatch.setattr(type(methods.load_fittable(method)), "soft_rate", 0.5)
     setup = setup_of(*causal, method, top_k=top_k, vectors=12, length=8)
     problem = setup.problem
     state = first_state(problem, setup.beginning.step)

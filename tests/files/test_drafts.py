@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adaptzip.errors import AdaptzipWarning, OutputError
-from adaptzip.files import drafts
+from adaptzip.files import drafts, locks
 from adaptzip.files.atomic import atomic_directory, atomic_file
 from adaptzip.files.drafts import draft, prefix_of, recover
 
@@ -199,7 +199,8 @@ def test_a_draft_belongs_to_one_target(tmp_path: Path) -> None:
 
 def test_a_draft_that_was_taken_for_a_leftover_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run comes between the making of the folder, of its lock, and the locking."""
-    target, was_open, was_lock, calls = tmp_path / "out", drafts.open_file, drafts.lock, []
+    target, was_open, was_lock = tmp_path / "out", locks.open_file, locks.lock
+    calls: list[Path] = []
 
     def open_file(path: Path, flags: int = 0) -> int:
         calls.append(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sys
@@ -24,7 +25,7 @@ def no_exchange(monkeypatch: pytest.MonkeyPatch, code: int = errno.EINVAL) -> No
     """As on a file system without it."""
 
     def call(one: bytes, other: bytes) -> int:
-        module.ctypes.set_errno(code)
+        ctypes.set_errno(code)
         return -1
 
     monkeypatch.setattr(module, "_call", lambda: call)

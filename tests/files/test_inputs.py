@@ -74,8 +74,8 @@ def test_a_weight_file_counts_with_what_is_read_beside_it(adapter: Path) -> None
     for output in (weights, adapter / "adapter_config.json", part, adapter):
         with pytest.raises(UsageError, match="its source"):
             check_apart(output, source=weights)
-    for output in ("adapter_model.adz", "notes.txt", "out"):
-        check_apart(adapter / output, source=weights)
+    for name in ("adapter_model.adz", "notes.txt", "out"):
+        check_apart(adapter / name, source=weights)
 
 
 def test_what_links_in_a_base_lead_to_belongs_to_it(tmp_path: Path) -> None:

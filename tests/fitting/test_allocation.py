@@ -6,6 +6,7 @@ import pytest
 
 import adaptzip
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting.allocation import paths, pick_best, pick_by_numbers
 from adaptzip.fitting.choosing import forecast
@@ -84,7 +85,7 @@ SOURCE = adapter({"strong": (40, 40, 6), "weak": (40, 40, 6), "wide": (80, 40, 4
 
 def test_a_uniform_budget_is_spent_on_one_rank() -> None:
     # Rank 2 takes 2 * (80 + 80 + 120) = 560 numbers, rank 3 takes 840.
-    found = forecast(SOURCE, Request(to="svd", budget="839", allocate="uniform"))
+    found = forecast(SOURCE, Request(to="svd", budget=Budget.parse("839"), allocate="uniform"))
     assert set(found.ranks.values()) == {2}
     assert found.parameters == 560
 
@@ -109,5 +110,5 @@ def test_ranks_that_are_given_are_kept_to() -> None:
     compressed = adaptzip.compress(SOURCE, max_error=0.999, ranks={"strong": 2})
     kept = [name for name, chunk in zip(compressed.sites, compressed.chunks, strict=True) if chunk]
     assert kept in ([], ["strong"])
-    planned = forecast(SOURCE, Request(to="svd", budget="3000B", ranks={"strong": 2, "wide": 1}))
+    planned = forecast(SOURCE, Request(to="svd", budget=Budget.parse("3000B"), ranks={"strong": 2, "wide": 1}))
     assert planned.ranks == {"strong": 2, "wide": 1}

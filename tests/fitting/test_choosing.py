@@ -12,8 +12,9 @@ import pytest
 import adaptzip
 from adaptzip import methods
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
-from adaptzip.fitting import choosing
+from adaptzip.fitting import choosing, running
 from adaptzip.fitting.choosing import choose_method, reference_at
 from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal
 from adaptzip.fitting.loading import load_source
@@ -23,7 +24,7 @@ from adaptzip.methods import REFERENCE
 from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({f"l.{i}": (64, 48, 6) for i in range(5)}, seed=7)
-FAST = [name for name in methods.fittable() if not methods.load(name).needs_basis]
+FAST = [name for name in methods.fittable() if not methods.load_fittable(name).needs_basis]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_without_a_limit_all_aim_at_the_default_error() -> None:
 
 
 def test_a_basis_that_is_missing_is_a_reason_and_no_error() -> None:
-    needy = [name for name in methods.names() if methods.load(name).default_basis == "base"]
+    needy = [name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base"]
     assert needy
     report = adaptzip.plan(SOURCE, budget="2500B", methods=needy)
     assert [row.method for row in report.refusals] == needy
@@ -76,7 +77,7 @@ def test_an_unknown_method_is_an_error() -> None:
 
 
 def test_auto_keeps_what_measures_best_and_says_what_it_tried() -> None:
-    request = Request(to=AUTO, budget="2500B")
+    request = Request(to=AUTO, budget=Budget.parse("2500B"))
     made = choose_method(load_source(SOURCE, request), request)
     assert {row.method for row in made.tried} == set(methods.fittable())
     fitted = [row for row in made.tried if row.error is not None]
@@ -99,7 +100,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float]) -> list[str]
     rows = tuple(Forecast(name, {}, 1000, 10, error, {}) for name, error in errors.items())
     monkeypatch.setattr(choosing, "compare", lambda *_: PlanReport(rows, (Refusal("none", "no basis"),), 9999))
     fitted: list[str] = []
-    real = choosing.run
+    real = running.run
 
     def run(job: Any, *rest: Any) -> Any:
         fitted.append(job.method.name)
@@ -111,7 +112,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, errors: dict[str, float]) -> list[str]
 
 def test_auto_does_not_fit_what_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = fake(monkeypatch, {REFERENCE: 0.2, "loretta": 0.99})
-    request = Request(to=AUTO, budget="4000B")
+    request = Request(to=AUTO, budget=Budget.parse("4000B"))
     made = choose_method(load_source(SOURCE, request), request)
     assert fitted == [REFERENCE]
     assert [(row.method, bool(row.reason)) for row in made.tried] == [
@@ -121,7 +122,7 @@ def test_auto_does_not_fit_what_is_hopeless(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_auto_fits_what_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = fake(monkeypatch, {REFERENCE: 0.2, "loretta": 0.001})
-    request = Request(to=AUTO, budget="4000B")
+    request = Request(to=AUTO, budget=Budget.parse("4000B"))
     choose_method(load_source(SOURCE, request), request)
     assert sorted(fitted) == ["loretta", REFERENCE]
 
@@ -209,6 +210,6 @@ def test_a_module_that_the_adapter_lacks() -> None:
 
 
 def test_a_single_method_refuses_with_its_own_error() -> None:
-    needy = next(name for name in methods.names() if methods.load(name).default_basis == "base")
+    needy = next(name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base")
     with pytest.raises(RefusedError):
-        choosing.forecast(SOURCE, Request(to=needy, budget="2500B"))
+        choosing.forecast(SOURCE, Request(to=needy, budget=Budget.parse("2500B")))

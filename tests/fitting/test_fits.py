@@ -17,6 +17,8 @@ from adaptzip.core.method import FitContext, Method
 from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of, survey_of
+from adaptzip.methods.svd import SvdProfile
+from tests.cases import seventh_method
 from tests.cases.any_method import dense, fit, job_of
 from tests.cases.plugging import installed
 from tests.cases.small_adapters import adapter
@@ -36,7 +38,7 @@ def with_zero() -> Adapter:
 
 
 def svd(source: Adapter = SOURCE, **context: Any) -> FittedAdapter:
-    method = methods.load("svd")
+    method = methods.load_fittable("svd")
     return fit_adapter(method, method.config_type(), source, FitContext(**context))
 
 
@@ -71,7 +73,8 @@ def test_predictions_of_modules_add_up() -> None:
     parts = [fitted.predict(0.02, ranks, [name]) for name in fitted.profiles]
     whole = fitted.predict(0.02, ranks)
     assert whole == pytest.approx(tuple(map(sum, zip(*parts, strict=True))))
-    assert fitted.predict(0.02, {}) == (0.0, pytest.approx(fitted.energy))
+    assert fitted.predict(0.02, {})[0] == 0.0
+    assert fitted.predict(0.02, {})[1] == pytest.approx(fitted.energy)
 
 
 def test_what_is_shared_is_predicted_once_and_counted() -> None:
@@ -82,11 +85,16 @@ def test_what_is_shared_is_predicted_once_and_counted() -> None:
     assert shared > 0
     assert fitted.predict(0.02, ranks)[0] == pytest.approx(parts + shared)
     assert fitted.predict(0.02, {})[0] == 0
+    assert fitted.coder.basis is not None
     bases = sum(u.numel() + v.numel() for u, v in ((m.U, m.V) for m in fitted.coder.basis.modules.values()))
     assert fitted.basis_numbers == bases
-    assert fitted.shared_numbers == bases + fitted.config.patterns * fitted.config.width
+    config = fitted.config
+    assert isinstance(config, seventh_method.Config)
+    assert config.patterns is not None
+    assert config.width is not None
+    assert fitted.shared_numbers == bases + config.patterns * config.width
     assert fitted.numbers("a", 0) == 0
-    assert fitted.numbers("a", 2) == 2 * (2 + 1 + fitted.config.width)
+    assert fitted.numbers("a", 2) == 2 * (2 + 1 + config.width)
 
 
 def test_only_modules_with_a_rank_are_coded() -> None:
@@ -140,15 +148,16 @@ def test_batches_keep_the_order_and_the_limit() -> None:
     assert [name for batch in found for name in batch] == list(modules)
 
 
-class Watched(Method):
+class Watched(Method[Any, Any, Any, str]):
     """A method that remembers what it was given."""
 
     name = "watched"
     version = 1
     summary = paper = "none"
     roles = ("U", "V")
-    inner = methods.load("svd")
+    inner = methods.load_fittable("svd")
     config_type = inner.config_type
+    spans_modules = True
 
     def __init__(self, gained: bool = True) -> None:
         self.gained = gained  # type: ignore[misc]
@@ -175,7 +184,7 @@ class Watched(Method):
 def test_a_method_that_spans_modules_sees_those_that_are_not_zero() -> None:
     method = Watched()
     assert method.spans_modules
-    assert not methods.load("svd").spans_modules
+    assert not methods.load_fittable("svd").spans_modules
     fit_adapter(method, method.config_type(), with_zero(), FitContext())
     assert [sorted(modules) for modules, _ in method.prepared] == [["a", "b", "c"]]
     assert {name for modules, _ in method.fitted for name in modules} == {"a", "b", "c"}
@@ -213,11 +222,15 @@ def test_progress_names_its_phases() -> None:
 
 
 def test_sites_are_sorted() -> None:
-    backwards = Adapter(dict(reversed(SOURCE.modules.items())))
+    backwards = Adapter(dict(reversed([*SOURCE.modules.items()])))
     assert list(sites_of(backwards)) == sorted(SOURCE.modules)
 
 
 def test_factors_are_fitted_in_float32_whatever_they_were_read_in() -> None:
     half = {n: replace(m, A=m.A.double(), B=m.B.double()) for n, m in SOURCE.modules.items()}
     one, other = svd(), svd(Adapter(half))
-    assert all(np.array_equal(one.profiles[n].singular, other.profiles[n].singular) for n in half)
+    for name in half:
+        first, second = one.profiles[name], other.profiles[name]
+        assert isinstance(first, SvdProfile)
+        assert isinstance(second, SvdProfile)
+        assert np.array_equal(first.singular, second.singular)

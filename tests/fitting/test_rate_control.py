@@ -8,6 +8,7 @@ import torch
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
@@ -129,9 +130,9 @@ def test_a_zero_adapter_is_kept_as_such() -> None:
 
 
 def test_the_plan_is_close_to_what_is_written(adapter: Adapter) -> None:
-    for arguments in ({"max_error": 0.1}, {"max_error": 0.4}, {"budget": "8000B"}):
-        foreseen = forecast(adapter, Request(**arguments))  # type: ignore[arg-type]
-        compressed = adaptzip.compress(adapter, **arguments)  # type: ignore[arg-type]
+    for budget, max_error in ((None, 0.1), (None, 0.4), ("8000B", None)):
+        foreseen = forecast(adapter, Request(budget=Budget.of(budget), max_error=max_error))
+        compressed = adaptzip.compress(adapter, budget=budget, max_error=max_error)
         assert foreseen.bytes == pytest.approx(writer.size(compressed), rel=0.1)
         assert foreseen.relative_error == pytest.approx(compressed.provenance.relative_error, rel=0.1)
 

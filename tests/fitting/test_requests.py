@@ -21,6 +21,7 @@ from adaptzip.files.digest import file_digest
 from adaptzip.fitting import loading
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, prepare_job
+from tests.cases import sixth_method
 from tests.cases.any_method import job_of, needs
 from tests.cases.plugging import installed
 from tests.cases.small_adapters import adapter, factors
@@ -40,7 +41,6 @@ def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ({"extras": "int4"}, "extras mode 'int4' is unknown"),
         ({"max_error": 0.0}, "not between 0 and 1"),
         ({"max_error": float("nan")}, "not between 0 and 1"),
-        ({"budget": "much"}, "not a positive amount"),
         ({"calibration": "texts.jsonl"}, "calibration needs the base model"),
     ],
 )
@@ -49,9 +49,15 @@ def test_senseless_requests_are_refused(options: dict[str, Any], message: str) -
         Request(**options)
 
 
-def test_a_budget_is_parsed_once() -> None:
-    assert Request(budget="50k").limit == Budget.parse("50k") == Request(budget=Budget.parse("50k")).limit
-    assert Request().limit is None
+def test_a_lossless_request_leaves_nothing_to_choose() -> None:
+    assert Request(lossless=True, base_name="org/base", alpha=2.0).lossless
+    given: dict[str, Any] = {
+        "budget": Budget.parse("1k"), "max_error": 0.1, "extras": "int8", "basis": "x.basis", "ranks": {"a": 1},
+        "options": {"keep": 0.5},
+    }  # fmt: skip
+    for name, value in given.items():
+        with pytest.raises(UsageError, match="lossless leaves nothing to choose"):
+            Request(lossless=True, **{name: value})
 
 
 def test_an_adapter_in_memory_has_a_size_and_no_hash() -> None:
@@ -82,12 +88,12 @@ def test_numbers_that_are_none_are_refused_by_module_and_factor(factor: str, bad
     source = Adapter({"good": LoraFactors(torch.ones(2, 4), torch.ones(3, 2)), "odd": module})
     for lossless in (False, True):
         with pytest.raises(CheckpointError, match=f"'odd': {factor} has") as caught:
-            load_source(source, Request(), lossless=lossless)
+            load_source(source, Request(lossless=lossless))
         assert "earlier save" in str(caught.value.hint)
 
 
 def test_options_are_the_methods_own() -> None:
-    assert job_of("sixth", SOURCE, options={"keep": 0.5}).config.keep == 0.5
+    assert job_of("sixth", SOURCE, options={"keep": 0.5}).config == sixth_method.Config(keep=0.5)
     with pytest.raises(UsageError, match="'sixth' has no option 'hold'") as caught:
         job_of("sixth", SOURCE, options={"hold": 0.5})
     assert caught.value.hint == "its options: keep"

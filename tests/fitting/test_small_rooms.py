@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Budget
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
 from adaptzip.fitting.assembly import assemble
@@ -201,7 +202,7 @@ def test_plan_auto_and_bench_see_the_same_room(asked: str) -> None:
     assert report.best.method == plain.best.method
     assert report.best.relative_error == pytest.approx(plain.best.relative_error, rel=0.05)
     assert all(row.bytes <= limit for row in report.forecasts)
-    made = make(source, Request(to="auto", budget=budget, device="cpu"))
+    made = make(source, Request(to="auto", budget=Budget.parse(budget), device="cpu"))
     assert made.compressed.method == report.best.method
     assert made.error == pytest.approx(report.best.relative_error, rel=0.1)
     assert limit - 20 <= made.size <= limit
@@ -226,9 +227,9 @@ def test_where_no_method_fits_the_least_that_one_needs_is_told() -> None:
     assert not report.forecasts
     least = int(re.findall(r"\d+", report.hint)[0])
     with pytest.raises(CheckFailedError, match="no method can do it") as caught:
-        make(source, Request(to="auto", budget="50kB", device="cpu"))
+        make(source, Request(to="auto", budget=Budget.parse("50kB"), device="cpu"))
     assert caught.value.hint == report.hint
-    assert make(source, Request(to="auto", budget=f"{least}B", device="cpu")).size <= least
+    assert make(source, Request(to="auto", budget=Budget.parse(f"{least}B"), device="cpu")).size <= least
 
 
 def test_bench_tries_shares_of_the_update_beside_the_extras() -> None:

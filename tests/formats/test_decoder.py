@@ -82,7 +82,7 @@ def test_cores(shapes: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("length", "vectors", "top_k"), [(1, 9, 1), (7, 300, 1), (5, 11, 2), (16, 33, 3)])
 def test_banks(length: int, vectors: int, top_k: int, tmp_path: Path) -> None:
     source = adapter(SHAPES["several"], seed=6)
-    options = {"rank": 2, "length": length, "vectors": vectors, "top_k": top_k}
+    options: dict[str, Any] = {"rank": 2, "length": length, "vectors": vectors, "top_k": top_k}
     agree(source, tmp_path / "x.adz", to="vblora", max_error=0.99, **options)
 
 

@@ -212,7 +212,8 @@ def test_a_changed_option(path: Path, name: str, option: str, item: Any) -> None
 @SETTINGS
 @given(st.sampled_from(NEW), st.binary(max_size=8), st.sampled_from(["gains", "sizes", "shared", "basis"]))
 def test_a_changed_section(path: Path, name: str, content: bytes, section: str) -> None:
-    data = dataclasses.replace(parts(name), **{section: content}).build()
+    changes: dict[str, Any] = {section: content}
+    data = dataclasses.replace(parts(name), **changes).build()
     assert agree(read(path, data), read_independently(data))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from adaptzip.errors import AdaptzipError
 from formats import decoder
 from tests.formats.decoded import GOLDEN
 
-SCHEMA: dict[str, Any] = json.loads((GOLDEN.parent / "metadata.schema.json").read_text())
+SCHEMA_FILE = files("adaptzip.adz.container") / "metadata.schema.json"
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 VALID: dict[str, Any] = {
     "by": "somebody",
@@ -77,7 +80,7 @@ ENTRIES = st.lists(
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
     """Whether a value is valid under the keywords that the schema uses."""
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "const": lambda expected: type(value) is type(expected) and value == expected,
         "enum": lambda options: value in options,
         "type": lambda kinds: any(is_of(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)),

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import adaptzip
 from adaptzip import methods
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Site
-from adaptzip.core.method import FunctionMethod
+from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.distillation.distilling import distill
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
@@ -23,94 +21,44 @@ from adaptzip.models.live.batches import Example, hold_out
 from adaptzip.reports.evaluation import NOTHING, evaluate
 from adaptzip.reports.verifying import verify
 from adaptzip.restoring.functions import functions, read_either
+from adaptzip.testing import FunctionMethodTests
 from formats.make_golden import CASES
 from tests.cases.evaluation_cases import classifier
 from tests.cases.models_on_disk import TEXTS
 from tests.cases.small_adapters import adapter
 
 NAMES = sorted(set(methods.names()) - set(methods.fittable()))
-SITES = {"a": Site(48, 48), "b": Site(31, 31), "c": Site(96, 96)}
 EXAMPLES = [Example(f"{one} {other}") for one in TEXTS for other in TEXTS]
 SOURCE = adapter({"a": (40, 24, 6)}, seed=4)
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
-
-
-@pytest.fixture(params=NAMES)
-def method(request: pytest.FixtureRequest) -> FunctionMethod:
-    found = methods.load(request.param)
-    assert isinstance(found, FunctionMethod)
-    return found
-
-
-def drawn(method: FunctionMethod, config: Any, rank: int) -> dict[str, dict[str, Tensor]]:
-    """Tensors of the right shapes that are nothing special."""
-    generator = torch.Generator().manual_seed(1)
-    begun = method.start(SITES, dict.fromkeys(SITES, rank), config, 0)
-    return {
-        name: {role: torch.randn(t.shape, generator=generator).double() / 3 for role, t in tensors.items()}
-        for name, tensors in begun.items()
-    }
 
 
 def test_there_is_one() -> None:
     assert NAMES
 
 
-def test_it_starts_as_the_identity_and_gradients_change_that(method: FunctionMethod) -> None:
-    config = method.config_type()
-    begun = method.start(SITES, dict.fromkeys(SITES, 3), config, 0)
-    for name, site in SITES.items():
-        layout = method.layout(site, 3, config)
-        assert {spec.role: (spec.rows, spec.width) for spec in layout} == {
-            r: tuple(t.shape) for r, t in begun[name].items()
-        }
-        tensors = {role: tensor.requires_grad_() for role, tensor in begun[name].items()}
-        x = torch.randn(5, site.out)
-        y = method.apply(tensors, site, config)(x)
-        assert torch.equal(y, x)
-        y.square().sum().backward()
-        assert any(tensor.grad is not None and bool(tensor.grad.abs().max() > 0) for tensor in tensors.values())
+def loaded(name: str) -> AnyFunctionMethod:
+    found = methods.load(name)
+    assert isinstance(found, FunctionMethod)
+    return found
 
 
-def test_its_start_is_that_of_its_seed(method: FunctionMethod) -> None:
-    first, again, other = (method.start(SITES, {"a": 2}, method.config_type(), seed)["a"] for seed in (1, 1, 2))
-    assert all(torch.equal(first[role], again[role]) for role in first)
-    assert not all(torch.equal(first[role], other[role]) for role in first)
+globals().update({f"Test_{name}": type(name, (FunctionMethodTests,), {"method": loaded(name)}) for name in NAMES})
 
 
-def test_it_is_not_linear_and_differentiable(method: FunctionMethod) -> None:
-    config = method.config_type()
-    tensors = {role: tensor.requires_grad_() for role, tensor in drawn(method, config, 2)["a"].items()}
-    function = method.apply(tensors, SITES["a"], config)
-    x = torch.randn(3, 48, dtype=torch.float64)
-    assert not torch.allclose(function(2 * x), 2 * function(x))
-    roles = list(tensors)
-    assert torch.autograd.gradcheck(
-        lambda *values: method.apply(dict(zip(roles, values, strict=True)), SITES["a"], config)(x),
-        list(tensors.values()),
-    )
+@pytest.fixture(params=NAMES)
+def method(request: pytest.FixtureRequest) -> AnyFunctionMethod:
+    return loaded(request.param)
 
 
-def test_its_ranks_end_with_its_shapes(method: FunctionMethod) -> None:
-    config = method.config_type()
-    assert method.max_rank(Site(24, 40), config) == 0
-    assert method.max_rank(Site(24, 24, "transposed"), config) == 0
-    numbers = [sum(s.numbers for s in method.layout(SITES["a"], rank, config)) for rank in (1, 2, 4)]
-    assert numbers == sorted(set(numbers))
-    assert (
-        method.factor_rank(SITES["a"], 2, config)
-        == method.reconstruct(drawn(method, config, 2)["a"], SITES["a"], config)[0].shape[0]
-    )
-
-
-def test_it_is_put_behind_layers_that_are_there(method: FunctionMethod) -> None:
+def test_it_is_put_behind_layers_that_are_there(method: AnyFunctionMethod) -> None:
     layers = {"model.layers.0.mlp.down_proj": 32, "model.layers.0.mlp.up_proj": 80, "classifier.out_proj": 4}
     assert method.places(layers, method.config_type()) == {"model.layers.0.mlp.down_proj": Site(32, 32)}
     with pytest.raises(RefusedError, match="no layer"):
         method.places({"x": 4}, method.config_type())
 
 
-def test_it_can_not_be_fitted(method: FunctionMethod) -> None:
+def test_it_can_not_be_fitted(method: AnyFunctionMethod) -> None:
     for options in ({}, {"lossless": True}, {"budget": "2kB"}):
         with pytest.raises(RefusedError, match="not linear") as caught:
             adaptzip.compress(SOURCE, to=method.name, **options)

@@ -18,18 +18,20 @@ from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
-from adaptzip.core.method import BASIS_U, BASIS_V, FitContext
-from adaptzip.methods import load
+from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.method import FitContext
+from adaptzip.methods import load_fittable
 from adaptzip.methods._lora_core import Config, CoreProfile
 from tests.cases.small_adapters import adapter, factors, relative_error
 
-METHOD = load("lora-sb")
+METHOD = load_fittable("lora-sb")
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 
 
 def orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
     Q, _ = torch.linalg.qr(torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)))
-    return Q
+    found: torch.Tensor = Q
+    return found
 
 
 def basis_of(out: int, width: int, size: int) -> Basis:
@@ -196,10 +198,10 @@ def test_lora_xs_stands_on_the_base_weights(tmp_path: Path, base: Path) -> None:
 def test_too_little_energy_is_refused_with_the_two_ways_on(base: Path) -> None:
     with pytest.raises(adaptzip.AdaptzipError) as caught:
         adaptzip.compress(adapter(SHAPES), to="lora-xs", base=base, rank=2, max_error=0.5)
-    assert caught.value.exit_code == 3  # type: ignore[attr-defined]
+    assert caught.value.exit_code == 3
     assert "can't represent this adapter" in str(caught.value)
     assert "% of the update's energy, less than 50 %" in str(caught.value)
-    hint = caught.value.hint or ""  # type: ignore[attr-defined]
+    hint = caught.value.hint or ""
     assert "adaptzip distill" in hint
     assert "adaptzip basis build" in hint
 
@@ -215,7 +217,7 @@ def test_a_basis_is_needed() -> None:
 
 
 def test_the_two_methods_differ_in_their_basis_alone() -> None:
-    xs = load("lora-xs")
+    xs = load_fittable("lora-xs")
     assert (xs.default_basis, METHOD.default_basis) == ("base", "update")
     assert (xs.name, METHOD.name) == ("lora-xs", "lora-sb")
     assert xs.layout(Site(9, 9), 5, Config()) == METHOD.layout(Site(9, 9), 5, Config())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,12 @@ from adaptzip.core.survey import Allowance
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
 from adaptzip.methods._banks.codes import piece_count
 from adaptzip.methods._banks.ranks import survey
-from adaptzip.methods._vblora_config import Config
+from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods.vblora import METHOD
 from tests.cases.small_adapters import adapter, relative_error
 
 SHAPES = [(40, 24, 4), (24, 40, 3), (33, 17, 1)]
-SMALL = {"rank": 2, "length": 4, "vectors": 12, "top_k": 1}
+SMALL: dict[str, Any] = {"rank": 2, "length": 4, "vectors": 12, "top_k": 1}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,9 @@ def source() -> Adapter:
      ("scale", 3.0)],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named(field: str, value: float) -> None:
+    options: dict[str, Any] = {field: value}
     with pytest.raises(UsageError, match=field):
-        Config(**{field: value})
+        Config(**options)
 
 
 def test_a_mixture_of_more_vectors_than_there_are_is_refused() -> None:
@@ -51,7 +53,7 @@ def test_a_file_must_say_how_its_bank_looks() -> None:
 
 
 @pytest.mark.parametrize("options", [SMALL, SMALL | {"length": 7, "top_k": 2}, SMALL | {"rank": 4, "length": 64}])
-def test_a_file_gives_back_the_error_it_states(source: Adapter, options: dict[str, int]) -> None:
+def test_a_file_gives_back_the_error_it_states(source: Adapter, options: dict[str, Any]) -> None:
     made = adaptzip.compress(source, to="vblora", device="cpu", **options)
     assert relative_error(source, adaptzip.reconstruct(made)) == pytest.approx(made.provenance.relative_error, rel=1e-3)
     k, length = options["top_k"], options["length"]
@@ -93,7 +95,7 @@ def test_the_memory_that_peft_needs_is_a_limit(source: Adapter) -> None:
     outline = survey(source.modules, torch.device("cpu"))
     tight = Config(memory=2000 / 2**30)
     for candidate in METHOD.candidates(outline, tight, Allowance(parameters=400)):
-        c = candidate.config
+        c = choices_of(candidate.config)
         pieces = sum(c.rank * (piece_count(o, c.length) + piece_count(w, c.length)) for o, w, _ in SHAPES)
         assert 4 * pieces * c.vectors <= 2000
     with pytest.raises(CheckFailedError, match="PEFT would need .* GiB for the dense logits") as caught:
@@ -105,7 +107,7 @@ def test_lengths_divide_all_widths_where_they_can() -> None:
     outline = survey(adapter([(48, 96, 2), (144, 48, 2)]).modules, torch.device("cpu"))
     found = METHOD.candidates(outline, Config(), Allowance(parameters=400))
     assert found
-    assert all(48 % candidate.config.length == 0 for candidate in found)
+    assert all(48 % choices_of(candidate.config).length == 0 for candidate in found)
 
 
 def test_bank_numbers_are_in_units_of_the_update(source: Adapter) -> None:
@@ -183,9 +185,8 @@ def test_a_bank_beats_k_means_of_the_same_size(material: Path) -> None:
     starts = [start(group) for group in found]
     pieces = torch.cat([rows.reshape(-1, 8) for pair in starts for rows in pair])
     labels = KMeans(128, n_init=2, random_state=0).fit(pieces.numpy())
-    nearest = iter(
-        torch.from_numpy(labels.cluster_centers_[labels.labels_]).split([r.numel() // 8 for p in starts for r in p])
-    )
+    centres = torch.from_numpy(labels.cluster_centers_[labels.labels_])
+    nearest = iter(torch.split(centres, [r.numel() // 8 for p in starts for r in p]))
     theirs = sum(float(squared_errors(g, *_like(pair, nearest)).sum()) for g, pair in zip(found, starts, strict=True))
     assert sum(float(error.sum()) for error in fit.errors) < 0.97 * theirs
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import (
     BartForSequenceClassification,
     BertForQuestionAnswering,
@@ -20,7 +20,9 @@ from transformers import (
     T5EncoderModel,
 )
 
-from adaptzip.core.adapter import Adapter, Meta
+from adaptzip.checkpoints import resolved
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.models.kinds import Kind
 from adaptzip.models.live.running import load_base, load_teacher
@@ -31,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def with_task(lora: Adapter, task: str, **config: object) -> Adapter:
-    return replace(lora, meta=Meta(config={"task_type": task, **config}))
+    return resolved(replace(lora, meta=Meta(config={"task_type": task, **config})))
 
 
 def change(folder: Path, **values: object) -> Path:
@@ -42,7 +44,7 @@ def change(folder: Path, **values: object) -> Path:
     return folder
 
 
-def questions() -> nn.Module:
+def questions() -> Any:
     tiny_peft.set_seed(0)
     return BertForQuestionAnswering(tiny_peft.bert().config)
 
@@ -68,9 +70,7 @@ def test_a_head_whose_outputs_are_not_compared_is_named(tmp_path: Path) -> None:
         (lambda: BertModel(tiny_peft.bert().config), "query", "FEATURE_EXTRACTION", "encoder"),
     ],
 )
-def test_a_base_that_names_no_class(
-    make: Callable[[], nn.Module], end: str, task: str, kind: Kind, tmp_path: Path
-) -> None:
+def test_a_base_that_names_no_class(make: Callable[[], Any], end: str, task: str, kind: Kind, tmp_path: Path) -> None:
     base = change(save(make, tmp_path), architectures=None)
     assert load_teacher(base, with_task(adapter(make(), end), task), CPU).kind == kind
 
@@ -89,7 +89,7 @@ def test_a_head_of_other_classes_than_the_bases_is_refused(tmp_path: Path) -> No
     assert load_teacher(base, head(lora, classes=5), CPU).outputs == 5
 
 
-def gemma() -> nn.Module:
+def gemma() -> Any:
     tiny_peft.set_seed(0)
     text = {
         "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -118,7 +118,7 @@ def test_a_language_model_within_a_larger_one(tmp_path: Path) -> None:
 
 
 def test_an_encoder_without_its_decoder(tmp_path: Path) -> None:
-    def make() -> nn.Module:
+    def make() -> Any:
         tiny_peft.set_seed(0)
         return T5EncoderModel(tiny_peft.t5().config)
 
@@ -134,7 +134,7 @@ def test_an_encoder_without_its_decoder(tmp_path: Path) -> None:
 
 
 def test_a_classifier_with_a_decoder(tmp_path: Path) -> None:
-    def make() -> nn.Module:
+    def make() -> Any:
         tiny_peft.set_seed(0)
         config = tiny_peft.bart().config
         config.num_labels, config.eos_token_id = 3, 7
@@ -167,12 +167,12 @@ def test_what_a_decoder_begins_with_may_stand_beside_the_config(tmp_path: Path) 
 
 
 def test_a_vocabulary_that_the_adapter_enlarges(tmp_path: Path) -> None:
-    def make() -> nn.Module:
+    def make() -> Any:
         return tiny_peft.llama(tie_word_embeddings=True)
 
     base, lora = save(make, tmp_path), adapter(make(), "q_proj")
     table = torch.randn(35, 16, generator=torch.Generator().manual_seed(3))
-    lora = replace(lora, extras={"base_model.model.model.embed_tokens.weight": table})
+    lora = resolved(replace(lora, extras={"base_model.model.model.embed_tokens.weight": table}))
     loaded = load_teacher(base, lora, CPU)
     assert loaded.known == 35
     state = loaded.model.state_dict()

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import BertModel, LlamaConfig, LlamaForSequenceClassification
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.checkpoints import resolved
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, RefusedError
 from adaptzip.fitting.calibration.distance import distance
 from adaptzip.fitting.calibration.gradients import gradient_weights, module_gradients
@@ -23,7 +26,7 @@ from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, adapter, head, save
 
 CPU = torch.device("cpu")
-ALL: list[tuple[Callable[[], nn.Module], Kind, str]] = [
+ALL: list[tuple[Callable[[], Any], Kind, str]] = [
     (tiny_peft.llama, "causal", "v_proj"),
     (tiny_peft.bert, "classifier", "value"),
     (tiny_peft.bert_tokens, "tokens", "value"),
@@ -34,15 +37,15 @@ ALL: list[tuple[Callable[[], nn.Module], Kind, str]] = [
 
 
 def with_task(lora: Adapter, task: str) -> Adapter:
-    return replace(lora, meta=Meta(config={"task_type": task}))
+    return resolved(replace(lora, meta=Meta(config={"task_type": task})))
 
 
-def bare_encoder() -> nn.Module:
+def bare_encoder() -> Any:
     return BertModel(tiny_peft.bert().config)
 
 
 @pytest.mark.parametrize(("make", "kind", "end"), ALL)
-def test_the_base_tells_its_kind(make: Callable[[], nn.Module], kind: Kind, end: str, tmp_path: Path) -> None:
+def test_the_base_tells_its_kind(make: Callable[[], Any], kind: Kind, end: str, tmp_path: Path) -> None:
     base, lora = save(make, tmp_path), adapter(make(), end)
     loaded = load_teacher(base, lora, CPU)
     assert loaded.kind == kind
@@ -71,7 +74,7 @@ def test_the_base_tells_its_kind(make: Callable[[], nn.Module], kind: Kind, end:
     ],
 )
 def test_the_task_type_counts_where_it_can_be(
-    make: Callable[[], nn.Module], task: str, brings_head: bool, kind: Kind, told: str | None, tmp_path: Path
+    make: Callable[[], Any], task: str, brings_head: bool, kind: Kind, told: str | None, tmp_path: Path
 ) -> None:
     lora = adapter(make(), "value", "v_proj")
     lora = with_task(head(lora) if brings_head else lora, task)
@@ -136,9 +139,7 @@ def test_labels_of_texts_and_of_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "kind", "end"), ALL)
-def test_bare_is_the_teacher_without_its_updates(
-    make: Callable[[], nn.Module], kind: Kind, end: str, tmp_path: Path
-) -> None:
+def test_bare_is_the_teacher_without_its_updates(make: Callable[[], Any], kind: Kind, end: str, tmp_path: Path) -> None:
     base, lora = save(make, tmp_path), adapter(make(), end)
     lora = head(lora) if kind in ("classifier", "tokens") else lora
     bare, teacher = load_bare(base, lora, CPU), load_teacher(base, lora, CPU)
@@ -157,7 +158,7 @@ def test_bare_has_the_adapters_bias(tmp_path: Path) -> None:
     lora = replace(lora, modules={name: replace(m, bias=bias) for name, m in lora.modules.items()})
     loaded = load_bare(save(tiny_peft.bert, tmp_path), lora, CPU)
     for name, module in lora.modules.items():
-        own: Tensor = tiny_peft.bert().get_submodule(name).bias  # type: ignore[assignment]
+        own: Tensor = tiny_peft.bert().get_submodule(name).bias
         assert torch.equal(loaded.layers[name].module.bias, own + bias * module.scaling)  # type: ignore[arg-type]
 
 
@@ -165,12 +166,12 @@ def test_an_update_goes_on_top_of_a_weight_that_the_adapter_replaces(tmp_path: P
     name = "bert.encoder.layer.0.attention.self.value"
     module = LoraFactors(torch.ones(1, 16), torch.ones(16, 1), 0.5)
     extras = {f"base_model.model.{name}.base_layer.weight": torch.full((16, 16), 2.0)}
-    loaded = load_teacher(save(tiny_peft.bert, tmp_path), Adapter({name: module}, extras), CPU)
+    loaded = load_teacher(save(tiny_peft.bert, tmp_path), resolved(Adapter({name: module}, extras)), CPU)
     assert torch.equal(loaded.layers[name].weight, torch.full((16, 16), 2.5))
 
 
 def test_a_classifier_on_a_decoder_reads_the_last_token(tmp_path: Path) -> None:
-    def make() -> nn.Module:
+    def make() -> Any:
         torch.manual_seed(0)
         sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
         return LlamaForSequenceClassification(LlamaConfig(vocab_size=32, pad_token_id=None, num_labels=3, **sizes))
@@ -181,7 +182,7 @@ def test_a_classifier_on_a_decoder_reads_the_last_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "end"), [(tiny_peft.t5, "q"), (tiny_peft.bart, "v_proj")])
-def test_calibration_takes_seq2seq_models(make: Callable[[], nn.Module], end: str, tmp_path: Path) -> None:
+def test_calibration_takes_seq2seq_models(make: Callable[[], Any], end: str, tmp_path: Path) -> None:
     base, lora = save(make, tmp_path), adapter(make(), end)
     half = replace(lora, modules={name: replace(m, B=m.B / 2) for name, m in lora.modules.items()})
     found = distance(base, lora, half, TEXTS)

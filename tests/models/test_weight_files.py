@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
@@ -180,7 +181,7 @@ def test_a_diffusion_model_keeps_the_names_that_diffusers_looks_for(
     folder = diffusion(tmp_path / "base", 1.0, *names)
     report = merge(adapter("transformer_blocks.0.to_q"), folder, tmp_path / "merged")
     assert set(report.files) == {"config.json", *kept}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in (tmp_path / "merged").glob("*.safetensors"):
         tensors |= load_file(file)
     assert bool((tensors["transformer_blocks.1.to_q.weight"] == 1).all())
@@ -240,7 +241,7 @@ def test_a_quantised_tensor_in_a_pytorch_file(tmp_path: Path) -> None:
 )
 def test_a_configuration_of_other_types(key: str, value: object, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match=rf"config\.json: {key} is .*, expected"):
-        BaseModel.open(write_llama(tmp_path / "base", **{key: value}))
+        BaseModel.open(write_llama(tmp_path / "base", 1.0, **{key: value}))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[]", '\ufeff{"a": 1}', "{"])

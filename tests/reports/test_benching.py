@@ -59,7 +59,7 @@ def test_the_bound_counts_the_extras(found: Bench) -> None:
 
 
 def test_a_missing_basis_is_said_once() -> None:
-    needy = [name for name in methods.names() if methods.load(name).default_basis == "base"]
+    needy = [name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base"]
     found = bench(SOURCE, methods=needy, sizes=["3500B", "2500B"])
     assert [(row.method, row.budget) for row in found.missed] == [(name, None) for name in needy]
     assert found.bound == ()

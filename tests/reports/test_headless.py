@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptzip.core.adapter import Adapter, Meta
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.reports.evaluation import TEACHER, evaluate
 from tests.cases.models_on_disk import adapter, save

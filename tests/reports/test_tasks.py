@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_one_class_that_may_be_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("pad", [None, "f"])
 def test_a_decoders_padding_is_the_tokenisers(pad: str | None, batch: int, tmp_path: Path) -> None:
-    config = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj"]}
+    config: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": ["q_proj", "v_proj"]}
     task = trained(tmp_path, decoding_classifier, LlamaForSequenceClassification, **config)
     tokeniser = AutoTokenizer.from_pretrained(task.base)
     tokeniser.pad_token = pad
@@ -273,7 +274,11 @@ def test_tokens_that_the_model_does_not_know_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("safe", [True, False])
 def test_a_head_is_told_by_its_whole_name(safe: bool, tmp_path: Path) -> None:
-    config = {"task_type": "SEQ_CLS", "target_modules": ["q_lin"], "modules_to_save": ["pre_classifier", "classifier"]}
+    config: dict[str, Any] = {
+        "task_type": "SEQ_CLS",
+        "target_modules": ["q_lin"],
+        "modules_to_save": ["pre_classifier", "classifier"],
+    }
     task = trained(tmp_path, distilbert, AutoModelForSequenceClassification, scale=0.7, safe=safe, **config)
     live = task.live(options={"num_labels": 3})
     examples = [Example(text, int(task.logits(text, model=live).argmax())) for text in TEXTS]
@@ -282,7 +287,7 @@ def test_a_head_is_told_by_its_whole_name(safe: bool, tmp_path: Path) -> None:
 
 def trained_shortly(task: Task, examples: Sequence[Example], out: Path, **options: object) -> None:
     """Distil, and find what the report says when the file is evaluated; the student is better than its fit."""
-    given = {"schedule": Schedule(steps=12, batch=4, every=4), "device": "cpu", **options}
+    given: dict[str, Any] = {"schedule": Schedule(steps=12, batch=4, every=4), "device": "cpu", **options}
     data_options = DataOptions(held_out=0.4)
     made = distill(
         teacher=task.adapter,
@@ -292,7 +297,7 @@ def trained_shortly(task: Task, examples: Sequence[Example], out: Path, **option
         output=out,
         data_options=data_options,
         **given,
-    )  # type: ignore[arg-type]
+    )
     again = evaluate(task.base, task.adapter, {"file": out}, hold_out(examples, 0.4, 0)[1], whole=examples).rows["file"]
     told = made.rows["distilled"]
     assert again.distance == pytest.approx(told.distance, rel=1e-3, abs=1e-6)

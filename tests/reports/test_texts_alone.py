@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
 from transformers import AutoTokenizer, BartForSequenceClassification, T5Config, T5ForConditionalGeneration, set_seed
 
 import adaptzip
@@ -38,7 +38,8 @@ class Leaking:
 
     def __init__(self, folder: Path, architecture: str, head: str, kind: Kind, task_type: str) -> None:
         self.kind = kind
-        self.loads = type(build(architecture, head, kind).model)
+        model: Any = build(architecture, head, kind).model
+        self.loads = type(model)
         self.base = save(lambda: build(architecture, head, kind).model, folder / "base")
         self.adapter, self.other = folder / "adapter", folder / "other"
         targets = ["layer_1"] if architecture == "XLNet" else ["intermediate.dense", "output.dense"]
@@ -142,7 +143,7 @@ def test_calibration_looks_at_their_texts_alone(tmp_path: Path) -> None:
     assert all(bool(gradient.isfinite().all()) and bool(gradient.any()) for gradient in gradients.values())
 
 
-def t5_without_pad() -> nn.Module:
+def t5_without_pad() -> Any:
     set_seed(0)
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
     return T5ForConditionalGeneration(T5Config(vocab_size=32, decoder_start_token_id=1, pad_token_id=None, **sizes))
@@ -170,9 +171,9 @@ def test_targets_need_no_padding_token(batch: int, pad: str | None, tmp_path: Pa
     assert found.metric == pytest.approx(oracle.numbers("seq2seq", expected, expected)["metric"], rel=1e-5)
 
 
-def bart_classifier() -> nn.Module:
+def bart_classifier() -> Any:
     """Reads a text's class from its end token, which texts are padded with as well."""
-    built = build("Bart", "ForSequenceClassification", "classifier").model
+    built: Any = build("Bart", "ForSequenceClassification", "classifier").model
     built.config.eos_token_id = built.config.pad_token_id = 1
     return built
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     BertForTokenClassification,
@@ -68,11 +68,11 @@ def roberta() -> Any:
 
 
 def of_words(folder: Path, tokeniser: Any) -> Task:
-    def make() -> nn.Module:
+    def make() -> Any:
         tiny_peft.set_seed(0)
-        return BertForTokenClassification(bert(3)().config)  # type: ignore[arg-type]
+        return BertForTokenClassification(bert(3)().config)
 
-    config = {"task_type": "TOKEN_CLS", "target_modules": ["query", "value"]}
+    config: dict[str, Any] = {"task_type": "TOKEN_CLS", "target_modules": ["query", "value"]}
     task = trained(folder, make, BertForTokenClassification, **config)
     tokeniser.save_pretrained(task.base)
     return task
@@ -142,8 +142,8 @@ def xlnet(folder: Path, head: str, loads: Any, task_type: str) -> Task:
     """Its tokeniser gives a text's last token another type."""
     architecture = build("XLNet", head, "classifier" if task_type == "SEQ_CLS" else "tokens").model
     for parameter in architecture.parameters():
-        parameter *= 4
-    config = {"task_type": task_type, "target_modules": ["layer_1"]}
+        parameter.data *= 4
+    config: dict[str, Any] = {"task_type": task_type, "target_modules": ["layer_1"]}
     task = trained(folder, lambda: architecture, loads, **config)
     tokeniser = AutoTokenizer.from_pretrained(task.base)
     tokeniser.backend_tokenizer.post_processor = processors.TemplateProcessing("$A <s>:2", special_tokens=[("<s>", 1)])
@@ -196,15 +196,15 @@ def test_types_are_kept_from_models_that_take_none(tmp_path: Path) -> None:
 def enlarged(folder: Path) -> Task:
     """Two tokens more than the base has, which only the adapter's embeddings tell of."""
 
-    def make() -> nn.Module:
+    def make() -> Any:
         return llama(vocab_size=len(WORDS), tie_word_embeddings=False)()
 
-    def grown() -> nn.Module:
+    def grown() -> Any:
         model: Any = make()
         model.resize_token_embeddings(len(WORDS) + 2, mean_resizing=False)
-        return model  # type: ignore[no-any-return]
+        return model
 
-    more = {"modules_to_save": ["embed_tokens", "lm_head"], "target_modules": ["q_proj"]}
+    more: dict[str, Any] = {"modules_to_save": ["embed_tokens", "lm_head"], "target_modules": ["q_proj"]}
     task = trained(folder, grown, LlamaForCausalLM, task_type="CAUSAL_LM", **more)
     make().save_pretrained(task.base)
     return task

@@ -82,7 +82,8 @@ def test_names_with_special_characters_are_matched_exactly(tmp_path: Path) -> No
             self.blocks = nn.ModuleDict({"a+b": nn.Linear(4, 4), "a-b": nn.Linear(4, 4), "aab": nn.Linear(4, 4)})
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.blocks["a+b"](self.blocks["a-b"](self.blocks["aab"](x)))
+            found: Tensor = self.blocks["a+b"](self.blocks["a-b"](self.blocks["aab"](x)))
+            return found
 
     trained = train(Named(), tmp_path / "source", r=2, target_modules=["a+b", "a-b", "aab"])
     export(recompressed(read(tmp_path / "source")), tmp_path / "copy")

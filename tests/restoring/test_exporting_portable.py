@@ -76,7 +76,8 @@ class Numbered(nn.Module):
         return nn.ModuleDict({"to_out": nn.ModuleList([nn.Linear(4, 4), nn.Dropout(0.0)]), "to_q": nn.Linear(4, 4)})
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x)
+        found: Tensor = self.head(x)
+        return found
 
 
 class Bare(nn.Sequential):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import adaptzip
 from adaptzip.errors import RefusedError
@@ -21,7 +20,7 @@ from adaptzip.restoring.reconstruction import reconstruct
 from tests.cases.small_adapters import adapter, same_bits
 from tests.cases.tiny_peft import gpt2, llama, merged_by_peft, train
 
-SETTINGS = {"rank": 4, "length": 8, "vectors": 20}
+SETTINGS: dict[str, Any] = {"rank": 4, "length": 8, "vectors": 20}
 
 
 _LLAMA = {"target_modules": ["q_proj", "k_proj"]}
@@ -32,7 +31,7 @@ _GPT2 = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
     ("model", "config", "top_k"), [(llama, _LLAMA, 1), (llama, _LLAMA, 2), (gpt2, _GPT2, 3), (gpt2, _GPT2, 4)]
 )
 def test_compressed_exported_and_loaded_by_peft(
-    model: Callable[[], nn.Module], config: dict[str, Any], top_k: int, tmp_path: Path
+    model: Callable[[], Any], config: dict[str, Any], top_k: int, tmp_path: Path
 ) -> None:
     train(model(), tmp_path / "lora", r=4, **config)
     file = tmp_path / "small.adz"
@@ -112,7 +111,7 @@ def test_the_memory_that_loading_takes_is_reported(tmp_path: Path) -> None:
 def test_what_peft_cannot_hold_names_the_setting_that_works(tmp_path: Path) -> None:
     """And compressed again with that setting, it is exported."""
     source = adapter([(12, 24, 4), (18, 12, 4)])
-    settings = {**SETTINGS, "top_k": 1, "max_error": 0.99}
+    settings: dict[str, Any] = {**SETTINGS, "top_k": 1, "max_error": 0.99}
     with pytest.raises(RefusedError, match="m.0 is 12 x 24") as caught:
         adaptzip.export(adaptzip.compress(source, to="vblora", **settings), tmp_path / "vb", as_="peft-vblora")
     assert "-s length=6," in str(caught.value.hint)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import adaptzip
 from adaptzip.checkpoints.peft.keys import split
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.restoring.exporting import export
 from tests.cases.small_adapters import adapter
@@ -27,7 +28,8 @@ def cast(folder: Path, dtype: torch.dtype) -> None:
 def dtypes(folder: Path) -> tuple[set[torch.dtype], set[torch.dtype]]:
     """Of the factors, and of everything else."""
     tensors = load_file(folder / "adapter_model.safetensors")
-    return tuple({t.dtype for key, t in tensors.items() if (split(key) is not None) == own} for own in (True, False))
+    own, other = ({t.dtype for key, t in tensors.items() if (split(key) is not None) == own} for own in (True, False))
+    return own, other
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

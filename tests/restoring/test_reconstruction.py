@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_an_unknown_module_is_refused_by_name(compressed: Compressed) -> None:
         ({"config": {"colour": 1}}, "has no option 'colour'"),
     ],
 )
-def test_what_is_not_known_is_refused(compressed: Compressed, changes: dict[str, object], message: str) -> None:
+def test_what_is_not_known_is_refused(compressed: Compressed, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         adaptzip.reconstruct(dataclasses.replace(compressed, **changes))
 

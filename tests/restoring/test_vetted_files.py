@@ -107,7 +107,7 @@ def test_a_configuration_is_refused_in_a_file_as_beside_weights(
     with pytest.raises(AdaptzipError, match=told) as expected:
         adaptzip.read(folder(tmp_path, CONFIG | change))
     made = adaptzip.compress(small(), max_error=0.3)
-    writer.write(replace(made, meta_config=CONFIG | change), tmp_path / "x.adz")
+    writer.write(replace(made, meta=replace(made.meta, config=CONFIG | change)), tmp_path / "x.adz")
     for consumer in CONSUMERS.values():
         with pytest.raises(AdaptzipError, match=told) as caught:
             consumer(tmp_path / "x.adz", tmp_path / "out")
@@ -134,8 +134,8 @@ def test_a_configuration_is_refused_in_a_file_as_beside_weights(
 def test_what_a_configuration_says_wrong_is_put_right(change: dict[str, Any], tmp_path: Path) -> None:
     trained = train(llama(), tmp_path / "source", r=2, lora_alpha=3, target_modules=["q_proj"])
     made = adaptzip.compress(tmp_path / "source", lossless=True)
-    config = {key: value for key, value in (dict(made.meta_config) | change).items() if value is not None}
-    changed = replace(made, meta_config=config, source_config_text=json.dumps(config))
+    config = {key: value for key, value in (dict(made.meta.config) | change).items() if value is not None}
+    changed = replace(made, meta=replace(made.meta, config=config, config_text=json.dumps(config)))
     writer.write(changed, tmp_path / "x.adz")
     export(tmp_path / "x.adz", tmp_path / "out")
     assert_merges_alike(llama, trained, tmp_path / "out")
@@ -278,7 +278,7 @@ def test_modules_that_peft_cannot_tell_apart_are_refused(
 )
 def test_a_source_header_that_is_none_is_not_used(source_header: bytes, tmp_path: Path) -> None:
     made = adaptzip.compress(small(), lossless=True)
-    writer.write(replace(made, source_header=source_header), tmp_path / "x.adz")
+    writer.write(replace(made, meta=replace(made.meta, header=source_header)), tmp_path / "x.adz")
     export(tmp_path / "x.adz", tmp_path / "out")
     again = adaptzip.read(tmp_path / "out").modules[NAME]
     assert torch.equal(again.A, small().modules[NAME].A)

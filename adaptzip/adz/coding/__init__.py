@@ -1,1 +1,1 @@
-"""Turning rows of real numbers into few bytes, and back exactly: trellis, tables, entropy coding, rate control."""
+"""Turning rows of real numbers into few bytes, and back exactly: trellis, tables and entropy coding."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.coding.trellis import MAX_LEVEL, Quantised, quantise
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.method import BASIS_U, BASIS_V, Method
+from adaptzip.core.family import BASIS_U, BASIS_V, AnyFamily, MethodConfig
+from adaptzip.core.method import AnyMethod
 from adaptzip.errors import CheckFailedError, FormatError
 
 MOST_SQUARES = 2.0**52
@@ -60,19 +61,23 @@ class CodedBlock:
     numbers: int
 
 
+FamilyT = TypeVar("FamilyT", bound=AnyFamily, covariant=True)
+
+
 @dataclass(frozen=True, eq=False)
-class Coder:
+class Coder(Generic[FamilyT]):
     """A method and what its modules are coded with.
 
     Attributes:
+        method: any family does for decoding; what fits and codes modules asks for a `Method`.
         config: the method's, settled.
         sites: every module's shape.
         max_rank: largest rank that a block may have.
         basis: the frozen basis, for methods that need one.
     """
 
-    method: Method
-    config: Any
+    method: FamilyT
+    config: MethodConfig
     sites: Mapping[str, Site]
     max_rank: int
     basis: Basis | None = None
@@ -85,7 +90,10 @@ class Coder:
         return {BASIS_U: module.U, BASIS_V: module.V}
 
 
-def code_shared(coder: Coder, prepared: Any, step: float) -> CodedBlock:
+AnyCoder: TypeAlias = Coder[AnyFamily]
+
+
+def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:
     """Quantise and code the shared tensors at `step`.
 
     Raises:
@@ -103,7 +111,7 @@ def code_shared(coder: Coder, prepared: Any, step: float) -> CodedBlock:
 
 
 def code_modules(
-    coder: Coder, shared: CodedBlock, fits: Mapping[str, Any], ranks: Mapping[str, int], step: float
+    coder: Coder[AnyMethod], shared: CodedBlock, fits: Mapping[str, object], ranks: Mapping[str, int], step: float
 ) -> dict[str, CodedModule]:
     """Code modules of rank >= 1 at `step`.
 
@@ -170,7 +178,7 @@ def rounded(targets: Sequence[Tensor], step: float) -> list[Tensor]:
     ]
 
 
-def decode_shared(coder: Coder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
+def decode_shared(coder: AnyCoder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
     """The shared tensors, by role; {} for methods without any.
 
     Raises:
@@ -185,7 +193,7 @@ def decode_shared(coder: Coder, chunk: bytes | memoryview, step: float) -> dict[
     return {spec.role: _decoded(block, spec, step, SHARED) for spec, block in zip(specs, blocks, strict=True)}
 
 
-def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
+def decode_module(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
     """The tensors of one module by role, without shared ones and basis; {} for a zero update.
 
     Levels are exact in float32 and `step` is a float32 number, so that every product is rounded once.
@@ -196,7 +204,7 @@ def decode_module(coder: Coder, chunk: bytes | memoryview, step: float, name: st
     return decode_ranked(coder, chunk, step, name)[1]
 
 
-def decode_ranked(coder: Coder, chunk: bytes | memoryview, step: float, name: str) -> tuple[int, dict[str, Tensor]]:
+def decode_ranked(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> tuple[int, dict[str, Tensor]]:
     """The rank of one module, and its tensors as `decode_module` gives them; (0, {}) for a zero update.
 
     Raises:

@@ -15,6 +15,7 @@ from adaptzip.adz.container.names import expand, factor, parameter_of
 from adaptzip.adz.container.training import read_report, write_report
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed, Provenance, Site
+from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, RefusedError
 from adaptzip.files import strict_json
 
@@ -86,10 +87,10 @@ def write_metadata(compressed: Compressed, content: str) -> str:
         "step": float(str(np.float32(compressed.step))),
     }
     optional = {
-        "base": None if _named_in_config(compressed) else compressed.base_model,
+        "base": None if _named_in_config(compressed.meta) else compressed.meta.base_model,
         "basis": _write_basis(compressed.basis),
         "config": dict(compressed.config),
-        "dialect": None if compressed.dialect == "peft" else compressed.dialect,
+        "dialect": None if compressed.meta.dialect == "peft" else compressed.meta.dialect,
         "distilled": write_report(provenance.distilled),
         "renamed": compressed.renamed,
         "dtype": None if compressed.dtype == "F32" else compressed.dtype,
@@ -99,8 +100,8 @@ def write_metadata(compressed: Compressed, content: str) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _named_in_config(compressed: Compressed) -> bool:
-    return compressed.base_model == compressed.meta_config.get("base_model_name_or_path")
+def _named_in_config(meta: Meta) -> bool:
+    return meta.base_model == meta.config.get("base_model_name_or_path")
 
 
 def parse_metadata(text: str) -> Header:

@@ -13,7 +13,8 @@ from adaptzip.adz.container.header import BLANK_HASH, Header, parse_metadata
 from adaptzip.adz.container.streams import parse_frame
 from adaptzip.adz.container.tables import parse_config, read_tables
 from adaptzip.core.compressed import Compressed, PackedExtras
-from adaptzip.errors import AdaptzipError, FormatError
+from adaptzip.core.meta import Meta
+from adaptzip.errors import AdaptzipError, FormatError, naming
 from adaptzip.files.digest import digest
 
 _STREAMS = ("tables", "shared", "modules", "basis", "extras")
@@ -58,15 +59,13 @@ def read_header(path: str | Path) -> Opened:
         RefusedError: if it needs a newer adaptzip.
     """
     path = Path(path)
-    try:
+    with naming(path, AdaptzipError):
         view = _map(path)
         start = view[: 8 + int.from_bytes(view[:8], "little")]
         metadata, spans = parse_frame(start, len(view))
         header = parse_metadata(metadata)
         if tuple(spans) != tuple(name for name in _STREAMS if name in spans) or not spans.keys() >= _ALWAYS:
             raise FormatError(f"its streams are {', '.join(spans)}, not those of the format")
-    except AdaptzipError as error:
-        raise _named(error, path) from error
     streams = {name: view[first:end] for name, (first, end) in spans.items()}
     return Opened(header, start, streams)
 
@@ -77,13 +76,17 @@ def open_adz(path: str | Path) -> Compressed:
     Raises:
         FormatError: if it is damaged.
         RefusedError: if it needs a newer adaptzip.
+
+    Example:
+        >>> made = adaptzip.compress("my-adapter", "small.adz", budget="20%")
+        >>> opened = adaptzip.open("small.adz")
+        >>> opened.modules == made.modules, opened.provenance == made.provenance
+        (True, True)
     """
     opened = read_header(path)
-    try:
+    with naming(Path(path), AdaptzipError):
         opened.check_hash()
         return _compressed(opened)
-    except AdaptzipError as error:
-        raise _named(error, Path(path)) from error
 
 
 def _compressed(opened: Opened) -> Compressed:
@@ -113,18 +116,20 @@ def _compressed(opened: Opened) -> Compressed:
         step=header.step,
         provenance=header.provenance,
         extras=PackedExtras(tables.extras, opened.streams.get("extras", b"")),
-        meta_config=config,
-        dialect=header.dialect,
-        base_model=header.base_model or _base_model(config),
+        meta=Meta(
+            dialect=header.dialect,
+            config=config,
+            base_model=header.base_model or _base_model(config),
+            header=tables.source_header or None,
+            config_text=tables.config.decode() if lossless and tables.config else None,
+        ),
         dtype=header.dtype,
         shared=opened.streams.get("shared", b""),
         gains=tables.gains,
         basis=header.basis,
         basis_sizes=tables.basis_sizes,
         basis_payload=opened.streams.get("basis", b""),
-        source_header=tables.source_header or None,
         renamed=header.renamed,
-        source_config_text=tables.config.decode() if lossless and tables.config else None,
     )
 
 
@@ -157,8 +162,3 @@ def _map(path: Path) -> memoryview:
         ) from error
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}") from error
-
-
-def _named(error: AdaptzipError, path: Path) -> AdaptzipError:
-    """The same error, with the file's name in front."""
-    return type(error)(f"{path}: {error}", hint=error.hint)

@@ -64,7 +64,7 @@ def _streams(compressed: Compressed) -> Streams:
     tables = Tables(
         _config_text(compressed),
         compressed.extras.entries,
-        compressed.source_header or b"",
+        compressed.meta.header or b"",
         tuple(compressed.gains),
         tuple(compressed.basis_sizes),
         tuple(map(len, compressed.chunks)),
@@ -81,6 +81,6 @@ def _streams(compressed: Compressed) -> Streams:
 
 
 def _config_text(compressed: Compressed) -> bytes:
-    if compressed.source_config_text is not None:
-        return compressed.source_config_text.encode()
-    return json.dumps(dict(compressed.meta_config), separators=(",", ":"), ensure_ascii=False).encode()
+    if compressed.meta.config_text is not None:
+        return compressed.meta.config_text.encode()
+    return json.dumps(dict(compressed.meta.config), separators=(",", ":"), ensure_ascii=False).encode()

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.checkpoints._base import Checkpoint, Dialect, WriteOptions
-from adaptzip.checkpoints._foreign import is_foreign
-from adaptzip.checkpoints.peft.keys import PREFIX, split
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, parse_config
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints.peft.keys import split
 from adaptzip.checkpoints.peft.reader import read
-from adaptzip.checkpoints.peft.writer import CONFIG_NAME, WEIGHTS_NAME, write
+from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.checkpoints.peft.targeting import left_out
+from adaptzip.checkpoints.peft.writer import write
 from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 
 
-class _Peft(Dialect):
+class _Peft(Reader, Writer):
     """The dialect `peft`."""
 
     name = "peft"
+    title = "PEFT"
+    files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, *WEIGHT_NAMES))
+    signature = (Signature(r"^base_model\.model\..*\.lora_([AB]\.(weight|bias)|embedding_[AB])$", "a PEFT LoRA"),)
 
     def sniff(self, source: Checkpoint) -> float:
-        if source.config is not None and "peft_type" in source.config and not is_foreign(source):
+        prefixed = any(key.startswith(PREFIX) for key in source.tensors)
+        if source.config is not None and "peft_type" in source.config and (prefixed or not source.tensors):
             # Not 1: other dialects write PEFT's configuration too, and know their own keys.
             return 0.95
         if any(split(key) is not None for key in source.tensors):
             return 0.9
-        return 0.2 if any(key.startswith(PREFIX) for key in source.tensors) else 0.0
+        return 0.2 if prefixed else 0.0
 
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)
@@ -33,8 +40,14 @@ class _Peft(Dialect):
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         write(adapter, folder, options)
 
-    def owns(self, file_name: str) -> bool:
-        return file_name in (CONFIG_NAME, WEIGHTS_NAME, "adapter_model.bin")
+    def vet(self, adapter: Adapter, where: object) -> None:
+        """More than for others: the ranks and scales of the configuration are the adapter's."""
+        refuse_variants({"peft_type": "LORA", **adapter.meta.config}, where)
+        parse_config(adapter.meta.config, where)
+        super().vet(adapter, where)
+
+    def overlooked(self, adapter: Adapter) -> tuple[str, ...]:
+        return left_out(adapter)
 
 
 DIALECT = _Peft()

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
-from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import PLAIN

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints.peft.config import targets
+from adaptzip.checkpoints._config import targets
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.errors import CheckpointError, RefusedError
+from adaptzip.checkpoints._keys import PREFIX, refuse_methods
+from adaptzip.errors import CheckpointError
 
-__all__ = ["PREFIX", "Keys", "Part", "SUFFIXES", "TOKENS", "classify", "split"]
+__all__ = ["PREFIX", "Keys", "Part", "SUFFIXES", "classify", "split"]
 
 Part = Literal["A", "B", "embedding_A", "embedding_B", "bias", "magnitude"]
 
@@ -22,27 +22,6 @@ SUFFIXES: dict[Part, tuple[str, ...]] = {
     "magnitude": (".lora_magnitude_vector", ".lora_magnitude_vector.weight"),
 }
 """How the key of each part of a module ends; the first form is the one that is written."""
-
-TOKENS = ".token_adapter.trainable_tokens_delta"
-"""How the key of replaced embedding rows ends."""
-
-_PLAIN = "it is not W + s*B@A"
-_METHODS = {
-    ".lora_diag": f"KaSA, whose diagonal stands between A and B and whose base weight is truncated; {_PLAIN}",
-    ".lora_E": f"AdaLoRA, whose singular values stand between A and B; {_PLAIN}",
-    ".lora_arrow": "Arrow, which routes between several LoRAs",
-    ".lora_monteclora": "MonteCLoRA, which samples its factors",
-    ".base_layer.out_proj.lora_": "a LoRA on nn.MultiheadAttention, whose out_proj PEFT updates twice",
-    ".lokr_w": "LoKr",
-    ".hada_w": "LoHa",
-    ".oft_": "OFT",
-    ".boft_": "BOFT",
-    ".ia3_l": "IA3",
-    ".vera_lambda": "VeRA",
-    ".vblora_": "VB-LoRA",
-    ".tinylora_": "TinyLoRA",
-    ".fourierft_spectrum": "FourierFT",
-}
 
 
 @dataclass(frozen=True)
@@ -90,16 +69,6 @@ def split(key: str) -> tuple[str, Part] | None:
             if key.endswith(suffix):
                 return key[len(PREFIX) : -len(suffix)], part
     return None
-
-
-def refuse_methods(key: str, where: object) -> None:
-    """Raises: RefusedError: if a key belongs to another method than LoRA."""
-    for piece, what in _METHODS.items():
-        if piece in key:
-            hint = "merge it into its base model with the library that trained it, then extract a LoRA"
-            if piece == ".vblora_":
-                hint = "a VB-LoRA needs its own adapter_config.json and all tensors of its file: save it again"
-            raise RefusedError(f"{where}: the key {key} belongs to {what}", hint=hint)
 
 
 def check_extra(key: str, where: object) -> None:

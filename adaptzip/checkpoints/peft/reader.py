@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints.peft.config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._effects import with_plain_keys
+from adaptzip.checkpoints._keys import TOKENS
+from adaptzip.checkpoints._vetting import check_token_rows
 from adaptzip.checkpoints.peft.experts import parameter_paths
-from adaptzip.checkpoints.peft.extras import with_plain_keys
-from adaptzip.checkpoints.peft.keys import TOKENS, Keys, Part, classify
+from adaptzip.checkpoints.peft.keys import Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.stacks import Stack, are_listed, in_new_layout, stack_of, stack_of_three_dims
 from adaptzip.checkpoints.peft.targeting import warn_of_strangers
-from adaptzip.checkpoints.peft.vetting import check_token_rows
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints.peft.config import PeftConfig, targets
+from adaptzip.checkpoints._config import PeftConfig, targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from adaptzip.checkpoints.peft.config import targets
-from adaptzip.core.adapter import LoraFactors
+from adaptzip.checkpoints._config import targets
+from adaptzip.checkpoints.peft.experts import parameter_of
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import AdaptzipWarning
 
 _DEEP = re.compile(r"(^|\.)\d+\.")
@@ -18,6 +19,13 @@ _DEEP = re.compile(r"(^|\.)\d+\.")
 def chosen(raw: Mapping[str, Any], module: str) -> bool:
     """Whether a configuration makes PEFT load the LoRA of `module`: a module that is saved as a whole never has one."""
     return targets(raw, module) and saved_whole(raw, module) is None
+
+
+def left_out(adapter: Adapter) -> tuple[str, ...]:
+    """The modules of an adapter that PEFT would leave out, by the configuration of its own that it has."""
+    raw = adapter.meta.config
+    modules = adapter.modules.items()
+    return tuple(name for name, factors in modules if parameter_of(name, factors) is None and not chosen(raw, name))
 
 
 def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:

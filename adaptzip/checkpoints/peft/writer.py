@@ -11,18 +11,16 @@ from pathlib import Path
 import torch
 
 from adaptzip.checkpoints._base import WriteOptions
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
-from adaptzip.checkpoints.peft.extras import loaded_key
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
 from adaptzip.checkpoints.peft.prepare import HALF_LEAST, balanced, loadable, portable
 from adaptzip.checkpoints.peft.targeting import saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
 from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending, write_tensors
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
@@ -53,7 +51,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     header = adapter.meta.header
     if header is None or not fits(tensors, header):
         header = build_header(tensors, {"format": "pt"})
-    with (folder / WEIGHTS_NAME).open("wb") as handle:
+    with (folder / WEIGHT_NAMES[0]).open("wb") as handle:
         write_tensors(handle, tensors, header)
     (folder / CONFIG_NAME).write_bytes(text.encode())
 

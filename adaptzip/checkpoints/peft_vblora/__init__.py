@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.checkpoints._base import Checkpoint, Dialect, Native, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Files, Native, NativeWriter, Reader, Signature, WriteOptions
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints.peft.targeting import left_out
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
 from adaptzip.checkpoints.peft_vblora.reader import read
-from adaptzip.checkpoints.peft_vblora.writer import CONFIG_NAME, WEIGHTS_NAME, write
+from adaptzip.checkpoints.peft_vblora.writer import write
 from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 
 
-class _PeftVblora(Dialect):
+class _PeftVblora(Reader, NativeWriter):
     """The dialect `peft-vblora`."""
 
     name = "peft-vblora"
+    title = "PEFT's VB-LoRA"
+    files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, *WEIGHT_NAMES))
+    signature = (Signature(r"^base_model\.(model\..*\.vblora_logits_[AB]|vblora_vector_bank$)", "a VB-LoRA of PEFT"),)
     takes = ("vblora",)
 
     def sniff(self, source: Checkpoint) -> float:
@@ -36,8 +41,8 @@ class _PeftVblora(Dialect):
         sizes = fitting_sizes(native)
         return sum(sizes.logits_bytes(m.out, m.width) for m in native.modules.values() if m.tensors)
 
-    def owns(self, file_name: str) -> bool:
-        return file_name in (CONFIG_NAME, WEIGHTS_NAME, "adapter_model.bin")
+    def overlooked(self, adapter: Adapter) -> tuple[str, ...]:
+        return left_out(adapter)
 
 
 DIALECT = _PeftVblora()

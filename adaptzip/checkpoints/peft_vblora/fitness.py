@@ -8,7 +8,7 @@ from math import gcd
 import torch
 
 from adaptzip.checkpoints._base import Native, NativeModule
-from adaptzip.checkpoints.peft.extras import extra_target
+from adaptzip.checkpoints._effects import extra_effect
 from adaptzip.checkpoints.peft_vblora.layout import Sizes
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.layouts import PLAIN
@@ -110,7 +110,7 @@ def refuse_extras(adapter: Adapter) -> None:
             if tensor is not None:
                 raise RefusedError(f"module {name} has {what}, for which PEFT's VB-LoRA has no place", hint=_LORA)
     for key in adapter.extras:
-        if extra_target(key, config, adapter.modules)[0] == "token_rows":
+        if extra_effect(key, config, adapter.modules).role == "token_rows":
             raise RefusedError(f"{key} are trained token rows, for which PEFT's VB-LoRA has no place", hint=_LORA)
     if config.get("layer_replication"):
         raise RefusedError("the adapter needs layer_replication, which PEFT's VB-LoRA lacks", hint=_LORA)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, NativeModule
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints._keys import PREFIX
 
 BANK = "base_model.vblora_vector_bank"
 """Key of the bank, (vectors, length)."""

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, WriteOptions
-from adaptzip.checkpoints.peft.extras import loaded_key
-from adaptzip.checkpoints.peft.keys import PREFIX
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._effects import loaded_key
+from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, Sizes, file_tensors
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.tensors import build_header, pending, write_tensors
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 
 _KEPT = ("auto_mapping", "modules_to_save", "revision", "task_type")
 """Fields of the source's configuration that mean the same to every method of PEFT."""
@@ -43,7 +41,7 @@ def write(native: Native, folder: Path, options: WriteOptions) -> None:
         raise RefusedError(f"the bank has numbers that {dtype} cannot hold", hint="export with --dtype float32")
     targets = [name for name, module in native.modules.items() if module.tensors]
     waiting = {key: pending(tensor) for key, tensor in (tensors | _extras(native, targets)).items()}
-    with (folder / WEIGHTS_NAME).open("wb") as handle:
+    with (folder / WEIGHT_NAMES[0]).open("wb") as handle:
         write_tensors(handle, waiting, build_header(waiting, {"format": "pt"}))
     config = build_config(native, sizes, targets)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

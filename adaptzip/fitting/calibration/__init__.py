@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.gains import divisor, gain_index
 from adaptzip.core.linalg import choose_device
@@ -117,7 +118,7 @@ def calibrate(
         raise UsageError(f"calibration use {use!r} is unknown", hint=f"uses: {', '.join(get_args(Use))}")
     found = read_examples(texts_path, text_field=text_field, pair_field=pair_field, completion_field=completion_field)
     texts = sample_texts(found, most_texts, seed)
-    loaded = load_teacher(base, adapter, choose_device(device), loading=Loading(tokeniser=tokeniser))
+    loaded = load_teacher(base, resolved(adapter), choose_device(device), loading=Loading(tokeniser=tokeniser))
     batches = loaded.batches(texts, batch, max_tokens)
     tokens = sum(part.tokens for part in batches)
     seen, held_out = (batches[::2], batches[1::2]) if len(batches) >= _SPLIT else (batches, batches)

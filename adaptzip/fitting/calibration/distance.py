@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.models.live.rows import compare, compare_embeddings
 from adaptzip.models.live.running import Kind, load_teacher
@@ -56,8 +57,9 @@ def distance(
         CheckFailedError: if none of the texts has a token that counts.
     """
     where = device or torch.device("cpu")
-    a = load_teacher(base, teacher, where)
-    b = load_teacher(base, replace(student, extras=student.extras or teacher.extras, meta=teacher.meta), where)
+    complete = replace(student, extras=student.extras or teacher.extras, meta=teacher.meta)
+    a = load_teacher(base, resolved(teacher), where)
+    b = load_teacher(base, resolved(complete), where)
     first = second = third = 0.0
     samples = 0
     with torch.inference_mode():

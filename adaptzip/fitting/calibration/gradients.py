@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import RefusedError
@@ -75,7 +76,7 @@ def gradient_weights(
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
     """
-    loaded = load_teacher(base, adapter, device or torch.device("cpu"))
+    loaded = load_teacher(base, resolved(adapter), device or torch.device("cpu"))
     tallies = tally_gradients(loaded, loaded.batches(texts, batch, max_tokens), seed)
     raw = {name: tally.output_energy / loaded.layers[name].shape[0] for name, tally in tallies.items()}
     return relative_weights(raw, "have no gradient")
@@ -152,7 +153,7 @@ def ema_importance(
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
     """
-    loaded = load_teacher(base, adapter, device or torch.device("cpu"))
+    loaded = load_teacher(base, resolved(adapter), device or torch.device("cpu"))
     return importance_of(loaded, adapter, loaded.batches(texts, batch, max_tokens), seed)
 
 

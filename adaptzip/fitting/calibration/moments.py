@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning
@@ -66,7 +67,7 @@ def collect_moments(
     Raises:
         BaseModelError, RefusedError: as `load_teacher`.
     """
-    loaded = load_teacher(base, adapter, device or torch.device("cpu"), loading=Loading(tokeniser=tokeniser))
+    loaded = load_teacher(base, resolved(adapter), device or torch.device("cpu"), loading=Loading(tokeniser=tokeniser))
     return input_sensitivities(loaded, tally_inputs(loaded, loaded.batches(texts, batch, max_tokens)))
 
 

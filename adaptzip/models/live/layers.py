@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.function_method import Function
 from adaptzip.core.layouts import TURNED, Layout
-from adaptzip.core.method import Function
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.models.adding import merge_bias, merge_update
-from adaptzip.models.extras import WHICH, is_there, keeps_tied, place_tensors, resolve, sharing
+from adaptzip.models.extras import WHICH, is_there, place_tensors, resolve, sharing
 from adaptzip.models.layouts import COLUMN_EXPERT_TYPES
 from adaptzip.models.names import FUSED_PARTS
 
@@ -210,7 +210,7 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
         The layers that have a copy now.
     """
     found = {}
-    tied = keeps_tied(adapter.meta.config, "target_modules")
+    tied = adapter.resolved.updates_stay_tied
     for name, layer in layers.items():
         others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
         mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
@@ -230,7 +230,7 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
 
 def _check_tied(adapter: Adapter, layers: Mapping[str, Layer], folder: Path) -> None:
     """Refuse what was trained tied where PEFT does not load it so, as in models whose embedding is called `shared`."""
-    if not adapter.meta.config.get("ensure_weight_tying") or keeps_tied(adapter.meta.config, "target_modules"):
+    if not adapter.resolved.trained_tied or adapter.resolved.updates_stay_tied:
         return
     first: dict[int, str] = {}
     for name, layer in layers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import AdaptzipWarning, RefusedError, without_warnings
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.guests import able_kinds, check_class, is_within, load_config, load_locally
 from adaptzip.models.heads import head_among, trained_head
@@ -138,9 +139,7 @@ def _load_with(
         if loading.tell:
             _tell_of_tokens(before, model, tokens)
         put = add_adapter if updates else place_extras
-        with warnings.catch_warnings():
-            if not loading.tell:
-                warnings.simplefilter("ignore", AdaptzipWarning)
+        with nullcontext() if loading.tell else without_warnings():
             layers = put(model, adapter, base, merged=loading.merged)
             check_known(model, unknown, base)
             return _finished(base, model, kind, layers, device, tokens)

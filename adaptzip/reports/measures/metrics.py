@@ -153,9 +153,8 @@ def _correlation(of: Correlate, tally: Tally) -> float:
 
 
 def _sklearn(function: str, tally: Tally, **options: Any) -> float:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(action="ignore"):
         # Of what sklearn says 0 of, since a class is neither there nor chosen, it also warns.
-        warnings.simplefilter("ignore")
         return float(getattr(import_sklearn_metrics(), function)(tally.labels, tally.found, **options))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from adaptzip.checkpoints.peft.extras import HEAD_NAMES
+from adaptzip.core.effects import HEAD_NAMES
 from adaptzip.models.configs import text_part
 
 TASK_ENDINGS = {

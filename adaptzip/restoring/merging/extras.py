@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints.peft.extras import (
-    check_originals,
-    check_whole,
-    extra_target,
-    is_copied,
-    is_original,
-    token_indices,
-)
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.effects import Effect
 from adaptzip.errors import BaseModelError, CheckpointError
+from adaptzip.models.extras import check_originals, check_whole
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate, locate_tensor
 from adaptzip.models.tying import TiedFamily
@@ -60,65 +53,59 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
         BaseModelError: if an extra is no head and the base lacks its tensor or has it in another shape.
         CheckpointError: if an extra is empty, two mean one tensor, or token rows have no row numbers.
     """
-    config = adapter.meta.config
-    tokens = config.get("trainable_token_indices")
+    effects = adapter.resolved
     edits: dict[str, list[Edit]] = {}
     added: dict[str, NewTensor] = {}
     heads: dict[str, tuple[int, ...]] = {}
     copies: dict[str, Tensor] = {}
     tied: list[tuple[str | None, Edit]] = []
-    placed = {key: (role, name) for key, role, name in _targets(adapter)}
-    rows = [name for role, name in placed.values() if role == "token_rows"]
-    for key, (role, name) in placed.items():
-        tensor = adapter.extras[key]
+    placed = _targets(adapter)
+    rows = [effect.tensor for effect in placed.values() if effect.role == "token_rows"]
+    for key, effect in placed.items():
+        tensor, name, copied = adapter.extras[key], effect.tensor, effect.copied
         check_whole(key, tensor)
-        copied = role == "replace" and is_copied(key, name, config)
         found = _located(base, name, renaming, copied)
         member = None if family is None else family.find(name, renaming)
         if copied and member is None and not _is_embedding(base, name, found):
             heads[name] = tuple(tensor.shape)
-        if member is not None and copied and not config.get("ensure_weight_tying"):
+        if member is not None and copied and not effects.trained_tied:
             copies[member] = _replacement(base, base.input_embedding or member, tensor).tensor
         elif found is None and (experts := _experts(base, name, tensor, renaming)):
             for stored, part in experts.items():
                 edits.setdefault(stored, []).append(Replacement(part))
         elif found is None:
-            added[name] = _new_head(base, key, name, tensor, copied)
+            added[name] = _new_head(base, key, effect, tensor)
         else:
-            edit = _replacement(base, found, tensor) if role == "replace" else _rows(base, key, found, tensor, config)
+            whole = effect.role == "replace"
+            edit = _replacement(base, found, tensor) if whole else _rows(base, key, found, tensor, effect)
             if member is None:
                 edits.setdefault(found, []).append(edit)
             else:
-                shared = rows == [name] and (member == base.input_embedding or not isinstance(tokens, dict))
-                alone = role == "token_rows" and not shared
+                shared = rows == [name] and (member == base.input_embedding or not effects.rows_by_module)
+                alone = not whole and not shared
                 tied.append((member if alone else None, edit))
-    ignored = tuple(key for key in adapter.extras if _is_ignored(key, adapter))
+    ignored = tuple(key for key in adapter.extras if effects.extras[key].role == "ignore")
     return ExtrasPlan(edits, added, heads, tuple(tied), copies, len(placed), ignored)
 
 
-def _targets(adapter: Adapter) -> list[tuple[str, str, str]]:
-    """(key, role, target) of the extras that have an effect, of which no two may replace one tensor."""
-    found: list[tuple[str, str, str]] = []
+def _targets(adapter: Adapter) -> dict[str, Effect]:
+    """The extras that are put into the base, by key; no two may replace one tensor."""
+    found: dict[str, Effect] = {}
     seen: dict[tuple[str, str], str] = {}
     for key, tensor in adapter.extras.items():
-        role, name = extra_target(key, adapter.meta.config, adapter.modules)
-        if role == "ignore":
+        effect = adapter.resolved.extras[key]
+        if effect.role in ("ignore", "original"):
             continue
-        other = seen.setdefault((role, name), key)
+        other = seen.setdefault((effect.role, effect.tensor), key)
         if other == key:
-            found.append((key, role, name))
+            found[key] = effect
         elif not torch.equal(adapter.extras[other], tensor):
             raise CheckpointError(
-                f"the keys {other} and {key} bring different tensors for {name}",
+                f"the keys {other} and {key} bring different tensors for {effect.tensor}",
                 hint="save the adapter again with PEFT's save_pretrained",
             )
-    check_originals(adapter.extras, {name for role, name in seen if role == "replace"})
+    check_originals(adapter)
     return found
-
-
-def _is_ignored(key: str, adapter: Adapter) -> bool:
-    role, _ = extra_target(key, adapter.meta.config, adapter.modules)
-    return role == "ignore" and not is_original(key)
 
 
 def _located(base: BaseModel, name: str, renaming: Renaming, copied: bool) -> str | None:
@@ -167,13 +154,13 @@ def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
     return base.is_output(name) or (found is not None and found == base.input_embedding)
 
 
-def _new_head(base: BaseModel, key: str, name: str, tensor: Tensor, copied: bool) -> NewTensor:
-    if not copied:
+def _new_head(base: BaseModel, key: str, effect: Effect, tensor: Tensor) -> NewTensor:
+    if not effect.copied:
         raise BaseModelError(
-            f"{base.path}: lacks the tensor {name}, which the adapter's {key} is to replace",
+            f"{base.path}: lacks the tensor {effect.tensor}, which the adapter's {key} is to replace",
             hint="is this the base model that the adapter was trained on?",
         )
-    if ".modules_to_save." in key and ".modules_to_save.default." not in key:
+    if not effect.placed:
         raise CheckpointError(
             f"{key} has another adapter's name than default in it, so that its place in the base is unknown",
             hint="save the adapter with PEFT's save_pretrained, which leaves the name out",
@@ -188,8 +175,8 @@ def _float_dtype(base: BaseModel) -> torch.dtype:
     return floating[0] if floating else torch.float32
 
 
-def _rows(base: BaseModel, key: str, found: str, rows: Tensor, config: Mapping[str, Any]) -> TokenRows:
-    indices = token_indices(key, config)
+def _rows(base: BaseModel, key: str, found: str, rows: Tensor, effect: Effect) -> TokenRows:
+    indices = effect.rows
     size, *width = base.stored(found).shape
     if indices and len(indices) == len(rows) and max(indices) >= size:
         raise CheckpointError(

@@ -27,8 +27,7 @@ from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
-from adaptzip.restoring.reading import read
-from adaptzip.restoring.reconstruction import reconstruct
+from adaptzip.restoring.reading import adapter_from
 
 if TYPE_CHECKING:
     from adaptzip.core.compressed import Compressed
@@ -121,12 +120,19 @@ def merge(
         CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
         UsageError: if `output` is, holds or lies in what is read.
         OutputError: if `output` exists without `force`, or cannot be written.
+
+    Example:
+        >>> report = adaptzip.merge("my-adapter", "base-model", "merged")
+        >>> report.modules == len(adaptzip.read("my-adapter").modules), report.extras
+        (True, 2)
+        >>> "model.safetensors" in report.files
+        True
     """
     check_apart(output, source=source, base=base, basis=basis)
     check_output_folder(output, force)
     chosen = choose_device(device)
     model = BaseModel.open(base)
-    plan = plan_merge(_adapter(source, base, basis), model, scale, untie=untie)
+    plan = plan_merge(adapter_from(source, base=base, basis=basis), model, scale, untie=untie)
     named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
     chosen_tokenizer = choose_tokenizer(model.path, None if named is None else adapter_folder(Path(named)))
     with atomic_directory(output, force, owned=partial(_is_owned, plan)) as folder:
@@ -166,14 +172,6 @@ def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
             f"the {tokenizer.origin}'s tokenizer has {tokenizer.tokens} tokens, but {embedding} only {rows}: texts "
             "with the others fail"
         )
-
-
-def _adapter(source: str | Path | Adapter | Compressed, base: str | Path, basis: str | Path | Basis | None) -> Adapter:
-    if isinstance(source, Adapter):
-        return source
-    if isinstance(source, str | Path):
-        return read(source, base=base, basis=basis)
-    return reconstruct(source, base=base, basis=basis)
 
 
 def merged_files(plan: MergePlan, tokenizer: Tokenizer) -> list[str]:

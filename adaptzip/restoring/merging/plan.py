@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from adaptzip.checkpoints.peft.extras import extra_target
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
@@ -88,7 +87,7 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
         RefusedError: if a weight that the adapter changes is no float, or the adapter repeats or reorders layers.
     """
     _check_layers(adapter, base)
-    task = adapter.meta.config.get("task_type")
+    task = adapter.resolved.task
     renaming = find_renaming(base, list(adapter.modules))
     family = find_family(base, _named(adapter, renaming), headless=task in HEADLESS_TASKS)
     extras = plan_extras(adapter, base, renaming, family)
@@ -116,7 +115,7 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
 
 
 def _check_layers(adapter: Adapter, base: BaseModel) -> None:
-    ranges = adapter.meta.config.get("layer_replication")
+    ranges = [list(ends) for ends in adapter.resolved.layers]
     count = base.config.get("num_hidden_layers")
     if ranges and [i for start, end in ranges for i in range(start, end)] != list(range(count or ranges[-1][1])):
         raise RefusedError(
@@ -131,7 +130,7 @@ def _named(adapter: Adapter, renaming: Renaming) -> Iterator[str]:
     for name in adapter.modules:
         yield next(renaming.names(f"{name}.weight"))
     for key in adapter.extras:
-        yield next(renaming.names(extra_target(key, adapter.meta.config, adapter.modules)[1]))
+        yield next(renaming.names(adapter.resolved.extras[key].tensor))
 
 
 def _all_edits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,9 +156,14 @@ def test_a_file_comes_back_and_one_module_is_read_alone(tmp_path: Path, monkeypa
         assert same_bits(module.A, after.modules[name].A)
         assert same_bits(module.B, after.modules[name].B)
     assert same_bits(after.extras["head.weight"], source.extras["head.weight"])
-    decoded = []
+    decoded: list[str] = []
     real = entropy.decode
-    monkeypatch.setattr(entropy, "decode", lambda *arguments: decoded.append(arguments[-1]) or real(*arguments))
+
+    def decode(*arguments: Any) -> Any:
+        decoded.append(arguments[-1])
+        return real(*arguments)
+
+    monkeypatch.setattr(entropy, "decode", decode)
     assert list(adaptzip.reconstruct(tmp_path / "x.adz", modules=["b"]).modules) == ["b"]
     assert decoded == ["b"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -171,10 +172,14 @@ def test_a_block_of_whole_numbers_that_does_not_end_is_refused() -> None:
     spec = TensorSpec("i", 50, 1, "index", bound=7)
     chunk = entropy.encode(1, 1, [Whole(np.full((50, 1), 3, dtype=np.int32), 7)])
     for shorter in (49, 51):
-        other = TensorSpec("i", shorter, 1, "index", bound=7)
+        others = [TensorSpec("i", shorter, 1, "index", bound=7)]
         with pytest.raises(FormatError, match="does not end where its tensors do"):
-            entropy.decode(chunk, 1, lambda _, other=other: [other], "m")
+            entropy.decode(chunk, 1, partial(_same, others), "m")
     assert entropy.decode(chunk, 1, lambda _: [spec], "m")
+
+
+def _same(specs: list[TensorSpec], rank: int) -> list[TensorSpec]:
+    return specs
 
 
 def test_a_long_level_is_refused() -> None:

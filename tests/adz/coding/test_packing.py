@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adaptzip.adz.coding.packing import INT8_ROWS, narrowest, pack_factors, pack_tensors, unpack_factors, unpack_tensors
+from adaptzip.adz.coding.packing import (
+    INT8_ROWS,
+    ExtrasMode,
+    narrowest,
+    pack_factors,
+    pack_tensors,
+    unpack_factors,
+    unpack_tensors,
+)
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.compressed import Site
 from adaptzip.files.dtypes import DTYPES
@@ -25,7 +33,7 @@ def words(numbers: list[int]) -> Tensor:
     return torch.tensor(signed, dtype=torch.int32).view(torch.float32)
 
 
-def back(tensor: Tensor, mode: str = "lossless") -> tuple[Tensor, str]:
+def back(tensor: Tensor, mode: ExtrasMode = "lossless") -> tuple[Tensor, str]:
     """A tensor after packing, and how it was kept."""
     packed = pack_tensors([("extra", "t", tensor)], mode)
     return unpack_tensors(packed)[0], packed.entries[0].stored
@@ -51,7 +59,7 @@ def test_any_memory_comes_back(parts: list[tuple[str, list[int], bytes]]) -> Non
 
 
 @pytest.mark.parametrize("mode", ["lossless", "float16", "bfloat16", "int8"])
-def test_tensors_with_nan_are_never_rounded(mode: str) -> None:
+def test_tensors_with_nan_are_never_rounded(mode: ExtrasMode) -> None:
     tensor = words(SPECIAL * 5).reshape(5, -1)
     again, stored = back(tensor, mode)
     assert stored == "F32"
@@ -80,7 +88,7 @@ def test_the_narrowest_exact_dtype_is_kept(tensor: Tensor, stored: str) -> None:
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize(("mode", "dtype"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
-def test_floats_are_rounded_as_asked(name: str, mode: str, dtype: torch.dtype) -> None:
+def test_floats_are_rounded_as_asked(name: str, mode: ExtrasMode, dtype: torch.dtype) -> None:
     tensor = (torch.randn(9, 7, generator=torch.Generator().manual_seed(0)) * 5).to(DTYPES[name])
     again, _ = back(tensor, mode)
     expected = tensor if tensor.dtype.itemsize == 2 else tensor.to(dtype).to(tensor.dtype)
@@ -119,7 +127,7 @@ def test_numbers_too_large_for_float16_are_not_lost() -> None:
 
 
 @pytest.mark.parametrize("mode", ["float16", "bfloat16", "int8"])
-def test_whole_numbers_and_small_floats_are_never_rounded(mode: str) -> None:
+def test_whole_numbers_and_small_floats_are_never_rounded(mode: ExtrasMode) -> None:
     for name, dtype in DTYPES.items():
         if name not in FLOATS:
             tensor = (torch.arange(12) % 2).to(dtype).reshape(3, 4)

@@ -26,9 +26,9 @@ from adaptzip.adz.container.header import MAX_MODULES
 from adaptzip.adz.container.reader import read_header
 from adaptzip.adz.container.streams import read_lengths, write_lengths
 from adaptzip.adz.container.tables import Tables, read_tables, write_tables
-from adaptzip.core.adapter import Meta
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, OutputError, RefusedError
 from tests.cases.small_adapters import adapter, bits
 
@@ -112,7 +112,8 @@ def test_what_methods_share_and_stand_on_is_written_too(compressed: Compressed, 
 @pytest.mark.parametrize("what", ["gains", "basis_sizes"])
 def test_as_many_gains_and_sizes_as_modules_are_demanded(compressed: Compressed, what: str, tmp_path: Path) -> None:
     more = [1] * (len(compressed.sites) + 1)
-    made = dataclasses.replace(compressed, **{what: more, "basis_payload": b"x"})
+    changes: dict[str, Any] = {what: more, "basis_payload": b"x"}
+    made = dataclasses.replace(compressed, **changes)
     writer.write(made, tmp_path / "x.adz")
     with pytest.raises(FormatError, match=f"there are {len(more)} .* for {len(compressed.sites)} modules"):
         adaptzip.open(tmp_path / "x.adz")
@@ -161,7 +162,7 @@ def test_equal_input_gives_equal_bytes_in_other_processes(tmp_path: Path) -> Non
 
 def test_the_order_of_modules_and_extras_does_not_matter() -> None:
     source = adapter({"b": (9, 7, 1), "a": (20, 30, 2)}, extras={"x": torch.ones(3), "e": torch.ones(2)})
-    turned = Adapter(dict(reversed(source.modules.items())), dict(reversed(source.extras.items())), source.meta)
+    turned = Adapter(dict(reversed([*source.modules.items()])), dict(reversed([*source.extras.items()])), source.meta)
     one, other = (adaptzip.compress(each, max_error=0.4) for each in (source, turned))
     assert list(map(bytes, one.chunks)) == list(map(bytes, other.chunks))
     assert (one.modules, one.extras) == (other.modules, other.extras)

@@ -13,6 +13,7 @@ import torch
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.budget import Budget
 from adaptzip.core.comparing import weighted_error
 from adaptzip.core.sensitivity import Sensitivity, root
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, UsageError
@@ -131,7 +132,7 @@ def test_coarse_copies_keep_to_their_limits() -> None:
 
 
 def compressed(lora: Adapter, size: int, sensitivities: Mapping[str, Sensitivity]) -> adaptzip.Compressed:
-    request = Request(budget=f"{size}B", device="cpu")
+    request = Request(budget=Budget.parse(f"{size}B"), device="cpu")
     source = replace(load_source(lora, request), sensitivities=sensitivities)
     return run(prepare_job(source, request)).compressed
 
@@ -140,7 +141,8 @@ def uneven(width: int, seed: int) -> torch.Tensor:
     """Moments whose eigenvalues fall over three decades, in random directions."""
     basis, _ = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))
     values = torch.logspace(0, -3, width)
-    return (basis * values) @ basis.T * (width / values.sum())
+    found: torch.Tensor = (basis * values) @ basis.T * (width / values.sum())
+    return found
 
 
 def test_moments_lower_the_weighted_error_at_equal_bytes() -> None:
@@ -161,7 +163,7 @@ def test_moments_lower_the_weighted_error_at_equal_bytes() -> None:
 def test_the_error_that_is_minimised_is_the_weighted_one() -> None:
     lora = small([(96, 80, 8)])
     weights = {"m.0": Sensitivity(1.0, uneven(80, 0))}
-    request = Request(budget="1200B", device="cpu")
+    request = Request(budget=Budget.parse("1200B"), device="cpu")
     made = run(prepare_job(replace(load_source(lora, request), sensitivities=weights), request))
     after = reconstruct(made.compressed)
     assert made.error == pytest.approx(weighted_error(lora, after, weights), rel=1e-4)

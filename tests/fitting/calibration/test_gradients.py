@@ -74,7 +74,7 @@ def test_an_encoders_gradient_tells_halves_apart(tmp_path: Path) -> None:
         hidden = loaded.model(input_ids=torch.tensor([tokens]), attention_mask=mask).last_hidden_state[0, half:]
         b.append(functional.normalize(hidden.mean(0), dim=0))
     loss = functional.cross_entropy(a @ torch.stack(b).T / 0.05, torch.arange(len(ids)))
-    loss.backward()
+    torch.autograd.backward(loss)
     torch.testing.assert_close(found, weight.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -98,8 +98,10 @@ def test_the_tally_is_of_the_outputs_gradients(tmp_path: Path) -> None:
     for _ in range(2):
         label = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
         kept["y"].grad = None
-        functional.cross_entropy(logits, label, reduction="sum").backward(retain_graph=True)
-        energies += kept["y"].grad.square().sum(2)
+        torch.autograd.backward(functional.cross_entropy(logits, label, reduction="sum"), retain_graph=True)
+        gradient = kept["y"].grad
+        assert gradient is not None
+        energies += gradient.square().sum(2)
     assert tally.output_energy == pytest.approx(float(energies.sum()), rel=1e-4)
     expected = torch.einsum("nt,nti,ntj->ij", energies * batch.mask, x, x)
     torch.testing.assert_close(tally.gram.float(), expected, rtol=1e-3, atol=1e-6)  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ def test_one_layer_by_hand() -> None:
     tally = InputTally()
     batch = Batch(torch.zeros(2, 2, dtype=torch.int64), mask)
     for _ in range(2):
-        with observed_inputs({"m": Layer(layer, layer.weight, "linear")}, batch, {"m": tally}):
+        with observed_inputs({"m": Layer(layer, layer.get_parameter("weight"), "linear")}, batch, {"m": tally}):
             layer(inputs)
     layer(inputs)
     # x x^T of (1, 0), (0, 2) and (1, 1), twice; the padded (9, 9) is left out.
@@ -75,7 +75,7 @@ def test_transposed_layers_are_seen_in_the_updates_orientation(tmp_path: Path) -
 def test_names_may_have_another_prefix(tmp_path: Path) -> None:
     model = tiny_peft.bert()
     lora = adapter(model, "query")
-    assert find_layers(model.bert, lora.modules, tmp_path).keys() == lora.modules.keys()  # type: ignore[arg-type]
+    assert find_layers(model.bert, lora.modules, tmp_path).keys() == lora.modules.keys()
 
 
 def test_a_module_that_never_runs_is_named(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_convolutions_patches_are_what_its_weight_multiplies(name: str) -> Non
     layer = getattr(tiny_peft.Layers(), name)
     shape = {"conv1": (2, 8, 7), "conv2": (2, 3, 6, 5), "conv3": (2, 2, 4, 4, 4), "grouped": (2, 8, 5, 5)}[name]
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    rows = input_rows(Layer(layer, layer.weight, "conv"), inputs, torch.ones(2, 1, dtype=torch.bool))
+    rows = input_rows(Layer(layer, layer.get_parameter("weight"), "conv"), inputs, torch.ones(2, 1, dtype=torch.bool))
     weight = layer.weight.detach().flatten(1)
     grouped = rows.reshape(2, layer.groups, -1, rows.shape[1])
     out = torch.einsum("tgpi,goi->tgop", grouped, weight.reshape(layer.groups, -1, weight.shape[1]))
@@ -115,6 +115,6 @@ def test_a_convolutions_patches_are_what_its_weight_multiplies(name: str) -> Non
 def test_a_strided_dilated_padded_convolution() -> None:
     layer = nn.Conv2d(2, 3, 3, stride=2, padding=1, dilation=2, bias=False)
     inputs = torch.randn(1, 2, 9, 8)
-    rows = input_rows(Layer(layer, layer.weight, "conv"), inputs, torch.ones(1, 1, dtype=torch.bool))
+    rows = input_rows(Layer(layer, layer.get_parameter("weight"), "conv"), inputs, torch.ones(1, 1, dtype=torch.bool))
     found = rows @ layer.weight.detach().flatten(1).T
     torch.testing.assert_close(found.T.reshape(layer(inputs).shape), layer(inputs).detach(), rtol=1e-4, atol=1e-5)

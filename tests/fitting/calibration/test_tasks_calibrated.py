@@ -30,7 +30,7 @@ PROMPTS = [Example("a b", completion=" c d e"), Example("f e", completion=" b")]
 
 
 def tokens(folder: Path) -> Task:
-    config = {"task_type": "TOKEN_CLS", "target_modules": ["query", "value"]}
+    config: dict[str, Any] = {"task_type": "TOKEN_CLS", "target_modules": ["query", "value"]}
     return trained(folder, tiny_peft.bert_tokens, AutoModelForTokenClassification, **config)
 
 
@@ -92,7 +92,7 @@ def test_every_task_is_calibrated(case: str, tmp_path: Path) -> None:
     kinds = {"one output": (1, None), "several labels": (3, "multi_label_classification"), "pairs": (3, None)}
     task = classifier(tmp_path, *kinds[case]) if case in kinds else seq2seq(tmp_path)
     texts: list[dict[str, object]] = [{"body": text} for text in TEXTS]
-    fields = {"text_field": "body"}
+    fields: dict[str, Any] = {"text_field": "body"}
     if case == "pairs":
         texts, fields["pair_field"] = [{"body": text, "other": text[::-1]} for text in TEXTS], "other"
     if case == "to be written":

@@ -39,7 +39,7 @@ def test_mixtures_are_the_softmax_over_the_highest_logits(k: int) -> None:
     threshold = logits.detach().topk(k).values[:, -1:]
     expected = torch.where(logits >= threshold, logits, -torch.inf).softmax(1)
     torch.testing.assert_close(torch.zeros(6, 9).scatter(1, indices, whole), expected)
-    (whole[:, -1] ** 2).sum().backward()
+    torch.autograd.backward((whole[:, -1] ** 2).sum())
     assert logits.grad is not None
     assert bool(((logits.grad != 0) == (logits.detach() >= threshold)).all())
 
@@ -52,7 +52,7 @@ def test_single_vectors_keep_their_value_and_have_a_gradient() -> None:
     pieces = (bank[indices] * whole[:, :, None]).sum(1)
     torch.testing.assert_close(pieces.detach(), bank[logits.argmax(1)])
     wanted = bank[logits.topk(2).indices[:, 1]]
-    (pieces - wanted).square().sum().backward()
+    torch.autograd.backward((pieces - wanted).square().sum())
     assert logits.grad is not None
     second = logits.topk(2).indices[:, 1:]
     # Gradient descent raises the logit of the vector that fits exactly.

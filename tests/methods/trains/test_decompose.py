@@ -24,7 +24,8 @@ def random(n: int, modes: tuple[int, ...], seed: int, dtype: torch.dtype = torch
 
 def error(tensors: Tensor, cores: list[Tensor]) -> Tensor:
     """(n,) relative errors."""
-    return (contract(cores)[:, :, 0].double() - tensors.double()).norm(dim=1) / tensors.double().norm(dim=1)
+    found: Tensor = (contract(cores)[:, :, 0].double() - tensors.double()).norm(dim=1) / tensors.double().norm(dim=1)
+    return found
 
 
 def oracle(tensor: Tensor, modes: tuple[int, ...], rank: int) -> float:

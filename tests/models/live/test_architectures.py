@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptzip.errors import RefusedError
 from adaptzip.models.kinds import Kind
@@ -37,13 +37,13 @@ def t5(**more: Any) -> tf.T5Config:
     return tf.T5Config(**T5, decoder_start_token_id=0, num_labels=3, **more)
 
 
-def llava() -> nn.Module:
+def llava() -> Any:
     text = tf.LlamaConfig(num_key_value_heads=1, **SIZES)
     config = tf.LlavaConfig(text_config=text, vision_config=tf.CLIPVisionConfig(**VISION), image_token_index=31)
     return tf.LlavaForConditionalGeneration(config)
 
 
-def qwen_vl() -> nn.Module:
+def qwen_vl() -> Any:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
     vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2}
     tokens = {"image_token_id": 30, "video_token_id": 29, "vision_start_token_id": 28, "vision_end_token_id": 27}
@@ -51,7 +51,7 @@ def qwen_vl() -> nn.Module:
     return tf.Qwen2VLForConditionalGeneration(tf.Qwen2VLConfig(text_config=text, vision_config=vision, **tokens))
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], list[str], str | None, Kind]] = {
+CASES: dict[str, tuple[Callable[[], Any], list[str], str | None, Kind]] = {
     "mamba": (lambda: tf.MambaForCausalLM(tf.MambaConfig(**STATES)), ["x_proj"], "CAUSAL_LM", "causal"),
     "falcon mamba": (
         lambda: tf.FalconMambaForCausalLM(tf.FalconMambaConfig(**STATES)),
@@ -104,10 +104,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[str], str | None, Kind]] = 
 }
 
 
-def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+def seeded(make: Callable[[], Any]) -> Callable[[], Any]:
     """The same model each time, with weights large enough for updates to matter."""
 
-    def made() -> nn.Module:
+    def made() -> Any:
         tiny_peft.set_seed(0)
         model = make()
         for parameter in model.parameters():
@@ -117,7 +117,7 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return made
 
 
-def live(task: Task, make: Callable[[], nn.Module], kind: Kind) -> list[Tensor]:
+def live(task: Task, make: Callable[[], Any], kind: Kind) -> list[Tensor]:
     """PEFT's logits, or the mean of its last hidden states, of every text by itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,7 +134,7 @@ def live(task: Task, make: Callable[[], nn.Module], kind: Kind) -> list[Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_as_pefts_live_model(case: str, tmp_path: Path) -> None:
     make, modules, name, kind = CASES[case]
-    config = {"target_modules": modules} | ({} if name is None else {"task_type": name})
+    config: dict[str, Any] = {"target_modules": modules} | ({} if name is None else {"task_type": name})
     task = trained(tmp_path, seeded(make), None, **config)
     loaded = load_teacher(task.base, read(task.adapter), CPU)
     assert loaded.kind == kind
@@ -160,7 +160,7 @@ def renamed(task: Task, old: str, new: str) -> Task:
     ids=["transformers 4", "twice"],
 )
 def test_names_with_another_prefix(old: str, new: str, tmp_path: Path) -> None:
-    config = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    config: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
     task = trained(tmp_path, seeded(llava), None, **config)
     expected = live(task, llava, "causal")
     loaded = load_teacher(task.base, read(renamed(task, old, new).adapter), CPU)
@@ -176,7 +176,7 @@ def test_names_with_another_prefix(old: str, new: str, tmp_path: Path) -> None:
         (lambda: tf.LlamaForQuestionAnswering(tf.LlamaConfig(num_key_value_heads=1, **SIZES)), "ForQuestionAnswering"),
     ],
 )
-def test_heads_that_are_not_compared(make: Callable[[], nn.Module], said: str, tmp_path: Path) -> None:
+def test_heads_that_are_not_compared(make: Callable[[], Any], said: str, tmp_path: Path) -> None:
     task = trained(tmp_path, make, None, target_modules=["query", "q_proj"])
     with pytest.raises(RefusedError, match=said):
         load_teacher(task.base, read(task.adapter), CPU)

@@ -92,7 +92,7 @@ def test_all_batches_are_run_alike() -> None:
     built = build("FNet", "Model", "encoder")
     loaded = LoadedModel(built.model, "encoder", None, {}, built.pad)  # type: ignore[arg-type]
     with pytest.warns(AdaptzipWarning, match=TOLD):
-        made = loaded.settled(loaded.batch(ids) for ids in ([IDS[0], IDS[0]], IDS))
+        made = loaded.apart_if_one_is(loaded.batch(ids) for ids in ([IDS[0], IDS[0]], IDS))
     assert [batch.apart for batch in made] == [True, True]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -85,7 +85,7 @@ def test_the_cache_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_recurrent_model_writes_as_it_reads(tmp_path: Path) -> None:
-    def mamba() -> nn.Module:
+    def mamba() -> Any:
         tiny_peft.set_seed(0)
         return MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, state_size=4))
 

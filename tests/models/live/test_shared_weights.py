@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -33,20 +33,20 @@ ROWS = ([2, 3, 4, 5, 7], [7, 3, 6, 1, 7])
 SIZES = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_labels": 3}
 
 
-def albert() -> nn.Module:
+def albert() -> Any:
     """One layer that runs three times."""
     tiny_peft.set_seed(0)
     config = AlbertConfig(embedding_size=8, num_hidden_layers=3, max_position_embeddings=16, **SIZES)
     return AlbertForSequenceClassification(config)
 
 
-def roberta() -> nn.Module:
+def roberta() -> Any:
     tiny_peft.set_seed(0)
     config = RobertaConfig(num_hidden_layers=1, max_position_embeddings=20, pad_token_id=0, **SIZES)
     return RobertaForSequenceClassification(config)
 
 
-def bart_classifier() -> nn.Module:
+def bart_classifier() -> Any:
     tiny_peft.set_seed(0)
     config = tiny_peft.bart().config
     config.num_labels, config.eos_token_id = 3, 7
@@ -55,10 +55,10 @@ def bart_classifier() -> nn.Module:
 
 tied = llama(tie_word_embeddings=True)
 biased = llama(attention_bias=True)
-TEXT = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
-TARGET = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "q_proj"]}
+TEXT: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+TARGET: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "q_proj"]}
 CLASS = {"task_type": "SEQ_CLS", "target_modules": ["query", "q_proj"]}
-CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "t5, update of shared": (tiny_peft.t5, {**TARGET, "target_modules": ["shared", "q"]}),
     "t5, update of one side": (tiny_peft.t5, {**TARGET, "target_modules": ["encoder.embed_tokens"]}),
     "t5, update of both sides": (tiny_peft.t5, {**TARGET, "target_modules": ["embed_tokens"]}),
@@ -132,14 +132,14 @@ def test_as_peft_has_it(case: str, merged: bool, tmp_path: Path) -> None:
 
 
 def test_what_was_trained_tied_and_is_not_loaded_so_is_refused(tmp_path: Path) -> None:
-    config = {**TARGET, "target_modules": ["lm_head"], "ensure_weight_tying": True}
+    config: dict[str, Any] = {**TARGET, "target_modules": ["lm_head"], "ensure_weight_tying": True}
     task = trained(tmp_path, tiny_peft.t5, AutoModelForSeq2SeqLM, **config)
     with pytest.raises(RefusedError, match="share one weight and were trained tied"):
         load_teacher(task.base, read(task.adapter), CPU)
 
 
 def test_rows_that_the_embedding_lacks_are_named(tmp_path: Path) -> None:
-    more = {**TEXT, "trainable_token_indices": [2, 35]}
+    more: dict[str, Any] = {**TEXT, "trainable_token_indices": [2, 35]}
     task = trained(tmp_path, llama(vocab_size=40), AutoModelForCausalLM, **more)
     base = tmp_path / "smaller"
     save(llama(), base)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GPTJConfig, GPTJForCausalLM
 
+from adaptzip.checkpoints import resolved
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 from adaptzip.models.live.running import load_bare, load_teacher
 from adaptzip.restoring.reading import read
@@ -27,7 +28,7 @@ MORE = 35
 NEW = [32, 33, 34]
 
 
-def gptj() -> nn.Module:
+def gptj() -> Any:
     """Its head has a bias."""
     tiny_peft.set_seed(0)
     sizes = {"vocab_size": 32, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}
@@ -54,9 +55,7 @@ def resized(model: Any, base: Path) -> Any:
     return found
 
 
-def enlarged(
-    folder: Path, make: Callable[[], nn.Module], *, embeddings: bool | str = "auto", **config: Any
-) -> Enlarged:
+def enlarged(folder: Path, make: Callable[[], Any], *, embeddings: bool | str = "auto", **config: Any) -> Enlarged:
     base = save(make, folder / "base")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -76,9 +75,9 @@ def logits(model: Any) -> Tensor:
 
 
 tied = llama(tie_word_embeddings=True)
-SEQ = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "q_proj"]}
-TEXT = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
-WHOLE: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+SEQ: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM", "target_modules": ["q", "q_proj"]}
+TEXT: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+WHOLE: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "t5": (tiny_peft.t5, {**SEQ, "modules_to_save": ["shared", "lm_head"]}),
     "t5, input": (tiny_peft.t5, {**SEQ, "modules_to_save": ["shared"]}),
     "t5, output": (tiny_peft.t5, {**SEQ, "modules_to_save": ["lm_head"]}),
@@ -107,7 +106,7 @@ def test_an_enlarged_vocabulary_is_as_peft_has_it(case: str, tmp_path: Path) -> 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-PART: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
+PART: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "tied, input": (tied, {**TEXT, "modules_to_save": ["embed_tokens"]}, "35 tokens, and no lm_head.weight"),
     "tied, output": (tied, {**TEXT, "modules_to_save": ["lm_head"]}, "35 tokens, and no model.embed_tokens.weight"),
     "t5": (tiny_peft.t5, {**SEQ, "modules_to_save": ["shared", "lm_head"]}, "no encoder.embed_tokens.weight"),
@@ -140,9 +139,9 @@ def test_a_table_that_the_base_has_in_another_size_counts_for_one_module(tmp_pat
     base, lora = save(tied, tmp_path), adapter(tied(), "q_proj")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"vocab_size": 35}))
-    lora = replace(lora, extras={"base_model.model.model.embed_tokens.weight": torch.randn(35, 16)})
+    lora = resolved(replace(lora, extras={"base_model.model.model.embed_tokens.weight": torch.randn(35, 16)}))
     assert not logits(load_teacher(base, lora, CPU).model).isnan().any()
-    copied = replace(lora, meta=replace(lora.meta, config={"modules_to_save": ["embed_tokens"]}))
+    copied = resolved(replace(lora, meta=replace(lora.meta, config={"modules_to_save": ["embed_tokens"]})))
     with pytest.raises(RefusedError, match=r"lm_head.weight, .* neither in the base nor in the adapter"):
         load_teacher(base, copied, CPU)
 

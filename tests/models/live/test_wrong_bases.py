@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
-from torch import nn
 from transformers import BertModel, ViTConfig, ViTForImageClassification
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipError, BaseModelError, RefusedError
 from adaptzip.models.kinds import Kind
@@ -26,7 +26,7 @@ from tests.models.test_heads import change, questions, with_task
 STRICT = Loading(strict=True)
 
 
-def encoder() -> nn.Module:
+def encoder() -> Any:
     tiny_peft.set_seed(0)
     return BertModel(tiny_peft.bert().config)
 
@@ -37,7 +37,7 @@ def named(lora: Adapter, base: str) -> Adapter:
 
 def told(base: Path, lora: Adapter, kind: Kind | None = None, *, loading: Loading = STRICT) -> AdaptzipError:
     with pytest.raises((BaseModelError, RefusedError)) as caught:
-        load_teacher(base, lora, CPU, kind, loading=loading)
+        load_teacher(base, resolved(lora), CPU, kind, loading=loading)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     return caught.value
@@ -55,7 +55,7 @@ def test_another_architecture_is_the_cause_and_not_its_missing_head(tmp_path: Pa
 
 @pytest.mark.parametrize(("task", "make"), [("SEQ_CLS", encoder), ("TOKEN_CLS", encoder), ("SEQ_CLS", tiny_peft.llama)])
 def test_a_classifier_without_any_head_is_refused_where_asked(
-    task: str, make: Callable[[], nn.Module], tmp_path: Path
+    task: str, make: Callable[[], Any], tmp_path: Path
 ) -> None:
     base, lora = save(make, tmp_path), with_task(adapter(make(), "query", "q_proj"), task)
     error = told(base, lora)
@@ -87,7 +87,7 @@ def test_a_task_that_is_forced_runs_or_is_named_in_the_hint(kind: Kind, tmp_path
 
 
 def test_a_decoder_saved_without_its_head(tmp_path: Path) -> None:
-    def bare(**more: object) -> Callable[[], nn.Module]:
+    def bare(**more: object) -> Callable[[], Any]:
         return lambda: tiny_peft.llama(**more).model
 
     tied, untied = bare(tie_word_embeddings=True), bare()
@@ -127,7 +127,7 @@ def test_heads_of_other_tasks_are_told_by_their_names(part: str, task: str, tmp_
 
 
 def test_a_model_of_pictures(tmp_path: Path) -> None:
-    def pictures() -> nn.Module:
+    def pictures() -> Any:
         sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
         return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **sizes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.fields import PAIRS
 
 
-def rows(folder: Path, *records: dict[str, object], name: str = "rows.jsonl") -> Path:
+def rows(folder: Path, *records: Mapping[str, object], name: str = "rows.jsonl") -> Path:
     path = folder / name
     path.write_text("\n".join(json.dumps(record) for record in records))
     return path

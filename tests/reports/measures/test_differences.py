@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ def rows(kind: Kind, width: int = 3, **options: bool) -> dict[str, Tally]:
 def by_long_way(statistic: object, *data: object) -> tuple[float, float]:
     """scipy's own paired bootstrap, resample by resample."""
     found = bootstrap(
-        data,  # type: ignore[arg-type]
-        statistic,  # type: ignore[arg-type]
+        data,
+        statistic,
         paired=True,
         vectorized=False,
         method="percentile",
@@ -68,7 +69,7 @@ def test_tokens_of_a_text_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     tallies = rows("causal", 6)
     loss = metrics_of("causal", 6)[0]
 
-    def apart(texts: object) -> float:
+    def apart(texts: Any) -> float:
         first, second = (
             row.loss[texts].sum() / row.labelled[texts].sum() for row in (tallies["a"], tallies["teacher"])
         )

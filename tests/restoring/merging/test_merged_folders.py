@@ -13,7 +13,9 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.errors import (
     AdaptzipError,
     BaseModelError,
@@ -118,7 +120,12 @@ def test_a_classifier_over_a_language_model(tmp_path: Path) -> None:
 def test_every_kind_of_source_merges_alike(tmp_path: Path) -> None:
     built = build(LINEAR, tmp_path)
     packed = compress(built.adapter, tmp_path / "a.adz", lossless=True)
-    sources = [tmp_path / "a.adz", str(tmp_path / "a.adz"), packed, read(built.adapter)]
+    sources: list[Path | str | Compressed | Adapter] = [
+        tmp_path / "a.adz",
+        str(tmp_path / "a.adz"),
+        packed,
+        read(built.adapter),
+    ]
     for number, source in enumerate(sources):
         merge(source, built.base, tmp_path / str(number))
         assert_same_tensors(tensors_of(tmp_path / str(number)), built.expected)

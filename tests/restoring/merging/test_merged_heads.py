@@ -143,7 +143,7 @@ def test_labels_and_their_kind_stay_the_bases(config: dict[str, Any], tmp_path: 
 
 
 def test_both_layers_of_a_head_in_a_pytorch_file(tmp_path: Path) -> None:
-    saved = {"modules_to_save": ["pre_classifier", "classifier"]}
+    saved: dict[str, Any] = {"modules_to_save": ["pre_classifier", "classifier"]}
     live = train(tmp_path, distilbert, target_modules=["q_lin"], task_type="SEQ_CLS", **saved)
     weights = live.adapter / "adapter_model.safetensors"
     torch.save(load_file(weights), live.adapter / "adapter_model.bin")

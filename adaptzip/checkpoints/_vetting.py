@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints.peft.config import parse_config
-from adaptzip.checkpoints.peft.extras import extra_target, token_indices
-from adaptzip.checkpoints.peft.keys import PREFIX, refuse_methods
-from adaptzip.checkpoints.peft.refusals import refuse_variants
+from adaptzip.checkpoints._config import parse_config
+from adaptzip.checkpoints._effects import extra_effect
+from adaptzip.checkpoints._keys import PREFIX, refuse_methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
 
@@ -20,17 +19,19 @@ _REPAIR = "repair the configuration"
 _BIASES = (None, "none", "all", "lora_only", "vblora_only")
 
 
-def vet(adapter: Adapter, where: object) -> None:
+def vet_parts(adapter: Adapter, where: object) -> None:
     """Refuse an adapter whose configuration or extras say of the update what its factors do not.
+
+    The configuration is held against PEFT's fields; others have no meaning here.
 
     What a configuration leaves out is no reason: whoever writes the adapter fills it in.
 
     Raises:
-        RefusedError: if the configuration asks for more than W + s*B@A, or an extra belongs to another method.
+        RefusedError: if an extra belongs to another method.
         CheckpointError: if a field has a value of the wrong kind, tensors that it announces are missing, or an extra
             means a part of a factor or the same tensor as another.
     """
-    _vet_config(adapter, where)
+    _vet_config(adapter.meta.config, where)
     for field, what, present in (
         ("use_dora", "magnitude", [m.magnitude is not None for m in adapter.modules.values()]),
         ("lora_bias", "bias", [m.bias is not None for m in adapter.modules.values()]),
@@ -62,14 +63,9 @@ def vet_numbers(adapter: Adapter) -> None:
                 )
 
 
-def _vet_config(adapter: Adapter, where: object) -> None:
-    raw = adapter.meta.config
-    if adapter.meta.dialect == "peft":
-        refuse_variants({"peft_type": "LORA", **raw}, where)
-        parse_config(raw, where)
-    else:
-        # The ranks and scales of other dialects stand elsewhere, or mean something else.
-        parse_config({**raw, "r": 1, "lora_alpha": 1, "rank_pattern": {}, "alpha_pattern": {}}, where)
+def _vet_config(raw: Mapping[str, Any], where: object) -> None:
+    # The ranks and scales of other dialects than PEFT's own stand elsewhere, or mean something else.
+    parse_config({**raw, "r": 1, "lora_alpha": 1, "rank_pattern": {}, "alpha_pattern": {}}, where)
     if not isinstance(raw.get("task_type"), str | None):
         raise CheckpointError(f"{where}: task_type is {raw['task_type']!r}, expected text", hint=_REPAIR)
     if raw.get("bias") not in _BIASES:
@@ -94,9 +90,10 @@ def check_token_rows(extras: Mapping[str, Tensor], raw: Mapping[str, Any], where
     Raises:
         CheckpointError: if they are not.
     """
-    rows = [key for key in extras if extra_target(key, raw)[0] == "token_rows"]
+    effects = {key: extra_effect(key, raw) for key in extras}
+    rows = [key for key, effect in effects.items() if effect.role == "token_rows"]
     for key in rows:
-        indices = token_indices(key, raw)
+        indices = effects[key].rows
         if indices is None or extras[key].ndim != 2 or len(indices) != extras[key].shape[0]:
             there = "none" if indices is None else str(len(indices))
             raise CheckpointError(

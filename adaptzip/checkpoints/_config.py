@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 
 from adaptzip.errors import CheckpointError
 
+CONFIG_NAME = "adapter_config.json"
+WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+"""What PEFT's methods call their weights; the first form is the one that is written."""
+
 Number = TypeVar("Number", int, float)
 _FORMS = {
     "rank_pattern": r"(.*\.)?({})$",
@@ -144,14 +148,20 @@ def _check(name: str, value: Any, where: object, kind: type) -> Any:
 
 def _check_pattern(name: str, pattern: str, where: object) -> None:
     """Refuse what PEFT cannot compile; some patterns are right alone and wrong where PEFT puts them."""
-    form = _FORMS.get(name.partition("[")[0], "{}")
+    if not is_pattern(pattern, _FORMS.get(name.partition("[")[0], "{}")):
+        raise CheckpointError(
+            f"{where}: {name} has {shown(pattern)}, which is no regular expression that PEFT can use", hint=_REPAIR
+        )
+
+
+def is_pattern(pattern: str, form: str = "{}") -> bool:
+    """Whether a text is a regular expression, both alone and where it stands in `form`."""
     try:
         re.compile(pattern)
         re.compile(form.format(pattern))
-    except (re.error, RecursionError, OverflowError) as error:
-        raise CheckpointError(
-            f"{where}: {name} has {shown(pattern)}, which is no regular expression that PEFT can use", hint=_REPAIR
-        ) from error
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def shown(value: object) -> str:
@@ -176,20 +186,29 @@ def _switch(value: Any) -> bool:
     return value in (0, 1)
 
 
-def _tokens(value: Any) -> bool:
+def are_tokens(value: Any) -> bool:
+    """Whether a value is what trainable_token_indices may be: token numbers, or token numbers by module name."""
     return _wholes(value) or (isinstance(value, Mapping) and all(_wholes(v) for v in value.values()))
+
+
+def are_layer_ranges(value: Any) -> bool:
+    """Whether a value is what layer_replication may be: pairs of layer numbers."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_whole, pair)) for pair in value
+    )
 
 
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "base_model_name_or_path": (lambda v: isinstance(v, str), "a name or path"),
     **{name: (_switch, "true or false") for name in ("fan_in_fan_out", "lora_bias", "use_dora", "use_rslora")},
     "exclude_modules": (lambda v: isinstance(v, str) or _texts(v), "module names or a pattern"),
+    "layer_replication": (are_layer_ranges, "pairs of layer numbers"),
     "layers_pattern": (lambda v: isinstance(v, str) or _texts(v), "names or one name"),
     "layers_to_transform": (lambda v: _whole(v) or _wholes(v), "layer numbers or one number"),
     "modules_to_save": (_texts, "module names"),
     "target_modules": (lambda v: isinstance(v, str) or _texts(v), "module names or a pattern"),
     "target_parameters": (_texts, "parameter names"),
-    "trainable_token_indices": (_tokens, "token numbers, or token numbers by module name"),
+    "trainable_token_indices": (are_tokens, "token numbers, or token numbers by module name"),
 }
 
 

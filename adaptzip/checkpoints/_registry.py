@@ -1,0 +1,146 @@
+"""The registry of dialects: every module of this folder, and every entry point of the group `adaptzip.dialects`.
+
+A dialect module holds one object `DIALECT`, and an entry point names one.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from adaptzip.checkpoints._base import Dialect, NativeWriter, Reader, Writer
+from adaptzip.checkpoints._config import CONFIG_NAME
+from adaptzip.errors import RefusedError, UsageError
+
+GROUP = "adaptzip.dialects"
+
+
+class _Unknown(Dialect):
+    """What holds for adapters of a dialect that is not installed: what holds where a dialect says nothing else."""
+
+    name = "unknown"
+    title = "an unknown dialect"
+
+
+def dialects() -> dict[str, Dialect]:
+    """Every dialect by its name, in sorted order.
+
+    Raises:
+        UsageError: if an installed package's dialect cannot be loaded, is none, or has the name of another.
+    """
+    found = _built_in() | _plugged_in(tuple(sys.path))
+    return {name: found[name] for name in sorted(found)}
+
+
+def dialect(name: str) -> Dialect:
+    """The dialect called `name`.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    return _named(name, dialects())
+
+
+def conventions(name: str) -> Dialect:
+    """The dialect that an adapter names as its own, or what holds for all where it is not installed."""
+    return dialects().get(name, _Unknown())
+
+
+def readers() -> dict[str, Reader]:
+    """The dialects that read their files, by name."""
+    return {name: found for name, found in dialects().items() if isinstance(found, Reader)}
+
+
+def writer(name: str) -> Writer | NativeWriter:
+    """The dialect called `name`, to write.
+
+    Raises:
+        UsageError: if there is none.
+        RefusedError: if it is one that is read alone.
+    """
+    known = dialects()
+    able = {key: found for key, found in known.items() if isinstance(found, Writer | NativeWriter)}
+    if name in able:
+        return able[name]
+    if name in known:
+        raise RefusedError(
+            f"{known[name].title} checkpoints are read, not written",
+            hint="write --as peft, which loads with the same update",
+        )
+    raise _unknown(name, able)
+
+
+def weight_names() -> tuple[str, ...]:
+    """What dialects call the file with the tensors, best first."""
+    return _distinct(name for found in _peft_first() for name in found.files.weights)
+
+
+def config_names(weights_name: str = "") -> tuple[str, ...]:
+    """What dialects call the configuration beside a file of tensors; first those that give that file its name."""
+    named = [found.files for found in _peft_first() if found.files.config is not None]
+    own = (files.config for files in named if weights_name in files.weights)
+    return _distinct(str(name) for name in (*own, CONFIG_NAME, *(files.config for files in named)))
+
+
+def _named(name: str, known: dict[str, Dialect]) -> Dialect:
+    if name not in known:
+        raise _unknown(name, known)
+    return known[name]
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    return UsageError(f"there is no checkpoint dialect {name!r}", hint=f"known: {', '.join(known)}")
+
+
+def _peft_first() -> list[Dialect]:
+    """The dialects with those of this package first: a plug-in's names never go before theirs."""
+    return sorted(dialects().values(), key=lambda found: found.name not in _built_in())
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+@cache
+def _built_in() -> dict[str, Dialect]:
+    names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_"))
+    found: list[Dialect] = [import_module(f"{__package__}.{name}").DIALECT for name in names]
+    return {each.name: each for each in found}
+
+
+@lru_cache(maxsize=8)
+def _plugged_in(path: tuple[str, ...]) -> dict[str, Dialect]:
+    """The dialects of other packages on a search path; looking for them takes time, and each read asks for them."""
+    points = entry_points(group=GROUP)
+    places = dict.fromkeys(_built_in(), "adaptzip")
+    for point in points:
+        if places.setdefault(point.name, point.value) != point.value:
+            raise UsageError(
+                f"dialect {point.name!r} is defined twice: by {places[point.name]} and by {point.value}",
+                hint="uninstall the package that brings the second one",
+            )
+    return {point.name: _load(point) for point in points}
+
+
+def _load(point: EntryPoint) -> Dialect:
+    brought = f"dialect {point.name!r}, which {_package(point)} brings as {point.value},"
+    hint = "mend that package, or uninstall it"
+    try:
+        loaded = point.load()
+    except Exception as error:  # Whatever a stranger's module does when it is imported.
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{brought} cannot be loaded: {said}", hint=hint) from error
+    if not isinstance(loaded, Dialect):
+        raise UsageError(f"{brought} is of type {type(loaded).__name__}, expected a Dialect", hint=hint)
+    if loaded.name != point.name:
+        raise UsageError(f"{brought} calls itself {loaded.name!r}, expected the entry point's name", hint=hint)
+    return loaded
+
+
+def _package(point: EntryPoint) -> str:
+    return "a package" if point.dist is None else f"the package {point.dist.name}"

@@ -1,0 +1,72 @@
+"""What all methods have in common: the tensors that a file holds, and what is made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import Field
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from adaptzip.core.compressed import Site, TensorSpec
+
+BASIS_U = "basis.U"
+BASIS_V = "basis.V"
+"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one."""
+
+
+class MethodConfig(Protocol):
+    """A method's options: any frozen dataclass whose fields all have defaults that JSON can hold."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init__(self, **options: Any) -> None: ...
+
+
+ConfigT = TypeVar("ConfigT", bound=MethodConfig)
+
+
+class Family(ABC, Generic[ConfigT]):
+    """A family of parametrisations: what `Method`, `FunctionMethod` and `Trainable` have in common.
+
+    Stateless; everything that a file needs is in its config, its tensors, `Site` and the basis.
+
+    Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, and with
+    `needs_basis` the module's `BASIS_U` and `BASIS_V`.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    config_type: type[ConfigT]
+    roles: ClassVar[tuple[str, ...]]
+    shared_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the tensors that are stored once for the whole adapter."""
+    needs_basis: ClassVar[bool] = False
+    """Whether modules are put together from a frozen basis that lies elsewhere, or once in the file."""
+
+    def max_rank(self, site: Site, config: ConfigT) -> int:
+        """The largest rank a module of this shape may have in a file."""
+        return min(site.out, site.width)
+
+    def factor_rank(self, site: Site, rank: int, config: ConfigT) -> int:
+        """The rank of the factors that `reconstruct` makes of a block of `rank`."""
+        return rank
+
+    @abstractmethod
+    def layout(self, site: Site, rank: int, config: ConfigT) -> tuple[TensorSpec, ...]:
+        """The tensors stored for a module of `rank`, in the order of `roles`."""
+
+    def shared_layout(self, config: ConfigT) -> tuple[TensorSpec, ...]:
+        """The tensors stored once, in the order of `shared_roles`."""
+        return ()
+
+    @abstractmethod
+    def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: ConfigT) -> tuple[Tensor, Tensor]:
+        """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the real tensors."""
+
+
+AnyFamily: TypeAlias = Family[Any]
+"""A family whose types only it knows."""

@@ -1,0 +1,98 @@
+"""What `vblora` makes of an adapter and its modules, and the codes that are stored of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptzip.methods._banks.codes import Codes, decode, piece_count
+from adaptzip.methods._banks.factors import Coded, Group, recode
+from adaptzip.methods._banks.single import expanded, from_stored
+from adaptzip.methods._vblora_config import Config, choices_of
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A fitted bank, as it is stored, and the codes of every module.
+
+    Attributes:
+        bank: (h, length), multiplied by the config's scale.
+        coded: by module: codes of A (rank, in) and of B transposed (rank, out), on the CPU.
+        exposures: by module: squared error that a squared error of 1 in every stored number of the bank makes.
+    """
+
+    bank: Tensor
+    coded: Mapping[str, Coded]
+    exposures: Mapping[str, float]
+
+
+@dataclass(eq=False)
+class VbFit:
+    """A module: the update's own components (a group of one), and the codes to begin with.
+
+    It remembers what `target` chose for one role and needs for the next (`chosen`).
+
+    Attributes:
+        error: weighted squared error of these codes with the bank as it was fitted.
+        exposure: see `Prepared`.
+        spread: mean square of the stored bank's numbers.
+        chosen: codes of a factor between its two roles, with the bank that they were chosen for.
+    """
+
+    group: Group
+    coded: Coded
+    config: Config
+    error: float
+    exposure: float
+    spread: float
+    chosen: dict[str, tuple[Tensor, Codes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class VbProfile:
+    """Summary of a module.
+
+    Attributes:
+        singular: weighted squares of the singular values, one for each unit of rank.
+        energy: weighted |dW|^2.
+        error: as in `VbFit`, for all of the rank.
+        unit_bits, unit_numbers: bits and numbers of one unit of rank.
+        exposure, spread: as in `VbFit`.
+    """
+
+    singular: NDArray[np.float64]
+    energy: float
+    error: float
+    unit_bits: float
+    unit_numbers: int
+    exposure: float
+    spread: float
+
+    @property
+    def scores(self) -> list[float]:
+        return [float(value) / self.unit_numbers for value in self.singular]
+
+
+def recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
+    """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
+    levels = fitted.config.levels
+    bank, group = done["bank"] / fitted.config.scale, replace(fitted.group, rank=rank)
+    first = expanded(fitted.coded, rank, bank.device)
+    if side == "A":
+        return recode(group.A, decode(bank, first.B, group.U.shape[1]), bank, first.A, levels=levels)
+    other = decode(bank, codes_of(done, "A", rank), group.V.shape[1])
+    return recode(group.B, other, bank, first.B, levels=levels)
+
+
+def coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:
+    """The rank of a module whose stored tensors these are, by role; its inputs have a width."""
+    return len(tensors["A.indices"]) // piece_count(width, choices_of(config).length)
+
+
+def codes_of(tensors: Mapping[str, Tensor], side: str, rank: int) -> Codes:
+    """The codes of a factor, "A" or "B", (1, rank, pieces, k), from the tensors stored."""
+    return from_stored(tensors[f"{side}.indices"], tensors[f"{side}.weights"], rank)

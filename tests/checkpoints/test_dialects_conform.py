@@ -1,0 +1,70 @@
+"""Every dialect of ours, and a toy of another package's, passes the suite that plug-ins inherit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import adaptzip
+from adaptzip.checkpoints import PREFIX, dialect, dialects
+from adaptzip.core.compressed import Compressed
+from adaptzip.testing.dialects import DialectTests
+from tests.cases import toy_dialect
+from tests.cases.plugging import installed_dialects
+
+
+class TestPeft(DialectTests):
+    dialect = dialect("peft")
+
+
+class TestPeftVblora(DialectTests):
+    dialect = dialect("peft-vblora")
+
+    def compressed(self) -> Compressed:
+        return adaptzip.compress(self.adapter(), to="vblora", max_error=0.3, rank=2, length=8, vectors=12, uniform=True)
+
+
+class TestLoraXs(DialectTests):
+    dialect = dialect("lora-xs")
+
+    def compressed(self) -> Compressed:
+        return adaptzip.compress(self.adapter(), to="lora-sb", max_error=0.3)
+
+
+class TestLoretta(DialectTests):
+    dialect = dialect("loretta")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Trains of an A (16, 4) and a B (4, 24), and a head."""
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(0)
+        stem = f"{PREFIX}model.layers.0.self_attn.q_proj"
+        shapes = {"A": ((1, 4, 2), (2, 4, 2), (2, 4, 1)), "B": ((1, 4, 2), (2, 4, 2), (2, 6, 1))}
+        tensors = {
+            f"{stem}.lora_{side}.layer.tensor.factors.{i}": torch.randn(*shape, generator=generator)
+            for side, cores in shapes.items()
+            for i, shape in enumerate(cores)
+        }
+        head = {f"{PREFIX}score.weight": torch.randn(3, 16, generator=generator)}
+        save_file(tensors | head, folder / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "bottleneck_size": 4, "lora_alpha": 6, "r": 8, "task_type": "SEQ_CLS"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return folder
+
+
+class TestToy(DialectTests):
+    dialect = toy_dialect.DIALECT
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with installed_dialects(tmp_path_factory.mktemp("site")):
+            yield
+
+
+def test_every_dialect_of_ours_is_here() -> None:
+    assert {suite.dialect.name for suite in DialectTests.__subclasses__()} >= dialects().keys()
