@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adaptzip.core.adapter import Adapter, LoraFactors, Meta
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
+from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError
 
 A = torch.tensor([[1.0, 0.0, 2.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 3.0, 1.0, 0.0]])
