@@ -80,15 +80,6 @@ def test_a_prediction_of_another_slope_is_corrected_again_and_again(rising: bool
     assert len(set(curve.steps)) == len(curve.steps)
 
 
-def test_a_distortion_of_nothing_corrects_nothing_and_the_range_is_halved() -> None:
-    """The same step is foretold again, and is not measured twice."""
-    curve = Curve(lambda step: 1000 / step, lambda step: 0.0)
-    search(curve, lambda step: step, 3.0, rising=True, bounds=(1, 100))
-    assert curve.steps[0] == pytest.approx(3, rel=2e-3)
-    assert curve.steps[1] == pytest.approx((300) ** 0.5, rel=2e-3)
-    assert curve.steps == sorted(set(curve.steps))
-
-
 def test_of_feasible_points_the_smallest_file_wins_for_an_error() -> None:
     """A step nearer to the limit that takes more bytes is not taken for it."""
     curve = Curve(lambda step: 50.0 if step < 2 else 90.0, lambda step: step)
