@@ -28,6 +28,7 @@ from adaptzip.adz.coding.trellis import Quantised, lanes_of, stages_of, values
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import ExtraEntry, PackedExtras, Site, TensorSpec
+from adaptzip.core.method import AnyMethod
 from adaptzip.errors import CheckFailedError, FormatError
 from adaptzip.files.dtypes import DTYPES
 
@@ -58,6 +59,7 @@ def test_a_byte_stands_for_at_most_65536_and_a_mebibyte(payload: bytes) -> None:
         ("I64", "F16", (2, 3), False),
         ("F32", "Q8", (2, 3), True),
         ("F32", "Q8", (2, 1, 3), True),
+        ("F32", "Q8", (1, 1), True),
         ("F32", "Q8", (3,), False),
         ("F32", "Q8", (0, 3), False),
         ("I8", "Q8", (2, 3), False),
@@ -262,7 +264,7 @@ def test_values_of_levels() -> None:
     assert values(levels, np.ones_like(levels, np.uint8)).tolist() == [[0, 1, -1, 5, -5]]
 
 
-def svd(site: Site, most: int = 4) -> Coder[methods.AnyMethod]:
+def svd(site: Site, most: int = 4) -> Coder[AnyMethod]:
     method = methods.load_fittable("svd")
     return Coder(method, method.config_type(), {"m": site}, most)
 
@@ -307,4 +309,6 @@ def test_a_step_that_needs_levels_beyond_the_formats_is_refused() -> None:
     step = 2.0**-20
     with pytest.raises(CheckFailedError, match="the quantiser step is too small"):
         rounded([torch.tensor([[1.0]])], step)
+    with pytest.raises(CheckFailedError, match="the quantiser step is too small"):
+        rounded([torch.tensor([[-2.0, 0.0]])], step)
     assert rounded([torch.tensor([[0.999]])], step)[0].tolist() == [[pytest.approx(0.999, abs=2 * step)]]

@@ -198,6 +198,7 @@ def test_numbers_in_a_row_are_written_as_ranges() -> None:
     assert factor(["l1", "l2"]) == ["l{1-2}"]
     assert factor(["l1", "l3"]) == ["l{1,3}"]
     assert factor(["l01", "l1", "l2"]) == ["l{1-2,01}"]
+    assert factor(["l999", "l1000", "l1001"]) == ["l{999-1001}"]
     assert factor([]) == []
     assert factor(["a.x", "a.y", "b.x", "b.y", "c"]) == ["c", "{a,b}.{x,y}"]
 
@@ -311,8 +312,10 @@ def framed(metadata: str = "{}", sizes: dict[str, int] = SIZES) -> bytes:
 
 
 def test_a_frame_tells_where_streams_lie() -> None:
+    for length in range(9):
+        assert len(framed("x" * length)) % 8 == 0
+        assert framed("x" * length)[-8:].strip()
     start = framed()
-    assert len(start) % 8 == 0
     assert int.from_bytes(start[:8], "little") == len(start) - 8
     text, spans = parse_frame(memoryview(start), len(start) + 8)
     assert text == "{}"
@@ -343,6 +346,14 @@ def test_a_header_ends_within_the_file() -> None:
     assert parse_frame(memoryview(start), len(start))[1] == {}
     with pytest.raises(FormatError, match="no safetensors header that fits the file"):
         parse_frame(memoryview(start), len(start) - 1)
+
+
+def test_a_header_begins_with_a_brace() -> None:
+    start = bytearray(framed())
+    for other in b"[} ":
+        start[8] = other
+        with pytest.raises(FormatError, match="no safetensors header that fits the file"):
+            parse_frame(memoryview(bytes(start)), len(start) + 8)
 
 
 def with_streams(**entries: Any) -> bytes:
@@ -402,7 +413,8 @@ def test_training_reports() -> None:
     assert training.write_report(found) == [*REPORT[:5], *[tuple(ROW)] * 4]
     assert read_report(None) is None
     assert training.write_report(None) is None
-    for wrong in (REPORT[:-1], [*REPORT, ROW], {}, 3):
+    wrong_reports: list[Any] = [REPORT[:-1], [*REPORT, ROW], {}, 3]
+    for wrong in wrong_reports:
         with pytest.raises(FormatError, match="'distilled' is malformed"):
             read_report(wrong)
 

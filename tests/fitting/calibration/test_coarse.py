@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import e, log2, pi
+from math import e, log2, pi, sqrt
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ MODULES = {"a": factors(40, 30, 5), "b": factors(20, 50, 4, seed=1, scaling=2.0)
 
 
 def size_of(tensor: torch.Tensor) -> float:
-    return float(tensor.double().square().sum()) ** 0.5
+    return sqrt(float(tensor.double().square().sum()))
 
 
 def test_coordinates_hold_the_update_times_its_gain() -> None:
