@@ -32,21 +32,20 @@ def half(number: int | None = None) -> int | None:
 '''
 
 
-def drawn(folder: Path, source: str = SOURCE, seed: int = 0) -> list[Mutant]:
-    (folder / "a.py").write_text(source)
-    return list(draw(folder, ["a.py"], seed))
+def drawn(seed: int = 0) -> list[Mutant]:
+    return list(draw({"a.py": SOURCE}, seed))
 
 
-def test_mutants_are_of_what_a_file_does(tmp_path: Path) -> None:
-    found = drawn(tmp_path)
+def test_mutants_are_of_what_a_file_does() -> None:
+    found = drawn()
     assert {mutant.before for mutant in found} == {"if number is None:", "return number // 2"}
     assert ("return number // 2", "return number // 3") in {(m.before, m.after.replace("  ", " ")) for m in found}
     assert len({meaning(mutant.source) for mutant in found}) == len(found)
     assert all(mutant.line in (13, 15) for mutant in found)
 
 
-def test_a_seed_decides_the_order_and_nothing_else(tmp_path: Path) -> None:
-    first, again, other = (drawn(tmp_path, seed=seed) for seed in (1, 1, 2))
+def test_a_seed_decides_the_order_and_nothing_else() -> None:
+    first, again, other = (drawn(seed) for seed in (1, 1, 2))
     assert first == again != other
     assert sorted(m.source for m in first) == sorted(m.source for m in other)
 

@@ -36,13 +36,14 @@ def main() -> int:
     """Draw, try, and print; 1 where less than the wanted share was killed."""
     asked = _arguments()
     files = [asked.file] if asked.file else _files(f"adaptzip/{asked.room}")
-    mutants, left_out = _drawn(files, asked.seed, asked.sample)
+    sources = {file: (ROOT / file).read_text(encoding="utf-8") for file in files}
+    mutants, left_out = _drawn(sources, asked.seed, asked.sample)
     import_slowly()
     with copies(ROOT, PROCESSES) as trees:
         folders = TESTS.get(asked.room, (asked.room,))
         tested = watch(trees, asked.room, [file for folder in folders for file in _files(f"tests/{folder}")])
         print(f"{len(tested)} tests, {len(mutants)} mutants of {asked.room}, seed {asked.seed}", file=sys.stderr)
-        outcomes = _try_all(mutants, tested, trees)
+        outcomes = _try_all(sources, mutants, tested, trees)
     share = _report(mutants, outcomes, left_out)
     return 0 if share >= asked.least / 100 else 1
 
@@ -62,10 +63,10 @@ def _files(place: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found]
 
 
-def _drawn(files: Sequence[str], seed: int, count: int) -> tuple[list[Mutant], int]:
+def _drawn(sources: Mapping[str, str], seed: int, count: int) -> tuple[list[Mutant], int]:
     """`count` mutants that count, and how many were drawn and left out on the way."""
     known, mutants, left_out = excuses(), [], 0
-    for mutant in draw(ROOT, files, seed):
+    for mutant in draw(sources, seed):
         if reason_for(mutant, known) is not None:
             left_out += 1
         else:
@@ -75,12 +76,13 @@ def _drawn(files: Sequence[str], seed: int, count: int) -> tuple[list[Mutant], i
     return mutants, left_out
 
 
-def _try_all(mutants: Sequence[Mutant], tested: Sequence[Tested], trees: Sequence[Path]) -> dict[int, bool]:
+def _try_all(
+    sources: Mapping[str, str], mutants: Sequence[Mutant], tested: Sequence[Tested], trees: Sequence[Path]
+) -> dict[int, bool]:
     """Whether each mutant was killed, by its place in the list.
 
     Every file's tests run once more without a mutant too, and must pass, or nothing they say means anything.
     """
-    sources = {mutant.file: (ROOT / mutant.file).read_text(encoding="utf-8") for mutant in mutants}
     chosen = [tests_for(mutant, sources[mutant.file], tested, LONGEST) for mutant in mutants]
     firsts = {mutant.file: tests for mutant, tests in zip(mutants[::-1], chosen[::-1], strict=True)}
     plain = [_trial(sources, tests) for tests in firsts.values()]

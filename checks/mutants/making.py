@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,10 +33,13 @@ class Mutant:
     source: str
 
 
-def draw(root: Path, files: Sequence[str], seed: int) -> Iterator[Mutant]:
-    """The mutants of some files in an order that the seed decides, each once; none that only differs in messages."""
-    sources = {file: (root / file).read_text(encoding="utf-8") for file in files}
-    places = [(file, *place) for file in files for place in _places(sources[file])]
+def draw(sources: Mapping[str, str], seed: int) -> Iterator[Mutant]:
+    """The mutants of some files in an order that the seed decides, each once; none that only differs in messages.
+
+    Args:
+        sources: what stands in the files, by their paths from the root of the repository.
+    """
+    places = [(file, *place) for file, source in sources.items() for place in _places(source)]
     Random(seed).shuffle(places)
     seen = {(file, meaning(source)) for file, source in sources.items()}
     for file, operator, place in places:
