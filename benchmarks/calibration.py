@@ -16,7 +16,6 @@ import argparse
 import json
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,14 +23,14 @@ from pathlib import Path
 import adaptzip
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import without_warnings
 from adaptzip.fitting.calibration import Calibration, calibrate
-from adaptzip.fitting.calibration.distance import distance
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, texts
+from benchmarks.distance import distance
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
@@ -143,8 +142,7 @@ def compressed(
     """`adaptzip.compress` of the update alone."""
     request = Request(budget=Budget.parse(f"{size}B"), device="cpu")
     source = load_source(replace(adapter, extras={}), request)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AdaptzipWarning)
+    with without_warnings():
         return run(prepare_job(replace(source, sensitivities=sensitivities), request)).compressed
 
 

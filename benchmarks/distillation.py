@@ -24,7 +24,8 @@ import adaptzip
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.distillation.distilling import adapter_of, finish
+from adaptzip.distillation.distilling import finish
+from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, prepare
@@ -204,7 +205,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
     size = _counted(writer.sizes(made.compressed), header=case.header)
     students = {
         "svd": reconstruct(adaptzip.compress(case.teacher, to=REFERENCE, budget=f"{fixed + run.bytes - report}B")),
-        "fitted": adapter_of(setup, fitted),
+        "fitted": reconstruct(assembled(setup.beginning, fitted.step, fitted.coded, None), **setup.beginning.found),
         "distilled": reconstruct(made.compressed, base=case.base),
     }
     found = evaluate(case.base, teacher, students, case.test, batch=64, max_tokens=case.max_tokens)

@@ -136,11 +136,11 @@ def every_entry() -> dict[str, list[Entry]]:
 
 
 def members(entry: Entry) -> list[Entry]:
-    """A class's own public methods and properties, but for those that do what its base's do."""
+    """A class's own public methods and properties, but for tests, and for those that do what its base's do."""
     if not inspect.isclass(entry.value):
         return []
     kinds = (property, cached_property, classmethod, staticmethod)
-    own = [(n, v) for n, v in vars(entry.value).items() if not n.startswith("_")]
+    own = [(n, v) for n, v in vars(entry.value).items() if not n.startswith(("_", "test_"))]
     called = [(n, v) for n, v in own if isinstance(v, kinds) or inspect.isfunction(v)]
     told = [(n, v) for n, v in called if v.__doc__ or not any(hasattr(base, n) for base in entry.value.__bases__)]
     return [Entry(f"{entry.name}.{name}", entry.module, value) for name, value in told]
@@ -175,6 +175,11 @@ def _section(module: str, entries: list[Entry]) -> str:
 
 def _rendered(entry: Entry) -> str:
     parts = [f"\n### {_heading(entry)}\n\n```text\n{entry.signature.strip()}\n```\n\n{markdown(entry.docstring)}"]
+    tests = (
+        [f"`{name}`" for name in dir(entry.value) if name.startswith("test_")] if inspect.isclass(entry.value) else []
+    )
+    if tests:
+        parts.append(f"\nTests: {', '.join(tests)}.\n")
     for member in members(entry):
         signature = f"```text\n{member.signature}\n```\n\n" if member.signature else ""
         parts.append(f"\n#### {member.name}\n\n{signature}{markdown(member.docstring)}")

@@ -24,9 +24,9 @@ from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.meta import Meta
 from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
+from adaptzip.core.meta import Meta
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors

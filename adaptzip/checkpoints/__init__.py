@@ -75,6 +75,7 @@ def vet(adapter: Adapter, where: object) -> None:
     """Refuse an adapter, as its dialect does, whose configuration or extras say what its factors do not.
 
     Args:
+        adapter: as it was read, or decoded.
         where: what messages call the adapter.
 
     Raises:

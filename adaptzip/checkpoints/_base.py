@@ -176,6 +176,7 @@ class Dialect(ABC):
         """Refuse an adapter, from wherever it comes, whose configuration or extras say what its factors do not.
 
         Args:
+            adapter: as it was read, or decoded.
             where: what messages call the adapter.
 
         Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._config import WEIGHT_NAMES
 from adaptzip.checkpoints._keys import PREFIX, unwrapped
 from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WHOLE_MODELS, is_shard
 from adaptzip.checkpoints._registry import weight_names
@@ -21,7 +22,7 @@ _QUIET = {*BESIDE, *OTHER_NAMES, *WHOLE_MODELS}
 
 def files_beside(weights: Path) -> tuple[Path, ...]:
     """The files beside an adapter's weight file that belong to it; none beside a file of an unusual name."""
-    usual = weights.name.startswith(weight_names())
+    usual = weights.name.startswith(WEIGHT_NAMES)
     return tuple(weights.parent / name for name in BESIDE if usual and (weights.parent / name).is_file())
 
 

@@ -43,7 +43,10 @@ def dialect(name: str) -> Dialect:
     Raises:
         UsageError: if there is none.
     """
-    return _named(name, dialects())
+    known = dialects()
+    if name not in known:
+        raise _no_dialect(name, known)
+    return known[name]
 
 
 def conventions(name: str) -> Dialect:
@@ -72,7 +75,7 @@ def writer(name: str) -> Writer | NativeWriter:
             f"{known[name].title} checkpoints are read, not written",
             hint="write --as peft, which loads with the same update",
         )
-    raise _unknown(name, able)
+    raise _no_dialect(name, able)
 
 
 def weight_names() -> tuple[str, ...]:
@@ -87,13 +90,7 @@ def config_names(weights_name: str = "") -> tuple[str, ...]:
     return _distinct(str(name) for name in (*own, CONFIG_NAME, *(files.config for files in named)))
 
 
-def _named(name: str, known: dict[str, Dialect]) -> Dialect:
-    if name not in known:
-        raise _unknown(name, known)
-    return known[name]
-
-
-def _unknown(name: str, known: Iterable[str]) -> UsageError:
+def _no_dialect(name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"there is no checkpoint dialect {name!r}", hint=f"known: {', '.join(known)}")
 
 

@@ -26,6 +26,10 @@ class TensorSpec:
         bound: see `kind`; 0 for real numbers. At most 2^20.
         directions: only the directions of the rows matter. Such a tensor is reconstructed in units of the step, as
             whole numbers, whose sums of squares are exact on every machine.
+
+    Example:
+        >>> adaptzip.TensorSpec("A.indices", rows=6, width=2, kind="index", bound=20).numbers
+        12
     """
 
     role: str
@@ -37,12 +41,18 @@ class TensorSpec:
 
     @property
     def numbers(self) -> int:
+        """In the whole tensor."""
         return self.rows * self.width
 
 
 @dataclass(frozen=True)
 class Site:
-    """A module that an adapter changes: its update's (out, in) and how the base weight lies (`adapter.Layout`)."""
+    """A module that an adapter changes: its update's (out, in) and how the base weight lies (`adapter.Layout`).
+
+    Example:
+        >>> adaptzip.Site(out=6, width=8)
+        Site(out=6, width=8, layout='linear', kernel=())
+    """
 
     out: int
     width: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import Field
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -46,6 +46,8 @@ class Family(ABC, Generic[ConfigT]):
     """Roles of the tensors that are stored once for the whole adapter."""
     needs_basis: ClassVar[bool] = False
     """Whether modules are put together from a frozen basis that lies elsewhere, or once in the file."""
+    default_basis: ClassVar[Literal["", "base", "update"]] = ""
+    """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
     def max_rank(self, site: Site, config: ConfigT) -> int:
         """The largest rank a module of this shape may have in a file."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -48,6 +48,11 @@ class FitContext:
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         progress: called with the share of `prepare` that is done.
+
+    Example:
+        >>> context = adaptzip.FitContext(seed=3)
+        >>> context.device, context.basis, len(context.sensitivities)
+        (device(type='cpu'), None, 0)
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -78,8 +83,6 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     spans_modules: ClassVar[bool] = False
     """Whether it looks at the whole adapter before it fits any module: without, neither `candidates` nor `prepare` is
     asked, and a method that overrides one of them has to say so."""
-    default_basis: ClassVar[Literal["", "base", "update"]] = ""
-    """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
     def candidates(self, survey: Survey, config: ConfigT, allowance: Allowance) -> Sequence[Candidate[ConfigT]]:
         """Settings worth fitting, best first, with what `config` leaves open decided.

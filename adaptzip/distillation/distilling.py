@@ -21,7 +21,6 @@ from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import concluded, first_state, train
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
-from adaptzip.distillation.quantising import Written
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipWarning
@@ -85,12 +84,6 @@ def finish(setup: Setup, state: State) -> Distilled:
     provenance = replace(compressed.provenance, relative_error=float(f"{error:.6g}"))
     compressed = replace(compressed, provenance=provenance)
     return Distilled(compressed, rows, setup.metric, state.step, step, state.seconds)
-
-
-def adapter_of(setup: Setup, written: Written) -> Adapter:
-    """The adapter that coded tensors stand for, with the teacher's extras."""
-    compressed = assembled(setup.beginning, written.step, written.coded, None)
-    return reconstruct(compressed, **setup.beginning.found)
 
 
 def distill(

@@ -23,9 +23,10 @@ from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.family import BASIS_U, BASIS_V
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.projection import Projection, captured_energy, leading, module_basis, project
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.core.trainable import Trainable
 from adaptzip.errors import FormatError, RefusedError, UsageError
-from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
+from adaptzip.methods._rates import row_costs
 
 SHORTEST_ROW = 48
 """Rows of "C" are at least this wide where the rank allows it, since every row's class costs some bits (measured)."""

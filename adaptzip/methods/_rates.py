@@ -5,11 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-BIT_WEIGHT = 0.3
-"""Squared error, in units of the step squared, that one bit must buy (best by measurement)."""
-ROW_BITS = 10.0
-"""What a row's class takes, about."""
-
 _SCALE_STEPS = 3
 _SMALLEST = 0.5
 # Measured on Gaussian rows of deviation 0.5 * 2^(i/3) steps: bits and squared error per number, as a share of energy.

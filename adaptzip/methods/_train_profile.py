@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
+from adaptzip.methods._rates import row_costs
 from adaptzip.methods._trains.chains import Half
 from adaptzip.methods._trains.ladders import MIDDLE, Bond, Floats, Ladder, Side, bonds_of
 

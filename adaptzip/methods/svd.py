@@ -25,9 +25,10 @@ from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.core.sensitivity import root
 from adaptzip.core.trainable import Trainable
-from adaptzip.methods._rates import BIT_WEIGHT, ROW_BITS, row_costs
+from adaptzip.methods._rates import row_costs
 
 
 @dataclass(frozen=True)

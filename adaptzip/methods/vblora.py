@@ -17,6 +17,7 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.method import FitContext, Method
+from adaptzip.core.rates import ROW_BITS
 from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.core.trainable import Trainable
 from adaptzip.errors import CheckFailedError
@@ -35,7 +36,7 @@ from adaptzip.methods._banks.single import (
     single,
     stored_weights,
 )
-from adaptzip.methods._rates import ROW_BITS, row_costs
+from adaptzip.methods._rates import row_costs
 from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods._vblora_fit import Prepared, VbFit, VbProfile, coded_rank, codes_of, recoded
 

@@ -25,8 +25,9 @@ def extra_tensors(adapter: Adapter) -> dict[str, Tensor]:
 def _replacements(adapter: Adapter) -> dict[str, tuple[str, Tensor]]:
     """The same with their keys."""
     found = {}
+    effects = adapter.resolved.extras
     for key, tensor in adapter.extras.items():
-        effect = adapter.resolved.extras[key]
+        effect = effects[key]
         if effect.role == "replace":
             found[effect.tensor] = (key, tensor)
     return found
@@ -34,10 +35,10 @@ def _replacements(adapter: Adapter) -> dict[str, tuple[str, Tensor]]:
 
 def check_originals(adapter: Adapter) -> None:
     """Raise a CheckpointError if the original of a module is there without its trained copy."""
-    effects = [(key, adapter.resolved.extras[key]) for key in adapter.extras]
-    replaced = {effect.tensor for _, effect in effects if effect.role == "replace"}
-    for key, effect in effects:
-        if effect.role == "original" and effect.tensor not in replaced:
+    effects = adapter.resolved.extras
+    replaced = {effects[key].tensor for key in adapter.extras if effects[key].role == "replace"}
+    for key in adapter.extras:
+        if effects[key].role == "original" and effects[key].tensor not in replaced:
             raise CheckpointError(
                 f"{key} is the untrained original of a module whose trained copy is not there",
                 hint="save the adapter again with PEFT's save_pretrained",
@@ -57,9 +58,9 @@ def place_tensors(model: nn.Module, adapter: Adapter, folder: Path, *, merged: b
     """Put extras in their places, as PEFT does.
 
     A module of which a copy was trained shares its weights with no other module any more, unless the adapter says that
-    they stay tied. Every other extra is written into the weight that there is, but for
-    token rows of a module that PEFT leaves apart from those it shares its weight with. The original of a copied module
-    counts in the modules that share its weight, as where the vocabulary was enlarged.
+    they stay tied. Every other extra is written into the weight that there is, but for token rows of a module that PEFT
+    leaves apart from those it shares its weight with. The original of a copied module counts in the modules that share
+    its weight, as where the vocabulary was enlarged.
 
     Args:
         merged: token rows are written into a shared weight, as in a merged model.
@@ -101,8 +102,9 @@ def _write(model: nn.Module, place: str, tensor: Tensor, folder: Path) -> None:
 def _place_rows(model: nn.Module, adapter: Adapter, folder: Path, merged: bool) -> None:
     state = model.state_dict()
     found: dict[str, tuple[Tensor, Tensor]] = {}
+    effects = adapter.resolved.extras
     for key, rows in adapter.extras.items():
-        effect = adapter.resolved.extras[key]
+        effect = effects[key]
         if effect.role == "token_rows" and effect.rows is not None:
             found[resolve(effect.tensor, state, folder)] = (torch.tensor(effect.rows), rows)
     tied = _tied_with_input(model) if found else set()

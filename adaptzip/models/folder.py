@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,18 +118,6 @@ class BaseModel:
         """sha256 of the stored bytes of one tensor."""
         data = self.read(name).reshape(-1).view(torch.uint8)
         return hashlib.sha256(data.numpy().data).hexdigest()
-
-    def fingerprint(self) -> str:
-        """sha256 over every tensor's name, dtype, shape and content, in the order of the names.
-
-        It does not depend on how the tensors are spread over files. It reads the whole model once.
-        """
-        total = hashlib.sha256()
-        for name in sorted(self.tensors):
-            stored = self.stored(name)
-            line = [name, str(stored.dtype).removeprefix("torch."), list(stored.shape), self.digest(name)]
-            total.update(json.dumps(line).encode() + b"\n")
-        return total.hexdigest()
 
     @cached_property
     def input_embedding(self) -> str | None:

@@ -84,7 +84,7 @@ def export(
             are float32 then.
         force: replace an existing output of the same kind.
         drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
-        alpha, config: how to read a weight file that comes alone, see `sources.read`.
+        alpha, config: how to read a weight file that comes alone, as for `read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         base_name: what the configuration calls the base model; None keeps the adapter's own name for it.

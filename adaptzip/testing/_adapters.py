@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
 
 import torch
 from torch import Tensor
 
 from adaptzip.checkpoints import PREFIX
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.comparing import diff
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.meta import Meta
 
 HEAD = f"{PREFIX}score.weight"
@@ -51,19 +50,13 @@ def with_nan(key: str) -> Change:
     return lambda tensors: {**tensors, key: torch.full_like(tensors[key], float("nan"))}
 
 
-def relative_error(wanted: Adapter, found: Adapter) -> float:
-    """|dW - dW'| / |dW| over all modules; infinite where there are none of one name."""
-    error = diff(wanted, found).relative_error
-    return inf if error is None else error
-
-
 def alike(one: Adapter, other: Adapter) -> bool:
     """Whether two adapters are the same in every bit of their updates and extras."""
     if one.modules.keys() != other.modules.keys():
         return False
     pairs = [(module, other.modules[name]) for name, module in one.modules.items()]
-    same = all(same_bits({"A": a.A, "B": a.B}, {"A": b.A, "B": b.B}) and a.scaling == b.scaling for a, b in pairs)
-    return same and same_bits(one.extras, other.extras)
+    same = all(same_bits(a.A, b.A) and same_bits(a.B, b.B) and a.scaling == b.scaling for a, b in pairs)
+    return same and same_tensors(one.extras, other.extras)
 
 
 def by_target(adapter: Adapter) -> dict[str, Tensor]:
@@ -72,15 +65,6 @@ def by_target(adapter: Adapter) -> dict[str, Tensor]:
     return {f"{effects[key].role} {effects[key].tensor}": tensor for key, tensor in adapter.extras.items()}
 
 
-def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether tensors have the same names, dtypes, shapes and bits."""
-    return one.keys() == other.keys() and all(
-        tensor.dtype == other[name].dtype
-        and tensor.shape == other[name].shape
-        and torch.equal(_memory(tensor), _memory(other[name]))
-        for name, tensor in one.items()
-    )
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return one.keys() == other.keys() and all(same_bits(tensor, other[name]) for name, tensor in one.items())

@@ -11,6 +11,7 @@ import torch
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.comparing import same_bits
 from adaptzip.errors import AdaptzipError, RefusedError, UsageError
 from adaptzip.fitting.compression import compress as compress_any
 from adaptzip.reports.verifying import verify
@@ -18,7 +19,7 @@ from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read
 from adaptzip.restoring.reconstruction import decode, reconstruct
 from adaptzip.testing._case import SOURCE, MethodCase, base_role, made
-from adaptzip.testing.adapters import factors, relative_error, same_bits, same_factors
+from adaptzip.testing.adapters import factors, relative_error, same_factors
 from adaptzip.testing.trials import compress, needs_file
 
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import Site
 from adaptzip.core.method import Method
 from adaptzip.core.trainable import Trainable
 from adaptzip.testing._case import MethodCase, base_role, fitted, one
-from adaptzip.testing.adapters import same_bits
 
 
 class LayoutTests(MethodCase):

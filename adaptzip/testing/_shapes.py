@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.comparing import same_bits
 from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError
 from adaptzip.fitting.compression import compress as compress_any
 from adaptzip.restoring.reconstruction import reconstruct
 from adaptzip.testing._case import MethodCase
-from adaptzip.testing.adapters import Shape, adapter, adapters, factors, relative_error, same_bits, same_factors, shapes
+from adaptzip.testing.adapters import Shape, adapter, adapters, factors, relative_error, same_factors, shapes
 from adaptzip.testing.trials import compress
 
 _DRAWN = settings(

@@ -127,11 +127,6 @@ def bits(tensor: Tensor) -> bytes:
     return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal in dtype, shape and every bit."""
-    return a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
-
-
 def same_factors(a: Adapter, b: Adapter) -> bool:
     """Whether all factors are equal in every bit."""
     return a.modules.keys() == b.modules.keys() and all(

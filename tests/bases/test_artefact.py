@@ -18,7 +18,7 @@ from adaptzip.bases.updates import build_basis
 from adaptzip.core.basis import Basis, BasisReference
 from adaptzip.core.projection import captured_energy
 from adaptzip.errors import FormatError, OutputError, RefusedError, UsageError
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 

@@ -11,7 +11,7 @@ from adaptzip.bases.updates import build_basis
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.projection import captured_energy, leading, project
 from adaptzip.errors import RefusedError
-from tests.cases.small_adapters import adapter, factors
+from adaptzip.testing.adapters import adapter, factors
 
 
 def random_basis(out: int, width: int, size: int, seed: int = 0) -> ModuleBasis:

@@ -18,7 +18,7 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site
 from adaptzip.errors import FormatError, RefusedError
 from adaptzip.models.folder import BaseModel
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}
 SITES = {name: Site(out, width) for name, (out, width, _) in SHAPES.items()}

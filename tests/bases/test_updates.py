@@ -10,7 +10,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.projection import captured_energy
 from adaptzip.errors import RefusedError, UsageError
-from tests.cases.small_adapters import adapter, factors
+from adaptzip.testing.adapters import adapter, factors
 
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4), "a.1.q": (40, 24, 2)}
 

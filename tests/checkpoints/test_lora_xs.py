@@ -16,7 +16,7 @@ import adaptzip
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
-from tests.cases.small_adapters import adapter as make_adapter
+from adaptzip.testing.adapters import adapter as make_adapter
 
 NEW, OLD = ".default_lora_latent_mapping.weight", "_lora_latent_mapping.weight"
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -20,7 +20,7 @@ from adaptzip.checkpoints.peft.prepare import balanced, fold, pad
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckFailedError
 from adaptzip.restoring.exporting import export
-from tests.cases.small_adapters import adapter, factors
+from adaptzip.testing.adapters import adapter, factors
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q", "v"]}
 HEAD = "base_model.model.score.weight"

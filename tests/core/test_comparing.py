@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.comparing import diff
+from adaptzip.core.comparing import diff, weighted_error
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import UsageError
+from adaptzip.testing.adapters import adapter as small
 
 
 def factors(out: int, width: int, rank: int, seed: int = 0, scaling: float = 0.5) -> LoraFactors:
@@ -213,3 +215,23 @@ def test_a_large_adapter_takes_seconds() -> None:
     start = time.monotonic()
     assert diff(Adapter(modules), Adapter(others)).relative_error == pytest.approx(0.2)
     assert time.monotonic() - start < 10
+
+
+def test_weighted_error_is_the_dense_one() -> None:
+    teacher, student = small([(6, 5, 3), (4, 7, 2)]), small([(6, 5, 3), (4, 7, 2)], seed=9)
+    root = torch.randn(5, 5, generator=torch.Generator().manual_seed(1))
+    weights = {"m.0": Sensitivity(2.5, root @ root.T), "m.1": Sensitivity(0.5)}
+    error = energy = 0.0
+    for name, s in weights.items():
+        full, other = (a.modules[name].delta().double() for a in (teacher, student))
+        M = torch.eye(full.shape[1]).double() if s.moments is None else s.moments.double()
+        error += s.weight * float(((full - other) @ M @ (full - other).T).trace())
+        energy += s.weight * float((full @ M @ full.T).trace())
+    assert weighted_error(teacher, student, weights) == pytest.approx(sqrt(error / energy), rel=1e-6)
+
+
+def test_weighted_error_of_missing_modules_and_small_differences() -> None:
+    teacher = small([(60, 50, 4), (40, 70, 4)])
+    assert weighted_error(teacher, Adapter({}), {}) == pytest.approx(1.0)
+    near = replace(teacher, modules={n: replace(m, B=m.B * (1 + 2**-20)) for n, m in teacher.modules.items()})
+    assert weighted_error(teacher, near, {}) == pytest.approx(2**-20, rel=0.1)

@@ -21,9 +21,10 @@ from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.fitting.fits import fit_adapter
 from adaptzip.fitting.running import Made, run
 from adaptzip.reports.verifying import verify
-from tests.cases.any_method import EVERY, dense, fit, job_of, needs_file, same_factors, stored_numbers
+from adaptzip.testing.adapters import adapter, dense, relative_error, same_factors
+from adaptzip.testing.trials import fit, job_of, needs_file, stored_numbers
+from tests.cases.any_method import EVERY
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 
 SOURCE = adapter({"heavy": (40, 28, 5), "light": (40, 28, 5), "plain": (28, 40, 4)}, seed=6)
 WEIGHTS = {"heavy": Sensitivity(64.0), "light": Sensitivity(1 / 64)}
@@ -137,11 +138,12 @@ def test_a_common_factor_of_all_weights_changes_no_error() -> None:
 
 
 def test_weights_hold_for_ranks_as_well() -> None:
+    method = methods.load_fittable("svd")
     plain, weighted = (
         fit("svd", SOURCE),
         fit_adapter(
-            methods.load_fittable("svd"),
-            methods.load_fittable("svd").config_type(),
+            method,
+            method.config_type(),
             SOURCE,
             replace(FitContext(), sensitivities=WEIGHTS),
         ),

@@ -16,6 +16,7 @@ import adaptzip
 from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.comparing import same_bits
 from adaptzip.distillation.distilling import Distilled
 from adaptzip.distillation.preparing import DataOptions
 from adaptzip.distillation.schedules import Schedule
@@ -31,7 +32,6 @@ from adaptzip.errors import (
 from adaptzip.models.live.batches import Example, hold_out
 from adaptzip.reports.evaluation import NOTHING, TEACHER, evaluate
 from tests.cases import tiny_peft
-from tests.cases.small_adapters import same_bits
 from tests.cases.teachers import SHORT, basis_for, classifier, encoder, teacher_of, texts, train, unlabelled
 
 REFERENCE = methods.REFERENCE

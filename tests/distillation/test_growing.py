@@ -12,18 +12,18 @@ from adaptzip import methods
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.core.trainable import Trainable
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.tensors import Tensors
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import UsageError
 from adaptzip.fitting.requests import Request
 from tests.cases import tiny_peft
 from tests.cases.linear_factors import linear_factors
 from tests.cases.teachers import SHORT, basis_for, teacher_of, unlabelled
 
-GROWING = [name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.grows]
+GROWING = [name for name in methods.fittable() if as_trainable(methods.load(name)).grows]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **given: Any) -> Setup:

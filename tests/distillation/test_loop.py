@@ -31,13 +31,8 @@ from tests.cases.teachers import SHORT, classifier, teacher_of, texts, unlabelle
 
 
 def setup_of(base: Path, teacher: Adapter, schedule: Schedule, **options: Any) -> Setup:
-    given: dict[str, Any] = {
-        "to": methods.REFERENCE,
-        "budget": Budget.parse("700"),
-        "base": base,
-        "device": "cpu",
-        **options,
-    }
+    given: dict[str, Any] = {"to": methods.REFERENCE, "budget": "700", "base": base, "device": "cpu", **options}
+    given["budget"] = Budget.parse(given["budget"])
     data: tuple[Example, ...] = texts() if teacher.extras else unlabelled()
     return prepare(
         None, teacher=teacher, base=base, data=data, request=Request(**given), schedule=schedule, options=DataOptions()

@@ -9,7 +9,8 @@ import pytest
 import adaptzip
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.distillation.distilling import Distilled, adapter_of, finish
+from adaptzip.distillation.distilling import Distilled, finish
+from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
@@ -39,7 +40,8 @@ def distilled(made: Made) -> tuple[Distilled, Adapter]:
     state = first_state(setup.problem, setup.beginning.step)
     train(setup.problem, setup.schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
     fitted = setup.problem.fill(setup.beginning.tensors, setup.beginning.step)
-    return finish(setup, state), adapter_of(setup, fitted)
+    start = assembled(setup.beginning, fitted.step, fitted.coded, None)
+    return finish(setup, state), adaptzip.reconstruct(start, **setup.beginning.found)
 
 
 def check(cell: Cell, folder: Path) -> None:

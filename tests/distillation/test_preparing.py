@@ -20,6 +20,7 @@ from adaptzip.models.live.batches import Example, hold_out
 from adaptzip.models.live.running import Kind
 from adaptzip.reports.evaluation import TEACHER, evaluate
 from tests.cases import tiny_peft
+from tests.cases.plugging import installed
 from tests.cases.tasks import Task, classifier, language
 from tests.cases.teachers import teacher_of
 from tests.reports.test_tasks import PLAIN
@@ -121,3 +122,26 @@ def test_words_without_labels_are_told_before_what_is_held_out(tmp_path: Path) -
             options=DataOptions(),
             kind=kind,
         )
+
+
+@pytest.mark.parametrize("form", ["fitted", "a file"])
+def test_a_method_that_says_nothing_of_training_is_refused(form: str, tmp_path: Path) -> None:
+    base, teacher = teacher_of(tiny_peft.llama, tmp_path, "q_proj")
+    file = None
+    with installed(tmp_path / "site"):
+        if form == "a file":
+            file = tmp_path / "x.adz"
+            adaptzip.compress(teacher, file, to="sixth", max_error=0.2)
+        with pytest.raises(RefusedError, match="'sixth' can't be trained") as caught:
+            prepare(
+                file,
+                teacher=teacher,
+                base=base,
+                data=PLAIN,
+                request=Request(
+                    "svd" if file else "sixth", Budget.of(None if file else "1500B"), base=base, device="cpu"
+                ),
+                schedule=Schedule(steps=2, batch=4),
+                options=DataOptions(held_out=0.4),
+            )
+    assert "compress --to sixth" in (caught.value.hint or "")

@@ -18,9 +18,9 @@ from adaptzip.distillation.quantising import as_decoded, code, fill
 from adaptzip.distillation.tensors import Tensors, start, trained_places
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, fit_adapter
-from tests.cases.any_method import fit
+from adaptzip.testing.adapters import adapter
+from adaptzip.testing.trials import fit
 from tests.cases.linear_factors import linear_factors
-from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 STEP = 0.02

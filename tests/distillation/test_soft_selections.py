@@ -11,22 +11,20 @@ import torch
 from adaptzip import methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.core.trainable import Trainable
 from adaptzip.distillation import selecting
 from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import State
 from adaptzip.distillation.selecting import hardened, relaxed, soft_places, softened
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.requests import Request
 from adaptzip.models.live.batches import Example
 from tests.cases import tiny_peft
 from tests.cases.teachers import SHORT, teacher_of, texts, unlabelled
 
-SELECTING = [
-    name for name in methods.fittable() if isinstance(found := methods.load(name), Trainable) and found.soft_roles
-]
+SELECTING = [name for name in methods.fittable() if as_trainable(methods.load(name)).soft_roles]
 
 
 def setup_of(base: Path, teacher: Adapter, method: str, **options: Any) -> Setup:

@@ -13,7 +13,7 @@ from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting.allocation import paths, pick_best, pick_by_numbers
 from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 UNITS = {"a": [9.0, 4.0, 1.0], "b": [5.0, 5.0], "c": [0.0]}
 """Energies of each unit of rank; nothing is stored of c."""

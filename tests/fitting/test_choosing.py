@@ -21,7 +21,7 @@ from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.plan_files import check_modules, read_plan, write_plan
 from adaptzip.fitting.requests import AUTO, Request
 from adaptzip.methods import REFERENCE
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({f"l.{i}": (64, 48, 6) for i in range(5)}, seed=7)
 FAST = [name for name in methods.fittable() if not methods.load_fittable(name).needs_basis]

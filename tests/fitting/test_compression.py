@@ -15,11 +15,11 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
-from adaptzip.core.comparing import diff
+from adaptzip.core.comparing import diff, same_bits
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
 from adaptzip.files.tensors import build_header, pending, write_tensors
-from tests.cases.small_adapters import adapter, factors, relative_error, same_bits
+from adaptzip.testing.adapters import adapter, factors, relative_error
 
 ROOT = Path(__file__).parents[2]
 CONFIG = b"""{

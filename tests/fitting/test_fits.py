@@ -18,10 +18,10 @@ from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of, survey_of
 from adaptzip.methods.svd import SvdProfile
+from adaptzip.testing.adapters import adapter, dense
+from adaptzip.testing.trials import fit, job_of
 from tests.cases import seventh_method
-from tests.cases.any_method import dense, fit, job_of
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4)
 CPU = torch.device("cpu")

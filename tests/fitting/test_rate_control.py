@@ -12,7 +12,7 @@ from adaptzip.core.budget import Budget
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
 from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
-from tests.cases.small_adapters import relative_error
+from adaptzip.testing.adapters import relative_error
 
 SHAPES = ((96, 64), (64, 64), (160, 96), (64, 160))
 

@@ -21,10 +21,10 @@ from adaptzip.files.digest import file_digest
 from adaptzip.fitting import loading
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, prepare_job
+from adaptzip.testing.adapters import adapter, factors
+from adaptzip.testing.trials import job_of, needs
 from tests.cases import sixth_method
-from tests.cases.any_method import job_of, needs
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, factors
 
 SOURCE = adapter({"a": (12, 9, 3), "b": (9, 12, 2)}, extras={"head": torch.ones(5)})
 

@@ -29,10 +29,11 @@ from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import run
 from adaptzip.reports.benching import SHARES, bench
+from adaptzip.testing.adapters import adapter, relative_error
+from adaptzip.testing.trials import compress, job_of, needs_file
 from tests.cases import tiny_peft
-from tests.cases.any_method import EVERY, compress, job_of, needs_file
+from tests.cases.any_method import EVERY
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 from tests.cases.teachers import classifier, train
 
 SOURCE = adapter({f"l.{i}": (56, 40, 6) for i in range(6)}, seed=5)

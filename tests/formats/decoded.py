@@ -10,8 +10,8 @@ import numpy as np
 from adaptzip import Adapter
 from adaptzip.bases.artefact import read_basis
 from adaptzip.files.dtypes import NAMES
+from adaptzip.testing.adapters import bits
 from formats import decoder
-from tests.cases.small_adapters import bits
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 MUST_REJECT = GOLDEN.parent / "must-reject"

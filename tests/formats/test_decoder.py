@@ -15,8 +15,8 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.core.gains import divisor
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.testing.adapters import adapter
 from formats import decoder
-from tests.cases.small_adapters import adapter
 from tests.formats.decoded import GOLDEN, decoded, plain
 from tests.formats.decoded import agree as same
 

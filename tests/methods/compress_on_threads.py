@@ -20,7 +20,7 @@ from adaptzip.bases.directions import dense_directions
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 Shapes = dict[str, tuple[int, int, int]]
 FEW: Shapes = {"m.0.q": (768, 768, 8), "m.0.v": (768, 768, 8)}

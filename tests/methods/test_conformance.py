@@ -14,10 +14,11 @@ from adaptzip import methods
 from adaptzip.core.method import AnyMethod
 from adaptzip.errors import UsageError
 from adaptzip.testing import MethodTests
+from adaptzip.testing.adapters import adapter, relative_error
+from adaptzip.testing.trials import compress
 from tests.cases import seventh_method, sixth_method
-from tests.cases.any_method import EVERY, OUTSIDE, compress
+from tests.cases.any_method import EVERY, OUTSIDE
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 from tests.cases.tiny_peft import Trained, gpt2, llama, merged_by_peft, train
 
 
@@ -31,12 +32,12 @@ class TestSeventh(MethodTests):
     method = seventh_method.METHOD
 
 
-def tests_of(method: AnyMethod) -> type[MethodTests]:
+def conformance_of(method: AnyMethod) -> type[MethodTests]:
     """The class of tests that an author would write."""
     return type(f"Test-{method.name}", (MethodTests,), {"method": method})
 
 
-globals().update({f"Test_{name}": tests_of(methods.load_fittable(name)) for name in methods.fittable()})
+globals().update({f"Test_{name}": conformance_of(methods.load_fittable(name)) for name in methods.fittable()})
 
 
 @pytest.fixture

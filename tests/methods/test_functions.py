@@ -22,10 +22,10 @@ from adaptzip.reports.evaluation import NOTHING, evaluate
 from adaptzip.reports.verifying import verify
 from adaptzip.restoring.functions import functions, read_either
 from adaptzip.testing import FunctionMethodTests
+from adaptzip.testing.adapters import adapter
 from formats.make_golden import CASES
 from tests.cases.evaluation_cases import classifier
 from tests.cases.models_on_disk import TEXTS
-from tests.cases.small_adapters import adapter
 
 NAMES = sorted(set(methods.names()) - set(methods.fittable()))
 EXAMPLES = [Example(f"{one} {other}") for one in TEXTS for other in TEXTS]

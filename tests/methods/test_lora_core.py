@@ -22,7 +22,7 @@ from adaptzip.core.family import BASIS_U, BASIS_V
 from adaptzip.core.method import FitContext
 from adaptzip.methods import load_fittable
 from adaptzip.methods._lora_core import Config, CoreProfile
-from tests.cases.small_adapters import adapter, factors, relative_error
+from adaptzip.testing.adapters import adapter, factors, relative_error
 
 METHOD = load_fittable("lora-sb")
 SHAPES = {"a.0.q": (40, 24, 4), "a.0.v": (12, 24, 4)}

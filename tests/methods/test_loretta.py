@@ -22,7 +22,7 @@ from adaptzip.core.survey import Allowance
 from adaptzip.errors import FormatError, UsageError
 from adaptzip.fitting.fits import survey_of
 from adaptzip.methods import load
-from tests.cases.small_adapters import adapter, factors, relative_error
+from adaptzip.testing.adapters import adapter, factors, relative_error
 
 LORETTA: Any = load("loretta")
 CPU = torch.device("cpu")

@@ -10,9 +10,10 @@ import pytest
 
 import adaptzip
 from adaptzip.errors import CheckFailedError
-from tests.cases.any_method import EVERY, compress
+from adaptzip.testing.adapters import adapter, relative_error
+from adaptzip.testing.trials import compress
+from tests.cases.any_method import EVERY
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 
 COUNT = 2000
 

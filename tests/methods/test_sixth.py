@@ -18,10 +18,11 @@ from adaptzip.adz.container import writer
 from adaptzip.cli.app import main
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.models.folder import BaseModel
+from adaptzip.testing.adapters import adapter, relative_error, same_factors
+from adaptzip.testing.trials import compress, fit
 from tests.cases import sixth_method
-from tests.cases.any_method import OUTSIDE, compress, fit, same_factors
+from tests.cases.any_method import OUTSIDE
 from tests.cases.plugging import installed
-from tests.cases.small_adapters import adapter, relative_error
 from tests.cases.tiny_peft import Trained, llama, train
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4)}, seed=4)

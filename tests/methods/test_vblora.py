@@ -20,7 +20,7 @@ from adaptzip.methods._banks.codes import piece_count
 from adaptzip.methods._banks.ranks import survey
 from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods.vblora import METHOD
-from tests.cases.small_adapters import adapter, relative_error
+from adaptzip.testing.adapters import adapter, relative_error
 
 SHAPES = [(40, 24, 4), (24, 40, 3), (33, 17, 1)]
 SMALL: dict[str, Any] = {"rank": 2, "length": 4, "vectors": 12, "top_k": 1}

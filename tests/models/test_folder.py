@@ -66,20 +66,6 @@ def test_every_tensor_is_read_by_its_name(make: Callable[[Path], Path], tmp_path
         assert torch.equal(base.read(name), tensor)
 
 
-def test_the_fingerprint_tells_models_apart_and_not_files(tmp_path: Path) -> None:
-    whole = BaseModel.open(write(tmp_path / "whole")).fingerprint()
-    assert BaseModel.open(write_sharded(tmp_path / "sharded")).fingerprint() == whole
-    assert BaseModel.open(write_pytorch(tmp_path / "pytorch")).fingerprint() == whole
-    changed = {
-        "value": {**TENSORS, "model.ids": torch.arange(5).flip(0)},
-        "dtype": {**TENSORS, "model.ids": torch.arange(5).to(torch.int32)},
-        "shape": {**TENSORS, "model.ids": torch.arange(5)[None]},
-        "name": {("x" if name == "model.ids" else name): tensor for name, tensor in TENSORS.items()},
-    }
-    for what, tensors in changed.items():
-        assert BaseModel.open(write(tmp_path / what, tensors)).fingerprint() != whole, what
-
-
 def test_model_type_and_a_missing_config(tmp_path: Path) -> None:
     assert BaseModel.open(write(tmp_path / "a")).model_type == "tiny"
     assert BaseModel.open(write_sharded(tmp_path / "b")).model_type is None

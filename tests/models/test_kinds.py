@@ -18,10 +18,10 @@ from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipWarning, RefusedError
-from adaptzip.fitting.calibration.distance import distance
-from adaptzip.fitting.calibration.gradients import gradient_weights, module_gradients
+from adaptzip.fitting.calibration.gradients import module_gradients, tally_gradients
 from adaptzip.models.kinds import Kind
 from adaptzip.models.live.running import NO_LABEL, Batch, load_bare, load_base, load_teacher
+from benchmarks.distance import distance
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, adapter, head, save
 
@@ -189,7 +189,8 @@ def test_calibration_takes_seq2seq_models(make: Callable[[], Any], end: str, tmp
     assert found.kl is not None
     assert found.kl > 0
     assert distance(base, lora, lora, TEXTS).kl == pytest.approx(0.0, abs=1e-9)
-    weights = gradient_weights(base, lora, TEXTS)
-    assert all(weight > 0 for weight in weights.values())
+    loaded = load_teacher(base, lora, CPU)
+    tallies = tally_gradients(loaded, loaded.batches(TEXTS, 16, 256), 0)
+    assert all(tally.output_energy > 0 for tally in tallies.values())
     gradients = module_gradients(base, TEXTS, list(lora.modules))
     assert all(float(gradient.abs().sum()) > 0 for gradient in gradients.values())

@@ -16,7 +16,7 @@ from adaptzip.reports.benching import Bench, bench
 from adaptzip.reports.bounds import components, least_bytes
 from adaptzip.reports.plots import draw
 from adaptzip.reports.yardsticks import yardsticks
-from tests.cases.small_adapters import adapter, relative_error
+from adaptzip.testing.adapters import adapter, relative_error
 
 HEAD = torch.randn(64, generator=torch.Generator().manual_seed(0))
 SOURCE = adapter({f"l.{i}": (64, 48, 6) for i in range(6)}, seed=2, extras={"head": HEAD})

@@ -15,7 +15,7 @@ import adaptzip
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, RefusedError, UsageError
 from adaptzip.models.live.batches import Example, batches, encode, read_examples
-from adaptzip.models.live.rows import compare_logits, losses
+from adaptzip.models.live.rows import compare_rows, losses
 from adaptzip.models.live.running import Batch, load_bare, load_teacher
 from adaptzip.reports import evaluation
 from adaptzip.reports.evaluation import NOTHING, TEACHER, Evaluation, Score, evaluate, outputs, score, teacher_outputs
@@ -225,13 +225,15 @@ def test_many_rows_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     a, b = (torch.randn(50, 7, generator=generator) for _ in range(2))
     labels = torch.arange(50) % 7
     labels[::3] = -100
-    whole = compare_logits(a, b), float(losses(a, labels).sum())
+
+    def sums() -> list[float]:
+        return [float(rows.sum()) for rows in (*compare_rows("classifier", a, b), losses(a, labels))]
+
+    whole = sums()
     monkeypatch.setattr("adaptzip.models.live.rows._AT_ONCE", 21)
-    parts = compare_logits(a, b), float(losses(a, labels).sum())
-    assert parts[0] == pytest.approx(whole[0])
-    assert parts[1] == pytest.approx(whole[1])
-    assert whole[0][0] == pytest.approx(50 * kl(a.double(), b.double()))
-    assert whole[1] == pytest.approx(float(functional.cross_entropy(a, labels, reduction="sum")), rel=1e-5)
+    assert sums() == pytest.approx(whole)
+    assert whole[0] == pytest.approx(50 * kl(a.double(), b.double()))
+    assert whole[2] == pytest.approx(float(functional.cross_entropy(a, labels, reduction="sum")), rel=1e-5)
 
 
 @pytest.mark.parametrize(("nothing", "teacher"), [(0.5, 0.5), (None, None)])

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import adaptzip
+from adaptzip.core.comparing import same_bits
 from adaptzip.errors import RefusedError
 from adaptzip.methods import load
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reconstruction import reconstruct
-from tests.cases.small_adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter
 from tests.cases.tiny_peft import gpt2, llama, merged_by_peft, train
 
 SETTINGS: dict[str, Any] = {"rank": 4, "length": 8, "vectors": 20}

@@ -14,7 +14,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.meta import Meta
 from adaptzip.errors import RefusedError
 from adaptzip.restoring.exporting import export
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 from tests.cases.tiny_peft import bert, llama, merged_by_peft, train
 
 

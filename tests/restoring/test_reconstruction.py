@@ -11,10 +11,11 @@ import torch
 
 import adaptzip
 from adaptzip.adz.coding.packing import pack_tensors
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Site
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods.svd import METHOD
-from tests.cases.small_adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter
 
 
 @pytest.fixture(scope="module")

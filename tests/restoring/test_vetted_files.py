@@ -21,8 +21,8 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, FormatError, RefusedError
 from adaptzip.reports.verifying import verify
 from adaptzip.restoring.exporting import export
+from adaptzip.testing.adapters import adapter, factors
 from tests.cases.exported import assert_merges_alike
-from tests.cases.small_adapters import adapter, factors
 from tests.cases.tiny_peft import llama, train
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}

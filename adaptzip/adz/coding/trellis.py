@@ -3,8 +3,8 @@
 Two scalar quantisers share one step: quantiser 0 holds the even multiples of the step, quantiser 1 the odd ones and
 zero. Which of them codes a number follows from the parities of the levels before it in its chain, so the pair acts
 as a denser quantiser in many dimensions at the rate of a scalar one. The encoder finds the best path by the Viterbi
-algorithm on squared error + LAMBDA * bits (entropy-coded TCQ: Fischer and Wang 1992; the level layout with a zero in
-both quantisers is that of dependent quantisation in video coding, Schwarz et al. 2019).
+algorithm on squared error + BIT_WEIGHT * bits (entropy-coded TCQ: Fischer and Wang 1992; the level layout with a zero
+in both quantisers is that of dependent quantisation in video coding, Schwarz et al. 2019).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adaptzip.core.rates import BIT_WEIGHT
 from adaptzip.core.workers import parallel_map
 
 CHAIN = 128
@@ -24,8 +25,6 @@ CHAIN = 128
 SHORT_CHAIN = 64
 LARGE_BLOCK = 32768
 """Blocks of this many numbers and more are dealt to lanes of `SHORT_CHAIN`, which decode faster."""
-LAMBDA = 0.3
-"""Weight of one bit against squared error in units of the step squared."""
 MAX_LEVEL = 2**20
 """Largest level a file may hold; a step that would need more is refused."""
 
@@ -147,7 +146,7 @@ def _viterbi(x: Tensor, classes: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]
     """Best levels and quantisers of lanes, on the CPU; all (stages, lanes)."""
     stages, lanes = x.shape
     device = x.device
-    weighted = (rates * LAMBDA).to(device=device, dtype=torch.float32)
+    weighted = (rates * BIT_WEIGHT).to(device=device, dtype=torch.float32)
     columns = weighted.shape[2]
     offsets = classes * (2 * columns)
     flat = weighted.reshape(-1)

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.linalg import factored_svd
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.core.sensitivity import Sensitivity, root
 
-_ROW_BITS = 10.0
-_BIT_WEIGHT = 0.2
-"""Squared error, in units of the step squared, that a bit must buy, about as the quantiser has it."""
 _NEAR = 1.01
 
 Updates = Mapping[str, tuple[Tensor, Tensor]]
@@ -51,8 +49,8 @@ class Coordinates:
         """(k,) bits of each component, as if its numbers were Gaussian; 0 where it is not worth them."""
         scaled = self.U * self.S / step
         lengths = self.rows.norm(dim=1)
-        bits = 2 * _ROW_BITS + _bits(self.S / step, self.U.shape[0]) + _bits(lengths / step, self.rows.shape[1])
-        worth = self.S.square() > _BIT_WEIGHT * step**2 * bits
+        bits = 2 * ROW_BITS + _bits(self.S / step, self.U.shape[0]) + _bits(lengths / step, self.rows.shape[1])
+        worth = self.S.square() > BIT_WEIGHT * step**2 * bits
         return torch.where(worth & (scaled.abs().amax(0) >= 0.5), bits, 0.0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import RefusedError
-from adaptzip.fitting.calibration.moments import WIDEST_MOMENTS, input_rows, relative_weights
+from adaptzip.fitting.calibration.moments import WIDEST_MOMENTS, input_rows
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.layers import Layer
-from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel, load_base, load_teacher
+from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel, load_base
 from adaptzip.models.texts.example import Example
 
 BETA = 0.85
@@ -56,30 +55,6 @@ class Importance:
 
     modules: Mapping[str, float]
     components: Mapping[str, Tensor]
-
-
-def gradient_weights(
-    base: Path,
-    adapter: Adapter,
-    texts: Sequence[str],
-    *,
-    batch: int = 16,
-    max_tokens: int = 256,
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> dict[str, float]:
-    """Mean square gradient per output of each module, as a share of the mean over modules.
-
-    The loss is the negative log-likelihood of labels drawn from the teacher's own distributions (the Fisher
-    information, which is the curvature of the KL divergence), for an encoder a random direction of the embedding.
-
-    Raises:
-        BaseModelError, RefusedError: as `load_teacher`.
-    """
-    loaded = load_teacher(base, resolved(adapter), device or torch.device("cpu"))
-    tallies = tally_gradients(loaded, loaded.batches(texts, batch, max_tokens), seed)
-    raw = {name: tally.output_energy / loaded.layers[name].shape[0] for name, tally in tallies.items()}
-    return relative_weights(raw, "have no gradient")
 
 
 def tally_gradients(loaded: LoadedModel, batches: Sequence[Batch], seed: int) -> dict[str, GradientTally]:
@@ -135,30 +110,16 @@ def module_gradients(
     return {name: total / count for name, total in sums.items()}
 
 
-def ema_importance(
-    base: Path,
-    adapter: Adapter,
-    texts: Sequence[str],
-    *,
-    batch: int = 16,
-    max_tokens: int = 256,
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> Importance:
+def importance_of(loaded: LoadedModel, adapter: Adapter, batches: Sequence[Batch], seed: int) -> Importance:
     """IncreLoRA's importance of each module (Zhang et al. 2023, arXiv 2308.12043), averaged over batches.
 
     The loss is the next token's cross entropy for a causal model; a classifier has no labels here, and its loss is that
     of labels drawn from its own distributions.
 
-    Raises:
-        BaseModelError, RefusedError: as `load_teacher`.
+    Args:
+        loaded: the base model with the adapter's layers.
+        batches: taken in a random order, which `seed` decides.
     """
-    loaded = load_teacher(base, resolved(adapter), device or torch.device("cpu"))
-    return importance_of(loaded, adapter, loaded.batches(texts, batch, max_tokens), seed)
-
-
-def importance_of(loaded: LoadedModel, adapter: Adapter, batches: Sequence[Batch], seed: int) -> Importance:
-    """`ema_importance` of a model that is loaded; batches are taken in a random order."""
     generator = torch.Generator().manual_seed(seed)
     average, uncertainty = dict.fromkeys(adapter.modules, 0.0), dict.fromkeys(adapter.modules, 0.0)
     parts = {name: module.svd() for name, module in adapter.modules.items()}
@@ -240,32 +201,25 @@ def _from_embeddings(model: nn.Module) -> Iterator[None]:
 
     Encoder and decoder may each have tables of their own, and some models write into what their embeddings put out.
     """
-    hooks = [
-        module.register_forward_hook(lambda module, args, output: output.requires_grad_(True).clone())
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.enter_context(
+                    module.register_forward_hook(lambda _, __, output: output.requires_grad_(True).clone())
+                )
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
 def _observed_gradients(
     layers: Mapping[str, Layer], batch: Batch, tallies: Mapping[str, GradientTally]
 ) -> Iterator[None]:
-    hooks = [
-        layer.module.register_forward_hook(partial(_observe, layer, tallies[name], batch.mask))
-        for name, layer in layers.items()
-        if layer.expert is None
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if layer.expert is None:
+                observe = partial(_observe, layer, tallies[name], batch.mask)
+                hooks.enter_context(layer.module.register_forward_hook(observe))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _observe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,16 +113,12 @@ def relative_weights(raw: Mapping[str, float], reason: str) -> dict[str, float]:
 def observed_inputs(layers: Mapping[str, Layer], batch: Batch, tallies: Mapping[str, InputTally]) -> Iterator[None]:
     """While this is open, every run of a layer is added to its tally."""
     last = _LastGram()
-    hooks = [
-        layer.module.register_forward_pre_hook(partial(_add, layer, tallies[name], batch.mask, last))
-        for name, layer in layers.items()
-        if layer.expert is None
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            if layer.expert is None:
+                add = partial(_add, layer, tallies[name], batch.mask, last)
+                hooks.enter_context(layer.module.register_forward_pre_hook(add))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(eq=False)

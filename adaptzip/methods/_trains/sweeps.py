@@ -21,14 +21,6 @@ def contract(cores: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def from_left(tensors: Tensor, cores: Sequence[Tensor]) -> Tensor:
-    """(n, r_i, rest): `tensors` (n, k_1 * ... * rest) times the first i cores, transposed."""
-    found = tensors.unsqueeze(1)
-    for core in cores:
-        found = core.flatten(1, 2).mT @ found.reshape(len(core), core.shape[1] * core.shape[2], -1)
-    return found
-
-
 def from_right(tensors: Tensor, cores: Sequence[Tensor]) -> Tensor:
     """(n, rest, r_i): `tensors` (n, ..., k_{i+1} * ... * k_d) times the cores after bond i, of which r_d is 1."""
     found = tensors.reshape(len(tensors), -1, 1)

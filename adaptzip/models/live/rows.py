@@ -65,26 +65,6 @@ def compare_rows(kind: Kind, teacher: Tensor, student: Tensor) -> tuple[Tensor, 
     return torch.cat(parts), decided_alike(kind, teacher, student)
 
 
-def compare(kind: Kind, teacher: Tensor, student: Tensor) -> tuple[float, float]:
-    """Sums over rows of `compare_rows`."""
-    away, same = compare_rows(kind, teacher, student)
-    return float(away.sum()), float(same.sum())
-
-
-def compare_logits(teacher: Tensor, student: Tensor) -> tuple[float, int]:
-    """Of logits (rows, classes): the summed KL divergence from student to teacher in nats, and the rows with the same
-    largest entry."""
-    total, same = compare("classifier", teacher, student)
-    return total, round(same)
-
-
-def compare_embeddings(teacher: Tensor, student: Tensor) -> tuple[float, float, float]:
-    """Of embeddings (rows, width): the sums of 1 - cosine, of |a - b|^2 and of |a|^2."""
-    a, b = teacher.double(), student.double()
-    away = (1 - functional.cosine_similarity(a, b)).sum()
-    return float(away), float((a - b).square().sum()), float(a.square().sum())
-
-
 def losses(rows: Tensor, labels: Tensor) -> Tensor:
     """The cross entropy in nats of each row (rows, classes) under its label, (rows,) float64; 0 where that is -100."""
     parts = (functional.cross_entropy(a.double(), b, reduction="none") for a, b in _parts(rows, labels))

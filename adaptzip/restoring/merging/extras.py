@@ -92,8 +92,9 @@ def _targets(adapter: Adapter) -> dict[str, Effect]:
     """The extras that are put into the base, by key; no two may replace one tensor."""
     found: dict[str, Effect] = {}
     seen: dict[tuple[str, str], str] = {}
+    effects = adapter.resolved.extras
     for key, tensor in adapter.extras.items():
-        effect = adapter.resolved.extras[key]
+        effect = effects[key]
         if effect.role in ("ignore", "original"):
             continue
         other = seen.setdefault((effect.role, effect.tensor), key)

@@ -129,8 +129,9 @@ def _named(adapter: Adapter, renaming: Renaming) -> Iterator[str]:
     """The tensors of the model that the adapter changes, by the base's names for them."""
     for name in adapter.modules:
         yield next(renaming.names(f"{name}.weight"))
+    effects = adapter.resolved.extras
     for key in adapter.extras:
-        yield next(renaming.names(adapter.resolved.extras[key].tensor))
+        yield next(renaming.names(effects[key].tensor))
 
 
 def _all_edits(

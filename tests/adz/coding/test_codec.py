@@ -19,10 +19,12 @@ from adaptzip.adz.coding.packing import pack_tensors, unpack_tensors
 from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.names import expand, factor
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import TensorSpec
+from adaptzip.core.rates import BIT_WEIGHT
 from adaptzip.errors import AdaptzipError, FormatError
 from adaptzip.files.dtypes import DTYPES
-from tests.cases.small_adapters import adapter, same_bits
+from adaptzip.testing.adapters import adapter
 
 FREE = len(tables.bits()) - 1
 """The class under which levels cost nothing: plain trellis-coded quantisation."""
@@ -61,7 +63,7 @@ def test_every_state_has_two_ways_in_and_two_out() -> None:
 def test_the_search_is_optimal() -> None:
     """Against every sequence of levels of a short lane."""
     x = torch.tensor([[0.4, -1.3, 2.2, 0.9]])
-    cost = tables.bits()[FREE].astype(float) * trellis.LAMBDA
+    cost = tables.bits()[FREE].astype(float) * BIT_WEIGHT
     found = quantise(x, [Class(3, tables.SCALES)])
     best = np.inf
     for levels in itertools.product(range(-2, 3), repeat=4):

@@ -18,9 +18,9 @@ from adaptzip.adz.coding.packing import (
     unpack_tensors,
 )
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import Site
 from adaptzip.files.dtypes import DTYPES
-from tests.cases.small_adapters import same_bits
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 SPECIAL = [0x7FC00000, 0x7F800001, 0xFFC12345, 0x7F800000, 0xFF800000, 0x80000000, 0, 1, 0x7F7FFFFF]

@@ -30,7 +30,7 @@ from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, OutputError, RefusedError
-from tests.cases.small_adapters import adapter, bits
+from adaptzip.testing.adapters import adapter, bits
 
 ROOT = Path(__file__).parents[3]
 EXTRAS = {"head.weight": torch.arange(12.0).reshape(3, 4)}
@@ -143,7 +143,7 @@ SCRIPT = """
 import sys, torch
 torch.set_num_threads(int(sys.argv[1]))
 sys.path.insert(0, ".")
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 import adaptzip
 source = adapter({"b": (70, 50, 4), "a": (50, 70, 3), "c": (9, 7, 1)}, extras={"x": torch.ones(3), "e": torch.ones(2)})
 adaptzip.compress(source, sys.argv[2], max_error=0.3)

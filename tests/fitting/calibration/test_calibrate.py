@@ -28,10 +28,10 @@ from adaptzip.fitting.running import run
 from adaptzip.models.live.running import load_teacher
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.restoring.reconstruction import reconstruct
+from adaptzip.testing.adapters import adapter as small
+from adaptzip.testing.adapters import relative_error
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, adapter, save
-from tests.cases.small_adapters import adapter as small
-from tests.cases.small_adapters import relative_error
 
 
 @pytest.fixture

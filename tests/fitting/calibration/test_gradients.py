@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertModel,
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.fitting.calibration.gradients import (
     BETA,
-    ema_importance,
-    gradient_weights,
+    importance_of,
     module_gradients,
     tally_gradients,
 )
@@ -108,20 +107,12 @@ def test_the_tally_is_of_the_outputs_gradients(tmp_path: Path) -> None:
     assert tally.energy == pytest.approx(float(expected.trace()), rel=1e-4)
 
 
-def test_gradient_weights_are_shares_of_their_mean(tmp_path: Path) -> None:
-    base = save(tiny_peft.llama, tmp_path)
-    found = gradient_weights(base, adapter(tiny_peft.llama(), "q_proj", "v_proj"), TEXTS)
-    assert sum(found.values()) / len(found) == pytest.approx(1.0)
-    # Attention to tokens of a random model hardly depends on the query, and much on the value.
-    assert found["model.layers.1.self_attn.q_proj"] < found["model.layers.1.self_attn.v_proj"]
-
-
 def test_importance_is_increloras(tmp_path: Path) -> None:
     base = save(tiny_peft.gpt2, tmp_path)
     lora = adapter(tiny_peft.gpt2(), "h.0.attn.c_attn")
     (name,) = lora.modules
-    found = ema_importance(base, lora, TEXTS, batch=3, seed=5)
     loaded = load_teacher(base, lora, CPU)
+    found = importance_of(loaded, lora, loaded.batches(TEXTS, 3, 64), 5)
     weight = loaded.layers[name].parameter.requires_grad_(True)
     batches = loaded.batches(TEXTS, 3, 64)
     delta = lora.modules[name].delta()

@@ -8,7 +8,7 @@ import torch
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.methods._banks.codes import Codes, decode, piece_count
-from tests.cases.small_adapters import Shape
+from adaptzip.testing.adapters import Shape
 
 
 def planted(shapes: Sequence[Shape], h: int, length: int, k: int, *, seed: int = 0) -> dict[str, LoraFactors]:

@@ -11,7 +11,7 @@ from adaptzip.methods._banks.fit import BankFit, Shape, fit_bank
 from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of
 from adaptzip.methods._banks.refining import decoded, exposures, refine
 from adaptzip.methods._banks.seeding import seed_bank
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 from tests.methods.banks.planted import planted
 
 CPU = torch.device("cpu")

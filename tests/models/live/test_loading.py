@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.live.running import load_base, load_teacher, sample_texts
@@ -111,7 +112,7 @@ def test_half_a_head_is_refused(tmp_path: Path) -> None:
     full = head(adapter(tiny_peft.bert(), "query"))
     extras: dict[str, Tensor] = {k: v for k, v in full.extras.items() if "weight" in k}
     with pytest.raises(RefusedError, match="classifier.bias, which BertForSequenceClassification has, is neither"):
-        load_teacher(base, Adapter(full.modules, extras, full.meta), CPU)
+        load_teacher(base, resolved(Adapter(full.modules, extras, full.meta)), CPU)
 
 
 def test_texts_are_cut_and_padded(tmp_path: Path) -> None:
