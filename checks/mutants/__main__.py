@@ -110,11 +110,15 @@ def _write(tree: Path, sources: Mapping[str, str]) -> None:
 
 
 def _status(names: Sequence[str]) -> int:
-    """pytest's exit status; 0 where no test runs the mutated line."""
+    """pytest's exit status, file after file up to the first failure; 0 where no test runs the mutated line."""
     import pytest
 
+    files: dict[str, list[str]] = {}
+    for name in names:
+        files.setdefault(name.partition("::")[0], []).append(name)
     scratch = f"--basetemp={Path.cwd().parent / 'scratch'}"
-    return int(pytest.main([*PYTEST, "-x", "--tb=line", scratch, *names])) if names else 0
+    statuses = (int(pytest.main([*PYTEST, "-x", "--tb=line", scratch, *tests])) for tests in files.values())
+    return next(filter(None, statuses), 0)
 
 
 def _report(mutants: Sequence[Mutant], killed: Mapping[int, bool], left_out: int) -> float:

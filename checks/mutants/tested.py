@@ -78,7 +78,8 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: float) -> list[Tested]:
-    """The tests that run the lines that a mutant changes, those of its file's own folder first, then the fast ones.
+    """The tests that run the lines that a mutant changes: those of a file of its name first, then of its file's own
+    folder, and of each the fast ones first.
 
     Tests that would make the whole take more than `seconds` are left out.
     """
@@ -87,7 +88,16 @@ def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: fl
     through = [test for test in tested if set(test.lines.get(file, ())) & set(span)]
     through = through or [test for test in tested if file in test.lines]
     own = str(Path("tests", *Path(file).parts[1:-1]))
-    ordered = sorted(through, key=lambda test: (not test.name.startswith(own), test.seconds, test.name))
+
+    def order(test: Tested) -> tuple[bool, bool, float, str]:
+        return (
+            Path(_module(test.name)).stem != f"test_{Path(file).stem}",
+            not test.name.startswith(own),
+            test.seconds,
+            test.name,
+        )
+
+    ordered = sorted(through, key=order)
     return list(_within(ordered, seconds))
 
 

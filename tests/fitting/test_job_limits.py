@@ -17,7 +17,7 @@ from adaptzip.fitting.job_limits import control_of, packable_extras
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Request, prepare_job
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2)}, seed=4)
 NUMBERS = {"a": 64, "b": 50, "c": 20}

@@ -14,7 +14,7 @@ from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter, fit_adapter
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, filled, promising
 from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
-from tests.cases.small_adapters import adapter
+from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2), "d": (10, 10, 2)}, seed=4)
 FIXED = 1000

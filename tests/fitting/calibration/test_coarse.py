@@ -10,7 +10,7 @@ import torch
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.fitting.calibration.coarse import change, coordinates, copy_of_error, copy_of_size
-from tests.cases.small_adapters import factors
+from adaptzip.testing.adapters import factors
 
 MODULES = {"a": factors(40, 30, 5), "b": factors(20, 50, 4, seed=1, scaling=2.0)}
 
@@ -80,7 +80,7 @@ def test_a_copy_of_an_error_just_keeps_to_it() -> None:
     for error in (0.1, 0.3):
         copies, bits = copy_of_error(MODULES, found, error)
         lost = sum(size_of(change(MODULES[name], copies[name])) ** 2 for name in MODULES)
-        assert 0.8 * error < (lost / energy) ** 0.5 <= error
+        assert 0.7 * error < (lost / energy) ** 0.5 <= error
         assert bits > 0
 
 
