@@ -89,7 +89,8 @@ def _try_all(
     for index, status in run_all([_trial(sources, chosen[0]), *trials], trees):
         if index:
             outcomes[index - 1] = status != 0
-            print(f"{len(outcomes)} of {len(mutants)} tried, {sum(outcomes.values())} killed", file=sys.stderr)
+            said = _told(mutants[index - 1]) if status == 0 else ""
+            print(f"{sum(outcomes.values())} of {len(outcomes)} killed {said}", file=sys.stderr, flush=True)
         elif status != 0:
             raise SystemExit(f"error: the tests of {mutants[0].file} fail without a mutant")
     return outcomes
@@ -129,8 +130,12 @@ def _report(mutants: Sequence[Mutant], killed: Mapping[int, bool], left_out: int
     print(f"\n{left_out} more were drawn that are known to be equivalent.\n")
     for index in sorted(range(len(mutants)), key=lambda i: (mutants[i].file, mutants[i].line)):
         if not killed[index]:
-            print(f"{mutants[index].file}:{mutants[index].line}: {mutants[index].before}  =>  {mutants[index].after}")
+            print(_told(mutants[index]))
     return dead.total() / len(mutants)
+
+
+def _told(mutant: Mutant) -> str:
+    return f"{mutant.file}:{mutant.line}: {mutant.before}  =>  {mutant.after}"
 
 
 if __name__ == "__main__":
