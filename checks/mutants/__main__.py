@@ -28,7 +28,7 @@ TESTS = {
 }
 """The tests that are run for a room, beside those of a folder of its name."""
 PROCESSES = 2
-LONGEST = 6.0
+LONGEST = 5.0
 """Seconds of tests that a mutant is tried against, as they take unmutated; the slowest of its tests are left out."""
 
 
@@ -98,7 +98,7 @@ def _try_all(
 
 def _trial(sources: Mapping[str, str], tests: Sequence[Tested]) -> Trial:
     names = [test.name for test in tests]
-    seconds = 15 + 3 * sum(test.seconds for test in tests)
+    seconds = 10 + 3 * sum(test.seconds for test in tests)
     return Trial(lambda tree: _write(tree, sources), lambda: _status(names), seconds)
 
 

@@ -16,6 +16,8 @@ from checks.mutants.making import Mutant
 from checks.mutants.trying import PYTEST, Trial, run_all
 
 ROOT = Path(__file__).parent.parent.parent
+FILES = 6
+"""Files of tests that a mutant is tried against."""
 SECONDS = 1800.0
 """For one half of the tests, with the lines watched."""
 
@@ -81,7 +83,7 @@ def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: fl
     """The tests that run the lines that a mutant changes: those of a file of its name first, then of its file's own
     folder, and of each the fast ones first.
 
-    Tests that would make the whole take more than `seconds` are left out.
+    Tests that would make the whole take more than `seconds` are left out, and those of more than `FILES` files.
     """
     file = mutant.file
     span = _statement(source, mutant.line)
@@ -97,13 +99,15 @@ def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: fl
             test.name,
         )
 
-    ordered = sorted(through, key=order)
-    return list(_within(ordered, seconds))
+    return list(_within(sorted(through, key=order), seconds))
 
 
 def _within(tests: Sequence[Tested], seconds: float) -> Iterator[Tested]:
+    """Of tests in order those that fit, out of few files: each takes time to be read."""
+    files: set[str] = set()
     for test in tests:
-        if test.seconds <= seconds:
+        if test.seconds <= seconds and (_module(test.name) in files or len(files) < FILES):
+            files.add(_module(test.name))
             seconds -= test.seconds
             yield test
 
