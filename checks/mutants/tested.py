@@ -88,17 +88,16 @@ def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: fl
     file = mutant.file
     span = _statement(source, mutant.line)
     through = [test for test in tested if set(test.lines.get(file, ())) & set(span)]
-    through = through or [test for test in tested if file in test.lines]
     own = str(Path("tests", *Path(file).parts[1:-1]))
 
-    def order(test: Tested) -> tuple[bool, bool, float, str]:
-        return (
-            Path(_module(test.name)).stem != f"test_{Path(file).stem}",
-            not test.name.startswith(own),
-            test.seconds,
-            test.name,
-        )
+    def of_name(test: Tested) -> bool:
+        return test.name.startswith(own) and Path(_module(test.name)).stem == f"test_{Path(file).stem}"
 
+    def order(test: Tested) -> tuple[bool, bool, float, str]:
+        return not of_name(test), not test.name.startswith(own), test.seconds, test.name
+
+    # What stands outside functions is run by an import, which no test is seen to do.
+    through = through or [test for test in tested if file in test.lines or of_name(test)]
     return list(_within(sorted(through, key=order), seconds))
 
 

@@ -52,6 +52,13 @@ def test_an_adapter_is_cut_for_many_cores(count: int, numbers: int, expected: in
     assert len({len(names) for names in found}) == 1
 
 
+def test_a_part_of_a_large_adapter_is_rounded_up() -> None:
+    """A 64th of all numbers is 999 999 and a bit: four modules of 250 000 go together."""
+    modules = {**modules_of(255, 250_000), "z": of_size(249_960)}
+    found = list(over_batches(len, list(modules), modules, CPU))
+    assert found == [4] * 64
+
+
 def test_elsewhere_a_batch_is_three_million_numbers_whatever_the_adapter() -> None:
     modules = modules_of(7, 1_000_000)
     found = list(over_batches(lambda names: len(names), list(modules), modules, OTHER))
