@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import replace
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -132,6 +133,80 @@ def test_a_weighted_error_is_that_of_the_outputs() -> None:
     assert diff(a, b, {"m": other}).weighted_error == pytest.approx(1 / 4)
     assert diff(a, b, {"m": other}).relative_error == pytest.approx(1 / 5)
     assert diff(a, b).weighted_error is None
+
+
+def test_the_norms_of_modules_that_only_one_has() -> None:
+    a, b = factors(8, 9, 2), factors(6, 5, 3, seed=1)
+    report = diff(Adapter({"a": a}), Adapter({"b": b}))
+    (gone,), (new,) = report.only_in_a, report.only_in_b
+    assert gone.norm == gone.error == pytest.approx(float(dense(a).norm()))
+    assert new.norm == 0
+    assert new.error == pytest.approx(float(dense(b).norm()))
+    assert not report.modules
+    assert not report.same
+
+
+def test_equal_factors_have_their_norm_and_an_error_of_exactly_nothing() -> None:
+    a = factors(8, 9, 2, scaling=3.0)
+    (module,) = diff(Adapter({"m": a}), Adapter({"m": replace(a, A=a.A.clone())})).modules
+    assert module.norm == pytest.approx(float(dense(a).norm()), rel=1e-12)
+    assert module.error == module.relative_error == 0
+
+
+@pytest.mark.parametrize("change", [{"scaling": 0.6}, {"A": torch.ones(2, 9)}, {"B": torch.ones(8, 2)}])
+def test_each_part_of_a_module_counts(change: dict[str, Any]) -> None:
+    a = factors(8, 9, 2)
+    b = replace(a, **change)
+    report = diff(Adapter({"m": a}), Adapter({"m": b}))
+    assert report.modules[0].error == pytest.approx(float((dense(a) - dense(b)).norm()), rel=1e-9)
+    assert not report.same
+
+
+def test_adapters_without_any_difference_are_the_same() -> None:
+    a = Adapter({"m": factors(5, 6, 2)}, {"x": torch.ones(2)})
+    assert diff(a, a).same
+    assert diff(Adapter({}), Adapter({})).same
+    assert not diff(a, replace(a, extras={})).same
+    assert not diff(replace(a, extras={}), a).same
+
+
+def test_a_bias_counts_with_the_modules_scaling() -> None:
+    """Half the bias at twice the scaling adds the same to the base bias."""
+    zero = replace(factors(5, 6, 2), B=torch.zeros(5, 2))
+    a = replace(zero, scaling=1.0, bias=torch.full((5,), 3.0))
+    b = replace(zero, scaling=2.0, bias=torch.full((5,), 1.5).half())
+    assert diff(Adapter({"m": a}), Adapter({"m": b})).extras_equal == ("m.bias",)
+    assert diff(Adapter({"m": a}), Adapter({"m": replace(b, scaling=4.0)})).extras_different == ("m.bias",)
+
+
+def test_a_weighted_error_counts_every_module_of_the_first() -> None:
+    """|dW|^2 is 25 and 4; of the first a fifth is lost, the second is missing; weights are 3 and, unsaid, 1."""
+    a = Adapter({"m": row(3.0, 4.0), "gone": row(2.0, 0.0)})
+    b = Adapter({"m": row(3.0, 5.0), "new": row(9.0, 9.0)})
+    found = diff(a, b, {"m": Sensitivity(3.0)}).weighted_error
+    assert found == pytest.approx(math.sqrt((3 * 1 + 4) / (3 * 25 + 4)))
+
+
+def test_a_weighted_error_counts_both_scalings() -> None:
+    a, b = Adapter({"m": row(3.0, 4.0)}), Adapter({"m": replace(row(3.0, 4.0), scaling=0.75)})
+    assert diff(a, b, {}).weighted_error == pytest.approx(0.25)
+    assert diff(b, a, {}).weighted_error == pytest.approx(1 / 3)
+
+
+def test_a_weighted_error_sees_inputs_that_go_together() -> None:
+    """E tr = 2 * 1 + 2 * 0.5 * 1 * 1 for an error of (1, 1) on inputs correlated by a half."""
+    a, b = Adapter({"m": row(1.0, 0.0)}), Adapter({"m": row(0.0, -1.0)})
+    moments = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    assert diff(a, b, {"m": Sensitivity(1.0, moments)}).weighted_error == pytest.approx(math.sqrt(3))
+
+
+def test_no_weighted_error_of_zero_updates() -> None:
+    zero, some = Adapter({"m": row(0.0, 0.0)}), Adapter({"m": row(1.0, 0.0)})
+    assert diff(zero, some, {}).weighted_error == 0
+
+
+def row(*numbers: float) -> LoraFactors:
+    return LoraFactors(torch.tensor([numbers]), torch.tensor([[1.0]]))
 
 
 def test_a_large_adapter_takes_seconds() -> None:

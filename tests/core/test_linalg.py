@@ -103,3 +103,64 @@ def test_an_absent_or_unknown_device_is_a_usage_error(name: str) -> None:
     with pytest.raises(UsageError) as error:
         choose_device(name)
     assert error.value.hint
+
+
+def test_canonical_signs_of_an_entry_first_and_last() -> None:
+    """The largest entry may stand anywhere in its column, the last included, and a zero column stays."""
+    U = torch.tensor([[[-3.0, 1.0, 0.0], [2.0, -4.0, 0.0]]])
+    Vt = torch.tensor([[[1.0], [2.0], [3.0]]])
+    flipped, partner = canonical_signs(U, Vt)
+    assert flipped.tolist() == [[[3.0, -1.0, 0.0], [-2.0, 4.0, 0.0]]]
+    assert partner.tolist() == [[[-1.0], [-2.0], [3.0]]]
+
+
+def test_a_batch_may_have_a_scaling_each() -> None:
+    A, B = torch.randn(3, 2, 5), torch.randn(3, 4, 2)
+    scaling = torch.tensor([1.0, 0.0, -2.0])
+    U, S, Vt = factored_svd(A, B, scaling)
+    torch.testing.assert_close((U * S[:, None]) @ Vt, (B @ A) * scaling[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("present", "name", "found"),
+    [
+        (2, "auto", "cuda"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:0", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+        (0, "auto", "cpu"),
+    ],
+)
+def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch, present: int, name: str, found: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
+    assert choose_device(name) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("present", "name", "what"),
+    [
+        (2, "cuda:2", "not present: torch sees 2 CUDA devices"),
+        (1, "cuda:1", "not present: torch sees 1 CUDA devices"),
+        (0, "cuda", "not present: torch sees 0 CUDA devices"),
+        (0, "cuda:0", "not present: torch sees 0 CUDA devices"),
+        (2, "cuda:", "unknown"),
+        (2, "cuda1", "unknown"),
+        (2, "cpu:0", "unknown"),
+        (2, "meta:0", "unknown"),
+        (2, "cuda:-1", "unknown"),
+    ],
+)
+def test_devices_that_are_not(monkeypatch: pytest.MonkeyPatch, present: int, name: str, what: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
+    with pytest.raises(UsageError, match=what):
+        choose_device(name)
+
+
+def test_devices_are_not_counted_where_cuda_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is too old lists devices that torch can't use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device() == torch.device("cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 import adaptzip
@@ -49,6 +51,61 @@ def test_a_round_grows_several_modules_at_once() -> None:
     assert [len(ranks) for ranks in path[:9]] == [2, 4, 6, 8, 10, 12, 14, 16, 16]
     assert set(path[7].values()) == {1}
     assert [name for name, rank in path[8].items() if rank == 2] == ["m00", "m01"]
+
+
+def test_a_round_grows_an_eighth_of_the_modules_and_at_least_one() -> None:
+    assert [len(paths("increlora", {f"m{i:02}": [1.0] for i in range(n)})[0]) for n in (1, 8, 9, 16, 17)] == [
+        1, 1, 2, 2, 3,
+    ]  # fmt: skip
+
+
+def test_modules_without_energy_or_units_get_no_rank() -> None:
+    units = {"a": [2.0], "zero": [0.0, 0.0], "none": []}
+    for kind in ("uniform", "energy", "increlora"):
+        assert paths(kind, units) == [{"a": 1}]
+        assert paths(kind, {"none": []}) == []
+
+
+def test_growth_ends_with_every_unit_of_every_module() -> None:
+    units = {"a": [3.0, 2.0, 1.0], "b": [1.0], "c": [5.0, 4.0]}
+    path = paths("increlora", units)
+    assert path[-1] == {"a": 3, "b": 1, "c": 2}
+    assert all(before.get(name, 0) <= after.get(name, 0) for before, after in pairwise(path) for name in units)
+    assert [sum(ranks.values()) for ranks in path] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_has_no_importance_counts_once() -> None:
+    """9 before 5; then of the second units 4 before 5 * 0.5."""
+    assert paths("increlora", UNITS, {"b": 0.5})[2] == {"a": 2, "b": 1}
+
+
+def test_an_unknown_allocation_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="allocation 'even' is unknown") as error:
+        paths("even", UNITS)
+    assert error.value.hint == "allocations: uniform, energy, increlora"
+
+
+def test_a_path_of_nothing_can_not_be_picked_from() -> None:
+    with pytest.raises(CheckFailedError, match="9 parameters are fewer than the 0"):
+        pick_by_numbers([], lambda ranks: 1, 9)
+    with pytest.raises(CheckFailedError, match="nothing to allocate ranks to"):
+        pick_best([], lambda ranks: 1.0)
+
+
+@pytest.mark.parametrize(("length", "looked_at"), [(1, 1), (2, 2), (24, 24), (25, 24), (100, 24)])
+def test_points_of_a_path_are_looked_at_from_end_to_end(length: int, looked_at: int) -> None:
+    path = [{"a": rank} for rank in range(1, length + 1)]
+    seen: list[int] = []
+
+    def cost(ranks: dict[str, int]) -> float:
+        seen.append(ranks["a"])
+        return 1.0
+
+    assert pick_best(path, cost) == {"a": 1}
+    assert (len(seen), seen[0], seen[-1]) == (looked_at, 1, length)
+    assert seen == sorted(set(seen))
+    gaps = [b - a for a, b in pairwise(seen)]
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
 
 
 def test_parameters_decide_how_far_to_go() -> None:

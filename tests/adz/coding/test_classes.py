@@ -58,6 +58,19 @@ def test_scales_are_found_from_deviations() -> None:
     assert tables.scale_index(np.array([0.0, 1e-30, 1e30])).tolist() == [0, 0, tables.LARGEST_SCALE_INDEX]
 
 
+@pytest.mark.parametrize("index", range(len(SHAPES)))
+def test_shapes_are_found_from_mean_magnitudes(index: int) -> None:
+    """By sums over a fine grid: the mean magnitude of a density exp(-|x|^b), by its standard deviation."""
+    x = np.linspace(0, 60, 600_001)
+    density = np.exp(-(x ** SHAPES[index]))
+    ratio = (x * density).sum() / density.sum() / np.sqrt((x**2 * density).sum() / density.sum())
+    assert tables.shape_index(np.array([ratio, ratio - 0.01, ratio + 0.01])).tolist() == [index] * 3
+
+
+def test_shapes_of_laplace_and_gauss_and_beyond() -> None:
+    assert tables.shape_index(np.array([1 / 2**0.5, (2 / np.pi) ** 0.5, 0.1, 1.0])).tolist() == [1, 3, 0, 5]
+
+
 @pytest.mark.parametrize("scale", [0, 20, 35, 36, 60])
 def test_the_cheapest_class_is_chosen(scale: int) -> None:
     rng = np.random.default_rng(scale)

@@ -85,3 +85,14 @@ def test_bits_are_close_to_the_bound(deviation: float, gap: float) -> None:
     error = float((x - torch.from_numpy(found.values())).square().mean())
     bound = 0.5 * log2(float(x.square().mean()) / error)
     assert 8 * len(chunk) / x.numel() < bound + gap
+
+
+def test_lanes_searched_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = torch.randn(40, 50, generator=torch.Generator().manual_seed(3))
+    classes = torch.arange(40) % 7
+    (whole,) = trellis.quantise([block], [classes], RATES, 0.3)
+    for most in (1, 5, 15, 16, 17):
+        monkeypatch.setattr(trellis, "_LANES", {"cpu": most})
+        (parts,) = trellis.quantise([block], [classes], RATES, 0.3)
+        assert np.array_equal(parts.levels, whole.levels)
+        assert np.array_equal(parts.quantiser, whole.quantiser)

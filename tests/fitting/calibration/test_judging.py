@@ -1,0 +1,137 @@
+"""Weights from tallies and attributions, by hand."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.errors import AdaptzipWarning
+from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments
+from adaptzip.fitting.calibration.choosing import Attribution, attributed_weights, errors_near
+from adaptzip.fitting.calibration.moments import input_rows, relative_weights, scaled_moments
+from adaptzip.models.live.layers import Layer
+from adaptzip.models.live.running import Batch
+
+
+def test_errors_near_one_are_a_tenth_to_either_side() -> None:
+    assert errors_near(0.5) == pytest.approx((0.45, 0.5, 0.55))
+    assert errors_near(0.9) == pytest.approx((0.81, 0.9, 0.95))
+
+
+def test_weights_are_shares_of_the_mean() -> None:
+    assert relative_weights({"a": 1.0, "b": 3.0}, "have none") == {"a": 0.5, "b": 1.5}
+
+
+def test_what_has_no_weight_weighs_one_and_is_named() -> None:
+    with pytest.warns(AdaptzipWarning, match="2 modules have none and weigh 1: c, d$"):
+        found = relative_weights({"a": 1.0, "b": 3.0, "c": 0.0, "d": -1.0}, "have none")
+    assert found == {"a": 0.5, "b": 1.5, "c": 1.0, "d": 1.0}
+    with pytest.warns(AdaptzipWarning, match="4 modules have none and weigh 1: a, b, c, ...$"):
+        assert set(relative_weights(dict.fromkeys("abcd", 0.0), "have none").values()) == {1.0}
+    with pytest.warns(AdaptzipWarning, match="3 modules have none and weigh 1: a, b, c$"):
+        relative_weights(dict.fromkeys("abc", 0.0), "have none")
+
+
+def test_moments_have_the_trace_of_the_identity() -> None:
+    gram = torch.tensor([[3.0, 1.0], [1.0, 5.0]], dtype=torch.float64)
+    found = scaled_moments(gram)
+    assert found is not None
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[0.75, 0.25], [0.25, 1.25]]
+    assert scaled_moments(None) is None
+    assert scaled_moments(torch.zeros(2, 2)) is None
+
+
+def linear() -> Layer:
+    layer = nn.Linear(2, 3)
+    return Layer(layer, layer.get_parameter("weight"), "linear")
+
+
+def test_rows_are_those_of_tokens_that_count() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    inputs = torch.arange(12.0).reshape(2, 3, 2)
+    wanted = [[0.0, 1.0], [2.0, 3.0], [6.0, 7.0]]
+    assert input_rows(linear(), inputs, mask).tolist() == wanted
+    assert input_rows(linear(), inputs.reshape(6, 2), mask).tolist() == wanted
+    other = torch.arange(8.0).reshape(4, 2)
+    assert input_rows(linear(), other, mask).tolist() == other.tolist()
+    pooled = torch.arange(4.0).reshape(2, 2)
+    assert input_rows(linear(), pooled, mask).tolist() == pooled.tolist()
+
+
+def test_one_token_a_text_is_told_from_one_row_a_text() -> None:
+    """Texts of one token: as many rows as texts, of which none is padding."""
+    mask = torch.tensor([[True], [False]])
+    rows = torch.arange(4.0).reshape(2, 2)
+    assert input_rows(linear(), rows, mask).tolist() == rows.tolist()
+    assert input_rows(linear(), rows[:, None], mask).tolist() == rows[:1].tolist()
+
+
+def attribution() -> Attribution:
+    """Squared errors 4 and 1, of which shares 8 and 1 of the distance are due."""
+    changes = {"a": torch.tensor([[2.0, 0.0]]), "b": torch.tensor([[0.0, 1.0]]), "zero": torch.zeros(1, 2)}
+    return Attribution(changes, {"a": 8.0, "b": 1.0, "zero": 0.0})
+
+
+def test_attributed_weights_are_shares_by_squared_errors() -> None:
+    found = attribution().weights({})
+    assert found == pytest.approx({"a": 2.0, "b": 1.0, "zero": 0.05})
+
+
+def test_moments_weigh_the_squared_errors() -> None:
+    """Twice the first input's moment halves what a unit of a's error is to blame for."""
+    found = attribution().weights({"a": torch.tensor([[2.0, 0.0], [0.0, 1.0]])})
+    assert found == pytest.approx({"a": 1.5, "b": 1.5, "zero": 0.05})
+
+
+def test_shares_that_help_count_as_nothing_with_a_floor() -> None:
+    changes = {"a": torch.ones(1, 1), "b": torch.ones(1, 1)}
+    assert Attribution(changes, {"a": 3.0, "b": -3.0}).weights({}) == pytest.approx({"a": 2.0, "b": 0.05})
+    assert Attribution(changes, {"a": -3.0, "b": -3.0}).weights({}) == {"a": 1, "b": 1}
+
+
+def test_several_attributions_are_averaged() -> None:
+    changes = {"a": torch.ones(1, 1), "b": torch.ones(1, 1)}
+    parts = [Attribution(changes, {"a": 3.0, "b": 1.0}), Attribution(changes, {"a": 1.0, "b": 1.0})]
+    assert attributed_weights(parts, {}) == pytest.approx({"a": 1.25, "b": 0.75})
+
+
+def test_attributed_weights_are_believed_and_half_believed() -> None:
+    changes = {"a": torch.ones(1, 1), "b": torch.ones(1, 1)}
+    moments = {"a": torch.eye(1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _attributed([Attribution(changes, {"a": 9.0, "b": 1.0})], moments, "attributed")
+    assert list(found) == ["attributed", "attributed, halved"]
+    believed, halved = ({name: s.weight for name, s in found[key].items()} for key in found)
+    assert believed == pytest.approx({"a": 1.8, "b": 0.2})
+    assert halved == pytest.approx({"a": 1.5, "b": 0.5})
+    assert found["attributed"]["a"].moments is moments["a"]
+    assert found["attributed"]["b"].moments is None
+
+
+def test_weights_are_told_as_a_file_can_hold_them() -> None:
+    """Gains in quarter octaves: a weight of 4 is a gain of 2, and what is between goes to the nearest."""
+    assert _as_coded(Sensitivity(4.0)).weight == 4
+    assert _as_coded(Sensitivity(4.1)).weight == 4
+    assert _as_coded(Sensitivity(2.0**0.5)).weight == pytest.approx(2**0.5, rel=1e-6)
+    assert _as_coded(Sensitivity(0.0)).weight == 0
+    moments = torch.eye(2)
+    assert _as_coded(Sensitivity(4.1, moments)).moments is moments
+
+
+def test_some_batches_have_about_4096_tokens_spread_evenly() -> None:
+    def batches(count: int, tokens: int) -> list[Batch]:
+        return [Batch(torch.zeros(1, tokens, dtype=torch.int64), torch.ones(1, tokens, dtype=torch.bool))] * count
+
+    for count, tokens, kept in ((4, 1024, 4), (5, 1024, 3), (8, 1024, 4), (9, 1024, 3), (1, 9000, 1)):
+        assert len(_some(batches(count, tokens))) == kept
+
+
+def test_without_moments_only_weights_stay() -> None:
+    found = _without_moments({"a": Sensitivity(2.0, torch.eye(3))})
+    assert (found["a"].weight, found["a"].moments) == (2.0, None)

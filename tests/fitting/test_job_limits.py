@@ -1,0 +1,115 @@
+"""Ranks under a budget of parameters, and errors that ranks leave, against what the update itself says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+
+from adaptzip import methods
+from adaptzip.core.budget import Budget
+from adaptzip.core.method import FitContext
+from adaptzip.errors import CheckFailedError
+from adaptzip.fitting.fits import FittedAdapter, fit_adapter, survey_of
+from adaptzip.fitting.job_limits import control_of, packable_extras
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.rate_control import DEFAULT_ERROR
+from adaptzip.fitting.requests import Job, Request, prepare_job
+from adaptzip.testing.adapters import adapter
+
+SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2)}, seed=4)
+NUMBERS = {"a": 64, "b": 50, "c": 20}
+"""Numbers of one component."""
+
+
+def job(**request: object) -> tuple[Job, FittedAdapter]:
+    asked = Request(device="cpu", **request)  # type: ignore[arg-type]
+    made = prepare_job(load_source(SOURCE, asked), asked)
+    method = methods.load_fittable("svd")
+    return made, fit_adapter(method, method.config_type(), SOURCE, FitContext())
+
+
+def caps_of(parameters: int, ranks: Mapping[str, int] | None = None) -> Mapping[str, int]:
+    made, fitted = job(budget=Budget(parameters, "parameters"), ranks=ranks)
+    control, _ = control_of(made, fitted)
+    assert control.steps.caps is not None
+    return control.steps.caps
+
+
+def greedy(parameters: int) -> dict[str, int]:
+    """Component after component by energy for each number, leaving out what no longer fits."""
+    spectra = survey_of(SOURCE, job()[0].context.device).singular
+    ranks = dict.fromkeys(NUMBERS, 0)
+    stuck: set[str] = set()
+    while open_ones := [n for n in ranks if n not in stuck and ranks[n] < len(spectra[n])]:
+        best = max(open_ones, key=lambda name: spectra[name][ranks[name]] ** 2 / NUMBERS[name])
+        if NUMBERS[best] > parameters:
+            stuck.add(best)
+            continue
+        parameters -= NUMBERS[best]
+        ranks[best] += 1
+    return ranks
+
+
+@pytest.mark.parametrize("parameters", [20, 49, 64, 134, 200, 300, 400, 445, 446, 447, 10_000])
+def test_a_budget_of_parameters_buys_the_best_components_that_fit(parameters: int) -> None:
+    caps = caps_of(parameters)
+    assert caps == greedy(parameters)
+    assert sum(NUMBERS[name] * rank for name, rank in caps.items()) <= parameters
+
+
+def test_everything_fits_from_what_everything_takes() -> None:
+    everything = 4 * 64 + 3 * 50 + 2 * 20
+    assert caps_of(everything) == {"a": 4, "b": 3, "c": 2}
+    assert caps_of(everything - 1) != {"a": 4, "b": 3, "c": 2}
+
+
+def test_given_ranks_are_kept_within_a_budget_of_parameters() -> None:
+    assert caps_of(10_000, {"a": 1, "b": 2}) == {"a": 1, "b": 2, "c": 0}
+    assert caps_of(64 + 50, {"a": 1, "b": 2, "c": 0}) == {"a": 1, "b": 1, "c": 0}
+
+
+def test_too_few_parameters_are_told_the_least() -> None:
+    with pytest.raises(CheckFailedError, match="19 parameters leave no room for any module: the smallest takes 20"):
+        caps_of(19)
+    with pytest.raises(CheckFailedError, match="these ranks leave out every module"):
+        caps_of(1000, {"a": 0})
+
+
+def test_ranks_that_are_given_cap_the_others_at_nothing() -> None:
+    made, fitted = job(max_error=0.9, ranks={"a": 2})
+    assert control_of(made, fitted)[0].steps.caps == {"a": 2, "b": 0, "c": 0}
+    made, fitted = job(max_error=0.9)
+    assert control_of(made, fitted)[0].steps.caps is None
+
+
+def test_the_share_cut_is_what_the_caps_leave_out() -> None:
+    made, fitted = job(max_error=0.9, ranks={"a": 2, "b": 3})
+    control, limits = control_of(made, fitted)
+    spectra = survey_of(SOURCE, made.context.device).singular
+    lost = np.square(spectra["a"][2:]).sum() + np.square(spectra["c"]).sum()
+    cut = lost / sum(np.square(values).sum() for values in spectra.values())
+    assert control.steps.cut == pytest.approx(cut, rel=1e-4)
+    assert limits.aim == pytest.approx((cut + DEFAULT_ERROR**2 * (1 - cut)) ** 0.5, rel=1e-4)
+    assert limits.error == 0.9
+
+
+def test_limits_are_those_of_the_request() -> None:
+    made, fitted = job(budget=Budget(5000, "bytes"), max_error=0.2)
+    _, limits = control_of(made, fitted)
+    assert (limits.size, limits.error) == (5000, 0.2)
+    made, fitted = job(budget=Budget(0.5, "fraction"))
+    _, limits = control_of(made, fitted)
+    assert (limits.size, limits.error) == (made.source.bytes // 2, None)
+    made, fitted = job(budget=Budget(300, "parameters"))
+    assert control_of(made, fitted)[1].size is None
+
+
+def test_extras_that_are_int8_already_can_not_be_packed_smaller() -> None:
+    source = adapter({"a": (8, 8, 2)}, extras={"head": torch.randn(20, 30)})
+    for mode, expected in (("lossless", True), ("float16", True), ("int8", False)):
+        asked = Request(device="cpu", extras=mode)  # type: ignore[arg-type]
+        made = prepare_job(load_source(source, asked), asked)
+        assert packable_extras(made) == (len(made.source.extras.payload) if expected else 0)

@@ -1,0 +1,152 @@
+"""Small decisions of a plan and a run: what is best, what is hopeless, what stood in the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from adaptzip.core.budget import Budget
+from adaptzip.errors import CheckFailedError, NoRoomError
+from adaptzip.fitting.appraisal import Beside
+from adaptzip.fitting.choosing import _hopeless
+from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal, with_aim
+from adaptzip.fitting.rate_control import Limits, RateControl
+from adaptzip.fitting.requests import Request
+from adaptzip.fitting.running import Made, _order, why_not
+from adaptzip.fitting.steps import StepSearch
+
+
+def forecast(size: int = 100, error: float = 0.1) -> Forecast:
+    return Forecast("svd", {}, size, 10, error, {})
+
+
+def test_the_best_forecast_is_the_first() -> None:
+    first, second = forecast(1), forecast(2)
+    assert PlanReport((first, second), (), 100).best is first
+
+
+def test_without_a_forecast_all_reasons_are_told_and_the_least_that_would_do() -> None:
+    refusals = (Refusal("a", "too small", 300), Refusal("b", "no basis"), Refusal("c", "smaller", 200))
+    with pytest.raises(CheckFailedError, match="no method can do it: a: too small; b: no basis; c: smaller") as error:
+        _ = PlanReport((), refusals, 100).best
+    assert error.value.hint == "allow at least 200 bytes"
+    assert PlanReport((), refusals[1:2], 100).hint == "allow more, or see `adaptzip methods`"
+
+
+def test_a_request_without_limits_aims_at_a_tenth() -> None:
+    assert with_aim(Request()).max_error == 0.1
+    for limited in (Request(max_error=0.3), Request(budget=Budget.parse("9k"))):
+        assert with_aim(limited) is limited
+
+
+def test_the_failure_told_is_the_first_or_the_one_that_needs_least() -> None:
+    plain = [CheckFailedError("one"), CheckFailedError("two")]
+    assert why_not(plain) is plain[0]
+    small, large, unknown = (NoRoomError("no room", hint="more", least=least) for least in (200, 300, None))
+    assert why_not([*plain, large, small, unknown]) is small
+    assert why_not([unknown, large]) is large
+    assert "no setting" in str(why_not([]))
+
+
+def made(size: int = 100, error: float = 0.1) -> Made:
+    return Made(cast("Any", None), error, size, {})
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "extras", "expected"),
+    [
+        (0, 0.15, None, False),
+        (0, 0.151, None, True),
+        (150, 0, 0, False),
+        (151, 0, 0, True),
+        (130, 0, 40, False),  # 90 beside the extras, of 60: once and a half
+        (131, 0, 40, True),
+    ],
+)
+def test_what_is_half_as_bad_again_is_hopeless(size: int, error: float, extras: int | None, expected: bool) -> None:
+    assert _hopeless(forecast(size, error), made(), extras) == expected
+
+
+def test_results_are_ordered_by_size_for_an_error_and_by_error_else() -> None:
+    def order(request: Request) -> tuple[float, float]:
+        return _order(cast("Any", SimpleNamespace(request=request)), made(100, 0.25))
+
+    assert order(Request(max_error=0.3)) == (100, 0.25)
+    assert order(Request(budget=Budget.parse("9k"))) == (0.25, 100)
+
+
+def test_the_reference_wins_with_a_smaller_error() -> None:
+    assert Beside("svd", 100, 0.1, 0.2).wins
+    assert not Beside("svd", 100, 0.2, 0.2).wins
+
+
+class Steps:
+    """What a search for a step knows of its file."""
+
+    fixed_size = 1000
+    cut = 0.25
+    caps: dict[str, int] | None = None
+    smallest: Any = SimpleNamespace(size=1040.4)
+
+
+def control(steps: Any = None, **options: int) -> RateControl:
+    return RateControl(cast("StepSearch", steps or Steps()), **options)
+
+
+def test_a_size_below_what_every_file_takes_is_refused() -> None:
+    control().check_size(1000)
+    with pytest.raises(NoRoomError, match="999 bytes cannot be reached: without any module the file takes 1000"):
+        control().check_size(999)
+
+
+def test_a_size_that_holds_no_module_is_told_the_least() -> None:
+    error = control().no_room(1010)
+    assert str(error).startswith("1010 bytes leave no room for any module")
+    assert (error.least, error.hint) == (1040, "allow at least 1040 bytes")
+    assert control().no_room(999).least == 1040
+    reserved = control(reserved=50).no_room(1010)
+    assert str(reserved) == "1060 bytes leave no room for any module: without any module the file takes 1050"
+    assert reserved.least == 1090
+
+
+def test_extras_are_named_where_packing_them_smaller_would_do() -> None:
+    """Half of them has to be as much as is missing: here 30 bytes."""
+    assert "--extras int8" in str(control(extras_size=60).no_room(1010).hint)
+    assert "--extras int8" not in str(control(extras_size=59).no_room(1010).hint)
+
+
+def test_where_nothing_is_small_enough_another_method_is_named() -> None:
+    class Nothing(Steps):
+        smallest = None
+
+    error = control(Nothing()).no_room(1010)
+    assert (error.least, error.hint) == (None, "choose other settings, or another method")
+
+
+@pytest.mark.parametrize(("error", "refused"), [(0.49, True), (0.5, True), (0.51, False)])
+def test_an_error_below_what_is_cut_is_refused(error: float, refused: bool) -> None:
+    """Settings that leave out a quarter of |dW|^2 leave an error of a half."""
+    limits = Limits(error=error)
+    if not refused:
+        control()._check(limits)
+        return
+    with pytest.raises(CheckFailedError, match="these settings leave at least 0.5") as caught:
+        control()._check(limits)
+    assert "other settings" in str(caught.value.hint)
+
+    class Capped(Steps):
+        caps = {"a": 1}
+
+    with pytest.raises(CheckFailedError) as caught:
+        control(Capped())._check(limits)
+    assert "higher ranks" in str(caught.value.hint)
+
+
+def test_limits_are_checked_together() -> None:
+    control()._check(Limits(1000, 0.6))
+    with pytest.raises(NoRoomError):
+        control()._check(Limits(999, 0.6))
+    control()._check(replace(Limits(), aim=0.01))

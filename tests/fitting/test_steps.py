@@ -1,0 +1,246 @@
+"""One step for a whole adapter: what is measured of it, and where the search looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from adaptzip import Adapter, methods
+from adaptzip.adz.coding.trellis import MAX_LEVEL
+from adaptzip.core.method import FitContext
+from adaptzip.fitting import fits as fitting
+from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter, fit_adapter
+from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, filled, promising
+from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
+from adaptzip.testing.adapters import adapter
+
+SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2), "d": (10, 10, 2)}, seed=4)
+FIXED = 1000
+
+
+def svd(source: Adapter = SOURCE) -> FittedAdapter:
+    method = methods.load_fittable("svd")
+    return fit_adapter(method, method.config_type(), source, FitContext())
+
+
+class Sizes:
+    """A file of `FIXED` bytes beside its modules; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def __call__(self, step: float, coded: CodedAdapter, error: float) -> int:
+        self.asked.append(step)
+        return FIXED + coded.bytes
+
+
+def searched(caps: Mapping[str, int] | None = None, cut: float = 0.0, source: Adapter = SOURCE) -> StepSearch:
+    return StepSearch(svd(source), Sizes(), FIXED, caps, cut)
+
+
+def test_distortion_is_the_error_of_what_the_caps_leave() -> None:
+    assert searched().distortion(0.25) == 0.5
+    cut = searched(cut=0.19)
+    assert cut.distortion(1.0) == pytest.approx(1)
+    assert cut.distortion(0.19 + 0.81 * 0.25) == pytest.approx(0.5)
+    assert cut.distortion(0.19) == cut.distortion(0.1) == 0
+
+
+def test_caps_that_leave_nothing_divide_by_nothing() -> None:
+    assert searched(cut=1.0).distortion(1.0) == 0
+
+
+def test_steps_lie_between_the_finest_error_and_the_update_itself() -> None:
+    steps = searched()
+    low, high = steps.bounds
+    fitted = steps.fitted
+    assert high == pytest.approx(fitted.energy**0.5)
+
+    def error(step: float) -> float:
+        return float((fitted.predict(step, fitted.ranks(step))[1] / fitted.energy) ** 0.5)
+
+    assert error(low) < FINEST_ERROR <= error(low * 1.1)
+    largest = max(profile.energy for profile in fitted.profiles.values())
+    assert low >= largest**0.5 / MAX_LEVEL
+
+
+def test_caps_count_in_the_bounds() -> None:
+    """What caps cut away is not to be made up for by a finer step."""
+    caps = {"a": 1, "b": 1, "c": 1, "d": 1}
+    fitted = svd()
+    cut = fitted.predict(1e-9, fitted.ranks(1e-9, caps))[1] / fitted.energy
+    low, _ = searched(caps, cut).bounds
+    share = fitted.predict(low * 1.1, fitted.ranks(low * 1.1, caps))[1] / fitted.energy - cut
+    assert 0 <= share**0.5 < 2 * FINEST_ERROR
+    assert low > searched(caps, 0.0).bounds[0]
+    assert searched(caps, cut).whole_ranks() == caps
+
+
+def test_code_measures_the_whole_adapter() -> None:
+    steps = searched(cut=0.001)
+    ranks = {"a": 2, "c": 1}
+    found = steps.code(0.02, ranks)
+    every = list(steps.fitted.profiles)
+    coded = steps.fitted.code(0.02, ranks, every)
+    share = steps.fitted.squared_error(coded, every) / steps.fitted.energy
+    assert found.size == FIXED + coded.bytes
+    assert found.error == pytest.approx(share**0.5)
+    assert found.distortion == pytest.approx(((share - 0.001) / 0.999) ** 0.5)
+    assert (found.step, found.ranks) == (0.02, ranks)
+
+
+def outcome(error: float, coded: CodedAdapter) -> Outcome:
+    return Outcome(0.1, 10, error, error, {}, coded)
+
+
+def test_what_keeps_nothing_is_of_no_use() -> None:
+    steps = searched()
+    coded = steps.fitted.code(0.02, {"a": 1}, ["a"])
+    assert outcome(0.5, coded).useful
+    assert outcome(0.999, coded).useful
+    assert not outcome(1.0, coded).useful
+    assert not outcome(1 - 1e-7, coded).useful
+    assert not outcome(1.2, coded).useful
+    assert not outcome(0.5, NOTHING_CODED).useful
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.1, 0.5])
+def test_a_distortion_is_met_closely(limit: float) -> None:
+    found = searched().refine(limit, rising=True)
+    assert found is not None
+    assert 0.97 * limit < found.distortion <= limit
+    assert found.size == FIXED + found.coded.bytes
+
+
+@pytest.mark.parametrize("room", [150, 300])
+def test_a_room_is_filled_closely(room: int) -> None:
+    found = searched().refine(room, rising=False)
+    assert found is not None
+    assert 0.9 * room < found.size - FIXED <= room
+
+
+def test_no_outcome_where_nothing_fits() -> None:
+    steps = searched()
+    assert steps.held({"a": 4, "b": 3}, 1) is None
+    assert steps.refine(1e-12, rising=True) is None
+
+
+def test_held_ranks_stay_and_keep_to_the_room() -> None:
+    ranks = {"a": 1, "b": 1}
+    found = searched().held(ranks, 90)
+    assert found is not None
+    assert found.ranks == ranks
+    assert set(found.coded.modules) == set(ranks)
+    assert 75 < found.size - FIXED <= 90
+
+
+def test_steps_of_a_search_are_float32_numbers() -> None:
+    found = searched().refine(0.1, rising=True)
+    assert found is not None
+    assert found.step == round_step(found.step)
+    assert round_step(0.1) == 0.10000000149011612
+
+
+def test_a_step_of_late_is_not_coded_again() -> None:
+    steps = searched()
+    ranks = {"a": 1}
+    sizes = steps.total_size
+    assert isinstance(sizes, Sizes)
+    first = steps._once(0.5, ranks)
+    assert steps._once(0.5, ranks) is first
+    assert sizes.asked == [0.5]
+    for step in (0.1, 0.2, 0.3):
+        steps._once(step, ranks)
+    assert steps._once(0.5, ranks) is first
+    steps._once(0.4, ranks)
+    assert len(steps.seen) == 4
+    assert steps._once(0.5, ranks) is not first
+    assert sizes.asked == [0.5, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert steps._once(0.5, {"a": 2}) is not steps._once(0.5, ranks)
+
+
+def test_the_size_foreseen_counts_index_and_header() -> None:
+    assert searched().foreseen_size(50.4, {"a": 1, "b": 2}) == round(FIXED + 50.4 + 2 * INDEX_BYTES)
+
+
+def test_the_smallest_file_keeps_one_component() -> None:
+    steps = searched()
+    found = steps.smallest
+    assert found is not None
+    assert found.useful
+    assert sum(found.ranks.values()) == 1
+    others = [steps._coarsest(ranks) for ranks in cheapest(steps.fitted, None)]
+    assert found.size == min(other.size for other in others if other is not None)
+
+
+def test_a_sample_stands_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = adapter([(20, 16, 3)] * 30, seed=2)
+    whole = searched(source=source)
+    monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
+    monkeypatch.setattr(fitting, "_SAMPLE_NUMBERS", 10 * 108)
+    part = searched(source=source)
+    assert (len(part.fitted.sample), part.fitted.complete, whole.fitted.complete) == (10, False, True)
+    step = 0.05
+    ranks = whole.fitted.ranks(step)
+    exact, about = whole.measure(step, ranks), part.measure(step, ranks)
+    assert len(about.coded.modules) <= 10 < len(exact.coded.modules)
+    assert about.size - FIXED == pytest.approx(exact.size - FIXED, rel=0.1)
+    assert about.error == pytest.approx(exact.error, rel=0.1)
+    assert about.distortion == pytest.approx(about.error)
+    few = dict.fromkeys(list(ranks)[:5], 1)
+    assert part.measure(step, few).size == whole.measure(step, few).size
+
+
+def test_of_each_size_the_best_module_is_tried_the_smallest_first() -> None:
+    fitted = svd()
+    best = max(("c", "d"), key=lambda name: fitted.profiles[name].scores[0])
+    assert cheapest(fitted, None) == [{best: 1}, {"b": 1}, {"a": 1}]
+    other = "d" if best == "c" else "c"
+    assert cheapest(fitted, {other: 1, "a": 3, "b": 0}) == [{other: 1}, {"a": 1}]
+    assert cheapest(fitted, {}) == []
+
+
+def test_sets_grow_by_what_saves_most_for_its_numbers() -> None:
+    fitted = svd()
+    scores = sorted(((s, name) for name, p in fitted.profiles.items() for s in p.scores), reverse=True)
+    found = promising(fitted, None, 1e6, (1e-3, 1.0))
+    assert [few.error for few in found] == sorted(few.error for few in found)
+    sets = [few.ranks for few in found]
+    for count in (1, 2, 3):
+        grown: dict[str, int] = {}
+        for _, name in scores[:count]:
+            grown[name] = grown.get(name, 0) + 1
+        assert grown in sets
+    assert {name: len(profile.scores) for name, profile in fitted.profiles.items()} in sets
+
+
+def test_caps_hold_for_small_sets_too() -> None:
+    caps = {"a": 1, "b": 0, "c": 2}
+    for few in promising(svd(), caps, 1e6, (1e-3, 1.0)):
+        assert all(rank <= caps.get(name, 0) for name, rank in few.ranks.items())
+
+
+def test_what_is_expected_is_of_the_whole_update() -> None:
+    fitted = svd()
+    ranks: dict[str, int] = {"a": 2}
+    size, error = expected(fitted, 0.02, ranks)
+    bits, own = fitted.method.predict(fitted.profiles["a"], 2, 0.02)
+    assert size == pytest.approx(bits / 8 + INDEX_BYTES)
+    assert error == pytest.approx(own + sum(fitted.profiles[n].energy for n in "bcd"))
+    assert expected(fitted, 0.02, {})[0] == 0
+    assert expected(fitted, 0.02, {})[1] == pytest.approx(fitted.energy)
+
+
+def test_a_set_fills_its_room() -> None:
+    fitted = svd()
+    few = filled(fitted, {"a": 2, "b": 1}, 120.0, (1e-6, 10.0))
+    assert few.size == pytest.approx(120, rel=1e-3)
+    assert (few.size, few.error) == expected(fitted, few.step, few.ranks)
+
+
+def test_the_search_of_a_copy_begins_anew() -> None:
+    steps = searched()
+    steps._once(0.5, {"a": 1})
+    assert not replace(steps).seen
