@@ -65,9 +65,13 @@ class Budget:
         """A budget as callers give it: parsed where it is text.
 
         Raises:
-            UsageError: as `parse`.
+            UsageError: as `parse`, and if it is neither text nor a budget, such as a number, which has no unit.
         """
-        return cls.parse(given) if isinstance(given, str) else given
+        if given is None or isinstance(given, Budget):
+            return given
+        if not isinstance(given, str):
+            raise UsageError(f"budget {given!r} is no text, expected an amount with its unit", hint=_HINT)
+        return cls.parse(given)
 
     def bytes_for(self, source_bytes: int) -> int | None:
         """The limit in bytes for a source file of `source_bytes`, or None if it counts parameters."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import adaptzip
@@ -50,6 +52,13 @@ def test_shares_are_of_the_source(text: str, share: float) -> None:
 def test_what_is_no_positive_amount_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a positive amount") as caught:
         Budget.parse(text)
+    assert "64KiB" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("given", [50_000, 0.5])
+def test_a_bare_number_has_no_unit(given: Any) -> None:
+    with pytest.raises(UsageError, match="is no text, expected an amount with its unit") as caught:
+        adaptzip.compress(SOURCE, budget=given)
     assert "64KiB" in str(caught.value.hint)
 
 
