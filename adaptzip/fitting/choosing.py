@@ -72,7 +72,7 @@ def plan(
         text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
             it; None looks for the usual names.
         progress: called with a phase and the share of it that is done.
-        options: the method's own options, such as `rank=3`, where `methods` names one.
+        options: the method's own options, such as `rank=3` of vblora, where `methods` names one; svd has none.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.
