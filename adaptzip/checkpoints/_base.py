@@ -161,6 +161,7 @@ class Dialect(ABC):
     title: ClassVar[str]
     """What messages call it."""
     files: ClassVar[Files] = Files()
+    """How a folder is known to hold one, and what is written."""
     signature: ClassVar[tuple[Signature, ...]] = ()
     """What tells its files by their keys; the first that fits names a file that no dialect can read."""
 

@@ -37,11 +37,17 @@ class Family(ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
+    """What `--to` and a file call it; its entry point has the same name."""
     version: ClassVar[int]
+    """Of what a file means, from 1: raised where old files would be read wrongly."""
     summary: ClassVar[str]
+    """What it is, in one line of `adaptzip methods`."""
     paper: ClassVar[str]
+    """Where it comes from."""
     config_type: type[ConfigT]
+    """The class of its options."""
     roles: ClassVar[tuple[str, ...]]
+    """Names of the tensors of a module, in the order in which they are coded."""
     shared_roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the tensors that are stored once for the whole adapter."""
     needs_basis: ClassVar[bool] = False

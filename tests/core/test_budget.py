@@ -55,6 +55,13 @@ def test_what_is_no_positive_amount_is_refused(text: str) -> None:
     assert "64KiB" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("given", [50_000, 0.5])
+def test_a_bare_number_has_no_unit(given: Any) -> None:
+    with pytest.raises(UsageError, match="is no text, expected an amount with its unit") as caught:
+        adaptzip.compress(SOURCE, budget=given)
+    assert "64KiB" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("text", ["101%", "0.5x", "3 bytes", "3T", "3TB", "3X", "3PiB"])
 def test_what_has_no_meaning_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="has no meaning here"):
