@@ -19,7 +19,7 @@ from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
+from adaptzip.errors import AdaptzipError, CheckpointError, UsageError, naming
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
 from adaptzip.models.texts.tokenisers import has_vocabulary
@@ -64,7 +64,9 @@ def read(
             return _read_adz(weights, alpha, base, basis)
         given = None if config is None else Path(config)
         source = _source(Path(path), weights, opened, alpha, given, base)
-        adapter = resolved(recognise(source).read(source))
+        adapter = recognise(source).read(source)
+        with naming(path, CheckpointError):
+            adapter = resolved(adapter)
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
