@@ -12,7 +12,7 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint, Dialect, Files, Reader, Signature
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effects
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckpointError, UsageError, naming
 from adaptzip.files.names import is_file_name
 
 _SOMEBODY_ELSES = "a-file-of-somebody-else"
@@ -51,7 +51,8 @@ def read_by(reader: Reader, source: Checkpoint) -> Adapter:
         raise _astray(reader, f"makes of {source.weights} {wrong}")
     if found.meta.dialect != reader.name:
         raise _astray(reader, f"calls what it reads of {source.weights} {found.meta.dialect!r}, expected its own name")
-    return with_effects(reader, found)
+    with naming(source.path, CheckpointError):
+        return with_effects(reader, found)
 
 
 def with_effects(dialect: Dialect, adapter: Adapter) -> Adapter:

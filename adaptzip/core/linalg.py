@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from adaptzip.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def factored_svd(

@@ -326,3 +326,11 @@ def test_configurations_that_do_not_fit_are_named(change: dict[str, Any], said: 
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError, match=said):
         read(made.folder)
+
+
+def test_a_field_without_meaning_is_refused_with_the_folder(tmp_path: Path) -> None:
+    folder = write(hand_made(LLAMA), tmp_path / "vb")
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layer_replication": 5}))
+    with pytest.raises(CheckpointError, match="vb: layer_replication is 5, expected pairs of layer numbers"):
+        read(folder)
