@@ -1,6 +1,6 @@
 """Quantisers to compare: scalar ones and trellises of any size, with tables fitted to each of them.
 
-This is a copy of adaptzip/coding/trellis.py that takes its constants as arguments, and nothing in the package uses
+This is a copy of adaptzip/adz/coding/trellis.py that takes its constants as arguments, and nothing in the package uses
 it. Numbers are in units of the step. Level k stands for k under a scalar quantiser; under a trellis it stands for 2k
 or 2k - sign(k), as the state says.
 """

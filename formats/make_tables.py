@@ -1,4 +1,4 @@
-"""Make adaptzip/coding/tables.bin: run the quantiser over random rows of every class and count its levels.
+"""Make adaptzip/adz/coding/tables.bin: run the quantiser over random rows of every class and count its levels.
 
 usage: python formats/make_tables.py OUTPUT
 

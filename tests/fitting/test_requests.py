@@ -146,7 +146,8 @@ def test_calibration_is_asked_with_what_the_request_says(monkeypatch: pytest.Mon
     request = Request(base="base", calibration="texts.jsonl", seed=3)
     source = load_source(SOURCE, request)
     (args, options) = asked[0]
-    assert args[:3] == (Path("base"), SOURCE, Path("texts.jsonl"))
+    assert (args[0], args[2]) == (Path("base"), Path("texts.jsonl"))
+    assert args[1].modules is SOURCE.modules
     assert options["seed"] == 3
     assert source.sensitivities == weights
     assert source.importance == {"a": 1.0}
