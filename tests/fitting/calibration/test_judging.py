@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments
-from adaptzip.fitting.calibration.choosing import Attribution, attributed_weights, errors_near
+from adaptzip.fitting.calibration.choosing import Attribution, _updates, attributed_weights, errors_near
 from adaptzip.fitting.calibration.moments import input_rows, relative_weights, scaled_moments
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import Batch
@@ -75,6 +76,13 @@ def attribution() -> Attribution:
     """Squared errors 4 and 1, of which shares 8 and 1 of the distance are due."""
     changes = {"a": torch.tensor([[2.0, 0.0]]), "b": torch.tensor([[0.0, 1.0]]), "zero": torch.zeros(1, 2)}
     return Attribution(changes, {"a": 8.0, "b": 1.0, "zero": 0.0})
+
+
+def test_a_copy_that_was_compressed_is_taken_with_its_scaling() -> None:
+    copy = Adapter({"a": LoraFactors(torch.ones(1, 2).half(), torch.ones(3, 1).half(), 0.5)})
+    ((B, A),) = _updates(copy).values()
+    assert (A.tolist(), B.tolist()) == ([[1, 1]], [[0.5]] * 3)
+    assert A.dtype == B.dtype == torch.float32
 
 
 def test_attributed_weights_are_shares_by_squared_errors() -> None:
