@@ -6,7 +6,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c constraints.txt
-SOURCES := adaptzip benchmarks checks examples fixtures tests
+SOURCES := adaptzip benchmarks checks examples fixtures formats tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help

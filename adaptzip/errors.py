@@ -18,6 +18,10 @@ class AdaptzipError(Exception):
         message: one line naming the file, module or tensor, what was expected and what was found.
         hint: what the user can do about it, or None.
 
+    Attributes:
+        hint: the same.
+        exit_code: what the command line exits with.
+
     Example:
         >>> try:
         ...     adaptzip.read("no-such-folder")

@@ -1,7 +1,8 @@
 """Write the reference of the library from its docstrings: `python -m checks.api_reference`.
 
 It holds every public name: those in `adaptzip.__all__`, what its functions return, and those of the other public
-modules. A public name without a docstring is a problem, and so is a parameter that the docstring's `Args` leaves out.
+modules. A public name without a docstring is a problem; so is a class attribute of which nothing is said, and a
+parameter that the docstring's `Args` leaves out.
 The test suite and `python -m checks.docs` fail where there is a problem, or the page differs from what this makes.
 """
 
@@ -18,15 +19,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from checks.docstrings import markdown, sections
+from checks.docstrings import class_attributes, markdown, sections
+from checks.markdown import anchors
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "api.md"
-MODULES = ("adaptzip", "adaptzip.errors", "adaptzip.testing", "adaptzip.core.method", "adaptzip.checkpoints")
+MODULES = (
+    *("adaptzip", "adaptzip.errors", "adaptzip.testing", "adaptzip.core.method", "adaptzip.core.family"),
+    *("adaptzip.core.survey", "adaptzip.checkpoints", "adaptzip.core.meta", "adaptzip.core.effects"),
+)
 """Public modules; one that there is not is left out."""
 _WIDTH = 100
 _STARS: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-_START = """\
-# The library
+_TITLE = "The library"
+_START = f"""\
+# {_TITLE}
 
 <!-- Made by `python -m checks.api_reference`; do not edit. -->
 
@@ -92,7 +98,8 @@ def main() -> int:
 
 def reference() -> str:
     """The page as it should be."""
-    return f"{_START}{''.join(_section(name, entries) for name, entries in every_entry().items())}"
+    found = {name: entries for name, entries in every_entry().items() if entries}
+    return f"{_START}\n{_contents(found)}{''.join(_section(name, entries) for name, entries in found.items())}"
 
 
 def problems() -> Iterator[str]:
@@ -119,6 +126,7 @@ def problems_of(entry: Entry) -> Iterator[str]:
         for name in wanted:
             if name not in section.names:
                 yield f"{entry.path}: {section.title} does not tell of {name!r}"
+    yield from (f"{entry.path}.{name}: has no docstring" for name, said in attributes(entry) if not said)
 
 
 def every_entry() -> dict[str, list[Entry]]:
@@ -146,6 +154,15 @@ def members(entry: Entry) -> list[Entry]:
     return [Entry(f"{entry.name}.{name}", entry.module, value) for name, value in told]
 
 
+def attributes(entry: Entry) -> list[tuple[str, str]]:
+    """A class's own public attributes that its docstring does not tell of, as assigned, and what is said of each."""
+    if not inspect.isclass(entry.value) or is_dataclass(entry.value):
+        return []
+    told = {name for section in sections(entry.docstring) if section.title == "Attributes" for name in section.names}
+    own = class_attributes(inspect.getsource(entry.value))
+    return [(name, said) for name, said in own.items() if not name.startswith("_") and name not in told]
+
+
 def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Public classes and functions by name: those that the module lists, or else those that it defines."""
     listed = getattr(module, "__all__", None)
@@ -168,22 +185,40 @@ def _returned(entries: list[Entry]) -> Iterator[Any]:
                 yield value
 
 
+def _contents(found: dict[str, list[Entry]]) -> str:
+    """A line of links for every module: to itself, and to what it has."""
+    rows = [("", _TITLE)]
+    for module, entries in found.items():
+        rows.append((module, module))
+        for entry in entries:
+            rows += [(module, _heading(entry)), *(("", member.name) for member in members(entry))]
+    links: dict[str, list[str]] = {module: [] for module in found}
+    for (module, heading), anchor in zip(rows, anchors(heading for _, heading in rows), strict=True):
+        if module:
+            links[module].append(f"[{heading if heading == module else heading.rpartition('.')[2]}](#{anchor})")
+    return "".join(f"- {first}: {', '.join(others)}\n" for first, *others in links.values())
+
+
 def _section(module: str, entries: list[Entry]) -> str:
     said = inspect.cleandoc(import_module(module).__doc__ or "")
-    return f"\n## {module}\n\n{said}\n{''.join(map(_rendered, entries))}" if entries else ""
+    return f"\n## {module}\n\n{said}\n{''.join(map(_rendered, entries))}"
 
 
 def _rendered(entry: Entry) -> str:
     parts = [f"\n### {_heading(entry)}\n\n```text\n{entry.signature.strip()}\n```\n\n{markdown(entry.docstring)}"]
-    tests = (
-        [f"`{name}`" for name in dir(entry.value) if name.startswith("test_")] if inspect.isclass(entry.value) else []
-    )
+    parts += [f"\nClass attributes:\n\n{lines}" if (lines := "".join(map(_attribute, attributes(entry)))) else ""]
+    tests = [name for name in dir(entry.value) if inspect.isclass(entry.value) and name.startswith("test_")]
     if tests:
-        parts.append(f"\nTests: {', '.join(tests)}.\n")
+        told = "".join(f"- {name.removeprefix('test_').replace('_', ' ')}\n" for name in tests)
+        parts.append(f"\nIts tests, by their names:\n\n{told}")
     for member in members(entry):
         signature = f"```text\n{member.signature}\n```\n\n" if member.signature else ""
         parts.append(f"\n#### {member.name}\n\n{signature}{markdown(member.docstring)}")
     return "".join(parts)
+
+
+def _attribute(told: tuple[str, str]) -> str:
+    return f"- `{told[0]}`: {told[1]}\n"
 
 
 def _heading(entry: Entry) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
+from inspect import cleandoc
 from textwrap import dedent
 
 _SECTION = re.compile(r"^(Args|Attributes|Example|Raises|Returns|Yields):$")
@@ -49,6 +51,18 @@ def sections(docstring: str) -> list[Section]:
             found[-1][1].append(line)
     parts = [Section(title, dedent("\n".join(lines)).strip("\n")) for title, lines in found]
     return [part for part in parts if part.title or part.text]
+
+
+def class_attributes(source: str) -> dict[str, str]:
+    """What the source of a class says below each annotated name of its body; "" where it says nothing."""
+    (made,) = ast.parse(dedent(source)).body
+    assert isinstance(made, ast.ClassDef)
+    found = {}
+    for line, below in zip(made.body, [*made.body[1:], ast.Pass()], strict=True):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            said = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            found[line.target.id] = " ".join(cleandoc(str(said)).split())
+    return found
 
 
 def markdown(docstring: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,19 @@ def read_page(path: Path) -> Page:
         length = block.text.count("\n")
         prose[block.line - 2 : block.line + length] = [(0, "")] * (length + 2)
     links = tuple((number, target) for number, line in prose for target in _LINK.findall(line))
-    headings = (_HEADING.match(line) for _, line in prose)
-    return Page(path, blocks, links, frozenset(_anchor(match[1]) for match in headings if match))
+    headings = [match[1] for _, line in prose if (match := _HEADING.match(line))]
+    return Page(path, blocks, links, frozenset(anchors(headings)))
+
+
+def anchors(headings: Iterable[str]) -> list[str]:
+    """The fragments that GitHub gives the headings of a page, in order: those of one name are numbered."""
+    seen: Counter[str] = Counter()
+    found = []
+    for heading in headings:
+        own = _anchor(heading)
+        found.append(f"{own}-{seen[own]}" if seen[own] else own)
+        seen[own] += 1
+    return found
 
 
 def _blocks(path: Path, lines: list[str]) -> Iterator[Block]:
@@ -72,6 +84,6 @@ def _blocks(path: Path, lines: list[str]) -> Iterator[Block]:
 
 
 def _anchor(heading: str) -> str:
-    """The fragment that GitHub gives a heading."""
+    """The fragment that GitHub gives a heading that no other one is like."""
     kept = re.sub(r"[^\w\- ]", "", heading.lower())
     return kept.replace(" ", "-")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import adaptzip
-from checks.api_reference import PAGE, Entry, every_entry, members, problems, problems_of, reference
+from checks.api_reference import PAGE, Entry, attributes, every_entry, members, problems, problems_of, reference
 from checks.docstrings import markdown, sections
+from checks.markdown import anchors
 
 
 def test_the_page_is_current_and_nothing_is_left_out() -> None:
@@ -78,6 +79,21 @@ class Fields:
         return self.four
 
 
+class Attributes:
+    """Has some.
+
+    Attributes:
+        told: in a list.
+    """
+
+    told: ClassVar[int]
+    said: ClassVar[int] = 2
+    """Below it,
+    on two lines."""
+    untold: ClassVar[int]
+    _own: ClassVar[int]
+
+
 class Below(Fields):
     """Does what its base does in another way."""
 
@@ -95,11 +111,26 @@ class Below(Fields):
         (Bare, ["m.Bare: has no docstring"]),
         (Fields, ["m.Fields: Attributes does not tell of 'four'", "m.Fields.untold: has no docstring"]),
         (Below, []),
+        (Attributes, ["m.Attributes.untold: has no docstring"]),
     ],
 )
 def test_what_is_left_out_is_named(value: Callable[..., Any], expected: list[str]) -> None:
     entry = Entry(value.__name__, "m", value)
     assert [problem for one in (entry, *members(entry)) for problem in problems_of(one)] == expected
+
+
+def test_what_is_said_below_an_attribute_is_told() -> None:
+    assert attributes(Entry("Attributes", "m", Attributes)) == [("said", "Below it, on two lines."), ("untold", "")]
+    assert attributes(Entry("half", "m", half)) == attributes(Entry("Fields", "m", Fields)) == []
+
+
+def test_headings_of_one_name_are_numbered() -> None:
+    assert anchors(["The library", "Dialect", "core.a_b", "dialect"]) == [
+        "the-library",
+        "dialect",
+        "corea_b",
+        "dialect-1",
+    ]
 
 
 def test_signatures() -> None:

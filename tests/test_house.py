@@ -179,3 +179,18 @@ def test_the_schema_of_the_metadata_is_in_the_wheel() -> None:
     assert not [line for line in (ROOT / ".gitignore").read_text().splitlines() if "json" in line or "adz" in line]
     assert (ROOT / "adaptzip" / "adz" / "container" / "metadata.schema.json").is_file()
     assert [path.parent.name for path in ROOT.glob("[a-z]*/**/metadata.schema.json")] == ["container"]
+
+
+def late_imports(path: Path) -> list[str]:
+    """What the functions of a file import of the package."""
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    found = [n for function in functions for n in ast.walk(function) if isinstance(n, ast.ImportFrom)]
+    return [str(n.module) for n in found if str(n.module).startswith("adaptzip")]
+
+
+def test_imports_are_late_for_the_start_of_the_command_line_alone() -> None:
+    package = Path(adaptzip.__file__).parent
+    late = {p.relative_to(package).as_posix(): late_imports(p) for p in package.rglob("*.py") if late_imports(p)}
+    outside = {path: found for path, found in late.items() if not path.startswith("cli/")}
+    # Names of methods are listed without torch, which their types need.
+    assert outside == {"methods/__init__.py": ["adaptzip.core.method", "adaptzip.core.function_method"]}

@@ -6,8 +6,6 @@ they are given (`Checkpoint`, `WriteOptions`, `Native`), and how their files are
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from adaptzip.checkpoints._base import (
     Checkpoint,
     Dialect,
@@ -21,6 +19,7 @@ from adaptzip.checkpoints._base import (
     Writer,
 )
 from adaptzip.checkpoints._foreign import foreign
+from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
@@ -42,6 +41,7 @@ __all__ = [
     "Writer",
     "dialect",
     "dialects",
+    "read_by",
     "recognise",
     "resolved",
     "vet",
@@ -56,10 +56,10 @@ def recognise(source: Checkpoint) -> Reader:
     Raises:
         RefusedError: if none knows it, but it looks like another program's adapter, which is named.
         CheckpointError: if it looks like no adapter at all, or if two are equally sure.
-        UsageError: as `dialects`.
+        UsageError: as `dialects`, or if one is sure of it beyond all numbers from 0 to 1.
     """
     known = readers()
-    scores = {name: found.sniff(source) for name, found in known.items()}
+    scores = {name: sureness(found, source) for name, found in known.items()}
     best = max(scores.values(), default=0.0)
     winners = [name for name, score in scores.items() if score == best]
     if best <= 0:
@@ -89,5 +89,6 @@ def resolved(adapter: Adapter) -> Adapter:
 
     Raises:
         CheckpointError: as `Dialect.effects`.
+        UsageError: if the dialect, of another package, does not tell what each extra does.
     """
-    return replace(adapter, effects=conventions(adapter.meta.dialect).effects(adapter))
+    return with_effects(conventions(adapter.meta.dialect), adapter)

@@ -124,8 +124,8 @@ class Files:
     written: tuple[str, ...] = ()
 
     def owns(self, file_name: str) -> bool:
-        """Whether a file of that name is one that the dialect writes."""
-        return any(fnmatchcase(file_name, pattern) for pattern in self.written)
+        """Whether a file of that name, or of that path within the folder, is one that the dialect writes."""
+        return "/" not in file_name and any(fnmatchcase(file_name, pattern) for pattern in self.written)
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class Dialect(ABC):
     title: ClassVar[str]
     """What messages call it."""
     files: ClassVar[Files] = Files()
+    """How a folder is known to hold one, and what is written."""
     signature: ClassVar[tuple[Signature, ...]] = ()
     """What tells its files by their keys; the first that fits names a file that no dialect can read."""
 

@@ -21,7 +21,7 @@ from adaptzip.errors import CheckpointError
 _EMBEDDINGS = ("embed_tokens", "lm_head")
 """Names of modules by which PEFT knows that embeddings are trained."""
 _COPY = re.compile(r"\.modules_to_save\.(default\.)?")
-_IN_MEMORY = ".modules_to_save.default."
+IN_MEMORY = ".modules_to_save.default."
 _ORIGINAL = ".original_module."
 
 
@@ -73,7 +73,7 @@ def extra_effect(key: str, config: Mapping[str, Any], modules: Collection[str] =
     if copied is not None:
         # Another adapter's name than `default` may stand there, which no key tells from a module's.
         target = f"{name[: copied.start()]}.{name[copied.end() :]}"
-        return _replacing(key, target, config, placed=_IN_MEMORY in key)
+        return _replacing(key, target, config, placed=IN_MEMORY in key)
     if _ORIGINAL in name:
         return Effect("original", name.replace(_ORIGINAL, "."))
     if ".base_layer." in name:
@@ -133,7 +133,7 @@ def loaded_key(key: str, modules: Collection[str]) -> str:
 
 def with_plain_keys(extras: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The extras, with the key that PEFT loads a trained copy from in place of its name in memory."""
-    plain = {key: key.replace(_IN_MEMORY, ".") for key in extras}
+    plain = {key: key.replace(IN_MEMORY, ".") for key in extras}
     return {key if plain[key] in extras else plain[key]: tensor for key, tensor in extras.items()}
 
 

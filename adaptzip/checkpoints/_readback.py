@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import WriteOptions
+from adaptzip.checkpoints._effects import IN_MEMORY
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints.peft.prepare import pad
@@ -125,8 +126,8 @@ def _confirm_extras(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
 
 
 def _meant(key: str) -> str:
-    """A key without what depends on whether its module is a target."""
-    return key.removeprefix(PREFIX).replace(".base_layer.", ".")
+    """A key without what depends on whether its module is a target, and by which name a trained copy is called."""
+    return key.removeprefix(PREFIX).replace(".base_layer.", ".").replace(IN_MEMORY, ".")
 
 
 def _failed(name: str, what: str) -> CheckFailedError:

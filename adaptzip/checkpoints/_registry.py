@@ -10,14 +10,16 @@ import sys
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import cast
 
 from adaptzip.checkpoints._base import Dialect, NativeWriter, Reader, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME
+from adaptzip.checkpoints._form import fault
+from adaptzip.core.plug_ins import DIALECTS, broken, load, plug_ins
 from adaptzip.errors import RefusedError, UsageError
 
-GROUP = "adaptzip.dialects"
+GROUP = DIALECTS
 
 
 class _Unknown(Dialect):
@@ -31,7 +33,8 @@ def dialects() -> dict[str, Dialect]:
     """Every dialect by its name, in sorted order.
 
     Raises:
-        UsageError: if an installed package's dialect cannot be loaded, is none, or has the name of another.
+        UsageError: if an installed package's dialect cannot be loaded, is none, has the name of another, or says what
+            no dialect says of itself.
     """
     found = _built_in() | _plugged_in(tuple(sys.path))
     return {name: found[name] for name in sorted(found)}
@@ -113,31 +116,10 @@ def _built_in() -> dict[str, Dialect]:
 @lru_cache(maxsize=8)
 def _plugged_in(path: tuple[str, ...]) -> dict[str, Dialect]:
     """The dialects of other packages on a search path; looking for them takes time, and each read asks for them."""
-    points = entry_points(group=GROUP)
-    places = dict.fromkeys(_built_in(), "adaptzip")
-    for point in points:
-        if places.setdefault(point.name, point.value) != point.value:
-            raise UsageError(
-                f"dialect {point.name!r} is defined twice: by {places[point.name]} and by {point.value}",
-                hint="uninstall the package that brings the second one",
-            )
-    return {point.name: _load(point) for point in points}
-
-
-def _load(point: EntryPoint) -> Dialect:
-    brought = f"dialect {point.name!r}, which {_package(point)} brings as {point.value},"
-    hint = "mend that package, or uninstall it"
-    try:
-        loaded = point.load()
-    except Exception as error:  # Whatever a stranger's module does when it is imported.
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"{brought} cannot be loaded: {said}", hint=hint) from error
-    if not isinstance(loaded, Dialect):
-        raise UsageError(f"{brought} is of type {type(loaded).__name__}, expected a Dialect", hint=hint)
-    if loaded.name != point.name:
-        raise UsageError(f"{brought} calls itself {loaded.name!r}, expected the entry point's name", hint=hint)
-    return loaded
-
-
-def _package(point: EntryPoint) -> str:
-    return "a package" if point.dist is None else f"the package {point.dist.name}"
+    found: dict[str, Dialect] = {}
+    for name, point in plug_ins(GROUP, "dialect", _built_in()).items():
+        found[name] = cast("Dialect", load(point, "dialect", (Dialect,)))
+        wrong = fault(found[name])
+        if wrong is not None:
+            raise broken(point, "dialect", wrong)
+    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from adaptzip.cli import _output
 from adaptzip.cli._signals import Terminated
+from adaptzip.core.plug_ins import owner
 from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError, FormatError
 
 INTERNAL = 70
@@ -70,8 +71,7 @@ def describe(error: BaseException) -> Failure:
         return Failure("there is not enough memory", hint, 2, "MemoryError")
     if isinstance(error, OSError):
         return _system_failure(error)
-    hint = "set ADAPTZIP_DEBUG=1 to see where it happened, and please report it"
-    return Failure(f"internal error: {kind}: {error}", hint, INTERNAL, kind)
+    return _internal_failure(error)
 
 
 def report(error: BaseException, words: list[str]) -> int:
@@ -115,6 +115,20 @@ def _is_memory_error(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate" in text))
     )
+
+
+def _internal_failure(error: BaseException) -> Failure:
+    """What nobody foresaw, laid at the door of another package where the error came through its code."""
+    kind = type(error).__name__
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    point = owner(frames)
+    if point is None:
+        hint = "set ADAPTZIP_DEBUG=1 to see where it happened, and please report it"
+        return Failure(f"internal error: {kind}: {error}", hint, INTERNAL, kind)
+    hint = "set ADAPTZIP_DEBUG=1 to see where it happened, and report it to its authors, or uninstall it"
+    package = point.module if point.dist is None else point.dist.name
+    what = f"the package {package}, which brings {point.name!r} as {point.value}, failed"
+    return Failure(f"{what}: {kind}: {error}", hint, INTERNAL, kind)
 
 
 def _system_failure(error: OSError) -> Failure:

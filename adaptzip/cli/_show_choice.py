@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from adaptzip.fitting.running import Made, Tried
 
 _HEAD = ("method", "size", "ratio", "parameters")
+_NOTHING_BESIDE: Mapping[str, Any] = {
+    "captured_energy": None, "basis_bytes": None, "tried": None, "reference": None, "weighted_error": None,
+}  # fmt: skip
+"""The keys of what stands beside a result, where nothing does."""
 
 
 def summary(values: Mapping[str, Any]) -> str:
@@ -48,8 +52,9 @@ def reference(values: Mapping[str, Any]) -> str:
 
 def result(values: Mapping[str, Any], path: Path, source_bytes: int, *, dry_run: bool) -> dict[str, Any]:
     """What `compress` says of a file, or of what would be one, with where it is and how small."""
-    sizes = {"source_bytes": source_bytes, "ratio": source_bytes / values["bytes"]}
-    return {"path": str(path), **values, **sizes, "dry_run": dry_run}
+    where = {"path": str(path)}
+    told = {**values, **where} if dry_run else {**where, **values}
+    return {**told, "source_bytes": source_bytes, "ratio": source_bytes / values["bytes"], "dry_run": dry_run}
 
 
 def made(
@@ -62,6 +67,7 @@ def made(
         basis: where it was read from.
     """
     compressed = found.compressed
+    around = _NOTHING_BESIDE if compressed.lossless else _around(found, beside, captured, basis)
     return {
         "method": compressed.method,
         "options": {} if compressed.lossless else dict(compressed.config),
@@ -74,12 +80,19 @@ def made(
         "extras_bytes": len(compressed.extras.payload),
         "lossless": compressed.lossless,
         "seed": compressed.provenance.seed,
+        **around,
+        "bytes": found.size,
+    }
+
+
+def _around(found: Made, beside: Appraisal, captured: float | None, basis: str | Path | Basis | None) -> dict[str, Any]:
+    """What stands beside a result, under the keys of `_NOTHING_BESIDE`."""
+    return {
         "weighted_error": beside.weighted_error,
         "captured_energy": captured,
-        "basis_bytes": _basis_bytes(compressed, basis),
+        "basis_bytes": _basis_bytes(found.compressed, basis),
         "tried": [tried_row(row) for row in found.tried] or None,
         "reference": None if beside.reference is None else asdict(beside.reference) | {"wins": beside.reference.wins},
-        "bytes": found.size,
     }
 
 
@@ -97,10 +110,8 @@ def foreseen(found: Foreseen, *, weighted: bool) -> dict[str, Any]:
     """
     best = found.best
     return {
-        "captured_energy": None,
-        "basis_bytes": None,
+        **_NOTHING_BESIDE,
         "tried": None if found.report is None else forecast_rows(found.report),
-        "reference": None,
         "weighted_error": best.relative_error if weighted else None,
         "method": best.method,
         "options": dict(best.options),

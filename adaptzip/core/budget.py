@@ -65,9 +65,13 @@ class Budget:
         """A budget as callers give it: parsed where it is text.
 
         Raises:
-            UsageError: as `parse`.
+            UsageError: as `parse`, or if it is neither text nor a budget: a bare number has no unit.
         """
-        return cls.parse(given) if isinstance(given, str) else given
+        if isinstance(given, str):
+            return cls.parse(given)
+        if given is not None and not isinstance(given, Budget):
+            raise UsageError(f"budget {given!r} is {type(given).__name__}, expected text or a Budget", hint=_HINT)
+        return given
 
     def bytes_for(self, source_bytes: int) -> int | None:
         """The limit in bytes for a source file of `source_bytes`, or None if it counts parameters."""

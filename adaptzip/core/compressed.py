@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.meta import Meta
+from adaptzip.errors import UsageError
 
 Buffer = bytes | memoryview
 
@@ -43,6 +44,20 @@ class TensorSpec:
     def numbers(self) -> int:
         """In the whole tensor."""
         return self.rows * self.width
+
+    def check(self, tensor: object) -> None:
+        """Refuse to code a tensor that could not be decoded by this.
+
+        Raises:
+            UsageError: if it is none, or is not (rows, width).
+        """
+        found = getattr(tensor, "shape", None)
+        if found != (self.rows, self.width):
+            told = type(tensor).__name__ if found is None else list(found)
+            raise UsageError(
+                f"the tensor {self.role} to code is {told}, expected {[self.rows, self.width]} by the method's layout",
+                hint="mend the method: its target and its layout tell of different tensors",
+            )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import Field
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -37,11 +37,17 @@ class Family(ABC, Generic[ConfigT]):
     """
 
     name: ClassVar[str]
+    """What `--to` and a file call it; its entry point has the same name."""
     version: ClassVar[int]
+    """Of what a file means, from 1: raised where old files would be read wrongly."""
     summary: ClassVar[str]
+    """What it is, in one line of `adaptzip methods`."""
     paper: ClassVar[str]
+    """Where it comes from."""
     config_type: type[ConfigT]
+    """The class of its options."""
     roles: ClassVar[tuple[str, ...]]
+    """Names of the tensors of a module, in the order in which they are coded."""
     shared_roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the tensors that are stored once for the whole adapter."""
     needs_basis: ClassVar[bool] = False
@@ -72,3 +78,27 @@ class Family(ABC, Generic[ConfigT]):
 
 AnyFamily: TypeAlias = Family[Any]
 """A family whose types only it knows."""
+
+
+def fault(family: AnyFamily) -> str | None:
+    """What is wrong with what a family of another package, which no type checker saw, says of itself, or None."""
+    version = getattr(family, "version", None)
+    if not isinstance(version, int) or version < 1:
+        return f"has the version {version!r}, expected a whole number from 1"
+    for what in ("summary", "paper"):
+        if not isinstance(getattr(family, what, None), str):
+            return f"has no {what}, expected a line of text"
+    for what in ("roles", "shared_roles"):
+        roles = getattr(family, what, None)
+        if not isinstance(roles, tuple) or not all(isinstance(role, str) for role in roles):
+            return f"has the {what} {roles!r}, expected a tuple of names"
+    return _fault_of_options(getattr(family, "config_type", None))
+
+
+def _fault_of_options(config_type: object) -> str | None:
+    if not isinstance(config_type, type) or not is_dataclass(config_type):
+        return f"has the options {config_type!r}, expected a frozen dataclass"
+    if not config_type.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return f"has options {config_type.__name__} that are no frozen dataclass"
+    bare = [f.name for f in fields(config_type) if f.default is MISSING and f.default_factory is MISSING]
+    return f"has the option {bare[0]!r} without a default" if bare else None

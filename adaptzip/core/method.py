@@ -73,6 +73,9 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     The real tensors of a method are in coordinates where a squared error in a tensor is, up to one factor for all, a
     squared error in the update. They are quantised one role after another, shared tensors first, and each later
     role is fitted again to what the earlier ones became (`target`).
+
+    Its name, roles, `layout`, `reconstruct` and whatever else a file is told by are those of a `Family`
+    (`adaptzip.core.family`).
     """
 
     gained: ClassVar[bool] = True

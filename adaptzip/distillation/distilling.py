@@ -146,11 +146,13 @@ def distill(
         data_options: which texts, and how they are fed.
         force: replace an existing `output`.
         progress: called after every update.
-        options: the method's own options, such as `rank=3`.
+        options: the method's own options, such as `rank=3` of vblora; svd has none.
 
     Raises:
-        CheckpointError, FormatError, BaseModelError, RefusedError, UsageError, CheckFailedError: as `prepare`.
-        UsageError: if an option is unknown, or `output` is or lies in what is read, too.
+        CheckpointError, FormatError: if an adapter or the data can't be read.
+        BaseModelError, RefusedError: if base and adapter don't fit together, or something is missing.
+        UsageError: if options contradict each other or are unknown, or `output` is or lies in what is read.
+        CheckFailedError: if nothing fits the budget, or training fails.
         OutputError: if `output` exists without `force`, or cannot be written.
 
     Example:

@@ -12,7 +12,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.progress import Progress
-from adaptzip.errors import CheckFailedError, RefusedError, without_warnings
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.candidates import candidates, with_ranks
 from adaptzip.fitting.forecasts import Forecast, PlanReport, compare, foresee_candidate, with_aim
 from adaptzip.fitting.keywords import check_options
@@ -72,7 +72,7 @@ def plan(
         text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
             it; None looks for the usual names.
         progress: called with a phase and the share of it that is done.
-        options: the method's own options, such as `rank=3`, where `methods` names one.
+        options: the method's own options, such as `rank=3` of vblora, where `methods` names one; svd has none.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.
@@ -88,6 +88,8 @@ def plan(
         >>> report.best.bytes <= report.source_bytes / 5
         True
     """
+    if isinstance(methods, str):
+        raise UsageError(f"methods is {methods!r}, expected a list of names", hint=f"methods=[{methods!r}]")
     check_options(plan, fittable() if methods is None else methods, options)
     asked = Request(
         to=AUTO,

@@ -80,7 +80,7 @@ def compress(
             it; None looks for the usual names.
         force: replace an existing `output`.
         progress: called with a phase and the share of it that is done.
-        options: the one method's own options, such as `rank=3`.
+        options: the one method's own options, such as `rank=3` of vblora; svd has none.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.

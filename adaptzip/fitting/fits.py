@@ -24,6 +24,7 @@ from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
+from adaptzip.errors import UsageError
 
 KEPT_NUMBERS = 12_000_000
 """Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
@@ -127,7 +128,7 @@ class FittedAdapter:
 
     def ranks(self, step: float, caps: Mapping[str, int] | None = None) -> dict[str, int]:
         """The rank of each module at `step`, at most its cap; modules of rank 0 are left out."""
-        ranks = {name: self.method.rank(profile, step) for name, profile in self.profiles.items()}
+        ranks = {name: self._rank(profile, step) for name, profile in self.profiles.items()}
         if caps is not None:
             ranks = {name: min(rank, caps.get(name, 0)) for name, rank in ranks.items()}
         return {name: rank for name, rank in ranks.items() if rank}
@@ -181,11 +182,27 @@ class FittedAdapter:
             modules[n].squared_error if n in modules else self.profiles[n].energy for n in names if n in self.profiles
         )
 
+    def _rank(self, profile: Profile, step: float) -> int:
+        rank = self.method.rank(profile, step)
+        if not isinstance(rank, int) or not 0 <= rank <= self.max_rank:
+            raise UsageError(
+                f"method {self.method.name!r}: rank is {rank!r} at a step of {step:.3g}, expected a whole number up to "
+                f"{self.max_rank}",
+                hint="mend the method: no rank is above the number of its scores",
+            )
+        return rank
+
     def _fit(self, names: Sequence[str]) -> dict[str, object]:
         modules = {
             name: _on(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
         }
-        return self.method.fit(modules, self.config, self.prepared, self.context)
+        fits = self.method.fit(modules, self.config, self.prepared, self.context)
+        if not isinstance(fits, Mapping) or fits.keys() != modules.keys():
+            raise UsageError(
+                f"method {self.method.name!r}: fit has no result for every module that it was given, and no other",
+                hint="mend the method",
+            )
+        return fits
 
 
 @on_one_core()

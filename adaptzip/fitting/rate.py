@@ -1,4 +1,4 @@
-"""Rate control by one number: the quantiser step that meets a size or an error, found on the exact coded size."""
+"""A search over one number, the quantiser step, that knows no adapter: what comes of a step is measured for it."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ class Request:
             raise UsageError(
                 f"extras mode {self.extras!r} is unknown", hint=f"modes: {', '.join(get_args(ExtrasMode))}"
             )
+        _check_types(self)
         if self.max_error is not None and not (isfinite(self.max_error) and 0 < self.max_error < 1):
             raise UsageError(f"max-error {self.max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
         if not 0 <= self.seed < 2**63:
@@ -91,6 +92,18 @@ class Request:
     def inputs(self) -> dict[str, object]:
         """What is read besides the source, as for `files.inputs.check_apart`."""
         return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}
+
+
+def _check_types(request: Request) -> None:
+    """Refuse what callers without a type checker pass, before it fails where nothing tells its name."""
+    for name, value, kind, expected in (
+        ("max_error", request.max_error, float | int | None, "a number"),
+        ("seed", request.seed, int, "a whole number"),
+        ("ranks", request.ranks, Mapping | None, "a mapping from modules' names to ranks"),
+        ("device", request.device, str, "text"),
+    ):
+        if not isinstance(value, kind):
+            raise UsageError(f"{name} is {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True, eq=False)

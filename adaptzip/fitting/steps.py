@@ -1,4 +1,4 @@
-"""The search for one step: what comes of it is measured, on a sample where the adapter is large."""
+"""The search for the step of one fitted adapter: each is tried by coding it, or a sample of it where it is large."""
 
 from __future__ import annotations
 

@@ -6,19 +6,23 @@ A method module holds one object `METHOD`. Listing names imports neither the met
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from adaptzip.core.plug_ins import METHODS, broken, plug_ins
+from adaptzip.core.plug_ins import load as load_plug_in
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from adaptzip.core.function_method import AnyFunctionMethod
     from adaptzip.core.method import AnyMethod
 
     Loaded: TypeAlias = AnyMethod | AnyFunctionMethod
 
-GROUP = "adaptzip.methods"
+GROUP = METHODS
 REFERENCE = "svd"
 """The method that every other is held against, and the default."""
 
@@ -54,18 +58,14 @@ def load(name: str) -> Loaded:
     """The method called `name`.
 
     Raises:
-        UsageError: if there is none, or if two packages bring one of that name.
+        UsageError: if there is none, or if two packages bring methods of one name; if a package's method cannot be
+            loaded, is none, has another name than its entry point, or says what no method says of itself.
     """
-    built_in, plugged_in = _built_in(), _plugged_in()
-    if name in built_in and name in plugged_in:
-        raise UsageError(
-            f"method {name!r} is defined twice: by adaptzip and by {plugged_in[name].value}",
-            hint="uninstall the package that brings the second one",
-        )
+    built_in, plugged_in = _built_in(), plug_ins(GROUP, "method", _built_in())
     if name in built_in:
         return cast("Loaded", import_module(f"{__name__}.{built_in[name]}").METHOD)
     if name in plugged_in:
-        return cast("Loaded", plugged_in[name].load())
+        return _checked(plugged_in[name])
     raise UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
 
 
@@ -75,5 +75,18 @@ def _built_in() -> dict[str, str]:
     return {path.stem.replace("_", "-"): path.stem for path in files}
 
 
-def _plugged_in() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+def _plugged_in() -> tuple[str, ...]:
+    return tuple(point.name for point in entry_points(group=GROUP))
+
+
+def _checked(point: EntryPoint) -> Loaded:
+    """The method of another package."""
+    from adaptzip.core.family import fault
+    from adaptzip.core.function_method import FunctionMethod
+    from adaptzip.core.method import Method
+
+    loaded = cast("Loaded", load_plug_in(point, "method", (Method, FunctionMethod)))
+    wrong = fault(loaded)
+    if wrong is not None:
+        raise broken(point, "method", wrong)
+    return loaded

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from adaptzip.checkpoints import NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
+from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -93,7 +93,8 @@ def export(
         CheckpointError, FormatError: if the source cannot be read.
         UsageError: for an unknown dialect or dtype, or if `output` is, holds or lies in what is read.
         RefusedError: if the dialect is read alone, or cannot hold the adapter, or its basis is missing or another.
-        CheckFailedError: if what was written does not read back as the adapter; nothing is left of it then.
+        CheckFailedError: if what was written does not read back as the adapter, or is nothing, or more than the
+            dialect's own files; nothing is left of it then.
         OutputError: if the output exists without `force` or cannot be written.
 
     Warns with an AdaptzipWarning where the configuration names a path on this machine as the base model.
@@ -125,6 +126,7 @@ def export(
     warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=target.files.owns) as folder:
         content.write(folder, options)
+        _check_files(folder, output, target)
         if isinstance(target, Reader):
             _read_back(folder, output, target, content.adapter, options)
     files = sorted(p for p in Path(output).iterdir() if p.is_file())
@@ -151,6 +153,18 @@ def _native(
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:
     return adapter if base_name is None else replace(adapter, meta=renamed(adapter.meta, base_name))
+
+
+def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
+    """Raises: CheckFailedError: if there is no file, or one that a later run with `force` would not replace."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    stray = [name for name in files if not target.files.owns(name)]
+    if stray or not files:
+        what = f"wrote {stray[0]}, which is none of the files that it names as its own" if stray else "wrote no file"
+        raise CheckFailedError(
+            f"{output}: the dialect {target.name!r} {what}; nothing was left behind",
+            hint="mend the package that brings it, or write --as peft",
+        )
 
 
 def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:

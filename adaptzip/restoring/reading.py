@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptzip.checkpoints import Checkpoint, recognise, resolved
+from adaptzip.checkpoints import Checkpoint, read_by, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._keys import plain_keys
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
@@ -64,7 +64,7 @@ def read(
             return _read_adz(weights, alpha, base, basis)
         given = None if config is None else Path(config)
         source = _source(Path(path), weights, opened, alpha, given, base)
-        adapter = resolved(recognise(source).read(source))
+        adapter = read_by(recognise(source), source)
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter

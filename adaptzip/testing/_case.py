@@ -26,14 +26,7 @@ STEP = 0.02
 
 
 class MethodCase:
-    """A method under test.
-
-    Attributes:
-        method: the object that its entry point names.
-        prediction_factor: how far its predictions may be from what comes, either way, for a module of a thousand
-            numbers.
-        scale_free: whether updates that are equal up to a factor are coded with equal relative errors.
-    """
+    """A method under test; `MethodTests` tells what its attributes mean."""
 
     method: ClassVar[AnyMethod]
     prediction_factor: ClassVar[float] = 2.5

@@ -10,6 +10,7 @@ import pytest
 
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.assembly import fixed_size
@@ -84,11 +85,10 @@ class LimitTests(MethodCase):
     @pytest.mark.parametrize("kind", ["error", "size"])
     def test_a_plan_is_near_what_comes(self, kind: str, basis_file: Path) -> None:
         name, factor = self.method.name, self.prediction_factor
-        limits: dict[str, Any] = {"max_error": 0.2}
-        if kind == "size":
-            limits = {"budget": f"{self._sizes(basis_file)[1]}B"}
-        planned = forecast(LARGE, Request(to=name, device="cpu", **needs_file(name, LARGE, basis_file), **limits))
-        compressed, _ = large(self.method, basis_file, **limits)
+        budget, error = (f"{self._sizes(basis_file)[1]}B", None) if kind == "size" else (None, 0.2)
+        needed = needs_file(name, LARGE, basis_file)
+        planned = forecast(LARGE, Request(name, Budget.of(budget), error, device="cpu", **needed))
+        compressed, _ = large(self.method, basis_file, budget=budget, max_error=error)
         assert planned.method == name
         assert planned.bytes == pytest.approx(writer.size(compressed), rel=0.3)
         assert 1 / factor < planned.relative_error / compressed.provenance.relative_error < factor

@@ -52,7 +52,11 @@ __all__ = ["DialectTests", "small_adapter"]
 
 
 class DialectTests:
-    """What holds for every dialect, by what it can do."""
+    """What holds for every dialect, by what it can do. The dialect has to be installed.
+
+    Attributes:
+        dialect: the object that its entry point names.
+    """
 
     dialect: ClassVar[Dialect]
 

@@ -21,4 +21,12 @@ from adaptzip.testing._shapes import ShapeTests
 
 
 class MethodTests(LayoutTests, CodingTests, LimitTests, FileTests, ShapeTests):
-    """The conformance suite of a `Method`; a subclass names the one that it tests as `method`."""
+    """The conformance suite of a `Method`; a subclass names the one that it tests as `method`.
+
+    Attributes:
+        method: the object that its entry point names.
+        prediction_factor: how far its predictions may be from what comes, either way, for a module of a thousand
+            numbers; 2.5 unless a subclass says otherwise.
+        scale_free: whether updates that are equal up to a factor are coded with equal relative errors; True unless a
+            subclass says otherwise.
+    """

@@ -22,6 +22,7 @@ from adaptzip.adz.coding.modules import (
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.method import AnyMethod
 from adaptzip.core.sensitivity import Sensitivity
@@ -64,7 +65,7 @@ def compress(name: str, source: Adapter, *args: Any, **options: Any) -> Compress
 def job_of(name: str, source: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None, **options: Any) -> Job:
     """A job; an error of 0.2 is asked for where `options` do not say otherwise."""
     asked: dict[str, Any] = {"to": name, "device": "cpu", **needs(name, source), **(options or {"max_error": 0.2})}
-    request = Request(**asked)
+    request = Request(**{**asked, "budget": Budget.of(asked.get("budget"))})
     loaded = load_source(source, request)
     if sensitivities is not None:
         loaded = replace(loaded, sensitivities=sensitivities)

@@ -13,6 +13,7 @@ from transformers import BertModel
 from adaptzip import Adapter, methods
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
+from adaptzip.core.method import Method
 from adaptzip.distillation.distilling import Distilled, distill
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Guest, magnitudes_of
@@ -50,9 +51,15 @@ def teacher_of(make: Callable[[], Any], folder: Path, *ends: str) -> tuple[Path,
     return save(make, folder), adapter(make(), *ends, rank=3)
 
 
+def has_own_basis(name: str) -> bool:
+    """Whether a method's own basis is that of the update's directions."""
+    method = methods.load(name)
+    return isinstance(method, Method) and method.default_basis == "update"
+
+
 def basis_for(name: str, teacher: Adapter, path: Path) -> dict[str, Any]:
     """The basis of the teacher's own directions in a file, for methods that have no other of their own."""
-    if methods.load_fittable(name).default_basis != "update":
+    if not has_own_basis(name):
         return {}
     if not path.exists():
         write_basis(build_basis([teacher]), path)

@@ -17,8 +17,8 @@ PAGE = read_page(Path(__file__).parents[2] / "docs/guides/own-dialect.md")
 
 def suite() -> type[DialectTests]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "adaptzip_pairs", module_of(PAGE, "adaptzip_pairs"))
-        found: type[DialectTests] = module_of(PAGE, "test_adaptzip_pairs").TestPairs
+        patch.setitem(sys.modules, "adaptzip_pair_files", module_of(PAGE, "adaptzip_pair_files"))
+        found: type[DialectTests] = module_of(PAGE, "test_adaptzip_pair_files").TestPairs
         return found
 
 

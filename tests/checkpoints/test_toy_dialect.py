@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from adaptzip.checkpoints import Checkpoint, Files, Signature, WriteOptions, Wri
 from adaptzip.cli.app import main
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect, Effects
+from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError, UsageError
 from adaptzip.models.folder import BaseModel
 from tests.cases import toy_dialect
@@ -65,6 +68,58 @@ class Shy(toy_dialect.Toy):
 
 
 TWIN, DEAF, PRESS, SHY = Twin(), Deaf(), Press(), Shy()
+
+
+def boom(*_: object) -> Any:
+    raise KeyError("two\nlines")
+
+
+def toy(**differently: Any) -> toy_dialect.Toy:
+    """The toy with something else in place of what it has."""
+    made: toy_dialect.Toy = type("Toy", (toy_dialect.Toy,), differently)()
+    return made
+
+
+def read_otherwise(**fields: Any) -> Callable[[toy_dialect.Toy, Checkpoint], Adapter]:
+    return lambda self, source: replace(toy_dialect.DIALECT.read(source), **fields)
+
+
+def write_more(self: toy_dialect.Toy, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+    toy_dialect.DIALECT.write(adapter, folder, options)
+    (folder / "notes.txt").touch()
+
+
+MISSHAPEN = {
+    "title": (toy(title=None), "has the title None"),
+    "no files": (toy(files=None), "has files of type NoneType"),
+    "one name": (toy(files=Files(weights="toy.safetensors")), "names of files that are no tuple"),  # type: ignore[arg-type]
+    "outside": (toy(files=Files(("../toy.safetensors",))), "the file '../toy.safetensors', expected a name without"),
+    "greedy": (toy(files=Files(written=("*",))), "says that it writes files of any name"),
+    "no tuple": (toy(signature=Signature("^toy/", "a Toy")), "a signature that is no tuple"),
+    "no regex": (toy(signature=(Signature("(", "a Toy"),)), "the signature '(', which is no regular expression"),
+    "a class": (toy_dialect.Toy, "is the class Toy, expected an object of it"),
+}
+ASTRAY = {
+    "surest of all": (toy(sniff=lambda *_: 2.0), "is 2.0 sure of "),
+    "sure of nothing": (toy(sniff=lambda *_: float("nan")), "is nan sure of "),
+    "speechless": (toy(sniff=lambda *_: None), "is None sure of "),
+    "empty-handed": (toy(read=lambda *_: None), "a NoneType, expected an Adapter"),
+    "listing": (toy(read=read_otherwise(modules=[1])), "an adapter whose modules or extras are no mapping"),
+    "under another name": (toy(read=read_otherwise(meta=Meta("peft"))), "'peft', expected its own name"),
+    "silent": (toy(effects=lambda *_: None), "tells effects of type NoneType"),
+    "forgetful": (toy(effects=lambda *_: Effects()), "does not tell what the extra base_model.model."),
+}
+RAISING = {name: toy(**{name: boom}) for name in ("sniff", "read", "effects", "overlooked", "write")}
+
+
+@contextlib.contextmanager
+def plugged(made: object, folder: Path) -> Iterator[None]:
+    module = ModuleType("tests.a_strangers_package")
+    module.DIALECT = made  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        with installed_dialects(folder, {"toy": f"{module.__name__}:DIALECT"}):
+            yield
 
 
 @pytest.fixture
@@ -201,6 +256,57 @@ def test_two_packages_that_bring_one_name_are_refused(trained: Trained, tmp_path
         pytest.raises(UsageError, match="dialect 'toy' is defined twice: by "),
     ):
         adaptzip.read(trained.folder)
+
+
+@pytest.mark.parametrize("kind", MISSHAPEN)
+def test_what_no_dialect_says_of_itself_is_refused(kind: str, trained: Trained, tmp_path: Path) -> None:
+    made, said = MISSHAPEN[kind]
+    with plugged(made, tmp_path / "site"):
+        code, _, err = told("inspect", trained.folder)
+    assert code == 2
+    assert "dialect 'toy', which the package toys_of_site brings as tests.a_strangers_package:DIALECT," in err
+    assert said in err
+
+
+@pytest.mark.parametrize("kind", ASTRAY)
+def test_what_no_dialect_gives_is_refused(kind: str, trained: Trained, tmp_path: Path) -> None:
+    with installed_dialects(tmp_path / "site"):
+        own = toy_of(trained, tmp_path / "toy")
+    made, said = ASTRAY[kind]
+    with plugged(made, tmp_path / "other"):
+        code, _, err = told("inspect", own)
+    assert code == 2
+    assert err.startswith("error: dialect 'toy' of ")
+    assert said in err
+
+
+@pytest.mark.parametrize("hook", RAISING)
+def test_what_a_dialect_raises_is_laid_at_its_door(hook: str, trained: Trained, tmp_path: Path) -> None:
+    with plugged(RAISING[hook], tmp_path / "site"):
+        code, _, err = told("export", trained.folder, "--as", "toy", "-o", tmp_path / "out")
+    assert code == 70
+    assert err.startswith("error: the package toys_of_site, which brings 'toy' as ")
+    assert len(err.splitlines()) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "said"), [(write_more, "wrote notes.txt, which is none"), (lambda *_: None, "wrote no file")]
+)
+def test_files_that_it_does_not_name_and_none_at_all_are_refused(
+    write: Any, said: str, trained: Trained, tmp_path: Path
+) -> None:
+    with plugged(toy(write=write), tmp_path / "site"):
+        code, _, err = told("export", trained.folder, "--as", "toy", "-o", tmp_path / "out")
+    assert code == 1
+    assert f"the dialect 'toy' {said}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pattern_of_files_means_none_in_folders() -> None:
+    files = Files(written=("part-*.safetensors",))
+    assert files.owns("part-1.safetensors")
+    assert not files.owns("part-of/something-else.safetensors")
 
 
 @pytest.mark.usefixtures("_toy")

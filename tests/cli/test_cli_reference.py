@@ -53,3 +53,23 @@ def test_a_dry_run_leaves_out_what_is_not_known_yet(adapter: Path) -> None:
     values = run("compress", adapter, "-n", "--json").json
     unknown = {"modules", "module_bytes", "extras", "extras_bytes", "seed"}
     assert values.keys() == documented("compress") - unknown
+
+
+SUBJECT = "method options parameters relative_error modules kept_modules module_bytes extras extras_bytes lossless seed"
+NOTHING_BESIDE = "captured_energy basis_bytes tried reference weighted_error"
+FORESEEN = "method options parameters relative_error kept_modules lossless"
+
+
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        ("-f", f"path {SUBJECT} weighted_error captured_energy basis_bytes tried reference bytes source_bytes ratio"),
+        ("-f --lossless", f"path {SUBJECT} {NOTHING_BESIDE} bytes source_bytes ratio"),
+        ("-n --lossless", f"{SUBJECT} {NOTHING_BESIDE} bytes path source_bytes ratio"),
+        ("-n", f"{NOTHING_BESIDE} {FORESEEN} bytes path source_bytes ratio"),
+        ("-n --to auto -b 50%", f"{NOTHING_BESIDE} {FORESEEN} bytes path source_bytes ratio"),
+    ],
+)
+def test_the_keys_of_compress_keep_their_order(words: str, order: str, adapter: Path) -> None:
+    values = run("compress", adapter, *words.split(), "--json").json
+    assert list(values) == ["schema", *order.split(), "dry_run"]

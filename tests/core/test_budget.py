@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import adaptzip
@@ -53,6 +55,13 @@ def test_what_is_no_positive_amount_is_refused(text: str) -> None:
     assert "64KiB" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("given", [50_000, 0.5])
+def test_a_bare_number_has_no_unit(given: Any) -> None:
+    with pytest.raises(UsageError, match="expected text or a Budget") as caught:
+        adaptzip.compress(SOURCE, budget=given)
+    assert "64KiB" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("text", ["101%", "0.5x", "3 bytes", "3T", "3TB", "3X", "3PiB"])
 def test_what_has_no_meaning_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="has no meaning here"):
@@ -64,6 +73,12 @@ def test_a_budget_is_parsed_once() -> None:
     assert Budget.of("50k") == budget
     assert Budget.of(budget) is budget
     assert Budget.of(None) is None
+
+
+@pytest.mark.parametrize("given", [5, 0.5, True, b"50k", ["50k"]])
+def test_what_is_no_text_has_no_unit(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"^budget .* is (int|float|bool|bytes|list), expected text or a Budget$"):
+        Budget.of(given)
 
 
 def test_bytes_of_a_source() -> None:

@@ -78,3 +78,9 @@ def test_plan_and_compress_take_the_same_options() -> None:
 def test_unknown_methods_are_told_as_such() -> None:
     with pytest.raises(UsageError, match="'magic' is unknown"):
         compress(to="magic", bugdet="5x")
+
+
+def test_one_name_is_no_list_of_methods() -> None:
+    with pytest.raises(UsageError, match="methods is 'svd', expected a list of names") as caught:
+        adaptzip.plan(SOURCE, methods="svd")
+    assert caught.value.hint == "methods=['svd']"

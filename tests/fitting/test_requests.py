@@ -56,6 +56,10 @@ def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ({"allocate": "uniform"}, "allocating ranks needs a budget or an error"),
         ({"allocate": "even", "max_error": 0.1}, "allocation 'even' is unknown"),
         ({"base_name": " "}, "is no name"),
+        ({"max_error": "0.1"}, "max_error is '0.1', expected a number"),
+        ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        ({"ranks": [1, 2]}, "ranks is .*, expected a mapping"),
+        ({"device": 0}, "device is 0, expected text"),
     ],
 )
 def test_senseless_requests_are_refused(options: dict[str, Any], message: str) -> None:

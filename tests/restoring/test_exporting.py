@@ -257,3 +257,27 @@ def test_two_biases_of_one_module_are_refused(tmp_path: Path) -> None:
     twice = {**adapter.extras, key.replace(".bias", ".base_layer.bias"): torch.ones(16)}
     with pytest.raises(RefusedError, match="would have the key"):
         export(replace(adapter, extras=twice), tmp_path / "copy")
+
+
+def test_tensors_of_base_layers_that_are_none_go_by_the_keys_that_peft_loads(tmp_path: Path) -> None:
+    """They come with the extras of an adapter that has other modules; PEFT would drop them without a word."""
+    train(bert(), tmp_path / "query", r=2, target_modules=["query"], task_type="SEQ_CLS")
+    train(bert(), tmp_path / "value", r=2, target_modules=["value"], task_type="SEQ_CLS", bias="all")
+    other = read(tmp_path / "value").extras
+    key = "base_model.model.bert.encoder.layer.0.attention.self.value.base_layer.bias"
+    export(replace(read(tmp_path / "query"), extras=other), tmp_path / "mixed")
+    merged = merged_by_peft(bert(), tmp_path / "mixed")
+    assert torch.equal(merged["bert.encoder.layer.0.attention.self.value.bias"], other[key])
+
+
+def test_a_trained_copy_by_its_name_in_memory_is_one_that_peft_loads(tmp_path: Path) -> None:
+    train(bert(), tmp_path / "source", r=2, target_modules=["query"], task_type="SEQ_CLS")
+    adapter = read(tmp_path / "source")
+    extras = {
+        key.replace(".classifier.", ".classifier.modules_to_save.default."): t for key, t in adapter.extras.items()
+    }
+    assert not extras.keys() & adapter.extras.keys()
+    export(replace(adapter, extras=extras), tmp_path / "copy")
+    assert read(tmp_path / "copy").extras.keys() == adapter.extras.keys()
+    merged = merged_by_peft(bert(), tmp_path / "copy")
+    assert torch.equal(merged["classifier.bias"], adapter.extras["base_model.model.classifier.bias"])

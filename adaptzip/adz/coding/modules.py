@@ -254,6 +254,8 @@ def _whole_values(block: Whole, spec: TensorSpec, name: str) -> Tensor:
 
 def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: float) -> list[tuple[Block, Tensor]]:
     """Code tensors of one place in their modules' layouts: the blocks, and the values they will be decoded to."""
+    for spec, target in zip(specs, targets, strict=True):
+        spec.check(target)
     results: dict[int, tuple[Block, Tensor]] = {}
     real = [i for i, spec in enumerate(specs) if spec.kind == "real"]
     for i, block in zip(real, _quantise([targets[i] for i in real], step), strict=True):

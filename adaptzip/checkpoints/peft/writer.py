@@ -7,20 +7,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
-from adaptzip.checkpoints._effects import loaded_key
+from adaptzip.checkpoints._effects import loaded_key, with_plain_keys
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
 from adaptzip.checkpoints.peft.prepare import HALF_LEAST, balanced, loadable, portable
-from adaptzip.checkpoints.peft.targeting import saved_whole
+from adaptzip.checkpoints.peft.targeting import chosen, saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
 from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending, write_tensors
+
+_BASE_LAYER = ".base_layer."
+_TOKENS = ".token_adapter"
 
 
 def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
@@ -47,6 +51,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         text = config_text(adapter)
         if dtype is None and adapter.meta.dtype is not None:
             adapter = _in_own_dtype(adapter, adapter.meta.dtype)
+    adapter = _by_loaded_keys(adapter, json.loads(text))
     tensors = file_tensors(adapter, dtype)
     header = adapter.meta.header
     if header is None or not fits(tensors, header):
@@ -96,6 +101,24 @@ def _in_own_dtype(adapter: Adapter, dtype: torch.dtype) -> Adapter:
         found = _in_range(name, factors, dtype)
         modules[name] = replace(found, A=found.A.to(dtype), B=found.B.to(dtype))
     return replace(adapter, modules=modules)
+
+
+def _by_loaded_keys(adapter: Adapter, config: Mapping[str, Any]) -> Adapter:
+    """With the extras by the keys that PEFT loads them from, and does not drop without a word.
+
+    A tensor of a base layer has its plain key where the configuration leaves its module as it is: it comes from an
+    adapter with other modules. So has a trained copy that goes by its name in memory.
+    """
+    extras = with_plain_keys(adapter.extras)
+    if not config.get("target_modules"):
+        return replace(adapter, extras=extras)
+    found = {}
+    for key, tensor in extras.items():
+        module, _, leaf = key.removeprefix(PREFIX).rpartition(_BASE_LAYER)
+        left = module and module not in adapter.modules and not module.endswith(_TOKENS) and not chosen(config, module)
+        plain = f"{PREFIX}{module}.{leaf}"
+        found[plain if left and plain not in extras else key] = tensor
+    return replace(adapter, extras=found)
 
 
 def _key(name: str, part: Part, known: Collection[str]) -> str:
