@@ -81,6 +81,7 @@ def test_results_are_ordered_by_size_for_an_error_and_by_error_else() -> None:
 def test_the_reference_wins_with_a_smaller_error() -> None:
     assert Beside("svd", 100, 0.1, 0.2).wins
     assert not Beside("svd", 100, 0.2, 0.2).wins
+    assert not Beside("svd", 100, 0.3, 0.2).wins
 
 
 class Steps:
