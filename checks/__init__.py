@@ -1,1 +1,1 @@
-"""Checks that the documentation says what the code does; `make docs` runs them."""
+"""Checks of the documentation, which `make docs` runs, and of the tests (`python -m checks.mutants`)."""

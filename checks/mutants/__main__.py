@@ -28,8 +28,6 @@ TESTS = {
 }
 """The tests that are run for a room, beside those of a folder of its name."""
 PROCESSES = 2
-LONGEST = 5.0
-"""Seconds of tests that a mutant is tried against, as they take unmutated; the slowest of its tests are left out."""
 
 
 def main() -> int:
@@ -43,7 +41,8 @@ def main() -> int:
         folders = TESTS.get(asked.room, (asked.room,))
         tested = watch(trees, asked.room, [file for folder in folders for file in _files(f"tests/{folder}")])
         print(f"{len(tested)} tests, {len(mutants)} mutants of {asked.room}, seed {asked.seed}", file=sys.stderr)
-        outcomes = _try_all(sources, mutants, tested, trees)
+        chosen = [tests_for(mutant, sources[mutant.file], tested, asked.seconds) for mutant in mutants]
+        outcomes = _try_all(sources, mutants, chosen, trees)
     share = _report(mutants, outcomes, left_out)
     return 0 if share >= asked.least / 100 else 1
 
@@ -53,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("room", help="a folder of the package, such as core")
     parser.add_argument("--sample", type=int, default=150, help="mutants to try, drawn from all of the room's")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of tests that each is tried against")
     parser.add_argument("--file", help="one file of the room, such as adaptzip/core/budget.py")
     parser.add_argument("--least", type=float, default=85.0, help="share in percent below which this fails")
     return parser.parse_args()
@@ -77,13 +77,12 @@ def _drawn(sources: Mapping[str, str], seed: int, count: int) -> tuple[list[Muta
 
 
 def _try_all(
-    sources: Mapping[str, str], mutants: Sequence[Mutant], tested: Sequence[Tested], trees: Sequence[Path]
+    sources: Mapping[str, str], mutants: Sequence[Mutant], chosen: Sequence[Sequence[Tested]], trees: Sequence[Path]
 ) -> dict[int, bool]:
     """Whether each mutant was killed, by its place in the list.
 
     The first one's tests run once without it too, and must pass, or nothing that tests say means anything.
     """
-    chosen = [tests_for(mutant, sources[mutant.file], tested, LONGEST) for mutant in mutants]
     trials = [_trial({**sources, m.file: m.source}, tests) for m, tests in zip(mutants, chosen, strict=True)]
     outcomes: dict[int, bool] = {}
     for index, status in run_all([_trial(sources, chosen[0]), *trials], trees):

@@ -96,8 +96,10 @@ def tests_for(mutant: Mutant, source: str, tested: Sequence[Tested], seconds: fl
     def order(test: Tested) -> tuple[bool, bool, float, str]:
         return not of_name(test), not test.name.startswith(own), test.seconds, test.name
 
-    # What stands outside functions is run by an import, which no test is seen to do.
-    through = through or [test for test in tested if file in test.lines or of_name(test)]
+    if not through:
+        # What stands outside functions is run by an import, which no test is seen to do.
+        near = {_module(test.name) for test in tested if file in test.lines}
+        through = [test for test in tested if _module(test.name) in near or of_name(test)]
     return list(_within(sorted(through, key=order), seconds))
 
 

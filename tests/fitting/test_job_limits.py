@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from adaptzip import methods
+from adaptzip.bases.updates import build_basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.method import FitContext
 from adaptzip.errors import CheckFailedError
+from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import FittedAdapter, fit_adapter, survey_of
 from adaptzip.fitting.job_limits import control_of, packable_extras
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.rate_control import DEFAULT_ERROR
+from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits
 from adaptzip.fitting.requests import Job, Request, prepare_job
 from adaptzip.testing.adapters import adapter
 
@@ -113,3 +116,47 @@ def test_extras_that_are_int8_already_can_not_be_packed_smaller() -> None:
         asked = Request(device="cpu", extras=mode)  # type: ignore[arg-type]
         made = prepare_job(load_source(source, asked), asked)
         assert packable_extras(made) == (len(made.source.extras.payload) if expected else 0)
+
+
+def test_what_all_modules_share_leaves_room_for_one_at_least() -> None:
+    """An embedded basis is stored whole: of parameters, what it takes is off before any module."""
+
+    def limited(parameters: int) -> tuple[Job, FittedAdapter]:
+        asked = Request(
+            to="lora-xs", device="cpu", budget=Budget(parameters, "parameters"), basis=build_basis([SOURCE]),
+            embed_basis=True,
+        )  # fmt: skip
+        made = prepare_job(load_source(SOURCE, asked), asked)
+        return made, fit_candidate(made, candidates(made)[0])
+
+    shared = limited(10**6)[1].shared_numbers
+    least = min(limited(10**6)[1].numbers(name, 1) for name in SOURCE.modules)
+    assert shared > 0
+    for parameters in (shared - 1, shared):
+        with pytest.raises(CheckFailedError, match=f"what all share takes {shared}") as caught:
+            control_of(*limited(parameters))
+        assert caught.value.hint == f"allow at least {shared + least} parameters"
+    caps = control_of(*limited(shared + least))[0].steps.caps
+    assert caps is not None
+    assert sum(caps.values()) == 1
+
+
+def test_nothing_is_coded_to_foresee_a_room_of_more_than_256_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, fitted = job(budget=Budget(5000, "bytes"))
+    control, _ = control_of(made, fitted)
+    fixed = control.steps.fixed_size
+    coded: list[float] = []
+    code = FittedAdapter.code
+
+    def noted(self: FittedAdapter, step: float, *rest: Any) -> Any:
+        coded.append(step)
+        return code(self, step, *rest)
+
+    monkeypatch.setattr(FittedAdapter, "code", noted)
+    for room in (257, 600):
+        step, ranks = control.foresee(Limits(size=fixed + room))
+        assert ranks
+        assert control.steps.bounds[0] <= step <= control.steps.bounds[1]
+    assert not coded
+    control.foresee(Limits(size=fixed + 256))
+    assert coded

@@ -81,6 +81,7 @@ def test_results_are_ordered_by_size_for_an_error_and_by_error_else() -> None:
 def test_the_reference_wins_with_a_smaller_error() -> None:
     assert Beside("svd", 100, 0.1, 0.2).wins
     assert not Beside("svd", 100, 0.2, 0.2).wins
+    assert not Beside("svd", 100, 0.3, 0.2).wins
 
 
 class Steps:
@@ -150,3 +151,46 @@ def test_limits_are_checked_together() -> None:
     with pytest.raises(NoRoomError):
         control()._check(Limits(999, 0.6))
     control()._check(replace(Limits(), aim=0.01))
+
+
+def coded(size: float, error: float, step: float = 1.0, distortion: float = 0.5) -> Any:
+    """An outcome of one component."""
+    return SimpleNamespace(size=size, error=error, step=step, ranks={"a": 1}, distortion=distortion, useful=True)
+
+
+class Coding(Steps):
+    """A search that codes a step to whatever a table says, and keeps the steps."""
+
+    bounds = (0.9, 2.0)
+
+    def __init__(self, outcomes: list[Any]) -> None:
+        self.outcomes, self.coded = iter(outcomes), list[float]()
+
+    def code(self, step: float, ranks: dict[str, int]) -> Any:
+        assert ranks == {"a": 1}
+        self.coded.append(step)
+        return next(self.outcomes)
+
+
+def test_room_that_is_left_is_filled_with_finer_steps_at_the_same_ranks() -> None:
+    best = coded(1500, 0.5)
+    steps = Coding([coded(1700, 0.4), coded(2001, 0.1), coded(2000, 0.3)])
+    found = control(steps)._nudged(best, 2000)
+    assert steps.coded == pytest.approx([0.97, 0.97**2, 0.97**3])  # finer ones lie beyond the bounds
+    assert (found.size, found.error) == (2000, 0.3)
+
+
+def test_room_that_is_filled_already_is_left_alone() -> None:
+    """Within nine thousandths of the room or eight bytes; or fine enough for anyone."""
+    for best in (coded(1995, 0.5), coded(1992, 0.5), coded(1500, 0.5, distortion=2e-4)):
+        assert control(Coding([]))._nudged(best, 2000) is best
+    for best in (coded(1990, 0.5), coded(1500, 0.5, distortion=2.1e-4)):
+        assert not control()._enough(best, 2000)
+    useless = coded(2000, 1.0)
+    useless.useful = False
+    assert not control()._enough(useless, 2000)
+    many = coded(1500, 0.5)
+    many.ranks = {"a": 30, "b": 3}
+    assert control()._enough(many, 2000)
+    many.ranks = {"a": 30, "b": 2}
+    assert not control()._enough(many, 2000)

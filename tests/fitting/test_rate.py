@@ -117,6 +117,23 @@ def test_a_search_ends_after_twelve_measurements() -> None:
     assert len(curve.steps) == PASSES == 12
 
 
+def test_a_step_at_a_bound_gives_way_to_the_middle() -> None:
+    """So narrow a range that the step foretold is the lower bound itself, which was measured or is not allowed."""
+    curve = Curve(lambda step: 1.0, lambda step: 0.0)
+    search(curve, lambda step: 9.0, 1.0, rising=True, bounds=(1, 1.0001), tolerance=1e-6)
+    assert curve.steps[0] == pytest.approx(1.0001**0.5, rel=1e-12)
+    assert all(1 < step < 1.0001 for step in curve.steps)
+
+
+@pytest.mark.parametrize(("high", "goes_on"), [(1.015, False), (1.03, True)])
+def test_a_search_goes_on_down_to_half_the_tolerance(high: float, goes_on: bool) -> None:
+    """The first step, at which nothing is feasible, is the new upper bound: 1.5 % or 3 % above the lower one."""
+    curve = Curve(lambda step: 1.0, lambda step: 100.0)
+    search(curve, lambda step: step, high / 0.98, rising=True, bounds=(1, 2), tolerance=0.04)
+    assert curve.steps[0] == pytest.approx(high)
+    assert (len(curve.steps) > 1) == goes_on
+
+
 def test_a_search_ends_where_the_range_is_narrow() -> None:
     curve = Curve(lambda step: 1.0, lambda step: 0.0)
     search(curve, lambda step: 0.0, 1.0, rising=True, bounds=(1, 1.1), tolerance=0.1)

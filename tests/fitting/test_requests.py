@@ -41,7 +41,21 @@ def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ({"extras": "int4"}, "extras mode 'int4' is unknown"),
         ({"max_error": 0.0}, "not between 0 and 1"),
         ({"max_error": float("nan")}, "not between 0 and 1"),
+        ({"max_error": 1.0}, "not between 0 and 1"),
+        ({"max_error": -0.1}, "not between 0 and 1"),
+        ({"max_error": 2.0}, "not between 0 and 1"),
+        ({"max_error": float("inf")}, "not between 0 and 1"),
+        ({"seed": -1}, "seed -1 is out of range"),
+        ({"seed": 2**63}, "seed 9223372036854775808 is out of range"),
+        ({"seed": 2**63 + 1}, "seed 9223372036854775809 is out of range"),
+        ({"seed": 2**64}, "is out of range"),
         ({"calibration": "texts.jsonl"}, "calibration needs the base model"),
+        ({"text_field": "text"}, "the field 'text' is named, and no texts"),
+        ({"pair_field": "pair"}, "the field 'pair' is named, and no texts"),
+        ({"completion_field": "answer"}, "the field 'answer' is named, and no texts"),
+        ({"allocate": "uniform"}, "allocating ranks needs a budget or an error"),
+        ({"allocate": "even", "max_error": 0.1}, "allocation 'even' is unknown"),
+        ({"base_name": " "}, "is no name"),
         ({"max_error": "0.1"}, "max_error is '0.1', expected a number"),
         ({"seed": 1.5}, "seed is 1.5, expected a whole number"),
         ({"ranks": [1, 2]}, "ranks is .*, expected a mapping"),
@@ -51,6 +65,24 @@ def _outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_senseless_requests_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Request(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_error": 0.999},
+        {"max_error": 1e-9},
+        {"seed": 0},
+        {"seed": 2**63 - 1},
+        {"allocate": "uniform", "max_error": 0.1},
+        {"allocate": "energy", "budget": Budget(9, "bytes")},
+        {"calibration": "texts.jsonl", "base": "base", "text_field": "text"},
+        {"lossless": True, "base": "base"},
+    ],
+)
+def test_requests_at_the_edge_of_sense(options: dict[str, Any]) -> None:
+    request = Request(**options)
+    assert all(getattr(request, name) == value for name, value in options.items())
 
 
 def test_a_lossless_request_leaves_nothing_to_choose() -> None:

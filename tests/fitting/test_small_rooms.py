@@ -16,18 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adaptzip
-from adaptzip import Adapter, LoraFactors
+from adaptzip import Adapter, LoraFactors, methods
 from adaptzip.adz.container import writer
 from adaptzip.core.budget import Budget
+from adaptzip.core.method import FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
 from adaptzip.fitting.assembly import assemble
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.choosing import plan
 from adaptzip.fitting.compression import make
+from adaptzip.fitting.fits import FittedAdapter, fit_adapter
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import run
+from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, filled, promising
 from adaptzip.reports.benching import SHARES, bench
 from adaptzip.testing.adapters import adapter, relative_error
 from adaptzip.testing.trials import compress, job_of, needs_file
@@ -304,3 +307,58 @@ def test_too_few_parameters_are_told_the_least(name: str) -> None:
         compress(name, SOURCE, budget="3")
     least = int(re.findall(r"at least (\d+)", str(caught.value.hint))[0])
     assert compress(name, SOURCE, budget=str(least)).provenance.parameters <= least
+
+
+SMALL = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2), "d": (10, 10, 2)}, seed=4)
+
+
+def svd() -> FittedAdapter:
+    method = methods.load_fittable("svd")
+    return fit_adapter(method, method.config_type(), SMALL, FitContext())
+
+
+def test_of_each_size_the_best_module_is_tried_the_smallest_first() -> None:
+    fitted = svd()
+    best = max(("c", "d"), key=lambda name: fitted.profiles[name].scores[0])
+    assert cheapest(fitted, None) == [{best: 1}, {"b": 1}, {"a": 1}]
+    other = "d" if best == "c" else "c"
+    assert cheapest(fitted, {other: 1, "a": 3, "b": 0}) == [{other: 1}, {"a": 1}]
+    assert cheapest(fitted, {}) == []
+
+
+def test_sets_grow_by_what_saves_most_for_its_numbers() -> None:
+    fitted = svd()
+    scores = sorted(((s, name) for name, p in fitted.profiles.items() for s in p.scores), reverse=True)
+    found = promising(fitted, None, 1e6, (1e-3, 1.0))
+    assert [few.error for few in found] == sorted(few.error for few in found)
+    sets = [few.ranks for few in found]
+    for count in (1, 2, 3):
+        grown: dict[str, int] = {}
+        for _, name in scores[:count]:
+            grown[name] = grown.get(name, 0) + 1
+        assert grown in sets
+    assert {name: len(profile.scores) for name, profile in fitted.profiles.items()} in sets
+
+
+def test_caps_hold_for_small_sets_too() -> None:
+    caps = {"a": 1, "b": 0, "c": 2}
+    for few in promising(svd(), caps, 1e6, (1e-3, 1.0)):
+        assert all(rank <= caps.get(name, 0) for name, rank in few.ranks.items())
+
+
+def test_what_is_expected_is_of_the_whole_update() -> None:
+    fitted = svd()
+    ranks: dict[str, int] = {"a": 2}
+    size, error = expected(fitted, 0.02, ranks)
+    bits, own = fitted.method.predict(fitted.profiles["a"], 2, 0.02)
+    assert size == pytest.approx(bits / 8 + INDEX_BYTES)
+    assert error == pytest.approx(own + sum(fitted.profiles[n].energy for n in "bcd"))
+    assert expected(fitted, 0.02, {})[0] == 0
+    assert expected(fitted, 0.02, {})[1] == pytest.approx(fitted.energy)
+
+
+def test_a_set_fills_its_room() -> None:
+    fitted = svd()
+    few = filled(fitted, {"a": 2, "b": 1}, 120.0, (1e-6, 10.0))
+    assert few.size == pytest.approx(120, rel=1e-3)
+    assert (few.size, few.error) == expected(fitted, few.step, few.ranks)

@@ -12,7 +12,7 @@ from adaptzip.adz.coding.trellis import MAX_LEVEL
 from adaptzip.core.method import FitContext
 from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter, fit_adapter
-from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, filled, promising
+from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest
 from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
 from adaptzip.testing.adapters import adapter
 
@@ -193,54 +193,40 @@ def test_a_sample_stands_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert part.measure(step, few).size == whole.measure(step, few).size
 
 
-def test_of_each_size_the_best_module_is_tried_the_smallest_first() -> None:
-    fitted = svd()
-    best = max(("c", "d"), key=lambda name: fitted.profiles[name].scores[0])
-    assert cheapest(fitted, None) == [{best: 1}, {"b": 1}, {"a": 1}]
-    other = "d" if best == "c" else "c"
-    assert cheapest(fitted, {other: 1, "a": 3, "b": 0}) == [{other: 1}, {"a": 1}]
-    assert cheapest(fitted, {}) == []
-
-
-def test_sets_grow_by_what_saves_most_for_its_numbers() -> None:
-    fitted = svd()
-    scores = sorted(((s, name) for name, p in fitted.profiles.items() for s in p.scores), reverse=True)
-    found = promising(fitted, None, 1e6, (1e-3, 1.0))
-    assert [few.error for few in found] == sorted(few.error for few in found)
-    sets = [few.ranks for few in found]
-    for count in (1, 2, 3):
-        grown: dict[str, int] = {}
-        for _, name in scores[:count]:
-            grown[name] = grown.get(name, 0) + 1
-        assert grown in sets
-    assert {name: len(profile.scores) for name, profile in fitted.profiles.items()} in sets
-
-
-def test_caps_hold_for_small_sets_too() -> None:
-    caps = {"a": 1, "b": 0, "c": 2}
-    for few in promising(svd(), caps, 1e6, (1e-3, 1.0)):
-        assert all(rank <= caps.get(name, 0) for name, rank in few.ranks.items())
-
-
-def test_what_is_expected_is_of_the_whole_update() -> None:
-    fitted = svd()
-    ranks: dict[str, int] = {"a": 2}
-    size, error = expected(fitted, 0.02, ranks)
-    bits, own = fitted.method.predict(fitted.profiles["a"], 2, 0.02)
-    assert size == pytest.approx(bits / 8 + INDEX_BYTES)
-    assert error == pytest.approx(own + sum(fitted.profiles[n].energy for n in "bcd"))
-    assert expected(fitted, 0.02, {})[0] == 0
-    assert expected(fitted, 0.02, {})[1] == pytest.approx(fitted.energy)
-
-
-def test_a_set_fills_its_room() -> None:
-    fitted = svd()
-    few = filled(fitted, {"a": 2, "b": 1}, 120.0, (1e-6, 10.0))
-    assert few.size == pytest.approx(120, rel=1e-3)
-    assert (few.size, few.error) == expected(fitted, few.step, few.ranks)
-
-
 def test_the_search_of_a_copy_begins_anew() -> None:
     steps = searched()
     steps._once(0.5, {"a": 1})
     assert not replace(steps).seen
+
+
+def test_a_sample_that_misled_is_aimed_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sample alone the step is searched; what is met closely is the limit of the whole."""
+    source = adapter([(20, 16, 3)] * 30, seed=2)
+    monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
+    monkeypatch.setattr(fitting, "_SAMPLE_NUMBERS", 4 * 108)
+    for limit, rising in ((0.1, True), (0.4, True), (700, False)):
+        steps = searched(source=source)
+        assert not steps.fitted.complete
+        found = steps.refine(limit, rising=rising)
+        assert found is not None
+        assert len(found.coded.modules) == len(found.ranks)
+        value = found.distortion if rising else found.size - FIXED
+        assert 0.93 * limit < value <= limit
+
+
+class Coarse(StepSearch):
+    """A file that shrinks with the step, and keeps something of the update up to a step of 0.3."""
+
+    def _at(self, step: float, ranks: Mapping[str, int]) -> Outcome | None:
+        if step > 0.3:
+            return None
+        coded = self.fitted.code(0.02, {"a": 1}, ["a"])
+        return Outcome(step, round(100 / step), 0.5, 0.5, ranks, coded)
+
+
+def test_the_coarsest_step_that_leaves_anything_is_found_about() -> None:
+    steps = Coarse(svd(), Sizes(), FIXED)
+    found = steps._coarsest({"a": 1})
+    assert found is not None
+    assert 0.28 < found.step <= 0.3
+    assert found.size == round(100 / found.step)

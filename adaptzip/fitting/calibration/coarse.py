@@ -47,11 +47,11 @@ class Coordinates:
 
     def _bits(self, step: float) -> Tensor:
         """(k,) bits of each component, as if its numbers were Gaussian; 0 where it is not worth them."""
-        scaled = self.U * self.S / step
         lengths = self.rows.norm(dim=1)
         bits = 2 * ROW_BITS + _bits(self.S / step, self.U.shape[0]) + _bits(lengths / step, self.rows.shape[1])
         worth = self.S.square() > BIT_WEIGHT * step**2 * bits
-        return torch.where(worth & (scaled.abs().amax(0) >= 0.5), bits, 0.0)
+        # What is worth its bits has a number that does not round to zero.
+        return torch.where(worth, bits, 0.0)
 
 
 def coordinates(module: LoraFactors, sensitivity: Sensitivity) -> Coordinates:

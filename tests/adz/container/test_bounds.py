@@ -255,6 +255,7 @@ def test_extras_come_once_and_are_no_factors() -> None:
     assert reads(entry(1), entry(1, name="y"))
     assert reads(entry(1), entry(1, role="bias"))
     assert not reads(entry(1), entry(2))
+    assert reads(*(entry(1, name=str(number)) for number in range(300)))
     assert reads(entry(1, name="a.blora_b"))
     assert reads(entry(1, role="bias", name="lora_m"))
     for factor_of in ("lora_A.x", "a.lora_B.weight", "a.vblora_logits", "xlora_latent_mapping"):

@@ -18,7 +18,7 @@ from adaptzip.core.comparing import weighted_error
 from adaptzip.core.sensitivity import Sensitivity, root
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, CheckpointError, UsageError
 from adaptzip.fitting.calibration import calibrate
-from adaptzip.fitting.calibration.choosing import EQUAL, attribute, attributed_weights, choose_estimate
+from adaptzip.fitting.calibration.choosing import EQUAL, _distances, attribute, attributed_weights, choose_estimate
 from adaptzip.fitting.calibration.coarse import coordinates, copy_of_error, copy_of_size
 from adaptzip.fitting.calibration.moments import collect_moments
 from adaptzip.fitting.loading import load_source
@@ -102,6 +102,18 @@ def test_the_model_is_left_as_it_was(base: Path) -> None:
     attribute(loaded, lora, batches)
     choose_estimate(loaded, lora, {"x": {name: Sensitivity(2.0) for name in lora.modules}}, batches)
     assert all(torch.equal(layer.weight, before[name]) for name, layer in loaded.layers.items())
+
+
+def test_a_copys_distance_is_shared_out_in_full(base: Path) -> None:
+    """Along the way from the adapter to the copy, by the middles of its two halves."""
+    lora = adapter(tiny_peft.llama(), "v_proj", "down_proj", strength=1.0, rank=4)
+    loaded = load_teacher(base, lora, torch.device("cpu"))
+    batches = loaded.batches(TEXTS, 4, 64)
+    plain = {name: coordinates(module, Sensitivity()) for name, module in lora.modules.items()}
+    copies = {("copy", place): copy_of_error(lora.modules, plain, e)[0] for place, e in enumerate((0.25, 0.5))}
+    distances = _distances(loaded, lora, copies, batches)
+    for place, attribution in enumerate(attribute(loaded, lora, batches)):
+        assert sum(attribution.shares.values()) / 2 == pytest.approx(distances["copy", place], rel=0.1)
 
 
 def test_the_estimate_that_spares_what_matters_is_chosen(base: Path) -> None:

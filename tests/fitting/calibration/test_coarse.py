@@ -9,7 +9,7 @@ import torch
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.fitting.calibration.coarse import change, coordinates, copy_of_error, copy_of_size
+from adaptzip.fitting.calibration.coarse import Coordinates, change, coordinates, copy_of_error, copy_of_size
 from adaptzip.testing.adapters import factors
 
 MODULES = {"a": factors(40, 30, 5), "b": factors(20, 50, 4, seed=1, scaling=2.0)}
@@ -100,3 +100,13 @@ def test_nothing_is_copied_of_nothing() -> None:
     copies, bits = copy_of_error(zero, found, 0.1)
     assert bits == 0
     assert not torch.matmul(*copies["z"]).any()
+
+
+@pytest.mark.parametrize("width", [1, 4, 64, 4096])
+def test_a_component_of_which_every_number_rounds_to_zero_is_left_out(width: int) -> None:
+    """Half a step is rounded to the even level, which is zero."""
+    column = torch.full((width, 1), width**-0.5)
+    found = Coordinates(column, torch.tensor([0.5 * width**0.5]), torch.full((1, 3), 0.5), 1.0)
+    B, A = found.copy(step=1.0)
+    assert B.shape == (width, 0)
+    assert A.shape == (0, 3)

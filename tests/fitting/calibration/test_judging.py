@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments
-from adaptzip.fitting.calibration.choosing import Attribution, attributed_weights, errors_near
+from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments, choosing
+from adaptzip.fitting.calibration.choosing import EQUAL, Attribution, _updates, attributed_weights, errors_near
 from adaptzip.fitting.calibration.moments import input_rows, relative_weights, scaled_moments
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import Batch
@@ -77,6 +79,13 @@ def attribution() -> Attribution:
     return Attribution(changes, {"a": 8.0, "b": 1.0, "zero": 0.0})
 
 
+def test_a_copy_that_was_compressed_is_taken_with_its_scaling() -> None:
+    copy = Adapter({"a": LoraFactors(torch.ones(1, 2).half(), torch.ones(3, 1).half(), 0.5)})
+    ((B, A),) = _updates(copy).values()
+    assert (A.tolist(), B.tolist()) == ([[1, 1]], [[0.5]] * 3)
+    assert A.dtype == B.dtype == torch.float32
+
+
 def test_attributed_weights_are_shares_by_squared_errors() -> None:
     found = attribution().weights({})
     assert found == pytest.approx({"a": 2.0, "b": 1.0, "zero": 0.05})
@@ -135,3 +144,24 @@ def test_some_batches_have_about_4096_tokens_spread_evenly() -> None:
 def test_without_moments_only_weights_stay() -> None:
     found = _without_moments({"a": Sensitivity(2.0, torch.eye(3))})
     assert (found["a"].weight, found["a"].moments) == (2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("distances", "chosen"),
+    [
+        ({"x": (0.5, 0.9), "y": (0.1, 1.1)}, "x"),  # y harms at one size, though it is better on the whole
+        ({"x": (0.5, 1.0), "y": (0.9, 1.2)}, EQUAL),
+        ({"x": (0.8, 0.8), "y": (0.4, 0.9)}, "y"),  # 0.36 before 0.64, of which the roots are taken
+        ({}, EQUAL),
+    ],
+)
+def test_the_estimate_kept_is_the_best_of_those_that_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch, distances: dict[str, tuple[float, float]], chosen: str
+) -> None:
+    measured = {(name, place): 2 * value for name, pair in distances.items() for place, value in enumerate(pair)}
+    measured |= {(EQUAL, 0): 2.0, (EQUAL, 1): 2.0}
+    monkeypatch.setattr(choosing, "_distances", lambda *_: measured)
+    found = choosing.choose_estimate(cast("Any", None), Adapter({}), dict.fromkeys(distances, {}), [], (0.2, 0.5))
+    assert found.name == chosen
+    wanted = {name: (first * second) ** 0.5 for name, (first, second) in distances.items()} | {EQUAL: 1.0}
+    assert found.distances == pytest.approx(wanted)

@@ -112,8 +112,9 @@ def test_a_convolutions_patches_are_what_its_weight_multiplies(name: str) -> Non
     torch.testing.assert_close(out.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_strided_dilated_padded_convolution() -> None:
-    layer = nn.Conv2d(2, 3, 3, stride=2, padding=1, dilation=2, bias=False)
+@pytest.mark.parametrize(("kernel", "dilation"), [((3, 3), (2, 2)), ((4, 2), (2, 3)), ((3, 1), (3, 2))])
+def test_a_strided_dilated_padded_convolution(kernel: tuple[int, int], dilation: tuple[int, int]) -> None:
+    layer = nn.Conv2d(2, 3, kernel, stride=2, padding=1, dilation=dilation, bias=False)
     inputs = torch.randn(1, 2, 9, 8)
     rows = input_rows(Layer(layer, layer.get_parameter("weight"), "conv"), inputs, torch.ones(1, 1, dtype=torch.bool))
     found = rows @ layer.weight.detach().flatten(1).T
