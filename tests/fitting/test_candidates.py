@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from adaptzip.adz.container import writer
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
-from adaptzip.core.survey import Candidate
+from adaptzip.core.compressed import Site
+from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.fitting.candidates import bare_size, candidates, empty_file, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.choosing import foresee
 from adaptzip.fitting.forecasts import compare
@@ -129,3 +131,78 @@ def test_an_allocation_cuts_every_module_to_its_rank(allocate: str) -> None:
     assert all(1 <= rank <= 8 for rank in job.context.ranks.values())
     again = with_ranks(replace(job, request=replace(job.request, allocate=None)))
     assert again.context.ranks == job.context.ranks
+
+
+class Asked:
+    """A method that gives what a function of the ranks says, and keeps what it was asked."""
+
+    name = "asked"
+    fixed_ranks = True
+    shared_roles = ()
+
+    def __init__(self, give: Callable[[int], tuple[int, float]] = lambda _: (100, 0.5)) -> None:
+        self.allowances: list[Allowance] = []
+        self.give = give
+
+    def candidates(self, survey: Survey, config: Any, allowance: Allowance) -> list[Candidate[Any]]:
+        self.allowances.append(allowance)
+        size, error = self.give(max(map(len, survey.singular.values())))
+        return [Candidate(config, size, 10, error)]
+
+
+def asking(method: Asked, singular: dict[str, list[float]] | None = None, **request: Any) -> Job:
+    job = job_of("vblora", **request)
+    spectra = {name: np.array(values) for name, values in (singular or {}).items()}
+    survey = job.survey if singular is None else Survey(dict.fromkeys(spectra, Site(9, 9)), spectra)
+    return replace(job, method=cast("Any", method), survey=survey)
+
+
+def test_a_method_is_told_what_settings_may_cost() -> None:
+    method = Asked()
+    job = asking(method, max_error=0.6)
+    candidates(job)
+    candidates(job, 0.5)
+    smallest(job)
+    assert method.allowances == [Allowance(None, None, error) for error in (0.6, 0.3, 0.6)]
+
+
+def test_a_budget_is_told_less_what_a_file_takes_besides() -> None:
+    method = Asked()
+    job = asking(method, budget=Budget(9000, "bytes"))
+    candidates(job)
+    smallest(job)
+    assert method.allowances == [Allowance(None, 9000 - bare_size(job), None), Allowance(None, 1, None)]
+    job = asking(method, budget=Budget(10, "bytes"))
+    candidates(job)
+    assert method.allowances[-1].bytes == 1
+    candidates(asking(method, budget=Budget(700, "parameters")))
+    assert method.allowances[-1] == Allowance(700, None, None)
+
+
+@pytest.mark.parametrize(
+    ("errors", "rank"),
+    [
+        ((0.1, 0.4), 2),  # 0.3 + 0.7 * 0.01 = 0.307; 0.1 + 0.9 * 0.16 = 0.244
+        ((0.1, 0.6), 1),  # 0.1 + 0.9 * 0.36 = 0.424
+    ],
+)
+def test_an_allocation_weighs_what_is_cut_against_what_is_coded_worse(errors: tuple[float, float], rank: int) -> None:
+    """Of energies 7, 2 and 1 the first unit loses 0.3, the first two 0.1; all three are made hopeless."""
+    spectrum = [7**0.5, 2**0.5, 1.0]
+    method = Asked(lambda units: (100, (*errors, 0.9)[units - 1]))
+    job = with_ranks(asking(method, {"m": spectrum}, budget=Budget(10**6, "bytes"), allocate="uniform"))
+    assert job.context.ranks == {"m": rank}
+
+
+def test_an_allocation_for_an_error_is_the_one_of_fewest_bytes() -> None:
+    sizes = {1: 300, 2: 200, 3: 250}
+    method = Asked(lambda units: (sizes[units], 0.5))
+    job = with_ranks(asking(method, {"m": [3.0, 2.0, 1.0]}, max_error=0.9, allocate="uniform"))
+    assert job.context.ranks == {"m": 2}
+
+
+def test_an_allocation_that_does_not_fit_is_none() -> None:
+    method = Asked(lambda units: (10**units, 0.5))
+    budget = Budget(bare_size(job_of("vblora", max_error=0.5)) + 500, "bytes")
+    job = with_ranks(asking(method, {"m": [3.0, 2.0, 1.0]}, budget=budget, allocate="uniform"))
+    assert job.context.ranks == {"m": 2}

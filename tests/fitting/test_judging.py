@@ -182,7 +182,7 @@ def test_room_that_is_left_is_filled_with_finer_steps_at_the_same_ranks() -> Non
 
 def test_room_that_is_filled_already_is_left_alone() -> None:
     """Within nine thousandths of the room or eight bytes; or fine enough for anyone."""
-    for best in (coded(1995, 0.5), coded(1992, 0.5), coded(1500, 0.5, distortion=2e-4)):
+    for best in (coded(1995, 0.5), coded(1991, 0.5), coded(1500, 0.5, distortion=2e-4)):
         assert control(Coding([]))._nudged(best, 2000) is best
     for best in (coded(1990, 0.5), coded(1500, 0.5, distortion=2.1e-4)):
         assert not control()._enough(best, 2000)

@@ -97,6 +97,17 @@ def test_of_feasible_points_the_largest_file_wins_for_a_size() -> None:
     assert len([step for step in curve.steps if step >= 2]) > 1
 
 
+def test_of_equal_files_the_finer_step_is_kept_for_an_error_and_the_nearer_one_for_a_size() -> None:
+    curve = Curve(lambda step: 50.0, lambda step: step)
+    found = search(curve, lambda step: 4 * step, 3.0, rising=True, bounds=(0.1, 10))
+    assert found is not None
+    assert found.step == curve.steps[0] < curve.steps[1]
+    curve = Curve(lambda step: 50.0, lambda step: step)
+    found = search(curve, lambda step: 80 / step, 80.0, rising=False, bounds=(0.1, 10))
+    assert found is not None
+    assert found.step == curve.steps[-1] != curve.steps[0]
+
+
 @pytest.mark.parametrize("rising", [True, False])
 def test_nothing_feasible_is_nothing(rising: bool) -> None:
     curve = Curve(lambda step: 1000.0, lambda step: 1000.0)

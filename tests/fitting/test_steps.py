@@ -214,6 +214,18 @@ def test_a_sample_that_misled_is_aimed_at_again(monkeypatch: pytest.MonkeyPatch)
         assert 0.93 * limit < value <= limit
 
 
+def test_held_ranks_of_more_than_a_sample_are_coded_whole_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = adapter([(20, 16, 3)] * 30, seed=2)
+    monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
+    monkeypatch.setattr(fitting, "_SAMPLE_NUMBERS", 15 * 108)
+    steps = searched(source=source)
+    ranks = dict.fromkeys(source.modules, 1)
+    found = steps.held(ranks, 900)
+    assert found is not None
+    assert set(found.coded.modules) == set(ranks)
+    assert found.size == FIXED + found.coded.bytes <= FIXED + 900
+
+
 class Coarse(StepSearch):
     """A file that shrinks with the step, and keeps something of the update up to a step of 0.3."""
 

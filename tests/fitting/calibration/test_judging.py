@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,9 +13,16 @@ from torch import nn
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments, choosing
+from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments, choosing, gradients
 from adaptzip.fitting.calibration.choosing import EQUAL, Attribution, _updates, attributed_weights, errors_near
-from adaptzip.fitting.calibration.moments import input_rows, relative_weights, scaled_moments
+from adaptzip.fitting.calibration.gradients import GradientTally
+from adaptzip.fitting.calibration.moments import (
+    InputTally,
+    input_rows,
+    input_sensitivities,
+    relative_weights,
+    scaled_moments,
+)
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import Batch
 
@@ -71,6 +79,52 @@ def test_one_token_a_text_is_told_from_one_row_a_text() -> None:
     rows = torch.arange(4.0).reshape(2, 2)
     assert input_rows(linear(), rows, mask).tolist() == rows.tolist()
     assert input_rows(linear(), rows[:, None], mask).tolist() == rows[:1].tolist()
+
+
+def test_many_texts_of_one_token_are_told_from_rows_too() -> None:
+    mask = torch.zeros(300, 1, dtype=torch.bool)
+    rows = torch.ones(300, 2)
+    assert len(input_rows(linear(), rows, mask)) == 300
+
+
+def test_inputs_weigh_by_their_energy_for_each_input() -> None:
+    """12 over 4 inputs and 10 over 10: three to one."""
+    layers = {"a": SimpleNamespace(shape=(7, 4)), "b": SimpleNamespace(shape=(7, 10))}
+    tallies = {"a": InputTally(5, 12.0, 3 * torch.eye(4).double()), "b": InputTally(5, 10.0, torch.eye(10).double())}
+    found = input_sensitivities(cast("Any", SimpleNamespace(layers=layers)), tallies)
+    assert {name: s.weight for name, s in found.items()} == {"a": 1.5, "b": 0.5}
+    assert found["a"].moments is not None
+    assert torch.equal(found["a"].moments, torch.eye(4))
+
+
+def test_wide_modules_without_moments_are_named_and_embeddings_are_not() -> None:
+    layers = {
+        "wide": SimpleNamespace(shape=(7, 5), layout="linear"),
+        "words": SimpleNamespace(shape=(7, 5), layout="embedding"),
+    }
+    tallies = dict.fromkeys(layers, InputTally(5, 5.0, None))
+    with pytest.warns(AdaptzipWarning, match="1 modules have more than 4096 inputs .*: wide$"):
+        found = input_sensitivities(cast("Any", SimpleNamespace(layers=layers)), tallies)
+    assert {name: s.weight for name, s in found.items()} == {"wide": 1, "words": 1}
+
+
+@pytest.mark.parametrize("widest", [1, 2, 3])
+def test_products_of_inputs_and_gradients_are_added_up(widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of squares 5 and 1, gradients of squares 2 and 9; of the third position, padding, nothing."""
+    monkeypatch.setattr(gradients, "WIDEST_MOMENTS", widest)
+    mask = torch.tensor([[True, True, False]])
+    rows = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    gradient = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 3.0], [9.0, 9.0, 9.0]]])
+    tally = GradientTally()
+    for _ in range(2):
+        gradients._add_products(tally, linear(), rows, mask, gradient)
+    assert tally.output_energy == 2 * (2 + 9)
+    assert tally.energy == 2 * (2 * 5 + 9 * 1)
+    if widest < 2:
+        assert tally.gram is None
+    else:
+        assert tally.gram is not None
+        assert tally.gram.tolist() == [[4, 8], [8, 34]]
 
 
 def attribution() -> Attribution:
