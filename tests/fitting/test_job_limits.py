@@ -16,7 +16,7 @@ from adaptzip.core.method import FitContext
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import FittedAdapter, fit_adapter, survey_of
-from adaptzip.fitting.job_limits import control_of, packable_extras
+from adaptzip.fitting.job_limits import _units, control_of, packable_extras
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits
 from adaptzip.fitting.requests import Job, Request, prepare_job
@@ -97,6 +97,13 @@ def test_the_share_cut_is_what_the_caps_leave_out() -> None:
     assert control.steps.cut == pytest.approx(cut, rel=1e-4)
     assert limits.aim == pytest.approx((cut + DEFAULT_ERROR**2 * (1 - cut)) ** 0.5, rel=1e-4)
     assert limits.error == 0.9
+
+
+def test_units_of_rank_have_the_energy_of_their_components() -> None:
+    made, fitted = job()
+    spectra = survey_of(SOURCE, made.context.device).singular
+    for name, units in _units(fitted).items():
+        assert units == pytest.approx(np.square(spectra[name]).tolist(), rel=1e-4)
 
 
 def test_limits_are_those_of_the_request() -> None:

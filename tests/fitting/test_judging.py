@@ -194,3 +194,27 @@ def test_room_that_is_filled_already_is_left_alone() -> None:
     assert control()._enough(many, 2000)
     many.ranks = {"a": 30, "b": 2}
     assert not control()._enough(many, 2000)
+
+
+class Alone(RateControl):
+    """Of which no set of few components comes to anything."""
+
+    def _few(self, room: int, error: float) -> list[Any]:
+        return []
+
+
+class Unmet(Steps):
+    """A search that finds nothing for a room."""
+
+    def refine(self, room: int, *, rising: bool) -> None:
+        return None
+
+
+@pytest.mark.parametrize("size", [1000, 1010, 1040])
+def test_a_room_below_the_smallest_file_is_refused(size: int) -> None:
+    with pytest.raises(NoRoomError, match="leave no room for any module"):
+        Alone(cast("StepSearch", Unmet()))._filled(size)
+
+
+def test_a_room_that_only_the_smallest_file_fits_gets_it() -> None:
+    assert Alone(cast("StepSearch", Unmet()))._filled(1041) is Steps.smallest

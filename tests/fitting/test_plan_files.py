@@ -61,6 +61,7 @@ def test_what_a_plan_leaves_out_is_left_open(tmp_path: Path) -> None:
     ("values", "said"),
     [
         ({"schema": 2}, "schema is 2, expected 1"),
+        ({"schema": 0}, "schema is 0, expected 1"),
         ({"more": 1}, "the key 'more' is unknown"),
         ({"method": None}, "method is None"),
         ({"method": "zip"}, "method is 'zip'"),

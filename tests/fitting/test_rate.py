@@ -115,6 +115,11 @@ def test_nothing_feasible_is_nothing(rising: bool) -> None:
     assert 0 < len(curve.steps) <= PASSES
 
 
+def test_where_nothing_is_fixed_the_whole_file_counts() -> None:
+    curve = Curve(lambda step: 80.5, lambda step: 1.0)
+    assert search(curve, lambda step: 80 / step, 80.0, rising=False, bounds=(1, 2)) is None
+
+
 def test_a_value_that_is_the_limit_itself_is_feasible() -> None:
     curve = Curve(lambda step: 7.0, lambda step: 10.0)
     found = search(curve, lambda step: step, 10.0, rising=True, bounds=(1, 100))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -242,3 +244,50 @@ def test_the_coarsest_step_that_leaves_anything_is_found_about() -> None:
     assert found is not None
     assert 0.28 < found.step <= 0.3
     assert found.size == round(100 / found.step)
+
+
+class Misled(StepSearch):
+    """A sample that says one thing, and a whole that comes out as a list says."""
+
+    def __init__(self, found: list[tuple[float, int]]) -> None:
+        fitted = cast("FittedAdapter", SimpleNamespace(complete=False))
+        super().__init__(fitted, Sizes(), FIXED)
+        self.found, self.aims = iter(found), list[float]()
+
+    def _search(self, limit: float, *, rising: bool) -> Outcome | None:
+        self.aims.append(limit)
+        return Outcome(0.1, 0, limit, limit, {}, NOTHING_CODED)
+
+    def code(self, step: float, ranks: Mapping[str, int]) -> Outcome:
+        distortion, size = next(self.found)
+        return Outcome(step, FIXED + size, distortion, distortion, ranks, NOTHING_CODED)
+
+
+def test_of_what_comes_of_several_aims_the_smallest_file_is_kept_for_an_error() -> None:
+    steps = Misled([(0.05, 500), (0.2, 100), (0.08, 400), (0.0995, 450)])
+    found = steps.refine(0.1, rising=True)
+    assert found is not None
+    assert found.size == FIXED + 400
+    aims = [0.1, 0.2, 0.1, 0.125]  # the limit by what came of it, each time a little less
+    assert steps.aims == pytest.approx(aims, rel=0.007)
+    assert all(aim < whole for aim, whole in zip(steps.aims[1:], aims[1:], strict=True))
+
+
+def test_of_what_comes_of_several_aims_the_largest_file_is_kept_for_a_size() -> None:
+    steps = Misled([(0.3, 500), (0.2, 1100), (0.25, 700), (0.28, 600)])
+    found = steps.refine(1000, rising=False)
+    assert found is not None
+    assert found.size == FIXED + 700
+
+
+def test_what_is_near_the_limit_is_not_aimed_at_again() -> None:
+    for near in (0.0995, 0.1):
+        steps = Misled([(near, 100)])
+        assert steps.refine(0.1, rising=True) is not None
+        assert len(steps.aims) == 1
+    steps = Misled([(0.0, 100)])
+    assert steps.refine(0.1, rising=True) is not None
+    assert len(steps.aims) == 1
+    steps = Misled([(0.09, 100), (0.0995, 90)])
+    assert steps.refine(0.1, rising=True) is not None
+    assert len(steps.aims) == 2

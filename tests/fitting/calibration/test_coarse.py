@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.rates import BIT_WEIGHT
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.fitting.calibration.coarse import Coordinates, change, coordinates, copy_of_error, copy_of_size
 from adaptzip.testing.adapters import factors
@@ -65,6 +66,15 @@ def test_bits_are_those_of_gaussian_rows() -> None:
     found = coordinates(LoraFactors(row, column), Sensitivity())
     wanted = 20 + 4 / 2 * log2(1 + 2 * pi * e * 64 / 4) + 16 / 2 * log2(1 + 2 * pi * e * 64 / 16)
     assert found.bits(1.0) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_component_is_worth_its_bits_in_units_of_the_step() -> None:
+    """Of length 80 in 4 outputs and 16 inputs: of 5 steps it is worth some 70 bits, of 2 steps it is not worth 50."""
+    found = coordinates(LoraFactors(torch.ones(1, 16) / 4, torch.ones(4, 1) * 40), Sensitivity())
+    wanted = 20 + 4 / 2 * log2(1 + 2 * pi * e * 25 / 4) + 16 / 2 * log2(1 + 2 * pi * e * 25 / 16)
+    assert BIT_WEIGHT * wanted < 25
+    assert found.bits(16.0) == pytest.approx(wanted, rel=1e-5)
+    assert found.bits(40.0) == 0
 
 
 def test_bits_fall_with_the_step() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import AdaptzipWarning
-from adaptzip.fitting.calibration import _as_coded, _attributed, _some, _without_moments, choosing, gradients
+from adaptzip.fitting.calibration import _as_coded, _attributed, _fisher, _some, _without_moments, choosing, gradients
 from adaptzip.fitting.calibration.choosing import EQUAL, Attribution, _updates, attributed_weights, errors_near
 from adaptzip.fitting.calibration.gradients import GradientTally
 from adaptzip.fitting.calibration.moments import (
@@ -95,6 +95,21 @@ def test_inputs_weigh_by_their_energy_for_each_input() -> None:
     assert {name: s.weight for name, s in found.items()} == {"a": 1.5, "b": 0.5}
     assert found["a"].moments is not None
     assert torch.equal(found["a"].moments, torch.eye(4))
+
+
+def test_gradients_weigh_by_their_energy_for_each_weight() -> None:
+    """56 over 28 weights and 60 over 15: one to two. Moments are those of inputs under gradients."""
+    layers = {"a": SimpleNamespace(shape=(7, 4)), "b": SimpleNamespace(shape=(3, 5))}
+    tallies = {"a": GradientTally(56.0, 1.0, 3 * torch.eye(4).double()), "b": GradientTally(60.0, 1.0, None)}
+    found = _fisher(cast("Any", SimpleNamespace(layers=layers)), tallies)
+    assert {name: s.weight for name, s in found.items()} == pytest.approx({"a": 2 / 3, "b": 4 / 3})
+    assert found["a"].moments is not None
+    assert torch.equal(found["a"].moments, torch.eye(4))
+    assert found["b"].moments is None
+
+
+def test_the_averages_of_importance_decay_as_increloras_do() -> None:
+    assert gradients.BETA == 0.85
 
 
 def test_wide_modules_without_moments_are_named_and_embeddings_are_not() -> None:
