@@ -91,7 +91,8 @@ def naming(what: object, *kinds: type[AdaptzipError]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise type(error)(f"{what}: {error}", hint=error.hint) from error
+        error.args = (f"{what}: {error}",)
+        raise
 
 
 @contextmanager
