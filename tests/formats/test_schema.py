@@ -17,23 +17,13 @@ from adaptzip.adz.container.header import parse_metadata, write_metadata
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.errors import AdaptzipError
 from formats import decoder
+from tests.cases.metadata import SMALL
 from tests.formats.decoded import GOLDEN
 
 SCHEMA_FILE = files("adaptzip.adz.container") / "metadata.schema.json"
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-VALID: dict[str, Any] = {
-    "by": "somebody",
-    "error": 0.1,
-    "format": 1,
-    "hash": "A" * 22,
-    "max_rank": 4,
-    "method": "svd/1",
-    "modules": [["a.{0-3}", 8, 6], ["c", 8, 18, "conv", [3, 3]]],
-    "parameters": 100,
-    "source": [1000, None],
-    "step": 0.25,
-}
+VALID = {**SMALL, "modules": [["a.{0-3}", 8, 6], ["c", 8, 18, "conv", [3, 3]]]}
 LARGE = st.sampled_from([0, 1, -1, 2**20, 2**20 + 1, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400])
 VALUES = st.one_of(
     LARGE,

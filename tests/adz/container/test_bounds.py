@@ -16,19 +16,8 @@ from adaptzip.adz.container.tables import Tables, parse_config, read_tables, wri
 from adaptzip.adz.container.training import read_report
 from adaptzip.core.compressed import ExtraEntry
 from adaptzip.errors import FormatError, RefusedError
+from tests.cases.metadata import SMALL
 
-VALID: dict[str, Any] = {
-    "by": "somebody",
-    "error": 0.1,
-    "format": 1,
-    "hash": "A" * 22,
-    "max_rank": 4,
-    "method": "svd/1",
-    "modules": [["a", 8, 6]],
-    "parameters": 100,
-    "source": [1000, None],
-    "step": 0.25,
-}
 EMPTY = Tables(b"", (), b"", (), (), ())
 
 
@@ -42,7 +31,7 @@ def test_the_bounds_are_those_of_the_text() -> None:
 
 def parses(**changes: Any) -> bool:
     try:
-        parse_metadata(json.dumps(VALID | changes))
+        parse_metadata(json.dumps(SMALL | changes))
     except FormatError:
         return False
     return True
@@ -123,10 +112,10 @@ def test_methods_and_hashes() -> None:
 def test_another_version_and_what_a_file_requires_are_refused() -> None:
     for version in (0, 2):
         with pytest.raises(RefusedError, match=f"format version {version} is not 1"):
-            parse_metadata(json.dumps(VALID | {"format": version}))
+            parse_metadata(json.dumps(SMALL | {"format": version}))
     for requires, said in ((["y", "x"], "x, y"), ("all", "all")):
         with pytest.raises(RefusedError, match=f"requires {said}, which"):
-            parse_metadata(json.dumps(VALID | {"requires": requires}))
+            parse_metadata(json.dumps(SMALL | {"requires": requires}))
     assert parses(requires=[])
     assert not parses(format=True)
     assert not parses(format="1")
