@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.workers import parallel_map
-
-if TYPE_CHECKING:
-    from adaptzip.core.adapter import LoraFactors
 
 WORKING_BYTES = 32 * 2**20
 """Bytes of factors that one batch may hold; the copies that QR and SVD need are a small multiple of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,21 +13,18 @@ from adaptzip.adz.coding.packing import ExtrasMode, pack_tensors
 from adaptzip.checkpoints import resolved, vet, vet_numbers
 from adaptzip.checkpoints._base_name import renamed
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import PackedExtras
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import RefusedError, without_warnings
 from adaptzip.files.digest import file_digest
 from adaptzip.fitting.calibration import calibrate
+from adaptzip.fitting.calibration.choosing import Copier
 from adaptzip.fitting.fits import KEPT_NUMBERS
 from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.restoring.reading import read, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reconstruction import reconstruct
-
-if TYPE_CHECKING:
-    from adaptzip.fitting.calibration.choosing import Copier
 
 _LARGEST = 1e18
 """Updates up to this norm have squares that float32 can hold and add up."""
@@ -46,8 +42,7 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if isinstance(source, Adapter):
         adapter, size, content = source, _tensor_bytes(source), None
     else:
-        basis = None if isinstance(request.basis, Basis) else request.basis
-        adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=basis)
+        adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=request.basis_path)
         size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:
         adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.projection import captured_energy, leading
@@ -16,8 +15,7 @@ def calibrated_error(source: Original, compressed: Compressed, request: Request)
     """The relative error as the base model's activations see it; None without calibration."""
     if not source.sensitivities:
         return None
-    basis = None if isinstance(request.basis, Basis) else request.basis
-    after = reconstruct(compressed, base=request.base, basis=basis)
+    after = reconstruct(compressed, base=request.base, basis=request.basis_path)
     return diff(source.adapter, after, source.sensitivities).weighted_error
 
 

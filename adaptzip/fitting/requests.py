@@ -89,6 +89,11 @@ class Request:
             raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
 
     @property
+    def basis_path(self) -> str | Path | None:
+        """Where the basis artefact lies; None for a basis in memory, and where none was given."""
+        return None if isinstance(self.basis, Basis) else self.basis
+
+    @property
     def inputs(self) -> dict[str, object]:
         """What is read besides the source, as for `files.inputs.check_apart`."""
         return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from adaptzip.adz.container import writer
-from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.progress import Progress
@@ -150,13 +148,9 @@ def _kept(outcome: Outcome) -> dict[str, int]:
 
 def _with_plain_error(job: Job, compressed: Compressed) -> Compressed:
     """State the plain error, whatever was minimised."""
-    after = reconstruct(compressed, base=job.request.base, basis=_path(job.request.basis))
+    after = reconstruct(compressed, base=job.request.base, basis=job.request.basis_path)
     error = diff(job.adapter, after).relative_error or 0.0
     return replace(compressed, provenance=replace(compressed.provenance, relative_error=float(f"{error:.6g}")))
-
-
-def _path(basis: str | Path | Basis | None) -> str | Path | None:
-    return None if isinstance(basis, Basis) else basis
 
 
 def _order(job: Job, made: Made) -> tuple[float, float]:

@@ -61,7 +61,8 @@ def load(name: str) -> Loaded:
         UsageError: if there is none, or if two packages bring methods of one name; if a package's method cannot be
             loaded, is none, has another name than its entry point, or says what no method says of itself.
     """
-    built_in, plugged_in = _built_in(), plug_ins(GROUP, "method", _built_in())
+    built_in = _built_in()
+    plugged_in = plug_ins(GROUP, "method", built_in)
     if name in built_in:
         return cast("Loaded", import_module(f"{__name__}.{built_in[name]}").METHOD)
     if name in plugged_in:

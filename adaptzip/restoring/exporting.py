@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
@@ -15,14 +15,12 @@ from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_n
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reading import adapter_from, read
-
-if TYPE_CHECKING:
-    from adaptzip.core.compressed import Compressed
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

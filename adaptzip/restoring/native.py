@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints import Native, NativeModule
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
 from adaptzip.restoring.reading import archive_file
-from adaptzip.restoring.reconstruction import reconstruct_native
-
-if TYPE_CHECKING:
-    from adaptzip.core.compressed import Compressed, Site
-    from adaptzip.restoring.reconstruction import Decoded
+from adaptzip.restoring.reconstruction import Decoded, reconstruct_native
 
 
 def native(

@@ -167,7 +167,7 @@ def _readable(path: str | Path) -> Iterator[None]:
 
 
 def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | Basis | None) -> Adapter:
-    """Decode a compressed adapter; imported late, as it needs the entropy coder."""
+    """Decode a compressed adapter."""
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
     return reconstruct(path, base=base, basis=basis)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
 from adaptzip.errors import CheckFailedError
 from adaptzip.files.atomic import atomic_directory, check_output_folder
@@ -28,9 +28,6 @@ from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.reading import adapter_from
-
-if TYPE_CHECKING:
-    from adaptzip.core.compressed import Compressed
 
 Progress = Callable[[int, int], None]
 """Called with the number of tensors written so far and the number of all tensors."""
