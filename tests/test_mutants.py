@@ -53,6 +53,7 @@ def test_a_seed_decides_the_order_and_nothing_else() -> None:
 def test_sources_mean_the_same_whatever_they_say() -> None:
     assert meaning("x: int = 1") == meaning("x: str = 1") != meaning("x: int = 2")
     assert meaning("def f(a, *, b): pass") == meaning("def f(a, /, *, b): pass")
+    assert meaning("def f(a, *, b=1): pass") == meaning("def f(a, /, b=1): pass") != meaning("def f(a, /, b=2): pass")
     assert meaning("raise E(f'{a}')") == meaning("raise E('b', hint=c)") != meaning("raise F('b')")
     assert meaning("warnings.warn('a', W)") == meaning("warnings.warn('b', W)")
     assert meaning("f(1") is None

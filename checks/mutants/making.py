@@ -95,8 +95,11 @@ class _Meaning(ast.NodeTransformer):
     def visit_arguments(self, node: ast.arguments) -> ast.AST:
         """Whether a parameter may be named or must be is part of its type."""
         self.generic_visit(node)
-        node.args = [*node.posonlyargs, *node.args]
-        node.posonlyargs = []
+        placed = [*node.posonlyargs, *node.args]
+        required = [ast.Constant(...)] * (len(placed) - len(node.defaults))
+        node.defaults = [*required, *node.defaults, *(default or ast.Constant(...) for default in node.kw_defaults)]
+        node.args = [*placed, *node.kwonlyargs]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:

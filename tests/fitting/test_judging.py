@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,12 +11,14 @@ import pytest
 
 from adaptzip.core.budget import Budget
 from adaptzip.errors import CheckFailedError, NoRoomError
+from adaptzip.fitting import rate_control
 from adaptzip.fitting.appraisal import Beside
 from adaptzip.fitting.choosing import _hopeless
 from adaptzip.fitting.forecasts import Forecast, PlanReport, Refusal, with_aim
 from adaptzip.fitting.rate_control import Limits, RateControl
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import Made, _order, why_not
+from adaptzip.fitting.small_rooms import Few
 from adaptzip.fitting.steps import StepSearch
 
 
@@ -218,3 +221,55 @@ def test_a_room_below_the_smallest_file_is_refused(size: int) -> None:
 
 def test_a_room_that_only_the_smallest_file_fits_gets_it() -> None:
     assert Alone(cast("StepSearch", Unmet()))._filled(1041) is Steps.smallest
+
+
+class Held(Steps):
+    """A search that holds ranks to an outcome of a table, and keeps which were held."""
+
+    fitted = SimpleNamespace(energy=1.0)
+    caps: Any = None
+    bounds = (0.5, 2.0)
+
+    def __init__(self) -> None:
+        self.tried = list[int]()
+
+    def held(self, ranks: dict[str, int], room: float) -> Any:
+        self.tried.append(ranks["a"])
+        return coded(room, 0.1)
+
+
+@pytest.mark.parametrize(("error", "tried"), [(0.0, []), (0.5, [1]), (0.6, [1, 2]), (inf, [1, 2, 3])])
+def test_few_components_are_tried_where_they_promise_a_smaller_error(
+    monkeypatch: pytest.MonkeyPatch, error: float, tried: list[int]
+) -> None:
+    """Squared errors of 0.2, 0.3 and 4 times |dW|^2 against the error squared."""
+    sets = [Few({"a": rank}, 1.0, 100.0, squared) for rank, squared in ((1, 0.2), (2, 0.3), (3, 4.0))]
+    monkeypatch.setattr(rate_control, "promising", lambda *_: sets)
+    steps = Held()
+    assert len(control(steps)._few(1000, error)) == len(tried)
+    assert steps.tried == tried
+
+
+class Jumping(Held):
+    """Of which every step either leaves the room empty or needs four times as much."""
+
+    fitted = SimpleNamespace(energy=1.0, ranks=lambda step, caps: {"a": 1} if step < 1 else {})
+
+
+@pytest.mark.parametrize(("sizes", "best"), [((500, 1000, 1011), 2), ((1011, 900, 2000), 2), ((1009, 100, 5), 3)])
+def test_where_ranks_jump_over_the_room_the_best_set_that_fits_is_foreseen(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], best: int
+) -> None:
+    """Within a hundredth above the room; later sets leave less."""
+    sets = [Few({"a": rank}, 1.0, size, 1 / rank) for rank, size in enumerate(sizes, 1)]
+    monkeypatch.setattr(rate_control, "promising", lambda *_: sets)
+    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
+    assert control(Jumping())._foresee_size(2000) == (1.0, {"a": best})
+
+
+@pytest.mark.parametrize(("room", "codes"), [(256, True), (257, False)])
+def test_next_to_no_room_is_coded_to_be_foreseen(monkeypatch: pytest.MonkeyPatch, room: int, codes: bool) -> None:
+    monkeypatch.setattr(rate_control, "promising", lambda *_: [Few({"a": 7}, 1.0, 100.0, 0.1)])
+    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
+    monkeypatch.setattr(RateControl, "_filled", lambda self, size: coded(size, 0.5))
+    assert control(Jumping())._foresee_size(1000 + room)[1] == {"a": 1 if codes else 7}
