@@ -16,7 +16,6 @@ _KINDS = (
     Signature(r"^lora_\w+\.(lora_(down|up)\.weight|alpha)$", "a kohya LoRA"),
     Signature(r"\.processor\.\w*lora\w*\.(down|up)\.weight$", "a LoRA of attention processors"),
     Signature(r"^text_encoder:\d+:(down|up)$|^unet:\d+:(down|up)$", "a cloneofsimo LoRA"),
-    Signature(r"\.lora_a$|\.lora_b$", "an MLX LoRA"),
     Signature(r"^w_[ab]_\d+$", "a LoRA of a segment-anything model"),
     Signature(r"^(unet|transformer|text_encoder\w*)\..*lora", "a diffusers LoRA"),
     Signature(r"^diffusion_model\..*lora_", "a LoRA for ComfyUI or ai-toolkit"),

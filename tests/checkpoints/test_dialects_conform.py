@@ -57,6 +57,41 @@ class TestLoretta(DialectTests):
         return folder
 
 
+class TestPeftAdalora(DialectTests):
+    dialect = dialect("peft-adalora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Of six ranks four are left, and a head."""
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(0)
+        stem = "model.layers.0.self_attn.q_proj"
+        shapes = {"lora_A": (4, 16), "lora_E": (4, 1), "lora_B": (24, 4)}
+        tensors = {f"{PREFIX}{stem}.{part}": torch.randn(*s, generator=generator) for part, s in shapes.items()}
+        head = {f"{PREFIX}score.weight": torch.randn(3, 16, generator=generator)}
+        save_file(tensors | head, folder / "adapter_model.safetensors")
+        mask = [True, False, True, True, False, True]
+        config = {"peft_type": "ADALORA", "init_r": 6, "r": 8, "lora_alpha": 16, "task_type": "SEQ_CLS"}
+        text = json.dumps(config | {"rank_pattern": {f"{stem}.lora_E": mask}})
+        (folder / "adapter_config.json").write_text(text)
+        return folder
+
+
+class TestMlx(DialectTests):
+    dialect = dialect("mlx")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A DoRA of one layer."""
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"lora_a": (16, 4), "lora_b": (4, 24), "m": (24,)}
+        stem = "model.layers.0.self_attn.q_proj"
+        tensors = {f"{stem}.{part}": torch.randn(*shape, generator=generator) for part, shape in shapes.items()}
+        save_file(tensors, folder / "adapters.safetensors")
+        config = {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 10.0}, "model": "owner/base"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return folder
+
+
 class TestToy(DialectTests):
     dialect = toy_dialect.DIALECT
 

@@ -67,7 +67,7 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     config = dict(_DEFAULTS)
     if adapter.meta.dialect == "peft":
         config |= adapter.meta.config
-    elif adapter.meta.config.get("peft_type") in ("LORA", "VBLORA"):
+    elif adapter.meta.config.get("peft_type") in ("ADALORA", "LORA", "VBLORA"):
         shared = (*_DEFAULTS, *_CHOOSING)
         config |= {name: adapter.meta.config[name] for name in shared if name in adapter.meta.config}
     config |= _INITIALISATION | {
