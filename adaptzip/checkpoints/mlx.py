@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import CONFIG_NAME, shown
+from adaptzip.checkpoints._parts import AGAIN, DIFFERENT, base_name, number, part_of, refuse_shapes
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
@@ -28,9 +27,6 @@ WEIGHTS_NAME = "adapters.safetensors"
 _KEY = re.compile(r"(.+)\.(lora_a|lora_b|m)")
 _EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
 """What the models of mlx-lm call an embedding; its keys and shapes are those of a linear layer."""
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_AGAIN = "save the adapter again with mlx-lm"
-_LARGEST = 1e30
 
 
 class _Mlx(Reader):
@@ -47,7 +43,7 @@ class _Mlx(Reader):
         scale, dora = _scale(source), _is_dora(source, raw)
         modules = _modules(source)
         factors = {name: _factors(source, name, keys, scale, dora) for name, keys in sorted(modules.items())}
-        base = raw["model"] if isinstance(raw.get("model"), str) else None
+        base = base_name(raw, "model")
         # The base has one name in a file, that which --base-name changes.
         config = {key: value for key, value in raw.items() if key != "model"} | {BASE: base}
         return Adapter(factors, {}, Meta(self.name, MappingProxyType(config), base))
@@ -67,14 +63,9 @@ def _scale(source: Checkpoint) -> float:
     parameters = source.config.get("lora_parameters")
     if not isinstance(parameters, Mapping):
         raise CheckpointError(
-            f"{source.path}: lora_parameters is {shown(parameters)}, expected rank, scale and dropout", hint=_AGAIN
+            f"{source.path}: lora_parameters is {shown(parameters)}, expected rank, scale and dropout", hint=AGAIN
         )
-    scale = parameters.get("scale")
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not isfinite(scale) or abs(scale) > _LARGEST:
-        raise CheckpointError(
-            f"{source.path}: scale in lora_parameters is {shown(scale)}, expected a number", hint=_AGAIN
-        )
-    return float(scale)
+    return number(source, parameters, "scale")
 
 
 def _is_dora(source: Checkpoint, raw: Mapping[str, Any]) -> bool:
@@ -100,23 +91,19 @@ def _modules(source: Checkpoint) -> dict[str, dict[str, str]]:
             )
         modules.setdefault(found[1], {})[found[2]] = key
     if not modules:
-        raise CheckpointError(f"{source.weights}: holds no tensors", hint=_AGAIN)
+        raise CheckpointError(f"{source.weights}: holds no tensors", hint=AGAIN)
     return modules
 
 
 def _factors(source: Checkpoint, name: str, keys: Mapping[str, str], scale: float, dora: bool) -> LoraFactors:
-    a, b = (_part(source, name, keys, part) for part in ("lora_a", "lora_b"))
+    a, b = (part_of(source, name, keys, part) for part in ("lora_a", "lora_b"))
     if a.ndim == 3 and b.ndim == 3:
         raise RefusedError(
             f"{source.weights}: module {name} has lora_a {list(a.shape)}: updates of all experts in one layer",
             hint="fuse the adapter into its base with mlx_lm.fuse, or train it without the experts",
         )
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
-        raise CheckpointError(
-            f"{source.weights}: module {name} has lora_a {list(a.shape)} and lora_b {list(b.shape)}, "
-            "expected (in, rank) and (rank, out)",
-            hint=_AGAIN,
-        )
+        raise refuse_shapes(source, name, {"lora_a": a, "lora_b": b}, "lora_a (in, rank) and lora_b (rank, out)")
     layout: Layout = "embedding" if name.rpartition(".")[2] in _EMBEDDINGS else "linear"
     magnitude = _magnitude(source, name, keys, b.shape[1], dora)
     if magnitude is not None and layout == "embedding":
@@ -133,32 +120,14 @@ def _magnitude(source: Checkpoint, name: str, keys: Mapping[str, str], out: int,
         there = f"has {keys['m']}" if "m" in keys else "has no m"
         raise CheckpointError(
             f"{source.weights}: module {name} {there}, but fine_tune_type is {'dora' if dora else 'lora'}",
-            hint="the weights and the configuration belong to different adapters",
+            hint=DIFFERENT,
         )
     if not dora:
         return None
-    found = _part(source, name, keys, "m")
+    found = part_of(source, name, keys, "m")
     if tuple(found.shape) != (out,):
-        raise CheckpointError(f"{source.weights}: {keys['m']} is {list(found.shape)}, expected [{out}]", hint=_AGAIN)
+        raise CheckpointError(f"{source.weights}: {keys['m']} is {list(found.shape)}, expected [{out}]", hint=AGAIN)
     return found
-
-
-def _part(source: Checkpoint, name: str, keys: Mapping[str, str], part: str) -> Tensor:
-    if part not in keys:
-        there = next(iter(keys.values()))
-        raise CheckpointError(f"{source.weights}: module {name} has {there} but no {part}", hint=_AGAIN)
-    tensor = source.tensors[keys[part]]
-    if tensor.dtype not in _FLOATS:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(
-            f"{source.weights}: tensor {keys[part]} is {kind}, expected float32, float16 or bfloat16", hint=_AGAIN
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(
-            f"{source.weights}: tensor {keys[part]} holds NaN or infinity",
-            hint="the training diverged; use an earlier save",
-        )
-    return tensor
 
 
 DIALECT = _Mlx()

@@ -76,6 +76,36 @@ class TestPeftAdalora(DialectTests):
         return folder
 
 
+def kin(folder: Path, shapes: dict[str, tuple[int, ...]], **config: object) -> Path:
+    """A folder of another of PEFT's methods, with a head beside it."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    keys = {f"model.layers.0.self_attn.q_proj.{part}": shape for part, shape in shapes.items()} | {
+        "score.weight": (3, 16)
+    }
+    tensors = {f"{PREFIX}{key}": torch.randn(*shape, generator=generator) for key, shape in keys.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"task_type": "SEQ_CLS", **config}))
+    return folder
+
+
+class TestPeftDelora(DialectTests):
+    dialect = dialect("peft-delora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"delora_A": (4, 16), "delora_B": (24, 4), "delora_lambda": (1,), "delora_w_norm": (16,)}
+        return kin(folder, shapes, peft_type="DELORA", r=4)
+
+
+class TestPeftGralora(DialectTests):
+    dialect = dialect("peft-gralora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        blocks: dict[str, tuple[int, ...]] = {"gralora_A": (2, 8, 4), "gralora_B": (2, 4, 12)}
+        general = {"gralora_A_general.weight": (3, 16), "gralora_B_general.weight": (24, 3)}
+        return kin(folder, blocks | general, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
+
+
 class TestMlx(DialectTests):
     dialect = dialect("mlx")
 

@@ -91,7 +91,7 @@ KEY = f"base_model.model.{STEM}"
         (lambda config, tensors: tensors.pop(KEY), "no lora_E"),
         (lambda config, tensors: tensors.update({KEY: torch.ones(6)}), "expected A"),
         (lambda config, tensors: tensors.update({KEY: torch.full((6, 1), torch.nan)}), "NaN or infinity"),
-        (lambda config, tensors: tensors.update({f"{KEY}x": torch.ones(1)}), "has no meaning in an AdaLoRA"),
+        (lambda config, tensors: tensors.update({f"{KEY}x": torch.ones(1)}), "has no meaning in PEFT's AdaLoRA"),
     ],
 )
 def test_what_is_wrong_is_named(change: Change, message: str, tmp_path: Path) -> None:

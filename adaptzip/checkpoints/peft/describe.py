@@ -36,6 +36,8 @@ _INITIALISATION: dict[str, Any] = {
     "loftq_config": {},
     "lora_ga_config": None,
 }
+# PEFT's methods whose configuration has the fields of a LoRA's that do not tell of ranks and scales.
+_KIN = ("ADALORA", "DELORA", "GRALORA", "LORA", "VBLORA")
 # Fields that say which modules are targets.
 _CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules")
 # Tasks for which PEFT loads an adapter without a trained head.
@@ -67,7 +69,7 @@ def build_config(adapter: Adapter) -> dict[str, Any]:
     config = dict(_DEFAULTS)
     if adapter.meta.dialect == "peft":
         config |= adapter.meta.config
-    elif adapter.meta.config.get("peft_type") in ("ADALORA", "LORA", "VBLORA"):
+    elif adapter.meta.config.get("peft_type") in _KIN:
         shared = (*_DEFAULTS, *_CHOOSING)
         config |= {name: adapter.meta.config[name] for name in shared if name in adapter.meta.config}
     config |= _INITIALISATION | {

@@ -1,0 +1,84 @@
+"""PEFT's DeLoRA: ranks of norm 1 each, under one learned strength, scaled by the norms of the base's columns.
+
+Bini et al. 2025, arXiv:2503.18225. The file holds `<module>.delora_A` (rank, in), `.delora_B` (out, rank),
+`.delora_lambda` (1,) and `.delora_w_norm` (in,), and the update is lambda / rank * sum_i b_i a_i / (|b_i| |a_i|), each
+of its columns times w_norm. A norm counts as 1e-4 at least.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
+from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, first_match, parse_config
+from adaptzip.checkpoints._effects import with_plain_keys
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._parts import (
+    DIFFERENT,
+    Parts,
+    base_name,
+    count,
+    part_of,
+    peft_config,
+    peft_parts,
+    refuse_shapes,
+)
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.meta import Meta
+from adaptzip.errors import CheckpointError
+
+_KEY = re.compile(re.escape(PREFIX) + r"(.+)\.delora_(A|B|lambda|w_norm)")
+_LEAST = 1e-4
+"""The least norm that PEFT divides by."""
+
+
+class _PeftDelora(Reader):
+    """The dialect `peft-delora`."""
+
+    name = "peft-delora"
+    title = "PEFT's DeLoRA"
+    files = Files(WEIGHT_NAMES, CONFIG_NAME)
+    signature = (Signature(r"^base_model\.model\..*\.delora_[AB]$", "PEFT's DeLoRA"),)
+
+    def sniff(self, source: Checkpoint) -> float:
+        """Sure of its own keys, and of a configuration that names it: PEFT's LoRA knows that by its form alone."""
+        named = source.config is not None and source.config.get("peft_type") == "DELORA"
+        return 0.97 if named else super().sniff(source)
+
+    def read(self, source: Checkpoint) -> Adapter:
+        """Norms and strength are folded into A and B in float64, rounded once to float32."""
+        raw = peft_config(source, "DELORA", self.title)
+        modules, extras = peft_parts(source, _KEY, ".delora_", self.title)
+        factors = {name: _factors(source, name, keys, _rank(source, raw, name)) for name, keys in modules.items()}
+        return Adapter(factors, with_plain_keys(extras), Meta(self.name, MappingProxyType(dict(raw)), base_name(raw)))
+
+
+def _rank(source: Checkpoint, raw: Mapping[str, Any], name: str) -> int:
+    patterns = parse_config({**raw, "alpha_pattern": {}}, source.path).rank_pattern
+    return first_match(patterns, name, count(source, raw, "r", 8))
+
+
+def _factors(source: Checkpoint, name: str, keys: Parts, rank: int) -> LoraFactors:
+    A, B, strength, norms = (part_of(source, name, keys, part) for part in ("A", "B", "lambda", "w_norm"))
+    fits = A.ndim == B.ndim == 2 and A.shape[0] == B.shape[1] and 0 not in (*A.shape, *B.shape)
+    if not fits or tuple(norms.shape) != (A.shape[1],) or strength.numel() != 1:
+        parts = {"A": A, "B": B, "lambda": strength, "w_norm": norms}
+        raise refuse_shapes(source, name, parts, "A (rank, in), B (out, rank), lambda (1,) and w_norm (in,)")
+    if A.shape[0] != rank:
+        raise CheckpointError(
+            f"{source.weights}: module {name} has rank {A.shape[0]}, but adapter_config.json says {rank}",
+            hint=DIFFERENT,
+        )
+    a, b = A.double(), B.double()
+    scales = float(strength) / rank / (a.norm(dim=1).clamp(min=_LEAST) * b.norm(dim=0).clamp(min=_LEAST))
+    # Half of a rank's scale goes to either side, so that both stay within float32.
+    halves = scales.abs().sqrt()
+    return LoraFactors((a * norms.double() * halves[:, None]).float(), (b * halves * torch.sign(scales)).float())
+
+
+DIALECT = _PeftDelora()
