@@ -46,6 +46,12 @@ _METHODS = {
     ".vblora_": "VB-LoRA",
     ".tinylora_": "TinyLoRA",
     ".fourierft_spectrum": "FourierFT",
+    ".delora_": "DeLoRA",
+    ".gralora_": "GraLoRA",
+    ".miss_block": "MiSS",
+    ".randlora_": "RandLoRA",
+    ".hira_": "HiRA",
+    ".c3a_kernel": "C3A",
 }
 
 

@@ -87,6 +87,14 @@ def refuse_shapes(source: Checkpoint, module: str, parts: Mapping[str, Tensor], 
     return CheckpointError(f"{source.weights}: module {module} has {found}, expected {expected}", hint=AGAIN)
 
 
+def sureness(source: Checkpoint, kind: str, by_keys: float) -> float:
+    """How sure one of PEFT's methods is of a checkpoint: its keys tell, and the configuration where there is one.
+
+    Keys of one method beside the configuration of another are refused by PEFT's LoRA, by name.
+    """
+    return by_keys if source.config is None or source.config.get("peft_type") == kind else 0.0
+
+
 def peft_config(source: Checkpoint, kind: str, what: str) -> Mapping[str, Any]:
     """The adapter_config.json of one of PEFT's methods.
 

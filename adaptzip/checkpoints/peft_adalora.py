@@ -27,6 +27,7 @@ from adaptzip.checkpoints._parts import (
     peft_config,
     peft_parts,
     refuse_shapes,
+    sureness,
 )
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
@@ -47,9 +48,7 @@ class _PeftAdalora(Reader):
     signature = (Signature(r"^base_model\.model\..*\.lora_E$", "PEFT's AdaLoRA"),)
 
     def sniff(self, source: Checkpoint) -> float:
-        """Sure of its own keys, and of a configuration that names it: PEFT's LoRA knows that by its form alone."""
-        named = source.config is not None and source.config.get("peft_type") == "ADALORA"
-        return 0.97 if named else super().sniff(source)
+        return sureness(source, "ADALORA", super().sniff(source))
 
     def read(self, source: Checkpoint) -> Adapter:
         """A stays as it is; E is folded into B in float64, rounded once to float32."""

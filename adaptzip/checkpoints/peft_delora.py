@@ -27,6 +27,7 @@ from adaptzip.checkpoints._parts import (
     peft_config,
     peft_parts,
     refuse_shapes,
+    sureness,
 )
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.meta import Meta
@@ -46,9 +47,7 @@ class _PeftDelora(Reader):
     signature = (Signature(r"^base_model\.model\..*\.delora_[AB]$", "PEFT's DeLoRA"),)
 
     def sniff(self, source: Checkpoint) -> float:
-        """Sure of its own keys, and of a configuration that names it: PEFT's LoRA knows that by its form alone."""
-        named = source.config is not None and source.config.get("peft_type") == "DELORA"
-        return 0.97 if named else super().sniff(source)
+        return sureness(source, "DELORA", super().sniff(source))
 
     def read(self, source: Checkpoint) -> Adapter:
         """Norms and strength are folded into A and B in float64, rounded once to float32."""

@@ -28,6 +28,7 @@ from adaptzip.checkpoints._parts import (
     peft_config,
     peft_parts,
     refuse_shapes,
+    sureness,
 )
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
@@ -46,9 +47,7 @@ class _PeftGralora(Reader):
     signature = (Signature(r"^base_model\.model\..*\.gralora_[AB]$", "PEFT's GraLoRA"),)
 
     def sniff(self, source: Checkpoint) -> float:
-        """Sure of its own keys, and of a configuration that names it: PEFT's LoRA knows that by its form alone."""
-        named = source.config is not None and source.config.get("peft_type") == "GRALORA"
-        return 0.97 if named else super().sniff(source)
+        return sureness(source, "GRALORA", super().sniff(source))
 
     def read(self, source: Checkpoint) -> Adapter:
         """Every number stays as it is; the factors have k times the rank, and zeros outside their blocks."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adaptzip
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read
 from tests.cases import tiny_peft
@@ -84,7 +84,6 @@ KEY = f"base_model.model.{STEM}"
         (lambda config, tensors: config.update(init_r=0), "init_r is 0"),
         (lambda config, tensors: config.update(init_r=7), "has rank 6, but adapter_config.json leaves it 7"),
         (lambda config, tensors: config.update(lora_alpha="much"), "lora_alpha is 'much'"),
-        (lambda config, tensors: config.update(peft_type="LORA"), "its peft_type is 'LORA' beside it"),
         (lambda config, tensors: config.update(rank_pattern=[1]), "rank_pattern is"),
         (lambda config, tensors: config.update(rank_pattern={STEM: [True, 1]}), "rank_pattern of"),
         (lambda config, tensors: config.update(rank_pattern={STEM: [True] * 5 + [False]}), "leaves it 5"),
@@ -102,6 +101,13 @@ def test_what_is_wrong_is_named(change: Change, message: str, tmp_path: Path) ->
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=message):
+        read(tmp_path)
+
+
+def test_another_methods_configuration_beside_it_is_refused(tmp_path: Path) -> None:
+    saved("llama", tmp_path, cut=False)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 6, "lora_alpha": 20}')
+    with pytest.raises(RefusedError, match=r"the key .*\.lora_E belongs to AdaLoRA"):
         read(tmp_path)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adaptzip
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge
 from adaptzip.restoring.reading import read
@@ -104,7 +104,6 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
         ("delora", lambda c, t: c.update(r=5), "has rank 4, but adapter_config.json says 5"),
         ("delora", lambda c, t: c.update(r=None), "r is None, expected a whole number"),
         ("delora", lambda c, t: c.update(rank_pattern={"q_proj": 0}), "expected a whole number of at least 1"),
-        ("delora", lambda c, t: c.update(peft_type="LORA"), "its peft_type is 'LORA' beside it"),
         ("delora", lambda c, t: t.pop(f"{Q}.delora_w_norm"), "but no delora_w_norm"),
         ("delora", lambda c, t: t.update({f"{Q}.delora_lambda": torch.ones(2)}), r"and w_norm \(in,\)"),
         ("delora", lambda c, t: t.update({f"{Q}.delora_C": torch.ones(2)}), "has no meaning in PEFT's DeLoRA"),
@@ -127,3 +126,11 @@ def test_what_is_wrong_is_named(kind: str, change: Change, message: str, tmp_pat
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         read(folder)
+
+
+@pytest.mark.parametrize(("kind", "what"), [("delora", "DeLoRA"), ("gralora", "GraLoRA")])
+def test_another_methods_configuration_beside_it_is_refused(kind: str, what: str, tmp_path: Path) -> None:
+    saved(kind, "llama", tmp_path)
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
+    with pytest.raises(RefusedError, match=f"belongs to {what}"):
+        read(tmp_path / "adapter")

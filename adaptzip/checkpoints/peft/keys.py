@@ -46,8 +46,10 @@ def classify(keys: Iterable[str], where: object) -> Keys:
     """
     modules: dict[str, dict[Part, str]] = {}
     extras: list[str] = []
+    keys = list(keys)
     for key in keys:
         refuse_methods(key, where)
+    for key in keys:
         found = split(key)
         if found is None:
             check_extra(key, where)

@@ -49,14 +49,16 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT", "DELORA",
-    "GRALORA", "TINYLORA", "PSOFT",
+    "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
+    "TINYLORA", "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
     "CARTRIDGE",
 }  # fmt: skip
 
+_READ = {"ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "VBLORA": "a VB-LoRA"}
+"""Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
 
 
@@ -89,8 +91,8 @@ def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
         hint = "it changes no weights, so there is nothing to merge"
     if kind in _ROUTERS:
         hint = "it has no one update to merge: load it with PEFT"
-    if kind == "VBLORA":
-        hint = "its weights are none of a VB-LoRA: the weights and the configuration belong to different adapters"
+    if kind in _READ:
+        hint = f"its weights are none of {_READ[kind]}: the weights and the configuration belong to different adapters"
     raise RefusedError(f"{where}: peft_type is {kind}, expected LORA", hint=hint)
 
 
