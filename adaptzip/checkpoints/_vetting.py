@@ -16,7 +16,7 @@ from adaptzip.errors import CheckpointError
 
 _DIFFERENT = "the weights and the configuration belong to different adapters"
 _REPAIR = "repair the configuration"
-_BIASES = (None, "none", "all", "lora_only", "vblora_only")
+_BIASES = (None, "none", "all", "lora_only", "delora_only", "gralora_only", "vblora_only")
 
 
 def vet_parts(adapter: Adapter, where: object) -> None:

@@ -69,8 +69,8 @@ def _scale(source: Checkpoint) -> float:
 
 
 def _is_dora(source: Checkpoint, raw: Mapping[str, Any]) -> bool:
-    """Whether it is a DoRA; mlx-lm took an adapter for a LoRA before its configuration said which."""
-    kind = raw.get("fine_tune_type", "lora")
+    """Whether it is a DoRA; before mlx-lm had fine_tune_type it had use_dora, and before that LoRAs alone."""
+    kind = raw.get("fine_tune_type", "dora" if raw.get("use_dora") else "lora")
     if kind not in ("lora", "dora"):
         raise RefusedError(
             f"{source.path}: fine_tune_type is {shown(kind)}, expected lora or dora",

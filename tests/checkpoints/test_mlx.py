@@ -57,9 +57,11 @@ def test_a_linear_layer_and_an_embedding_change_by_scale_times_a_b(tmp_path: Pat
         torch.testing.assert_close(changed, update if module == EMBEDDING else update.T, atol=1e-5, rtol=1e-4)
 
 
-def test_dora_scales_each_row_to_m(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [{"fine_tune_type": "dora"}, {"use_dora": True}])
+def test_dora_scales_each_row_to_m(said: dict[str, Any], tmp_path: Path) -> None:
     given = factors(LINEAR, 16, 16, dora=True)
-    before, after = merged(tmp_path, saved(tmp_path / "a", given, GIVEN | {"fine_tune_type": "dora"}))
+    config = {"lora_parameters": GIVEN["lora_parameters"], **said}
+    before, after = merged(tmp_path, saved(tmp_path / "a", given, config))
     whole = before[f"{LINEAR}.weight"] + 2.5 * (given[f"{LINEAR}.lora_a"] @ given[f"{LINEAR}.lora_b"]).T
     rows = given[f"{LINEAR}.m"][:, None] * whole / whole.norm(dim=1, keepdim=True)
     torch.testing.assert_close(after[f"{LINEAR}.weight"], rows, atol=1e-5, rtol=1e-4)

@@ -24,7 +24,9 @@ Make = Callable[..., Any]
 KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "delora": (DeloraConfig, {"r": 4, "delora_lambda": 3.0}),
     "delora-ranks": (DeloraConfig, {"r": 4, "rank_pattern": {"(dense|up_proj)": 2}}),
+    "delora-biases": (DeloraConfig, {"r": 2, "bias": "delora_only"}),
     "gralora": (GraloraConfig, {"r": 4, "gralora_k": 2, "alpha": 12}),
+    "gralora-biases": (GraloraConfig, {"r": 4, "gralora_k": 2, "bias": "all"}),
     "gralora-4": (GraloraConfig, {"r": 8, "gralora_k": 4, "alpha": 12}),
     "gralora-hybrid": (GraloraConfig, {"r": 4, "gralora_k": 2, "hybrid_r": 3}),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,7 +95,7 @@ def _task(config: Mapping[str, Any], adapter: Adapter) -> str | None:
 
 def _bias(config: Mapping[str, Any], adapter: Adapter) -> str:
     """What the configuration says of trained biases; those of targets in the file make it at least lora_only."""
-    said = str(config.get("bias") or "none").replace("vblora_only", "lora_only")
+    said = re.sub(r"\w+_only", "lora_only", str(config.get("bias") or "none"))
     trained = any(key != loaded_key(key, adapter.modules) for key in adapter.extras)
     return "lora_only" if said == "none" and trained else said
 
