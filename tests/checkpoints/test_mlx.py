@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adaptzip
-from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError
 from adaptzip.restoring.merging import merge
 from adaptzip.restoring.reading import read
 from tests.cases import tiny_peft
@@ -122,3 +122,10 @@ def test_an_embedding_with_dora_is_refused(tmp_path: Path) -> None:
     given = factors(EMBEDDING, 32, 16, dora=True)
     with pytest.raises(RefusedError, match="is an embedding with DoRA"):
         read(saved(tmp_path / "a", given, GIVEN | {"fine_tune_type": "dora"}))
+
+
+def test_a_real_one_is_read(material: Path) -> None:
+    with pytest.warns(AdaptzipWarning, match="0000100_adapters.safetensors beside adapters.safetensors is not read"):
+        found = read(material / "adapters" / "mlx-wyek1n")
+    assert {(module.rank, module.scaling) for module in found.modules.values()} == {(8, 10.0)}
+    assert {module.shape for module in found.modules.values()} == {(896, 896), (128, 896)}

@@ -103,7 +103,6 @@ def test_deeply_nested_json_is_named(tmp_path: Path) -> None:
         (["x.hada_w1_a"], "a LyCORIS LoHa"),
         (["down.attn1.processor.to_k_lora.down.weight"], "a LoRA of attention processors"),
         (["unet:0:up", "unet:0:down"], "a cloneofsimo LoRA"),
-        (["model.layers.0.self_attn.q_proj.lora_a"], "an MLX LoRA"),
         (["w_a_000", "w_b_000"], "a LoRA of a segment-anything model"),
         (["unet.down.to_k.lora_A.weight"], "a diffusers LoRA"),
         (["diffusion_model.blocks.0.proj.lora_A.weight"], "a LoRA for ComfyUI or ai-toolkit"),
@@ -152,7 +151,6 @@ def test_real_peft_adapters_are_read(name: str, material: Path) -> None:
         ("diffusers-catundchat", "a LoRA of attention processors"),
         ("loralib-roberta-mnli", "a loralib LoRA"),
         ("lycoris-lokr/smart_falcon_4_lokr.safetensors", "a LyCORIS LoKr"),
-        ("mlx-wyek1n", "an MLX LoRA"),
         ("sam-lora-mathieu/lora_rank2.safetensors", "a LoRA of a segment-anything model"),
     ],
 )
