@@ -24,7 +24,11 @@ _FORMS = {
 }
 """What PEFT makes of a pattern before it uses it, by field."""
 _SHOWN = 80
-_LARGEST = 1e30
+LARGEST = 1e30
+DIFFERENT = "the weights and the configuration belong to different adapters"
+"""The hint where one says what the other does not."""
+ONLY = ("lora_only", "delora_only", "gralora_only", "vblora_only")
+"""What PEFT's methods call it where only the biases of targets are trained."""
 _REPAIR = "repair adapter_config.json: it must say what the adapter was trained with"
 
 
@@ -139,11 +143,24 @@ def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
 
 
 def _check(name: str, value: Any, where: object, kind: type) -> Any:
-    if kind is int and not (_whole(value) and 1 <= value < 2**31):
-        raise CheckpointError(f"{where}: {name} is {shown(value)}, expected a whole number of at least 1", hint=_REPAIR)
-    if kind is float and not ((_whole(value) or isinstance(value, float)) and abs(value) < _LARGEST):
-        raise CheckpointError(f"{where}: {name} is {shown(value)}, expected a number below {_LARGEST:g}", hint=_REPAIR)
+    if kind is int:
+        return whole(name, value, where)
+    if not ((_whole(value) or isinstance(value, float)) and abs(value) < LARGEST):
+        raise CheckpointError(f"{where}: {name} is {shown(value)}, expected a number below {LARGEST:g}", hint=_REPAIR)
     return value
+
+
+def whole(name: str, value: Any, where: object, least: int = 1) -> int:
+    """The value of a field that is a whole number.
+
+    Raises:
+        CheckpointError: if it is anything else, or below `least`.
+    """
+    if not (_whole(value) and least <= value < 2**31):
+        raise CheckpointError(
+            f"{where}: {name} is {shown(value)}, expected a whole number of at least {least}", hint=_REPAIR
+        )
+    return int(value)
 
 
 def _check_pattern(name: str, pattern: str, where: object) -> None:

@@ -12,7 +12,7 @@ from adaptzip.checkpoints._shards import INDEX_SUFFIX
 from adaptzip.errors import CheckpointError
 
 OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
-"""What programs of which no dialect is here call theirs; where a folder has one of these, it is the one meant."""
+"""What other programs than PEFT call theirs; where a folder has one of these, it is the one meant."""
 
 WHOLE_MODELS = ("model.safetensors", "pytorch_model.bin")
 TRAINERS = re.compile(

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._config import parse_config
+from adaptzip.checkpoints._config import DIFFERENT, ONLY, parse_config
 from adaptzip.checkpoints._effects import extra_effect
 from adaptzip.checkpoints._keys import PREFIX, refuse_methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
 
-_DIFFERENT = "the weights and the configuration belong to different adapters"
 _REPAIR = "repair the configuration"
-_BIASES = (None, "none", "all", "lora_only", "delora_only", "gralora_only", "vblora_only")
+_BIASES = (None, "none", "all", *ONLY)
 
 
 def vet_parts(adapter: Adapter, where: object) -> None:
@@ -38,7 +37,7 @@ def vet_parts(adapter: Adapter, where: object) -> None:
     ):
         if adapter.meta.config.get(field) and not all(present):
             name = list(adapter.modules)[present.index(False)]
-            raise CheckpointError(f"{where}: module {name} has no {what}, but {field} is set", hint=_DIFFERENT)
+            raise CheckpointError(f"{where}: module {name} has no {what}, but {field} is set", hint=DIFFERENT)
     _vet_extras(adapter.extras, where)
     check_token_rows(adapter.extras, adapter.meta.config, where)
 
@@ -99,10 +98,10 @@ def check_token_rows(extras: Mapping[str, Tensor], raw: Mapping[str, Any], where
             raise CheckpointError(
                 f"{where}: {key} is {list(extras[key].shape)}, but trainable_token_indices "
                 f"in adapter_config.json names {there}",
-                hint=_DIFFERENT,
+                hint=DIFFERENT,
             )
     if raw.get("trainable_token_indices") and not rows:
         raise CheckpointError(
             f"{where}: trainable_token_indices is set, but there are no rows for these tokens",
-            hint=_DIFFERENT,
+            hint=DIFFERENT,
         )

@@ -21,9 +21,9 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._parts import linear_layout
 from adaptzip.checkpoints._trained_heads import with_whole_layers
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -55,7 +55,7 @@ class _Loretta(Reader):
         source = replace(source, tensors=with_whole_layers(source.tensors, source.weights))
         modules, extras = _classify(source)
         bottleneck, alpha = _settings(source)
-        layout: Layout = "transposed" if (source.config or {}).get("fan_in_fan_out") else "linear"
+        layout = linear_layout(source.config or {})
         found = {}
         for name, cores in sorted(modules.items()):
             A = _factor(source, name, "A", cores.get("A", {}), bottleneck).reshape(-1, bottleneck).T

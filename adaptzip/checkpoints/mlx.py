@@ -16,14 +16,13 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
 from adaptzip.checkpoints._base_name import KEY as BASE
-from adaptzip.checkpoints._config import CONFIG_NAME, shown
-from adaptzip.checkpoints._parts import AGAIN, DIFFERENT, base_name, number, part_of, refuse_shapes
+from adaptzip.checkpoints._config import CONFIG_NAME, DIFFERENT, shown
+from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, misfit, number, part_of
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
-WEIGHTS_NAME = "adapters.safetensors"
 _KEY = re.compile(r"(.+)\.(lora_a|lora_b|m)")
 _EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
 """What the models of mlx-lm call an embedding; its keys and shapes are those of a linear layer."""
@@ -34,13 +33,13 @@ class _Mlx(Reader):
 
     name = "mlx"
     title = "MLX"
-    files = Files((WEIGHTS_NAME,), CONFIG_NAME)
+    files = Files(("adapters.safetensors",), CONFIG_NAME)
     signature = (Signature(r"\.lora_[ab]$", "an MLX LoRA"),)
 
     def read(self, source: Checkpoint) -> Adapter:
         """The factors turned, in the dtype that they have."""
-        raw = source.config or {}
-        scale, dora = _scale(source), _is_dora(source, raw)
+        raw = _config(source)
+        scale, dora = _scale(source, raw), _is_dora(source, raw)
         modules = _modules(source)
         factors = {name: _factors(source, name, keys, scale, dora) for name, keys in sorted(modules.items())}
         base = base_name(raw, "model")
@@ -49,18 +48,18 @@ class _Mlx(Reader):
         return Adapter(factors, {}, Meta(self.name, MappingProxyType(config), base))
 
 
-def _scale(source: Checkpoint) -> float:
-    """What the update is multiplied by.
-
-    Raises:
-        CheckpointError: if nothing says it.
-    """
+def _config(source: Checkpoint) -> Mapping[str, Any]:
     if source.config is None:
         raise CheckpointError(
             f"{source.weights}: is an MLX LoRA without adapter_config.json, so its scale is unknown",
             hint="put the adapter_config.json that mlx-lm wrote beside it",
         )
-    parameters = source.config.get("lora_parameters")
+    return source.config
+
+
+def _scale(source: Checkpoint, raw: Mapping[str, Any]) -> float:
+    """What the update is multiplied by."""
+    parameters = raw.get("lora_parameters")
     if not isinstance(parameters, Mapping):
         raise CheckpointError(
             f"{source.path}: lora_parameters is {shown(parameters)}, expected rank, scale and dropout", hint=AGAIN
@@ -95,7 +94,7 @@ def _modules(source: Checkpoint) -> dict[str, dict[str, str]]:
     return modules
 
 
-def _factors(source: Checkpoint, name: str, keys: Mapping[str, str], scale: float, dora: bool) -> LoraFactors:
+def _factors(source: Checkpoint, name: str, keys: Parts, scale: float, dora: bool) -> LoraFactors:
     a, b = (part_of(source, name, keys, part) for part in ("lora_a", "lora_b"))
     if a.ndim == 3 and b.ndim == 3:
         raise RefusedError(
@@ -103,7 +102,7 @@ def _factors(source: Checkpoint, name: str, keys: Mapping[str, str], scale: floa
             hint="fuse the adapter into its base with mlx_lm.fuse, or train it without the experts",
         )
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
-        raise refuse_shapes(source, name, {"lora_a": a, "lora_b": b}, "lora_a (in, rank) and lora_b (rank, out)")
+        raise misfit(source, name, {"lora_a": a, "lora_b": b}, "lora_a (in, rank) and lora_b (rank, out)")
     layout: Layout = "embedding" if name.rpartition(".")[2] in _EMBEDDINGS else "linear"
     magnitude = _magnitude(source, name, keys, b.shape[1], dora)
     if magnitude is not None and layout == "embedding":
@@ -114,7 +113,7 @@ def _factors(source: Checkpoint, name: str, keys: Mapping[str, str], scale: floa
     return LoraFactors(a.T.contiguous(), b.T.contiguous(), scale, layout, magnitude=magnitude)
 
 
-def _magnitude(source: Checkpoint, name: str, keys: Mapping[str, str], out: int, dora: bool) -> Tensor | None:
+def _magnitude(source: Checkpoint, name: str, keys: Parts, out: int, dora: bool) -> Tensor | None:
     """A module's DoRA magnitude (out,); present if and only if the configuration says so."""
     if ("m" in keys) != dora:
         there = f"has {keys['m']}" if "m" in keys else "has no m"

@@ -7,75 +7,50 @@ with, however few are left. `r` of the configuration means nothing, and `rank_pa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
-from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, shown
-from adaptzip.checkpoints._effects import with_plain_keys
-from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._parts import (
-    AGAIN,
-    DIFFERENT,
-    Parts,
-    base_name,
-    count,
-    number,
-    part_of,
-    peft_config,
-    peft_parts,
-    refuse_shapes,
-    sureness,
-)
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._config import DIFFERENT, shown, whole
+from adaptzip.checkpoints._parts import AGAIN, Parts, linear_layout, misfit, number, part_of
+from adaptzip.checkpoints._peft_method import Modules, PeftMethod
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError
 
-_KEY = re.compile(re.escape(PREFIX) + r"(.+)\.lora_([AEB])")
 _NO_RANK = 1e-5
 """What PEFT adds to the rank that it divides by, so that it is never 0."""
 
 
-class _PeftAdalora(Reader):
-    """The dialect `peft-adalora`."""
+class _PeftAdalora(PeftMethod):
+    """The dialect `peft-adalora`. A stays as it is; E is folded into B in float64, rounded once to float32."""
 
     name = "peft-adalora"
     title = "PEFT's AdaLoRA"
-    files = Files(WEIGHT_NAMES, CONFIG_NAME)
     signature = (Signature(r"^base_model\.model\..*\.lora_E$", "PEFT's AdaLoRA"),)
+    kind = "ADALORA"
+    own = ".lora_"
+    parts = "[AEB]"
 
-    def sniff(self, source: Checkpoint) -> float:
-        return sureness(source, "ADALORA", super().sniff(source))
-
-    def read(self, source: Checkpoint) -> Adapter:
-        """A stays as it is; E is folded into B in float64, rounded once to float32."""
-        raw = peft_config(source, "ADALORA", self.title)
-        scaling = number(source, raw, "lora_alpha", 8) / (_start(source, raw) + _NO_RANK)
-        layout: Layout = "transposed" if raw.get("fan_in_fan_out") else "linear"
-        modules, extras = peft_parts(source, _KEY, ".lora_", self.title)
-        factors = {}
-        for name, keys in modules.items():
-            factors[name] = _factors(source, name, keys, _kept(source, raw, name), scaling, layout)
-        meta = Meta(self.name, MappingProxyType(dict(raw)), base_name(raw))
-        return Adapter(factors, with_plain_keys(extras), meta)
+    def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
+        start, masks = whole("init_r", raw.get("init_r", 12), source.path), _masks(source, raw)
+        scaling, layout = number(source, raw, "lora_alpha", 8) / (start + _NO_RANK), linear_layout(raw)
+        ranks = {name: _kept(source, name, masks.get(f"{name}.lora_E"), start) for name in modules}
+        return {name: _factors(source, name, keys, ranks[name], scaling, layout) for name, keys in modules.items()}
 
 
-def _start(source: Checkpoint, raw: Mapping[str, Any]) -> int:
-    """The rank that training began with."""
-    return count(source, raw, "init_r", 12)
+def _masks(source: Checkpoint, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Which ranks are left, by the key of E without PEFT's prefix."""
+    found = raw.get("rank_pattern") or {}
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{source.path}: rank_pattern is {shown(found)}, expected a table", hint=AGAIN)
+    return found
 
 
-def _kept(source: Checkpoint, raw: Mapping[str, Any], name: str) -> int:
-    """How many ranks the configuration leaves a module."""
-    pattern = raw.get("rank_pattern") or {}
-    if not isinstance(pattern, Mapping):
-        raise CheckpointError(f"{source.path}: rank_pattern is {shown(pattern)}, expected a table", hint=AGAIN)
-    mask = pattern.get(f"{name}.lora_E")
+def _kept(source: Checkpoint, name: str, mask: object, start: int) -> int:
+    """How many of the ranks that training began with are left."""
     if mask is None:
-        return _start(source, raw)
+        return start
     if not isinstance(mask, list) or not all(isinstance(kept, bool) for kept in mask):
         raise CheckpointError(
             f"{source.path}: rank_pattern of {name} is {shown(mask)}, expected a list of true and false", hint=AGAIN
@@ -87,7 +62,7 @@ def _factors(source: Checkpoint, name: str, keys: Parts, rank: int, scaling: flo
     A, E, B = (part_of(source, name, keys, part) for part in ("A", "E", "B"))
     fits = A.ndim == B.ndim == 2 and tuple(E.shape) == (A.shape[0], 1) and A.shape[0] == B.shape[1]
     if not fits or not A.shape[1] or not B.shape[0]:
-        raise refuse_shapes(source, name, {"A": A, "E": E, "B": B}, "A (rank, in), E (rank, 1) and B (out, rank)")
+        raise misfit(source, name, {"A": A, "E": E, "B": B}, "A (rank, in), E (rank, 1) and B (out, rank)")
     if A.shape[0] != rank:
         raise CheckpointError(
             f"{source.weights}: module {name} has rank {A.shape[0]}, but adapter_config.json leaves it {rank}",

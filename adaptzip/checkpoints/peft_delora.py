@@ -7,59 +7,35 @@ of its columns times w_norm. A norm counts as 1e-4 at least.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
-from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, first_match, parse_config
-from adaptzip.checkpoints._effects import with_plain_keys
-from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._parts import (
-    DIFFERENT,
-    Parts,
-    base_name,
-    count,
-    part_of,
-    peft_config,
-    peft_parts,
-    refuse_shapes,
-    sureness,
-)
-from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.meta import Meta
+from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._config import DIFFERENT, parse_config
+from adaptzip.checkpoints._parts import Parts, misfit, part_of
+from adaptzip.checkpoints._peft_method import Modules, PeftMethod
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError
 
-_KEY = re.compile(re.escape(PREFIX) + r"(.+)\.delora_(A|B|lambda|w_norm)")
 _LEAST = 1e-4
 """The least norm that PEFT divides by."""
 
 
-class _PeftDelora(Reader):
-    """The dialect `peft-delora`."""
+class _PeftDelora(PeftMethod):
+    """The dialect `peft-delora`. Norms and strength are folded into A and B in float64, rounded once to float32."""
 
     name = "peft-delora"
     title = "PEFT's DeLoRA"
-    files = Files(WEIGHT_NAMES, CONFIG_NAME)
     signature = (Signature(r"^base_model\.model\..*\.delora_[AB]$", "PEFT's DeLoRA"),)
+    kind = "DELORA"
+    own = ".delora_"
+    parts = "A|B|lambda|w_norm"
 
-    def sniff(self, source: Checkpoint) -> float:
-        return sureness(source, "DELORA", super().sniff(source))
-
-    def read(self, source: Checkpoint) -> Adapter:
-        """Norms and strength are folded into A and B in float64, rounded once to float32."""
-        raw = peft_config(source, "DELORA", self.title)
-        modules, extras = peft_parts(source, _KEY, ".delora_", self.title)
-        factors = {name: _factors(source, name, keys, _rank(source, raw, name)) for name, keys in modules.items()}
-        return Adapter(factors, with_plain_keys(extras), Meta(self.name, MappingProxyType(dict(raw)), base_name(raw)))
-
-
-def _rank(source: Checkpoint, raw: Mapping[str, Any], name: str) -> int:
-    patterns = parse_config({**raw, "alpha_pattern": {}}, source.path).rank_pattern
-    return first_match(patterns, name, count(source, raw, "r", 8))
+    def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
+        config = parse_config({**raw, "alpha_pattern": {}}, source.path)
+        return {name: _factors(source, name, keys, config.rank(name)) for name, keys in modules.items()}
 
 
 def _factors(source: Checkpoint, name: str, keys: Parts, rank: int) -> LoraFactors:
@@ -67,7 +43,7 @@ def _factors(source: Checkpoint, name: str, keys: Parts, rank: int) -> LoraFacto
     fits = A.ndim == B.ndim == 2 and A.shape[0] == B.shape[1] and 0 not in (*A.shape, *B.shape)
     if not fits or tuple(norms.shape) != (A.shape[1],) or strength.numel() != 1:
         parts = {"A": A, "B": B, "lambda": strength, "w_norm": norms}
-        raise refuse_shapes(source, name, parts, "A (rank, in), B (out, rank), lambda (1,) and w_norm (in,)")
+        raise misfit(source, name, parts, "A (rank, in), B (out, rank), lambda (1,) and w_norm (in,)")
     if A.shape[0] != rank:
         raise CheckpointError(
             f"{source.weights}: module {name} has rank {A.shape[0]}, but adapter_config.json says {rank}",

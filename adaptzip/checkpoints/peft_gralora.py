@@ -8,65 +8,49 @@ s rows of B[m] from n * s on. A plain LoRA of rank hybrid_r may be added as `.gr
 
 from __future__ import annotations
 
-import re
-from types import MappingProxyType
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
-from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
-from adaptzip.checkpoints._effects import with_plain_keys
-from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._parts import (
-    DIFFERENT,
-    Parts,
-    base_name,
-    count,
-    number,
-    part_of,
-    peft_config,
-    peft_parts,
-    refuse_shapes,
-    sureness,
-)
-from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.layouts import Layout
-from adaptzip.core.meta import Meta
+from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._config import DIFFERENT, whole
+from adaptzip.checkpoints._parts import Parts, linear_layout, misfit, number, part_of
+from adaptzip.checkpoints._peft_method import Modules, PeftMethod
+from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError
 
-_KEY = re.compile(re.escape(PREFIX) + r"(.+)\.gralora_(A|B|A_general\.weight|B_general\.weight)")
 
-
-class _PeftGralora(Reader):
-    """The dialect `peft-gralora`."""
+class _PeftGralora(PeftMethod):
+    """The dialect `peft-gralora`. Numbers stay as they are; factors have k times the rank, and zeros outside blocks."""
 
     name = "peft-gralora"
     title = "PEFT's GraLoRA"
-    files = Files(WEIGHT_NAMES, CONFIG_NAME)
     signature = (Signature(r"^base_model\.model\..*\.gralora_[AB]$", "PEFT's GraLoRA"),)
+    kind = "GRALORA"
+    own = ".gralora_"
+    parts = r"A|B|A_general\.weight|B_general\.weight"
 
-    def sniff(self, source: Checkpoint) -> float:
-        return sureness(source, "GRALORA", super().sniff(source))
+    def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
+        rank = whole("r", raw.get("r", 32), source.path)
+        hybrid = whole("hybrid_r", raw.get("hybrid_r", 0), source.path, 0)
+        k = whole("gralora_k", raw.get("gralora_k", 2), source.path)
+        scaling, layout = number(source, raw, "alpha", 64) / (rank + hybrid), linear_layout(raw)
+        return {
+            name: LoraFactors(*_pair(source, name, keys, rank, k, hybrid), scaling, layout)
+            for name, keys in modules.items()
+        }
 
-    def read(self, source: Checkpoint) -> Adapter:
-        """Every number stays as it is; the factors have k times the rank, and zeros outside their blocks."""
-        raw = peft_config(source, "GRALORA", self.title)
-        rank, hybrid = count(source, raw, "r", 32), count(source, raw, "hybrid_r", 0, 0)
-        scaling = number(source, raw, "alpha", 64) / (rank + hybrid)
-        layout: Layout = "transposed" if raw.get("fan_in_fan_out") else "linear"
-        modules, extras = peft_parts(source, _KEY, ".gralora_", self.title)
-        factors = {}
-        for name, keys in modules.items():
-            A, B = _blocks(source, name, keys, rank, count(source, raw, "gralora_k", 2))
-            if hybrid:
-                A, B = _with_general(source, name, keys, hybrid, A, B)
-            elif len(keys) > 2:
-                raise CheckpointError(
-                    f"{source.weights}: {max(keys.values())} is there, but hybrid_r is 0", hint=DIFFERENT
-                )
-            factors[name] = LoraFactors(A, B, scaling, layout)
-        return Adapter(factors, with_plain_keys(extras), Meta(self.name, MappingProxyType(dict(raw)), base_name(raw)))
+
+def _pair(source: Checkpoint, name: str, keys: Parts, rank: int, k: int, hybrid: int) -> tuple[Tensor, Tensor]:
+    """A and B of the blocks, and of the plain LoRA where the configuration says that there is one."""
+    A, B = _blocks(source, name, keys, rank, k)
+    if hybrid:
+        return _with_general(source, name, keys, hybrid, A, B)
+    if len(keys) > 2:
+        raise CheckpointError(f"{source.weights}: {max(keys.values())} is there, but hybrid_r is 0", hint=DIFFERENT)
+    return A, B
 
 
 def _blocks(source: Checkpoint, name: str, keys: Parts, rank: int, k: int) -> tuple[Tensor, Tensor]:
@@ -74,7 +58,7 @@ def _blocks(source: Checkpoint, name: str, keys: Parts, rank: int, k: int) -> tu
     a, b = (part_of(source, name, keys, part) for part in ("A", "B"))
     right = a.ndim == b.ndim == 3 and 0 not in (*a.shape, *b.shape)
     if not right or (a.shape[0], a.shape[2], b.shape[0], b.shape[1]) != (k, rank, k, rank) or rank % k:
-        raise refuse_shapes(
+        raise misfit(
             source, name, {"A": a, "B": b}, f"A ({k}, in / {k}, {rank}) and B ({k}, {rank}, out / {k}), as configured"
         )
     s, width, out = rank // k, a.shape[1], b.shape[2]
@@ -93,7 +77,7 @@ def _with_general(
     """The factors with those of the plain LoRA after them."""
     a, b = (part_of(source, name, keys, f"{side}_general.weight") for side in "AB")
     if tuple(a.shape) != (hybrid, A.shape[1]) or tuple(b.shape) != (B.shape[0], hybrid):
-        raise refuse_shapes(
+        raise misfit(
             source, name, {"A_general": a, "B_general": b}, f"({hybrid}, {A.shape[1]}) and ({B.shape[0]}, {hybrid})"
         )
     return torch.cat([A, a.to(A.dtype)]), torch.cat([B, b.to(B.dtype)], dim=1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     BartConfig,
@@ -141,6 +143,19 @@ def randomise(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
+"""What is done to a saved adapter's configuration and tensors."""
+
+
+def changed(folder: Path, change: Change) -> None:
+    """Save the adapter in `folder` again with another configuration or other tensors."""
+    config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    config, tensors = json.loads(config_file.read_text()), load_file(weights)
+    change(config, tensors)
+    config_file.write_text(json.dumps(config))
+    save_file(tensors, weights)
 
 
 def merged_by_peft(model: nn.Module, folder: Path, *, allow: tuple[str, ...] = ()) -> dict[str, Tensor]:

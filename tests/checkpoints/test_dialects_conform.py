@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -57,26 +57,7 @@ class TestLoretta(DialectTests):
         return folder
 
 
-class TestPeftAdalora(DialectTests):
-    dialect = dialect("peft-adalora")
-
-    def checkpoint(self, folder: Path) -> Path:
-        """Of six ranks four are left, and a head."""
-        folder.mkdir()
-        generator = torch.Generator().manual_seed(0)
-        stem = "model.layers.0.self_attn.q_proj"
-        shapes = {"lora_A": (4, 16), "lora_E": (4, 1), "lora_B": (24, 4)}
-        tensors = {f"{PREFIX}{stem}.{part}": torch.randn(*s, generator=generator) for part, s in shapes.items()}
-        head = {f"{PREFIX}score.weight": torch.randn(3, 16, generator=generator)}
-        save_file(tensors | head, folder / "adapter_model.safetensors")
-        mask = [True, False, True, True, False, True]
-        config = {"peft_type": "ADALORA", "init_r": 6, "r": 8, "lora_alpha": 16, "task_type": "SEQ_CLS"}
-        text = json.dumps(config | {"rank_pattern": {f"{stem}.lora_E": mask}})
-        (folder / "adapter_config.json").write_text(text)
-        return folder
-
-
-def kin(folder: Path, shapes: dict[str, tuple[int, ...]], **config: object) -> Path:
+def kin(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: object) -> Path:
     """A folder of another of PEFT's methods, with a head beside it."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
@@ -87,6 +68,16 @@ def kin(folder: Path, shapes: dict[str, tuple[int, ...]], **config: object) -> P
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps({"task_type": "SEQ_CLS", **config}))
     return folder
+
+
+class TestPeftAdalora(DialectTests):
+    dialect = dialect("peft-adalora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Of six ranks four are left."""
+        shapes = {"lora_A": (4, 16), "lora_E": (4, 1), "lora_B": (24, 4)}
+        masks = {"model.layers.0.self_attn.q_proj.lora_E": [True, False, True, True, False, True]}
+        return kin(folder, shapes, peft_type="ADALORA", init_r=6, r=8, lora_alpha=16, rank_pattern=masks)
 
 
 class TestPeftDelora(DialectTests):
@@ -101,9 +92,9 @@ class TestPeftGralora(DialectTests):
     dialect = dialect("peft-gralora")
 
     def checkpoint(self, folder: Path) -> Path:
-        blocks: dict[str, tuple[int, ...]] = {"gralora_A": (2, 8, 4), "gralora_B": (2, 4, 12)}
+        blocks: Mapping[str, tuple[int, ...]] = {"gralora_A": (2, 8, 4), "gralora_B": (2, 4, 12)}
         general = {"gralora_A_general.weight": (3, 16), "gralora_B_general.weight": (24, 3)}
-        return kin(folder, blocks | general, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
+        return kin(folder, {**blocks, **general}, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
 
 
 class TestMlx(DialectTests):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import adaptzip
@@ -73,7 +72,6 @@ def test_it_goes_through_a_file_into_a_plain_lora(tmp_path: Path) -> None:
     assert torch.equal(loaded.base_model.model.classifier.modules_to_save["default"].weight, head)
 
 
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 STEM = "model.layers.0.self_attn.q_proj.lora_E"
 KEY = f"base_model.model.{STEM}"
 
@@ -93,13 +91,9 @@ KEY = f"base_model.model.{STEM}"
         (lambda config, tensors: tensors.update({f"{KEY}x": torch.ones(1)}), "has no meaning in PEFT's AdaLoRA"),
     ],
 )
-def test_what_is_wrong_is_named(change: Change, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named(change: tiny_peft.Change, message: str, tmp_path: Path) -> None:
     saved("llama", tmp_path, cut=False)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
-    change(config, tensors)
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    tiny_peft.changed(tmp_path, change)
     with pytest.raises(CheckpointError, match=message):
         read(tmp_path)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import DeloraConfig, GraloraConfig, PeftModel, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import DeloraConfig, GraloraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor
 
 import adaptzip
@@ -49,11 +48,6 @@ def saved(kind: str, name: str, folder: Path) -> None:
     tuned.save_pretrained(folder / "adapter")
 
 
-def merged_by_peft(name: str, folder: Path, adapter: Path) -> dict[str, Tensor]:
-    model = type(MODELS[name][0]()).from_pretrained(folder / "base")
-    return dict(PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict())
-
-
 def agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     for key, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[key], atol=1e-5, rtol=1e-5, msg=key)
@@ -62,7 +56,7 @@ def agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_it_merges_to_the_weights_of_peft(kind: str, name: str, tmp_path: Path) -> None:
     saved(kind, name, tmp_path)
-    theirs = merged_by_peft(name, tmp_path, tmp_path / "adapter")
+    theirs = tiny_peft.merged_by_peft(MODELS[name][0](), tmp_path / "adapter")
     assert read(tmp_path / "adapter").meta.dialect == f"peft-{kind.partition('-')[0]}"
     merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
     agree(load_file(tmp_path / "merged" / "model.safetensors"), theirs)
@@ -71,33 +65,29 @@ def test_it_merges_to_the_weights_of_peft(kind: str, name: str, tmp_path: Path) 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_it_goes_through_a_file_into_a_plain_lora(kind: str, name: str, tmp_path: Path) -> None:
     saved(kind, name, tmp_path)
-    theirs = merged_by_peft(name, tmp_path, tmp_path / "adapter")
+    theirs = tiny_peft.merged_by_peft(MODELS[name][0](), tmp_path / "adapter")
     adaptzip.compress(tmp_path / "adapter", tmp_path / "a.adz", lossless=True)
     export(tmp_path / "a.adz", tmp_path / "plain", as_="peft")
-    ours = merged_by_peft(name, tmp_path, tmp_path / "plain")
+    ours = tiny_peft.merged_by_peft(MODELS[name][0](), tmp_path / "plain")
     assert ours.keys() == theirs.keys()
     agree(ours, theirs)
 
 
 def test_a_strength_below_nothing_turns_the_update_round(tmp_path: Path) -> None:
     saved("delora", "llama", tmp_path)
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
     before = read(tmp_path / "adapter")
-    save_file({key: -tensor if "lambda" in key else tensor for key, tensor in tensors.items()}, file)
+    tiny_peft.changed(tmp_path / "adapter", lambda _, t: t.update({k: -v for k, v in t.items() if "lambda" in k}))
     for name, module in read(tmp_path / "adapter").modules.items():
         torch.testing.assert_close(module.delta(), -before.modules[name].delta())
 
 
 def test_a_rank_of_zeros_is_none_and_no_nan(tmp_path: Path) -> None:
     saved("delora", "llama", tmp_path)
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
-    save_file({k: torch.zeros_like(t) if "delora_B" in k else t for k, t in load_file(file).items()}, file)
+    tiny_peft.changed(tmp_path / "adapter", lambda _, t: t.update({k: v * 0 for k, v in t.items() if "delora_B" in k}))
     assert not any(module.delta().any() for module in read(tmp_path / "adapter").modules.values())
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
-Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 
 
 @pytest.mark.parametrize(
@@ -118,16 +108,11 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
         ("gralora-hybrid", lambda c, t: c.update(hybrid_r=2), r"expected \(2, 24\)"),
     ],
 )
-def test_what_is_wrong_is_named(kind: str, change: Change, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named(kind: str, change: tiny_peft.Change, message: str, tmp_path: Path) -> None:
     saved(kind, "llama", tmp_path)
-    folder = tmp_path / "adapter"
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = load_file(folder / "adapter_model.safetensors")
-    change(config, tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "adapter_model.safetensors")
+    tiny_peft.changed(tmp_path / "adapter", change)
     with pytest.raises(CheckpointError, match=message):
-        read(folder)
+        read(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(("kind", "what"), [("delora", "DeLoRA"), ("gralora", "GraLoRA")])

@@ -256,20 +256,26 @@ class Jumping(Held):
     fitted = SimpleNamespace(energy=1.0, ranks=lambda step, caps: {"a": 1} if step < 1 else {})
 
 
+@pytest.fixture
+def jumping(monkeypatch: pytest.MonkeyPatch) -> RateControl:
+    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
+    return control(Jumping())
+
+
 @pytest.mark.parametrize(("sizes", "best"), [((500, 1000, 1011), 2), ((1011, 900, 2000), 2), ((1009, 100, 5), 3)])
 def test_where_ranks_jump_over_the_room_the_best_set_that_fits_is_foreseen(
-    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], best: int
+    monkeypatch: pytest.MonkeyPatch, jumping: RateControl, sizes: tuple[int, ...], best: int
 ) -> None:
     """Within a hundredth above the room; later sets leave less."""
     sets = [Few({"a": rank}, 1.0, size, 1 / rank) for rank, size in enumerate(sizes, 1)]
     monkeypatch.setattr(rate_control, "promising", lambda *_: sets)
-    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
-    assert control(Jumping())._foresee_size(2000) == (1.0, {"a": best})
+    assert jumping._foresee_size(2000) == (1.0, {"a": best})
 
 
 @pytest.mark.parametrize(("room", "codes"), [(256, True), (257, False)])
-def test_next_to_no_room_is_coded_to_be_foreseen(monkeypatch: pytest.MonkeyPatch, room: int, codes: bool) -> None:
+def test_next_to_no_room_is_coded_to_be_foreseen(
+    monkeypatch: pytest.MonkeyPatch, jumping: RateControl, room: int, codes: bool
+) -> None:
     monkeypatch.setattr(rate_control, "promising", lambda *_: [Few({"a": 7}, 1.0, 100.0, 0.1)])
-    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
     monkeypatch.setattr(RateControl, "_filled", lambda self, size: coded(size, 0.5))
-    assert control(Jumping())._foresee_size(1000 + room)[1] == {"a": 1 if codes else 7}
+    assert jumping._foresee_size(1000 + room)[1] == {"a": 1 if codes else 7}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from adaptzip.checkpoints._config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._config import ONLY, PeftConfig, anchored, parse_config
 from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
+from adaptzip.checkpoints.peft.refusals import READ_ELSEWHERE
 from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import PLAIN
@@ -38,7 +38,7 @@ _INITIALISATION: dict[str, Any] = {
     "lora_ga_config": None,
 }
 # PEFT's methods whose configuration has the fields of a LoRA's that do not tell of ranks and scales.
-_KIN = ("ADALORA", "DELORA", "GRALORA", "LORA", "VBLORA")
+_KIN = ("LORA", *READ_ELSEWHERE)
 # Fields that say which modules are targets.
 _CHOOSING = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_modules")
 # Tasks for which PEFT loads an adapter without a trained head.
@@ -95,7 +95,8 @@ def _task(config: Mapping[str, Any], adapter: Adapter) -> str | None:
 
 def _bias(config: Mapping[str, Any], adapter: Adapter) -> str:
     """What the configuration says of trained biases; those of targets in the file make it at least lora_only."""
-    said = re.sub(r"\w+_only", "lora_only", str(config.get("bias") or "none"))
+    said = str(config.get("bias") or "none")
+    said = "lora_only" if said in ONLY else said
     trained = any(key != loaded_key(key, adapter.modules) for key in adapter.extras)
     return "lora_only" if said == "none" and trained else said
 

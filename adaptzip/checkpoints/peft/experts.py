@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._config import targets
+from adaptzip.checkpoints._config import DIFFERENT, targets
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -45,7 +45,7 @@ def parameter_paths(names: Iterable[str], raw: Mapping[str, Any], where: object)
             raise CheckpointError(
                 f"{where}: {path} has nested LoRA factors, but target_parameters in "
                 "adapter_config.json names none of its parameters",
-                hint="the weights and the configuration belong to different adapters",
+                hint=DIFFERENT,
             )
     return found
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints._config import PeftConfig, anchored, parse_config
+from adaptzip.checkpoints._config import DIFFERENT, PeftConfig, anchored, parse_config
 from adaptzip.checkpoints._effects import with_plain_keys
 from adaptzip.checkpoints._keys import TOKENS
+from adaptzip.checkpoints._parts import check_numbers
 from adaptzip.checkpoints._vetting import check_token_rows
 from adaptzip.checkpoints.peft.experts import parameter_paths
 from adaptzip.checkpoints.peft.keys import Keys, Part, classify
@@ -24,8 +24,6 @@ from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_DIFFERENT = "the weights and the configuration belong to different adapters"
 _AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
@@ -99,7 +97,7 @@ def _modules(source: Checkpoint, keys: Keys, config: PeftConfig) -> tuple[dict[s
     listed: set[str] = set()
     for name, parts in keys.modules.items():
         for key in parts.values():
-            _check_finite(source, key)
+            check_numbers(source, key)
         path = paths.get(name, name)
         if name in paths and set(parts) != {"A", "B"}:
             raise CheckpointError(
@@ -180,32 +178,16 @@ def _vector(
     field = "use_dora" if part == "magnitude" else "lora_bias"
     if part not in parts:
         if wanted:
-            raise CheckpointError(f"{source.weights}: module {name} has no {part}, but {field} is set", hint=_DIFFERENT)
+            raise CheckpointError(f"{source.weights}: module {name} has no {part}, but {field} is set", hint=DIFFERENT)
         return None
     vector = source.tensors[parts[part]]
     if not wanted:
-        raise CheckpointError(f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=_DIFFERENT)
+        raise CheckpointError(f"{source.weights}: {parts[part]} is there, but {field} is not set", hint=DIFFERENT)
     if vector.numel() != out:
         raise CheckpointError(
             f"{source.weights}: {parts[part]} has {vector.numel()} numbers, expected {out} as B has rows", hint=_AGAIN
         )
     return vector.reshape(-1)
-
-
-def _check_finite(source: Checkpoint, key: str) -> None:
-    tensor: Tensor = source.tensors[key]
-    if tensor.dtype not in _FLOATS:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise CheckpointError(
-            f"{source.weights}: tensor {key} is {kind}, expected float32, float16, bfloat16 or float64",
-            hint="save the adapter in one of these",
-        )
-    # A finite sum proves that all terms are; only the rare other case needs a look at each number.
-    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(
-            f"{source.weights}: tensor {key} holds NaN or infinity",
-            hint="the training diverged; use an earlier save",
-        )
 
 
 def _check_shapes(source: Checkpoint, name: str, a: Tensor, b: Tensor, rank: int) -> None:
@@ -220,5 +202,5 @@ def _check_shapes(source: Checkpoint, name: str, a: Tensor, b: Tensor, rank: int
     if a.shape[0] != rank:
         raise CheckpointError(
             f"{source.weights}: module {name} has rank {a.shape[0]}, but adapter_config.json says {rank}",
-            hint=_DIFFERENT,
+            hint=DIFFERENT,
         )

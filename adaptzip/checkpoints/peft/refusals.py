@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from adaptzip.checkpoints._config import DIFFERENT
 from adaptzip.errors import CheckpointError, RefusedError
 
 _MERGE = "merge it into its base model with PEFT, then extract a LoRA from the difference"
@@ -57,7 +58,7 @@ _PROMPTS = {
     "CARTRIDGE",
 }  # fmt: skip
 
-_READ = {"ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "VBLORA": "a VB-LoRA"}
+READ_ELSEWHERE = {"ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "VBLORA": "a VB-LoRA"}
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
 
@@ -91,8 +92,8 @@ def _refuse_type(raw: Mapping[str, Any], where: object) -> None:
         hint = "it changes no weights, so there is nothing to merge"
     if kind in _ROUTERS:
         hint = "it has no one update to merge: load it with PEFT"
-    if kind in _READ:
-        hint = f"its weights are none of {_READ[kind]}: the weights and the configuration belong to different adapters"
+    if kind in READ_ELSEWHERE:
+        hint = f"its weights are none of {READ_ELSEWHERE[kind]}: {DIFFERENT}"
     raise RefusedError(f"{where}: peft_type is {kind}, expected LORA", hint=hint)
 
 

@@ -13,12 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints._config import PeftConfig, targets
+from adaptzip.checkpoints._config import DIFFERENT, PeftConfig, targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError
-
-_DIFFERENT = "the weights and the configuration belong to different adapters"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +68,7 @@ def stack_of(path: str, a: Tensor, b: Tensor, config: PeftConfig, where: object)
         raise CheckpointError(
             f"{where}: parameter {path} has A {list(a.shape)} and B {list(b.shape)}, "
             f"expected A (experts * {rank}, in) and B (out, {rank} * experts)",
-            hint=_DIFFERENT,
+            hint=DIFFERENT,
         )
     experts = a.shape[0] // rank
     A, B = a.reshape(experts, rank, -1), b.reshape(b.shape[0], rank, experts).permute(2, 0, 1)
@@ -97,7 +95,7 @@ def stack_of_three_dims(name: str, a: Tensor, b: Tensor, config: PeftConfig, whe
         raise CheckpointError(
             f"{where}: module {name} has A {list(a.shape)} and B {list(b.shape)}, as {a.shape[0]} experts of rank "
             f"{a.shape[1]} would, but adapter_config.json says rank {config.rank(name)}",
-            hint=_DIFFERENT,
+            hint=DIFFERENT,
         )
     return Stack(a, b, config.scaling(name))
 

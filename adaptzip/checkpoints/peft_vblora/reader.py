@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
+from adaptzip.checkpoints._config import DIFFERENT
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._parts import FLOATS, base_name, linear_layout
 from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGHTS
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _KEY = re.compile(re.escape(PREFIX) + r"(.+)" + re.escape(LOGITS) + rf"([AB])({INDICES}|{WEIGHTS}|)")
 _AGAIN = "save the adapter again with PEFT's save_pretrained"
-_DIFFERENT = "the weights and the configuration belong to different adapters"
 
 
 def read(source: Checkpoint) -> Adapter:
@@ -48,10 +48,9 @@ def read(source: Checkpoint) -> Adapter:
     if bank.ndim != 2 or 0 in bank.shape:
         raise CheckpointError(f"{source.weights}: {BANK} is {list(bank.shape)}, expected (vectors, length)")
     top_k = _whole(source, raw, "topk", bank.shape[0])
-    layout: Layout = "transposed" if raw.get("fan_in_fan_out") else "linear"
+    layout = linear_layout(raw)
     factors = {name: _factors(source, name, parts, bank, top_k, layout) for name, parts in sorted(modules.items())}
-    base = raw.get("base_model_name_or_path")
-    meta = Meta("peft-vblora", MappingProxyType(dict(raw)), base if isinstance(base, str) else None)
+    meta = Meta("peft-vblora", MappingProxyType(dict(raw)), base_name(raw))
     return Adapter(factors, {key: source.tensors[key] for key in extras}, meta)
 
 
@@ -83,7 +82,7 @@ def _factors(
         )
     if rank != (source.config or {}).get("r"):
         raise CheckpointError(
-            f"{source.weights}: module {name} has rank {rank}, not the configuration's", hint=_DIFFERENT
+            f"{source.weights}: module {name} has rank {rank}, not the configuration's", hint=DIFFERENT
         )
     return LoraFactors(A.reshape(rank, -1), B.transpose(1, 2).reshape(-1, rank), 1.0, layout)
 
@@ -139,7 +138,7 @@ def _whole(source: Checkpoint, raw: Mapping[str, Any], name: str, most: int) -> 
 
 def _floats(source: Checkpoint, key: str) -> Tensor:
     tensor: Tensor = source.tensors[key]
-    if tensor.dtype not in _FLOATS or not bool(torch.isfinite(tensor).all()):
+    if tensor.dtype not in FLOATS or not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(
             f"{source.weights}: {key} has dtype {str(tensor.dtype).removeprefix('torch.')}, or NaN or infinity in it",
             hint="expected finite numbers in float32, float16, bfloat16 or float64",

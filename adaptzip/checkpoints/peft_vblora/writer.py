@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Native, WriteOptions
-from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._config import CONFIG_NAME, ONLY, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints.peft.targeting import exact_targets
@@ -22,7 +22,7 @@ from adaptzip.files.tensors import build_header, pending, write_tensors
 
 _KEPT = ("auto_mapping", "modules_to_save", "revision", "task_type")
 """Fields of the source's configuration that mean the same to every method of PEFT."""
-_BIASES = {"all": "all"} | dict.fromkeys(("lora_only", "delora_only", "gralora_only", "vblora_only"), "vblora_only")
+_BIASES = {"all": "all"} | dict.fromkeys(ONLY, "vblora_only")
 
 
 def write(native: Native, folder: Path, options: WriteOptions) -> None:
