@@ -21,6 +21,7 @@ from adaptzip.checkpoints._base import (
 from adaptzip.checkpoints._foreign import foreign
 from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._losses import Loss, held
 from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter
@@ -32,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "Dialect",
     "Files",
+    "Loss",
     "Native",
     "NativeModule",
     "NativeWriter",
@@ -41,6 +43,7 @@ __all__ = [
     "Writer",
     "dialect",
     "dialects",
+    "held",
     "read_by",
     "recognise",
     "resolved",

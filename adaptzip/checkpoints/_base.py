@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._effects import effects_of
+from adaptzip.checkpoints._losses import Loss
 from adaptzip.checkpoints._vetting import vet_parts
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effects
@@ -59,12 +60,10 @@ class WriteOptions:
         portable: only what every inference engine reads: one rank, alpha equal to it, scale in B.
         dtype: dtype of the factors; None keeps the adapter's own (float32 where `portable`, and for a method's own
             tensors).
-        drop_extras: with `portable`, leave out what the profile cannot hold instead of refusing.
     """
 
     portable: bool = False
     dtype: torch.dtype | None = None
-    drop_extras: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +213,14 @@ class Reader(Dialect):
 class Writer(Dialect):
     """A dialect that writes factors."""
 
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        """What of `adapter` the dialect has no room for: it is refused, or left out where the user accepts that, before
+        `write` is called."""
+        return ()
+
     @abstractmethod
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-        """Write `adapter` into the empty `folder`.
+        """Write `adapter`, without what is `lost`, into the empty `folder`.
 
         Raises:
             RefusedError: if the dialect cannot hold the adapter.

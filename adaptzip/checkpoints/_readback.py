@@ -27,8 +27,7 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
 
     Modules must be the same. Factors that kept their dtype and scale must be the same bit for bit, up to ranks of
     zeros; others give the same update within the rounding of the dtype that they were written in. Everything else must
-    be the same, but for what the portable profile leaves out, and every module must be one that the program which the
-    dialect is of loads.
+    be the same, and every module must be one that the program which the dialect is of loads.
 
     Args:
         wanted: what was to be written; a module without any update may be missing in what was.
@@ -49,7 +48,7 @@ def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
                 raise _failed(name, "is not among the targets of the configuration, so that PEFT would leave it out")
         elif module.A.any() and module.B.any():
             raise _failed(name, "is missing in what was written")
-    _confirm_extras({} if options.portable else wanted.extras, found.extras)
+    _confirm_extras(wanted.extras, found.extras)
 
 
 def _confirm_module(name: str, wanted: LoraFactors, found: LoraFactors, options: WriteOptions) -> None:
@@ -63,8 +62,6 @@ def _confirm_module(name: str, wanted: LoraFactors, found: LoraFactors, options:
             error = diff(Adapter({name: wanted}), Adapter({name: found})).modules[0].error
         if not error <= allowed:
             raise _failed(name, f"would come back with its update off by {error:.3g}, more than rounding explains")
-    if options.portable:
-        return
     for what, ours, theirs in (
         ("DoRA magnitude", wanted.magnitude, found.magnitude),
         ("bias", _scaled(wanted), _scaled(found)),

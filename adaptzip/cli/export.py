@@ -31,7 +31,10 @@ def export(
     ] = False,
     drop_extras: Annotated[
         bool,
-        typer.Option("--drop-extras", help="With --portable, leave out what it cannot hold instead of refusing."),
+        typer.Option(
+            "--drop-extras",
+            help="Leave out what the dialect, or --portable, cannot hold, and list it, instead of refusing.",
+        ),
     ] = False,
     dtype: Annotated[
         Dtype | None,
@@ -77,10 +80,13 @@ def export(
         with sink.warnings(), tempfile.TemporaryDirectory() as folder:
             report = write(source, Path(folder) / "export", **settings)
         values = _values(output, as_, report) | {"dry_run": True}
-        sink.result(values, lambda: f"would write {output}  {_summary(report)}\nfiles: {', '.join(report.files)}")
+        told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.files)}", *_left_out(report)]
+        sink.result(values, lambda: "\n".join(told))
         return
     with sink.warnings():
         report = write(source, output, force=force, **settings)
+    for line in _left_out(report):
+        sink.note(line)
     sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
 
 
@@ -91,6 +97,10 @@ def _summary(report: ExportReport) -> str:
     return f"{text.size(report.bytes)}  ({contents})"
 
 
+def _left_out(report: ExportReport) -> list[str]:
+    return [f"left out: {what}" for what in report.left_out]
+
+
 def _values(output: Path, dialect: str, report: ExportReport) -> dict[str, Any]:
     return {
         "path": str(output),
@@ -99,4 +109,5 @@ def _values(output: Path, dialect: str, report: ExportReport) -> dict[str, Any]:
         "files": list(report.files),
         "modules": report.modules,
         "loading_bytes": report.loading_bytes,
+        "left_out": list(report.left_out),
     }

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
+from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, Writer, held, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -36,6 +36,7 @@ class ExportReport:
         modules: number of adapted modules.
         loading_bytes: memory that the program which loads the files needs for what it unpacks them to; None where
             that is no more than the files themselves.
+        left_out: what the dialect, or the portable profile, could not hold, in words; () where it holds all.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ExportReport:
     files: tuple[str, ...]
     modules: int
     loading_bytes: int | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class _Content:
 
     write: Callable[[Path, WriteOptions], None]
     adapter: Adapter
-    loading_bytes: int | None
+    loading_bytes: int | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def export(
@@ -81,7 +84,8 @@ def export(
             all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
             are float32 then.
         force: replace an existing output of the same kind.
-        drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
+        drop_extras: leave out what the dialect or the portable profile cannot hold, such as extras, biases and DoRA
+            magnitudes, instead of refusing; the report lists it.
         alpha, config: how to read a weight file that comes alone, as for `read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
         basis: the basis artefact or its path, for a `.adz` file that names one.
@@ -112,7 +116,7 @@ def export(
         check_name(base_name)
     check_apart(output, source=source, config=config, base=base, basis=basis)
     check_output_folder(output, force)
-    options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype], drop_extras)
+    options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype])
     if isinstance(target, NativeWriter):
         content = _native(source, target, base, basis, base_name)
     else:
@@ -120,7 +124,7 @@ def export(
             vet(source, "the adapter")
             vet_numbers(source)
         adapter = _named(adapter_from(source, alpha=alpha, config=config, base=base, basis=basis), base_name)
-        content = _Content(partial(target.write, adapter), adapter, None)
+        content = _factors(adapter, target, options, drop_extras)
     warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=target.files.owns) as folder:
         content.write(folder, options)
@@ -134,7 +138,15 @@ def export(
         tuple(p.name for p in files),
         len(content.adapter.modules),
         content.loading_bytes,
+        content.left_out,
     )
+
+
+def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool) -> _Content:
+    """Raises: RefusedError: if the dialect cannot hold something, unless `drop` gives it up."""
+    lost = target.lost(adapter, options)
+    left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)
+    return _Content(partial(target.write, left), left, left_out=tuple(map(str, lost)))
 
 
 def _native(

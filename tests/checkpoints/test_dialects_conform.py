@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,19 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.checkpoints import PREFIX, dialect, dialects
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.compressed import Compressed
-from adaptzip.testing.dialects import DialectTests
+from adaptzip.testing.dialects import DialectTests, small_adapter
 from tests.cases import toy_dialect
 from tests.cases.plugging import installed_dialects
+
+
+def with_dora(given: Adapter) -> dict[str, LoraFactors]:
+    """The modules of an adapter with magnitudes that differ from row to row."""
+    return {
+        name: replace(module, magnitude=torch.arange(1.0, 1 + module.shape[0]))
+        for name, module in given.modules.items()
+    }
 
 
 class TestPeft(DialectTests):
@@ -100,17 +110,9 @@ class TestPeftGralora(DialectTests):
 class TestMlx(DialectTests):
     dialect = dialect("mlx")
 
-    def checkpoint(self, folder: Path) -> Path:
-        """A DoRA of one layer."""
-        folder.mkdir()
-        generator = torch.Generator().manual_seed(0)
-        shapes = {"lora_a": (16, 4), "lora_b": (4, 24), "m": (24,)}
-        stem = "model.layers.0.self_attn.q_proj"
-        tensors = {f"{stem}.{part}": torch.randn(*shape, generator=generator) for part, shape in shapes.items()}
-        save_file(tensors, folder / "adapters.safetensors")
-        config = {"fine_tune_type": "dora", "lora_parameters": {"rank": 4, "scale": 10.0}, "model": "owner/base"}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        return folder
+    def adapter(self) -> Adapter:
+        """A DoRA of two layers, without a head, with the scales within the factors."""
+        return replace(small_adapter(1.0), modules=with_dora(small_adapter(1.0)), extras={})
 
 
 class TestToy(DialectTests):

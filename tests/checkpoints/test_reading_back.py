@@ -82,7 +82,7 @@ def test_a_cast_is_allowed_its_rounding_and_no_more(dtype: torch.dtype) -> None:
 def test_the_same_update_in_another_form_passes() -> None:
     given = with_module("a.q", scaling=0.3)
     folded = {name: fold(pad(module, 5)) for name, module in given.modules.items()}
-    confirm(given, replace(given, modules=folded, extras={}), WriteOptions(portable=True))
+    confirm(given, replace(given, modules=folded), WriteOptions(portable=True))
     gone = replace(given, modules={**given.modules, "a.v": factors(5, 6, 0)})
     confirm(gone, replace(gone, modules={"a.q": gone.modules["a.q"]}), PLAIN)
 

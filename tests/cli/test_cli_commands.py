@@ -280,6 +280,22 @@ def test_export_portable(adapter: Path) -> None:
     assert {t.dtype for t in load_file(out / "adapter_model.safetensors").values()} == {torch.bfloat16}
 
 
+def test_export_lists_what_it_leaves_out(adapter: Path) -> None:
+    out = adapter.parent / "mlx"
+    refused = run("export", adapter, "--as", "mlx", "-o", out)
+    assert refused.code == 3
+    what = re.search(r"MLX cannot hold (tensors beside the factors \([\w.]+\))", refused.err)
+    assert what is not None, refused.err
+    planned = run("export", adapter, "--as", "mlx", "--drop-extras", "-n", "-o", out)
+    assert f"left out: {what[1]}" in planned.out.splitlines()
+    assert not out.exists()
+    written = run("export", adapter, "--as", "mlx", "--drop-extras", "-o", out)
+    assert written.err.startswith(f"left out: {what[1]}\nwrote ")
+    assert run("export", adapter, "--as", "mlx", "--drop-extras", "-f", "-o", out, "--json").json["left_out"] == [
+        what[1]
+    ]
+
+
 def test_a_lossless_round_trip_is_the_source_byte_for_byte(adapter: Path) -> None:
     out = adapter.parent / "back"
     assert run("compress", adapter, "--lossless", "-q").code == 0

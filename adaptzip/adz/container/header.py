@@ -101,7 +101,9 @@ def write_metadata(compressed: Compressed, content: str) -> str:
 
 
 def _named_in_config(meta: Meta) -> bool:
-    return meta.base_model == meta.config.get("base_model_name_or_path")
+    # A dialect may give its fields other names than its file's text has, which is what is kept where it is there.
+    config = meta.config if meta.config_text is None else json.loads(meta.config_text)
+    return bool(meta.base_model == config.get("base_model_name_or_path"))
 
 
 def parse_metadata(text: str) -> Header:

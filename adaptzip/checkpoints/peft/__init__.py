@@ -7,7 +7,9 @@ from pathlib import Path
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, parse_config
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._losses import Loss
 from adaptzip.checkpoints.peft.keys import split
+from adaptzip.checkpoints.peft.prepare import losses_of_portable
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.targeting import left_out
@@ -36,6 +38,9 @@ class _Peft(Reader, Writer):
 
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        return losses_of_portable(adapter) if options.portable else ()
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         write(adapter, folder, options)

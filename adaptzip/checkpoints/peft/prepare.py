@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
+from adaptzip.checkpoints._losses import Loss, losses
 from adaptzip.checkpoints.peft.experts import one_rank
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
@@ -65,21 +65,17 @@ def loadable(adapter: Adapter) -> Adapter:
     return replace(adapter, modules=modules)
 
 
-def portable(adapter: Adapter, drop_extras: bool) -> Adapter:
+def losses_of_portable(adapter: Adapter) -> tuple[Loss, ...]:
+    """What the portable profile cannot hold, but for modules, without which the rest means something else."""
+    return losses(adapter, lambda name, factors: None)
+
+
+def portable(adapter: Adapter) -> Adapter:
     """The same update as every inference engine reads it: one rank for all modules, and the scale inside B.
 
     Raises:
-        RefusedError: if the profile cannot hold something, unless `drop_extras` gives it up.
+        RefusedError: if modules lie where the profile has none.
     """
-    _refuse_losses(adapter, drop_extras)
-    rank = max([1, *(factors.rank for factors in adapter.modules.values())])
-    modules = {
-        name: pad(fold(replace(factors, bias=None, magnitude=None)), rank) for name, factors in adapter.modules.items()
-    }
-    return Adapter(modules, {}, replace(adapter.meta, header=None, config_text=None))
-
-
-def _refuse_losses(adapter: Adapter, drop_extras: bool) -> None:
     experts = sorted(name for name, factors in adapter.modules.items() if factors.layout.startswith("expert"))
     if experts:
         raise RefusedError(
@@ -88,23 +84,32 @@ def _refuse_losses(adapter: Adapter, drop_extras: bool) -> None:
         )
     if adapter.meta.config.get("layer_replication"):
         raise RefusedError("the portable profile cannot hold layer_replication", hint="leave --portable out")
-    losses = _losses(adapter.modules, len(adapter.extras), next(iter(adapter.extras), ""))
-    if losses and not drop_extras:
-        raise RefusedError(
-            f"the portable profile would lose {', '.join(losses)}",
-            hint="leave --portable out, merge the adapter into its base, or accept this with --drop-extras",
-        )
+    rank = max([1, *(factors.rank for factors in adapter.modules.values())])
+    modules = {name: pad(fold(factors), rank) for name, factors in adapter.modules.items()}
+    return Adapter(modules, {}, replace(adapter.meta, header=None, config_text=None))
 
 
-def _losses(modules: Mapping[str, LoraFactors], extras: int, first: str) -> list[str]:
-    magnitudes = sum(factors.magnitude is not None for factors in modules.values())
-    biases = sum(factors.bias is not None for factors in modules.values())
-    return [
-        text
-        for count, text in (
-            (extras, f"{extras} tensors beside the factors, such as {first}"),
-            (magnitudes, f"the DoRA magnitudes of {magnitudes} modules"),
-            (biases, f"the LoRA biases of {biases} modules"),
-        )
-        if count
-    ]
+def in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> LoraFactors:
+    """The same update with factors that `dtype` can hold, of which float16 alone has a small range.
+
+    Raises:
+        RefusedError: if there are none.
+    """
+    if dtype != torch.float16:
+        return factors
+    factors = balanced(factors)
+    parts = {"A": factors.A, "B": factors.B, "the bias": factors.bias, "the magnitude": factors.magnitude}
+    largest = {what: float(t.abs().max()) for what, t in parts.items() if t is not None and t.numel()}
+    for what, number in largest.items():
+        if number > torch.finfo(dtype).max:
+            raise _out_of_range(
+                name, f"{what} has numbers beyond {torch.finfo(dtype).max:g}, which float16 cannot hold"
+            )
+    for what, factor in (("A", factors.A), ("B", factors.B)):
+        if factor.dtype != dtype and 0 < largest.get(what, 0.0) < HALF_LEAST and all(largest.values()):
+            raise _out_of_range(name, f"{what} has no number of {HALF_LEAST:g}, and float16 rounds smaller ones badly")
+    return factors
+
+
+def _out_of_range(name: str, what: str) -> RefusedError:
+    return RefusedError(f"module {name}: {what}", hint="export with --dtype bfloat16 or float32")

@@ -17,7 +17,7 @@ from adaptzip.checkpoints._effects import loaded_key, with_plain_keys
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
-from adaptzip.checkpoints.peft.prepare import HALF_LEAST, balanced, loadable, portable
+from adaptzip.checkpoints.peft.prepare import in_range, loadable, portable
 from adaptzip.checkpoints.peft.targeting import chosen, saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
@@ -34,7 +34,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     text, and factors that fit both, and PEFT loads all of it.
 
     Raises:
-        RefusedError: if PEFT cannot hold the adapter, or the portable profile would lose something.
+        RefusedError: if PEFT, or the portable profile, cannot hold the adapter.
         CheckpointError: if an extra has a key without meaning.
     """
     _refuse_mixtures(adapter)
@@ -43,7 +43,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         _refuse_saved_whole(adapter)
     dtype = options.dtype
     if options.portable:
-        adapter = portable(adapter, options.drop_extras)
+        adapter = portable(adapter)
         text = json.dumps(portable_config(adapter), indent=2, sort_keys=True)
         dtype = dtype or torch.float32
     else:
@@ -69,7 +69,7 @@ def file_tensors(adapter: Adapter, dtype: torch.dtype | None) -> dict[str, Pendi
         CheckpointError: if an extra has a key without meaning.
     """
     known = header_keys(adapter.meta.header)
-    modules = {name: _in_range(name, factors, dtype) for name, factors in adapter.modules.items()}
+    modules = {name: in_range(name, factors, dtype) for name, factors in adapter.modules.items()}
     tensors: dict[str, Pending] = {}
     groups = group_experts(modules)
     names = wrapper_names(groups)
@@ -98,7 +98,7 @@ def _in_own_dtype(adapter: Adapter, dtype: torch.dtype) -> Adapter:
     """With factors in the dtype that the source's had; magnitudes and biases were kept as they are."""
     modules = {}
     for name, factors in adapter.modules.items():
-        found = _in_range(name, factors, dtype)
+        found = in_range(name, factors, dtype)
         modules[name] = replace(found, A=found.A.to(dtype), B=found.B.to(dtype))
     return replace(adapter, modules=modules)
 
@@ -156,32 +156,6 @@ def _expert_tensors(name: str, experts: list[LoraFactors], dtype: torch.dtype | 
         _key(name, "A", ()): Pending((rows, inner), dtype or a_type, partial(stack_a, experts)),
         _key(name, "B", ()): Pending((out, rows), dtype or b_type, partial(stack_b, experts)),
     }
-
-
-def _in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> LoraFactors:
-    """The same update with factors that `dtype` can hold, of which float16 alone has a small range.
-
-    Raises:
-        RefusedError: if there are none.
-    """
-    if dtype != torch.float16:
-        return factors
-    factors = balanced(factors)
-    parts = {"A": factors.A, "B": factors.B, "the bias": factors.bias, "the magnitude": factors.magnitude}
-    largest = {what: float(t.abs().max()) for what, t in parts.items() if t is not None and t.numel()}
-    for what, number in largest.items():
-        if number > torch.finfo(dtype).max:
-            raise _out_of_range(
-                name, f"{what} has numbers beyond {torch.finfo(dtype).max:g}, which float16 cannot hold"
-            )
-    for what, factor in (("A", factors.A), ("B", factors.B)):
-        if factor.dtype != dtype and 0 < largest.get(what, 0.0) < HALF_LEAST and all(largest.values()):
-            raise _out_of_range(name, f"{what} has no number of {HALF_LEAST:g}, and float16 rounds smaller ones badly")
-    return factors
-
-
-def _out_of_range(name: str, what: str) -> RefusedError:
-    return RefusedError(f"module {name}: {what}", hint="export with --dtype bfloat16 or float32")
 
 
 def _refuse_names(adapter: Adapter) -> None:

@@ -1,9 +1,4 @@
-"""MLX's LoRA: adapters.safetensors and the adapter_config.json that mlx-lm writes beside it.
-
-The file holds `<module>.lora_a` (in, rank) and `<module>.lora_b` (rank, out), both the transpose of PEFT's; the update
-is scale times (lora_a lora_b)^T, with `scale` of the configuration, which no rank divides. DoRA adds `<module>.m`
-(out,). An embedding's lora_a is (vocabulary, rank), and its lora_b (rank, dimension).
-"""
+"""Reading an MLX file."""
 
 from __future__ import annotations
 
@@ -14,38 +9,43 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
+from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints._base_name import KEY as BASE
-from adaptzip.checkpoints._config import CONFIG_NAME, DIFFERENT, shown
+from adaptzip.checkpoints._config import DIFFERENT, shown
 from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, misfit, number, part_of
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, RefusedError
 
+MODEL = "model"
+"""Where the configuration has the base model's name."""
 _KEY = re.compile(r"(.+)\.(lora_a|lora_b|m)")
 _EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
 """What the models of mlx-lm call an embedding; its keys and shapes are those of a linear layer."""
 
 
-class _Mlx(Reader):
-    """The dialect `mlx`."""
+def read(source: Checkpoint) -> Adapter:
+    """The adapter in an MLX file; the factors are turned, in the dtype that they have.
 
-    name = "mlx"
-    title = "MLX"
-    files = Files(("adapters.safetensors",), CONFIG_NAME)
-    signature = (Signature(r"\.lora_[ab]$", "an MLX LoRA"),)
+    Raises:
+        CheckpointError: if it is malformed, or a key has no meaning.
+        RefusedError: if it holds whole weights or updates of experts.
+    """
+    raw = _config(source)
+    scale, dora = _scale(source, raw), _is_dora(source, raw)
+    modules = _modules(source)
+    factors = {name: _factors(source, name, keys, scale, dora) for name, keys in sorted(modules.items())}
+    base = base_name(raw, MODEL)
+    # The base has one name in a file, that which --base-name changes.
+    config = {key: value for key, value in raw.items() if key != MODEL} | {BASE: base}
+    meta = Meta("mlx", MappingProxyType(config), base, source.header, source.config_text)
+    return Adapter(factors, {}, meta)
 
-    def read(self, source: Checkpoint) -> Adapter:
-        """The factors turned, in the dtype that they have."""
-        raw = _config(source)
-        scale, dora = _scale(source, raw), _is_dora(source, raw)
-        modules = _modules(source)
-        factors = {name: _factors(source, name, keys, scale, dora) for name, keys in sorted(modules.items())}
-        base = base_name(raw, "model")
-        # The base has one name in a file, that which --base-name changes.
-        config = {key: value for key, value in raw.items() if key != "model"} | {BASE: base}
-        return Adapter(factors, {}, Meta(self.name, MappingProxyType(config), base))
+
+def is_embedding(module: str) -> bool:
+    """Whether a module is an embedding in the models of mlx-lm, whose names alone tell."""
+    return module.rpartition(".")[2] in _EMBEDDINGS
 
 
 def _config(source: Checkpoint) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ def _factors(source: Checkpoint, name: str, keys: Parts, scale: float, dora: boo
         )
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
         raise misfit(source, name, {"lora_a": a, "lora_b": b}, "lora_a (in, rank) and lora_b (rank, out)")
-    layout: Layout = "embedding" if name.rpartition(".")[2] in _EMBEDDINGS else "linear"
+    layout: Layout = "embedding" if is_embedding(name) else "linear"
     magnitude = _magnitude(source, name, keys, b.shape[1], dora)
     if magnitude is not None and layout == "embedding":
         raise RefusedError(
@@ -127,6 +127,3 @@ def _magnitude(source: Checkpoint, name: str, keys: Parts, out: int, dora: bool)
     if tuple(found.shape) != (out,):
         raise CheckpointError(f"{source.weights}: {keys['m']} is {list(found.shape)}, expected [{out}]", hint=AGAIN)
     return found
-
-
-DIALECT = _Mlx()

@@ -1,0 +1,40 @@
+"""MLX's LoRA: adapters.safetensors and the adapter_config.json that mlx-lm writes beside it.
+
+The file holds `<module>.lora_a` (in, rank) and `<module>.lora_b` (rank, out), both the transpose of PEFT's; the update
+is scale times (lora_a lora_b)^T, with `scale` of the configuration, which no rank divides. DoRA adds `<module>.m`
+(out,). An embedding's lora_a is (vocabulary, rank), and its lora_b (rank, dimension).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
+from adaptzip.checkpoints._config import CONFIG_NAME
+from adaptzip.checkpoints._losses import Loss
+from adaptzip.checkpoints.mlx.reader import read
+from adaptzip.checkpoints.mlx.writer import WEIGHTS, lost, write
+from adaptzip.core.adapter import Adapter
+
+__all__ = ["DIALECT"]
+
+
+class _Mlx(Reader, Writer):
+    """The dialect `mlx`."""
+
+    name = "mlx"
+    title = "MLX"
+    files = Files((WEIGHTS,), CONFIG_NAME, (CONFIG_NAME, WEIGHTS))
+    signature = (Signature(r"\.lora_[ab]$", "an MLX LoRA"),)
+
+    def read(self, source: Checkpoint) -> Adapter:
+        return read(source)
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        return lost(adapter)
+
+    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+        write(adapter, folder, options)
+
+
+DIALECT = _Mlx()
