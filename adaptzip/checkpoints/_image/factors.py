@@ -51,7 +51,7 @@ def factors_of(source: Checkpoint, name: str, keys: Parts, scaling: float | None
         raise CheckpointError(f"{source.weights}: module {name} {error}", hint=AGAIN) from error
     scale = _scale(source, name, keys, rank) if scaling is None else scaling
     layout: Layout = "conv" if kernel else "linear"
-    magnitude = _magnitude(source, name, parts, b.shape[0])
+    magnitude = _magnitude(source, name, parts, (b.shape[0], a.shape[1], math.prod(kernel)))
     return LoraFactors(a, b, scale, layout, kernel, magnitude=magnitude, bias=_bias(source, name, parts, b.shape[0]))
 
 
@@ -154,23 +154,24 @@ def _scale(source: Checkpoint, name: str, keys: Parts, rank: float) -> float:
     return float(alpha.double()) / rank
 
 
-def _magnitude(source: Checkpoint, name: str, parts: Mapping[str, Tensor], out: int) -> Tensor | None:
-    """The DoRA magnitude, (out,)."""
+def _magnitude(
+    source: Checkpoint, name: str, parts: Mapping[str, Tensor], shape: tuple[int, int, int]
+) -> Tensor | None:
+    """The DoRA magnitude: (out,), or (1, inputs) where the file has one for each input, as OneTrainer writes it."""
     found = parts.get("magnitude")
     if found is None:
         return None
-    if found.ndim > 1 and found.shape[0] == 1 and found.numel() > 1 and found.shape[1] == found.numel():
-        raise RefusedError(
-            f"{source.weights}: module {name} has a DoRA magnitude {list(found.shape)} for each input, expected one "
-            f"for each of {out} outputs",
-            hint="merge it into its base model with the program that trained it",
-        )
-    if found.numel() != out:
-        raise CheckpointError(
-            f"{source.weights}: module {name} has a DoRA magnitude {list(found.shape)}, expected {out} numbers",
-            hint=AGAIN,
-        )
-    return found.reshape(-1)
+    out, width, size = shape
+    ends = [n for n in found.shape[1:] if n != 1]
+    if found.numel() == out and not ends:
+        return found.reshape(-1)
+    if found.shape[0] == 1 and found.numel() == width // size and len(ends) <= 1:
+        return found.reshape(1, -1)
+    raise CheckpointError(
+        f"{source.weights}: module {name} has a DoRA magnitude {list(found.shape)}, expected [{out}, 1], a number for "
+        f"each output, or [1, {width // size}], one for each input",
+        hint=AGAIN,
+    )
 
 
 def _bias(source: Checkpoint, name: str, parts: Mapping[str, Tensor], out: int) -> Tensor | None:

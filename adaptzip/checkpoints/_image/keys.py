@@ -5,7 +5,7 @@ Programs agree on few parts and on fewer spellings; the module's own name is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from adaptzip.checkpoints._base import Checkpoint
@@ -17,14 +17,15 @@ SPELLINGS: Mapping[str, tuple[str, str]] = {
     "lora.down": ("lora.down.weight", "lora.up.weight"),
     "lora_linear_layer": ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
     "lora_A.default": ("lora_A.default.weight", "lora_B.default.weight"),
+    "down": ("down.weight", "up.weight"),
 }
 """How files call the two factors, A and B, by a short name of the spelling; the first is kohya's, the second PEFT's."""
 
+ALPHAS = ("alpha", "lora_alpha")
 _PARTS: Mapping[str, str] = {
     **{suffix: part for pair in SPELLINGS.values() for suffix, part in zip(pair, ("down", "up"), strict=True)},
     "lora_mid.weight": "mid",
-    "alpha": "alpha",
-    "lora_alpha": "alpha",
+    **dict.fromkeys(ALPHAS, "alpha"),
     "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
@@ -85,8 +86,13 @@ def has_update(keys: Iterable[str]) -> bool:
     )
 
 
-def by_module(source: Checkpoint, title: str) -> dict[str, dict[str, str]]:
+def by_module(source: Checkpoint, title: str, others: Collection[str] = ()) -> dict[str, dict[str, str]]:
     """The key of each part by the module's spelling.
+
+    Args:
+        source: the checkpoint.
+        title: what messages call its dialect.
+        others: keys that are no part of a module.
 
     Raises:
         CheckpointError: if a key has no meaning, or two mean the same tensor.
@@ -94,6 +100,8 @@ def by_module(source: Checkpoint, title: str) -> dict[str, dict[str, str]]:
     """
     modules: dict[str, dict[str, str]] = {}
     for key in source.tensors:
+        if key in others:
+            continue
         found = split(key)
         if found is None:
             raise _without_meaning(source, key, title)
