@@ -13,6 +13,9 @@ from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.keys import split
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, spelled
+from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.effects import Effect
 from adaptzip.errors import RefusedError
 
 _FIRST = r"(double_blocks|single_blocks|joint_blocks|input_blocks|middle_block|output_blocks)\.\d"
@@ -34,8 +37,14 @@ class _Bfl(ImageDialect):
     def whole(self, key: str) -> bool:
         return split(key) is None and key.endswith(".scale")
 
+    def holds(self, effect: Effect) -> bool:
+        return effect.role == "add" or (effect.role == "replace" and effect.tensor.endswith(".scale"))
+
     def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
         return {stem: f"{ORIGINAL}.{stem}" for stem in stems}
+
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_original(modules)
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

@@ -12,7 +12,8 @@ from typing import Any
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, denoiser, spelled
-from adaptzip.core.adapter import Adapter
+from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
 _TEXT = "text_encoders."
@@ -64,6 +65,9 @@ class _ComfyUi(ImageDialect):
             elif path.startswith("encoder.block."):
                 found[component] = _T5
         return {"encoders": found}
+
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_original(modules)
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

@@ -19,9 +19,11 @@ from adaptzip.checkpoints._config import anchored, parse_config
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.keys import has_update
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET, denoiser, spelled
+from adaptzip.checkpoints._image.spellings import to_diffusers
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints.peft.targeting import exact_targets
-from adaptzip.core.adapter import Adapter
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.effects import Effect
 from adaptzip.errors import CheckpointError
 
 WEIGHTS = "pytorch_lora_weights"
@@ -52,6 +54,9 @@ class _Diffusers(ImageDialect):
         bare = any(_BARE.match(key) and ".processor." not in key for key in source.tensors)
         return 0.95 if bare and has_update(source.tensors) else 0.0
 
+    def holds(self, effect: Effect) -> bool:
+        return False
+
     def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
         stems = list(stems)
         bare = {stem: stem.removeprefix(PREFIX) for stem in stems if stem.partition(".")[0] not in COMPONENTS}
@@ -70,9 +75,12 @@ class _Diffusers(ImageDialect):
                 )
         return {"prefixes": prefixes}
 
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_diffusers(modules)
+
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)
-        return config.get("prefixes", {}).get(component, f"{component}.") + path
+        return f"{config.get('prefixes', {}).get(component, f'{component}.')}{path}"
 
     def scalings(self, source: Checkpoint, names: Iterable[str]) -> Mapping[str, float]:
         raw = source.metadata.get(METADATA)
@@ -92,7 +100,7 @@ class _Diffusers(ImageDialect):
         found.pop(METADATA, None)
         if config.get("alpha", self.alphas):
             return found  # diffusers refuses a file with both.
-        told = {}
+        told: dict[str, Any] = {}
         for component in {name.partition(".")[0] for name in adapter.modules}:
             if config.get("prefixes", {}).get(component, f"{component}.") == f"{component}.":
                 told |= {f"{component}.{field}": value for field, value in _config_of(adapter, component).items()}

@@ -15,8 +15,9 @@ from typing import Any
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import denoiser, spelled
+from adaptzip.checkpoints._image.spellings import to_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
-from adaptzip.core.adapter import Adapter
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
 _PREFIXES = {
@@ -87,10 +88,13 @@ class _Kohya(ImageDialect):
         several = any(name.startswith("text_encoder_2.") for name in adapter.modules)
         return {"prefixes": {"text_encoder": "lora_te1_"}} if several else {}
 
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_original(modules, keep_sd1=True)
+
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)
         prefixes = config.get("prefixes", {})
-        prefix = prefixes.get(component, _PREFERRED.get(component, "lora_te_"))
+        prefix: str = prefixes.get(component, _PREFERRED.get(component, "lora_te_"))
         return prefix + path.replace(".", "_")
 
 

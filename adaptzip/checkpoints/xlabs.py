@@ -18,6 +18,7 @@ import torch
 from adaptzip.checkpoints._base import Checkpoint, Signature, WriteOptions
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import ORIGINAL
+from adaptzip.checkpoints._image.spellings import to_original
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -60,6 +61,9 @@ class _Xlabs(ImageDialect):
     def read(self, source: Checkpoint) -> Adapter:
         found = super().read(source)
         return replace(found, modules={name: _whole(name, factors) for name, factors in found.modules.items()})
+
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_original(modules)
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         found = _MODULE.fullmatch(name)

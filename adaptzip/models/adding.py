@@ -108,7 +108,8 @@ def _dora_inputs(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
     """LyCORIS's and OneTrainer's other form: each input has its norm, over the outputs and the kernel."""
     total = weight + update
     norm = torch.linalg.vector_norm(total, dim=(0, *range(2, total.ndim)))
-    return (magnitude.reshape(-1) / norm).reshape(1, -1, *[1] * (total.ndim - 2)) * total
+    factor: Tensor = magnitude.reshape(-1) / norm
+    return factor.reshape(1, -1, *[1] * (total.ndim - 2)) * total
 
 
 def _dora_columns(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:

@@ -15,9 +15,13 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, WriteOptions, Writer
 from adaptzip.checkpoints._image.factors import factors_of
 from adaptzip.checkpoints._image.keys import by_module, spelling_of
+from adaptzip.checkpoints._image.names import COMPONENTS, DENOISERS
+from adaptzip.checkpoints._image.pipelines import in_pipeline
 from adaptzip.checkpoints._image.writing import Plan, file_tensors
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints._parts import AGAIN, Parts, check_numbers
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints._rescaling import in_own_dtype
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effect, Effects
@@ -37,6 +41,7 @@ class ImageDialect(Reader, Writer):
     `metadata`, that of the source's safetensors file.
     """
 
+    pipelines = True
     files = Files((), None, ("lora.safetensors",))
     spelling: ClassVar[str] = "lora_down"
     """How factors are spelled where no source says."""
@@ -116,6 +121,38 @@ class ImageDialect(Reader, Writer):
                 key: Effect("add" if key.endswith(tuple(_ADDED.values())) else "replace", key.removeprefix(PREFIX))
                 for key in adapter.extras
             }
+        )
+
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        """The same update of modules as files of this dialect call and cut them.
+
+        Raises:
+            RefusedError: if a module has no name there.
+        """
+        return modules
+
+    def holds(self, effect: Effect) -> bool:
+        """Whether files of this dialect have a place for what an extra does."""
+        return effect.role == "add"
+
+    def spelled(self, adapter: Adapter) -> Adapter:
+        if adapter.meta.dialect == self.name:
+            return adapter
+        if not conventions(adapter.meta.dialect).pipelines:
+            adapter = in_pipeline(adapter, self.title)
+        meta = replace(adapter.meta, header=None, config_text=None)
+        return replace(adapter, modules=dict(self.respelled(adapter.modules)), meta=meta)
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        if adapter.meta.dialect == self.name:
+            return ()
+        effects = adapter.resolved.extras
+        components = {name.partition(".")[0] for name in adapter.modules} | set(COMPONENTS) - set(DENOISERS)
+        here = [key for key in adapter.extras if effects[key].tensor.partition(".")[0] in components]
+        lost = [key for key in adapter.extras if key not in here or not self.holds(effects[key])]
+        others = [name for name, factors in adapter.modules.items() if factors.layout not in ("linear", "conv")]
+        return losses_of(
+            ("tensors beside the factors", "extra", lost), ("updates that lie otherwise", "module", others)
         )
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:

@@ -98,7 +98,7 @@ def _loha(source: Checkpoint, name: str, keys: Parts, parts: Mapping[str, Tensor
     t1, t2 = parts.get("hada_t1"), parts.get("hada_t2")
     out = w[0].shape[1] if t1 is not None and w[0].ndim > 1 else w[0].shape[0]
     _check_size(source, name, "hada_", out, math.prod(w[1].shape[1:]), w[1].shape[0] * w[3].shape[0])
-    b, a = hadamard(*w, t1, t2)
+    b, a = hadamard(w[0], w[1], w[2], w[3], t1, t2)
     kernel = tuple(t1.shape[2:]) if t1 is not None else tuple(w[1].shape[2:])
     return b, a, kernel, w[1].shape[0]
 

@@ -141,8 +141,9 @@ def _as_before(key: str, tensor: Pending, entry: Any) -> Pending:
     if not isinstance(entry, dict):
         return tensor
     shape, dtype = entry.get("shape"), DTYPES.get(str(entry.get("dtype")))
-    same = isinstance(shape, list) and [n for n in shape if n != 1] == [n for n in tensor.shape if n != 1]
-    if not same or dtype is None:
+    if not isinstance(shape, list) or dtype is None:
+        return tensor
+    if [size for size in shape if size != 1] != [size for size in tensor.shape if size != 1]:
         return tensor
     return Pending(
         tuple(shape),
