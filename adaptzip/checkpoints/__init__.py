@@ -41,6 +41,7 @@ __all__ = [
     "Signature",
     "WriteOptions",
     "Writer",
+    "conventions",
     "dialect",
     "dialects",
     "held",

@@ -28,7 +28,7 @@ def export(
         str | None,
         typer.Option(
             "--as",
-            help="The dialect to write.  [default: the one that the adapter came in, where it can be written, else peft]",
+            help="The dialect to write.  [default: the one that the adapter came in, where that is written, else peft]",
             metavar="NAME",
             show_default=False,
         ),

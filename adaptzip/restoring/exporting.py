@@ -16,6 +16,7 @@ from adaptzip.checkpoints import (
     Reader,
     WriteOptions,
     Writer,
+    conventions,
     dialect,
     held,
     vet,
@@ -167,9 +168,9 @@ def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool
 
 
 def _own(name: str) -> Writer:
-    """The dialect that an adapter came in where that writes factors, else PEFT's."""
-    found = dialects().get(name)
-    return found if isinstance(found, Writer) else cast("Writer", dialect("peft"))
+    """The dialect that an adapter came in where that writes factors, else kohya's of an image model, else PEFT's."""
+    found = conventions(name)
+    return found if isinstance(found, Writer) else cast("Writer", dialect("kohya" if found.pipelines else "peft"))
 
 
 def _native(

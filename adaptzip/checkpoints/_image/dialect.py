@@ -34,7 +34,7 @@ _ADDED = {"diff": "weight", "diff_b": "bias"}
 _NAMES_OF_BASE = ("ss_sd_model_name", "modelspec.architecture", "ss_base_model_version")
 
 
-class ImageDialect(Reader, Writer):
+class ImageReader(Reader):
     """A dialect whose keys are a module's spelling and the name of a part; its configuration is what files do not say.
 
     The fields of the configuration: `keys`, the spelling of the factors; `alpha`, whether modules have one;
@@ -42,7 +42,6 @@ class ImageDialect(Reader, Writer):
     """
 
     pipelines = True
-    files = Files((), None, ("lora.safetensors",))
     spelling: ClassVar[str] = "lora_down"
     """How factors are spelled where no source says."""
     alphas: ClassVar[bool] = True
@@ -56,24 +55,12 @@ class ImageDialect(Reader, Writer):
             CheckpointError: if one has no meaning.
         """
 
-    @abstractmethod
-    def stem(self, name: str, config: Mapping[str, Any]) -> str:
-        """How a module is spelled in a file, the reverse of `names`.
-
-        Raises:
-            RefusedError: if the dialect has no spelling for it.
-        """
-
     def scalings(self, source: Checkpoint, names: Iterable[str]) -> Mapping[str, float]:
         """The scales of modules that the file's metadata tells."""
         return {}
 
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
         """What else the configuration has to remember so that the same keys come out."""
-        return {}
-
-    def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
-        """The configuration for an adapter that was read from another dialect."""
         return {}
 
     def whole(self, key: str) -> bool:
@@ -122,6 +109,24 @@ class ImageDialect(Reader, Writer):
                 for key in adapter.extras
             }
         )
+
+
+class ImageDialect(ImageReader, Writer):
+    """An image dialect that is written as well."""
+
+    files = Files((), None, ("lora.safetensors",))
+
+    @abstractmethod
+    def stem(self, name: str, config: Mapping[str, Any]) -> str:
+        """How a module is spelled in a file, the reverse of `names`.
+
+        Raises:
+            RefusedError: if the dialect has no spelling for it.
+        """
+
+    def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
+        """The configuration for an adapter that was read from another dialect."""
+        return {}
 
     def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
         """The same update of modules as files of this dialect call and cut them.

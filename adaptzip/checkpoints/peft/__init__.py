@@ -55,6 +55,7 @@ class _Peft(Reader, Writer):
         if options.portable:
             return losses_of_portable(adapter)
         effects = adapter.resolved.extras
+        added = [key for key in adapter.extras if effects[key].role == "add"]
         by_input = [n for n, m in adapter.modules.items() if m.magnitude is not None and m.magnitude.ndim > 1]
         return losses_of(
             (
