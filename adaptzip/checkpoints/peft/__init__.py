@@ -58,11 +58,7 @@ class _Peft(Reader, Writer):
         added = [key for key in adapter.extras if effects[key].role == "add"]
         by_input = [n for n, m in adapter.modules.items() if m.magnitude is not None and m.magnitude.ndim > 1]
         return losses_of(
-            (
-                "differences that are added to the base's tensors",
-                "extra",
-                [k for k in adapter.extras if effects[k].role == "add"],
-            ),
+            ("differences that are added to the base's tensors", "extra", added),
             ("DoRA magnitudes for each input", "magnitude", by_input),
         )
 
