@@ -17,7 +17,7 @@ from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
 from adaptzip.checkpoints._products import dense, hadamard, kronecker, tucker
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
 LARGEST = 2**27
 """Most numbers in the factors of a module that is a product of full rank; half a GiB in float32."""
@@ -47,6 +47,8 @@ def factors_of(source: Checkpoint, name: str, keys: Parts, scaling: float | None
     make = {"lora": _lora, "hada": _loha, "lokr": _lokr, "diff": _whole}[algorithms[0]]
     try:
         b, a, kernel, rank = make(source, name, keys, parts)
+    except AdaptzipError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{source.weights}: module {name} {error}", hint=AGAIN) from error
     scale = _scale(source, name, keys, rank) if scaling is None else scaling
@@ -66,7 +68,7 @@ _Made = tuple[Tensor, Tensor, tuple[int, ...], float]
 
 
 def _lora(source: Checkpoint, name: str, keys: Parts, parts: Mapping[str, Tensor]) -> _Made:
-    down, up = (part_of(source, name, keys, part) for part in ("down", "up"))
+    down, up = (_need(source, name, keys, part) for part in ("down", "up"))
     ends = up.shape[2:]
     if down.ndim < 2 or up.ndim < 2 or 0 in (*down.shape, *up.shape) or any(size != 1 for size in ends):
         raise _unfit(source, name, down, up)
@@ -86,6 +88,19 @@ def _lora(source: Checkpoint, name: str, keys: Parts, parts: Mapping[str, Tensor
     return b, a, tuple(down.shape[2:]), down.shape[0]
 
 
+def _need(source: Checkpoint, name: str, keys: Parts, part: str) -> Tensor:
+    """A part of a module that an update of its kind has.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    if part not in keys:
+        there = next(key for other, key in keys.items() if _algorithm(other))
+        missing = f"lora_{part}.weight" if part in ("down", "up") else part
+        raise CheckpointError(f"{source.weights}: module {name} has {there} but no {missing}", hint=AGAIN)
+    return part_of(source, name, keys, part)
+
+
 def _unfit(source: Checkpoint, name: str, down: Tensor, up: Tensor) -> CheckpointError:
     expected = (
         "down (rank, in) and up (out, rank), or a convolution's down (rank, in, *kernel) and up (out, rank, 1, 1)"
@@ -94,7 +109,7 @@ def _unfit(source: Checkpoint, name: str, down: Tensor, up: Tensor) -> Checkpoin
 
 
 def _loha(source: Checkpoint, name: str, keys: Parts, parts: Mapping[str, Tensor]) -> _Made:
-    w = [part_of(source, name, keys, f"hada_{part}") for part in ("w1_a", "w1_b", "w2_a", "w2_b")]
+    w = [_need(source, name, keys, f"hada_{part}") for part in ("w1_a", "w1_b", "w2_a", "w2_b")]
     t1, t2 = parts.get("hada_t1"), parts.get("hada_t2")
     out = w[0].shape[1] if t1 is not None and w[0].ndim > 1 else w[0].shape[0]
     _check_size(source, name, "hada_", out, math.prod(w[1].shape[1:]), w[1].shape[0] * w[3].shape[0])
