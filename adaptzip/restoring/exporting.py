@@ -34,6 +34,8 @@ from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reading import adapter_from, read
 
+PORTABLE = "peft-portable"
+"""What `as_` may call PEFT's dialect in its portable profile."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -92,7 +94,8 @@ def export(
         source: a `.adz` file, any readable adapter, or either one in memory. A dialect that holds a method's own
             tensors, such as peft-vblora, wants a file of that method.
         output: the folder to make.
-        as_: the dialect to write; None is the one that the adapter came in where it can be written, else PEFT's.
+        as_: the dialect to write, or "peft-portable" for PEFT's with `portable`; None is the one that the adapter came
+            in where it can be written, else PEFT's.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
         dtype: dtype of the factors; None keeps the adapter's own, which a `.adz` remembers: the narrowest that held
             all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
@@ -123,6 +126,8 @@ def export(
         >>> adaptzip.read("restored").modules.keys() == set(small.modules)
         True
     """
+    if as_ == PORTABLE:
+        as_, portable = "peft", True
     named = None if as_ is None and not portable else writer(as_ or "peft")
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")

@@ -26,7 +26,7 @@ from adaptzip.checkpoints._rescaling import in_own_dtype
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effect, Effects
 from adaptzip.core.meta import Meta
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.tensors import build_header, fits, write_tensors
 
 _ADDED = {"diff": "weight", "diff_b": "bias"}
@@ -114,7 +114,7 @@ class ImageReader(Reader):
 class ImageDialect(ImageReader, Writer):
     """An image dialect that is written as well."""
 
-    files = Files((), None, ("lora.safetensors",))
+    files = Files(("lora.safetensors",), None, ("lora.safetensors",))
 
     @abstractmethod
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
@@ -161,6 +161,8 @@ class ImageDialect(ImageReader, Writer):
         )
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+        if options.portable:
+            raise UsageError(f"--portable is a form of PEFT's folders, and {self.title} has none", hint="leave it out")
         own = adapter.meta.dialect == self.name
         config = adapter.meta.config if own else self.assumed(adapter)
         if options.dtype is None and adapter.meta.dtype is not None:
