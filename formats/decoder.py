@@ -113,9 +113,18 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     for role, name in extras:
         need(role in ("extra", "magnitude", "bias"), f"unknown role {role!r}")
         if role != "extra":
-            need(name in sites and extras[role, name].shape == (sites[name].out,), f"{role} of {name!r} fits no module")
+            need(
+                name in sites and extras[role, name].shape in shapes(role, sites[name]),
+                f"{role} of {name!r} fits no module",
+            )
             need_finite(extras[role, name])
     return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header, plan.shared)
+
+
+def shapes(role: str, site: Site) -> tuple[tuple[int, ...], ...]:
+    """The shapes of a module's magnitude or bias; a magnitude may be one for each input."""
+    by_input = [(1, site.width // math.prod(site.kernel))] if role == "magnitude" else []
+    return ((site.out,), *by_input)
 
 
 def need(condition: bool, message: str) -> None:

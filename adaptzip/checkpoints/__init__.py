@@ -43,6 +43,7 @@ __all__ = [
     "Signature",
     "WriteOptions",
     "Writer",
+    "conventions",
     "dialect",
     "dialects",
     "held",

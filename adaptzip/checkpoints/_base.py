@@ -188,6 +188,8 @@ class Dialect(ABC):
     """What messages call it."""
     files: ClassVar[Files] = Files()
     """How a folder is known to hold one, and what is written."""
+    pipelines: ClassVar[bool] = False
+    """Whether the names of its modules begin with the component of an image pipeline that they are in."""
     signature: ClassVar[tuple[Signature, ...]] = ()
     """What tells its files by their keys; the first that fits names a file that no dialect can read."""
 
@@ -240,9 +242,17 @@ class Reader(Dialect):
 class Writer(Dialect):
     """A dialect that writes factors."""
 
+    def spelled(self, adapter: Adapter) -> Adapter:
+        """The same update of modules by the names that files of the dialect have for them, cut as these are.
+
+        Raises:
+            RefusedError: if the dialect has no name for a module.
+        """
+        return adapter
+
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
-        """What of `adapter` the dialect has no room for: it is refused, or left out where the user accepts that, before
-        `write` is called."""
+        """What of `adapter`, as it is `spelled`, the dialect has no room for: it is refused, or left out where the user
+        accepts that, before `write` is called."""
         return ()
 
     @abstractmethod

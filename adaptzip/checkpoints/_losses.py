@@ -57,6 +57,11 @@ def losses(
     return tuple(Loss(what, part, tuple(names)) for (what, part), names in kinds.items())
 
 
+def losses_of(*kinds: tuple[str, Part, Sequence[str]]) -> tuple[Loss, ...]:
+    """The losses of these kinds that there are: what messages call them, their part, and their names."""
+    return tuple(Loss(what, part, tuple(names)) for what, part, names in kinds if names)
+
+
 def held(adapter: Adapter, lost: Sequence[Loss], holder: str, drop: bool) -> Adapter:
     """The adapter without what cannot be held.
 

@@ -12,7 +12,7 @@ from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._effects import IN_MEMORY
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._registry import conventions
-from adaptzip.checkpoints.peft.prepare import pad
+from adaptzip.checkpoints._rescaling import pad
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.comparing import diff, same_bits
 from adaptzip.errors import CheckFailedError

@@ -27,8 +27,8 @@ from adaptzip.checkpoints._base import (
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints._keys import PREFIX, TOKENS
+from adaptzip.checkpoints._rescaling import pad
 from adaptzip.checkpoints.peft.describe import build_config
-from adaptzip.checkpoints.peft.prepare import pad
 from adaptzip.checkpoints.peft.reader import read as read_peft
 from adaptzip.checkpoints.peft.targeting import exact_targets, left_out
 from adaptzip.core.adapter import Adapter, LoraFactors

@@ -24,7 +24,15 @@ def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
     ],
-    as_: Annotated[str, typer.Option("--as", help="The dialect to write.", metavar="NAME")] = "peft",
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="The dialect to write.  [default: the one that the adapter came in, where that is written, else peft]",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     portable: Annotated[
         bool,
         typer.Option("--portable", help="Write only what every engine reads: one rank, alpha equal to it."),
@@ -79,7 +87,7 @@ def export(
     if dry_run:
         with sink.warnings(), tempfile.TemporaryDirectory() as folder:
             report = write(source, Path(folder) / "export", **settings)
-        values = _values(output, as_, report) | {"dry_run": True}
+        values = _values(output, report) | {"dry_run": True}
         told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.files)}", *_left_out(report)]
         sink.result(values, lambda: "\n".join(told))
         return
@@ -87,7 +95,7 @@ def export(
         report = write(source, output, force=force, **settings)
     for line in _left_out(report):
         sink.note(line)
-    sink.wrote(output, _summary(report), _values(output, as_, report) | {"dry_run": False})
+    sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
 
 
 def _summary(report: ExportReport) -> str:
@@ -101,10 +109,10 @@ def _left_out(report: ExportReport) -> list[str]:
     return [f"left out: {what}" for what in report.left_out]
 
 
-def _values(output: Path, dialect: str, report: ExportReport) -> dict[str, Any]:
+def _values(output: Path, report: ExportReport) -> dict[str, Any]:
     return {
         "path": str(output),
-        "dialect": dialect,
+        "dialect": report.dialect,
         "bytes": report.bytes,
         "files": list(report.files),
         "modules": report.modules,

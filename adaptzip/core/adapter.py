@@ -25,7 +25,8 @@ class LoraFactors:
         scaling: alpha / rank, alpha / sqrt(rank) with rslora, or 1 where it is already in the factors.
         layout: see `Layout`.
         kernel: kernel size of a convolution, else ().
-        magnitude: (out,) DoRA magnitude, else None.
+        magnitude: DoRA magnitude: (out,), the norm of each row of the sum of base weight and update, or (1, inputs),
+            that of each input over all outputs and the kernel; else None.
         bias: (out,) `lora_B.bias`, added to the base bias after multiplying by `scaling`, else None.
 
     Raises:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-Role = Literal["replace", "token_rows", "original", "ignore"]
-"""replace: overwrites the base's tensor. token_rows: overwrites some of its rows. original: is the untrained weight of
-a module that a trained copy replaces, and counts in the modules that share that weight. ignore: does nothing."""
+Role = Literal["replace", "add", "token_rows", "original", "ignore"]
+"""replace: overwrites the base's tensor. add: is added to it. token_rows: overwrites some of its rows. original: is the
+untrained weight of a module that a trained copy replaces, and counts in the modules that share that weight. ignore:
+does nothing."""
 
 HEAD_NAMES = ("classifier", "score", "qa_outputs")
 """Modules that are a task's head, of which a copy is trained where an adapter names none."""

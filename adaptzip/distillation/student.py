@@ -167,8 +167,9 @@ def _swap(module: nn.Module, attribute: str, weight: Tensor) -> Callable[[], Non
 def _dora(changed: Tensor, magnitude: Tensor, layer: Layer) -> Tensor:
     """DoRA's weight: the sum with the norm of each output's row replaced; as in the paper the norm has no gradient."""
     total = layer.turned(changed)
-    norm = total.detach().norm(dim=1, keepdim=True)
-    return layer.as_weight(total * (magnitude.to(total).reshape(-1, 1) / norm))
+    outputs = magnitude.ndim == 1
+    norm = total.detach().norm(dim=1 if outputs else 0, keepdim=True)
+    return layer.as_weight(total * (magnitude.to(total).reshape(norm.shape) / norm))
 
 
 def magnitudes_of(modules: Mapping[str, LoraFactors]) -> dict[str, Tensor]:

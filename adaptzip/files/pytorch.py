@@ -47,7 +47,8 @@ def load_tensors(path: Path, *, mapped: bool = False, nested: bool = False) -> d
     Args:
         path: the file.
         mapped: map the file into memory where its form allows it.
-        nested: look for the table under the keys of training programs, such as "state_dict", as well.
+        nested: look for the table under the keys of training programs, such as "state_dict", as well, and take a list
+            of tensors by their numbers.
 
     Raises:
         CheckpointError: if it is truncated or damaged, or holds anything but tensors.
@@ -117,6 +118,8 @@ def _without_code(found: list[Opcodes], old: bool) -> tuple[str, str]:
 
 def _table(path: Path, loaded: Any, nested: bool) -> dict[str, Tensor]:
     """The table of tensors in what was loaded: itself, or the one that stands under a training program's key."""
+    if nested and isinstance(loaded, list) and loaded and all(isinstance(value, Tensor) for value in loaded):
+        return {str(number): tensor for number, tensor in enumerate(loaded)}
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             f"{path}: expected a dictionary of tensors, found {type(loaded).__name__}",

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TURNED, Layout
+from adaptzip.errors import RefusedError
 
 BLOCK = 4 * 2**20
 """Numbers of a weight that are merged at a time."""
@@ -42,13 +43,22 @@ def merge_update(
         layout: how the weight is stored.
         rows: the rows of the update that this weight holds, None for all.
         safe: round the update to the weight's dtype before adding it, as PEFT's safe_merge does.
+
+    Raises:
+        RefusedError: if DoRA's magnitude is one for each input, and the weight is turned or only some rows.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     A, B = factors.A.to(weight.device, dtype), factors.B.to(weight.device, dtype)
     if rows is not None:
         B = B[rows[0] : rows[1]]
     magnitude = None if factors.magnitude is None else factors.magnitude.to(weight.device, dtype)
-    whole = layout == "conv" or (magnitude is not None and layout not in _ROWS_ARE_OUT)
+    by_input = magnitude is not None and magnitude.ndim > 1
+    if by_input and (rows is not None or layout not in ("linear", "conv")):
+        raise RefusedError(
+            "a DoRA magnitude for each input belongs to a whole weight, and the base stores it in parts or turned",
+            hint="merge it into the base model in the form that it was trained on",
+        )
+    whole = layout == "conv" or by_input or (magnitude is not None and layout not in _ROWS_ARE_OUT)
     for part in [slice(None)] if whole else _blocks(weight):
         a, b = (A, B[part]) if layout in _ROWS_ARE_OUT else (A[:, part], B)
         update = _update(a, b, layout, weight.shape[2:]).mul_(factors.scaling)
@@ -56,6 +66,8 @@ def merge_update(
             if safe or layout in _ROUNDED_FIRST:
                 update = update.to(weight.dtype)
             weight[part] = update.add_(weight[part].to(update.dtype))
+        elif magnitude.ndim > 1:
+            weight[part] = _dora_inputs(weight, update, magnitude)
         elif layout in _ROWS_ARE_OUT:
             weight[part] = _dora_rows(weight[part], update, magnitude[part])
         else:
@@ -90,6 +102,14 @@ def _dora_rows(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
     total = weight + update
     factor: Tensor = magnitude / torch.linalg.vector_norm(total, dim=tuple(range(1, total.ndim)))
     return factor.reshape(-1, *[1] * (total.ndim - 1)) * total
+
+
+def _dora_inputs(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
+    """LyCORIS's and OneTrainer's other form: each input has its norm, over the outputs and the kernel."""
+    total = weight + update
+    norm = torch.linalg.vector_norm(total, dim=(0, *range(2, total.ndim)))
+    factor: Tensor = magnitude.reshape(-1) / norm
+    return factor.reshape(1, -1, *[1] * (total.ndim - 2)) * total
 
 
 def _dora_columns(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:

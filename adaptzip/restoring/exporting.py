@@ -6,11 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
-from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, Writer, held, vet, vet_numbers, writer
+from adaptzip.checkpoints import (
+    Dialect,
+    NativeWriter,
+    Reader,
+    WriteOptions,
+    Writer,
+    conventions,
+    dialect,
+    held,
+    vet,
+    vet_numbers,
+    writer,
+)
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -22,6 +34,8 @@ from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reading import adapter_from, read
 
+PORTABLE = "peft-portable"
+"""What `as_` may call PEFT's dialect in its portable profile."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -37,6 +51,7 @@ class ExportReport:
         loading_bytes: memory that the program which loads the files needs for what it unpacks them to; None where
             that is no more than the files themselves.
         left_out: what the dialect, or the portable profile, could not hold, in words; () where it holds all.
+        dialect: what they are written in.
     """
 
     path: Path
@@ -45,6 +60,7 @@ class ExportReport:
     modules: int
     loading_bytes: int | None = None
     left_out: tuple[str, ...] = ()
+    dialect: str = "peft"
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ def export(
     source: str | Path | Adapter | Compressed,
     output: str | Path,
     *,
-    as_: str = "peft",
+    as_: str | None = None,
     portable: bool = False,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     force: bool = False,
@@ -78,7 +94,8 @@ def export(
         source: a `.adz` file, any readable adapter, or either one in memory. A dialect that holds a method's own
             tensors, such as peft-vblora, wants a file of that method.
         output: the folder to make.
-        as_: the dialect to write.
+        as_: the dialect to write, or "peft-portable" for PEFT's with `portable`; None is the one that the adapter came
+            in where it can be written, else PEFT's.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
         dtype: dtype of the factors; None keeps the adapter's own, which a `.adz` remembers: the narrowest that held
             all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
@@ -109,7 +126,9 @@ def export(
         >>> adaptzip.read("restored").modules.keys() == set(small.modules)
         True
     """
-    target = writer(as_)
+    if as_ == PORTABLE:
+        as_, portable = "peft", True
+    named = None if as_ is None and not portable else writer(as_ or "peft")
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
     if base_name is not None:
@@ -117,13 +136,15 @@ def export(
     check_apart(output, source=source, config=config, base=base, basis=basis)
     check_output_folder(output, force)
     options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype])
-    if isinstance(target, NativeWriter):
-        content = _native(source, target, base, basis, base_name)
+    if isinstance(named, NativeWriter):
+        target: Writer | NativeWriter = named
+        content = _native(source, named, base, basis, base_name)
     else:
         if isinstance(source, Adapter):
             vet(source, "the adapter")
             vet_numbers(source)
         adapter = _named(adapter_from(source, alpha=alpha, config=config, base=base, basis=basis), base_name)
+        target = named or _own(adapter.meta.dialect)
         content = _factors(adapter, target, options, drop_extras)
     warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=target.files.owns) as folder:
@@ -139,14 +160,22 @@ def export(
         len(content.adapter.modules),
         content.loading_bytes,
         content.left_out,
+        target.name,
     )
 
 
 def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool) -> _Content:
     """Raises: RefusedError: if the dialect cannot hold something, unless `drop` gives it up."""
+    adapter = target.spelled(adapter)
     lost = target.lost(adapter, options)
     left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)
     return _Content(partial(target.write, left), left, left_out=tuple(map(str, lost)))
+
+
+def _own(name: str) -> Writer:
+    """The dialect that an adapter came in where that writes factors, else kohya's of an image model, else PEFT's."""
+    found = conventions(name)
+    return found if isinstance(found, Writer) else cast("Writer", dialect("kohya" if found.pipelines else "peft"))
 
 
 def _native(

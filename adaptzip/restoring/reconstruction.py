@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ from adaptzip.bases.resolve import basis_for_reconstruct
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import Compressed, Site
+from adaptzip.core.compressed import Compressed, ExtraEntry, Site
 from adaptzip.core.family import AnyFamily, MethodConfig
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
@@ -281,6 +282,12 @@ def _method(compressed: Compressed) -> AnyFamily:
     return method
 
 
+def _shapes(entry: ExtraEntry, site: Site) -> tuple[tuple[int, ...], ...]:
+    """The shapes that a module's magnitude or bias may have; a magnitude may be one for each input as well."""
+    by_input = [(1, site.width // prod(site.kernel))] if entry.role == "magnitude" else []
+    return ((site.out,), *by_input)
+
+
 def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Extras by key, DoRA magnitudes by module, LoRA biases by module."""
     tables: dict[str, dict[str, Tensor]] = {"extra": {}, "magnitude": {}, "bias": {}}
@@ -288,7 +295,7 @@ def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tens
         if entry.role not in tables:
             raise FormatError(f"extra {entry.name!r} has unknown role {entry.role!r}")
         site = compressed.sites.get(entry.name)
-        if entry.role != "extra" and (site is None or entry.shape != (site.out,)):
+        if entry.role != "extra" and (site is None or entry.shape not in _shapes(entry, site)):
             raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
         if entry.role != "extra":
             if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):

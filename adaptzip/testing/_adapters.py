@@ -20,6 +20,19 @@ Change = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """What becomes of the tensors of a file."""
 
 
+def pipeline_adapters() -> tuple[Adapter, ...]:
+    """Adapters of image pipelines, for dialects that have names for nothing else: of Flux, and of a UNet."""
+    flux = {f"diffusion_model.double_blocks.0.{side}_attn.proj": _linear(16, 16, side) for side in ("img", "txt")}
+    attention = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    unet = {f"{attention}.{name}": _linear(16, 16, name) for name in ("to_k", "to_q")}
+    return Adapter(flux, meta=Meta("comfyui")), Adapter(unet, meta=Meta("attention-processors"))
+
+
+def _linear(out: int, width: int, name: str) -> LoraFactors:
+    generator = torch.Generator().manual_seed(len(name))
+    return LoraFactors(torch.randn(2, width, generator=generator), torch.randn(out, 2, generator=generator))
+
+
 def small_adapter(scaling: float = 0.5) -> Adapter:
     """Two linear layers of a decoder, (24, 16) and (8, 16), of rank 4, and the head of a classifier, in float32.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ from adaptzip.testing._adapters import (
     Change,
     alike,
     by_target,
+    pipeline_adapters,
     renamed,
     same_tensors,
     small_adapter,
@@ -204,13 +206,14 @@ class DialectTests:
                 assert found is not None or str(broken) in said, f"the error about {key} names no file: {said}"
         assert refused + extras >= sum(t.is_floating_point() for t in self._tensors(folder).values())
 
-    def test_it_goes_through_a_file_and_to_peft(self, tmp_path: Path) -> None:
+    def test_it_goes_through_a_file_and_to_another_program(self, tmp_path: Path) -> None:
+        """To PEFT; image pipelines, of whose models PEFT holds one, to what their own programs load."""
         found = self._read(tmp_path)
         packed = compress(found, tmp_path / "x.adz", lossless=True)
         back = reconstruct(tmp_path / "x.adz")
         assert packed.meta.dialect == back.meta.dialect == self.dialect.name
         assert alike(found, back)
-        plain = read(export(tmp_path / "x.adz", tmp_path / "peft", as_="peft").path)
+        plain = read(export(tmp_path / "x.adz", tmp_path / "out", as_=None if self.dialect.pipelines else "peft").path)
         assert plain.modules.keys() == found.modules.keys()
         assert relative_error(found, plain) < 1e-6
         assert same_tensors(by_target(plain), by_target(found))
@@ -236,10 +239,7 @@ class DialectTests:
         """Checkpoints of all other dialects that write factors and read them."""
         for name, other in dialects().items():
             if name != self.dialect.name and isinstance(other, Writer) and isinstance(other, Reader):
-                yield (
-                    name,
-                    open_checkpoint(export(small_adapter(), tmp_path / f"of-{name}", as_=name, drop_extras=True).path),
-                )
+                yield name, open_checkpoint(_written(name, tmp_path / f"of-{name}"))
 
     def _tensors(self, folder: Path) -> dict[str, Tensor]:
         return dict(open_weights(weight_file(folder)).tensors)
@@ -262,3 +262,11 @@ def _read_or_refused(folder: Path) -> tuple[Adapter | None, str]:
         return read(folder), ""
     except AdaptzipError as error:
         return None, str(error)
+
+
+def _written(name: str, folder: Path) -> Path:
+    """A checkpoint of a dialect, of the first adapter that it has names for."""
+    for given in (small_adapter(), *pipeline_adapters()):
+        with suppress(RefusedError):
+            return export(given, folder, as_=name, drop_extras=True).path
+    raise AssertionError(f"{name} writes none of the adapters that are tried")

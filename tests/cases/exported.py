@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from adaptzip.checkpoints.peft.prepare import pad
+from adaptzip.checkpoints._rescaling import pad
 from adaptzip.core.adapter import Adapter, LoraFactors
 from tests.cases.tiny_peft import bert, gpt2, layers, llama, merged_by_peft, mixtral
 

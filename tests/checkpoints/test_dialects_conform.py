@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import adaptzip
 from adaptzip.checkpoints import PREFIX, dialect, dialects
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.testing.dialects import DialectTests, small_adapter
 from tests.cases import toy_dialect
 from tests.cases.plugging import installed_dialects
@@ -122,6 +124,91 @@ class TestToy(DialectTests):
     def _installed(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with installed_dialects(tmp_path_factory.mktemp("site")):
             yield
+
+
+def image_adapter(
+    dialect: str, names: Iterable[str], extras: Mapping[str, Tensor] | None = None, scaling: float = 1.0
+) -> Adapter:
+    """Square layers of rank 2 with these names, a convolution where one is called so."""
+    generator = torch.Generator().manual_seed(0)
+    modules = {}
+    for name in sorted(names):
+        kernel = (3, 3) if name.endswith("conv1") else ()
+        A, B = (torch.randn(*shape, generator=generator) for shape in ((2, 144 if kernel else 16), (16, 2)))
+        modules[name] = LoraFactors(A, B, scaling, "conv" if kernel else "linear", kernel)
+    return Adapter(modules, extras or {}, Meta(dialect))
+
+
+ATTENTION = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+TEXT = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+BLOCK = "diffusion_model.double_blocks.0"
+
+
+class TestKohya(DialectTests):
+    dialect = dialect("kohya")
+
+    def adapter(self) -> Adapter:
+        names = (
+            f"{ATTENTION}.to_q",
+            "unet.mid_block.resnets.0.conv1",
+            "text_encoder.text_model.encoder.layers.0.mlp.fc1",
+        )
+        added = {f"{PREFIX}unet.mid_block.resnets.0.norm1.{leaf}": torch.ones(16) for leaf in ("weight", "bias")}
+        return image_adapter("kohya", names, added, scaling=0.5)
+
+
+class TestDiffusers(DialectTests):
+    dialect = dialect("diffusers")
+
+    def adapter(self) -> Adapter:
+        return image_adapter("diffusers", (f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0", TEXT))
+
+
+class TestComfyUi(DialectTests):
+    dialect = dialect("comfyui")
+
+    def adapter(self) -> Adapter:
+        added = {f"{PREFIX}{BLOCK}.img_attn.proj.bias": torch.ones(16)}
+        return image_adapter("comfyui", (f"{BLOCK}.img_attn.proj", f"{BLOCK}.txt_mlp.0"), added)
+
+
+class TestBfl(DialectTests):
+    dialect = dialect("bfl")
+
+    def adapter(self) -> Adapter:
+        replaced = {f"{PREFIX}{BLOCK}.img_attn.norm.key_norm.scale": torch.ones(8)}
+        return image_adapter("bfl", (f"{BLOCK}.img_attn.proj", f"{BLOCK}.txt_mlp.0"), replaced)
+
+
+class TestXlabs(DialectTests):
+    dialect = dialect("xlabs")
+
+    def adapter(self) -> Adapter:
+        return image_adapter("xlabs", (f"{BLOCK}.img_attn.proj", f"{BLOCK}.txt_attn.qkv"))
+
+
+class TestAttentionProcessors(DialectTests):
+    dialect = dialect("attention-processors")
+
+    def adapter(self) -> Adapter:
+        return image_adapter("attention-processors", (f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0"))
+
+
+class TestCloneofsimo(DialectTests):
+    dialect = dialect("cloneofsimo")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A text encoder of two layers."""
+        folder.mkdir()
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"up": (16, 2), "down": (2, 16)}
+        tensors = {
+            f"text_encoder:{number}:{part}": torch.randn(*shape, generator=generator)
+            for number in range(8)
+            for part, shape in shapes.items()
+        }
+        save_file(tensors, folder / "lora.safetensors")
+        return folder
 
 
 def test_every_dialect_of_ours_is_here() -> None:

@@ -14,9 +14,9 @@ import torch
 import adaptzip
 from adaptzip.checkpoints import WriteOptions
 from adaptzip.checkpoints._readback import confirm
+from adaptzip.checkpoints._rescaling import balanced, fold, pad
 from adaptzip.checkpoints.peft import writer
 from adaptzip.checkpoints.peft.describe import config_text
-from adaptzip.checkpoints.peft.prepare import balanced, fold, pad
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckFailedError
 from adaptzip.restoring.exporting import export

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adaptzip.checkpoints.peft.prepare import pad
+from adaptzip.checkpoints._rescaling import pad
 from adaptzip.errors import CheckpointError, OutputError, RefusedError, UsageError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read

@@ -20,8 +20,8 @@ from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss, losses
+from adaptzip.checkpoints._rescaling import fold, in_range, pad
 from adaptzip.checkpoints.mlx.reader import MODEL, is_embedding
-from adaptzip.checkpoints.peft.prepare import fold, in_range, pad
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.tensors import Pending, build_header, fits, pending, write_tensors

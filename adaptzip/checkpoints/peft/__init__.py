@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, parse_config
+from adaptzip.checkpoints._image.pipelines import out_of_pipeline
 from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._losses import Loss
+from adaptzip.checkpoints._losses import Loss, losses_of
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints.peft.keys import split
 from adaptzip.checkpoints.peft.prepare import losses_of_portable
 from adaptzip.checkpoints.peft.reader import read
@@ -39,8 +43,24 @@ class _Peft(Reader, Writer):
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)
 
+    def spelled(self, adapter: Adapter) -> Adapter:
+        """Of an image pipeline's adapter PEFT holds one component."""
+        if not conventions(adapter.meta.dialect).pipelines:
+            return adapter
+        found = out_of_pipeline(adapter, self.title)
+        meta = replace(found.meta, header=None, config_text=None, config=MappingProxyType({}))
+        return replace(found, meta=meta)
+
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
-        return losses_of_portable(adapter) if options.portable else ()
+        if options.portable:
+            return losses_of_portable(adapter)
+        effects = adapter.resolved.extras
+        added = [key for key in adapter.extras if effects[key].role == "add"]
+        by_input = [n for n, m in adapter.modules.items() if m.magnitude is not None and m.magnitude.ndim > 1]
+        return losses_of(
+            ("differences that are added to the base's tensors", "extra", added),
+            ("DoRA magnitudes for each input", "magnitude", by_input),
+        )
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         write(adapter, folder, options)

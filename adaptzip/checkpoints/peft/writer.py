@@ -14,10 +14,11 @@ import torch
 from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key, with_plain_keys
+from adaptzip.checkpoints._rescaling import in_own_dtype, in_range
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
-from adaptzip.checkpoints.peft.prepare import in_range, loadable, portable
+from adaptzip.checkpoints.peft.prepare import loadable, portable
 from adaptzip.checkpoints.peft.targeting import chosen, saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
@@ -50,7 +51,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         adapter = adapter if describes(adapter) else loadable(adapter)
         text = config_text(adapter)
         if dtype is None and adapter.meta.dtype is not None:
-            adapter = _in_own_dtype(adapter, adapter.meta.dtype)
+            adapter = in_own_dtype(adapter, adapter.meta.dtype)
     adapter = _by_loaded_keys(adapter, json.loads(text))
     tensors = file_tensors(adapter, dtype)
     header = adapter.meta.header
@@ -92,15 +93,6 @@ def _put(tensors: dict[str, Pending], more: Mapping[str, Pending], what: str) ->
             hint="merge the adapter into its base model instead",
         )
     tensors.update(more)
-
-
-def _in_own_dtype(adapter: Adapter, dtype: torch.dtype) -> Adapter:
-    """With factors in the dtype that the source's had; magnitudes and biases were kept as they are."""
-    modules = {}
-    for name, factors in adapter.modules.items():
-        found = in_range(name, factors, dtype)
-        modules[name] = replace(found, A=found.A.to(dtype), B=found.B.to(dtype))
-    return replace(adapter, modules=modules)
 
 
 def _by_loaded_keys(adapter: Adapter, config: Mapping[str, Any]) -> Adapter:

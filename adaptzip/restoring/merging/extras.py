@@ -16,7 +16,7 @@ from adaptzip.models.extras import check_originals, check_whole
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate, locate_tensor
 from adaptzip.models.tying import TiedFamily
-from adaptzip.restoring.merging.edits import Edit, NewTensor, Replacement, TokenRows
+from adaptzip.restoring.merging.edits import BiasUpdate, Edit, NewTensor, Replacement, TokenRows
 from adaptzip.restoring.merging.tying import Changes
 
 
@@ -76,8 +76,8 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
         elif found is None:
             added[name] = _new_head(base, key, effect, tensor)
         else:
-            whole = effect.role == "replace"
-            edit = _replacement(base, found, tensor) if whole else _rows(base, key, found, tensor, effect)
+            whole = effect.role in ("replace", "add")
+            edit = _edit(base, key, found, tensor, effect)
             if member is None:
                 edits.setdefault(found, []).append(edit)
             else:
@@ -174,6 +174,12 @@ def _float_dtype(base: BaseModel) -> torch.dtype:
     dtypes = Counter(base.stored(name).dtype for name in base.tensors)
     floating = [dtype for dtype, _ in dtypes.most_common() if dtype.is_floating_point]
     return floating[0] if floating else torch.float32
+
+
+def _edit(base: BaseModel, key: str, found: str, tensor: Tensor, effect: Effect) -> Edit:
+    if effect.role == "add":
+        return BiasUpdate(_replacement(base, found, tensor).tensor, 1.0)
+    return _replacement(base, found, tensor) if effect.role == "replace" else _rows(base, key, found, tensor, effect)
 
 
 def _rows(base: BaseModel, key: str, found: str, rows: Tensor, effect: Effect) -> TokenRows:

@@ -1,0 +1,1 @@
+"""What the dialects of image and video models share: parts of a module, their algebra, names and spellings."""

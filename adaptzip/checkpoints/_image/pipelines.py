@@ -1,0 +1,70 @@
+"""Between adapters of one model, as PEFT has them, and adapters of an image pipeline's components."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import RefusedError
+
+_TEXT = re.compile(r"^(text_model\.)?encoder\.layers\.\d+\.self_attn\.|^encoder\.block\.\d+\.")
+
+
+def in_pipeline(adapter: Adapter, title: str) -> Adapter:
+    """An adapter of one model as that of a component: the one in whose folder its base model lies, else told by names.
+
+    Raises:
+        RefusedError: if neither tells.
+    """
+    folder = re.split(r"[\\/]", (adapter.meta.base_model or "").rstrip("\\/"))[-1]
+    component = folder if folder in COMPONENTS and folder != ORIGINAL else _component(adapter)
+    if component is None:
+        raise RefusedError(
+            f"the adapter's base model {adapter.meta.base_model} is no component of an image pipeline, which {title} "
+            "is for",
+            hint="write it with --as peft; for a component, name the base by its folder: --base-name "
+            "REPOSITORY/text_encoder_2",
+        )
+    modules = {f"{component}.{name}": factors for name, factors in adapter.modules.items()}
+    extras = {f"{PREFIX}{component}.{key.removeprefix(PREFIX)}": tensor for key, tensor in adapter.extras.items()}
+    told = adapter.resolved
+    effects = {
+        f"{PREFIX}{component}.{key.removeprefix(PREFIX)}": replace(effect, tensor=f"{component}.{effect.tensor}")
+        for key, effect in told.extras.items()
+    }
+    return replace(adapter, modules=modules, extras=extras, effects=replace(told, extras=effects))
+
+
+def _component(adapter: Adapter) -> str | None:
+    firsts = {name.partition(".")[0] for name in adapter.modules}
+    if firsts & set(UNET):
+        return "unet"
+    if firsts & set(TRANSFORMER):
+        return "transformer"
+    return "text_encoder" if all(_TEXT.match(name) for name in adapter.modules) else None
+
+
+def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
+    """An adapter of one component alone, as that of a single model.
+
+    Raises:
+        RefusedError: if it is of several components.
+    """
+    components = sorted({name.partition(".")[0] for name in adapter.modules})
+    if len(components) > 1:
+        raise RefusedError(
+            f"the adapter is of several models, {', '.join(components)}, and {title} is for one",
+            hint="write it with --as diffusers, --as kohya or --as comfyui",
+        )
+    begin = f"{components[0]}."
+    modules = {name.removeprefix(begin): factors for name, factors in adapter.modules.items()}
+    extras = {PREFIX + key.removeprefix(PREFIX).removeprefix(begin): tensor for key, tensor in adapter.extras.items()}
+    told = adapter.resolved
+    effects = {
+        PREFIX + key.removeprefix(PREFIX).removeprefix(begin): replace(effect, tensor=effect.tensor.removeprefix(begin))
+        for key, effect in told.extras.items()
+    }
+    return replace(adapter, modules=modules, extras=extras, effects=replace(told, extras=effects))

@@ -1,0 +1,152 @@
+"""The tensors of an image adapter's file, from its modules: down, up and alpha, or A and B, in one spelling."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptzip.checkpoints._image.keys import ALPHAS, SPELLINGS
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._rescaling import fold, in_range, pad
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.errors import RefusedError
+from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.tensors import Pending, pending
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to write.
+
+    Attributes:
+        spelling: how the factors are spelled, by its name in `SPELLINGS`.
+        alphas: whether modules have an alpha; without, the scale is in the factors.
+        stem: how a module is spelled.
+        dtype: dtype of the factors; None keeps their own.
+        header: that of the source's file, whose alphas and shapes are kept.
+    """
+
+    spelling: str
+    alphas: bool
+    stem: Callable[[str], str]
+    dtype: torch.dtype | None = None
+    header: bytes | None = None
+
+
+def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
+    """What the file holds, by key.
+
+    Where there is no source's header, all modules have one alpha: diffusers gives modules the commonest alpha of a file
+    (its converters up to 0.42). The rest of a scale is in `up`.
+
+    Raises:
+        RefusedError: if a factor is too large for the dtype, or two tensors would have one key.
+    """
+    entries = _entries(plan.header)
+    modules = {name: pad(factors, max(factors.rank, 1)) for name, factors in adapter.modules.items()}
+    alpha = None if plan.header is not None or not plan.alphas else commonest_alpha(modules.values())
+    tensors: dict[str, Pending] = {}
+    for name, factors in modules.items():
+        found = _module(name, factors, alpha, plan)
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise RefusedError(
+                f"module {name} would have the key {twice[0]}, which another module of the adapter has",
+                hint="write it in another dialect",
+            )
+        tensors |= found
+    tensors |= _extras(adapter.extras, plan, entries)
+    return {key: _as_before(key, tensor, entries.get(key)) for key, tensor in tensors.items()}
+
+
+def commonest_alpha(modules: Iterable[LoraFactors]) -> float:
+    """The alpha = scale * rank of most modules, which is written for all of them."""
+    counts = Counter(alpha for factors in modules if (alpha := _alpha(factors)))
+    return max(counts, key=lambda alpha: (counts[alpha], alpha), default=1.0)
+
+
+def _alpha(factors: LoraFactors) -> float:
+    """scale * rank, without the last bit's rounding."""
+    product = factors.scaling * factors.rank
+    return float(round(product)) if math.isclose(product, round(product), rel_tol=1e-12) and product else product
+
+
+def _module(name: str, factors: LoraFactors, alpha: float | None, plan: Plan) -> dict[str, Pending]:
+    own = plan.header is not None and plan.alphas
+    dtypes = {"A": plan.dtype or factors.A.dtype, "B": plan.dtype or factors.B.dtype}
+    if not own:
+        factors = _scaled(factors, 1.0 if alpha is None else alpha / factors.rank)
+    factors = in_range(name, factors, torch.float16 if torch.float16 in dtypes.values() else None)
+    stem, kernel = plan.stem(name), factors.kernel
+    down, up = SPELLINGS[plan.spelling]
+    a = factors.A.reshape(factors.rank, -1, *kernel)
+    b = factors.B.reshape(*factors.B.shape, *(1 for _ in kernel))
+    tensors = {f"{stem}.{down}": pending(a, dtypes["A"]), f"{stem}.{up}": pending(b, dtypes["B"])}
+    if plan.alphas:
+        value = _alpha(factors)
+        tensors[f"{stem}.alpha"] = pending(torch.tensor(value, dtype=torch.float64), _holding(value, dtypes["A"]))
+    if factors.magnitude is not None:
+        shape = (-1, *(1 for _ in range(1 + len(kernel))))
+        peft = plan.spelling.startswith("lora_A")
+        vector = factors.magnitude if peft else factors.magnitude.reshape(shape)
+        tensors[f"{stem}.{'lora_magnitude_vector' if peft else 'dora_scale'}"] = pending(vector, plan.dtype)
+    if factors.bias is not None:
+        tensors[f"{stem}.{up.removesuffix('.weight')}.bias"] = pending(factors.bias, plan.dtype)
+    return tensors
+
+
+def _scaled(factors: LoraFactors, scaling: float) -> LoraFactors:
+    """The same update with another scale, the difference in B."""
+    if factors.scaling == scaling:
+        return factors
+    whole = fold(replace(factors, scaling=factors.scaling / scaling))
+    return replace(whole, scaling=scaling)
+
+
+def _holding(value: float, dtype: torch.dtype) -> torch.dtype:
+    """A dtype that holds a number: the factors' own, or float32 where that would round it."""
+    return dtype if math.isclose(float(torch.tensor(value, dtype=dtype)), value, rel_tol=1e-12) else torch.float32
+
+
+def _extras(extras: Mapping[str, Tensor], plan: Plan, entries: Mapping[str, Any]) -> dict[str, Pending]:
+    """What is added to tensors of the base: `diff` and `diff_b`, or as the source's file called them."""
+    tensors = {}
+    for key, tensor in extras.items():
+        name, _, leaf = key.removeprefix(PREFIX).rpartition(".")
+        stem = plan.stem(name)
+        ends = {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.get(leaf, (leaf,))
+        end = next((end for end in ends if f"{stem}.{end}" in entries), ends[0])
+        tensors[f"{stem}.{end}"] = pending(tensor)
+    return tensors
+
+
+def _entries(header: bytes | None) -> Mapping[str, Any]:
+    """What the header of the source's file says of each tensor; nothing where it is none, as in a hostile file."""
+    try:
+        entries = json.loads(header or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _as_before(key: str, tensor: Pending, entry: Any) -> Pending:
+    """In the shape and, for an alpha, in the dtype of the source's file; its shapes differ in sizes of 1 alone."""
+    if not isinstance(entry, dict):
+        return tensor
+    shape, dtype = entry.get("shape"), DTYPES.get(str(entry.get("dtype")))
+    if not isinstance(shape, list) or dtype is None:
+        return tensor
+    if [size for size in shape if size != 1] != [size for size in tensor.shape if size != 1]:
+        return tensor
+    return Pending(
+        tuple(shape),
+        dtype if key.endswith(ALPHAS) else tensor.dtype,
+        lambda: tensor.make().reshape(shape),
+    )

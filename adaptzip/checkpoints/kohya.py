@@ -1,0 +1,101 @@
+"""kohya's LoRA for image models, of sd-scripts, LyCORIS, OneTrainer and musubi: names with underscores for dots.
+
+A key is `<prefix><module>.<part>`: lora_unet_ stands before modules of the denoiser, lora_te_, lora_te1_, ... before
+those of the text encoders, lora_transformer_ and lycoris_ before others'. Parts are lora_down.weight (rank, in),
+lora_up.weight (out, rank) and alpha, or LyCORIS's. Modules of SD 1 are called as in diffusers, those of SDXL and newer
+models as in the original implementation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.dialect import ImageDialect
+from adaptzip.checkpoints._image.names import denoiser, spelled
+from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.checkpoints._image.vocabulary import dotted, words_for
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.errors import CheckpointError, RefusedError
+
+_PREFIXES = {
+    "lora_unet_": "",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
+    "lora_te4_": "text_encoder_4",
+    "lora_transformer_": "transformer",
+    "lora_prior_unet_": "prior",
+    "lycoris_": "",
+    "lora_": "",
+}
+"""What stands before a module's name, and the component that it is in; "" where the name tells that."""
+_PREFERRED = {
+    "unet": "lora_unet_",
+    "transformer": "lora_unet_",
+    "diffusion_model": "lora_unet_",
+    "prior": "lora_prior_unet_",
+    "text_encoder_2": "lora_te2_",
+    "text_encoder_3": "lora_te3_",
+    "text_encoder_4": "lora_te4_",
+}
+_STEM = re.compile(rf"({'|'.join(_PREFIXES)})([^.]+)")
+
+
+class _Kohya(ImageDialect):
+    """The dialect `kohya`."""
+
+    name = "kohya"
+    title = "a kohya LoRA"
+    signature = (
+        Signature(
+            rf"^({'|'.join(_PREFIXES)})[^.]+\.(lora_(down|up|mid)\.weight|hada_|lokr_|diff$|diff_b$)", "a kohya LoRA"
+        ),
+    )
+
+    def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
+        found = {stem: _STEM.fullmatch(stem) for stem in stems}
+        words = words_for(match[2] for match in found.values() if match)
+        paths = {stem: dotted(match[2], words) for stem, match in found.items() if match}
+        main = denoiser(paths[stem] for stem, match in found.items() if match and not _PREFIXES[match[1]])
+        names = {}
+        for stem, match in found.items():
+            if match is None:
+                raise CheckpointError(
+                    f"{source.weights}: {stem} has no meaning in a kohya LoRA, expected a name without dots after "
+                    f"{', '.join(_PREFIXES)}",
+                    hint="it may be of another program; convert it with that",
+                )
+            names[stem] = f"{_PREFIXES[match[1]] or main}.{paths[stem]}"
+        return names
+
+    def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
+        prefixes: dict[str, str] = {}
+        for stem, name in names.items():
+            prefix = stem[: len(stem) - len(name.partition(".")[2])]
+            component = name.partition(".")[0]
+            if prefixes.setdefault(component, prefix) != prefix:
+                raise RefusedError(
+                    f"{source.weights}: {prefixes[component]} and {prefix} both stand before names of one component",
+                    hint="split it into two files",
+                )
+        return {"prefixes": prefixes}
+
+    def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
+        several = any(name.startswith("text_encoder_2.") for name in adapter.modules)
+        return {"prefixes": {"text_encoder": "lora_te1_"}} if several else {}
+
+    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
+        return to_original(modules, keep_sd1=True)
+
+    def stem(self, name: str, config: Mapping[str, Any]) -> str:
+        component, path = spelled(name, self.title)
+        prefixes = config.get("prefixes", {})
+        prefix: str = prefixes.get(component, _PREFERRED.get(component, "lora_te_"))
+        return prefix + path.replace(".", "_")
+
+
+DIALECT = _Kohya()

@@ -1,0 +1,423 @@
+"""Adapters of image models: updates of every kind of module against dense products, names there and back, and bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import adaptzip
+from adaptzip.checkpoints._image import unet
+from adaptzip.checkpoints._image.families import FAMILIES, Family
+from adaptzip.checkpoints._image.spellings import to_diffusers, to_original
+from adaptzip.checkpoints._image.vocabulary import dotted, words_for
+from adaptzip.core.meta import Meta
+from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+
+R: Callable[..., Tensor] = torch.randn
+ALPHA = torch.tensor(3.0)
+
+
+def saved(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "x.safetensors", metadata)
+    return folder / "x.safetensors"
+
+
+def one(
+    folder: Path, parts: Mapping[str, Tensor], name: str = "lora_unet_mid_block_resnets_0_conv1"
+) -> adaptzip.LoraFactors:
+    """The module that a file with these parts of one module holds."""
+    found = adaptzip.read(saved(folder, {f"{name}.{part}": tensor for part, tensor in parts.items()}))
+    assert list(found.modules) == ["unet.mid_block.resnets.0.conv1"]
+    return found.modules["unet.mid_block.resnets.0.conv1"]
+
+
+def locon(p: Mapping[str, Tensor]) -> Tensor:
+    return 3 / 4 * (p["lora_up.weight"].flatten(1) @ p["lora_down.weight"].flatten(1))
+
+
+def tucker(p: Mapping[str, Tensor]) -> Tensor:
+    up, down = p["lora_up.weight"].flatten(1), p["lora_down.weight"].flatten(1)
+    return 3 / 4 * torch.einsum("ijkl,oi,jc->ockl", p["lora_mid.weight"], up, down)
+
+
+def loha(p: Mapping[str, Tensor]) -> Tensor:
+    first, second = (p[f"hada_w{n}_a"] @ p[f"hada_w{n}_b"].flatten(1) for n in (1, 2))
+    return 3 / 4 * first * second
+
+
+def loha_tucker(p: Mapping[str, Tensor]) -> Tensor:
+    first, second = (
+        torch.einsum("ijkl,jr,ip->prkl", p[f"hada_t{n}"], p[f"hada_w{n}_b"], p[f"hada_w{n}_a"]) for n in (1, 2)
+    )
+    return 3 / 4 * first * second
+
+
+def lokr(p: Mapping[str, Tensor]) -> Tensor:
+    """The rank is that of the second matrix's factors, else of the first's; of two whole ones there is no scale."""
+    first = p["lokr_w1"] if "lokr_w1" in p else p["lokr_w1_a"] @ p["lokr_w1_b"]
+    rank = p["lokr_w2_b"].shape[0] if "lokr_w2_b" in p else p["lokr_w1_b"].shape[0] if "lokr_w1_b" in p else 3
+    if "lokr_t2" in p:
+        second = torch.einsum("ijkl,ip,jr->prkl", p["lokr_t2"], p["lokr_w2_a"], p["lokr_w2_b"])
+    elif "lokr_w2" in p:
+        second = p["lokr_w2"]
+    else:
+        b = p["lokr_w2_b"]
+        second = (p["lokr_w2_a"] @ b.flatten(1)).reshape(-1, *b.shape[1:])
+    return 3 / rank * torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
+
+
+KINDS: dict[str, tuple[dict[str, Tensor], Callable[[Mapping[str, Tensor]], Tensor]]] = {
+    "lora": ({"lora_up.weight": R(16, 4), "lora_down.weight": R(4, 12)}, locon),
+    "convolution": ({"lora_up.weight": R(16, 4, 1, 1), "lora_down.weight": R(4, 6, 3, 3)}, locon),
+    "tucker": (
+        {"lora_up.weight": R(16, 4, 1, 1), "lora_down.weight": R(4, 6, 1, 1), "lora_mid.weight": R(4, 4, 3, 3)}, tucker,
+    ),
+    "loha": ({f"hada_w{n}_{x}": R(*s) for n in (1, 2) for x, s in (("a", (16, 4)), ("b", (4, 24)))}, loha),
+    "loha of a convolution": (
+        {f"hada_w{n}_{x}": R(*s) for n in (1, 2) for x, s in (("a", (32, 4)), ("b", (4, 54)))}, loha,
+    ),
+    "loha with cores": (
+        {f"hada_{x}": R(*s) for n in (1, 2) for x, s in (
+            (f"w{n}_a", (4, 16)), (f"w{n}_b", (4, 6)), (f"t{n}", (4, 4, 3, 3)))},
+        loha_tucker,
+    ),
+    "lokr of a whole and a product": (
+        {"lokr_w1": R(4, 3), "lokr_w2_a": R(8, 2), "lokr_w2_b": R(2, 4)}, lokr,
+    ),
+    "lokr of two products": (
+        {"lokr_w1_a": R(4, 2), "lokr_w1_b": R(2, 3), "lokr_w2_a": R(8, 2), "lokr_w2_b": R(2, 4)}, lokr,
+    ),
+    "lokr of a product and a whole": ({"lokr_w1_a": R(4, 2), "lokr_w1_b": R(2, 3), "lokr_w2": R(8, 4)}, lokr),
+    "lokr of two whole": ({"lokr_w1": R(4, 3), "lokr_w2": R(8, 4)}, lokr),
+    "lokr of a convolution": (
+        {"lokr_w1": R(4, 2), "lokr_w2_a": R(8, 2), "lokr_w2_b": R(2, 3, 3, 3)}, lokr,
+    ),
+    "lokr with a core": (
+        {"lokr_w1": R(4, 2), "lokr_t2": R(2, 2, 3, 3), "lokr_w2_a": R(2, 8), "lokr_w2_b": R(2, 3)}, lokr,
+    ),
+    "a whole difference": ({"diff": R(16, 12)}, lambda p: p["diff"]),
+    "a whole difference of a convolution": ({"diff": R(16, 6, 3, 3)}, lambda p: p["diff"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_module_is_its_dense_update(kind: str, tmp_path: Path) -> None:
+    parts, dense = KINDS[kind]
+    wanted = dense(parts)
+
+    found = one(tmp_path, parts | {"alpha": ALPHA})
+
+    assert found.layout == ("conv" if found.kernel else "linear")
+    assert torch.allclose(found.weight_delta(), wanted.reshape(found.weight_delta().shape), atol=1e-4, rtol=1e-5)
+
+
+def test_without_alpha_the_scale_is_one_and_whole_numbers_are_alphas(tmp_path: Path) -> None:
+    parts = {"lora_up.weight": R(16, 4), "lora_down.weight": R(4, 12)}
+    assert one(tmp_path, parts).scaling == 1.0
+    assert one(tmp_path, parts | {"alpha": torch.tensor(2)}).scaling == 0.5
+
+
+def test_a_magnitude_of_inputs_is_told_from_one_of_outputs(tmp_path: Path) -> None:
+    parts = {"lora_up.weight": R(12, 4), "lora_down.weight": R(4, 12)}
+    assert one(tmp_path, parts | {"dora_scale": R(12, 1)}).magnitude.shape == (12,)  # type: ignore[union-attr]
+    assert one(tmp_path, parts | {"dora_scale": R(1, 12)}).magnitude.shape == (1, 12)  # type: ignore[union-attr]
+
+
+PATHS = (
+    "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0",
+    "down_blocks.1.downsamplers.0.conv",
+    "up_blocks.2.resnets.2.conv_shortcut",
+    "time_embedding.linear_1",
+    "transformer_blocks.10.attn.add_k_proj",
+    "transformer_blocks.3.img_mlp.net.0.proj",
+    "double_blocks.18.img_attn.qkv",
+    "single_blocks.37.modulation.lin",
+    "joint_blocks.2.context_block.mlp.fc1",
+    "text_model.encoder.layers.0.self_attn.out_proj",
+    "encoder.block.0.layer.1.DenseReluDense.wi_0",
+    "blocks.0.cross_attn.k_img",
+    "input_blocks.4.1.transformer_blocks.1.ff.net.0.proj",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_name_with_underscores_comes_apart_and_back(path: str) -> None:
+    flat = path.replace(".", "_")
+    assert dotted(flat, words_for([flat])) == path
+
+
+def test_one_family_has_as_one_word_what_another_has_as_two() -> None:
+    names = ["double_blocks_0_img_attn_qkv", "double_blocks_0_img_mod_linear"]
+    assert dotted(names[0], words_for(names)) == "double_blocks.0.img_attn_qkv"
+    assert dotted(names[0], words_for(names[:1])) == "double_blocks.0.img_attn.qkv"
+
+
+def numbered(rule_name: str) -> str:
+    return rule_name.replace("#", "3")
+
+
+def of_family(family: Family) -> dict[str, adaptzip.LoraFactors]:
+    """An update of every layer of a family, in original names, with widths that its shares of rows ask for."""
+    modules = {}
+    for rule in family.rules:
+        out = 8 * sum(rule.shares)
+        modules[f"diffusion_model.{numbered(rule.original)}"] = adaptzip.LoraFactors(R(2, 8), R(out, 2), 0.5)
+    return dict(sorted(modules.items()))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.title)
+def test_layers_that_are_cut_otherwise_come_together_again(family: Family) -> None:
+    modules = of_family(family)
+    cut = to_diffusers(modules)
+    assert {name.partition(".")[0] for name in cut} == {"transformer"}
+    assert sum(len(rule.diffusers) for rule in family.rules) == len(cut)
+    back = to_original(cut)
+    assert back.keys() == modules.keys()
+    for name, factors in modules.items():
+        assert torch.equal(back[name].A, factors.A), name
+        assert torch.equal(back[name].B, factors.B), name
+
+
+def test_parts_of_other_factors_lie_beside_each_other_and_missing_ones_stay() -> None:
+    names = ("to_q", "to_v")
+    parts = {
+        f"transformer.single_transformer_blocks.0.attn.{n}": adaptzip.LoraFactors(R(2, 8), R(8, 2), 2.0) for n in names
+    }
+
+    fused = to_original(parts)["diffusion_model.single_blocks.0.linear1"]
+
+    assert fused.rank == 4
+    delta = fused.delta()
+    assert delta.shape == (56, 8)
+    q, v = (parts[name].delta() for name in names)
+    assert torch.allclose(delta, torch.cat([q, torch.zeros(8, 8), v, torch.zeros(32, 8)]))
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_names_in_a_unet_go_there_and_back(deep: bool) -> None:
+    for name in (
+        "conv_in", "conv_out", "time_embedding.linear_1", "down_blocks.0.resnets.1.conv2",
+        "down_blocks.1.attentions.0.proj_in", "down_blocks.0.downsamplers.0.conv", "mid_block.attentions.0.proj_out",
+        "mid_block.resnets.1.time_emb_proj", "up_blocks.0.upsamplers.0.conv", "up_blocks.1.upsamplers.0.conv",
+        "up_blocks.2.attentions.2.transformer_blocks.0.attn2.to_k", "up_blocks.0.resnets.2.conv_shortcut",
+    ):  # fmt: skip
+        original = unet.to_original(name, attention_below=deep)
+        assert original is not None
+        assert unet.is_original(original)
+        assert unet.to_diffusers(original) == name
+
+
+FILES: dict[str, tuple[str, dict[str, Tensor]]] = {
+    "kohya": (
+        "kohya",
+        {
+            **{f"lora_unet_down_blocks_0_attentions_0_proj_in.{p}": t.half() for p, t in {
+                "lora_down.weight": R(4, 8), "lora_up.weight": R(16, 4), "alpha": torch.tensor(0.1)}.items()},
+            **{f"lora_te_text_model_encoder_layers_0_mlp_fc1.{p}": t.half() for p, t in {
+                "lora_down.weight": R(2, 8), "lora_up.weight": R(8, 2), "alpha": torch.tensor(2.0),
+                "dora_scale": R(8, 1)}.items()},
+            "lora_unet_conv_norm_out.w_norm": R(8).half(), "lora_unet_conv_norm_out.b_norm": R(8).half(),
+        },
+    ),
+    "onetrainer": (
+        "kohya",
+        {f"lora_transformer_single_transformer_blocks_0_attn_to_k.{p}": t for p, t in {
+            "lora_down.weight": R(4, 8), "lora_up.weight": R(8, 4), "alpha": torch.tensor(1.0),
+            "dora_scale": R(1, 8)}.items()},
+    ),
+    "diffusers": (
+        "diffusers",
+        {f"unet.down_blocks.0.attentions.0.proj_in.lora_{x}.weight": R(*s) for x, s in (("A", (2, 8)), ("B", (8, 2)))},
+    ),
+    "old diffusers": (
+        "diffusers",
+        {
+            **{f"unet.mid_block.attentions.0.proj_in.lora.{x}.weight": R(*s) for x, s in (
+                ("down", (2, 8)), ("up", (8, 2)))},
+        },
+    ),
+    "bare diffusers": (
+        "diffusers",
+        {f"transformer_blocks.0.attn.to_q.{p}": t for p, t in {
+            "lora_down.weight": R(4, 8), "lora_up.weight": R(8, 4), "alpha": torch.tensor(1.0)}.items()},
+    ),
+    "diffusers under PEFT's prefix": (
+        "diffusers",
+        {f"base_model.model.{name}.lora_{x}.weight": R(*s)
+         for name in ("transformer_blocks.0.attn.to_q", "proj_out") for x, s in (("A", (2, 8)), ("B", (8, 2)))},
+    ),
+    "attention processors": (
+        "attention-processors",
+        {f"mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_{n}_lora.{x}.weight": R(*s)
+         for n in ("q", "out") for x, s in (("down", (2, 8)), ("up", (8, 2)))},
+    ),
+    "comfyui": (
+        "comfyui",
+        {f"{name}.{p}": t
+         for name in ("diffusion_model.double_blocks.0.img_attn.qkv", "text_encoders.clip_l.transformer.text_model.x")
+         for p, t in {"lora_down.weight": R(4, 8), "lora_up.weight": R(24, 4), "alpha": torch.tensor(2.0)}.items()},
+    ),
+    "bfl": (
+        "bfl",
+        {
+            **{f"single_blocks.0.linear1.lora_{x}": R(*s) for x, s in (
+                ("A.weight", (2, 8)), ("B.weight", (56, 2)), ("B.bias", (56,)))},
+            "single_blocks.0.norm.key_norm.scale": R(8),
+        },
+    ),
+    "xlabs": (
+        "xlabs",
+        {f"{block}.processor.{n}.{x}.weight": R(*s)
+         for block, n, out in (("double_blocks.0", "qkv_lora1", 24), ("single_blocks.1", "qkv_lora", 24))
+         for x, s in (("down", (2, 8)), ("up", (out, 2)))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_lossless_file_gives_back_every_byte(kind: str, tmp_path: Path) -> None:
+    dialect, tensors = FILES[kind]
+    path = saved(tmp_path, tensors, {"ss_sd_model_name": "some-base", "ss_steps": "10"})
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    packed = adaptzip.compress(path, tmp_path / "x.adz", lossless=True)
+    report = adaptzip.export(tmp_path / "x.adz", tmp_path / "out")
+
+    assert (packed.meta.dialect, report.dialect) == (dialect, dialect)
+    assert packed.meta.base_model == "some-base"
+    assert hashlib.sha256((report.path / report.files[0]).read_bytes()).hexdigest() == before
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_smaller_file_gives_back_its_keys_dtypes_and_metadata(kind: str, tmp_path: Path) -> None:
+    _, tensors = FILES[kind]
+    path = saved(tmp_path, tensors, {"ss_steps": "10"})
+
+    adaptzip.compress(path, tmp_path / "x.adz", max_error=0.5)
+    report = adaptzip.export(tmp_path / "x.adz", tmp_path / "out")
+
+    with safe_open(report.path / report.files[0], "pt") as found:
+        keys = set(found.keys())
+        assert keys == {key.replace(".w_norm", ".diff").replace(".b_norm", ".diff_b") for key in tensors}
+        assert {found.get_tensor(key).dtype for key in keys} == {t.dtype for t in tensors.values()}
+        assert found.metadata()["ss_steps"] == "10"
+
+
+DIALECTS = ("kohya", "diffusers", "comfyui", "bfl")
+
+
+@pytest.mark.parametrize("source", DIALECTS)
+@pytest.mark.parametrize("target", DIALECTS)
+def test_an_update_goes_from_each_dialect_to_each_and_back(source: str, target: str, tmp_path: Path) -> None:
+    modules = of_family(FAMILIES[0])
+    flux = adaptzip.Adapter(modules, meta=Meta("bfl"))
+    first = adaptzip.export(flux, tmp_path / "first", as_=source)
+    adaptzip.compress(first.path / first.files[0], tmp_path / "x.adz", lossless=True)
+    second = adaptzip.export(tmp_path / "x.adz", tmp_path / "second", as_=target)
+    last = adaptzip.export(second.path / second.files[0], tmp_path / "last", as_="bfl")
+
+    found = adaptzip.read(last.path / last.files[0])
+
+    assert found.modules.keys() == modules.keys()
+    for name, factors in modules.items():
+        wanted = factors.delta()
+        assert (found.modules[name].delta() - wanted).norm() <= 1e-6 * wanted.norm(), name
+
+
+def test_one_alpha_is_written_and_the_rest_of_the_scale_is_in_up(tmp_path: Path) -> None:
+    names = {f"unet.mid_block.attentions.{i}.proj_in": s for i, s in enumerate((0.5, 0.5, 0.75, 1.0))}
+    adapter = adaptzip.Adapter(
+        {name: adaptzip.LoraFactors(R(2 + i % 2, 8), R(8, 2 + i % 2), s) for i, (name, s) in enumerate(names.items())},
+        meta=Meta("diffusers"),
+    )
+    report = adaptzip.export(adapter, tmp_path / "out", as_="kohya")
+
+    with safe_open(report.path / report.files[0], "pt") as found:
+        assert len({float(found.get_tensor(key)) for key in found.keys() if key.endswith(".alpha")}) == 1  # noqa: SIM118
+    back = adaptzip.read(report.path / report.files[0])
+    for name, factors in adapter.modules.items():
+        assert torch.allclose(back.modules[name].delta(), factors.delta(), rtol=1e-5, atol=1e-6)
+
+
+X = {"lora_unet_x.lora_down.weight": R(2, 4), "lora_unet_x.lora_up.weight": R(4, 2)}
+REFUSALS: dict[str, tuple[dict[str, Tensor], type[AdaptzipError], str]] = {
+    "no up": ({"lora_unet_x.lora_down.weight": R(2, 4)}, CheckpointError, "but no lora_up.weight"),
+    "ranks": (X | {"lora_unet_x.lora_up.weight": R(4, 3)}, CheckpointError, "up [4, 3]"),
+    "two updates": (X | {"lora_unet_x.lokr_w1": R(2, 2)}, CheckpointError, "the parts of one update"),
+    "no number": (X | {"lora_unet_x.alpha": torch.tensor(float("nan"))}, CheckpointError, "expected one finite number"),
+    "a stranger": (X | {"lora_unet_x.other": R(2)}, CheckpointError, "lora_unet_x.other has no meaning"),
+    "a rotation": (X | {"lora_unet_y.oft_blocks": R(2, 2)}, RefusedError, "OFT"),
+    "a product too large": (
+        {"lora_unet_x.lokr_w1": R(200, 200), "lora_unet_x.lokr_w2": R(100, 100)}, RefusedError, "plain factors",
+    ),
+    "an alpha alone": (X | {"lora_unet_y.alpha": ALPHA}, CheckpointError, "lora_unet_y.alpha"),
+    "layers of another UNet": (
+        {f"unet:{n}:{part}": R(*s) for n in range(3) for part, s in (("up", (4, 2)), ("down", (2, 4)))},
+        RefusedError, "3 layers of unet",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_at_fault_is_named(name: str, tmp_path: Path) -> None:
+    tensors, kind, said = REFUSALS[name]
+    path = saved(tmp_path, tensors)
+
+    with pytest.raises(kind) as caught:
+        adaptzip.read(path)
+
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_vectors_of_new_tokens_are_kept(tmp_path: Path) -> None:
+    tensors = {f"text_encoder:{n}:{part}": R(*s) for n in range(4) for part, s in (("up", (4, 2)), ("down", (2, 4)))}
+    found = adaptzip.read(saved(tmp_path, tensors | {"<s1>": torch.ones(4)}))
+
+    assert sorted(found.modules)[0] == "text_encoder.text_model.encoder.layers.0.self_attn.k_proj"
+    (key,) = found.extras
+    assert key.endswith("token_embedding.<s1>")
+    with pytest.raises(RefusedError, match="a kohya LoRA cannot hold"):
+        adaptzip.export(found, tmp_path / "out")
+
+
+def test_an_old_list_of_factors_is_read(tmp_path: Path) -> None:
+    factors = [R(*shape) for _ in range(8) for shape in ((4, 2), (2, 4))]
+    torch.save(factors, tmp_path / "lora_weight.text_encoder.pt")
+
+    found = adaptzip.read(tmp_path / "lora_weight.text_encoder.pt")
+
+    assert len(found.modules) == 8
+    first = found.modules["text_encoder.text_model.encoder.layers.0.self_attn.k_proj"]
+    assert torch.equal(first.B, factors[0])
+    assert torch.equal(first.A, factors[1])
+
+
+def test_scales_in_the_metadata_count_by_component(tmp_path: Path) -> None:
+    name = "mid_block.attentions.0.proj_in"
+    tensors = {f"unet.{name}.lora_{x}.weight": R(*s) for x, s in (("A", (2, 8)), ("B", (8, 2)))}
+    told = {"unet.r": 2, "unet.lora_alpha": 3, "unet.alpha_pattern": {}, "unet.rank_pattern": {}}
+
+    found = adaptzip.read(saved(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(told)}))
+
+    assert found.modules[f"unet.{name}"].scaling == 1.5
+
+
+def test_a_pipelines_adapter_is_no_single_models(tmp_path: Path) -> None:
+    names = ("unet.mid_block.attentions.0.proj_in", "text_encoder.text_model.encoder.layers.0.mlp.fc1")
+    both = adaptzip.Adapter({n: adaptzip.LoraFactors(R(2, 8), R(8, 2)) for n in sorted(names)}, meta=Meta("kohya"))
+
+    with pytest.raises(RefusedError, match="several models, text_encoder, unet"):
+        adaptzip.export(both, tmp_path / "out", as_="peft")
+
+    alone = adaptzip.Adapter({names[0]: both.modules[names[0]]}, meta=both.meta)
+    report = adaptzip.export(alone, tmp_path / "peft", as_="peft")
+    assert list(adaptzip.read(report.path).modules) == [names[0].removeprefix("unet.")]
