@@ -16,7 +16,7 @@ from adaptzip.cli._paths import check_folder
 if TYPE_CHECKING:
     from adaptzip.restoring.exporting import ExportReport
 
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
 
 
 def export(

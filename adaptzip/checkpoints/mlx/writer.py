@@ -21,7 +21,7 @@ from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss, losses
 from adaptzip.checkpoints.mlx.reader import MODEL, is_embedding
-from adaptzip.checkpoints.peft.prepare import fold, in_range, pad
+from adaptzip.checkpoints.peft.prepare import fold, in_range, narrow, pad
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.tensors import Pending, build_header, fits, pending, write_tensors
@@ -97,16 +97,10 @@ def _uniform(adapter: Adapter, dtype: torch.dtype | None) -> Adapter:
     modules = {}
     for name, factors in adapter.modules.items():
         folded = in_range(name, pad(fold(factors), rank), dtype or adapter.meta.dtype)
-        modules[name] = replace(folded, B=_narrow(folded.B, factors.B.dtype))
+        modules[name] = replace(folded, B=narrow(folded.B, factors.B.dtype))
         if dtype is None and adapter.meta.dtype is not None:
             modules[name] = replace(folded, A=folded.A.to(adapter.meta.dtype), B=folded.B.to(adapter.meta.dtype))
     return replace(adapter, modules=modules)
-
-
-def _narrow(folded: Tensor, own: torch.dtype) -> Tensor:
-    """A factor in the dtype that it had before the scale was folded in, where that loses nothing."""
-    narrow = folded.to(own)
-    return narrow if torch.equal(narrow.to(folded.dtype), folded) else folded
 
 
 def _tensors(adapter: Adapter, dtype: torch.dtype | None) -> dict[str, Pending]:
