@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints.gguf.architectures import BY_MODEL_TYPE
 from adaptzip.errors import RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read
-from tests.cases.llamacpp import likeliest, write_base
+from tests.cases.gguf_bases import write_base
+from tests.cases.llamacpp import likeliest
 from tests.cases.oracle_models import LINEAR, MIXED, Case, make
 
 pytestmark = pytest.mark.oracle
@@ -44,6 +46,19 @@ def test_mixed_ranks_and_scales(dtype: Any, case: Case, base: Path, tmp_path: Pa
     found = likeliest(base, tmp_path / "out" / "adapter.gguf")
     assert apart(found, case.plain) > 0.5
     assert apart(found, case.adapted) <= noise + BEYOND_NOISE * (4 if dtype == "bfloat16" else 1)
+
+
+@pytest.mark.parametrize("kind", BY_MODEL_TYPE)
+def test_every_architecture(kind: str, tmp_path: Path) -> None:
+    known = BY_MODEL_TYPE[kind]
+    targets = tuple(module.rpartition(".")[2] for module in known.modules)
+    other = {targets[-1]: 6}
+    case = make(tmp_path, kind, targets=targets, r=4, lora_alpha=8, rank_pattern=other, fan_in_fan_out=known.transposed)
+    base = write_base(case.base, tmp_path / "base.gguf", known.name)
+    export(case.adapter, tmp_path / "out", as_="gguf", base=case.base)
+    found = likeliest(base, tmp_path / "out" / "adapter.gguf")
+    assert apart(found, case.plain) > 0.5
+    assert apart(found, case.adapted) <= apart(likeliest(base), case.plain) + BEYOND_NOISE
 
 
 def test_eight_bits(tmp_path: Path) -> None:
