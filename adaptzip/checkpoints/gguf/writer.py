@@ -57,7 +57,10 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         RefusedError: if a module does not fit the base, or the dtype; if the package gguf is not installed.
     """
     if options.portable:
-        raise UsageError("--portable is a profile of --as peft; a GGUF file has its scales folded in anyway")
+        raise UsageError(
+            "--portable is a profile of --as peft; a GGUF file has its scales folded in anyway",
+            hint="leave --portable out",
+        )
     if adapter.resolved.layers:
         raise RefusedError("GGUF cannot hold layer_replication", hint="merge the adapter into its base model")
     gguf, config = library(), _base(options)
@@ -72,7 +75,7 @@ def _base(options: WriteOptions) -> Mapping[str, Any]:
     if options.base_config is None:
         raise UsageError(
             "a GGUF file names its base's architecture, which the config.json of the base model tells",
-            hint="give the base model's folder with --base",
+            hint="give the base model's folder, which has it, with --base",
         )
     return options.base_config
 

@@ -47,7 +47,9 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         RefusedError: if the base's layers are repeated, or a factor is too large for the dtype.
     """
     if options.portable:
-        raise UsageError("--portable is a profile of --as peft; MLX has one rank and one scale anyway")
+        raise UsageError(
+            "--portable is a profile of --as peft; MLX has one rank and one scale anyway", hint="leave --portable out"
+        )
     if adapter.resolved.layers:
         raise RefusedError(
             "MLX cannot hold layer_replication", hint="merge the adapter into its base model, and convert that"
