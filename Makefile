@@ -4,13 +4,15 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3 python,\
 	$(shell command -v $(name) 2>/dev/null | head -n 1)))
 VENV := .venv
+ORACLES := .venv-oracles
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c constraints.txt
+INSTALL := -m pip --disable-pip-version-check install --quiet --only-binary=:all: -c constraints.txt
+PIP := $(BIN)/python $(INSTALL)
 SOURCES := adaptzip benchmarks checks examples fixtures formats tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports docs format fixtures ci clean
+.PHONY: help demo test oracles lint types imports docs format fixtures ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,6 +22,9 @@ demo: $(VENV)/.demo  ## compress the fixture adapter, bring it back, merge it, a
 
 test: $(VENV)/.test  ## run the test suite (PYTEST_ARGS="-m slow" for the long part)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+oracles: $(ORACLES)/.ready  ## ask mlx-lm, llama.cpp and others what they make of exported adapters
+	OMP_NUM_THREADS=1 $(ORACLES)/bin/python -m pytest tests/oracles -m oracle $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check $(STYLED)
@@ -46,14 +51,14 @@ ci:  ## run everything that has to pass before a change goes in
 	.ci/run
 
 clean:  ## remove the virtual environment and everything generated
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ORACLES) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.created:
+$(VENV)/.created $(ORACLES)/.created:
 	@test -n "$(PYTHON)" || { echo "error: no Python found; adaptzip needs Python 3.11 or newer" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); adaptzip needs Python 3.11 or newer" >&2; \
 		echo "hint: name another one with  make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
@@ -66,4 +71,8 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) -e '.[test,demo,dev]'
+	@touch $@
+
+$(ORACLES)/.ready: $(ORACLES)/.created pyproject.toml constraints.txt constraints-oracles.txt
+	$(ORACLES)/bin/python $(INSTALL) -c constraints-oracles.txt -e '.[oracles]'
 	@touch $@

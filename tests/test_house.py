@@ -105,9 +105,15 @@ def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for extra in project["optional-dependencies"].values() for line in extra]
     wanted = {_distribution(line) for line in [*project["dependencies"], *extras]}
-    pins = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#"))
-    pinned = {_distribution(line) for line in pins if "==" in line}
-    assert wanted <= pinned
+    assert wanted <= _pinned("constraints.txt") | _pinned("constraints-oracles.txt")
+    assert not _pinned("constraints.txt") & _pinned("constraints-oracles.txt")
+    apart = set(map(_distribution, project["optional-dependencies"]["oracles"]))
+    assert wanted - apart <= _pinned("constraints.txt")
+
+
+def _pinned(file: str) -> set[str]:
+    pins = (line for line in (ROOT / file).read_text().splitlines() if not line.startswith("#"))
+    return {_distribution(line) for line in pins if "==" in line}
 
 
 def _distribution(requirement: str) -> str:
@@ -131,8 +137,9 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert not venv.exists()
 
 
-NO_ROOMS = {"cases", "formats"}
-"""Folders of tests that stand for no room: what tests are made of, and the file formats, which are written down."""
+NO_ROOMS = {"cases", "formats", "oracles"}
+"""Folders of tests that stand for no room: what tests are made of, the file formats, which are written down, and what
+other programs make of files."""
 
 
 def rooms() -> set[Path]:

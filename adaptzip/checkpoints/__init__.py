@@ -23,7 +23,7 @@ from adaptzip.checkpoints._foreign import foreign
 from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, held
-from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, readers, writer
+from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, opener, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
@@ -47,6 +47,7 @@ __all__ = [
     "dialect",
     "dialects",
     "held",
+    "opener",
     "read_by",
     "recognise",
     "resolved",

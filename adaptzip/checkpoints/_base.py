@@ -23,6 +23,7 @@ from adaptzip.checkpoints._vetting import vet_parts
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effects
 from adaptzip.core.layouts import Layout
+from adaptzip.files.weights import Weights
 
 
 class BaseTensors(Protocol):
@@ -63,7 +64,7 @@ class Checkpoint:
         config: the parsed configuration beside the weights in file order, or None where there is none.
         config_text: its text.
         alpha: lora_alpha as the user gave it, or None.
-        model_type: the base model's, where its folder was given.
+        base_config: the base model's config.json, where its folder was given and has one.
         base: the base model's tensors, where its folder was given.
     """
 
@@ -75,8 +76,14 @@ class Checkpoint:
     config: Mapping[str, Any] | None = None
     config_text: str | None = None
     alpha: float | None = None
-    model_type: str | None = None
+    base_config: Mapping[str, Any] | None = None
     base: BaseTensors | None = None
+
+    @property
+    def model_type(self) -> str | None:
+        """The base model's, where it is known."""
+        found = None if self.base_config is None else self.base_config.get("model_type")
+        return found if isinstance(found, str) else None
 
 
 @dataclass(frozen=True)
@@ -87,10 +94,14 @@ class WriteOptions:
         portable: only what every inference engine reads: one rank, alpha equal to it, scale in B.
         dtype: dtype of the factors; None keeps the adapter's own (float32 where `portable`, and for a method's own
             tensors).
+        coding: one of the dialect's own `codings` to write the factors in, or None.
+        base_config: the base model's config.json, where its folder was given and has one.
     """
 
     portable: bool = False
     dtype: torch.dtype | None = None
+    coding: str | None = None
+    base_config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +154,13 @@ class Files:
         config: what the configuration beside it is called, a JSON object; None where there is none.
         written: the files that the dialect writes, by name or by a pattern such as "part-*.safetensors": an output
             folder of these alone may be replaced.
+        magic: what the file with the tensors begins with, where it is neither of the two; the reader opens it itself.
     """
 
     weights: tuple[str, ...] = ()
     config: str | None = None
     written: tuple[str, ...] = ()
+    magic: bytes = b""
 
     def owns(self, file_name: str) -> bool:
         """Whether a file of that name, or of that path within the folder, is one that the dialect writes."""
@@ -227,6 +240,15 @@ class Reader(Dialect):
         signature. Two dialects that are equally sure of a file refuse it together."""
         return 1.0 if any(own.fits(source.tensors) for own in self.signature) else 0.0
 
+    def open(self, path: Path) -> Weights:
+        """Open a file that begins with the dialect's own magic.
+
+        Raises:
+            CheckpointError: if it is malformed.
+            OSError: if the system cannot read it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a magic, and no `open`")
+
     @abstractmethod
     def read(self, source: Checkpoint) -> Adapter:
         """Understand every key of `source`: it becomes part of a module's factors or an extra, or is refused by name.
@@ -241,6 +263,9 @@ class Reader(Dialect):
 
 class Writer(Dialect):
     """A dialect that writes factors."""
+
+    codings: ClassVar[tuple[str, ...]] = ()
+    """What else than float32, float16 and bfloat16 it writes factors in, as `--dtype` calls it."""
 
     def spelled(self, adapter: Adapter) -> Adapter:
         """The same update of modules by the names that files of the dialect have for them, cut as these are.

@@ -105,7 +105,7 @@ def _folder(path: Path) -> str:
 
 def _only_weight_file(folder: Path) -> Path:
     """The one weight file of a folder that has none of the usual names."""
-    found = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".adz")]
+    found = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".adz", ".gguf")]
     files = [p for p in found if not (TRAINERS.fullmatch(p.name) or is_shard(p) or p.name in BESIDE)]
     for file in files:
         refuse_dangling(file)

@@ -20,6 +20,8 @@ from adaptzip.errors import CheckFailedError
 _HINT = "nothing was written; please report it, with the adapter"
 _KINDS = {"transposed": "linear", "expert_transposed": "expert"}
 """Layouts that one configuration does not tell apart; PEFT asks the base model."""
+_CODINGS = {"q8_0": 1 / 40}
+"""Largest relative error of a block of 32 numbers: sqrt(32) / 254, and what rounding its scale to float16 adds."""
 
 
 def confirm(wanted: Adapter, found: Adapter, options: WriteOptions) -> None:
@@ -56,7 +58,7 @@ def _confirm_module(name: str, wanted: LoraFactors, found: LoraFactors, options:
     if kinds[0] != kinds[1]:
         raise _failed(name, f"would come back as {list(found.shape)} {found.layout}")
     if not _same_factors(wanted, found):
-        allowed = _allowed(wanted, found, options.dtype)
+        allowed = _allowed(wanted, found, options)
         error = _most_apart(wanted, found)
         if not error <= allowed:
             error = diff(Adapter({name: wanted}), Adapter({name: found})).modules[0].error
@@ -92,9 +94,9 @@ def _most_apart(wanted: LoraFactors, found: LoraFactors) -> float:
     return apart + float(scaled[1].norm()) * float((ours.A.double() - theirs.A.double()).norm())
 
 
-def _allowed(wanted: LoraFactors, found: LoraFactors, dtype: torch.dtype | None) -> float:
+def _allowed(wanted: LoraFactors, found: LoraFactors, options: WriteOptions) -> float:
     """What rounding A and B, and what is folded into one of them, can do to the update, in Frobenius norm."""
-    least = _eps(dtype or torch.float32)
+    least = _CODINGS.get(options.coding or "", _eps(options.dtype or torch.float32))
     rounding = sum(max(_eps(tensor.dtype), least) for tensor in (found.A, found.B))
     sizes = [float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in (wanted.A, wanted.B)]
     return 2 * rounding * abs(wanted.scaling) * sizes[0] * sizes[1]

@@ -18,6 +18,7 @@ from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._form import fault
 from adaptzip.core.plug_ins import DIALECTS, broken, load, plug_ins
 from adaptzip.errors import RefusedError, UsageError
+from adaptzip.files.magic import is_pytorch, is_safetensors
 
 GROUP = DIALECTS
 
@@ -60,6 +61,20 @@ def conventions(name: str) -> Dialect:
 def readers() -> dict[str, Reader]:
     """The dialects that read their files, by name."""
     return {name: found for name, found in dialects().items() if isinstance(found, Reader)}
+
+
+def opener(weights: Path) -> Reader | None:
+    """The dialect that opens a file itself, by what the file begins with; None for safetensors and PyTorch's.
+
+    Raises:
+        OSError: if the system cannot read it.
+    """
+    with weights.open("rb") as handle:
+        start = handle.read(64)
+    if is_safetensors(start) or is_pytorch(start):
+        return None
+    own = (found for found in readers().values() if found.files.magic and start.startswith(found.files.magic))
+    return next(own, None)
 
 
 def writer(name: str) -> Writer | NativeWriter:

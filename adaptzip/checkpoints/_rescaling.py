@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
@@ -22,6 +23,12 @@ def fold(factors: LoraFactors) -> LoraFactors:
     dtype = torch.promote_types(factors.B.dtype, torch.float32)
     bias = None if factors.bias is None else factors.bias.to(dtype) * factors.scaling
     return replace(factors, B=factors.B.to(dtype) * factors.scaling, scaling=1.0, bias=bias)
+
+
+def narrow(folded: Tensor, own: torch.dtype) -> Tensor:
+    """A factor in the dtype that it had before the scale was folded in, where that loses nothing."""
+    found = folded.to(own)
+    return found if torch.equal(found.to(folded.dtype), folded) else folded
 
 
 def pad(factors: LoraFactors, rank: int) -> LoraFactors:

@@ -194,7 +194,7 @@ NeededBase = Annotated[
     Path | None,
     typer.Option(
         "--base",
-        help="The folder of the base model, for an adapter that can't be read without it.",
+        help="The folder of the base model, where the adapter can't be read or written without it.",
         metavar="DIR",
         show_default=False,
     ),

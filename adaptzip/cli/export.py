@@ -16,7 +16,7 @@ from adaptzip.cli._paths import check_folder
 if TYPE_CHECKING:
     from adaptzip.restoring.exporting import ExportReport
 
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
 
 
 def export(
@@ -47,8 +47,8 @@ def export(
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            help="dtype of the factors.  [default: the adapter's own; float32 with --portable and in dialects of a "
-            "method's own tensors]",
+            help="dtype of the factors; q8_0 with --as gguf alone.  [default: the adapter's own; float32 with "
+            "--portable and in dialects of a method's own tensors]",
             show_default=False,
         ),
     ] = None,
@@ -68,12 +68,15 @@ def export(
     Writes the folder DIR; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
     PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
     .adz made with --to vblora. What was written is read back and held against the adapter before it appears.
+    What the dialect has no room for is listed, and refused unless --drop-extras leaves it out.
 
     \b
     Examples:
       adaptzip export my-adapter.adz --as peft -o restored/
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
       adaptzip export small.adz --as peft-vblora -o vblora/
+      adaptzip export my-adapter.adz --as mlx -o for-mlx/
+      adaptzip export my-adapter.adz --as gguf --base base-model/ --dtype float16 -o for-llama-cpp/
     """
     check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)

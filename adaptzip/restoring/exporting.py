@@ -32,7 +32,7 @@ from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, Usa
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import adapter_from, read
+from adaptzip.restoring.reading import adapter_from, base_config, read
 
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""
@@ -79,7 +79,7 @@ def export(
     *,
     as_: str | None = None,
     portable: bool = False,
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
     force: bool = False,
     drop_extras: bool = False,
     alpha: float | None = None,
@@ -97,14 +97,15 @@ def export(
         as_: the dialect to write, or "peft-portable" for PEFT's with `portable`; None is the one that the adapter came
             in where it can be written, else PEFT's.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
-        dtype: dtype of the factors; None keeps the adapter's own, which a `.adz` remembers: the narrowest that held
-            all factors of its source, at most float32. The portable profile and dialects of a method's own tensors
-            are float32 then.
+        dtype: dtype of the factors, of which "q8_0" is for GGUF alone; None keeps the adapter's own, which a `.adz`
+            remembers: the narrowest that held all factors of its source, at most float32. The portable profile and
+            dialects of a method's own tensors are float32 then.
         force: replace an existing output of the same kind.
         drop_extras: leave out what the dialect or the portable profile cannot hold, such as extras, biases and DoRA
             magnitudes, instead of refusing; the report lists it.
         alpha, config: how to read a weight file that comes alone, as for `read`.
-        base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights, and for GGUF, which
+            names and turns what it holds by the base's config.json.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
 
@@ -129,13 +130,13 @@ def export(
     if as_ == PORTABLE:
         as_, portable = "peft", True
     named = None if as_ is None and not portable else writer(as_ or "peft")
-    if dtype is not None and dtype not in _DTYPES:
-        raise UsageError(f"there is no dtype {dtype!r} to export in", hint=f"known: {', '.join(_DTYPES)}")
+    _check_dtype(dtype, named)
     if base_name is not None:
         check_name(base_name)
     check_apart(output, source=source, config=config, base=base, basis=basis)
     check_output_folder(output, force)
-    options = WriteOptions(portable, None if dtype is None else _DTYPES[dtype])
+    coding = None if dtype is None or dtype in _DTYPES else dtype
+    options = WriteOptions(portable, _DTYPES.get(dtype or ""), coding, base_config(base))
     if isinstance(named, NativeWriter):
         target: Writer | NativeWriter = named
         content = _native(source, named, base, basis, base_name)
@@ -162,6 +163,14 @@ def export(
         content.left_out,
         target.name,
     )
+
+
+def _check_dtype(dtype: str | None, target: Dialect | None) -> None:
+    """Raises: UsageError: if the dialect does not write factors so; one that the adapter tells has no coding."""
+    known = (*_DTYPES, *(target.codings if isinstance(target, Writer) else ()))
+    if dtype is not None and dtype not in known:
+        where = "" if target is None else f" as {target.name}"
+        raise UsageError(f"there is no dtype {dtype!r} to export in{where}", hint=f"known: {', '.join(known)}")
 
 
 def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool) -> _Content:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptzip.checkpoints import Checkpoint, read_by, recognise, resolved
+from adaptzip.checkpoints import Checkpoint, opener, read_by, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._keys import plain_keys
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
@@ -42,8 +42,8 @@ def read(
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights, for checkpoints
-            that hold a whole model or leave shapes to it, and for experts' factors of an old layout, which means
-            different things on different models.
+            that hold a whole model or leave shapes to it, for GGUF files, and for experts' factors of an old layout,
+            which mean different things on different models.
         basis: the basis artefact or its path, for a `.adz` file that names one.
 
     Raises:
@@ -151,7 +151,10 @@ def weight_file(path: str | Path) -> Path:
 
 
 def _open(weights: Path) -> Weights:
-    return open_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else open_weights(weights)
+    if weights.name.endswith(INDEX_SUFFIX):
+        return open_shards(weights)
+    own = opener(weights)
+    return open_weights(weights) if own is None else own.open(weights)
 
 
 @contextmanager
@@ -205,17 +208,16 @@ def _source(
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None
     given = None if base is None else stored_base(base)
-    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base), given)
+    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, base_config(base), given)
 
 
-def _model_type(base: str | Path | None) -> str | None:
-    """What the base model's configuration calls its kind, or None where that cannot be read."""
+def base_config(base: str | Path | None) -> dict[str, Any] | None:
+    """The base model's config.json, or None where it cannot be read."""
     try:
         config = None if base is None else json.loads((Path(base) / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None  # Whoever needs the base model opens it, and says what is wrong with it.
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    return kind if isinstance(kind, str) else None
+    return config if isinstance(config, dict) else None
 
 
 def _load_config(path: Path) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +24,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptzip.checkpoints import Checkpoint, Dialect, NativeWriter, Reader, Writer, dialects, recognise, resolved, vet
+from adaptzip.checkpoints import (
+    Checkpoint,
+    Dialect,
+    NativeWriter,
+    Reader,
+    Writer,
+    dialects,
+    opener,
+    recognise,
+    resolved,
+    vet,
+)
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.comparing import same_bits
@@ -66,6 +77,10 @@ class DialectTests:
         """An adapter in memory, with an extra at least, that the dialect can hold."""
         return small_adapter()
 
+    def base(self) -> Path | None:
+        """The folder of a base model, of which a config.json is enough, where the dialect writes none without."""
+        return None
+
     def compressed(self) -> Compressed:
         """A compressed adapter that a `NativeWriter` can write."""
         assert isinstance(self.dialect, NativeWriter)
@@ -77,7 +92,7 @@ class DialectTests:
         What the dialect writes, where it does; a dialect that is read alone overrides it.
         """
         source = self.compressed() if isinstance(self.dialect, NativeWriter) else self.adapter()
-        return export(source, folder, as_=self.dialect.name).path
+        return export(source, folder, as_=self.dialect.name, base=self.base()).path
 
     def test_it_says_what_it_is(self) -> None:
         own = self.dialect
@@ -133,7 +148,10 @@ class DialectTests:
         if not isinstance(self.dialect, NativeWriter) or not isinstance(self.dialect, Reader):
             pytest.skip("it does not read and write a method's own tensors")
         source = self.compressed()
-        wanted, found = reconstruct(source), read(export(source, tmp_path / "out", as_=self.dialect.name).path)
+        wanted, found = (
+            reconstruct(source),
+            read(export(source, tmp_path / "out", as_=self.dialect.name, base=self.base()).path),
+        )
         assert found.modules.keys() == wanted.modules.keys()
         assert relative_error(wanted, found) < 1e-5
         assert same_tensors(by_target(found), by_target(wanted))
@@ -142,7 +160,9 @@ class DialectTests:
         if not isinstance(self.dialect, Writer):
             pytest.skip("it does not write factors")
         try:
-            path = export(self.adapter(), tmp_path / "out", as_=self.dialect.name, dtype="bfloat16").path
+            path = export(
+                self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base(), dtype="bfloat16"
+            ).path
         except (RefusedError, UsageError):
             return
         if isinstance(self.dialect, Reader):
@@ -152,7 +172,7 @@ class DialectTests:
         if not isinstance(self.dialect, Writer):
             pytest.skip("it does not write factors")
         with pytest.raises((RefusedError, UsageError)):
-            export(self.adapter(), tmp_path / "out", as_=self.dialect.name, portable=True)
+            export(self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base(), portable=True)
         assert not (tmp_path / "out").exists()
 
     def test_what_is_read_is_of_its_name_and_vetted(self, tmp_path: Path) -> None:
@@ -223,7 +243,7 @@ class DialectTests:
         if not isinstance(self.dialect, Writer | NativeWriter):
             pytest.skip("it does not write")
         source = self.compressed() if isinstance(self.dialect, NativeWriter) else self.adapter()
-        return export(source, folder, as_=self.dialect.name, force=force).files
+        return export(source, folder, as_=self.dialect.name, base=self.base(), force=force).files
 
     def _readable(self, folder: Path) -> Path:
         """A folder with a checkpoint of the dialect; skips where it does not read."""
@@ -238,18 +258,28 @@ class DialectTests:
     def _strangers(self, tmp_path: Path) -> Iterator[tuple[str, Checkpoint]]:
         """Checkpoints of all other dialects that write factors and read them."""
         for name, other in dialects().items():
-            if name != self.dialect.name and isinstance(other, Writer) and isinstance(other, Reader):
+            # A dialect with a kind of files of its own is told by these.
+            takes = isinstance(other, Writer) and isinstance(other, Reader) and not other.files.magic
+            if takes and name != self.dialect.name:
                 yield name, open_checkpoint(_written(name, tmp_path / f"of-{name}"))
 
+    def save(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        """Put other tensors into a file of the dialect's own kind, which is neither safetensors nor PyTorch's."""
+        raise NotImplementedError("a dialect with a magic says how its tensors are replaced")
+
     def _tensors(self, folder: Path) -> dict[str, Tensor]:
-        return dict(open_weights(weight_file(folder)).tensors)
+        file = weight_file(folder)
+        own = opener(file)
+        return dict((open_weights(file) if own is None else own.open(file)).tensors)
 
     def _changed(self, folder: Path, copy: Path, change: Change) -> Path:
         """A copy of a checkpoint with other tensors in its weight file."""
         shutil.copytree(folder, copy)
         file = weight_file(copy)
         tensors = {key: tensor.clone().contiguous() for key, tensor in change(self._tensors(folder)).items()}
-        if file.suffix == ".safetensors":
+        if self.dialect.files.magic:
+            self.save(tensors, file)
+        elif file.suffix == ".safetensors":
             save_file(tensors, file)
         else:
             torch.save(tensors, file)

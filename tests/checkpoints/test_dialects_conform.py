@@ -19,6 +19,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.meta import Meta
 from adaptzip.testing.dialects import DialectTests, small_adapter
 from tests.cases import toy_dialect
+from tests.cases.gguf_files import write_gguf
 from tests.cases.plugging import installed_dialects
 
 
@@ -115,6 +116,26 @@ class TestMlx(DialectTests):
     def adapter(self) -> Adapter:
         """A DoRA of two layers, without a head, with the scales within the factors."""
         return replace(small_adapter(1.0), modules=with_dora(small_adapter(1.0)), extras={})
+
+
+class TestGguf(DialectTests):
+    dialect = dialect("gguf")
+
+    @pytest.fixture(autouse=True)
+    def _based(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self.folder = tmp_path_factory.mktemp("base")
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1}
+        (self.folder / "config.json").write_text(json.dumps({"model_type": "llama", "head_dim": 8, **sizes}))
+
+    def base(self) -> Path:
+        return self.folder
+
+    def adapter(self) -> Adapter:
+        """Without a head, with the scales within the factors."""
+        return replace(small_adapter(1.0), extras={})
+
+    def save(self, tensors: Mapping[str, Tensor], file: Path) -> None:
+        write_gguf(file, tensors, {"llama.attention.head_count": 3, "llama.attention.head_count_kv": 1})
 
 
 class TestToy(DialectTests):

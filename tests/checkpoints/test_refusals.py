@@ -210,7 +210,7 @@ def truncated(path: Path, size: int) -> None:
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"\n<html>", "is a web page"),
         (b"PK\x03\x04 and then nothing", "is truncated: its zip directory is missing"),
-        (b"GGUF\x03\x00\x00\x00" + b"\x00" * 40, "is a GGUF file"),
+        (b"GGUF\x01\x00\x00\x00" + b"\x00" * 40, "is a GGUF file of version 1"),
         (b"just some text, long enough for a header", "is not a safetensors file"),
         (b"\x02\x00", "is not a safetensors file"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{}", "is truncated inside its header"),

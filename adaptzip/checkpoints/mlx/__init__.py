@@ -25,7 +25,7 @@ class _Mlx(Reader, Writer):
     name = "mlx"
     title = "MLX"
     files = Files((WEIGHTS,), CONFIG_NAME, (CONFIG_NAME, WEIGHTS))
-    signature = (Signature(r"\.lora_[ab]$", "an MLX LoRA"),)
+    signature = (Signature(r"(?<!\.weight)\.lora_[ab]$", "an MLX LoRA"),)
 
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)

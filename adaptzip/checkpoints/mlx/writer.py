@@ -20,7 +20,7 @@ from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss, losses
-from adaptzip.checkpoints._rescaling import fold, in_range, pad
+from adaptzip.checkpoints._rescaling import fold, in_range, narrow, pad
 from adaptzip.checkpoints.mlx.reader import MODEL, is_embedding
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError
@@ -47,7 +47,9 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         RefusedError: if the base's layers are repeated, or a factor is too large for the dtype.
     """
     if options.portable:
-        raise UsageError("--portable is a profile of --as peft; MLX has one rank and one scale anyway")
+        raise UsageError(
+            "--portable is a profile of --as peft; MLX has one rank and one scale anyway", hint="leave --portable out"
+        )
     if adapter.resolved.layers:
         raise RefusedError(
             "MLX cannot hold layer_replication", hint="merge the adapter into its base model, and convert that"
@@ -97,16 +99,10 @@ def _uniform(adapter: Adapter, dtype: torch.dtype | None) -> Adapter:
     modules = {}
     for name, factors in adapter.modules.items():
         folded = in_range(name, pad(fold(factors), rank), dtype or adapter.meta.dtype)
-        modules[name] = replace(folded, B=_narrow(folded.B, factors.B.dtype))
+        modules[name] = replace(folded, B=narrow(folded.B, factors.B.dtype))
         if dtype is None and adapter.meta.dtype is not None:
             modules[name] = replace(folded, A=folded.A.to(adapter.meta.dtype), B=folded.B.to(adapter.meta.dtype))
     return replace(adapter, modules=modules)
-
-
-def _narrow(folded: Tensor, own: torch.dtype) -> Tensor:
-    """A factor in the dtype that it had before the scale was folded in, where that loses nothing."""
-    narrow = folded.to(own)
-    return narrow if torch.equal(narrow.to(folded.dtype), folded) else folded
 
 
 def _tensors(adapter: Adapter, dtype: torch.dtype | None) -> dict[str, Pending]:
