@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import adaptzip
 from adaptzip.checkpoints import PREFIX, dialect, dialects
@@ -57,15 +58,17 @@ class TestLoretta(DialectTests):
         return folder
 
 
-def kin(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: object) -> Path:
-    """A folder of another of PEFT's methods, with a head beside it."""
+def kin(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, Tensor] | None = None, **config: object
+) -> Path:
+    """A folder of another of PEFT's methods: one module, what all share, and a head beside it."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     keys = {f"model.layers.0.self_attn.q_proj.{part}": shape for part, shape in shapes.items()} | {
         "score.weight": (3, 16)
     }
     tensors = {f"{PREFIX}{key}": torch.randn(*shape, generator=generator) for key, shape in keys.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    save_file(tensors | dict(shared or {}), folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps({"task_type": "SEQ_CLS", **config}))
     return folder
 
@@ -95,6 +98,16 @@ class TestPeftGralora(DialectTests):
         blocks: Mapping[str, tuple[int, ...]] = {"gralora_A": (2, 8, 4), "gralora_B": (2, 4, 12)}
         general = {"gralora_A_general.weight": (3, 16), "gralora_B_general.weight": (24, 3)}
         return kin(folder, {**blocks, **general}, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
+
+
+class TestPeftTinylora(DialectTests):
+    dialect = dialect("peft-tinylora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A core of rank 2 from 3 numbers, of the one module that there is."""
+        shapes = {"tinylora_A": (2, 16), "tinylora_B": (24, 2), "tinylora_P": (3, 2, 2)}
+        shared = {"base_model.tinylora_v.0": torch.tensor([0.5, -1.0, 2.0])}
+        return kin(folder, shapes, shared, peft_type="TINYLORA", r=2, u=3)
 
 
 class TestMlx(DialectTests):

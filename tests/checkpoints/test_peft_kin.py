@@ -1,4 +1,4 @@
-"""DeLoRA and GraLoRA as PEFT saves them mean what PEFT makes of them."""
+"""DeLoRA, GraLoRA and TinyLoRA as PEFT saves them mean what PEFT makes of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import DeloraConfig, GraloraConfig, TaskType, get_peft_model
+from peft import DeloraConfig, GraloraConfig, TaskType, TinyLoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
 import adaptzip
+from adaptzip.checkpoints._parts import is_embedding
 from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge
@@ -27,6 +28,9 @@ KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "gralora": (GraloraConfig, {"r": 4, "gralora_k": 2, "alpha": 12}),
     "gralora-biases": (GraloraConfig, {"r": 4, "gralora_k": 2, "bias": "all"}),
     "gralora-4": (GraloraConfig, {"r": 8, "gralora_k": 4, "alpha": 12}),
+    "tinylora": (TinyLoraConfig, {"r": 3, "u": 5}),
+    "tinylora-tied": (TinyLoraConfig, {"r": 2, "u": 7, "weight_tying": 0.6, "projection_seed": 3}),
+    "tinylora-one": (TinyLoraConfig, {"r": 2, "u": 2, "weight_tying": 1.0, "bias": "tinylora_only"}),
     "gralora-hybrid": (GraloraConfig, {"r": 4, "gralora_k": 2, "hybrid_r": 3}),
 }
 MODELS: dict[str, tuple[Callable[[], Any], list[str]]] = {
@@ -106,6 +110,14 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ("gralora", lambda c, t: t.update({f"{Q}.gralora_A_general.weight": torch.ones(2, 16)}), "but hybrid_r is 0"),
         ("gralora", lambda c, t: t.pop(f"{Q}.gralora_B"), "but no gralora_B"),
         ("gralora-hybrid", lambda c, t: c.update(hybrid_r=2), r"expected \(2, 24\)"),
+        ("tinylora", lambda c, t: t.pop(f"{Q}.tinylora_A"), "but no tinylora_A"),
+        ("tinylora", lambda c, t: t.update({f"{Q}.tinylora_B": torch.ones(16, 2)}), r"and P \(u, rank, rank\)"),
+        ("tinylora", lambda c, t: t.update({"base_model.tinylora_v.0": torch.ones(4)}), r"is \[4\], expected \[5\]"),
+        ("tinylora", lambda c, t: t.update({"base_model.tinylora_v.0": torch.full((5,), torch.nan)}), "holds NaN"),
+        ("tinylora", lambda c, t: t.pop("base_model.tinylora_v.2"), "tinylora_v.2 is missing, but is among"),
+        ("tinylora", lambda c, t: t.update({"base_model.tinylora_v.6": torch.ones(5)}), "is there, but is not among"),
+        ("tinylora", lambda c, t: c.update(weight_tying=2), "weight_tying is 2, expected 0 to 1"),
+        ("tinylora", lambda c, t: c.update(projection_seed=-1), "projection_seed is -1, expected a whole number"),
     ],
 )
 def test_what_is_wrong_is_named(kind: str, change: tiny_peft.Change, message: str, tmp_path: Path) -> None:
@@ -115,7 +127,68 @@ def test_what_is_wrong_is_named(kind: str, change: tiny_peft.Change, message: st
         read(tmp_path / "adapter")
 
 
-@pytest.mark.parametrize(("kind", "what"), [("delora", "DeLoRA"), ("gralora", "GraLoRA")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c, t: [t.pop(key) for key in list(t) if key.endswith("_P")], "has no tinylora_P"),
+        (lambda c, t: c.update(projection_seed=7), "was not drawn from projection_seed 7 for one of 6 modules"),
+        (lambda c, t: t.update({f"{Q}.tinylora_P": t[f"{Q.replace('.0.', '.1.')}.tinylora_P"].clone()}), "was not drawn"),
+    ],
+)
+def test_modules_without_a_turn_are_refused(change: tiny_peft.Change, message: str, tmp_path: Path) -> None:
+    saved("tinylora", "llama", tmp_path)
+    tiny_peft.changed(tmp_path / "adapter", change)
+    with pytest.raises(RefusedError, match=message):
+        read(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_projections_are_known_in_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    saved("tinylora", "llama", tmp_path)
+    before = read(tmp_path / "adapter").modules
+    tiny_peft.changed(tmp_path / "adapter", lambda _, t: t.update({key: v.to(dtype) for key, v in t.items()}))
+    for name, module in read(tmp_path / "adapter").modules.items():
+        torch.testing.assert_close(module.delta(), before[name].delta(), atol=2e-2, rtol=2e-2)
+
+
+def test_one_vector_for_all_needs_no_turns(tmp_path: Path) -> None:
+    saved("tinylora-one", "llama", tmp_path)
+    before = read(tmp_path / "adapter").modules
+    tiny_peft.changed(tmp_path / "adapter", lambda c, t: c.update(projection_seed=7))
+    for name, module in read(tmp_path / "adapter").modules.items():
+        assert torch.equal(module.delta(), before[name].delta())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *[(name, True) for name in ("wte", "transformer.wpe", "model.embed_tokens", "bert.embeddings.word_embeddings")],
+        *[(name, False) for name in ("embed_out", "embeddings_project", "patch_embed.proj", "shared_mlp", "not_wte2")],
+    ],
+)
+def test_embeddings_are_known_by_name(name: str, expected: bool) -> None:
+    assert is_embedding(name) == expected
+
+
+def test_an_embeddings_cores(tmp_path: Path) -> None:
+    base = tiny_peft.llama()
+    tuned = get_peft_model(base, TinyLoraConfig(r=3, u=4, target_modules=["embed_tokens", "v_proj"]))
+    tiny_peft.randomise(tuned)
+    with pytest.warns(UserWarning, match="save_embedding_layers"):
+        tuned.save_pretrained(tmp_path / "adapter")
+    theirs = tiny_peft.merged_by_peft(tiny_peft.llama(), tmp_path / "adapter")
+    before = tiny_peft.llama().state_dict()
+    embedding = read(tmp_path / "adapter").modules["model.embed_tokens"]
+    assert embedding.layout == "embedding"
+    change = theirs["model.embed_tokens.weight"] - before["model.embed_tokens.weight"]
+    torch.testing.assert_close(embedding.weight_delta(), change, atol=1e-5, rtol=1e-5)
+    export(tmp_path / "adapter", tmp_path / "plain", as_="peft")
+    agree(tiny_peft.merged_by_peft(tiny_peft.llama(), tmp_path / "plain"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("delora", "DeLoRA"), ("gralora", "GraLoRA"), ("tinylora", "TinyLoRA")]
+)
 def test_another_methods_configuration_beside_it_is_refused(kind: str, what: str, tmp_path: Path) -> None:
     saved(kind, "llama", tmp_path)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')

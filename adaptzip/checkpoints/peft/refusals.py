@@ -51,14 +51,16 @@ _KNOWN = {
 
 _CONVERTIBLE = {
     "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
-    "TINYLORA", "PSOFT",
+    "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
     "CARTRIDGE",
 }  # fmt: skip
 
-READ_ELSEWHERE = {"ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "VBLORA": "a VB-LoRA"}
+READ_ELSEWHERE = {
+    "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA",
+}  # fmt: skip
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
 
