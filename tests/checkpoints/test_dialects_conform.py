@@ -100,6 +100,22 @@ class TestPeftGralora(DialectTests):
         return kin(folder, {**blocks, **general}, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
 
 
+class TestPeftLoha(DialectTests):
+    dialect = dialect("peft-loha")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"hada_w1_a": (24, 2), "hada_w1_b": (2, 16), "hada_w2_a": (24, 2), "hada_w2_b": (2, 16)}
+        return kin(folder, shapes, peft_type="LOHA", r=2, alpha=3)
+
+
+class TestPeftLokr(DialectTests):
+    dialect = dialect("peft-lokr")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"lokr_w1": (4, 2), "lokr_w2_a": (6, 1), "lokr_w2_b": (1, 8)}
+        return kin(folder, shapes, peft_type="LOKR", r=1, alpha=3)
+
+
 class TestPeftTinylora(DialectTests):
     dialect = dialect("peft-tinylora")
 

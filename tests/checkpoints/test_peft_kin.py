@@ -1,4 +1,4 @@
-"""DeLoRA, GraLoRA and TinyLoRA as PEFT saves them mean what PEFT makes of them."""
+"""DeLoRA, GraLoRA, LoHa, LoKr and TinyLoRA as PEFT saves them mean what PEFT makes of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import DeloraConfig, GraloraConfig, TaskType, TinyLoraConfig, get_peft_model
+from peft import DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig, TaskType, TinyLoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -28,6 +28,13 @@ KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "gralora": (GraloraConfig, {"r": 4, "gralora_k": 2, "alpha": 12}),
     "gralora-biases": (GraloraConfig, {"r": 4, "gralora_k": 2, "bias": "all"}),
     "gralora-4": (GraloraConfig, {"r": 8, "gralora_k": 4, "alpha": 12}),
+    "loha": (LoHaConfig, {"r": 2, "alpha": 3}),
+    "loha-full": (LoHaConfig, {"r": 5, "alpha": 2}),
+    "loha-ranks": (LoHaConfig, {"r": 2, "rank_pattern": {"(dense|up_proj)": 3}, "alpha_pattern": {"(query|down_proj)": 5}}),
+    "lokr": (LoKrConfig, {"r": 1, "alpha": 3}),
+    "lokr-whole": (LoKrConfig, {"r": 8, "alpha": 3}),
+    "lokr-both": (LoKrConfig, {"r": 1, "decompose_both": True, "decompose_factor": 8}),
+    "lokr-ranks": (LoKrConfig, {"r": 1, "rank_pattern": {"(dense|up_proj)": 2}, "decompose_factor": 2}),
     "tinylora": (TinyLoraConfig, {"r": 3, "u": 5}),
     "tinylora-tied": (TinyLoraConfig, {"r": 2, "u": 7, "weight_tying": 0.6, "projection_seed": 3}),
     "tinylora-one": (TinyLoraConfig, {"r": 2, "u": 2, "weight_tying": 1.0, "bias": "tinylora_only"}),
@@ -110,6 +117,14 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ("gralora", lambda c, t: t.update({f"{Q}.gralora_A_general.weight": torch.ones(2, 16)}), "but hybrid_r is 0"),
         ("gralora", lambda c, t: t.pop(f"{Q}.gralora_B"), "but no gralora_B"),
         ("gralora-hybrid", lambda c, t: c.update(hybrid_r=2), r"expected \(2, 24\)"),
+        ("loha", lambda c, t: t.pop(f"{Q}.hada_w2_a"), "but no hada_w2_a"),
+        ("loha", lambda c, t: c.update(r=3), "hada_w1_b is of rank 2, but adapter_config.json says 3"),
+        ("loha", lambda c, t: c.update(alpha="a"), "lora_alpha is 'a', expected a number"),
+        ("loha", lambda c, t: t.update({f"{Q}.hada_w1_b": torch.ones(3, 16)}), r"q_proj w1_a is \[16, 2\] and w1_b is"),
+        ("lokr", lambda c, t: t.pop(f"{Q}.lokr_w1"), "q_proj has neither, expected w1, or its a and b"),
+        ("lokr", lambda c, t: t.update({f"{Q}.lokr_w2": torch.ones(4, 4)}), "q_proj has w2, w2_a, w2_b, expected w2"),
+        ("lokr", lambda c, t: c.update(r=3), "lokr_w2_b is of rank 1, but adapter_config.json says 3"),
+        ("lokr", lambda c, t: t.update({f"{Q}.lokr_w1": torch.full((4, 4), torch.inf)}), "holds NaN or infinity"),
         ("tinylora", lambda c, t: t.pop(f"{Q}.tinylora_A"), "but no tinylora_A"),
         ("tinylora", lambda c, t: t.update({f"{Q}.tinylora_B": torch.ones(16, 2)}), r"and P \(u, rank, rank\)"),
         ("tinylora", lambda c, t: t.update({"base_model.tinylora_v.0": torch.ones(4)}), r"is \[4\], expected \[5\]"),
@@ -187,10 +202,57 @@ def test_an_embeddings_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"), [("delora", "DeLoRA"), ("gralora", "GraLoRA"), ("tinylora", "TinyLoRA")]
+    ("kind", "what"),
+    [("delora", "DeLoRA"), ("gralora", "GraLoRA"), ("loha", "LoHa"), ("lokr", "LoKr"), ("tinylora", "TinyLoRA")],
 )
 def test_another_methods_configuration_beside_it_is_refused(kind: str, what: str, tmp_path: Path) -> None:
     saved(kind, "llama", tmp_path)
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4}')
     with pytest.raises(RefusedError, match=f"belongs to {what}"):
         read(tmp_path / "adapter")
+
+
+CONVOLUTIONS: dict[str, tuple[Make, dict[str, Any], list[str]]] = {
+    "loha": (LoHaConfig, {"r": 2, "alpha": 3, "use_effective_conv2d": True}, ["conv1", "conv2", "lin"]),
+    "loha-full": (LoHaConfig, {"r": 5, "use_effective_conv2d": True}, ["conv1", "conv2", "lin"]),
+    "lokr": (LoKrConfig, {"r": 1, "alpha": 3, "use_effective_conv2d": True}, ["conv2", "lin"]),
+    "lokr-whole": (LoKrConfig, {"r": 8, "alpha": 3}, ["conv1", "conv2", "lin"]),
+    "lokr-both": (
+        LoKrConfig,
+        {"r": 1, "use_effective_conv2d": True, "decompose_both": True, "decompose_factor": 6},
+        ["conv2", "lin"],
+    ),
+}
+KERNELS = {"conv1": (3,), "conv2": (3, 2), "lin": ()}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_keep_their_kernels(kind: str, tmp_path: Path) -> None:
+    make, fields, names = CONVOLUTIONS[kind]
+    tuned = get_peft_model(tiny_peft.layers(), make(target_modules=names, **fields))
+    tiny_peft.randomise(tuned)
+    tuned.save_pretrained(tmp_path / "adapter")
+    theirs, before = tiny_peft.merged_by_peft(tiny_peft.layers(), tmp_path / "adapter"), tiny_peft.layers().state_dict()
+    found = read(tmp_path / "adapter").modules
+    assert {name: module.kernel for name, module in found.items()} == {name: KERNELS[name] for name in names}
+    for name, module in found.items():
+        change = theirs[f"{name}.weight"] - before[f"{name}.weight"]
+        torch.testing.assert_close(module.weight_delta(), change, atol=1e-5, rtol=1e-5, msg=name)
+    export(tmp_path / "adapter", tmp_path / "plain", as_="peft")
+    agree(tiny_peft.merged_by_peft(tiny_peft.layers(), tmp_path / "plain"), theirs)
+
+
+def test_a_core_of_one_dimension_that_peft_saves_and_cannot_merge(tmp_path: Path) -> None:
+    """The numbers of what torch's Kronecker product refuses for how they lie in memory."""
+    tuned = get_peft_model(
+        tiny_peft.layers(), LoKrConfig(r=1, alpha=3, use_effective_conv2d=True, target_modules=["conv1"])
+    )
+    tiny_peft.randomise(tuned)
+    tuned.save_pretrained(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    w1, w2_a, w2_b, t2 = (saved[f"base_model.model.conv1.lokr_{part}"] for part in ("w1", "w2_a", "w2_b", "t2"))
+    assert tuple(t2.shape) == (1, 1, 3, 1)
+    w2 = (w2_a.T @ w2_b)[:, :, None] * t2[0, 0, :, 0]
+    module = read(tmp_path / "adapter").modules["conv1"]
+    assert module.kernel == (3,)
+    torch.testing.assert_close(module.weight_delta(), 3 * torch.kron(w1[:, :, None], w2.contiguous()))

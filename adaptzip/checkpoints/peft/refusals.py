@@ -50,7 +50,7 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
+    "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
     "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
@@ -59,7 +59,8 @@ _PROMPTS = {
 }  # fmt: skip
 
 READ_ELSEWHERE = {
-    "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA",
+    "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LOHA": "LoHa", "LOKR": "LoKr",
+    "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA",
 }  # fmt: skip
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
