@@ -7,6 +7,7 @@ they are given (`Checkpoint`, `WriteOptions`, `Native`), and how their files are
 from __future__ import annotations
 
 from adaptzip.checkpoints._base import (
+    BaseTensors,
     Checkpoint,
     Dialect,
     Files,
@@ -29,6 +30,7 @@ from adaptzip.errors import CheckpointError
 __all__ = [
     "GROUP",
     "PREFIX",
+    "BaseTensors",
     "Checkpoint",
     "Dialect",
     "Files",

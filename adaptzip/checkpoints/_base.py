@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,31 @@ from adaptzip.checkpoints._vetting import vet_parts
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effects
 from adaptzip.core.layouts import Layout
+
+
+class BaseTensors(Protocol):
+    """The base model's tensors. Its folder is opened when something is first asked of it.
+
+    Names are those of the model in memory, or those that files have for them. Everything raises a BaseModelError where
+    the folder holds no base model, or one whose weights are quantised a RefusedError.
+    """
+
+    @property
+    def names(self) -> Collection[str]:
+        """What the base calls its stored tensors itself."""
+
+    def named_by(self, modules: Sequence[str]) -> BaseTensors:
+        """The same by the names that an adapter of these modules has for them, whose prefix may be another.
+
+        Raises:
+            BaseModelError: if the base lacks one of the modules.
+        """
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a stored tensor, or None where the base lacks it."""
+
+    def read(self, name: str) -> Tensor | None:
+        """A copy of a stored tensor, or None where the base lacks it; for a tied embedding the one it is tied to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +63,7 @@ class Checkpoint:
         config_text: its text.
         alpha: lora_alpha as the user gave it, or None.
         model_type: the base model's, where its folder was given.
+        base: the base model's tensors, where its folder was given.
     """
 
     path: Path
@@ -49,6 +75,7 @@ class Checkpoint:
     config_text: str | None = None
     alpha: float | None = None
     model_type: str | None = None
+    base: BaseTensors | None = None
 
 
 @dataclass(frozen=True)

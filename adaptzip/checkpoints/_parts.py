@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint
+from adaptzip.checkpoints._base import BaseTensors, Checkpoint
 from adaptzip.checkpoints._config import LARGEST, shown
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import CheckpointError, RefusedError
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 AGAIN = "save the adapter again with the program that trained it"
@@ -76,6 +76,20 @@ def number(source: Checkpoint, raw: Mapping[str, Any], field: str, default: floa
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or abs(value) > LARGEST:
         raise CheckpointError(f"{source.path}: {field} is {shown(value)}, expected a finite number", hint=AGAIN)
     return float(value)
+
+
+def needed_base(source: Checkpoint, why: str) -> BaseTensors:
+    """The base model's tensors, for a file that means nothing without them.
+
+    Args:
+        why: what cannot be told without them, after "its base model is needed".
+
+    Raises:
+        RefusedError: if they were not given.
+    """
+    if source.base is None:
+        raise RefusedError(f"{source.weights}: its base model is needed {why}", hint="add --base DIR")
+    return source.base
 
 
 def linear_layout(raw: Mapping[str, Any]) -> Layout:

@@ -194,7 +194,7 @@ NeededBase = Annotated[
     Path | None,
     typer.Option(
         "--base",
-        help="The folder of the base model, for a .adz whose basis is that of its weights.",
+        help="The folder of the base model, for an adapter that can't be read without it.",
         metavar="DIR",
         show_default=False,
     ),

@@ -30,10 +30,12 @@ _TELLING = {
 """Fields of a configuration that say what the adapter does; --verbose shows the others too."""
 
 
-def show(path: Path, output: Output, *, alpha: float | None, config: Path | None, device: str | None) -> None:
+def show(
+    path: Path, output: Output, *, alpha: float | None, config: Path | None, base: Path | None, device: str | None
+) -> None:
     """Describe the adapter at `path`; with a device, also what each method would cost."""
     size = source_bytes(path)
-    adapter = read(path, alpha=alpha, config=config)
+    adapter = read(path, alpha=alpha, config=config, base=base)
     report = describe(adapter)
     costs = _costs(adapter, size, device) if device and not report.is_zero else []
     values = {

@@ -54,7 +54,12 @@ def build(
         bool, typer.Option("--gradient", help="From a base model's first training step instead (LoRA-SB).")
     ] = False,
     base: Annotated[
-        Path | None, typer.Option(help="With --gradient: the base model.", metavar="DIR", show_default=False)
+        Path | None,
+        typer.Option(
+            help="With --gradient, or for adapters that can't be read without it: the base model.",
+            metavar="DIR",
+            show_default=False,
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -103,8 +108,8 @@ def build(
         import torch
 
         made = round_basis(made, torch.float16)
-    inside = [_captured(path, made) for path in sources]
-    outside = [_captured(path, made) for path in holdout or []]
+    inside = [_captured(path, made, base) for path in sources]
+    outside = [_captured(path, made, base) for path in holdout or []]
     if not as_json and (inside or outside):
         sink.result({}, lambda: _table(inside, outside))
     reference = write_basis(made, output, force, dtype=dtype)
@@ -128,6 +133,7 @@ def show(
         list[Path] | None,
         typer.Argument(help="Adapters to measure against it.", metavar="ADAPTER...", show_default=False),
     ] = None,
+    base: options.NeededBase = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -143,7 +149,7 @@ def show(
     from adaptzip.bases.artefact import read_basis
 
     found = read_basis(file)
-    measured = [_captured(path, found) for path in adapters or []]
+    measured = [_captured(path, found, base) for path in adapters or []]
     values: dict[str, Any] = {
         "path": str(file),
         "bytes": file.stat().st_size,
@@ -175,7 +181,7 @@ def basis(context: typer.Context) -> None:
 def _from_adapters(
     sources: Sequence[Path], size: int | None, base: Path | None, calibration: Path | None, modules_of: Path | None
 ) -> Basis:
-    given = {"--base": base, "--calibration": calibration, "--modules-of": modules_of}
+    given = {"--calibration": calibration, "--modules-of": modules_of}
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name} was given without --gradient", hint="add --gradient, or leave it out")
@@ -184,7 +190,7 @@ def _from_adapters(
     from adaptzip.bases.updates import build_basis
     from adaptzip.restoring.reading import read
 
-    return build_basis([read(path) for path in sources], size)
+    return build_basis([read(path, base=base) for path in sources], size)
 
 
 def _from_gradient(
@@ -208,17 +214,17 @@ def _from_gradient(
     from adaptzip.restoring.reading import read, tokeniser_folder
 
     texts = read_examples(calibration, **fields)
-    modules = list(read(modules_of).modules)
+    modules = list(read(modules_of, base=base).modules)
     gradients = module_gradients(base, texts, modules, tokeniser=tokeniser_folder(modules_of))
     return basis_from_gradients(gradients, size, f"gradient over {text.count(len(texts), 'text')}")
 
 
-def _captured(path: Path, shared: Basis) -> dict[str, Any]:
+def _captured(path: Path, shared: Basis, base: Path | None) -> dict[str, Any]:
     """How much of one adapter lies in a basis."""
     from adaptzip.core.projection import captured_energy
     from adaptzip.restoring.reading import read
 
-    found = captured_energy(read(path).modules, shared)
+    found = captured_energy(read(path, base=base).modules, shared)
     worst = min(found.modules, key=lambda name: found.modules[name], default=None)
     return {
         "adapter": str(path),

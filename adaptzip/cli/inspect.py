@@ -13,6 +13,7 @@ def inspect(
     costs: options.Costs = True,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    base: options.NeededBase = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -37,7 +38,7 @@ def inspect(
     else:
         from adaptzip.cli._show_adapter import show as show_adapter
 
-        show_adapter(source, sink, alpha=alpha, config=config, device=device if costs else None)
+        show_adapter(source, sink, alpha=alpha, config=config, base=base, device=device if costs else None)
 
 
 def _is_adz(path: Path) -> bool:

@@ -23,6 +23,7 @@ from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
 from adaptzip.models.texts.tokenisers import has_vocabulary
+from adaptzip.restoring.base_tensors import stored_base
 from adaptzip.restoring.reconstruction import reconstruct
 
 
@@ -40,8 +41,9 @@ def read(
         path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
-        base: folder of the base model, for a `.adz` file whose basis is that of the base weights, and for experts'
-            factors of an old layout, which means different things on different models.
+        base: folder of the base model, for a `.adz` file whose basis is that of the base weights, for checkpoints
+            that hold a whole model or leave shapes to it, and for experts' factors of an old layout, which means
+            different things on different models.
         basis: the basis artefact or its path, for a `.adz` file that names one.
 
     Raises:
@@ -202,7 +204,8 @@ def _source(
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None
-    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base))
+    given = None if base is None else stored_base(base)
+    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base), given)
 
 
 def _model_type(base: str | Path | None) -> str | None:

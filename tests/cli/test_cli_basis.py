@@ -110,7 +110,7 @@ def test_show(team: list[Path]) -> None:
         ("basis build", 2, "no adapter was given"),
         ("basis build {adapter} -o {adapter}", 2, "would replace its source"),
         ("basis build {adapter} -k 0", 2, "greater than or equal to 1"),
-        ("basis build {adapter} --base {adapter}", 2, "--base was given without --gradient"),
+        ("basis build {adapter} --calibration {adapter}", 2, "--calibration was given without --gradient"),
         ("basis build {adapter} --gradient", 2, "--gradient takes no adapters"),
         ("basis build --gradient -k 4", 2, "without all of --base"),
         ("basis build {adapter}/nothing", 2, "no such file or folder"),

@@ -1,0 +1,51 @@
+"""The base model's tensors, as a dialect that cannot read its files without them asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+
+from torch import Tensor
+
+from adaptzip.models.folder import BaseModel
+from adaptzip.models.names import Renaming, locate_tensor
+from adaptzip.models.renaming import find_renaming
+
+
+@dataclass(frozen=True, eq=False)
+class StoredBase:
+    """A base model's folder, opened when it is first asked for something.
+
+    Attributes:
+        opened: gives the base model; the same one each time.
+        renaming: the change of prefix from the names that are asked for to the base's own.
+    """
+
+    opened: Callable[[], BaseModel]
+    renaming: Renaming = field(default_factory=Renaming)
+
+    @property
+    def names(self) -> Collection[str]:
+        """As `BaseTensors.names`."""
+        return self.opened().tensors.keys()
+
+    def named_by(self, modules: Sequence[str]) -> StoredBase:
+        """As `BaseTensors.named_by`."""
+        return replace(self, renaming=find_renaming(self.opened(), modules))
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """As `BaseTensors.shape`."""
+        stored = locate_tensor(self.opened(), name, self.renaming)
+        return None if stored is None else self.opened().stored(stored).shape
+
+    def read(self, name: str) -> Tensor | None:
+        """As `BaseTensors.read`."""
+        stored = locate_tensor(self.opened(), name, self.renaming)
+        return None if stored is None else self.opened().read(stored)
+
+
+def stored_base(path: str | Path) -> StoredBase:
+    """The base model in the folder `path`, which is not opened yet."""
+    return StoredBase(cache(partial(BaseModel.open, path)))
