@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
+from adaptzip.checkpoints._base_shapes import kernels
 from adaptzip.checkpoints._config import DIFFERENT, PeftConfig, parse_config
 from adaptzip.checkpoints._parts import AGAIN, Parts, part_of
 from adaptzip.checkpoints._peft_method import Modules, PeftMethod
@@ -20,8 +21,8 @@ from adaptzip.errors import CheckpointError
 class PeftLycoris(PeftMethod):
     """A dialect of one of the two. The update is alpha / rank times the product; ranks and alphas go by module.
 
-    A convolution's kernel is known where a tensor has its dimensions. Flattened into the inputs it is not, and the
-    module looks like a linear layer.
+    A convolution's kernel is known where a tensor has its dimensions, or the base model is given. Else it is flattened
+    into the inputs, and the module looks like a linear layer.
     """
 
     needed: ClassVar[tuple[str, ...]] = ()
@@ -37,12 +38,24 @@ class PeftLycoris(PeftMethod):
 
     def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
         config = parse_config({**raw, "lora_alpha": raw.get("alpha", 8), "use_rslora": False}, source.path)
-        return {name: self._module(source, config, name, keys) for name, keys in modules.items()}
+        parts = {name: self._parts(source, name, keys) for name, keys in modules.items()}
+        pairs = {name: self._pair(source, config, name, parts[name], keys) for name, keys in modules.items()}
+        known = kernels(source, {name: (B.shape[0], A.shape[1]) for name, (B, A) in pairs.items()})
+        found = {}
+        for name, (B, A) in pairs.items():
+            kernel = known.get(name, _kernel(parts[name]))
+            found[name] = LoraFactors(A, B, config.scaling(name), "conv" if kernel else "linear", kernel)
+        return found
 
-    def _module(self, source: Checkpoint, config: PeftConfig, name: str, keys: Parts) -> LoraFactors:
-        parts = {part: part_of(source, name, keys, part) for part in dict.fromkeys((*self.needed, *sorted(keys)))}
+    def _parts(self, source: Checkpoint, name: str, keys: Parts) -> dict[str, Tensor]:
+        return {part: part_of(source, name, keys, part) for part in dict.fromkeys((*self.needed, *sorted(keys)))}
+
+    def _pair(
+        self, source: Checkpoint, config: PeftConfig, name: str, parts: Mapping[str, Tensor], keys: Parts
+    ) -> Factors:
+        """B and A of a module, whose rank is that of the configuration."""
         try:
-            B, A = self.product(parts)
+            pair = self.product(parts)
         except ValueError as error:
             raise CheckpointError(f"{source.weights}: module {name} {error}", hint=AGAIN) from error
         for part in ("w1_b", "w2_b"):
@@ -52,8 +65,7 @@ class PeftLycoris(PeftMethod):
                     f"{config.rank(name)}",
                     hint=DIFFERENT,
                 )
-        kernel = _kernel(parts)
-        return LoraFactors(A, B, config.scaling(name), "conv" if kernel else "linear", kernel)
+        return pair
 
 
 def _kernel(parts: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -56,9 +56,11 @@ class DialectTests:
 
     Attributes:
         dialect: the object that its entry point names.
+        base: the folder of a base model, for a dialect that reads nothing without one; a fixture may set it.
     """
 
     dialect: ClassVar[Dialect]
+    base: Path | None = None
 
     def adapter(self) -> Adapter:
         """An adapter in memory, with an extra at least, that the dialect can hold."""
@@ -181,25 +183,25 @@ class DialectTests:
     def test_no_tensor_is_lost(self, tmp_path: Path) -> None:
         """Every key is a part of a factor, carried as an extra, or refused by name."""
         folder = self._readable(tmp_path / "own")
-        whole = read(folder)
+        whole = read(folder, base=self.base)
         for number, key in enumerate(self._tensors(folder)):
             other = self._changed(folder, tmp_path / f"renamed-{number}", renamed(key))
-            found, said = _read_or_refused(other)
+            found, said = _read_or_refused(other, self.base)
             if found is None:
                 assert str(other) in said, f"the error about an unknown key names no file: {said}"
             else:
                 assert not alike(whole, found), f"a key that is like none of its own, {STRANGE + key}, is lost"
-            found, _ = _read_or_refused(self._changed(folder, tmp_path / f"without-{number}", without(key)))
+            found, _ = _read_or_refused(self._changed(folder, tmp_path / f"without-{number}", without(key)), self.base)
             assert found is None or not alike(whole, found), f"{key} is in the file, and in nothing that is read"
 
     def test_broken_factors_are_refused_by_the_name_of_their_file(self, tmp_path: Path) -> None:
         folder = self._readable(tmp_path / "own")
-        extras = len(read(folder).extras)
+        extras = len(read(folder, base=self.base).extras)
         refused = 0
         for number, (key, tensor) in enumerate(self._tensors(folder).items()):
             if tensor.is_floating_point():
                 broken = self._changed(folder, tmp_path / f"broken-{number}", with_nan(key))
-                found, said = _read_or_refused(broken)
+                found, said = _read_or_refused(broken, self.base)
                 refused += found is None
                 assert found is not None or str(broken) in said, f"the error about {key} names no file: {said}"
         assert refused + extras >= sum(t.is_floating_point() for t in self._tensors(folder).values())
@@ -230,7 +232,7 @@ class DialectTests:
         return made if made.is_dir() else made.parent
 
     def _read(self, tmp_path: Path) -> Adapter:
-        return read(self._readable(tmp_path / "own"))
+        return read(self._readable(tmp_path / "own"), base=self.base)
 
     def _strangers(self, tmp_path: Path) -> Iterator[tuple[str, Checkpoint]]:
         """Checkpoints of all other dialects that write factors and read them."""
@@ -253,9 +255,9 @@ class DialectTests:
         return copy
 
 
-def _read_or_refused(folder: Path) -> tuple[Adapter | None, str]:
+def _read_or_refused(folder: Path, base: Path | None) -> tuple[Adapter | None, str]:
     """What is read, or None and what the error says; any other error than the package's own is a failure."""
     try:
-        return read(folder), ""
+        return read(folder, base=base), ""
     except AdaptzipError as error:
         return None, str(error)

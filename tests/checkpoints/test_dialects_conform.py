@@ -116,6 +116,30 @@ class TestPeftLokr(DialectTests):
         return kin(folder, shapes, peft_type="LOKR", r=1, alpha=3)
 
 
+class TestPeftMiss(DialectTests):
+    dialect = dialect("peft-miss")
+
+    @pytest.fixture(autouse=True)
+    def _beside(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """A base model of the one weight that is changed."""
+        self.base = tmp_path_factory.mktemp("base")
+        tensors = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(24, 16), "score.weight": torch.zeros(3, 16)}
+        save_file(tensors, self.base / "model.safetensors")
+        (self.base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+    def checkpoint(self, folder: Path) -> Path:
+        return kin(folder, {"miss_block": (5, 24)}, peft_type="MISS", r=5)
+
+
+class TestPeftVera(DialectTests):
+    dialect = dialect("peft-vera")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """The one module that there is, which is as wide as A."""
+        shared = {"base_model.vera_A": torch.randn(3, 16), "base_model.vera_B": torch.randn(24, 3)}
+        return kin(folder, {"vera_lambda_b": (24,), "vera_lambda_d": (3,)}, shared, peft_type="VERA", r=3)
+
+
 class TestPeftTinylora(DialectTests):
     dialect = dialect("peft-tinylora")
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig, TaskType, TinyLoraConfig, get_peft_model
+from peft import DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig, TinyLoraConfig, get_peft_model
 from safetensors.torch import load_file
-from torch import Tensor
 
 import adaptzip
 from adaptzip.checkpoints._parts import is_embedding
@@ -18,9 +16,9 @@ from adaptzip.errors import CheckpointError, RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge
 from adaptzip.restoring.reading import read
-from tests.cases import tiny_peft
+from tests.cases import peft_kin, tiny_peft
+from tests.cases.peft_kin import MODELS, Make, agree
 
-Make = Callable[..., Any]
 KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "delora": (DeloraConfig, {"r": 4, "delora_lambda": 3.0}),
     "delora-ranks": (DeloraConfig, {"r": 4, "rank_pattern": {"(dense|up_proj)": 2}}),
@@ -40,28 +38,11 @@ KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "tinylora-one": (TinyLoraConfig, {"r": 2, "u": 2, "weight_tying": 1.0, "bias": "tinylora_only"}),
     "gralora-hybrid": (GraloraConfig, {"r": 4, "gralora_k": 2, "hybrid_r": 3}),
 }
-MODELS: dict[str, tuple[Callable[[], Any], list[str]]] = {
-    "llama": (tiny_peft.llama, ["q_proj", "up_proj", "down_proj"]),
-    "bert": (tiny_peft.bert, ["query", "dense"]),
-}
-CASES = [(kind, model) for kind in KINDS for model in MODELS]
+CASES = [(kind, model) for kind in KINDS for model in ("llama", "bert")]
 
 
 def saved(kind: str, name: str, folder: Path) -> None:
-    """An adapter of a tiny model with random numbers, beside its base."""
-    make, fields = KINDS[kind]
-    model, targets = MODELS[name]
-    task = TaskType.SEQ_CLS if name == "bert" else TaskType.CAUSAL_LM
-    base = model()
-    base.save_pretrained(folder / "base")
-    tuned = get_peft_model(base, make(target_modules=targets, task_type=task, **fields))
-    tiny_peft.randomise(tuned)
-    tuned.save_pretrained(folder / "adapter")
-
-
-def agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    for key, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[key], atol=1e-5, rtol=1e-5, msg=key)
+    peft_kin.saved(*KINDS[kind], name, folder)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -50,7 +50,7 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
+    "UNILORA", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
     "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
@@ -60,7 +60,7 @@ _PROMPTS = {
 
 READ_ELSEWHERE = {
     "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LOHA": "LoHa", "LOKR": "LoKr",
-    "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA",
+    "MISS": "MiSS", "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA", "VERA": "VeRA",
 }  # fmt: skip
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
