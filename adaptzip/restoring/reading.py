@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptzip.checkpoints import Checkpoint, read_by, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
-from adaptzip.checkpoints._keys import plain_keys
+from adaptzip.checkpoints._keys import plain_keys, warn_of_spelling
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
 from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
@@ -201,6 +201,7 @@ def _source(
             )
     found = add_beside(weights, opened.tensors)
     plain = plain_keys(found, config, weights)
+    warn_of_spelling(plain, weights)
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, parse_config
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints.peft.alphas import has_alphas
 from adaptzip.checkpoints.peft.keys import split
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.refusals import refuse_variants
@@ -32,6 +33,8 @@ class _Peft(Reader, Writer):
             return 0.95
         if any(split(key) is not None for key in source.tensors):
             return 0.9
+        if has_alphas(source):
+            return 0.5
         return 0.2 if prefixed else 0.0
 
     def read(self, source: Checkpoint) -> Adapter:
