@@ -22,7 +22,7 @@ from adaptzip.checkpoints._base import (
 from adaptzip.checkpoints._foreign import foreign
 from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, readers, writer
+from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, reader, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
@@ -44,6 +44,7 @@ __all__ = [
     "dialect",
     "dialects",
     "read_by",
+    "reader",
     "recognise",
     "resolved",
     "vet",
@@ -68,7 +69,8 @@ def recognise(source: Checkpoint) -> Reader:
         raise foreign(source)
     if len(winners) > 1:
         raise CheckpointError(
-            f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect"
+            f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect",
+            hint=f"name the one that it is with --from, as in --from {winners[0]}",
         )
     return known[winners[0]]
 

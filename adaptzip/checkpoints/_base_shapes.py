@@ -68,7 +68,8 @@ def kernels(source: Checkpoint, shapes: Mapping[str, tuple[int, int]]) -> dict[s
             continue
         if (shape[0], prod(shape[1:])) != (out, width):
             raise CheckpointError(
-                f"{source.weights}: module {name} has an update [{out}, {width}], but the base's weight is {list(shape)}",
+                f"{source.weights}: module {name} has an update [{out}, {width}], but the base's weight is "
+                f"{list(shape)}",
                 hint="is this the base model that the adapter was trained on?",
             )
         found[name] = shape[2:]

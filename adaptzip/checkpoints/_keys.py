@@ -28,7 +28,10 @@ _NAMED = re.compile(
     r"|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$)"
     r"|^base_model\.tinylora_v(?=\.[^.]+\.\d+$))\.(?P<name>[^.]+)"
 )
-_KIN = r"delora_\w+|gralora_[AB]|gralora_[AB]_general\.weight|hada_\w+|lokr_\w+|miss_block|tinylora_[ABP]|vera_lambda_\w"
+_KIN = (
+    r"delora_\w+|gralora_[AB]|gralora_[AB]_general\.weight|hada_\w+|lokr_\w+|miss_block|tinylora_[ABP]"
+    r"|vera_lambda_\w"
+)
 _FACTOR = re.compile(rf"\.(lora_(A|B|E|embedding_A|embedding_B)(\.|$)|({_KIN})$)")
 _SAVED = re.compile(rf"\.(lora_([AB]\.weight|embedding_[AB])|{_KIN})$")
 _SAVED_ADALORA = re.compile(r"\.lora_[ABE]$")

@@ -1,7 +1,7 @@
 """PEFT's MiSS: one small block that is added to every part of a weight.
 
-Kang et al. 2024, arXiv:2409.15371. The file holds `<module>.miss_block`, and init_weights of the configuration says what
-it means to a weight W (out, in), which the file does not have the width of:
+Kang et al. 2024, arXiv:2409.15371. The file holds `<module>.miss_block`, and init_weights of the configuration says
+what it means to a weight W (out, in), which the file does not have the width of:
 
 - true or false: a block (rank, out) is added, transposed, to each `rank` columns in a row, the last ones cut off;
 - "mini": a block (rank, mini_r) is first repeated until it has `out` columns;
@@ -64,11 +64,8 @@ def _check(
     kind, (out, width) = raw.get("init_weights", True), shape
     columns = whole("mini_r", raw.get("mini_r", 1), source.path) if kind == "mini" else out
     expected = (out // rank, rank, rank) if kind == "bat" else (rank, columns)
-    if kind == "bat":
-        fits = out % rank == 0 and width % rank == 0
-    else:
-        fits = out % columns == 0 and rank <= width
-    if tuple(block.shape) != expected or not fits:
+    cut = out % rank or width % rank if kind == "bat" else out % columns or rank > width
+    if tuple(block.shape) != expected or cut:
         raise misfit(
             source, name, {"block": block}, f"{list(expected)} for rank {rank} and a base weight [{out}, {width}]"
         )

@@ -57,7 +57,7 @@ class _PeftTinylora(PeftMethod):
                 raise RefusedError(
                     f"{source.weights}: module {name} has no tinylora_P, which PEFT draws anew as the module's turn in "
                     "its base model comes",
-                    hint="save it again with save_projection=True, or as a LoRA: peft.save_as_lora(path, model, rank=r)",
+                    hint="save it again with save_projection=True, or turn it into a LoRA: peft.save_as_lora",
                 )
         parts = {name: _parts(source, name, keys) for name, keys in modules.items()}
         vectors = _vectors(source, raw, {name: P for name, (_, _, P) in parts.items()})
@@ -140,9 +140,7 @@ def _drawn(shape: torch.Size, seed: int, count: int) -> Tensor:
     # The order in which torch fills a tensor depends on its size: each is drawn whole, as PEFT draws it.
     generators = (torch.Generator().manual_seed(seed + turn) for turn in range(count))
     spread = 1 / sqrt(shape[1])
-    return torch.stack(
-        [torch.normal(0.0, spread, shape, generator=each).flatten()[:_COMPARED] for each in generators]
-    )
+    return torch.stack([torch.normal(0.0, spread, shape, generator=each).flatten()[:_COMPARED] for each in generators])
 
 
 DIALECT = _PeftTinylora()

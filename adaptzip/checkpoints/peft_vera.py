@@ -2,8 +2,8 @@
 
 Kopiczko et al. 2024, arXiv:2310.11454. The file holds `base_model.vera_A` (rank, widest in), `base_model.vera_B`
 (widest out, rank), and `<module>.vera_lambda_b` (out,) and `.vera_lambda_d` (rank,); the update is
-diag(lambda_b) B diag(lambda_d) A, of the first `out` rows of B and the first `in` columns of A. Nothing in the file says
-what `in` is, unless the module is the only one.
+diag(lambda_b) B diag(lambda_d) A, of the first `out` rows of B and the first `in` columns of A. Nothing in the file
+says what `in` is, unless the module is the only one.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def _drawn(
     """A and B as PEFT draws them for the largest sides of all modules: uniform, of variance 2 / (columns)."""
     key = whole("projection_prng_key", raw.get("projection_prng_key", 0), source.path, 0)
     warnings.warn(
-        f"{source.weights}: vera_A and vera_B are not in it, and are drawn from projection_prng_key {key} as PEFT does; "
-        "another version of torch may have drawn other numbers in training",
+        f"{source.weights}: vera_A and vera_B are not in it, and are drawn from projection_prng_key {key} as PEFT "
+        "does; another version of torch may have drawn other numbers in training",
         AdaptzipWarning,
         stacklevel=2,
     )

@@ -65,6 +65,7 @@ def export(
     drop_extras: bool = False,
     alpha: float | None = None,
     config: str | Path | None = None,
+    dialect: str | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     base_name: str | None = None,
@@ -82,7 +83,7 @@ def export(
             are float32 then.
         force: replace an existing output of the same kind.
         drop_extras: with `portable`, leave out extras, biases and DoRA magnitudes instead of refusing.
-        alpha, config: how to read a weight file that comes alone, as for `read`.
+        alpha, config, dialect: how to read a checkpoint, as for `read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
@@ -119,7 +120,8 @@ def export(
         if isinstance(source, Adapter):
             vet(source, "the adapter")
             vet_numbers(source)
-        adapter = _named(adapter_from(source, alpha=alpha, config=config, base=base, basis=basis), base_name)
+        found = adapter_from(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
+        adapter = _named(found, base_name)
         content = _Content(partial(target.write, adapter), adapter, None)
     warn_of_local_name(content.adapter.meta.base_model)
     with atomic_directory(output, force, owned=target.files.owns) as folder:

@@ -205,7 +205,9 @@ def alone_with_alphas(folder: Path, prefix: str = PREFIX) -> None:
 
 @pytest.mark.parametrize("prefix", [PREFIX, ""])
 def test_a_file_may_bring_the_alphas_of_its_modules(prefix: str, tmp_path: Path) -> None:
-    train(llama(), tmp_path / "plain", r=2, lora_alpha=6, alpha_pattern={"v_proj": 3}, target_modules=["q_proj", "v_proj"])
+    train(
+        llama(), tmp_path / "plain", r=2, lora_alpha=6, alpha_pattern={"v_proj": 3}, target_modules=["q_proj", "v_proj"]
+    )
     alone_with_alphas(tmp_path / "a", prefix)
     expected, found = read(tmp_path / "plain"), read(tmp_path / "a")
     assert found.meta.dialect == "peft"

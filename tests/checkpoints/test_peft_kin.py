@@ -28,7 +28,10 @@ KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "gralora-4": (GraloraConfig, {"r": 8, "gralora_k": 4, "alpha": 12}),
     "loha": (LoHaConfig, {"r": 2, "alpha": 3}),
     "loha-full": (LoHaConfig, {"r": 5, "alpha": 2}),
-    "loha-ranks": (LoHaConfig, {"r": 2, "rank_pattern": {"(dense|up_proj)": 3}, "alpha_pattern": {"(query|down_proj)": 5}}),
+    "loha-ranks": (
+        LoHaConfig,
+        {"r": 2, "rank_pattern": {"(dense|up_proj)": 3}, "alpha_pattern": {"(query|down_proj)": 5}},
+    ),
     "lokr": (LoKrConfig, {"r": 1, "alpha": 3}),
     "lokr-whole": (LoKrConfig, {"r": 8, "alpha": 3}),
     "lokr-both": (LoKrConfig, {"r": 1, "decompose_both": True, "decompose_factor": 8}),
@@ -128,7 +131,10 @@ def test_what_is_wrong_is_named(kind: str, change: tiny_peft.Change, message: st
     [
         (lambda c, t: [t.pop(key) for key in list(t) if key.endswith("_P")], "has no tinylora_P"),
         (lambda c, t: c.update(projection_seed=7), "was not drawn from projection_seed 7 for one of 6 modules"),
-        (lambda c, t: t.update({f"{Q}.tinylora_P": t[f"{Q.replace('.0.', '.1.')}.tinylora_P"].clone()}), "was not drawn"),
+        (
+            lambda c, t: t.update({f"{Q}.tinylora_P": t[f"{Q.replace('.0.', '.1.')}.tinylora_P"].clone()}),
+            "was not drawn",
+        ),
     ],
 )
 def test_modules_without_a_turn_are_refused(change: tiny_peft.Change, message: str, tmp_path: Path) -> None:

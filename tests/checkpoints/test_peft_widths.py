@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoHaConfig, LoKrConfig, MissConfig, VeraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import adaptzip
-from adaptzip.checkpoints import Checkpoint, dialect
+from adaptzip.checkpoints import Checkpoint
 from adaptzip.checkpoints._form import read_by
 from adaptzip.checkpoints._registry import readers
 from adaptzip.errors import AdaptzipWarning, BaseModelError, CheckpointError, RefusedError
@@ -64,7 +64,8 @@ def test_it_goes_through_a_file_into_a_plain_lora(kind: str, name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [("vera", "to tell how many inputs each module has"), ("miss", "to tell how large the weights are")]
+    ("kind", "why"),
+    [("vera", "to tell how many inputs each module has"), ("miss", "to tell how large the weights are")],
 )
 def test_without_the_base_it_is_refused(kind: str, why: str, tmp_path: Path) -> None:
     saved(kind, "llama", tmp_path)

@@ -59,7 +59,7 @@ def read(source: Checkpoint) -> Adapter:
 
 
 def _assumed_config(source: Checkpoint, keys: Keys, alphas: Mapping[str, float]) -> Mapping[str, Any]:
-    """A configuration for weights that come alone, from their shapes, and their alphas or the one that the user gave."""
+    """A configuration for weights that come alone, from their shapes, and their alphas or the one of the user."""
     alpha = max(alphas.values(), default=source.alpha)
     if alpha is None:
         raise CheckpointError(
