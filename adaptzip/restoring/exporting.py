@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, vet, vet_numbers, writer
+from adaptzip.checkpoints import Dialect, Native, NativeWriter, Reader, WriteOptions, read_by, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -20,7 +20,7 @@ from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, Usa
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import adapter_from, read
+from adaptzip.restoring.reading import adapter_from, archive_file, open_checkpoint, read
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -146,9 +146,18 @@ def _native(
     basis: str | Path | Basis | None,
     base_name: str | None,
 ) -> _Content:
-    found = native(source, target.name, target.takes, base=base, basis=basis)
+    found = _again(source, target) or native(source, target.name, target.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
     return _Content(partial(target.write_native, found), found.adapter, target.loading_bytes(found))
+
+
+def _again(source: str | Path | Adapter | Compressed, target: NativeWriter) -> Native | None:
+    """The tensors of a checkpoint of the target's own dialect, which it writes in another form; None of all else."""
+    if not isinstance(source, str | Path) or not isinstance(target, Reader) or archive_file(source) is not None:
+        return None
+    opened = open_checkpoint(source)
+    found = target.native(opened)
+    return None if found is None else replace(found, adapter=read_by(target, opened))
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:
