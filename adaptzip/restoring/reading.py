@@ -12,6 +12,7 @@ from typing import Any
 
 from adaptzip.checkpoints import Checkpoint, read_by, reader, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
+from adaptzip.checkpoints._copies import check_copies
 from adaptzip.checkpoints._keys import plain_keys, warn_of_spelling
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
 from adaptzip.checkpoints._places import weight_file as find_weights
@@ -69,6 +70,7 @@ def read(
         given = None if config is None else Path(config)
         source = _source(Path(path), weights, opened, alpha, given, base)
         adapter = read_by(recognise(source) if dialect is None else reader(dialect), source)
+        check_copies(adapter, weights)
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
