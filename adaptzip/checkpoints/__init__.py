@@ -23,7 +23,7 @@ from adaptzip.checkpoints._foreign import foreign
 from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, held
-from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, opener, readers, writer
+from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, opener, reader, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
@@ -49,6 +49,7 @@ __all__ = [
     "held",
     "opener",
     "read_by",
+    "reader",
     "recognise",
     "resolved",
     "vet",
@@ -73,7 +74,8 @@ def recognise(source: Checkpoint) -> Reader:
         raise foreign(source)
     if len(winners) > 1:
         raise CheckpointError(
-            f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect"
+            f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect",
+            hint=f"name the one that it is with --from, as in --from {winners[0]}",
         )
     return known[winners[0]]
 

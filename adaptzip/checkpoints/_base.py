@@ -305,6 +305,14 @@ class NativeWriter(Dialect):
             UsageError: if it cannot be written with these options.
         """
 
+    def native(self, source: Checkpoint) -> Native | None:
+        """The tensors of a checkpoint of the dialect's own, to be written again; None where there is but one form.
+
+        Raises:
+            CheckpointError, RefusedError: as `Reader.read`.
+        """
+        return None
+
     def loading_bytes(self, native: Native) -> int | None:
         """Memory that the program which loads the files needs for what it unpacks them to, or None for no more."""
         return None

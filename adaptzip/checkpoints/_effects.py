@@ -72,7 +72,7 @@ def extra_effect(key: str, config: Mapping[str, Any], modules: Collection[str] =
     copied = _COPY.search(name)
     if copied is not None:
         # Another adapter's name than `default` may stand there, which no key tells from a module's.
-        target = f"{name[: copied.start()]}.{name[copied.end() :]}"
+        target = _COPY.sub(".", name)  # A copied module may lie within another.
         return _replacing(key, target, config, placed=IN_MEMORY in key)
     if _ORIGINAL in name:
         return Effect("original", name.replace(_ORIGINAL, "."))

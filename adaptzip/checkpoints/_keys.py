@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptzip.errors import CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError
 
 PREFIX = "base_model.model."
 """What PEFT puts before the module's path in the base model."""
@@ -20,12 +21,20 @@ _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 _OUTER = re.compile(r"^(module\.|_forward_module\.)+")
 # The adapter's name, which PEFT leaves out when it saves.
 _NAMED = re.compile(
-    r"(?P<part>(?:\.lora_[AB]|\.lora_magnitude_vector)(?=\.[^.]+\.(?:weight|bias)$)"
+    r"(?P<part>(?:\.lora_[AB]|\.lora_magnitude_vector|\.gralora_[AB]_general)(?=\.[^.]+\.(?:weight|bias)$)"
     r"|(?:\.lora_embedding_[AB]|\.lora_magnitude_vector|\.vblora_logits_[AB]|\.vblora_vector_bank"
-    r"|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$))\.(?P<name>[^.]+)"
+    r"|\.lora_[ABE]|\.delora_(?:A|B|lambda|w_norm)|\.gralora_[AB]|\.hada_(?:w[12]_[ab]|t[12])"
+    r"|\.lokr_(?:w[12](?:_[ab])?|t2)|\.miss_block|\.tinylora_[ABP]|\.vera_(?:lambda_[bd]|[AB])"
+    r"|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$)"
+    r"|^base_model\.tinylora_v(?=\.[^.]+\.\d+$))\.(?P<name>[^.]+)"
 )
-_FACTOR = re.compile(r"\.lora_(A|B|embedding_A|embedding_B)(\.|$)")
-_SAVED = re.compile(r"\.lora_([AB]\.weight|embedding_[AB])$")
+_KIN = (
+    r"delora_\w+|gralora_[AB]|gralora_[AB]_general\.weight|hada_\w+|lokr_\w+|miss_block|tinylora_[ABP]"
+    r"|vera_lambda_\w"
+)
+_FACTOR = re.compile(rf"\.(lora_(A|B|E|embedding_A|embedding_B)(\.|$)|({_KIN})$)")
+_SAVED = re.compile(rf"\.(lora_([AB]\.weight|embedding_[AB])|{_KIN})$")
+_SAVED_ADALORA = re.compile(r"\.lora_[ABE]$")
 # What stands first in the models of the transformers library that hold a backbone and a head: a "model." before it
 # is not of the model, but the rest of PEFT's prefix.
 _BACKBONES = ("model.", "transformer.", "bert.", "roberta.", "distilbert.", "deberta.", "electra.", "gpt_neox.", "vit.")
@@ -66,14 +75,30 @@ def plain_keys(keys: Iterable[str], config: Mapping[str, Any] | None, where: obj
     """
     plain = {key: unwrapped(key) for key in keys}
     plain = _unnamed(plain, where)
-    if config is not None and config.get("peft_type") == "LORA":
-        plain = _prefixed(plain)
+    if config is not None and isinstance(config.get("peft_type"), str):
+        plain = _prefixed(plain, _SAVED_ADALORA if config["peft_type"] == "ADALORA" else _SAVED)
     seen: dict[str, str] = {}
     for key, found in plain.items():
         if found in seen:
             raise CheckpointError(f"{where}: the keys {seen[found]} and {key} mean the same tensor")
         seen[found] = key
     return plain
+
+
+def warn_of_spelling(plain: Mapping[str, str], where: object) -> None:
+    """Warn, with an AdaptzipWarning, where keys are not read as they stand in the file, naming one of them.
+
+    Args:
+        plain: what `plain_keys` made of them.
+    """
+    changed = [key for key, found in plain.items() if key != found]
+    if changed:
+        warnings.warn(
+            f"{where}: {len(changed)} of {len(plain)} keys are not as PEFT saves them: {changed[0]} is read as "
+            f"{plain[changed[0]]}",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
 
 
 def unwrapped(key: str) -> str:
@@ -106,10 +131,10 @@ def _match(key: str) -> re.Match[str] | None:
     return None if found is None or found["name"] in ("weight", "bias") else found
 
 
-def _prefixed(plain: Mapping[str, str]) -> dict[str, str]:
+def _prefixed(plain: Mapping[str, str], saved: re.Pattern[str]) -> dict[str, str]:
     """The keys with PEFT's prefix, where it is missing from every factor as a whole or in its first half."""
     factors = [text for text in plain.values() if _FACTOR.search(text)]
-    if not factors or not all(map(_SAVED.search, factors)) or any(t.startswith("base_model.") for t in plain.values()):
+    if not factors or not all(map(saved.search, factors)) or any(t.startswith("base_model.") for t in plain.values()):
         return dict(plain)
     halved = all(text.startswith("model.") and text[6:].startswith(_BACKBONES) for text in factors)
     return {key: ("base_model." if halved else PREFIX) + text for key, text in plain.items()}

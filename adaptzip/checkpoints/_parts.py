@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
@@ -19,6 +20,9 @@ AGAIN = "save the adapter again with the program that trained it"
 
 Parts = Mapping[str, str]
 """The keys of one module's tensors, by part."""
+
+_EMBEDDING = re.compile(r"(^|[._])(embeddings?|embed|embed_tokens|embed_positions|embed_in|wte|wpe|shared)$")
+"""How the names of embeddings end, where neither keys nor shapes tell them from linear layers."""
 
 
 def part_of(source: Checkpoint, module: str, keys: Parts, part: str) -> Tensor:
@@ -91,6 +95,11 @@ def needed_base(source: Checkpoint, why: str) -> BaseTensors:
 def linear_layout(raw: Mapping[str, Any]) -> Layout:
     """How the weights of linear layers lie, by a configuration's fan_in_fan_out."""
     return "transposed" if raw.get("fan_in_fan_out") else "linear"
+
+
+def is_embedding(module: str) -> bool:
+    """Whether a module's name is one that models of the transformers library give an embedding."""
+    return _EMBEDDING.search(module) is not None
 
 
 def base_name(raw: Mapping[str, Any], field: str = "base_model_name_or_path") -> str | None:

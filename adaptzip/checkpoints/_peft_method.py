@@ -33,6 +33,8 @@ class PeftMethod(Reader):
     """What is in the keys of the method after the module's name, and in no extra's, such as ".delora_"."""
     parts: ClassVar[str]
     """A regular expression of the parts of a module, which stand after `own` at the end of a key."""
+    shared: ClassVar[str] = r"(?!)"
+    """A regular expression of the keys of tensors that modules share, which `factors` takes from the file; none."""
 
     @abstractmethod
     def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
@@ -80,6 +82,8 @@ class PeftMethod(Reader):
             found = pattern.fullmatch(key)
             if found is not None:
                 modules.setdefault(found[1], {})[found[2]] = key
+            elif re.fullmatch(self.shared, key):
+                continue
             elif not key.startswith(PREFIX) or self.own in key:
                 raise CheckpointError(
                     f"{source.weights}: the key {key} has no meaning in {self.title}",

@@ -77,6 +77,24 @@ def opener(weights: Path) -> Reader | None:
     return next(own, None)
 
 
+def reader(name: str) -> Reader:
+    """The dialect called `name`, to read.
+
+    Raises:
+        UsageError: if there is none.
+        RefusedError: if it is one that is written alone.
+    """
+    able = readers()
+    if name in able:
+        return able[name]
+    known = dialects()
+    if name in known:
+        raise RefusedError(
+            f"{known[name].title} checkpoints are written, not read", hint=f"dialects that are read: {', '.join(able)}"
+        )
+    raise _no_dialect(name, able)
+
+
 def writer(name: str) -> Writer | NativeWriter:
     """The dialect called `name`, to write.
 

@@ -180,6 +180,15 @@ Config = Annotated[
         show_default=False,
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="The dialect to read it as, where its keys tell another or more than one.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 CheckError = Annotated[
     float | None,
     typer.Option(

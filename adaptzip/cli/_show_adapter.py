@@ -31,11 +31,18 @@ _TELLING = {
 
 
 def show(
-    path: Path, output: Output, *, alpha: float | None, config: Path | None, base: Path | None, device: str | None
+    path: Path,
+    output: Output,
+    *,
+    alpha: float | None,
+    config: Path | None,
+    base: Path | None,
+    dialect: str | None,
+    device: str | None,
 ) -> None:
     """Describe the adapter at `path`; with a device, also what each method would cost."""
     size = source_bytes(path)
-    adapter = read(path, alpha=alpha, config=config, base=base)
+    adapter = read(path, alpha=alpha, config=config, base=base, dialect=dialect)
     report = describe(adapter)
     costs = _costs(adapter, size, device) if device and not report.is_zero else []
     values = {

@@ -88,6 +88,7 @@ def distill(
     extras: options.KeepExtras = "lossless",
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     device: options.Device = "auto",
     seed: options.TrainingSeed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where this run was stopped.")] = False,
@@ -124,8 +125,8 @@ def distill(
     from adaptzip.fitting.requests import Request
 
     request = Request(
-        budget=Budget.of(budget), extras=extras, alpha=alpha, config=config, device=device, seed=seed, base=base,
-        basis=basis, embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
+        budget=Budget.of(budget), extras=extras, alpha=alpha, config=config, dialect=dialect, device=device, seed=seed,
+        base=base, basis=basis, embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)

@@ -72,6 +72,7 @@ def eval(
     basis: options.NeededBasis = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     device: options.Device = "auto",
     seed: Annotated[
         int, typer.Option(help="Draws what --held-out holds out, and the texts of intervals.", metavar="NUMBER")
@@ -105,7 +106,7 @@ def eval(
         check_plot(plot)
         check_file(plot, force=force, source=sources, teacher=teacher, config=config, base=base, basis=basis, data=data)
     paths = _by_name(sources or [])
-    adapters = _read([teacher, *paths.values()], base, basis, alpha, config)
+    adapters = _read([teacher, *paths.values()], base, basis, alpha, config, dialect)
     from adaptzip.models.live.batches import hold_out, read_examples
     from adaptzip.reports.evaluation import TEACHER, evaluate
     from adaptzip.reports.sizes import sizes_of
@@ -172,21 +173,22 @@ def _by_name(sources: list[Path]) -> dict[str, Path]:
 
 
 def _read(
-    paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None
+    paths: list[Path], base: Path, basis: Path | None, alpha: float | None, config: Path | None, dialect: str | None
 ) -> dict[Path, Adapter | Functions]:
-    """The adapters; --alpha and --config are for those that have no configuration of their own."""
+    """The adapters; --alpha and --config are for those that have no configuration of their own, --from for no .adz."""
     from adaptzip.checkpoints._places import config_file
     from adaptzip.restoring.functions import read_either
     from adaptzip.restoring.reading import archive_file, weight_file
 
+    read_as = {path: dialect if archive_file(path) is None else None for path in paths}
     bare = {p for p in paths if archive_file(p) is None and not config_file(weight_file(p)).is_file()}
     given = "--alpha" if alpha is not None else "--config"
     if (alpha is not None or config is not None) and not bare:
         raise UsageError(f"{given} was given, but every adapter has its own configuration", hint=f"drop {given}")
     return {
-        path: read_either(path, alpha=alpha, config=config, basis=basis, base=base)
+        path: read_either(path, alpha=alpha, config=config, basis=basis, base=base, dialect=read_as[path])
         if path in bare
-        else read_either(path, basis=basis, base=base)
+        else read_either(path, basis=basis, base=base, dialect=read_as[path])
         for path in paths
     }
 

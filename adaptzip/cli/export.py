@@ -54,6 +54,7 @@ def export(
     ] = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
     base_name: options.BaseName = None,
@@ -84,7 +85,7 @@ def export(
 
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,
-        "config": config, "base": base, "basis": basis, "base_name": base_name,
+        "config": config, "dialect": dialect, "base": base, "basis": basis, "base_name": base_name,
     }  # fmt: skip
     sink.detail("reading the adapter and writing it")
     if dry_run:

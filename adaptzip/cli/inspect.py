@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adaptzip.cli import _options as options
 from adaptzip.cli._output import Output
+from adaptzip.errors import UsageError
 
 
 def inspect(
@@ -13,6 +14,7 @@ def inspect(
     costs: options.Costs = True,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     base: options.NeededBase = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
@@ -32,13 +34,16 @@ def inspect(
     """
     sink = Output(as_json, quiet, verbose)
     if _is_adz(source):
+        if dialect is not None:
+            raise UsageError(f"--from {dialect} was given, but {source} is a .adz file", hint="leave --from out")
         from adaptzip.cli._show_archive import show as show_archive
 
         show_archive(source, sink)
     else:
         from adaptzip.cli._show_adapter import show as show_adapter
 
-        show_adapter(source, sink, alpha=alpha, config=config, base=base, device=device if costs else None)
+        chosen = device if costs else None
+        show_adapter(source, sink, alpha=alpha, config=config, base=base, dialect=dialect, device=chosen)
 
 
 def _is_adz(path: Path) -> bool:

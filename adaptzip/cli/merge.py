@@ -35,6 +35,7 @@ def merge(
     ] = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     basis: options.NeededBasis = None,
     device: options.Device = "cpu",
     force: options.Force = False,
@@ -65,7 +66,7 @@ def merge(
     from adaptzip.restoring.reading import read
 
     sink.detail("reading the adapter")
-    adapter = read(source, alpha=alpha, config=config, base=base, basis=basis)
+    adapter = read(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
     if dry_run:
         values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
         _say(sink, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ def verify(
     max_error: options.CheckError = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
+    dialect: options.From = None,
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
     calibration: options.WeighingTexts = None,
@@ -60,7 +61,8 @@ def verify(
         return "\n".join(lines)
 
     fields = text_fields(calibration, text_field, pair_field, completion_field)
-    source = None if against is None else read(against, alpha=alpha, config=config, base=base, basis=basis)
+    given: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
+    source = None if against is None else read(against, **given)
     weights = sensitivities(source, against, base, calibration, fields)
     report = run(file, source, max_error=max_error, base=base, basis=basis, sensitivities=weights)
     Output(as_json, quiet, verbose).result(

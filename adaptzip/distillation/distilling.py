@@ -99,6 +99,7 @@ def distill(
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
+    dialect: str | None = None,
     device: str = "auto",
     seed: int = 0,
     basis: str | Path | Basis | None = None,
@@ -130,7 +131,7 @@ def distill(
             in parameters, and its own size where None.
         max_error: largest relative error of the fit that training starts from.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
-        alpha, config: as for `read`, of the teacher.
+        alpha, config, dialect: as for `read`, of the teacher.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of every random choice of the fit; a `Schedule` has that of training.
         basis: a basis, or the path of a basis artefact, for methods that need one.
@@ -175,6 +176,7 @@ def distill(
         extras=extras,
         alpha=alpha,
         config=config,
+        dialect=dialect,
         device=device,
         seed=seed,
         base=base,

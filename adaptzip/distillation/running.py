@@ -83,7 +83,19 @@ class Run:
         files = {"source": self.source, "teacher": self.teacher, "base": self.base}
         files |= {"data": None if self.data == SELF else Path(self.data)}
         files |= {name: _path(getattr(asked, name)) for name in ("config", "basis", "calibration")}
-        told = ("to", "budget", "extras", "alpha", "device", "seed", "embed_basis", "allocate", "options", "base_name")
+        told = (
+            "to",
+            "budget",
+            "extras",
+            "alpha",
+            "dialect",
+            "device",
+            "seed",
+            "embed_basis",
+            "allocate",
+            "options",
+            "base_name",
+        )
         settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
         settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
         return mark_of(self.schedule, files, settings)

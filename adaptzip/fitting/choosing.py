@@ -35,6 +35,7 @@ def plan(
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
+    dialect: str | None = None,
     device: str = "auto",
     seed: int = 0,
     base: str | Path | None = None,
@@ -59,7 +60,7 @@ def plan(
         max_error: largest relative error |dW - dW'| / |dW| over all modules together; 0.1 where neither this nor a
             budget is given. The best forecast is the smallest then, and of a budget the one with the smallest error.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
-        alpha, config: as for `read`.
+        alpha, config, dialect: as for `read`.
         device: "auto", "cpu", "cuda" or "cuda:N", for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
@@ -98,6 +99,7 @@ def plan(
         extras=extras,
         alpha=alpha,
         config=config,
+        dialect=dialect,
         device=device,
         seed=seed,
         base=base,

@@ -37,6 +37,7 @@ def compress(
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
+    dialect: str | None = None,
     device: str = "auto",
     seed: int = 0,
     base: str | Path | None = None,
@@ -65,7 +66,7 @@ def compress(
             nor a budget is given.
         lossless: keep every tensor bit for bit instead.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
-        alpha, config: as for `read`.
+        alpha, config, dialect: as for `read`.
         device: "auto", "cpu", "cuda" or "cuda:N", for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
@@ -108,6 +109,7 @@ def compress(
         extras=extras,
         alpha=alpha,
         config=config,
+        dialect=dialect,
         device=device,
         seed=seed,
         base=base,

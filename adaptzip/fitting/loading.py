@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if isinstance(source, Adapter):
         adapter, size, content = source, _tensor_bytes(source), None
     else:
-        adapter = read(source, alpha=request.alpha, config=request.config, base=request.base, basis=request.basis_path)
+        how: dict[str, Any] = {"alpha": request.alpha, "config": request.config, "dialect": request.dialect}
+        adapter = read(source, base=request.base, basis=request.basis_path, **how)
         size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:
         adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))

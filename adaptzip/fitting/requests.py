@@ -55,6 +55,7 @@ class Request:
     ranks: Mapping[str, int] | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     base_name: str | None = None
+    dialect: str | None = None
     text_field: str | None = None
     pair_field: str | None = None
     completion_field: str | None = None

@@ -12,13 +12,14 @@ import torch
 
 from adaptzip.checkpoints import (
     Dialect,
+    Native,
     NativeWriter,
     Reader,
     WriteOptions,
     Writer,
     conventions,
-    dialect,
     held,
+    read_by,
     vet,
     vet_numbers,
     writer,
@@ -32,7 +33,7 @@ from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, Usa
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import adapter_from, base_config, read
+from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, read
 
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""
@@ -84,6 +85,7 @@ def export(
     drop_extras: bool = False,
     alpha: float | None = None,
     config: str | Path | None = None,
+    dialect: str | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     base_name: str | None = None,
@@ -103,7 +105,7 @@ def export(
         force: replace an existing output of the same kind.
         drop_extras: leave out what the dialect or the portable profile cannot hold, such as extras, biases and DoRA
             magnitudes, instead of refusing; the report lists it.
-        alpha, config: how to read a weight file that comes alone, as for `read`.
+        alpha, config, dialect: how to read a checkpoint, as for `read`.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights, and for GGUF, which
             names and turns what it holds by the base's config.json.
         basis: the basis artefact or its path, for a `.adz` file that names one.
@@ -144,7 +146,8 @@ def export(
         if isinstance(source, Adapter):
             vet(source, "the adapter")
             vet_numbers(source)
-        adapter = _named(adapter_from(source, alpha=alpha, config=config, base=base, basis=basis), base_name)
+        found = adapter_from(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
+        adapter = _named(found, base_name)
         target = named or _own(adapter.meta.dialect)
         content = _factors(adapter, target, options, drop_extras)
     warn_of_local_name(content.adapter.meta.base_model)
@@ -184,7 +187,7 @@ def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool
 def _own(name: str) -> Writer:
     """The dialect that an adapter came in where that writes factors, else kohya's of an image model, else PEFT's."""
     found = conventions(name)
-    return found if isinstance(found, Writer) else cast("Writer", dialect("kohya" if found.pipelines else "peft"))
+    return found if isinstance(found, Writer) else cast("Writer", writer("kohya" if found.pipelines else "peft"))
 
 
 def _native(
@@ -194,9 +197,18 @@ def _native(
     basis: str | Path | Basis | None,
     base_name: str | None,
 ) -> _Content:
-    found = native(source, target.name, target.takes, base=base, basis=basis)
+    found = _again(source, target) or native(source, target.name, target.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
     return _Content(partial(target.write_native, found), found.adapter, target.loading_bytes(found))
+
+
+def _again(source: str | Path | Adapter | Compressed, target: NativeWriter) -> Native | None:
+    """The tensors of a checkpoint of the target's own dialect, which it writes in another form; None of all else."""
+    if not isinstance(source, str | Path) or not isinstance(target, Reader) or archive_file(source) is not None:
+        return None
+    opened = open_checkpoint(source)
+    found = target.native(opened)
+    return None if found is None else replace(found, adapter=read_by(target, opened))
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:

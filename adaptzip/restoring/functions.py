@@ -58,6 +58,7 @@ def read_either(
     config: str | Path | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
+    dialect: str | None = None,
 ) -> Adapter | Functions:
     """What a checkpoint or a `.adz` file puts on a model; arguments as for `sources.read`.
 
@@ -65,9 +66,9 @@ def read_either(
         CheckpointError, FormatError, RefusedError, UsageError: as `sources.read`.
     """
     archive = archive_file(path)
-    if archive is not None and alpha is None:
+    if archive is not None and alpha is None and dialect is None:
         compressed = open_adz(archive)
         with naming(archive, FormatError, RefusedError):
             if holds_functions(compressed):
                 return functions(compressed, base=base, basis=basis)
-    return read(path, alpha=alpha, config=config, base=base, basis=basis)
+    return read(path, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adaptzip.checkpoints import Checkpoint, opener, read_by, recognise, resolved
+from adaptzip.checkpoints import Checkpoint, opener, read_by, reader, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
-from adaptzip.checkpoints._keys import plain_keys
+from adaptzip.checkpoints._copies import check_copies
+from adaptzip.checkpoints._keys import plain_keys, warn_of_spelling
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
 from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
@@ -34,6 +35,7 @@ def read(
     config: str | Path | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
+    dialect: str | None = None,
 ) -> Adapter:
     """Read an adapter completely.
 
@@ -45,12 +47,13 @@ def read(
             that hold a whole model or leave shapes to it, for GGUF files, and for experts' factors of an old layout,
             which mean different things on different models.
         basis: the basis artefact or its path, for a `.adz` file that names one.
+        dialect: name of the dialect to read a checkpoint as; None for the one that its keys tell.
 
     Raises:
         CheckpointError: if the adapter is missing, unreadable or malformed.
         FormatError: if it is a damaged `.adz` file.
         RefusedError: if it is valid but not a low-rank update, or its basis is missing or another.
-        UsageError: if `alpha` is given although there is a configuration.
+        UsageError: if `alpha` is given although there is a configuration, or if there is no such dialect.
 
     Example:
         >>> adapter = adaptzip.read("my-adapter")
@@ -63,10 +66,11 @@ def read(
         weights = weight_file(path)
         opened = None if weights.suffix == ".adz" else _open(weights)
         if opened is None or "adaptzip" in opened.metadata:
-            return _read_adz(weights, alpha, base, basis)
+            return _read_adz(weights, alpha, base, basis, dialect)
         given = None if config is None else Path(config)
         source = _source(Path(path), weights, opened, alpha, given, base)
-        adapter = read_by(recognise(source), source)
+        adapter = read_by(recognise(source) if dialect is None else reader(dialect), source)
+        check_copies(adapter, weights)
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
@@ -79,11 +83,12 @@ def adapter_from(
     config: str | Path | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
+    dialect: str | None = None,
 ) -> Adapter:
     """The adapter that a path, a compressed adapter or an adapter in memory, whose effects are resolved, stands for.
 
     Args:
-        alpha, config, base, basis: as for `read`.
+        alpha, config, base, basis, dialect: as for `read`.
 
     Raises:
         CheckpointError, FormatError, RefusedError, UsageError: as `read`.
@@ -92,7 +97,7 @@ def adapter_from(
         return resolved(source)
     if isinstance(source, Compressed):
         return reconstruct(source, base=base, basis=basis)
-    return read(source, alpha=alpha, config=config, base=base, basis=basis)
+    return read(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -171,8 +176,16 @@ def _readable(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _read_adz(path: Path, alpha: float | None, base: str | Path | None, basis: str | Path | Basis | None) -> Adapter:
+def _read_adz(
+    path: Path,
+    alpha: float | None,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+    dialect: str | None,
+) -> Adapter:
     """Decode a compressed adapter."""
+    if dialect is not None:
+        raise UsageError(f"--from {dialect} was given, but {path} is a .adz file", hint="leave --from out")
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
     return reconstruct(path, base=base, basis=basis)
@@ -204,6 +217,7 @@ def _source(
             )
     found = add_beside(weights, opened.tensors)
     plain = plain_keys(found, config, weights)
+    warn_of_spelling(plain, weights)
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None

@@ -69,17 +69,15 @@ class DialectTests:
 
     Attributes:
         dialect: the object that its entry point names.
+        base: the folder of a base model, for a dialect that reads or writes nothing without one; a fixture may set it.
     """
 
     dialect: ClassVar[Dialect]
+    base: Path | None = None
 
     def adapter(self) -> Adapter:
         """An adapter in memory, with an extra at least, that the dialect can hold."""
         return small_adapter()
-
-    def base(self) -> Path | None:
-        """The folder of a base model, of which a config.json is enough, where the dialect writes none without."""
-        return None
 
     def compressed(self) -> Compressed:
         """A compressed adapter that a `NativeWriter` can write."""
@@ -92,7 +90,7 @@ class DialectTests:
         What the dialect writes, where it does; a dialect that is read alone overrides it.
         """
         source = self.compressed() if isinstance(self.dialect, NativeWriter) else self.adapter()
-        return export(source, folder, as_=self.dialect.name, base=self.base()).path
+        return export(source, folder, as_=self.dialect.name, base=self.base).path
 
     def test_it_says_what_it_is(self) -> None:
         own = self.dialect
@@ -150,7 +148,7 @@ class DialectTests:
         source = self.compressed()
         wanted, found = (
             reconstruct(source),
-            read(export(source, tmp_path / "out", as_=self.dialect.name, base=self.base()).path),
+            read(export(source, tmp_path / "out", as_=self.dialect.name, base=self.base).path),
         )
         assert found.modules.keys() == wanted.modules.keys()
         assert relative_error(wanted, found) < 1e-5
@@ -161,7 +159,7 @@ class DialectTests:
             pytest.skip("it does not write factors")
         try:
             path = export(
-                self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base(), dtype="bfloat16"
+                self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base, dtype="bfloat16"
             ).path
         except (RefusedError, UsageError):
             return
@@ -172,7 +170,7 @@ class DialectTests:
         if not isinstance(self.dialect, Writer):
             pytest.skip("it does not write factors")
         with pytest.raises((RefusedError, UsageError)):
-            export(self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base(), portable=True)
+            export(self.adapter(), tmp_path / "out", as_=self.dialect.name, base=self.base, portable=True)
         assert not (tmp_path / "out").exists()
 
     def test_what_is_read_is_of_its_name_and_vetted(self, tmp_path: Path) -> None:
@@ -203,25 +201,25 @@ class DialectTests:
     def test_no_tensor_is_lost(self, tmp_path: Path) -> None:
         """Every key is a part of a factor, carried as an extra, or refused by name."""
         folder = self._readable(tmp_path / "own")
-        whole = read(folder)
+        whole = read(folder, base=self.base)
         for number, key in enumerate(self._tensors(folder)):
             other = self._changed(folder, tmp_path / f"renamed-{number}", renamed(key))
-            found, said = _read_or_refused(other)
+            found, said = _read_or_refused(other, self.base)
             if found is None:
                 assert str(other) in said, f"the error about an unknown key names no file: {said}"
             else:
                 assert not alike(whole, found), f"a key that is like none of its own, {STRANGE + key}, is lost"
-            found, _ = _read_or_refused(self._changed(folder, tmp_path / f"without-{number}", without(key)))
+            found, _ = _read_or_refused(self._changed(folder, tmp_path / f"without-{number}", without(key)), self.base)
             assert found is None or not alike(whole, found), f"{key} is in the file, and in nothing that is read"
 
     def test_broken_factors_are_refused_by_the_name_of_their_file(self, tmp_path: Path) -> None:
         folder = self._readable(tmp_path / "own")
-        extras = len(read(folder).extras)
+        extras = len(read(folder, base=self.base).extras)
         refused = 0
         for number, (key, tensor) in enumerate(self._tensors(folder).items()):
             if tensor.is_floating_point():
                 broken = self._changed(folder, tmp_path / f"broken-{number}", with_nan(key))
-                found, said = _read_or_refused(broken)
+                found, said = _read_or_refused(broken, self.base)
                 refused += found is None
                 assert found is not None or str(broken) in said, f"the error about {key} names no file: {said}"
         assert refused + extras >= sum(t.is_floating_point() for t in self._tensors(folder).values())
@@ -243,7 +241,7 @@ class DialectTests:
         if not isinstance(self.dialect, Writer | NativeWriter):
             pytest.skip("it does not write")
         source = self.compressed() if isinstance(self.dialect, NativeWriter) else self.adapter()
-        return export(source, folder, as_=self.dialect.name, base=self.base(), force=force).files
+        return export(source, folder, as_=self.dialect.name, base=self.base, force=force).files
 
     def _readable(self, folder: Path) -> Path:
         """A folder with a checkpoint of the dialect; skips where it does not read."""
@@ -253,7 +251,7 @@ class DialectTests:
         return made if made.is_dir() else made.parent
 
     def _read(self, tmp_path: Path) -> Adapter:
-        return read(self._readable(tmp_path / "own"))
+        return read(self._readable(tmp_path / "own"), base=self.base)
 
     def _strangers(self, tmp_path: Path) -> Iterator[tuple[str, Checkpoint]]:
         """Checkpoints of all other dialects that write factors and read them."""
@@ -286,10 +284,10 @@ class DialectTests:
         return copy
 
 
-def _read_or_refused(folder: Path) -> tuple[Adapter | None, str]:
+def _read_or_refused(folder: Path, base: Path | None) -> tuple[Adapter | None, str]:
     """What is read, or None and what the error says; any other error than the package's own is a failure."""
     try:
-        return read(folder), ""
+        return read(folder, base=base), ""
     except AdaptzipError as error:
         return None, str(error)
 

@@ -70,15 +70,17 @@ class TestLoretta(DialectTests):
         return folder
 
 
-def kin(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: object) -> Path:
-    """A folder of another of PEFT's methods, with a head beside it."""
+def kin(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, Tensor] | None = None, **config: object
+) -> Path:
+    """A folder of another of PEFT's methods: one module, what all share, and a head beside it."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     keys = {f"model.layers.0.self_attn.q_proj.{part}": shape for part, shape in shapes.items()} | {
         "score.weight": (3, 16)
     }
     tensors = {f"{PREFIX}{key}": torch.randn(*shape, generator=generator) for key, shape in keys.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    save_file(tensors | dict(shared or {}), folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps({"task_type": "SEQ_CLS", **config}))
     return folder
 
@@ -110,6 +112,56 @@ class TestPeftGralora(DialectTests):
         return kin(folder, {**blocks, **general}, peft_type="GRALORA", r=4, gralora_k=2, hybrid_r=3, alpha=12)
 
 
+class TestPeftLoha(DialectTests):
+    dialect = dialect("peft-loha")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"hada_w1_a": (24, 2), "hada_w1_b": (2, 16), "hada_w2_a": (24, 2), "hada_w2_b": (2, 16)}
+        return kin(folder, shapes, peft_type="LOHA", r=2, alpha=3)
+
+
+class TestPeftLokr(DialectTests):
+    dialect = dialect("peft-lokr")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"lokr_w1": (4, 2), "lokr_w2_a": (6, 1), "lokr_w2_b": (1, 8)}
+        return kin(folder, shapes, peft_type="LOKR", r=1, alpha=3)
+
+
+class TestPeftMiss(DialectTests):
+    dialect = dialect("peft-miss")
+
+    @pytest.fixture(autouse=True)
+    def _beside(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """A base model of the one weight that is changed."""
+        self.base = tmp_path_factory.mktemp("base")
+        tensors = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(24, 16), "score.weight": torch.zeros(3, 16)}
+        save_file(tensors, self.base / "model.safetensors")
+        (self.base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+    def checkpoint(self, folder: Path) -> Path:
+        return kin(folder, {"miss_block": (5, 24)}, peft_type="MISS", r=5)
+
+
+class TestPeftVera(DialectTests):
+    dialect = dialect("peft-vera")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """The one module that there is, which is as wide as A."""
+        shared = {"base_model.vera_A": torch.randn(3, 16), "base_model.vera_B": torch.randn(24, 3)}
+        return kin(folder, {"vera_lambda_b": (24,), "vera_lambda_d": (3,)}, shared, peft_type="VERA", r=3)
+
+
+class TestPeftTinylora(DialectTests):
+    dialect = dialect("peft-tinylora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A core of rank 2 from 3 numbers, of the one module that there is."""
+        shapes = {"tinylora_A": (2, 16), "tinylora_B": (24, 2), "tinylora_P": (3, 2, 2)}
+        shared = {"base_model.tinylora_v.0": torch.tensor([0.5, -1.0, 2.0])}
+        return kin(folder, shapes, shared, peft_type="TINYLORA", r=2, u=3)
+
+
 class TestMlx(DialectTests):
     dialect = dialect("mlx")
 
@@ -123,12 +175,9 @@ class TestGguf(DialectTests):
 
     @pytest.fixture(autouse=True)
     def _based(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        self.folder = tmp_path_factory.mktemp("base")
+        self.base = tmp_path_factory.mktemp("base")
         sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1}
-        (self.folder / "config.json").write_text(json.dumps({"model_type": "llama", "head_dim": 8, **sizes}))
-
-    def base(self) -> Path:
-        return self.folder
+        (self.base / "config.json").write_text(json.dumps({"model_type": "llama", "head_dim": 8, **sizes}))
 
     def adapter(self) -> Adapter:
         """Without a head, with the scales within the factors."""

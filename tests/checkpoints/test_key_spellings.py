@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, VBLoRAConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    DeloraConfig,
+    GraloraConfig,
+    LoHaConfig,
+    LoKrConfig,
+    MissConfig,
+    PeftModel,
+    TinyLoraConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 
 import adaptzip
-from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.restoring.reading import read
+from tests.cases import peft_kin
+from tests.cases.peft_kin import Make
 from tests.cases.tiny_peft import gpt2, llama, merged_by_peft, randomise, train
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*keys are not as PEFT saves them")
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
 
@@ -48,7 +65,8 @@ def test_every_spelling_is_the_same_adapter(tmp_path: Path, spelling: str) -> No
     trained = train(base, folder, r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     expected = read(folder)
     respell(folder, SPELLINGS[spelling])
-    adapter = read(folder)
+    with pytest.warns(AdaptzipWarning, match=r"\d of \d keys are not as PEFT saves them: .* is read as base_model"):
+        adapter = read(folder)
     assert list(adapter.modules) == list(expected.modules)
     assert list(adapter.extras) == list(expected.extras)
     adaptzip.merge(folder, tmp_path / "base", tmp_path / "merged")
@@ -66,6 +84,46 @@ def test_a_backbone_of_another_name_is_told_from_the_prefix(tmp_path: Path, spel
     expected = list(read(tmp_path).modules)
     respell(tmp_path, SPELLINGS[spelling])
     assert list(read(tmp_path).modules) == expected
+
+
+KIN: dict[str, tuple[Make, dict[str, Any]]] = {
+    "adalora": (AdaLoraConfig, {"init_r": 4, "total_step": 10}),
+    "delora": (DeloraConfig, {"r": 4}),
+    "gralora": (GraloraConfig, {"r": 4, "hybrid_r": 2}),
+    "loha": (LoHaConfig, {"r": 2}),
+    "lokr": (LoKrConfig, {"r": 1}),
+    "miss": (MissConfig, {"r": 4}),
+    "tinylora": (TinyLoraConfig, {"r": 2, "u": 3}),
+    "vera": (VeraConfig, {"r": 3}),
+}
+OWN = re.compile(r"\.(lora_[ABE]|(delora|gralora|hada|lokr|miss|tinylora|vera)_[A-Za-z0-9_]+)")
+
+
+def named(key: str) -> str:
+    """With the adapter's name where it stands in memory."""
+    return OWN.sub(r".\1.default", key, count=1)
+
+
+@pytest.mark.parametrize("spell", [named, SPELLINGS["compiled layers"], SPELLINGS["wrapped whole"]])
+@pytest.mark.parametrize("kind", KIN)
+def test_other_methods_are_read_under_the_same_spellings(
+    kind: str, spell: Callable[[str], str], tmp_path: Path
+) -> None:
+    peft_kin.saved(*KIN[kind], "llama", tmp_path)
+    expected = read(tmp_path / "adapter", base=tmp_path / "base")
+    respell(tmp_path / "adapter", spell)
+    with pytest.warns(AdaptzipWarning, match="keys are not as PEFT saves them"):
+        found = read(tmp_path / "adapter", base=tmp_path / "base")
+    assert list(found.modules) == list(expected.modules)
+    assert all(torch.equal(found.modules[name].delta(), expected.modules[name].delta()) for name in found.modules)
+
+
+@pytest.mark.parametrize("kind", sorted(KIN.keys() - {"tinylora", "vera"}))
+def test_the_prefix_of_other_methods_may_be_missing(kind: str, tmp_path: Path) -> None:
+    peft_kin.saved(*KIN[kind], "llama", tmp_path)
+    expected = read(tmp_path / "adapter", base=tmp_path / "base")
+    respell(tmp_path / "adapter", SPELLINGS["no prefix"])
+    assert list(read(tmp_path / "adapter", base=tmp_path / "base").modules) == list(expected.modules)
 
 
 def failure(kind: type[AdaptzipError], folder: Path) -> str:
@@ -133,3 +191,60 @@ def test_what_a_vblora_lacks_is_named(tmp_path: Path) -> None:
     assert "peft_type is VBLORA, expected LORA" in message
     assert "belong to different adapters" in message
     assert "save_as_lora" not in message
+
+
+def alone_with_alphas(folder: Path, prefix: str = PREFIX) -> None:
+    """A trained adapter's weights without their configuration, with the alpha of each module."""
+    train(llama(), folder, r=2, lora_alpha=6, alpha_pattern={"v_proj": 3}, target_modules=["q_proj", "v_proj"])
+    (folder / "adapter_config.json").unlink()
+    tensors = load_file(folder / WEIGHTS)
+    stems = {key.partition(".lora_")[0] for key in tensors}
+    alphas = {f"{stem}.alpha": torch.tensor(3.0 if "v_proj" in stem else 6.0) for stem in stems}
+    save_file({key.replace(PREFIX, prefix): tensor for key, tensor in (tensors | alphas).items()}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, ""])
+def test_a_file_may_bring_the_alphas_of_its_modules(prefix: str, tmp_path: Path) -> None:
+    train(
+        llama(), tmp_path / "plain", r=2, lora_alpha=6, alpha_pattern={"v_proj": 3}, target_modules=["q_proj", "v_proj"]
+    )
+    alone_with_alphas(tmp_path / "a", prefix)
+    expected, found = read(tmp_path / "plain"), read(tmp_path / "a")
+    assert found.meta.dialect == "peft"
+    assert list(found.modules) == list(expected.modules)
+    assert not found.extras
+    assert {name: module.scaling for name, module in found.modules.items()} == {
+        name: 1.5 if "v_proj" in name else 3.0 for name in expected.modules
+    }
+    assert all(torch.equal(found.modules[name].delta(), expected.modules[name].delta()) for name in found.modules)
+    adaptzip.export(tmp_path / "a", tmp_path / "out")
+    assert all(
+        torch.equal(module.delta(), expected.modules[name].delta())
+        for name, module in read(tmp_path / "out").modules.items()
+    )
+
+
+V = f"{PREFIX}model.layers.0.self_attn.v_proj.alpha"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(V), f"has no {V}, but the alphas of other modules"),
+        (lambda t: t.update({V: torch.ones(2)}), r"v_proj.alpha is \[2\], expected one finite number"),
+        (lambda t: t.update({V: torch.tensor(torch.inf)}), "expected one finite number"),
+    ],
+)
+def test_alphas_that_are_wrong_are_named(change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path) -> None:
+    alone_with_alphas(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    change(tensors)
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=message):
+        read(tmp_path)
+
+
+def test_no_alpha_is_given_beside_those_of_the_file(tmp_path: Path) -> None:
+    alone_with_alphas(tmp_path)
+    with pytest.raises(UsageError, match="--alpha 2 was given, but .* has the alphas of its modules"):
+        read(tmp_path, alpha=2)

@@ -20,7 +20,7 @@ from adaptzip.checkpoints import Native, NativeWriter, WriteOptions, writer
 from adaptzip.checkpoints.peft_vblora.fitness import nearest_divisors
 from adaptzip.checkpoints.peft_vblora.layout import index_dtype
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import CheckpointError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.restoring.reading import read
 from tests.cases.tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise
 from tests.cases.vblora_cases import Widths, hand_made
@@ -283,6 +283,58 @@ def test_what_is_read_is_what_peft_merges(
     assert (lora["peft_type"], lora["task_type"]) == ("LORA", config.get("task_type"))
     for name, tensor in merged_by_peft(model(), tmp_path / "lora").items():
         torch.testing.assert_close(tensor, again[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (llama, {"target_modules": ["q_proj", "up_proj"], "vector_length": 8}),
+        (gpt2, {"target_modules": ["c_attn", "c_proj"], "vector_length": 16, "fan_in_fan_out": True}),
+        (bert, {"target_modules": ["query"], "vector_length": 4, "bias": "all", "task_type": "SEQ_CLS"}),
+    ],
+)
+def test_a_folder_of_all_logits_is_written_with_the_largest_alone(
+    model: Callable[[], Any], config: dict[str, Any], top_k: int, compact: bool, tmp_path: Path
+) -> None:
+    made = trained(model(), tmp_path / "vb", r=3, num_vectors=30, topk=top_k, save_only_topk_weights=compact, **config)
+    adaptzip.export(made.folder, tmp_path / "out", as_="peft-vblora")
+    written = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert not any(key.endswith(("logits_A", "logits_B")) for key in written)
+    for key, tensor in written.items():
+        if key.endswith("weights"):
+            rest = 1 - tensor.sum(-1)
+            assert (rest[..., None] >= tensor - 1e-6).all(), "the largest is last"
+    expected = merged_by_peft(model(), made.folder)
+    for name, tensor in merged_by_peft(model(), tmp_path / "out").items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_weights_that_rounding_takes_beyond_1_are_read_as_1(tmp_path: Path) -> None:
+    made = trained(
+        llama(), tmp_path / "vb", r=3, num_vectors=30, vector_length=8, topk=3, target_modules=["q_proj"],
+        save_only_topk_weights=True,
+    )  # fmt: skip
+    path = made.folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    key = "base_model.model.model.layers.0.self_attn.q_proj.vblora_logits_A_topk_weights"
+    tensors[key][0, 0] = torch.tensor([0.75, 0.25 + 2**-23])
+    save_file(tensors, path, {"format": "pt"})
+    assert float(1 - tensors[key][0, 0].sum()) < 0
+    with pytest.warns(AdaptzipWarning, match=r"has weights that rounding makes 1.00000012 of 1, which are read as 1"):
+        found = read(made.folder).modules["model.layers.0.self_attn.q_proj"]
+    bank = tensors["base_model.vblora_vector_bank"]
+    first, second, _ = tensors[key.replace("weights", "indices")][0, 0].tolist()
+    torch.testing.assert_close(found.A[0, :8], 0.75 * bank[first] + 0.25 * bank[second])
+    with pytest.warns(AdaptzipWarning, match="read as 1"):
+        adaptzip.export(made.folder, tmp_path / "out", as_="peft-vblora")
+    loaded = merged_by_peft(llama(), tmp_path / "out")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in loaded.values())
+    tensors[key][0, 0] = torch.tensor([0.75, 0.2501])
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="negative or add up to more than 1"):
+        read(made.folder)
 
 
 @pytest.mark.parametrize(

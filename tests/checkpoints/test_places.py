@@ -194,7 +194,8 @@ def test_the_adapter_of_an_fsdp_run_is_read(tmp_path: Path) -> None:
     torch.save(
         {k.replace(".weight", ".default.weight"): t for k, t in tensors.items()}, folder / "pytorch_model_fsdp.bin"
     )
-    found = read(folder)
+    with pytest.warns(AdaptzipWarning, match="keys are not as PEFT saves them"):
+        found = read(folder)
     assert found.modules.keys() == expected.modules.keys()
     assert all(torch.equal(found.modules[n].delta(), m.delta()) for n, m in expected.modules.items())
 

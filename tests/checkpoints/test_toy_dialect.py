@@ -224,8 +224,13 @@ def test_two_that_are_equally_sure_are_refused(trained: Trained, tmp_path: Path)
     toy = toy_of(trained, tmp_path / "toy")
     with installed_dialects(tmp_path / "twin", {"twin": f"{__name__}:TWIN"}):
         code, _, err = told("inspect", toy)
-    assert code == 2
+        named = told("inspect", toy, "--from", "toy")
+        file = told("inspect", toy / "toy.safetensors")
+    assert code == file[0] == 2
     assert "toy.safetensors: could be toy or twin, expected exactly one checkpoint dialect" in err
+    assert "hint: name the one that it is with --from, as in --from toy" in err
+    assert file[2] == err
+    assert named[0] == 0
 
 
 @pytest.mark.parametrize(

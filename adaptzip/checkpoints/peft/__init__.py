@@ -12,6 +12,7 @@ from adaptzip.checkpoints._image.pipelines import out_of_pipeline
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints._registry import conventions
+from adaptzip.checkpoints.peft.alphas import has_alphas
 from adaptzip.checkpoints.peft.keys import split
 from adaptzip.checkpoints.peft.prepare import losses_of_portable
 from adaptzip.checkpoints.peft.reader import read
@@ -38,6 +39,8 @@ class _Peft(Reader, Writer):
             return 0.95
         if any(split(key) is not None for key in source.tensors):
             return 0.9
+        if has_alphas(source):
+            return 0.5
         return 0.2 if prefixed else 0.0
 
     def read(self, source: Checkpoint) -> Adapter:

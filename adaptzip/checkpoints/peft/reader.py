@@ -14,6 +14,7 @@ from adaptzip.checkpoints._effects import with_plain_keys
 from adaptzip.checkpoints._keys import TOKENS
 from adaptzip.checkpoints._parts import check_numbers
 from adaptzip.checkpoints._vetting import check_token_rows
+from adaptzip.checkpoints.peft.alphas import has_alphas, without_alphas
 from adaptzip.checkpoints.peft.experts import parameter_paths
 from adaptzip.checkpoints.peft.keys import Keys, Part, classify
 from adaptzip.checkpoints.peft.refusals import refuse_variants
@@ -36,11 +37,12 @@ def read(source: Checkpoint) -> Adapter:
     """
     if source.config is not None:
         refuse_variants(source.config, source.path)
+    source, alphas = without_alphas(source) if has_alphas(source) else (source, {})
     keys = classify(source.tensors, source.weights)
     if not keys.modules:
         what = "no LoRA factors" if source.tensors else "no tensors"
         raise CheckpointError(f"{source.weights}: holds {what}", hint="expected lora_A and lora_B keys")
-    raw = source.config if source.config is not None else _assumed_config(source, keys)
+    raw = source.config if source.config is not None else _assumed_config(source, keys, alphas)
     config = parse_config(raw, source.path)
     modules, told = _modules(source, keys, config)
     warn_of_strangers(modules, {**raw, **told}, source.path)
@@ -56,9 +58,10 @@ def read(source: Checkpoint) -> Adapter:
     return Adapter(dict(sorted(modules.items())), with_plain_keys(extras), meta)
 
 
-def _assumed_config(source: Checkpoint, keys: Keys) -> Mapping[str, Any]:
-    """A configuration for weights that come alone, from their shapes and the alpha that the user gave."""
-    if source.alpha is None:
+def _assumed_config(source: Checkpoint, keys: Keys, alphas: Mapping[str, float]) -> Mapping[str, Any]:
+    """A configuration for weights that come alone, from their shapes, and their alphas or the one of the user."""
+    alpha = max(alphas.values(), default=source.alpha)
+    if alpha is None:
         raise CheckpointError(
             f"{source.weights}: there is no adapter_config.json beside it, so its scale is unknown",
             hint="put the adapter's adapter_config.json beside it, or give its lora_alpha with --alpha",
@@ -77,9 +80,10 @@ def _assumed_config(source: Checkpoint, keys: Keys) -> Mapping[str, Any]:
             ranks[name] = a.shape[1] if b is not None and are_listed(a, b) else a.shape[0]
     most = max(ranks.values(), default=1)
     return {
+        "alpha_pattern": {anchored(name): own for name, own in alphas.items() if own != alpha},
         "base_model_name_or_path": None,
         "bias": "none",
-        "lora_alpha": source.alpha,
+        "lora_alpha": alpha,
         "lora_bias": any("bias" in parts for parts in keys.modules.values()),
         "peft_type": "LORA",
         "r": most,

@@ -50,15 +50,18 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "LOHA", "LOKR", "VERA", "UNILORA", "MISS", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
-    "TINYLORA", "PSOFT",
+    "UNILORA", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
+    "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT",
     "CARTRIDGE",
 }  # fmt: skip
 
-READ_ELSEWHERE = {"ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "VBLORA": "a VB-LoRA"}
+READ_ELSEWHERE = {
+    "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LOHA": "LoHa", "LOKR": "LoKr",
+    "MISS": "MiSS", "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA", "VERA": "VeRA",
+}  # fmt: skip
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}
 

@@ -9,6 +9,7 @@ from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints.peft.targeting import left_out
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
+from adaptzip.checkpoints.peft_vblora.native import native_of
 from adaptzip.checkpoints.peft_vblora.reader import read
 from adaptzip.checkpoints.peft_vblora.writer import write
 from adaptzip.core.adapter import Adapter
@@ -33,6 +34,9 @@ class _PeftVblora(Reader, NativeWriter):
 
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)
+
+    def native(self, source: Checkpoint) -> Native | None:
+        return native_of(source) if self.sniff(source) else None
 
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
         write(native, folder, options)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -18,10 +20,12 @@ from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGH
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
-from adaptzip.errors import CheckpointError
+from adaptzip.errors import AdaptzipWarning, CheckpointError
 
 _WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _KEY = re.compile(re.escape(PREFIX) + r"(.+)" + re.escape(LOGITS) + rf"([AB])({INDICES}|{WEIGHTS}|)")
+_ROUNDING = float(torch.finfo(torch.float32).eps)
+"""What each weight of a mixture may be rounded by, of 1."""
 _AGAIN = "save the adapter again with PEFT's save_pretrained"
 
 
@@ -43,15 +47,44 @@ def read(source: Checkpoint) -> Adapter:
             f"{source.weights}: is a VB-LoRA without its bank of vectors, {BANK}",
             hint="save the adapter again with PEFT's save_pretrained: the mixtures alone are of no use",
         )
-    modules, extras = _classify(source)
-    bank = _floats(source, BANK).float()
-    if bank.ndim != 2 or 0 in bank.shape:
-        raise CheckpointError(f"{source.weights}: {BANK} is {list(bank.shape)}, expected (vectors, length)")
-    top_k = _whole(source, raw, "topk", bank.shape[0])
-    layout = linear_layout(raw)
-    factors = {name: _factors(source, name, parts, bank, top_k, layout) for name, parts in sorted(modules.items())}
+    _, extras = _classify(source)
+    bank, layout = _floats(source, BANK).float(), linear_layout(raw)
+    factors = {name: _factors(source, name, mixed, bank, layout) for name, mixed in mixtures(source).items()}
     meta = Meta("peft-vblora", MappingProxyType(dict(raw)), base_name(raw))
     return Adapter(factors, {key: source.tensors[key] for key in extras}, meta)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """Which vectors of the bank mix to the pieces of A or B.
+
+    Attributes:
+        indices: (rank, pieces, k) of A, (pieces, rank, k) of B.
+        logits: likewise, float32; their softmax over k are the weights.
+    """
+
+    indices: Tensor
+    logits: Tensor
+
+    def transposed(self) -> Mixtures:
+        """The same by the other order of ranks and pieces."""
+        return Mixtures(self.indices.transpose(0, 1), self.logits.transpose(0, 1))
+
+
+def mixtures(source: Checkpoint) -> dict[str, dict[str, Mixtures]]:
+    """The k largest logits of A and B of each module, by module in sorted order.
+
+    Raises:
+        CheckpointError: if they, the bank or topk are malformed.
+    """
+    bank = _floats(source, BANK)
+    if bank.ndim != 2 or 0 in bank.shape:
+        raise CheckpointError(f"{source.weights}: {BANK} is {list(bank.shape)}, expected (vectors, length)")
+    top_k = _whole(source, source.config or {}, "topk", bank.shape[0])
+    return {
+        name: {side: _mixtures(source, name, side, parts, bank.shape[0], top_k) for side in "AB"}
+        for name, parts in sorted(_classify(source)[0].items())
+    }
 
 
 def _classify(source: Checkpoint) -> tuple[dict[str, dict[str, str]], list[str]]:
@@ -71,10 +104,12 @@ def _classify(source: Checkpoint) -> tuple[dict[str, dict[str, str]], list[str]]
     return modules, extras
 
 
-def _factors(
-    source: Checkpoint, name: str, parts: Mapping[str, str], bank: Tensor, top_k: int, layout: Layout
-) -> LoraFactors:
-    A, B = (_pieces(source, name, side, parts, bank, top_k) for side in ("A", "B"))
+def _factors(source: Checkpoint, name: str, mixed: Mapping[str, Mixtures], bank: Tensor, layout: Layout) -> LoraFactors:
+    """A of the pieces (rank, pieces, length), and B of the pieces (pieces, rank, length)."""
+    A, B = (
+        (torch.softmax(own.logits, dim=-1).unsqueeze(-1) * bank[own.indices]).sum(-2)
+        for own in (mixed["A"], mixed["B"])
+    )
     rank = A.shape[0]
     if B.shape[1] != rank:
         raise CheckpointError(
@@ -87,23 +122,23 @@ def _factors(
     return LoraFactors(A.reshape(rank, -1), B.transpose(1, 2).reshape(-1, rank), 1.0, layout)
 
 
-def _pieces(source: Checkpoint, name: str, side: str, parts: Mapping[str, str], bank: Tensor, top_k: int) -> Tensor:
-    """Mixtures of bank vectors, (rank, pieces, length) of A and (pieces, rank, length) of B."""
+def _mixtures(source: Checkpoint, name: str, side: str, parts: Mapping[str, str], vectors: int, top_k: int) -> Mixtures:
+    """The k largest logits of one side of a module."""
     if side in parts:
         logits = _floats(source, parts[side]).float()
-        if logits.ndim != 3 or 0 in logits.shape or logits.shape[2] != len(bank):
+        if logits.ndim != 3 or 0 in logits.shape or logits.shape[2] != vectors:
             raise CheckpointError(
                 f"{source.weights}: {parts[side]} is {list(logits.shape)}, expected one logit for each of the "
-                f"{len(bank)} vectors"
+                f"{vectors} vectors"
             )
         largest, indices = logits.topk(top_k, dim=-1)
     elif side + INDICES in parts and side + WEIGHTS in parts:
-        indices, weights = _topk(source, parts[side + INDICES], parts[side + WEIGHTS], len(bank), top_k)
+        indices, weights = _topk(source, parts[side + INDICES], parts[side + WEIGHTS], vectors, top_k)
         largest, order = weights.log().topk(top_k, dim=-1)
         indices = indices.gather(-1, order)
     else:
         raise CheckpointError(f"{source.weights}: module {name} has no logits of {side}", hint=_AGAIN)
-    return (torch.softmax(largest, dim=-1).unsqueeze(-1) * bank[indices]).sum(-2)
+    return Mixtures(indices, largest)
 
 
 def _topk(source: Checkpoint, index_key: str, weight_key: str, vectors: int, top_k: int) -> tuple[Tensor, Tensor]:
@@ -120,13 +155,20 @@ def _topk(source: Checkpoint, index_key: str, weight_key: str, vectors: int, top
     ordered = indices.sort(-1).values
     if bool(torch.eq(ordered[..., 1:], ordered[..., :-1]).any()):
         raise CheckpointError(f"{source.weights}: {index_key} names a vector twice in one mixture")
-    weights = torch.cat([stored, 1 - stored.sum(-1, keepdim=True)], dim=-1)
-    if bool((weights < 0).any()):
+    last = 1 - stored.sum(-1, keepdim=True)
+    if bool((stored < 0).any()) or bool((last < -_ROUNDING * top_k).any()):
         raise CheckpointError(
             f"{source.weights}: {weight_key} has weights that are negative or add up to more than 1",
             hint="PEFT would load NaN for them; save all logits with save_only_topk_weights=False",
         )
-    return indices.long(), weights
+    if bool((last < 0).any()):
+        warnings.warn(
+            f"{source.weights}: {weight_key} has weights that rounding makes {1 - float(last.min()):.9g} of 1, which "
+            "are read as 1; PEFT itself loads NaN for them",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
+    return indices.long(), torch.cat([stored, last.clamp(min=0)], dim=-1)
 
 
 def _whole(source: Checkpoint, raw: Mapping[str, Any], name: str, most: int) -> int:

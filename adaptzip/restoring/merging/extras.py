@@ -100,6 +100,11 @@ def _targets(adapter: Adapter) -> dict[str, Effect]:
         other = seen.setdefault((effect.role, effect.tensor), key)
         if other == key:
             found[key] = effect
+        elif effect.placed and not effects[other].placed and torch.equal(adapter.extras[other], tensor):
+            # The same under a key that says where it belongs.
+            del found[other]
+            found[key] = effect
+            seen[effect.role, effect.tensor] = key
         elif not torch.equal(adapter.extras[other], tensor):
             raise CheckpointError(
                 f"the keys {other} and {key} bring different tensors for {effect.tensor}",

@@ -15,10 +15,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adaptzip.checkpoints._effects import extra_effect
 from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError
 from adaptzip.fitting.compression import compress
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge
+from adaptzip.restoring.reading import read
 from tests.cases.live_models import SIZES, Live, distance, llama, logits, logits_of, train
 
 HEAD = "base_model.model.classifier"
@@ -93,6 +95,8 @@ def test_two_heads_that_mean_one(trained: Live, tmp_path: Path) -> None:
     both = {f"{HEAD}.modules_to_save.default.bias": torch.ones(3)}
     rewrite(trained.adapter, lambda tensors: tensors | both)
     refused(CheckpointError, "different tensors for classifier.bias", trained, tmp_path / "merged")
+    with pytest.raises(CheckpointError, match="adapter_model.safetensors: .* different tensors for classifier.bias"):
+        read(trained.adapter)
     same = load_file(trained.adapter / "adapter_model.safetensors")[f"{HEAD}.bias"]
     rewrite(trained.adapter, lambda tensors: tensors | {f"{HEAD}.modules_to_save.default.bias": same.clone()})
     merge(trained.adapter, trained.base, tmp_path / "merged")
@@ -101,6 +105,8 @@ def test_two_heads_that_mean_one(trained: Live, tmp_path: Path) -> None:
 def test_an_untrained_original_alone(trained: Live, tmp_path: Path) -> None:
     rewrite(trained.adapter, lambda t: {k.replace(HEAD, f"{HEAD}.original_module"): v for k, v in t.items()})
     refused(CheckpointError, r"original_module.* trained copy is not there", trained, tmp_path / "merged")
+    with pytest.raises(CheckpointError, match="trained copy is not there"):
+        read(trained.adapter)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 16)])
@@ -166,3 +172,23 @@ def test_a_plain_key_beside_an_update_is_named(trained: Live, tmp_path: Path) ->
     report = merge(trained.adapter, trained.base, tmp_path / "merged")
     assert [key in warning for warning in report.warnings] == [True]
     assert distance(logits_of(tmp_path / "merged"), trained.logits) < 1e-6
+
+
+def test_a_copy_whose_place_another_key_tells(trained: Live, tmp_path: Path) -> None:
+    """The adapter's name is left out of the first key of the weight, so that a module's might stand in its place."""
+    head = {
+        leaf: load_file(trained.adapter / "adapter_model.safetensors")[f"{HEAD}.{leaf}"] for leaf in ("bias", "weight")
+    }
+    copies = {f"{HEAD}.modules_to_save.{leaf}": tensor.clone() for leaf, tensor in head.items()}
+    originals = {f"{HEAD}.original_module.{leaf}": torch.zeros_like(tensor) for leaf, tensor in head.items()}
+    rewrite(trained.adapter, lambda tensors: tensors | copies | originals)
+    type(bert()).from_pretrained(trained.base).bert.save_pretrained(tmp_path / "bare")
+    merge(trained.adapter, tmp_path / "bare", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(merged[f"classifier.{leaf}"], tensor) for leaf, tensor in head.items())
+
+
+def test_a_copy_within_a_copy_is_that_of_the_inner_module() -> None:
+    for name in ("classifier.modules_to_save.default.dense.modules_to_save.default.weight",
+                 "classifier.modules_to_save.dense.modules_to_save.weight"):  # fmt: skip
+        assert extra_effect(f"base_model.model.{name}", {}).tensor == "classifier.dense.weight"
