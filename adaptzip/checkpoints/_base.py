@@ -64,6 +64,8 @@ class Checkpoint:
         config_text: its text.
         alpha: lora_alpha as the user gave it, or None.
         model_type: the base model's, where its folder was given.
+        model_config: the parsed config.json beside the weights, as training scripts save whole models with it; None
+            where there is none that can be read.
         base: the base model's tensors, where its folder was given.
     """
 
@@ -76,6 +78,7 @@ class Checkpoint:
     config_text: str | None = None
     alpha: float | None = None
     model_type: str | None = None
+    model_config: Mapping[str, Any] | None = None
     base: BaseTensors | None = None
 
 

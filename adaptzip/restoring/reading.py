@@ -204,18 +204,29 @@ def _source(
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None
-    given = None if base is None else stored_base(base)
-    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, _model_type(base), given)
+    kind = None if base is None else (_model_config(Path(base)) or {}).get("model_type")
+    return Checkpoint(
+        path,
+        weights,
+        tensors,
+        opened.metadata,
+        header,
+        config,
+        text,
+        alpha,
+        kind if isinstance(kind, str) else None,
+        _model_config(weights.parent),
+        None if base is None else stored_base(base),
+    )
 
 
-def _model_type(base: str | Path | None) -> str | None:
-    """What the base model's configuration calls its kind, or None where that cannot be read."""
+def _model_config(folder: Path) -> dict[str, Any] | None:
+    """The config.json of a model's folder, or None where that cannot be read."""
     try:
-        config = None if base is None else json.loads((Path(base) / "config.json").read_bytes())
+        config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None  # Whoever needs the base model opens it, and says what is wrong with it.
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    return kind if isinstance(kind, str) else None
+        return None  # Whoever needs it says what is missing.
+    return config if isinstance(config, dict) else None
 
 
 def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
