@@ -93,7 +93,7 @@ def _classify(source: Checkpoint) -> tuple[dict[str, Cores], list[str]]:
             raise RefusedError(
                 f"{source.weights}: {key} belongs to LoRETTA_adp: adapters with a non-linear function inside, which "
                 "are no change of weights",
-                hint="only distillation can replace them; LoRETTA_rep checkpoints are read",
+                hint="`adaptzip eval` runs them, and `adaptzip compress --lossless` keeps them as they are",
             )
         elif _TENSORISED in key:
             raise RefusedError(

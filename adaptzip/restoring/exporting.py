@@ -12,6 +12,7 @@ import torch
 
 from adaptzip.checkpoints import Dialect, NativeWriter, Reader, WriteOptions, Writer, held, vet, vet_numbers, writer
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
+from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -53,6 +54,7 @@ class _Content:
 
     write: Callable[[Path, WriteOptions], None]
     adapter: Adapter
+    modules: int
     loading_bytes: int | None = None
     left_out: tuple[str, ...] = ()
 
@@ -136,7 +138,7 @@ def export(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        len(content.adapter.modules),
+        content.modules,
         content.loading_bytes,
         content.left_out,
     )
@@ -146,7 +148,7 @@ def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool
     """Raises: RefusedError: if the dialect cannot hold something, unless `drop` gives it up."""
     lost = target.lost(adapter, options)
     left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)
-    return _Content(partial(target.write, left), left, left_out=tuple(map(str, lost)))
+    return _Content(partial(target.write, left), left, len(left.modules), left_out=tuple(map(str, lost)))
 
 
 def _native(
@@ -158,7 +160,16 @@ def _native(
 ) -> _Content:
     found = native(source, target.name, target.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
-    return _Content(partial(target.write_native, found), found.adapter, target.loading_bytes(found))
+    modules = len(found.modules)
+    if isinstance(target, FunctionDialect) and not found.modules:
+        modules = _count(target, found.adapter)
+    return _Content(partial(target.write_native, found), found.adapter, modules, target.loading_bytes(found))
+
+
+def _count(target: FunctionDialect, kept: Adapter) -> int:
+    """How many layers the functions are of whose tensors are `kept` as they were."""
+    functions = target.functions(kept.extras, kept.meta.config, "the adapter")
+    return len(functions.behind) + len(functions.before)
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:

@@ -95,15 +95,19 @@ def adapter_from(
     return read(source, alpha=alpha, config=config, base=base, basis=basis)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, config: str | Path | None = None) -> Checkpoint:
     """Open the files of an adapter that is no `.adz`, without understanding them.
+
+    Args:
+        config: as for `read`.
 
     Raises:
         CheckpointError: if the adapter is missing or unreadable.
     """
     with _readable(path):
         weights = weight_file(path)
-        return _source(Path(path), weights, _open(weights), None, None, None)
+        given = None if config is None else Path(config)
+        return _source(Path(path), weights, _open(weights), None, given, None)
 
 
 def archive_file(path: str | Path) -> Path | None:

@@ -15,6 +15,7 @@ import adaptzip
 from adaptzip.checkpoints import PREFIX, dialect, dialects
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.testing.dialects import DialectTests, small_adapter
 from tests.cases import toy_dialect
 from tests.cases.plugging import installed_dialects
@@ -65,6 +66,21 @@ class TestLoretta(DialectTests):
         config = {"peft_type": "LORA", "bottleneck_size": 4, "lora_alpha": 6, "r": 8, "task_type": "SEQ_CLS"}
         (folder / "adapter_config.json").write_text(json.dumps(config))
         return folder
+
+
+class TestLorettaAdp(DialectTests):
+    dialect = dialect("loretta-adp")
+
+    def compressed(self) -> Compressed:
+        """The functions of one layer, kept as they are."""
+        generator = torch.Generator().manual_seed(0)
+        stem = f"{PREFIX}model.layers.0.mlp.down_proj.adapter_"
+        shapes = {"tensor.factors.0": (1, 8, 2), "tensor.factors.1": (2, 8, 1)}
+        cores = {f"{stem}{side}.layer.{part}": shape for side in ("down", "up") for part, shape in shapes.items()}
+        shaped = {**cores, f"{stem}down.layer.bias": (4,), f"{stem}up.layer.bias": (16,)}
+        tensors = {key: torch.randn(*shape, generator=generator) for key, shape in shaped.items()}
+        config = {"peft_type": "BOTTLENECK", "non_linearity": "relu", "scaling": 2.0}
+        return adaptzip.compress(Adapter({}, tensors, Meta("loretta-adp", config)), lossless=True)
 
 
 def kin(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: object) -> Path:

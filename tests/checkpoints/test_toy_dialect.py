@@ -202,7 +202,7 @@ def same_models(one: Path, other: Path) -> bool:
 def test_exports_are_to_what_can_write(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         adaptzip.export(trained.folder, tmp_path / "out", as_="nothing")
-    assert error.value.hint == "known: lora-xs, peft, peft-vblora, toy"
+    assert error.value.hint == "known: lora-xs, loretta-adp, mlx, peft, peft-vblora, toy"
 
 
 @pytest.mark.usefixtures("_toy")
