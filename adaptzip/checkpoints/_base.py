@@ -65,6 +65,8 @@ class Checkpoint:
         config_text: its text.
         alpha: lora_alpha as the user gave it, or None.
         base_config: the base model's config.json, where its folder was given and has one.
+        model_config: the parsed config.json beside the weights, as training scripts save whole models with it; None
+            where there is none that can be read.
         base: the base model's tensors, where its folder was given.
     """
 
@@ -77,6 +79,7 @@ class Checkpoint:
     config_text: str | None = None
     alpha: float | None = None
     base_config: Mapping[str, Any] | None = None
+    model_config: Mapping[str, Any] | None = None
     base: BaseTensors | None = None
 
     @property

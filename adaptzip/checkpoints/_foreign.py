@@ -21,7 +21,6 @@ _KINDS = (
     Signature(r"^diffusion_model\..*lora_", "a LoRA for ComfyUI or ai-toolkit"),
     Signature(r"\.lora_(down|up)\.weight$", "a diffusers LoRA"),
     Signature(r"\.lora_[AB]\.(default\.)?weight$", "a LoRA whose keys lack PEFT's prefix base_model.model"),
-    Signature(r"\.lora_[AB]$", "a loralib LoRA"),
     Signature(r"lora", "a LoRA of another program"),
 )
 

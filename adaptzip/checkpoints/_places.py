@@ -105,8 +105,9 @@ def _folder(path: Path) -> str:
 
 def _only_weight_file(folder: Path) -> Path:
     """The one weight file of a folder that has none of the usual names."""
-    found = [p for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".adz", ".gguf")]
-    files = [p for p in found if not (TRAINERS.fullmatch(p.name) or is_shard(p) or p.name in BESIDE)]
+    found = [p for p in sorted(folder.iterdir()) if not (TRAINERS.fullmatch(p.name) or is_shard(p))]
+    files = [p for p in found if p.suffix in (".safetensors", ".bin", ".adz", ".gguf") and p.name not in BESIDE]
+    files = files or [p for p in found if p.suffix in (".pt", ".pth")]
     for file in files:
         refuse_dangling(file)
     files = [p for p in files if p.is_file()]

@@ -37,8 +37,7 @@ def with_whole_layers(tensors: Mapping[str, Tensor], where: Path) -> dict[str, T
     whole = dict(tensors)
     for layer, keys in layers.items():
         bias = whole.pop(f"{PREFIX}{layer}.layer.bias", None)
-        cores = [whole.pop(keys[i]) for i in sorted(keys)]
-        matrix = _contracted(cores, sorted(keys), f"{where}: layer {layer}")
+        matrix = train_matrix({i: whole.pop(key) for i, key in keys.items()}, f"{where}: layer {layer}")
         out = _out(matrix, bias, f"{where}: layer {layer}")
         whole[f"{PREFIX}{layer}.weight"] = matrix.reshape(-1, out).T.contiguous()
         if bias is not None:
@@ -46,11 +45,17 @@ def with_whole_layers(tensors: Mapping[str, Tensor], where: Path) -> dict[str, T
     return whole
 
 
-def _contracted(cores: list[Tensor], numbers: list[int], where: str) -> Tensor:
-    """All numbers of a train in row-major order, float32."""
+def train_matrix(train: Mapping[int, Tensor], where: str) -> Tensor:
+    """All numbers of a train, whose cores are given by position, in row-major order, float32.
+
+    Raises:
+        CheckpointError: if the cores do not fit together, or are not finite.
+    """
+    numbers = sorted(train)
+    cores = [train[i] for i in numbers]
     ranks = [1, *(core.shape[-1] for core in cores if core.ndim == 3)]
     fits = all(core.ndim == 3 and core.shape[0] == ranks[i] for i, core in enumerate(cores))
-    if not fits or numbers != list(range(len(cores))) or ranks[-1] != 1:
+    if not fits or not cores or numbers != list(range(len(cores))) or ranks[-1] != 1:
         raise CheckpointError(
             f"{where}: the cores {numbers} are {[list(core.shape) for core in cores]}, expected 0, 1, ... of shapes "
             "(rank, mode, rank) that fit together",

@@ -4,7 +4,8 @@ Yang, Zhou, Wong and Zhang 2024, arXiv:2402.11417. The file holds the cores (r_{
 `base_model.model.<module>.lora_A.layer.tensor.factors.<i>`. Contracted, A's cores are a matrix (in, bottleneck) and
 B's one (bottleneck, out), both row-major with modes that need not end where rows do; the update adds
 lora_alpha / bottleneck times x A B. Neither widths nor scale are in the file: the configuration gives lora_alpha and
-the bottleneck, as `r` or as `bottleneck_size`.
+the bottleneck, as `r` or as `bottleneck_size`. A trainer leaves the whole model without one: the shapes of its weights,
+or of the base's, tell the bottleneck then, and --alpha gives lora_alpha.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._parts import linear_layout
+from adaptzip.checkpoints._parts import base_name, linear_layout, needed_base
+from adaptzip.checkpoints._state_dict import alpha_of, weight_shapes
+from adaptzip.checkpoints._trained import trained
 from adaptzip.checkpoints._trained_heads import with_whole_layers
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.meta import Meta
@@ -54,16 +57,18 @@ class _Loretta(Reader):
     def read(self, source: Checkpoint) -> Adapter:
         source = replace(source, tensors=with_whole_layers(source.tensors, source.weights))
         modules, extras = _classify(source)
-        bottleneck, alpha = _settings(source)
+        others = {key.removeprefix(PREFIX): key for key in extras}
+        sizes, alpha = _settings(source, modules, others)
         layout = linear_layout(source.config or {})
         found = {}
         for name, cores in sorted(modules.items()):
-            A = _factor(source, name, "A", cores.get("A", {}), bottleneck).reshape(-1, bottleneck).T
-            B = _factor(source, name, "B", cores.get("B", {}), bottleneck).reshape(bottleneck, -1).T
-            found[name] = LoraFactors(A.contiguous(), B.contiguous(), alpha / bottleneck, layout)
-        config = dict(source.config or {})
-        meta = Meta(self.name, MappingProxyType(config), config.get("base_model_name_or_path"))
-        return Adapter(found, {key: source.tensors[key] for key in extras}, meta)
+            A = _factor(source, name, "A", cores.get("A", {}), sizes[name]).reshape(-1, sizes[name]).T
+            B = _factor(source, name, "B", cores.get("B", {}), sizes[name]).reshape(sizes[name], -1).T
+            found[name] = LoraFactors(A.contiguous(), B.contiguous(), alpha / sizes[name], layout)
+        beside = trained(source, others, found)
+        config = source.config or {"modules_to_save": list(beside.heads) or None, "peft_type": "LORA"}
+        meta = Meta(self.name, MappingProxyType(dict(config)), base_name(config))
+        return Adapter(found, beside.extras, meta)
 
 
 def _of_adapter(key: str) -> bool:
@@ -88,7 +93,7 @@ def _classify(source: Checkpoint) -> tuple[dict[str, Cores], list[str]]:
             raise RefusedError(
                 f"{source.weights}: {key} belongs to LoRETTA_adp: adapters with a non-linear function inside, which "
                 "are no change of weights",
-                hint="only distillation can replace them; LoRETTA_rep checkpoints are read",
+                hint="`adaptzip eval` runs them, and `adaptzip compress --lossless` keeps them as they are",
             )
         elif _TENSORISED in key:
             raise RefusedError(
@@ -108,22 +113,43 @@ def _classify(source: Checkpoint) -> tuple[dict[str, Cores], list[str]]:
     return modules, extras
 
 
-def _settings(source: Checkpoint) -> tuple[int, float]:
-    """(bottleneck, lora_alpha)."""
+def _settings(
+    source: Checkpoint, modules: Mapping[str, Cores], others: Mapping[str, str]
+) -> tuple[Mapping[str, int], float]:
+    """The bottleneck of each module, and lora_alpha."""
     config = source.config
     if config is None:
-        raise CheckpointError(
-            f"{source.weights}: LoRETTA's factors without adapter_config.json: bottleneck_size and lora_alpha are "
-            "missing, so their widths and scale are unknown",
-            hint="put the adapter's adapter_config.json beside it",
-        )
+        shapes = weight_shapes(source, modules, others)
+        given = alpha_of(source, {})
+        return {name: _told(source, name, cores, shapes[name]) for name, cores in modules.items()}, given
     name = "r" if config.get("bottleneck_size") is None else "bottleneck_size"
     bottleneck, alpha = config.get(name), config.get("lora_alpha")
     if type(bottleneck) is not int or bottleneck < 1:
         raise _wrong(source, name, bottleneck, "a whole number of at least 1")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not isfinite(alpha):
         raise _wrong(source, "lora_alpha", alpha, "a finite number")
-    return bottleneck, float(alpha)
+    return dict.fromkeys(modules, bottleneck), float(alpha)
+
+
+def _told(source: Checkpoint, name: str, cores: Cores, shape: tuple[int, ...] | None) -> int:
+    """The bottleneck between factors of so many numbers, for a weight of that shape."""
+    if shape is None:
+        needed_base(source, f"to tell the bottleneck of {name}, as no adapter_config.json does")
+    numbers = {side: _numbers(source, cores.get(side, {})) for side in "AB"}
+    for width, out in () if shape is None or len(shape) != 2 else (shape[::-1], shape):
+        sizes = {divmod(numbers["A"], width), divmod(numbers["B"], out)}
+        if len(sizes) == 1 and (size := next(iter(sizes)))[0] and not size[1]:
+            return size[0]
+    raise CheckpointError(
+        f"{source.weights}: module {name} has factors of {numbers['A']} and {numbers['B']} numbers, expected the same "
+        f"number of rows or columns of its weight {list(shape or ())} in both",
+        hint=_AGAIN,
+    )
+
+
+def _numbers(source: Checkpoint, keys: Mapping[int, str]) -> int:
+    """How many numbers the cores of a factor stand for."""
+    return prod(source.tensors[key].shape[1] if source.tensors[key].ndim == 3 else 0 for key in keys.values())
 
 
 def _wrong(source: Checkpoint, name: str, value: object, expected: str) -> CheckpointError:

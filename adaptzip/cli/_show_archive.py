@@ -115,9 +115,10 @@ def _values(archive: _Archive) -> dict[str, Any]:
 def _linear(header: Header) -> bool | None:
     """Whether the file holds updates of weights; None where its method is unknown.
 
-    Only what was trained can be anything else, so that torch, which methods need, is imported for such files alone.
+    Only what was trained, or has no modules, can be anything else, so that torch, which methods need, is imported for
+    such files alone.
     """
-    if header.config.get("lossless") or not header.provenance.distilled:
+    if header.sites and (header.config.get("lossless") or not header.provenance.distilled):
         return True
     from adaptzip.core.method import Method
     from adaptzip.methods import load, names

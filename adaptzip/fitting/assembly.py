@@ -65,17 +65,19 @@ def fixed_size(compressed: Compressed) -> int:
 
 
 def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
-    """A lossless file: every factor as it is."""
+    """A lossless file: every factor as it is, or every tensor of functions, which are extras."""
     modules = dict(sorted(source.adapter.modules.items()))
+    functions = () if modules else source.adapter.extras.values()
+    parameters = source.adapter.parameters + sum(tensor.numel() for tensor in functions)
     return Compressed(
         method=method,
         method_version=version,
         config={"lossless": True},
         sites={name: Site(*m.shape, m.layout, m.kernel) for name, m in modules.items()},
-        max_rank=max(m.rank for m in modules.values()),
+        max_rank=max((m.rank for m in modules.values()), default=0),
         chunks=[pack_factors(m) for m in modules.values()],
         step=0.0,
-        provenance=_provenance(source, seed, 0.0, source.adapter.parameters),
+        provenance=_provenance(source, seed, 0.0, parameters),
         extras=source.extras,
         meta=replace(source.adapter.meta, dtype=None),
     )

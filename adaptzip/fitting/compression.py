@@ -10,6 +10,8 @@ from typing import Any
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
 from adaptzip.checkpoints._base_name import warn_of_local_name
+from adaptzip.checkpoints._functions import FunctionDialect
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
@@ -23,7 +25,7 @@ from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
-from adaptzip.methods import REFERENCE, fittable, load_fittable
+from adaptzip.methods import REFERENCE, fittable, load, load_fittable
 
 
 def compress(
@@ -167,7 +169,8 @@ def job_of(source: Original, request: Request) -> Job | None:
 
 
 def _exact(source: Original, request: Request) -> Made:
-    method = load_fittable(request.to)
+    own = conventions(source.adapter.meta.dialect)
+    method = load(own.takes[0]) if isinstance(own, FunctionDialect) else load_fittable(request.to)
     compressed = exact(source, method.name, method.version, request.seed)
     compressed = replace(compressed, renamed=request.base_name is not None)
     return Made(compressed, 0.0, writer.size(compressed), {name: m.rank for name, m in source.adapter.modules.items()})

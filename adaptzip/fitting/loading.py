@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor
 from adaptzip.adz.coding.packing import ExtrasMode, pack_tensors
 from adaptzip.checkpoints import resolved, vet, vet_numbers
 from adaptzip.checkpoints._base_name import renamed
+from adaptzip.checkpoints._functions import FunctionDialect
+from adaptzip.checkpoints._parts import base_name
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.meta import Meta
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import RefusedError, without_warnings
 from adaptzip.files.digest import file_digest
@@ -24,7 +29,8 @@ from adaptzip.fitting.fits import KEPT_NUMBERS
 from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
-from adaptzip.restoring.reading import read, source_bytes, tokeniser_folder, weight_files
+from adaptzip.restoring.functions import function_checkpoint
+from adaptzip.restoring.reading import archive_file, read, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reconstruction import reconstruct
 
 _LARGEST = 1e18
@@ -43,12 +49,11 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if isinstance(source, Adapter):
         adapter, size, content = source, _tensor_bytes(source), None
     else:
-        how: dict[str, Any] = {"alpha": request.alpha, "config": request.config, "dialect": request.dialect}
-        adapter = read(source, base=request.base, basis=request.basis_path, **how)
+        adapter = _read(source, request)
         size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:
         adapter = replace(adapter, meta=renamed(adapter.meta, request.base_name))
-    if not adapter.modules:
+    if not adapter.modules and not keeps_functions(adapter):
         raise RefusedError("the adapter has no low-rank module to compress", hint="`adaptzip inspect` shows why")
     vet(adapter, "the adapter" if isinstance(source, Adapter) else source)
     vet_numbers(adapter)
@@ -73,6 +78,29 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
         completion_field=request.completion_field,
     )
     return replace(found, sensitivities=calibration.sensitivities, importance=calibration.importance)
+
+
+def _read(source: str | Path, request: Request) -> Adapter:
+    """The adapter at a path; for a lossless file of functions their tensors as they are, as its extras."""
+    try:
+        how: dict[str, Any] = {"alpha": request.alpha, "config": request.config, "dialect": request.dialect}
+        return read(source, base=request.base, basis=request.basis_path, **how)
+    except RefusedError:
+        found = (
+            function_checkpoint(source, request.config) if request.lossless and archive_file(source) is None else None
+        )
+        if found is None:
+            raise
+        opened, dialect = found
+        dialect.functions(opened.tensors, opened.config, opened.weights)  # What is malformed is not kept.
+        config = opened.config or {}
+        meta = Meta(dialect.name, MappingProxyType(dict(config)), base_name(config), config_text=opened.config_text)
+        return Adapter({}, opened.tensors, meta)
+
+
+def keeps_functions(adapter: Adapter) -> bool:
+    """Whether what was read is a checkpoint of functions, whose tensors are kept as extras."""
+    return isinstance(conventions(adapter.meta.dialect), FunctionDialect)
 
 
 def _copier(source: Original, request: Request) -> Copier | None:

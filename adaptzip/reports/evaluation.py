@@ -19,7 +19,7 @@ from adaptzip.models.folder import BaseModel
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.labels import fitted, reading_of
-from adaptzip.models.live.layers import find_layers, put_behind
+from adaptzip.models.live.layers import find_layers, put_before, put_behind
 from adaptzip.models.live.loaded import Scored
 from adaptzip.models.live.running import Batch, Kind, LoadedModel, Loading, load_bare, load_teacher
 from adaptzip.reports.measures.differences import differences
@@ -238,3 +238,5 @@ def place(loaded: LoadedModel, functions: Functions, base: Path) -> None:
     """
     for name, layer in find_layers(loaded.model, functions.modules, base).items():
         put_behind(layer.module, functions.modules[name])
+    for name, layer in find_layers(loaded.model, functions.before, base).items():
+        put_before(layer.module, functions.before[name])

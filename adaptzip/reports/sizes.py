@@ -35,11 +35,14 @@ def sizes_of(path: str | Path, adapter: Adapter | Functions) -> Sizes:
     """
     archive, whole = archive_file(path), source_bytes(path)
     if archive is None:
-        modules = adapter.modules if isinstance(adapter, Adapter) else {}
-        return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in modules.values()))
+        if isinstance(adapter, Functions):
+            return Sizes(whole, whole)
+        return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in adapter.modules.values()))
     opened = read_header(archive)
     parts = {name: len(stream) for name, stream in opened.streams.items()}
-    return Sizes(whole, update_bytes(parts), opened.header.method)
+    # A file without modules keeps functions, whose tensors are among its extras.
+    beside = 0 if opened.header.sites else parts["extras"]
+    return Sizes(whole, update_bytes(parts) + beside, opened.header.method)
 
 
 def update_bytes(parts: Mapping[str, int]) -> int:

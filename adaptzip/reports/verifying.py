@@ -18,6 +18,7 @@ from adaptzip.core.comparing import DiffReport, ModuleDiff, diff, same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import FormatError, RefusedError, naming
+from adaptzip.restoring.functions import functions
 from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reconstruct_native
 
 AGREEMENT = 1e-3
@@ -141,6 +142,8 @@ def _decode(
     """The adapter; of a file of functions that is held against nothing, their matrices in its place."""
     with naming(path, FormatError, RefusedError):
         if alone and holds_functions(compressed):
+            if compressed.lossless:
+                return Adapter({}, functions(compressed).extras)
             return reconstruct_native(compressed, base=base, basis=basis)[1]
         return reconstruct(compressed, base=base, basis=basis)
 

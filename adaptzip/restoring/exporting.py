@@ -25,6 +25,7 @@ from adaptzip.checkpoints import (
     writer,
 )
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
+from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -70,6 +71,7 @@ class _Content:
 
     write: Callable[[Path, WriteOptions], None]
     adapter: Adapter
+    modules: int
     loading_bytes: int | None = None
     left_out: tuple[str, ...] = ()
 
@@ -161,7 +163,7 @@ def export(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        len(content.adapter.modules),
+        content.modules,
         content.loading_bytes,
         content.left_out,
         target.name,
@@ -181,7 +183,7 @@ def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool
     adapter = target.spelled(adapter)
     lost = target.lost(adapter, options)
     left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)
-    return _Content(partial(target.write, left), left, left_out=tuple(map(str, lost)))
+    return _Content(partial(target.write, left), left, len(left.modules), left_out=tuple(map(str, lost)))
 
 
 def _own(name: str) -> Writer:
@@ -199,7 +201,16 @@ def _native(
 ) -> _Content:
     found = _again(source, target) or native(source, target.name, target.takes, base=base, basis=basis)
     found = replace(found, adapter=_named(found.adapter, base_name))
-    return _Content(partial(target.write_native, found), found.adapter, target.loading_bytes(found))
+    modules = len(found.modules)
+    if isinstance(target, FunctionDialect) and not found.modules:
+        modules = _count(target, found.adapter)
+    return _Content(partial(target.write_native, found), found.adapter, modules, target.loading_bytes(found))
+
+
+def _count(target: FunctionDialect, kept: Adapter) -> int:
+    """How many layers the functions are of whose tensors are `kept` as they were."""
+    functions = target.functions(kept.extras, kept.meta.config, "the adapter")
+    return len(functions.behind) + len(functions.before)
 
 
 def _again(source: str | Path | Adapter | Compressed, target: NativeWriter) -> Native | None:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.checkpoints import Checkpoint
+from adaptzip.checkpoints._functions import FunctionDialect, LayerFunctions, function_dialect
+from adaptzip.checkpoints._parts import base_name
+from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.function_method import Function, FunctionMethod
 from adaptzip.core.meta import Meta
-from adaptzip.errors import FormatError, RefusedError, UsageError, naming
-from adaptzip.restoring.reading import archive_file, read
-from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct_native
+from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
+from adaptzip.restoring.reading import archive_file, open_checkpoint, read
+from adaptzip.restoring.reconstruction import coder_of, extras_of, holds_functions, reconstruct_native
 
 
 @dataclass(frozen=True, eq=False)
 class Functions:
-    """What a file of functions holds: what each layer's outputs (..., d) become, and the extras."""
+    """What a file of functions holds.
+
+    Attributes:
+        modules: what each layer's outputs (..., d) become.
+        extras: as an adapter's.
+        meta: origin.
+        before: what each layer's inputs (..., d) become before it sees them.
+    """
 
     modules: Mapping[str, Function]
     extras: Mapping[str, Tensor]
     meta: Meta
+    before: Mapping[str, Function] = field(default_factory=dict)
 
 
 def functions(
@@ -42,6 +54,8 @@ def functions(
         with naming(source, FormatError, RefusedError):
             return functions(compressed, base=base, basis=basis)
     compressed = source
+    if compressed.lossless and holds_functions(compressed):
+        return _kept(compressed)
     coder = coder_of(compressed, base, basis)
     method = coder.method
     if not isinstance(method, FunctionMethod) or compressed.lossless:
@@ -49,6 +63,37 @@ def functions(
     decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
     made = {name: method.apply(d.tensors, coder.sites[name], coder.config) for name, d in decoded.items() if d.tensors}
     return Functions(made, adapter.extras, adapter.meta)
+
+
+def _kept(compressed: Compressed) -> Functions:
+    """The functions of a checkpoint that a lossless file keeps as it was."""
+    dialect = conventions(compressed.meta.dialect)
+    if not isinstance(dialect, FunctionDialect):
+        raise RefusedError(
+            f"the file keeps functions of the dialect {compressed.meta.dialect!r}, which is not installed",
+            hint="install a newer adaptzip, or the package that brings the dialect",
+        )
+    try:
+        return _placed(dialect.functions(extras_of(compressed)[0], compressed.meta.config, "the file"), compressed.meta)
+    except CheckpointError as error:
+        raise FormatError(str(error), hint=error.hint) from error
+
+
+def _placed(found: LayerFunctions, meta: Meta) -> Functions:
+    return Functions(found.behind, found.extras, meta, found.before)
+
+
+def function_checkpoint(
+    path: str | Path, config: str | Path | None = None
+) -> tuple[Checkpoint, FunctionDialect] | None:
+    """A checkpoint of functions, opened, and its dialect; None for any other checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing or unreadable.
+    """
+    source = open_checkpoint(path, config=config)
+    dialect = function_dialect(source)
+    return None if dialect is None else (source, dialect)
 
 
 def read_either(
@@ -71,4 +116,12 @@ def read_either(
         with naming(archive, FormatError, RefusedError):
             if holds_functions(compressed):
                 return functions(compressed, base=base, basis=basis)
-    return read(path, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
+    try:
+        return read(path, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
+    except RefusedError:
+        found = None if archive is not None or alpha is not None else function_checkpoint(path, config)
+        if found is None:
+            raise
+        source, own = found
+        meta = Meta(own.name, source.config or {}, base_name(source.config or {}))
+        return _placed(own.functions(source.tensors, source.config, source.weights), meta)

@@ -14,7 +14,7 @@ from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
 from adaptzip.restoring.reading import archive_file
-from adaptzip.restoring.reconstruction import Decoded, reconstruct_native
+from adaptzip.restoring.reconstruction import Decoded, extras_of, reconstruct_native
 
 
 def native(
@@ -41,6 +41,9 @@ def native(
     """
     compressed, name = _compressed(source)
     found = _what(compressed)
+    if compressed is not None and compressed.method in takes and compressed.lossless and not compressed.sites:
+        kept = Adapter({}, extras_of(compressed)[0], compressed.meta)
+        return Native(compressed.method, compressed.config, {}, kept)
     if compressed is None or compressed.lossless or compressed.method not in takes:
         raise RefusedError(
             f"{name}: is {found}, and {dialect} holds the tensors of {' or '.join(takes)} alone",

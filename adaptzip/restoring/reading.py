@@ -100,15 +100,19 @@ def adapter_from(
     return read(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, config: str | Path | None = None) -> Checkpoint:
     """Open the files of an adapter that is no `.adz`, without understanding them.
+
+    Args:
+        config: as for `read`.
 
     Raises:
         CheckpointError: if the adapter is missing or unreadable.
     """
     with _readable(path):
         weights = weight_file(path)
-        return _source(Path(path), weights, _open(weights), None, None, None)
+        given = None if config is None else Path(config)
+        return _source(Path(path), weights, _open(weights), None, given, None)
 
 
 def archive_file(path: str | Path) -> Path | None:
@@ -221,16 +225,27 @@ def _source(
     own = len(found) == len(opened.tensors) and all(key == name for key, name in plain.items())
     tensors = {plain[key]: tensor for key, tensor in found.items()}
     header = opened.header if own else None
-    given = None if base is None else stored_base(base)
-    return Checkpoint(path, weights, tensors, opened.metadata, header, config, text, alpha, base_config(base), given)
+    return Checkpoint(
+        path,
+        weights,
+        tensors,
+        opened.metadata,
+        header,
+        config,
+        text,
+        alpha,
+        base_config(base),
+        base_config(weights.parent),
+        None if base is None else stored_base(base),
+    )
 
 
-def base_config(base: str | Path | None) -> dict[str, Any] | None:
-    """The base model's config.json, or None where it cannot be read."""
+def base_config(folder: str | Path | None) -> dict[str, Any] | None:
+    """The config.json of a model's folder, or None where it cannot be read."""
     try:
-        config = None if base is None else json.loads((Path(base) / "config.json").read_bytes())
+        config = None if folder is None else json.loads((Path(folder) / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None  # Whoever needs the base model opens it, and says what is wrong with it.
+        return None  # Whoever needs it says what is missing.
     return config if isinstance(config, dict) else None
 
 

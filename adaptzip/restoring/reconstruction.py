@@ -128,7 +128,8 @@ def holds_functions(compressed: Compressed) -> bool:
     Raises:
         RefusedError: if its method is unknown.
     """
-    return not compressed.lossless and isinstance(_method(compressed), FunctionMethod)
+    # A lossless file of updates needs no method; one of functions has no modules, but their tensors among its extras.
+    return not (compressed.lossless and compressed.sites) and isinstance(_method(compressed), FunctionMethod)
 
 
 def refuse_functions(compressed: Compressed) -> None:
@@ -136,7 +137,7 @@ def refuse_functions(compressed: Compressed) -> None:
     if holds_functions(compressed):
         raise RefusedError(
             f"method {compressed.method!r} is not linear: its functions behind layers are no update of weights, so "
-            "that they can't be merged, exported or compared with one",
+            "that they can't be merged, exported as one or compared with one",
             hint="`adaptzip eval` runs them; distill with another --to for an update",
         )
 

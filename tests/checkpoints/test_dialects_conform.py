@@ -70,6 +70,21 @@ class TestLoretta(DialectTests):
         return folder
 
 
+class TestLorettaAdp(DialectTests):
+    dialect = dialect("loretta-adp")
+
+    def compressed(self) -> Compressed:
+        """The functions of one layer, kept as they are."""
+        generator = torch.Generator().manual_seed(0)
+        stem = f"{PREFIX}model.layers.0.mlp.down_proj.adapter_"
+        shapes = {"tensor.factors.0": (1, 8, 2), "tensor.factors.1": (2, 8, 1)}
+        cores = {f"{stem}{side}.layer.{part}": shape for side in ("down", "up") for part, shape in shapes.items()}
+        shaped = {**cores, f"{stem}down.layer.bias": (4,), f"{stem}up.layer.bias": (16,)}
+        tensors = {key: torch.randn(*shape, generator=generator) for key, shape in shaped.items()}
+        config = {"peft_type": "BOTTLENECK", "non_linearity": "relu", "scaling": 2.0}
+        return adaptzip.compress(Adapter({}, tensors, Meta("loretta-adp", config)), lossless=True)
+
+
 def kin(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, Tensor] | None = None, **config: object
 ) -> Path:
@@ -160,6 +175,65 @@ class TestPeftTinylora(DialectTests):
         shapes = {"tinylora_A": (2, 16), "tinylora_B": (24, 2), "tinylora_P": (3, 2, 2)}
         shared = {"base_model.tinylora_v.0": torch.tensor([0.5, -1.0, 2.0])}
         return kin(folder, shapes, shared, peft_type="TINYLORA", r=2, u=3)
+
+
+class TestPeftMergedLinear(DialectTests):
+    dialect = dialect("peft-merged-linear")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """Of three parts of eight rows two have factors."""
+        shapes = {"lora_A.weight": (8, 16), "lora_B.weight": (16, 4, 1)}
+        return kin(folder, shapes, peft_type="LORA", r=4, lora_alpha=6, enable_lora=[True, False, True])
+
+
+def script(folder: Path, shapes: Mapping[str, tuple[int, ...]], **config: object) -> Path:
+    """A folder as a training script leaves it, of the adapter and its head alone."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {key: torch.rand(*shape, generator=generator) + 0.1 for key, shape in shapes.items()}
+    torch.save(tensors | {"classifier.weight": torch.randn(3, 16, generator=generator)}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+QUERY = "roberta.encoder.layer.0.attention.self.query"
+
+
+class TestLoralib(DialectTests):
+    dialect = dialect("loralib")
+
+    def checkpoint(self, folder: Path) -> Path:
+        return script(folder, {f"{QUERY}.lora_A": (4, 16), f"{QUERY}.lora_B": (24, 4)}, lora_alpha=6)
+
+
+class TestAdalora(DialectTests):
+    dialect = dialect("adalora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"lora_A": (4, 16), "lora_E": (4, 1), "lora_B": (24, 4), "ranknum": (1,)}
+        return script(folder, {f"{QUERY}.{part}": shape for part, shape in shapes.items()}, lora_alpha=6)
+
+
+class TestIncrelora(DialectTests):
+    dialect = dialect("increlora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        shapes = {"lora_A": (1, 16), "lora_E": (1, 1), "lora_B": (24, 1)}
+        blocks = {f"{QUERY}.{part}.{i}": shape for i in range(3) for part, shape in shapes.items()}
+        return script(folder, blocks | {f"{QUERY}.ranknum": (1,)}, lora_alpha=6)
+
+
+class TestVbloraNlu(DialectTests):
+    dialect = dialect("vblora-nlu")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A bank of ten vectors of eight numbers, the model's and once more the module's."""
+        shapes = {"roberta.vector_bank": (10, 8), f"{QUERY}.logits_A": (2, 4, 10), f"{QUERY}.logits_B": (3, 4, 10)}
+        made = script(folder, shapes, topk=2)
+        tensors = torch.load(made / "pytorch_model.bin")
+        bank = tensors["roberta.vector_bank"]
+        torch.save(tensors | {f"{QUERY}.vector_bank": bank}, made / "pytorch_model.bin")
+        return made
 
 
 class TestMlx(DialectTests):

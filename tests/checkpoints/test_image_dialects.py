@@ -25,7 +25,7 @@ R: Callable[..., Tensor] = torch.randn
 ALPHA = torch.tensor(3.0)
 
 
-def saved(folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+def saved(folder: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "x.safetensors", metadata)
     return folder / "x.safetensors"
 

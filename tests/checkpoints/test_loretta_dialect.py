@@ -137,9 +137,10 @@ def test_what_the_configuration_lacks_is_named(tmp_path: Path, name: str, value:
 
 
 def test_without_a_configuration_both_are_missing(tmp_path: Path) -> None:
-    message = failure(CheckpointError, save(tmp_path / "a", tensors(), None, pickled=True))
-    assert "bottleneck_size" in message
-    assert "lora_alpha" in message
+    folder = save(tmp_path / "a", tensors(), None, pickled=True)
+    assert "no configuration beside it says lora_alpha" in failure(CheckpointError, folder)
+    with pytest.raises(RefusedError, match="its base model is needed to tell the bottleneck of layer.q_proj"):
+        adaptzip.read(folder, alpha=6)
 
 
 def test_loretta_adp_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import adaptzip
-from adaptzip.checkpoints import Checkpoint, Files, Signature, WriteOptions, Writer
+from adaptzip.checkpoints import Checkpoint, Files, NativeWriter, Signature, WriteOptions, Writer, dialects
 from adaptzip.cli.app import main
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect, Effects
@@ -202,7 +202,8 @@ def same_models(one: Path, other: Path) -> bool:
 def test_exports_are_to_what_can_write(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         adaptzip.export(trained.folder, tmp_path / "out", as_="nothing")
-    assert error.value.hint == "known: gguf, lora-xs, mlx, peft, peft-vblora, toy"
+    known = [name for name, found in dialects().items() if isinstance(found, Writer | NativeWriter)]
+    assert error.value.hint == f"known: {', '.join(known)}"
 
 
 @pytest.mark.usefixtures("_toy")

@@ -274,6 +274,11 @@ def _oriented(layer: Layer, factors: LoraFactors) -> Layer:
     return replace(layer, layout="expert_transposed" if transposed else "expert")
 
 
+def put_before(layer: nn.Module, function: Function) -> Callable[[], None]:
+    """Put a function before a layer, whose first argument it takes; returns what takes it away."""
+    return layer.register_forward_pre_hook(lambda module, arguments: (function(arguments[0]), *arguments[1:])).remove
+
+
 def put_behind(layer: nn.Module, function: Function) -> Callable[[], None]:
     """Put a function behind a layer; returns what takes it away."""
     return layer.register_forward_hook(lambda module, arguments, output: function(output)).remove
