@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
     from adaptzip.reports.evaluation import evaluate
+    from adaptzip.restoring.converting import convert
     from adaptzip.restoring.exporting import export
     from adaptzip.restoring.merging import merge
     from adaptzip.restoring.reading import read
@@ -46,6 +47,7 @@ __all__ = [
     "compress",
     "distill",
     "evaluate",
+    "convert",
     "export",
     "merge",
     "open",
@@ -71,6 +73,7 @@ _HOMES = {
     "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),
+    "convert": ("adaptzip.restoring.converting", "convert"),
     "export": ("adaptzip.restoring.exporting", "export"),
     "merge": ("adaptzip.restoring.merging", "merge"),
     "open": ("adaptzip.adz.container.reader", "open_adz"),

@@ -189,6 +189,16 @@ From = Annotated[
         show_default=False,
     ),
 ]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="The dialect to write, or peft-portable.  [default: the one that the adapter came in, where that is "
+        "written, else peft]",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
 CheckError = Annotated[
     float | None,
     typer.Option(

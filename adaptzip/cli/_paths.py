@@ -50,3 +50,10 @@ def check_folder(output: Path, *, force: bool, **inputs: object) -> None:
     """
     check_apart(output, **inputs)
     check_output_folder(output, force)
+
+
+def check_export(output: Path, *, force: bool, **inputs: object) -> None:
+    """Refuse an output of a dialect, one file or a folder, before the work for it begins; raises as both."""
+    (check_file if output.suffix in (".safetensors", ".gguf") and not output.is_dir() else check_folder)(
+        output, force=force, **inputs
+    )

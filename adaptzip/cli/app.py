@@ -13,6 +13,7 @@ from adaptzip.cli import _failures, _output, basis
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
 from adaptzip.cli.compress import compress
+from adaptzip.cli.convert import convert
 from adaptzip.cli.diff import diff
 from adaptzip.cli.distill import distill
 from adaptzip.cli.eval import eval
@@ -23,7 +24,7 @@ from adaptzip.cli.methods import methods
 from adaptzip.cli.plan import plan
 from adaptzip.cli.verify import verify
 
-COMMANDS = (compress, distill, plan, bench, inspect, verify, export, merge, diff, eval, methods)
+COMMANDS = (compress, distill, plan, bench, inspect, verify, export, convert, merge, diff, eval, methods)
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""
 

@@ -11,7 +11,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_folder
+from adaptzip.cli._paths import check_export
 
 if TYPE_CHECKING:
     from adaptzip.restoring.exporting import ExportReport
@@ -22,17 +22,16 @@ Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
 def export(
     source: options.Source,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
-    ],
-    as_: Annotated[
-        str | None,
+        Path,
         typer.Option(
-            "--as",
-            help="The dialect to write.  [default: the one that the adapter came in, where that is written, else peft]",
-            metavar="NAME",
+            "--output",
+            "-o",
+            help="The folder to write, or a file .safetensors or .gguf where the dialect has one.",
+            metavar="PATH",
             show_default=False,
         ),
-    ] = None,
+    ],
+    as_: options.As = None,
     portable: Annotated[
         bool,
         typer.Option("--portable", help="Write only what every engine reads: one rank, alpha equal to it."),
@@ -66,7 +65,7 @@ def export(
 ) -> None:
     """Write an adapter as other programs load it.
 
-    Writes the folder DIR; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
+    Writes a folder; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
     PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
     .adz made with --to vblora. What was written is read back and held against the adapter before it appears.
     What the dialect has no room for is listed, and refused unless --drop-extras leaves it out.
@@ -79,7 +78,7 @@ def export(
       adaptzip export my-adapter.adz --as mlx -o for-mlx/
       adaptzip export my-adapter.adz --as gguf --base base-model/ --dtype float16 -o for-llama-cpp/
     """
-    check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
+    check_export(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.restoring.exporting import export as write
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
 from typing import Literal, cast
 
 import torch
@@ -31,7 +33,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
-from adaptzip.files.atomic import atomic_directory, check_output_folder
+from adaptzip.files.atomic import atomic_directory, atomic_file, check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, read
@@ -46,7 +48,7 @@ class ExportReport:
     """What was written.
 
     Attributes:
-        path: the folder.
+        path: the folder, or the file.
         bytes: size of all its files together.
         files: their names, sorted.
         modules: number of adapted modules.
@@ -97,7 +99,7 @@ def export(
     Args:
         source: a `.adz` file, any readable adapter, or either one in memory. A dialect that holds a method's own
             tensors, such as peft-vblora, wants a file of that method.
-        output: the folder to make.
+        output: the folder to make, or a file `.safetensors` or `.gguf` where the dialect has one file.
         as_: the dialect to write, or "peft-portable" for PEFT's with `portable`; None is the one that the adapter came
             in where it can be written, else PEFT's.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
@@ -138,7 +140,7 @@ def export(
     if base_name is not None:
         check_name(base_name)
     check_apart(output, source=source, config=config, base=base, basis=basis)
-    check_output_folder(output, force)
+    (check_output if is_file(output) else check_output_folder)(output, force)
     coding = None if dtype is None or dtype in _DTYPES else dtype
     options = WriteOptions(portable, _DTYPES.get(dtype or ""), coding, base_config(base))
     if isinstance(named, NativeWriter):
@@ -153,21 +155,57 @@ def export(
         target = named or _own(adapter.meta.dialect)
         content = _factors(adapter, target, options, drop_extras)
     warn_of_local_name(content.adapter.meta.base_model)
-    with atomic_directory(output, force, owned=target.files.owns) as folder:
-        content.write(folder, options)
-        _check_files(folder, output, target)
-        if isinstance(target, Reader):
-            _read_back(folder, output, target, content.adapter, options)
-    files = sorted(p for p in Path(output).iterdir() if p.is_file())
+    if is_file(output):
+        files = _to_file(content, Path(output), force, target, options)
+    else:
+        with atomic_directory(output, force, owned=target.files.owns) as folder:
+            _write(content, folder, output, target, options)
+        files = sorted(p for p in Path(output).iterdir() if p.is_file())
     return ExportReport(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        content.modules,
+        len(content.adapter.modules),
         content.loading_bytes,
         content.left_out,
         target.name,
     )
+
+
+def is_file(output: str | Path) -> bool:
+    """Whether an output is named as one weight file, and not as a folder."""
+    return Path(output).suffix in (".safetensors", ".gguf") and not Path(output).is_dir()
+
+
+def _write(content: _Content, folder: Path, output: str | Path, target: Dialect, options: WriteOptions) -> None:
+    """Write into an empty folder, and hold what was written against what was meant."""
+    content.write(folder, options)
+    _check_files(folder, output, target)
+    if isinstance(target, Reader):
+        _read_back(folder, output, target, content.adapter, options)
+
+
+def _to_file(content: _Content, output: Path, force: bool, target: Dialect, options: WriteOptions) -> list[Path]:
+    """Write the one file that a dialect has under another name.
+
+    Raises:
+        UsageError: if it has several, or one of another kind.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "export"
+        folder.mkdir()
+        _write(content, folder, output, target, options)
+        files = list(folder.iterdir())
+        if len(files) != 1 or files[0].suffix != output.suffix:
+            raise UsageError(
+                f"{output}: {target.name} is written as {', '.join(sorted(p.name for p in files))}",
+                hint="name a folder"
+                if len(files) > 1
+                else f"name a file that ends with {files[0].suffix}, or a folder",
+            )
+        with files[0].open("rb") as source, atomic_file(output, force) as handle:
+            copyfileobj(source, handle)
+    return [output]
 
 
 def _check_dtype(dtype: str | None, target: Dialect | None) -> None:

@@ -1,0 +1,129 @@
+"""From one dialect to another without a `.adz` between: as it is, or with lower ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.budget import Budget
+from adaptzip.core.resizing import Resized, resized
+from adaptzip.errors import UsageError
+from adaptzip.restoring.exporting import ExportReport, export, is_file
+from adaptzip.restoring.reading import adapter_from, source_bytes
+
+_TRIES = 3
+"""How often a size is aimed at; what is beside the factors depends little on their ranks."""
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What was written.
+
+    Attributes:
+        written: the files.
+        error: relative error |dW - dW'| / |dW| of lower ranks, 0 where none was asked for.
+        ranks: the least and the greatest rank that was kept.
+    """
+
+    written: ExportReport
+    error: float
+    ranks: tuple[int, int]
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    as_: str | None = None,
+    rank: int | None = None,
+    max_error: float | None = None,
+    budget: str | Budget | None = None,
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
+    drop_extras: bool = False,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | None = None,
+    base_name: str | None = None,
+    force: bool = False,
+) -> ConvertReport:
+    """Write an adapter in another dialect, or in its own with lower ranks.
+
+    Without a limit the factors stay as they are. With one they are cut to their first singular directions, which is
+    the least error that plain factors can have; `compress` codes them as well, and needs far fewer bytes.
+
+    Args:
+        source: any readable adapter.
+        output: the folder to make, or a file `.safetensors` or `.gguf` where the dialect has one file.
+        as_: the dialect to write; None is its own where that can be written, else PEFT's.
+        rank, max_error: limits, as for `core.resizing.resized`.
+        budget: upper limit of all files together, in bytes on disk or as a share of the source, such as "20MB" or
+            "25%".
+        dtype, drop_extras, alpha, config, dialect, base, basis, base_name, force: as for `export`.
+
+    Raises:
+        CheckpointError, RefusedError, UsageError, OutputError, CheckFailedError: as `export`.
+        UsageError: if a limit is out of range, or too small for rank 1.
+
+    Example:
+        >>> report = adaptzip.convert("my-adapter", "smaller", rank=1)
+        >>> report.ranks
+        (1, 1)
+    """
+    how: dict[str, Any] = {"alpha": alpha, "config": config, "dialect": dialect, "base": base, "basis": basis}
+    out: dict[str, Any] = {"as_": as_, "dtype": dtype, "drop_extras": drop_extras, "base": base, "base_name": base_name}
+    if rank is None and max_error is None and budget is None:
+        written = export(source, output, force=force, **out, **{k: v for k, v in how.items() if k != "base"})
+        return ConvertReport(written, 0.0, _ranks(adapter_from(source, **how)))
+    adapter = adapter_from(source, **how)
+
+    def write(found: Resized, where: str | Path, replacing: bool) -> ExportReport:
+        return export(found.adapter, where, force=replacing, **out)
+
+    def cut(size: int | None) -> Resized:
+        return resized(adapter, rank=rank, max_error=max_error, size=size)
+
+    limit = None if budget is None else _bytes(Budget.of(budget), source)
+    found = cut(None) if limit is None else _within(cut, write, limit, Path(output))
+    return ConvertReport(write(found, output, force), found.error, _ranks(found.adapter))
+
+
+def _bytes(budget: Budget | None, source: str | Path) -> int:
+    if budget is None or budget.unit == "parameters":
+        raise UsageError(
+            "the budget of convert is of bytes on disk", hint="write 20MB, 64KiB, or a share of the source such as 25%"
+        )
+    return int(budget.bytes_for(source_bytes(source)) or 0)
+
+
+def _within(
+    cut: Callable[[int | None], Resized],
+    write: Callable[[Resized, str | Path, bool], ExportReport],
+    limit: int,
+    output: Path,
+) -> Resized:
+    """The adapter whose files have no more bytes than `limit`, found by writing it.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    aim = limit
+    for _ in range(_TRIES):
+        found = cut(aim)
+        with TemporaryDirectory() as folder:
+            name = f"export{output.suffix}" if is_file(output) else "export"
+            size = write(found, Path(folder) / name, False).bytes
+        if size <= limit:
+            return found
+        aim -= size - limit
+    raise UsageError(f"{limit:,} bytes are too few for all that is beside the factors", hint="give a larger budget")
+
+
+def _ranks(adapter: Adapter) -> tuple[int, int]:
+    ranks = [factors.rank for factors in adapter.modules.values()]
+    return min(ranks, default=0), max(ranks, default=0)
