@@ -120,8 +120,14 @@ def _within(
             size = write(found, Path(folder) / name, False).bytes
         if size <= limit:
             return found
-        aim -= size - limit
+        # What is beside the factors is counted from what was used, which is less than was aimed at.
+        aim = min(aim, _bytes_of(found.adapter)) - (size - limit)
     raise UsageError(f"{limit:,} bytes are too few for all that is beside the factors", hint="give a larger budget")
+
+
+def _bytes_of(adapter: Adapter) -> int:
+    """Bytes of all factors."""
+    return sum(t.numel() * t.element_size() for m in adapter.modules.values() for t in (m.A, m.B))
 
 
 def _ranks(adapter: Adapter) -> tuple[int, int]:
