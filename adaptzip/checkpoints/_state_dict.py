@@ -61,6 +61,10 @@ class StateDict(Reader):
             RefusedError: if the base model is needed to tell their meaning, and is not there.
         """
 
+    def sniff(self, source: Checkpoint) -> float:
+        """Its keys tell; beside a configuration of PEFT, which scales in another way, they are none of its own."""
+        return 0.0 if "peft_type" in (source.config or {}) else super().sniff(source)
+
     def read(self, source: Checkpoint) -> Adapter:
         raw = source.config or source.model_config or {}
         modules, others = self._classified(source)

@@ -178,6 +178,15 @@ def test_a_whole_model_needs_its_base(kind: str, tmp_path: Path) -> None:
     assert caught.value.hint == "add --base DIR"
 
 
+def test_pefts_configuration_beside_it_is_of_something_else(tmp_path: Path) -> None:
+    """PEFT's AdaLoRA divides by the rank that training began with, which no file of its own tells."""
+    alone = {key: t for key, t in of_adalora().items() if ".lora_" in key}
+    folder = saved(tmp_path / "a", alone, name="adapter_model.bin")
+    (folder / "adapter_config.json").write_text('{"peft_type": "ADALORA", "init_r": 12, "lora_alpha": 6}')
+    with pytest.raises(RefusedError, match="looks like an AdaLoRA of its authors"):
+        read(folder)
+
+
 def nan(key: str) -> Change:
     return lambda tensors: tensors.update({key: tensors[key] * torch.nan})
 
