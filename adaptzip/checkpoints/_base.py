@@ -202,6 +202,10 @@ class Dialect(ABC):
     """What `--as` and `meta.dialect` call it: lower case, with hyphens."""
     title: ClassVar[str]
     """What messages call it."""
+    judged_by: ClassVar[str] = ""
+    """Whose own code says in the tests that what is read or written means what it should."""
+    lacks: ClassVar[str] = ""
+    """What its files have no place for, or are not read with, in words; "" for nothing worth telling."""
     files: ClassVar[Files] = Files()
     """How a folder is known to hold one, and what is written."""
     pipelines: ClassVar[bool] = False

@@ -37,7 +37,7 @@ def dialects() -> dict[str, Dialect]:
         UsageError: if an installed package's dialect cannot be loaded, is none, has the name of another, or says what
             no dialect says of itself.
     """
-    found = _built_in() | _plugged_in(tuple(sys.path))
+    found = built_in() | _plugged_in(tuple(sys.path))
     return {name: found[name] for name in sorted(found)}
 
 
@@ -132,7 +132,7 @@ def _no_dialect(name: str, known: Iterable[str]) -> UsageError:
 
 def _peft_first() -> list[Dialect]:
     """The dialects with those of this package first: a plug-in's names never go before theirs."""
-    return sorted(dialects().values(), key=lambda found: found.name not in _built_in())
+    return sorted(dialects().values(), key=lambda found: found.name not in built_in())
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
@@ -140,7 +140,8 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @cache
-def _built_in() -> dict[str, Dialect]:
+def built_in() -> dict[str, Dialect]:
+    """The dialects of this package, by name."""
     names = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_"))
     found: list[Dialect] = [import_module(f"{__package__}.{name}").DIALECT for name in names]
     return {each.name: each for each in found}
@@ -150,7 +151,7 @@ def _built_in() -> dict[str, Dialect]:
 def _plugged_in(path: tuple[str, ...]) -> dict[str, Dialect]:
     """The dialects of other packages on a search path; looking for them takes time, and each read asks for them."""
     found: dict[str, Dialect] = {}
-    for name, point in plug_ins(GROUP, "dialect", _built_in()).items():
+    for name, point in plug_ins(GROUP, "dialect", built_in()).items():
         found[name] = cast("Dialect", load(point, "dialect", (Dialect,)))
         wrong = fault(found[name])
         if wrong is not None:

@@ -31,6 +31,8 @@ class _Adalora(StateDict):
 
     name = "adalora"
     title = "the authors' AdaLoRA"
+    judged_by = "the authors' saved updates"
+    lacks = "a checkpoint whose ranks only the training knew"
     signature = (Signature(r"^(?!base_model\.model\.).*\.lora_E$", "an AdaLoRA of its authors"),)
     own = ".lora_"
     parts = "lora_[AEB]|ranknum"

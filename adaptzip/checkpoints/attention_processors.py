@@ -26,6 +26,8 @@ class _AttentionProcessors(ImageDialect):
 
     name = "attention-processors"
     title = "a LoRA of attention processors"
+    judged_by = "diffusers"
+    lacks = "anything but the projections of a UNet's attention"
     files = Files(
         ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"), None, ("pytorch_lora_weights.safetensors",)
     )

@@ -27,6 +27,8 @@ class _Bfl(ImageDialect):
 
     name = "bfl"
     title = "a LoRA in an original model's names"
+    judged_by = "diffusers, through its own names"
+    lacks = "text encoders; of other tensors all but norms' scales"
     spelling = "lora_A"
     alphas = False
     signature = (Signature(rf"^({_FIRST}.*|{_WAN})\.(lora_|lokr_|hada_)", "a LoRA in an original model's names"),)

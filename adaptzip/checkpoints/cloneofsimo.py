@@ -50,6 +50,8 @@ class _Cloneofsimo(ImageReader):
 
     name = "cloneofsimo"
     title = "a cloneofsimo LoRA"
+    judged_by = "shapes of Stable Diffusion 1"
+    lacks = "layers that are not trained by default"
     alphas = False
     spelling = "down"
     signature = (Signature(rf"^{_KEY.pattern}$", "a cloneofsimo LoRA"),)

@@ -26,6 +26,8 @@ class _ComfyUi(ImageDialect):
 
     name = "comfyui"
     title = "a LoRA for ComfyUI"
+    judged_by = "diffusers, through its own names"
+    lacks = "heads and whole tensors"
     spelling = "lora_A"
     alphas = False
     signature = (

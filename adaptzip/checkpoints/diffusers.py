@@ -38,6 +38,8 @@ class _Diffusers(ImageDialect):
 
     name = "diffusers"
     title = "a diffusers LoRA"
+    judged_by = "diffusers"
+    lacks = "tensors beside the factors"
     files = Files((f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"), None, (f"{WEIGHTS}.safetensors",))
     spelling = "lora_A"
     alphas = False

@@ -37,6 +37,8 @@ class _Increlora(StateDict):
 
     name = "increlora"
     title = "IncreLoRA"
+    judged_by = "the authors' saved updates"
+    lacks = "a checkpoint whose ranks only the training knew"
     signature = (Signature(r"\.lora_[AEB]\.\d+$", "an IncreLoRA"),)
     own = ".lora_"
     parts = r"lora_[AEB]\.\d{1,4}|ranknum"

@@ -60,6 +60,8 @@ class _LoraXs(Reader, NativeWriter):
 
     name = "lora-xs"
     title = "LoRA-XS"
+    judged_by = "the authors' saved updates"
+    lacks = "modules that are no linear layer"
     files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, WEIGHT_NAMES[0], RECONSTRUCTION_NAME))
     signature = (Signature(_MARK, "a LoRA-XS"),)
     takes = ("lora-xs", "lora-sb")

@@ -29,6 +29,8 @@ class _Loralib(StateDict):
 
     name = "loralib"
     title = "loralib"
+    judged_by = "the authors' saved updates"
+    lacks = "convolutions"
     signature = (Signature(r"^(?!base_model\.model\.).*\.lora_[AB]$", "a loralib LoRA"),)
     own = ".lora_"
     parts = "lora_[AB]"

@@ -46,6 +46,8 @@ class _Loretta(Reader):
 
     name = "loretta"
     title = "LoRETTA"
+    judged_by = "the authors' saved updates"
+    lacks = "modules that are no linear layer"
     files = Files(WEIGHT_NAMES, CONFIG_NAME)
     signature = (Signature(r"^base_model\.model\..*\.tensor\.factors\.\d", "a LoRETTA"),)
 

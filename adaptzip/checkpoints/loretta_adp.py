@@ -50,6 +50,8 @@ class _LorettaAdp(FunctionDialect):
 
     name = "loretta-adp"
     title = "LoRETTA_adp"
+    judged_by = "the authors' logits"
+    lacks = "updates: it holds functions, which are never merged"
     files = Files(config=CONFIG_NAME, written=(CONFIG_NAME, WEIGHT_NAMES[1]))
     signature = (Signature(r"^base_model\.model\..*\.adapter_(down|up)\.", "a LoRETTA_adp"),)
     takes = ("loretta-adp",)

@@ -27,6 +27,7 @@ class _PeftAdalora(PeftMethod):
 
     name = "peft-adalora"
     title = "PEFT's AdaLoRA"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.lora_E$", "PEFT's AdaLoRA"),)
     kind = "ADALORA"
     own = ".lora_"

@@ -28,6 +28,7 @@ class _PeftDelora(PeftMethod):
 
     name = "peft-delora"
     title = "PEFT's DeLoRA"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.delora_[AB]$", "PEFT's DeLoRA"),)
     kind = "DELORA"
     own = ".delora_"

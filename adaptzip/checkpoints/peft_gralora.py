@@ -27,6 +27,7 @@ class _PeftGralora(PeftMethod):
 
     name = "peft-gralora"
     title = "PEFT's GraLoRA"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.gralora_[AB]$", "PEFT's GraLoRA"),)
     kind = "GRALORA"
     own = ".gralora_"

@@ -21,6 +21,7 @@ class _PeftLoha(PeftLycoris):
 
     name = "peft-loha"
     title = "PEFT's LoHa"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.hada_(w[12]_[ab]|t[12])$", "PEFT's LoHa"),)
     kind = "LOHA"
     own = ".hada_"

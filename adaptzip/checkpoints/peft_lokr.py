@@ -23,6 +23,7 @@ class _PeftLokr(PeftLycoris):
 
     name = "peft-lokr"
     title = "PEFT's LoKr"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.lokr_(w[12](_[ab])?|t2)$", "PEFT's LoKr"),)
     kind = "LOKR"
     own = ".lokr_"

@@ -25,6 +25,7 @@ class _PeftMergedLinear(PeftMethod):
 
     name = "peft-merged-linear"
     title = "PEFT's MergedLinear"
+    judged_by = "a grouped convolution, as PEFT 0.2 computed it"
     signature = (Signature(r"^base_model\.model\..*\.lora_B\.weight$", "PEFT's MergedLinear"),)
     kind = "LORA"
     own = ".lora_"

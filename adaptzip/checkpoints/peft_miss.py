@@ -36,6 +36,7 @@ class _PeftMiss(PeftMethod):
 
     name = "peft-miss"
     title = "PEFT's MiSS"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.model\..*\.miss_block$", "PEFT's MiSS"),)
     kind = "MISS"
     own = ".miss_"

@@ -44,6 +44,8 @@ class _PeftTinylora(PeftMethod):
 
     name = "peft-tinylora"
     title = "PEFT's TinyLoRA"
+    judged_by = "PEFT"
+    lacks = "files without their projections"
     signature = (Signature(r"^base_model\.(model\..*\.tinylora_[ABP]|tinylora_v\.\d+)$", "PEFT's TinyLoRA"),)
     kind = "TINYLORA"
     own = ".tinylora_"

@@ -32,6 +32,7 @@ class _PeftVera(PeftMethod):
 
     name = "peft-vera"
     title = "PEFT's VeRA"
+    judged_by = "PEFT"
     signature = (Signature(r"^base_model\.(model\..*\.vera_lambda_[bd]|vera_[AB])$", "PEFT's VeRA"),)
     kind = "VERA"
     own = ".vera_"

@@ -29,6 +29,7 @@ class _VbloraNlu(StateDict):
 
     name = "vblora-nlu"
     title = "the authors' VB-LoRA"
+    judged_by = "the authors' saved updates"
     signature = (Signature(r"^(?!base_model\.model\.).*\.logits_[AB]$", "a VB-LoRA of its authors"),)
     own = ".logits_"
     parts = f"logits_[AB]|{_BANK}"

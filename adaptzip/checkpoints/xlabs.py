@@ -42,6 +42,8 @@ class _Xlabs(ImageDialect):
 
     name = "xlabs"
     title = "an XLabs LoRA"
+    judged_by = "diffusers, through its own names"
+    lacks = "anything but the attention of Flux"
     spelling = "down"
     alphas = False
     signature = (Signature(r"_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight$", "an XLabs LoRA"),)

@@ -26,6 +26,8 @@ class _Gguf(Reader, Writer):
 
     name = "gguf"
     title = "GGUF"
+    judged_by = "llama.cpp"
+    lacks = "heads, biases, DoRA, experts, fused layers"
     files = Files((FILE,), None, (FILE,), MAGIC)
     signature = (Signature(r"\.weight\.lora_[ab]$", "a GGUF LoRA"),)
     codings = (Q8_0,)

@@ -24,6 +24,8 @@ class _Mlx(Reader, Writer):
 
     name = "mlx"
     title = "MLX"
+    judged_by = "mlx-lm"
+    lacks = "heads, biases, convolutions, experts"
     files = Files((WEIGHTS,), CONFIG_NAME, (CONFIG_NAME, WEIGHTS))
     signature = (Signature(r"(?<!\.weight)\.lora_[ab]$", "an MLX LoRA"),)
 

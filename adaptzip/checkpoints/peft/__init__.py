@@ -29,6 +29,8 @@ class _Peft(Reader, Writer):
 
     name = "peft"
     title = "PEFT"
+    judged_by = "PEFT"
+    lacks = "several models in one adapter, and differences that are added to whole tensors"
     files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, *WEIGHT_NAMES))
     signature = (Signature(r"^base_model\.model\..*\.lora_([AB]\.(weight|bias)|embedding_[AB])$", "a PEFT LoRA"),)
 

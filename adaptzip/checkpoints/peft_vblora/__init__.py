@@ -22,6 +22,8 @@ class _PeftVblora(Reader, NativeWriter):
 
     name = "peft-vblora"
     title = "PEFT's VB-LoRA"
+    judged_by = "PEFT"
+    lacks = "convolutions and embeddings; widths that no vector length divides"
     files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, *WEIGHT_NAMES))
     signature = (Signature(r"^base_model\.(model\..*\.vblora_logits_[AB]|vblora_vector_bank$)", "a VB-LoRA of PEFT"),)
     takes = ("vblora",)
