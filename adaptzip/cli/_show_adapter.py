@@ -22,6 +22,13 @@ ERRORS = (0.1, 0.2, 0.316)
 """The relative errors that costs are given for."""
 
 _MOST_EXTRAS = 8
+_ORIGINS = {
+    "architecture": ("modelspec.architecture", "ss_base_model_version"),
+    "title": ("modelspec.title", "ss_output_name"),
+    "trained by": ("ss_network_module", "modelspec.implementation", "software", "ot_branch"),
+}
+"""What the metadata of image models' files says, by the names that trainers give it, best first."""
+_LONGEST_ORIGIN = 80
 _TELLING = {
     "alpha_pattern", "bias", "exclude_modules", "fan_in_fan_out", "layer_replication", "layers_pattern",
     "layers_to_transform", "lora_alpha", "lora_bias", "modules_to_save", "r", "rank_pattern",
@@ -94,6 +101,7 @@ def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[st
     yield "file", f"{path}, {text.size(size)}"
     yield "kind", f"{report.dialect} LoRA"
     yield "base model", report.base_model or ""
+    yield from _origin(report.config.get("metadata"))
     yield "modules", f"{len(report.modules):,}"
     yield "parameters", f"{report.parameters:,}"
     yield "ranks", _tally(m.rank for m in report.modules)
@@ -103,6 +111,15 @@ def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[st
     yield "extras", f"{text.share(report.extras_share, 1)} of the bytes" if report.extras else "none"
     if report.zero_modules:
         yield "update", _zero_updates(report)
+
+
+def _origin(metadata: object) -> Iterable[tuple[str, str]]:
+    """What a file of an image model says of where it comes from."""
+    if isinstance(metadata, Mapping):
+        for what, names in _ORIGINS.items():
+            found = next((str(metadata[name]) for name in names if metadata.get(name)), None)
+            if found is not None:
+                yield what, found if len(found) <= _LONGEST_ORIGIN else f"{found[:_LONGEST_ORIGIN]}..."
 
 
 def _zero_updates(report: AdapterReport) -> str:

@@ -18,6 +18,7 @@ from adaptzip.checkpoints._image import unet
 from adaptzip.checkpoints._image.families import FAMILIES, Family
 from adaptzip.checkpoints._image.spellings import to_diffusers, to_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
+from adaptzip.cli.app import main
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
@@ -421,3 +422,19 @@ def test_a_pipelines_adapter_is_no_single_models(tmp_path: Path) -> None:
     alone = adaptzip.Adapter({names[0]: both.modules[names[0]]}, meta=both.meta)
     report = adaptzip.export(alone, tmp_path / "peft", as_="peft")
     assert list(adaptzip.read(report.path).modules) == [names[0].removeprefix("unet.")]
+
+
+def test_inspect_tells_where_a_file_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {
+        "ss_network_module": "networks.lora",
+        "ss_output_name": "anime",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "ss_sd_model_name": "base.safetensors",
+    }
+    path = saved(tmp_path, FILES["kohya"][1], told)
+
+    assert main(["inspect", "--no-costs", str(path)]) == 0
+
+    shown = capsys.readouterr().out
+    for what in ("kohya", "networks.lora", "anime", "stable-diffusion-v1/lora", "base.safetensors"):
+        assert what in shown
