@@ -128,7 +128,13 @@ def _unnamed(plain: Mapping[str, str], where: object) -> dict[str, str]:
 
 def _match(key: str) -> re.Match[str] | None:
     found = _NAMED.search(key)
-    return None if found is None or found["name"] in ("weight", "bias") else found
+    if found is None or found["name"] in ("weight", "bias"):
+        return None
+    # IncreLoRA numbers the entries of its lists.
+    listed = (
+        found["name"].isdecimal() and found["part"] in (".lora_A", ".lora_B", ".lora_E") and found.end() == len(key)
+    )
+    return None if listed else found
 
 
 def _prefixed(plain: Mapping[str, str], saved: re.Pattern[str]) -> dict[str, str]:
