@@ -120,7 +120,7 @@ def test_rows_that_no_blocks_fill_are_refused(tmp_path: Path) -> None:
         export(given(), tmp_path / "out", as_="gguf", base=base(tmp_path / "base"), dtype="q8_0")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="no dtype 'q8_0' to export in as peft"):
-        export(given(), tmp_path / "out", dtype="q8_0")
+        export(given(), tmp_path / "out", as_="peft", dtype="q8_0")
 
 
 def test_an_embedding_and_a_head_of_an_untied_base(tmp_path: Path) -> None:
