@@ -28,8 +28,10 @@ from adaptzip.errors import CheckpointError
 
 WEIGHTS = "pytorch_lora_weights"
 METADATA = "lora_adapter_metadata"
-_PARTS = r"(lora_|lora\.|lokr_|hada_)"
-_KNOWN = "|".join(name for name in COMPONENTS if name != ORIGINAL)
+_PARTS = r"(lora_[AB]\.(default\.)?weight|lora(_|\.|_linear_layer\.)(down|up)\.weight|lokr_w\d(_[ab])?|hada_w\d_[ab])$"
+_KNOWN = "|".join(name for name in COMPONENTS if name not in (ORIGINAL, "transformer"))
+_LAYERS = r"(transformer_blocks|to_[qkv]\w*|to_out|(add|to)_[qkv]_proj|to_add_out|ffn?(_context)?\.net|qkv)"
+"""Layers of transformers that are no language models, whose names begin with `transformer.` as well."""
 _BARE = re.compile(rf"^({re.escape(PREFIX)})?({'|'.join((*UNET, *TRANSFORMER))})\..*{_PARTS}")
 
 
@@ -45,6 +47,7 @@ class _Diffusers(ImageDialect):
     alphas = False
     signature = (
         Signature(rf"^({_KNOWN})\.(?!.*\.processor\.).*\.{_PARTS}", "a diffusers LoRA"),
+        Signature(rf"^transformer\.(?!.*\.processor\.)(.*[._])?{_LAYERS}\..*{_PARTS}", "a diffusers LoRA"),
         Signature(r"\.lora(_linear_layer)?\.(down|up)\.weight$", "a diffusers LoRA"),
     )
 

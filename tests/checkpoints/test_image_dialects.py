@@ -188,10 +188,8 @@ def test_layers_that_are_cut_otherwise_come_together_again(family: Family) -> No
 
 
 def test_parts_of_other_factors_lie_beside_each_other_and_missing_ones_stay() -> None:
-    names = ("to_q", "to_v")
-    parts = {
-        f"transformer.single_transformer_blocks.0.attn.{n}": adaptzip.LoraFactors(R(2, 8), R(8, 2), 2.0) for n in names
-    }
+    names = [f"transformer.single_transformer_blocks.0.attn.{name}" for name in ("to_q", "to_v")]
+    parts = {name: adaptzip.LoraFactors(R(2, 8), R(8, 2), 2.0) for name in names}
 
     fused = to_original(parts)["diffusion_model.single_blocks.0.linear1"]
 
