@@ -38,7 +38,7 @@ class _PeftVblora(Reader, NativeWriter):
         return read(source)
 
     def native(self, source: Checkpoint) -> Native | None:
-        return native_of(source) if self.sniff(source) else None
+        return native_of(source, self.takes[0]) if self.sniff(source) else None
 
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
         write(native, folder, options)

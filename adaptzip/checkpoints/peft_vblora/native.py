@@ -10,11 +10,14 @@ from adaptzip.checkpoints.peft_vblora.layout import BANK
 from adaptzip.checkpoints.peft_vblora.reader import Mixtures, mixtures, read
 
 
-def native_of(source: Checkpoint) -> Native:
+def native_of(source: Checkpoint, method: str) -> Native:
     """The bank, and the k vectors of each mixture with their weights, the largest of which is last.
 
     All other logits of a folder that has them mean nothing: PEFT takes the softmax of the k largest. The last weight is
     what the others leave of 1, which rounding makes least of where it is the largest.
+
+    Args:
+        method: what the method is called whose tensors these are.
 
     Raises:
         CheckpointError: as `read`.
@@ -27,7 +30,7 @@ def native_of(source: Checkpoint) -> Native:
         tensors = {"bank": bank} | _coded("A", found[name]["A"]) | _coded("B", found[name]["B"].transposed())
         out, width = factors.shape
         modules[name] = NativeModule(tensors, factors.A, factors.B, out, width, factors.layout)
-    return Native("vblora", {}, modules, adapter)
+    return Native(method, {}, modules, adapter)
 
 
 def _coded(side: str, mixed: Mixtures) -> dict[str, Tensor]:
