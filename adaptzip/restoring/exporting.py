@@ -28,6 +28,7 @@ from adaptzip.checkpoints import (
 )
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._functions import FunctionDialect
+from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -165,7 +166,7 @@ def export(
         Path(output),
         sum(p.stat().st_size for p in files),
         tuple(p.name for p in files),
-        len(content.adapter.modules),
+        content.modules,
         content.loading_bytes,
         content.left_out,
         target.name,
