@@ -28,7 +28,6 @@ from adaptzip.checkpoints import (
 )
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
 from adaptzip.checkpoints._functions import FunctionDialect
-from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis

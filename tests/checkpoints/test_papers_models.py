@@ -183,9 +183,9 @@ def test_pefts_configuration_beside_it_makes_it_pefts(tmp_path: Path) -> None:
     alone = {key: t for key, t in of_adalora().items() if ".lora_" in key}
     folder = saved(tmp_path / "a", alone, name="adapter_model.bin")
     (folder / "adapter_config.json").write_text('{"peft_type": "ADALORA", "init_r": 12, "lora_alpha": 6}')
-    with pytest.warns(AdaptzipWarning, match="keys are not as PEFT saves them"):
-        found = read(folder)
-    assert found.meta.dialect == "peft-adalora"
+    refused = pytest.raises(CheckpointError, match="has rank 5, but adapter_config.json leaves it 12")
+    with pytest.warns(AdaptzipWarning, match="keys are not as PEFT saves them"), refused:
+        read(folder)
 
 
 def nan(key: str) -> Change:
