@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def convert(
     source: options.Source,
     output: Annotated[
-        Path, typer.Argument(help="The folder to write, or a file where the dialect has one.", show_default=False)
+        Path,
+        typer.Argument(
+            help="The folder to write, or a file where the dialect has one.", metavar="OUT", show_default=False
+        ),
     ],
     as_: options.As = None,
     rank: Annotated[
@@ -64,8 +67,9 @@ def convert(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write an adapter in another dialect, or in its own with lower ranks.
+    """Write an adapter in another dialect, or at lower ranks.
 
+    Writes the folder OUT, or the file OUT where it ends with .safetensors or .gguf and the dialect has one file.
     Without --rank, --max-error or --budget the factors stay as they are. With one of them each update is cut to
     its first singular directions, in seconds; `adaptzip compress` codes the numbers too, and needs far fewer bytes.
 
