@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from adaptzip.checkpoints import (
     writer,
 )
 from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
+from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter
@@ -35,9 +37,13 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
 from adaptzip.files.atomic import atomic_directory, atomic_file, check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
+from adaptzip.restoring.model_card import NAME as README
+from adaptzip.restoring.model_card import is_ours, source_card, with_loading
 from adaptzip.restoring.native import native
 from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, read
 
+_WITH_CARD = "peft"
+"""The dialect whose folders are published with a README beside."""
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -158,9 +164,8 @@ def export(
     if is_file(output):
         files = _to_file(content, Path(output), force, target, options)
     else:
-        with atomic_directory(output, force, owned=target.files.owns) as folder:
-            _write(content, folder, output, target, options)
-        files = sorted(p for p in Path(output).iterdir() if p.is_file())
+        card = source_card(source) if target.name == _WITH_CARD else None
+        files = _to_folder(content, Path(output), force, target, options, card)
     return ExportReport(
         Path(output),
         sum(p.stat().st_size for p in files),
@@ -183,6 +188,22 @@ def _write(content: _Content, folder: Path, output: str | Path, target: Dialect,
     _check_files(folder, output, target)
     if isinstance(target, Reader):
         _read_back(folder, output, target, content.adapter, options)
+
+
+def _to_folder(
+    content: _Content, output: Path, force: bool, target: Dialect, options: WriteOptions, card: str | None
+) -> list[Path]:
+    """Write a folder, with the source's README where there is one."""
+
+    def owned(name: str) -> bool:
+        return target.files.owns(name) or (name == README and is_ours(output / README))
+
+    with atomic_directory(output, force, owned=owned) as folder:
+        _write(content, folder, output, target, options)
+        if card is not None:
+            told = json.loads((folder / CONFIG_NAME).read_bytes())
+            (folder / README).write_text(with_loading(card, told), encoding="utf-8")
+    return sorted(path for path in output.iterdir() if path.is_file())
 
 
 def _to_file(content: _Content, output: Path, force: bool, target: Dialect, options: WriteOptions) -> list[Path]:

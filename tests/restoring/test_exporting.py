@@ -26,7 +26,7 @@ def test_a_lossless_export_is_the_source_byte_for_byte(name: str, tmp_path: Path
     model, config = CASES[name]
     train(model(), tmp_path / "source", **config)
     report = export(tmp_path / "source", tmp_path / "copy")
-    assert report.files == ("adapter_config.json", "adapter_model.safetensors")
+    assert set(report.files) - {"README.md"} == {"adapter_config.json", "adapter_model.safetensors"}
     assert report.bytes == sum((tmp_path / "copy" / file).stat().st_size for file in report.files)
     for file in report.files:
         assert (tmp_path / "copy" / file).read_bytes() == (tmp_path / "source" / file).read_bytes()
@@ -139,7 +139,7 @@ def test_an_existing_output_is_replaced_only_when_forced_and_of_the_same_kind(tm
     (copy / "adapter_model.safetensors").write_bytes(b"old")
     (copy / "adapter_model.bin").write_bytes(b"stale")
     export(source, copy, force=True)
-    assert sorted(p.name for p in copy.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert {p.name for p in copy.iterdir()} - {"README.md"} == {"adapter_config.json", "adapter_model.safetensors"}
     (copy / "thesis.txt").write_text("my work")
     with pytest.raises(OutputError, match=r"thesis\.txt, which is no part of such an output"):
         export(source, copy, force=True)
