@@ -68,7 +68,8 @@ def export(
     Writes a folder; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
     PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
     .adz made with --to vblora. What was written is read back and held against the adapter before it appears.
-    What the dialect has no room for is listed, and refused unless --drop-extras leaves it out.
+    What the dialect has no room for is listed, and refused unless --drop-extras leaves it out. A PEFT folder
+    keeps the README.md of a source folder, with a section that tells how to load it.
 
     \b
     Examples:
