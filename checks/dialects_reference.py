@@ -18,7 +18,8 @@ _START = """\
 <!-- Made by `python -m checks.dialects_reference`; do not edit. -->
 
 A checkpoint is read as the dialect that its keys tell, or as the one that `--from` names; `export` and `convert` write
-the one that `--as` names, by default the one that the adapter came in. Beside these, `--as peft-portable` writes PEFT's
+the one that `--as` names, by default the one that the adapter came in; where that is not written, kohya's for image
+models, else PEFT's. Beside these, `--as peft-portable` writes PEFT's
 folder with one rank and one scale. Whose code judges a dialect is what the tests hold it against.
 
 | dialect | files | read | written | judged by | has no place for, or does not read |

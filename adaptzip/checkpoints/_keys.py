@@ -39,6 +39,9 @@ _SAVED_ADALORA = re.compile(r"\.lora_[ABE]$")
 # is not of the model, but the rest of PEFT's prefix.
 _BACKBONES = ("model.", "transformer.", "bert.", "roberta.", "distilbert.", "deberta.", "electra.", "gpt_neox.", "vit.")
 
+_PIPELINES = ("unet.", "text_encoder.", "text_encoder_2.", "diffusion_model.", "transformer.transformer_blocks.")
+"""What the keys of image pipelines begin with."""
+
 _PLAIN = "it is not W + s*B@A"
 _METHODS = {
     ".lora_diag": f"KaSA, whose diagonal stands between A and B and whose base weight is truncated; {_PLAIN}",
@@ -140,6 +143,8 @@ def _match(key: str) -> re.Match[str] | None:
 def _prefixed(plain: Mapping[str, str], saved: re.Pattern[str]) -> dict[str, str]:
     """The keys with PEFT's prefix, where it is missing from every factor as a whole or in its first half."""
     factors = [text for text in plain.values() if _FACTOR.search(text)]
+    if any(text.startswith(_PIPELINES) for text in factors):
+        return dict(plain)  # A LoRA of an image pipeline has another's configuration beside it.
     if not factors or not all(map(saved.search, factors)) or any(t.startswith("base_model.") for t in plain.values()):
         return dict(plain)
     halved = all(text.startswith("model.") and text[6:].startswith(_BACKBONES) for text in factors)

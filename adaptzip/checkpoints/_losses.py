@@ -77,7 +77,7 @@ def held(adapter: Adapter, lost: Sequence[Loss], holder: str, drop: bool) -> Ada
     if lost and not drop:
         raise RefusedError(
             f"{holder} cannot hold {', '.join(map(str, lost))}",
-            hint="write --as peft, merge the adapter into its base, or leave this out with --drop-extras",
+            hint="leave this out with --drop-extras, write it in another dialect, or merge the adapter into its base",
         )
     left = _without(adapter, lost) if lost else adapter
     if not left.modules:

@@ -113,6 +113,8 @@ def _scaled(module: LoraFactors) -> Tensor | None:
 
 def _near(wanted: Tensor, found: Tensor, dtype: torch.dtype | None) -> bool:
     eps = 0.0 if dtype is None and wanted.dtype == found.dtype != torch.float64 else 2 * _eps(dtype or torch.float32)
+    if wanted.shape != found.shape:
+        return False
     return torch.allclose(found.double(), wanted.double(), rtol=eps, atol=0.0 if dtype is None else 1e-7)
 
 

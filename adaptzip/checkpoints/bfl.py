@@ -6,6 +6,7 @@ kohya's; beside them are whole tensors, the scales of norms, which replace the b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,7 +47,13 @@ class _Bfl(ImageDialect):
         return {stem: f"{ORIGINAL}.{stem}" for stem in stems}
 
     def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_original(modules)
+        found = to_original(modules)
+        if not any(re.match(rf"{_FIRST}|{_WAN}", name.partition(".")[2]) for name in found):
+            raise RefusedError(
+                f"module {next(iter(found), '')} is of a model that is not told by its bare names",
+                hint="write it with --as comfyui or --as kohya",
+            )
+        return found
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Signature
+from adaptzip.checkpoints._base import Checkpoint, Files, Signature, WriteOptions
 from adaptzip.checkpoints._config import anchored, parse_config
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.keys import has_update
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET, denoiser, spelled
 from adaptzip.checkpoints._image.spellings import to_diffusers
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effect
@@ -44,6 +45,7 @@ class _Diffusers(ImageDialect):
     lacks = "tensors beside the factors"
     files = Files((f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"), None, (f"{WEIGHTS}.safetensors",))
     spelling = "lora_A"
+    peft_dora = True
     alphas = False
     signature = (
         Signature(rf"^({_KNOWN})\.(?!.*\.processor\.).*\.{_PARTS}", "a diffusers LoRA"),
@@ -54,10 +56,18 @@ class _Diffusers(ImageDialect):
     def sniff(self, source: Checkpoint) -> float:
         """Without a component the names of diffusers' own models tell; PEFT's configuration tells that it is PEFT's."""
         sure = super().sniff(source)
-        if sure or source.config is not None:
+        if sure or source.config is not None or source.alpha is not None:
             return sure
         bare = any(_BARE.match(key) and ".processor." not in key for key in source.tensors)
         return 0.95 if bare and has_update(source.tensors) else 0.0
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        by_input = [n for n, m in adapter.modules.items() if m.magnitude is not None and m.magnitude.ndim > 1]
+        own = adapter.meta.dialect == self.name
+        return (
+            *super().lost(adapter, options),
+            *losses_of(("DoRA magnitudes for each input", "magnitude", [] if own else by_input)),
+        )
 
     def holds(self, effect: Effect) -> bool:
         return False

@@ -63,6 +63,8 @@ class _Kohya(ImageDialect):
         words = words_for(match[2] for match in found.values() if match)
         paths = {stem: dotted(match[2], words) for stem, match in found.items() if match}
         main = denoiser(paths[stem] for stem, match in found.items() if match and not _PREFIXES[match[1]])
+        # Flux has one CLIP and one T5, which sd-scripts numbers as in Stable Diffusion 3.
+        second = not any(stem.startswith(("lora_te2_", "lora_unet_joint_blocks_")) for stem in found)
         names = {}
         for stem, match in found.items():
             if match is None:
@@ -71,7 +73,9 @@ class _Kohya(ImageDialect):
                     f"{', '.join(_PREFIXES)}",
                     hint="it may be of another program; convert it with that",
                 )
-            names[stem] = f"{_PREFIXES[match[1]] or main}.{paths[stem]}"
+            component = _PREFIXES[match[1]] or main
+            component = "text_encoder_2" if second and match[1] == "lora_te3_" else component
+            names[stem] = f"{component}.{paths[stem]}"
         return names
 
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
@@ -88,7 +92,10 @@ class _Kohya(ImageDialect):
 
     def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
         several = any(name.startswith("text_encoder_2.") for name in adapter.modules)
-        return {"prefixes": {"text_encoder": "lora_te1_"}} if several else {}
+        prefixes = {"text_encoder": "lora_te1_"} if several else {}
+        if any(name.startswith("text_encoder_2.encoder.block.") for name in adapter.modules):
+            prefixes["text_encoder_2"] = "lora_te3_"
+        return {"prefixes": prefixes}
 
     def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
         return to_original(modules, keep_sd1=True)

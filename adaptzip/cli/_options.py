@@ -193,8 +193,8 @@ As = Annotated[
     str | None,
     typer.Option(
         "--as",
-        help="The dialect to write, or peft-portable.  [default: the one that the adapter came in, where that is "
-        "written, else peft]",
+        help="The dialect to write, or peft-portable.  [default: the one that the adapter came in; where that is not "
+        "written, kohya for image models, else peft]",
         metavar="NAME",
         show_default=False,
     ),

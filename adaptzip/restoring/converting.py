@@ -11,8 +11,8 @@ from typing import Any, Literal
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
 from adaptzip.core.resizing import Resized, resized
-from adaptzip.errors import UsageError
-from adaptzip.restoring.exporting import ExportReport, export, is_file
+from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.restoring.exporting import DTYPES, ExportReport, export, is_file
 from adaptzip.restoring.reading import adapter_from, source_bytes
 
 _TRIES = 3
@@ -68,7 +68,8 @@ def convert(
 
     Raises:
         CheckpointError, RefusedError, UsageError, OutputError, CheckFailedError: as `export`.
-        UsageError: if a limit is out of range, or too small for rank 1.
+        UsageError: if a limit is out of range.
+        CheckFailedError: if the limits cannot hold together.
 
     Example:
         >>> report = adaptzip.convert("my-adapter", "smaller", rank=1)
@@ -86,7 +87,7 @@ def convert(
         return export(found.adapter, where, force=replacing, **out)
 
     def cut(size: int | None) -> Resized:
-        return resized(adapter, rank=rank, max_error=max_error, size=size)
+        return resized(adapter, rank=rank, max_error=max_error, size=size, dtype=DTYPES.get(dtype or ""))
 
     limit = None if budget is None else _bytes(Budget.of(budget), source)
     found = cut(None) if limit is None else _within(cut, write, limit, Path(output))
@@ -110,7 +111,7 @@ def _within(
     """The adapter whose files have no more bytes than `limit`, found by writing it.
 
     Raises:
-        UsageError: if there is none.
+        CheckFailedError: if there is none.
     """
     aim = limit
     for _ in range(_TRIES):
@@ -122,7 +123,9 @@ def _within(
             return found
         # What is beside the factors is counted from what was used, which is less than was aimed at.
         aim = min(aim, _bytes_of(found.adapter)) - (size - limit)
-    raise UsageError(f"{limit:,} bytes are too few for all that is beside the factors", hint="give a larger budget")
+    raise CheckFailedError(
+        f"{limit:,} bytes are too few for all that is beside the factors", hint="give a larger budget"
+    )
 
 
 def _bytes_of(adapter: Adapter) -> int:

@@ -44,9 +44,11 @@ from adaptzip.restoring.reading import adapter_from, archive_file, base_config, 
 
 _WITH_CARD = "peft"
 """The dialect whose folders are published with a README beside."""
+FILES = (".safetensors", ".gguf")
+"""How an output ends that is one file, and not a folder."""
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,10 @@ def export(
     if base_name is not None:
         check_name(base_name)
     check_apart(output, source=source, config=config, base=base, basis=basis)
+    check_suffix(output)
     (check_output if is_file(output) else check_output_folder)(output, force)
-    coding = None if dtype is None or dtype in _DTYPES else dtype
-    options = WriteOptions(portable, _DTYPES.get(dtype or ""), coding, base_config(base))
+    coding = None if dtype is None or dtype in DTYPES else dtype
+    options = WriteOptions(portable, DTYPES.get(dtype or ""), coding, base_config(base))
     if isinstance(named, NativeWriter):
         target: Writer | NativeWriter = named
         content = _native(source, named, base, basis, base_name)
@@ -177,9 +180,24 @@ def export(
     )
 
 
+def check_suffix(output: str | Path) -> None:
+    """Refuse a file that no dialect is written as, before a folder of that name is made.
+
+    Raises:
+        UsageError: naming its suffix.
+    """
+    suffix = Path(output).suffix.lower()
+    other = suffix in (".adz", ".bin", ".ckpt", ".pt", ".pth") or (suffix in FILES and Path(output).suffix != suffix)
+    if other and not Path(output).is_dir():
+        raise UsageError(
+            f"{output}: no dialect is written as a file that ends with {Path(output).suffix}",
+            hint="name a folder, or a file that ends with .safetensors; a .adz is made by `adaptzip compress`",
+        )
+
+
 def is_file(output: str | Path) -> bool:
     """Whether an output is named as one weight file, and not as a folder."""
-    return Path(output).suffix in (".safetensors", ".gguf") and not Path(output).is_dir()
+    return Path(output).suffix in FILES and not Path(output).is_dir()
 
 
 def _write(content: _Content, folder: Path, output: str | Path, target: Dialect, options: WriteOptions) -> None:
@@ -231,7 +249,7 @@ def _to_file(content: _Content, output: Path, force: bool, target: Dialect, opti
 
 def _check_dtype(dtype: str | None, target: Dialect | None) -> None:
     """Raises: UsageError: if the dialect does not write factors so; one that the adapter tells has no coding."""
-    known = (*_DTYPES, *(target.codings if isinstance(target, Writer) else ()))
+    known = (*DTYPES, *(target.codings if isinstance(target, Writer) else ()))
     if dtype is not None and dtype not in known:
         where = "" if target is None else f" as {target.name}"
         raise UsageError(f"there is no dtype {dtype!r} to export in{where}", hint=f"known: {', '.join(known)}")
@@ -239,6 +257,11 @@ def _check_dtype(dtype: str | None, target: Dialect | None) -> None:
 
 def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool) -> _Content:
     """Raises: RefusedError: if the dialect cannot hold something, unless `drop` gives it up."""
+    if conventions(adapter.meta.dialect).pipelines and not (target.pipelines or target.name == _WITH_CARD):
+        raise RefusedError(
+            f"the adapter is of an image model, and {target.title} is for language models",
+            hint="write it with --as kohya, --as diffusers or --as comfyui",
+        )
     adapter = target.spelled(adapter)
     lost = target.lost(adapter, options)
     left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)

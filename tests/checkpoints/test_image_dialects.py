@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -436,3 +436,87 @@ def test_inspect_tells_where_a_file_comes_from(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().out
     for what in ("kohya", "networks.lora", "anime", "stable-diffusion-v1/lora", "base.safetensors"):
         assert what in shown
+
+
+def of(names: Iterable[str], dialect: str, width: int = 8, **more: object) -> adaptzip.Adapter:
+    """Square updates of rank 2 with these names."""
+    modules = {name: adaptzip.LoraFactors(R(2, width), R(width, 2), **more) for name in sorted(names)}  # type: ignore[arg-type]
+    return adaptzip.Adapter(modules, meta=Meta(dialect))
+
+
+BLOCK = "transformer_blocks.0"
+
+
+def test_two_denoisers_are_not_made_one(tmp_path: Path) -> None:
+    both = of([f"{part}.blocks.0.attn1.to_q" for part in ("transformer", "transformer_2")], "diffusers")
+    with pytest.raises(RefusedError, match="several denoisers, transformer, transformer_2"):
+        adaptzip.export(both, tmp_path / "out", as_="kohya")
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8)])
+def test_a_square_layers_magnitude_keeps_its_side(shape: tuple[int, ...], tmp_path: Path) -> None:
+    magnitude = torch.arange(1.0, 9.0).reshape(shape)
+    given = of(["unet.mid_block.attentions.0.proj_in"], "attention-processors", magnitude=magnitude)
+    for dialect in ("kohya", "comfyui"):
+        report = adaptzip.export(given, tmp_path / dialect, as_=dialect)
+        with safe_open(report.path / report.files[0], "pt") as file:
+            (key,) = [key for key in file.keys() if key.endswith("dora_scale")]  # noqa: SIM118
+            assert file.get_tensor(key).shape == ((8, 1) if shape == (8,) else (1, 8))
+        (back,) = adaptzip.read(report.path / report.files[0]).modules.values()
+        assert back.magnitude is not None
+        assert torch.equal(back.magnitude, magnitude)
+
+
+def test_names_that_several_models_have_are_not_guessed(tmp_path: Path) -> None:
+    attention = of([f"transformer.{BLOCK}.attn.to_q"], "diffusers")
+    with pytest.raises(RefusedError, match="may be of Flux, Stable Diffusion 3 or Qwen-Image"):
+        adaptzip.export(attention, tmp_path / "out", as_="comfyui")
+    for width, first in ((3072, "double_blocks"), (1536, "joint_blocks")):
+        told = of([f"transformer.{BLOCK}.attn.to_q", f"transformer.{BLOCK}.ff_context.net.0.proj"], "diffusers", width)
+        report = adaptzip.export(told, tmp_path / first, as_="comfyui")
+        names = adaptzip.read(report.path / report.files[0]).modules
+        assert all(name.startswith(f"diffusion_model.{first}.0.") for name in names)
+
+
+def test_a_bias_stays_where_its_update_is_zero() -> None:
+    B = torch.cat([R(8, 2), torch.zeros(8, 2), R(8, 2)])
+    factors = adaptzip.LoraFactors(R(2, 8), B, bias=torch.ones(24))
+    found = to_diffusers({"diffusion_model.double_blocks.0.img_attn.qkv": factors})
+    assert found[f"transformer.{BLOCK}.attn.to_k"].bias is not None
+
+
+def test_parts_of_several_dtypes_are_fused_in_the_widest() -> None:
+    names = [f"transformer.single_transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k")]
+    parts = {
+        names[0]: adaptzip.LoraFactors(R(2, 8).half(), R(8, 2).half()),
+        names[1]: adaptzip.LoraFactors(R(2, 8), R(8, 2)),
+    }
+    delta = to_original(parts)["diffusion_model.single_blocks.0.linear1"].delta()
+    assert torch.allclose(delta[8:16], parts[names[1]].delta(), atol=1e-6)
+
+
+def test_alpha_on_the_command_line_makes_a_bare_file_pefts(tmp_path: Path) -> None:
+    tensors = {f"base_model.model.down_blocks.0.proj.lora_{x}.weight": R(*s) for x, s in (("A", (2, 8)), ("B", (8, 2)))}
+    path = saved(tmp_path, tensors)
+    assert adaptzip.read(path).modules["unet.down_blocks.0.proj"].scaling == 1.0
+    assert adaptzip.read(path, alpha=8).modules["down_blocks.0.proj"].scaling == 4.0
+
+
+def test_fluxs_second_text_encoder_has_two_numbers(tmp_path: Path) -> None:
+    shapes = {"lora_down.weight": (2, 8), "lora_up.weight": (8, 2)}
+    stems = ("lora_unet_double_blocks_0_img_attn_proj", "lora_te3_encoder_block_0_layer_0_SelfAttention_k")
+    found = adaptzip.read(saved(tmp_path, {f"{s}.{part}": R(*shape) for s in stems for part, shape in shapes.items()}))
+    assert "text_encoder_2.encoder.block.0.layer.0.SelfAttention.k" in found.modules
+    report = adaptzip.export(found, tmp_path / "out")
+    with safe_open(report.path / report.files[0], "pt") as file:
+        assert any(key.startswith(stems[1]) for key in file.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("dialect", "said"), [("mlx", "is for language models"), ("bfl", "not told by its bare names")]
+)
+def test_what_a_dialect_is_not_for_is_refused(dialect: str, said: str, tmp_path: Path) -> None:
+    given = of([f"transformer.{BLOCK}.img_mlp.net.0.proj"], "diffusers")
+    with pytest.raises(RefusedError, match=said):
+        adaptzip.export(given, tmp_path / "out", as_=dialect)
+    assert not (tmp_path / "out").exists()

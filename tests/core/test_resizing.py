@@ -9,7 +9,7 @@ import torch
 
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.resizing import resized
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.testing.adapters import relative_error
 
 
@@ -58,6 +58,8 @@ def test_a_size_is_kept_and_used() -> None:
 def test_limits_hold_together_and_what_needs_no_cut_is_untouched() -> None:
     given = adapter()
     both = resized(given, rank=3, max_error=0.9)
+    with pytest.raises(CheckFailedError, match=r"more than the 0\.01"):
+        resized(given, rank=1, max_error=0.01)
     assert all(m.rank <= 3 for m in both.adapter.modules.values())
     same = resized(given, rank=6)
     assert same.error == 0.0
@@ -77,9 +79,23 @@ def test_dtypes_biases_and_magnitudes_stay() -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [{"rank": 0}, {"max_error": 0.0}, {"max_error": 1.0}, {"size": 100}],
+    [{"rank": 0}, {"max_error": 0.0}, {"max_error": 1.0}],
     ids=lambda limits: next(iter(limits)),
 )
 def test_a_limit_out_of_range_is_told(limits: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         resized(adapter(), **limits)  # type: ignore[arg-type]
+
+
+def test_rounding_counts_in_the_error() -> None:
+    given = adapter()
+    found = resized(given, max_error=0.004, dtype=torch.bfloat16)
+    assert relative_error(given, found.adapter) <= 0.004
+    assert {m.A.dtype for m in found.adapter.modules.values()} == {torch.bfloat16}
+    with pytest.raises(CheckFailedError):
+        resized(given, max_error=1e-5, dtype=torch.bfloat16)
+
+
+def test_a_size_below_rank_one_is_told() -> None:
+    with pytest.raises(CheckFailedError, match="at rank 1"):
+        resized(adapter(), size=100)

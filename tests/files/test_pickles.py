@@ -66,6 +66,7 @@ NEW, OLD = saved(GOOD), saved(GOOD, _use_new_zipfile_serialization=False)
     ],
     ids=["new", "old", "state_dict", "model", "parameters", "strided", "deepspeed"],
 )
+@pytest.mark.filterwarnings("ignore:.*keys are not as PEFT saves them:adaptzip.errors.AdaptzipWarning")
 def test_tables_of_tensors_are_read(tmp_path: Path, content: bytes) -> None:
     module = read(folder(tmp_path, content)).modules["model.layers.0.q_proj"]
     assert torch.equal(module.A, GOOD[f"{STEM}.lora_A.weight"])

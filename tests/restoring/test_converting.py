@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import adaptzip
 from adaptzip.cli.app import main
-from adaptzip.errors import OutputError, UsageError
+from adaptzip.errors import CheckFailedError, OutputError, UsageError
 from adaptzip.testing.adapters import relative_error
 
 
@@ -66,7 +66,9 @@ def test_what_cannot_be_is_told_and_nothing_is_written(kohya: Path, tmp_path: Pa
         adaptzip.convert(kohya, tmp_path / "out.safetensors", as_="peft")
     with pytest.raises(UsageError, match="bytes on disk"):
         adaptzip.convert(kohya, tmp_path / "out.safetensors", budget="50k")
-    with pytest.raises(UsageError, match="too few"):
+    with pytest.raises(UsageError, match="ends with .adz"):
+        adaptzip.convert(kohya, tmp_path / "out.adz")
+    with pytest.raises(CheckFailedError, match="too few"):
         adaptzip.convert(kohya, tmp_path / "out.safetensors", budget="10B")
     with pytest.raises(UsageError):
         adaptzip.convert(kohya, kohya)

@@ -115,6 +115,8 @@ class ImageDialect(ImageReader, Writer):
     """An image dialect that is written as well."""
 
     files = Files(("lora.safetensors",), None, ("lora.safetensors",))
+    peft_dora: ClassVar[bool] = False
+    """Whether DoRA's magnitudes are called and shaped as PEFT's are."""
 
     @abstractmethod
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
@@ -171,6 +173,7 @@ class ImageDialect(ImageReader, Writer):
             spelling=str(config.get("keys", self.spelling)),
             alphas=bool(config.get("alpha", self.alphas)),
             stem=lambda name: self.stem(name, config),
+            peft_dora=self.peft_dora,
             dtype=options.dtype,
         )
         header = adapter.meta.header if own else None

@@ -7,8 +7,10 @@ theirs one after the other. Models with the same names in both need no rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+from adaptzip.core.adapter import LoraFactors
 
 
 @dataclass(frozen=True)
@@ -173,5 +175,17 @@ _Z_IMAGE = Family(
 
 FAMILIES = (_FLUX, _SD3, _WAN, _Z_IMAGE)
 
-SAME = re.compile(r"^transformer_blocks\.\d+\.(attn\.|img_mlp\.|txt_mlp\.|img_mod\.|txt_mod\.)")
-"""Paths of Qwen-Image, whose names are the same in both, where no family fits."""
+SAME = re.compile(r"^transformer_blocks\.\d+\.(img_mlp|txt_mlp|img_mod|txt_mod)\.")
+"""Paths of Qwen-Image, whose names are the same in both."""
+SHARED = re.compile(r"^transformer_blocks\.\d+\.attn\.")
+"""Paths that Flux, Stable Diffusion 3 and Qwen-Image have in diffusers' names, and not in the original's."""
+_JOINT = re.compile(r"^transformer_blocks\.\d+\.(ff|ff_context|norm1|norm1_context)\.")
+"""Paths that Flux and Stable Diffusion 3 have in common, and Qwen-Image has not."""
+_WIDTHS = {3072: _FLUX, 1536: _SD3, 2432: _SD3}
+
+
+def by_width(modules: Mapping[str, LoraFactors]) -> Family | None:
+    """Flux or Stable Diffusion 3, in diffusers' names, by the width of layers that both have; None for neither."""
+    both = {path: factors for path, factors in modules.items() if _JOINT.match(path) and not path.endswith("net.2")}
+    widths = {factors.shape[1] for factors in both.values()}
+    return _WIDTHS.get(next(iter(widths))) if len(widths) == 1 else None

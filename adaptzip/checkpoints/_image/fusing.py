@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -68,7 +69,9 @@ def fuse_rows(name: str, parts: Mapping[int, LoraFactors], shares: Sequence[int]
     shared = all(f.scaling == first.scaling and torch.equal(f.A, first.A) for f in parts.values())
     if not shared and len({f.scaling for f in parts.values()}) > 1:
         parts = {place: fold(factors) for place, factors in parts.items()}
+    parts = _in_one_dtype(parts)
     found = list(parts.values())
+    first = found[0]
     blocks = [parts[place].B if place in parts else None for place in range(len(shares))]
     return replace(
         found[0],
@@ -77,6 +80,12 @@ def fuse_rows(name: str, parts: Mapping[int, LoraFactors], shares: Sequence[int]
         magnitude=_joined(name, "a DoRA magnitude", [f.magnitude for f in found], len(shares)),
         bias=_joined(name, "a bias", [f.bias for f in found], len(shares)),
     )
+
+
+def _in_one_dtype(parts: Mapping[int, LoraFactors]) -> dict[int, LoraFactors]:
+    """The parts in the widest dtypes that one of them has."""
+    a, b = (reduce(torch.promote_types, (getattr(f, side).dtype for f in parts.values())) for side in ("A", "B"))
+    return {place: replace(f, A=f.A.to(a), B=f.B.to(b)) for place, f in parts.items()}
 
 
 def _vectors(vector: Tensor | None, sizes: Sequence[int]) -> Sequence[Tensor | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._image import unet
-from adaptzip.checkpoints._image.families import FAMILIES, SAME, Family, Rule
+from adaptzip.checkpoints._image.families import FAMILIES, SAME, SHARED, Family, Rule, by_width
 from adaptzip.checkpoints._image.fusing import fuse_rows, split_rows
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, denoiser
 from adaptzip.core.adapter import LoraFactors
@@ -37,7 +37,7 @@ def to_diffusers(modules: Modules) -> dict[str, LoraFactors]:
     elif any(unet.is_original(path) for path in ours):
         component = "unet"
         found = {_known(unet.to_diffusers(path), path, "diffusers"): factors for path, factors in ours.items()}
-    elif any(family.diffusers(ours) for family in FAMILIES) or any(SAME.match(path) for path in ours):
+    elif any(family.diffusers(ours) for family in FAMILIES) or any(map(_in_both, ours)):
         component, found = "transformer", dict(ours)
     else:
         raise _unknown(next(iter(ours)), "diffusers")
@@ -58,7 +58,7 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
     if not ours:
         return rest
     unets = {name for name in modules if name.startswith("unet.")}
-    family = next((family for family in FAMILIES if family.diffusers(ours)), None)
+    family = next((family for family in FAMILIES if family.diffusers(ours)), None) or by_width(ours)
     if unets:
         if keep_sd1 and not _is_sdxl(ours):
             return dict(modules)
@@ -71,16 +71,31 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
         found = _as_one(family, ours)
     elif any(SAME.match(path) for path in ours):
         found = dict(ours)
+    elif any(SHARED.match(path) for path in ours):
+        raise RefusedError(
+            f"module {next(iter(ours))} may be of Flux, Stable Diffusion 3 or Qwen-Image, whose original names differ",
+            hint="write it with --as diffusers",
+        )
     else:
         raise _unknown(next(iter(ours)), "the original model")
     component = denoiser(found)
     return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
 
 
+def _in_both(path: str) -> bool:
+    return bool(SAME.match(path) or SHARED.match(path))
+
+
 def _denoiser(modules: Modules, components: set[str]) -> tuple[dict[str, LoraFactors], dict[str, LoraFactors]]:
     """The modules of these components by path, and all others by name."""
     ours: dict[str, LoraFactors] = {}
     rest: dict[str, LoraFactors] = {}
+    found = sorted({name.partition(".")[0] for name in modules} & set(DENOISERS))
+    if len(found) > 1:
+        raise RefusedError(
+            f"the adapter is of several denoisers, {', '.join(found)}, which have one name in the other dialect",
+            hint="write it in the dialect that it came in",
+        )
     for name, factors in modules.items():
         component, _, path = name.partition(".")
         (ours if component in components else rest)[path if component in components else name] = factors
@@ -89,8 +104,10 @@ def _denoiser(modules: Modules, components: set[str]) -> tuple[dict[str, LoraFac
 
 def _is_sdxl(paths: Mapping[str, LoraFactors]) -> bool:
     """Whether a UNet is SDXL's: of more than one transformer in an attention, or none in the first block down."""
+    if any(path.startswith(("down_blocks.0.attentions.", "down_blocks.3.", "up_blocks.3.")) for path in paths):
+        return False
     return any(
-        re.search(r"transformer_blocks\.[1-9]", path)
+        re.search(r"transformer_blocks\.[1-9]|^up_blocks\.0\.attentions\.", path)
         or (path.endswith(("attn2.to_k", "attn2.to_v")) and factors.shape[1] >= 1280)
         for path, factors in paths.items()
     )
@@ -104,7 +121,8 @@ def _apart(family: Family, modules: Modules) -> dict[str, LoraFactors]:
         some = any(bool(part.B.any()) for part in parts)
         for name, part in zip(rule.diffusers, parts, strict=True):
             # XLabs' files have rows of zeros for layers that they leave as they are.
-            if len(parts) == 1 or not some or bool(part.B.any()) or part.magnitude is not None:
+            kept = bool(part.B.any()) or part.magnitude is not None or part.bias is not None
+            if len(parts) == 1 or not some or kept:
                 found[name.replace("#", number)] = part
     return found
 

@@ -29,6 +29,7 @@ class Plan:
         spelling: how the factors are spelled, by its name in `SPELLINGS`.
         alphas: whether modules have an alpha; without, the scale is in the factors.
         stem: how a module is spelled.
+        peft_dora: whether DoRA's magnitudes are called and shaped as PEFT's are.
         dtype: dtype of the factors; None keeps their own.
         header: that of the source's file, whose alphas and shapes are kept.
     """
@@ -36,6 +37,7 @@ class Plan:
     spelling: str
     alphas: bool
     stem: Callable[[str], str]
+    peft_dora: bool = False
     dtype: torch.dtype | None = None
     header: bytes | None = None
 
@@ -54,7 +56,7 @@ def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
     alpha = None if plan.header is not None or not plan.alphas else commonest_alpha(modules.values())
     tensors: dict[str, Pending] = {}
     for name, factors in modules.items():
-        found = _module(name, factors, alpha, plan)
+        found = _module(name, factors, alpha, plan, entries)
         twice = sorted(tensors.keys() & found.keys())
         if twice:
             raise RefusedError(
@@ -78,7 +80,9 @@ def _alpha(factors: LoraFactors) -> float:
     return float(round(product)) if math.isclose(product, round(product), rel_tol=1e-12) and product else product
 
 
-def _module(name: str, factors: LoraFactors, alpha: float | None, plan: Plan) -> dict[str, Pending]:
+def _module(
+    name: str, factors: LoraFactors, alpha: float | None, plan: Plan, entries: Mapping[str, Any]
+) -> dict[str, Pending]:
     own = plan.header is not None and plan.alphas
     dtypes = {"A": plan.dtype or factors.A.dtype, "B": plan.dtype or factors.B.dtype}
     if not own:
@@ -89,14 +93,16 @@ def _module(name: str, factors: LoraFactors, alpha: float | None, plan: Plan) ->
     a = factors.A.reshape(factors.rank, -1, *kernel)
     b = factors.B.reshape(*factors.B.shape, *(1 for _ in kernel))
     tensors = {f"{stem}.{down}": pending(a, dtypes["A"]), f"{stem}.{up}": pending(b, dtypes["B"])}
-    if plan.alphas:
+    if plan.alphas and (not entries or any(f"{stem}.{end}" in entries for end in ALPHAS)):
         value = _alpha(factors)
         tensors[f"{stem}.alpha"] = pending(torch.tensor(value, dtype=torch.float64), _holding(value, dtypes["A"]))
     if factors.magnitude is not None:
-        shape = (-1, *(1 for _ in range(1 + len(kernel))))
-        peft = plan.spelling.startswith("lora_A")
-        vector = factors.magnitude if peft else factors.magnitude.reshape(shape)
-        tensors[f"{stem}.{'lora_magnitude_vector' if peft else 'dora_scale'}"] = pending(vector, plan.dtype)
+        ones = [1] * len(kernel)
+        # PEFT's vector has no dimension for inputs, but of a convolution.
+        shape = [1, -1, *ones] if factors.magnitude.ndim > 1 or (plan.peft_dora and kernel) else [-1, 1, *ones]
+        shape = [-1] if plan.peft_dora and not kernel else shape
+        end = "lora_magnitude_vector" if plan.peft_dora else "dora_scale"
+        tensors[f"{stem}.{end}"] = pending(factors.magnitude.reshape(shape), plan.dtype)
     if factors.bias is not None:
         tensors[f"{stem}.{up.removesuffix('.weight')}.bias"] = pending(factors.bias, plan.dtype)
     return tensors
