@@ -97,13 +97,13 @@ class _Diffusers(ImageDialect):
         component, path = spelled(name, self.title)
         return f"{config.get('prefixes', {}).get(component, f'{component}.')}{path}"
 
-    def scalings(self, source: Checkpoint, names: Iterable[str]) -> Mapping[str, float]:
-        raw = source.metadata.get(METADATA)
+    def scalings(self, metadata: Mapping[str, Any], names: Iterable[str], where: object) -> Mapping[str, float]:
+        raw = metadata.get(METADATA)
         if raw is None:
             return {}
         found: dict[str, float] = {}
-        for component, config in _by_component(raw, source).items():
-            told = parse_config(config, f"{source.weights}: {METADATA} of {component}")
+        for component, config in _by_component(raw, where).items():
+            told = parse_config(config, f"{where}: {METADATA} of {component}")
             begin = f"{component}."
             found |= {name: told.scaling(name.removeprefix(begin)) for name in names if name.startswith(begin)}
         return found
@@ -122,7 +122,7 @@ class _Diffusers(ImageDialect):
         return found | ({METADATA: json.dumps(told, indent=2, sort_keys=True)} if told else {})
 
 
-def _by_component(text: str, source: Checkpoint) -> dict[str, dict[str, Any]]:
+def _by_component(text: str, where: object) -> dict[str, dict[str, Any]]:
     """The configurations in a file's metadata, by component.
 
     Raises:
@@ -134,7 +134,7 @@ def _by_component(text: str, source: Checkpoint) -> dict[str, dict[str, Any]]:
         raw = None
     if not isinstance(raw, dict):
         raise CheckpointError(
-            f"{source.weights}: its metadata {METADATA} is no JSON object", hint="save the adapter again with diffusers"
+            f"{where}: its metadata {METADATA} is no JSON object", hint="save the adapter again with diffusers"
         )
     found: dict[str, dict[str, Any]] = {}
     for key, value in raw.items():

@@ -520,3 +520,20 @@ def test_what_a_dialect_is_not_for_is_refused(dialect: str, said: str, tmp_path:
     with pytest.raises(RefusedError, match=said):
         adaptzip.export(given, tmp_path / "out", as_=dialect)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_in_the_metadata_comes_back_as_it_was(tmp_path: Path) -> None:
+    name = "unet.mid_block.attentions.0.proj_in"
+    tensors = {f"{name}.lora_{x}.weight": R(*s) for x, s in (("A", (2, 8)), ("B", (8, 2)))}
+    told = {"unet.r": 2, "unet.lora_alpha": 3}
+    path = saved(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(told)})
+    wanted = adaptzip.read(path).modules[name].delta()
+
+    adaptzip.compress(path, tmp_path / "x.adz", lossless=True)
+    same = adaptzip.export(tmp_path / "x.adz", tmp_path / "same.safetensors")
+    adaptzip.compress(path, tmp_path / "y.adz", max_error=0.01)
+    near = adaptzip.export(tmp_path / "y.adz", tmp_path / "near")
+
+    assert same.path.read_bytes() == path.read_bytes()
+    found = adaptzip.read(near.path).modules[name].delta()
+    assert (found - wanted).norm() <= 0.011 * wanted.norm()

@@ -55,8 +55,12 @@ class ImageReader(Reader):
             CheckpointError: if one has no meaning.
         """
 
-    def scalings(self, source: Checkpoint, names: Iterable[str]) -> Mapping[str, float]:
-        """The scales of modules that the file's metadata tells."""
+    def scalings(self, metadata: Mapping[str, Any], names: Iterable[str], where: object) -> Mapping[str, float]:
+        """The scales of modules that a file's metadata tells.
+
+        Raises:
+            CheckpointError: if it is malformed, naming `where` it is.
+        """
         return {}
 
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
@@ -71,7 +75,7 @@ class ImageReader(Reader):
         replacing = [key for key in source.tensors if self.whole(key)]
         parts = by_module(source, self.title, replacing)
         names = self.names([*parts, *(key.rpartition(".")[0] for key in replacing)], source)
-        scalings = self.scalings(source, names.values())
+        scalings = self.scalings(source.metadata, names.values(), source.weights)
         modules: dict[str, LoraFactors] = {}
         extras: dict[str, Tensor] = {}
         for key in replacing:
@@ -176,13 +180,20 @@ class ImageDialect(ImageReader, Writer):
             peft_dora=self.peft_dora,
             dtype=options.dtype,
         )
-        header = adapter.meta.header if own else None
+        header = adapter.meta.header if own and self._told(adapter, config) else None
         tensors = file_tensors(adapter, replace(plan, header=header)) if header is not None else {}
         if header is None or not fits(tensors, header):
             tensors = file_tensors(adapter, plan)
             header = build_header(tensors, self.metadata(adapter, config, own))
         with (folder / self.files.written[0]).open("wb") as handle:
             write_tensors(handle, tensors, header)
+
+    def _told(self, adapter: Adapter, config: Mapping[str, Any]) -> bool:
+        """Whether the source's own header still tells every scale, where no alphas do."""
+        if config.get("alpha", self.alphas):
+            return True
+        told = self.scalings(config.get("metadata") or {}, adapter.modules, "the adapter")
+        return all(factors.scaling == told.get(name, 1.0) for name, factors in adapter.modules.items())
 
     def metadata(self, adapter: Adapter, config: Mapping[str, Any], own: bool) -> dict[str, str]:
         """The metadata of a file that is written: the source's own, where it was of this dialect."""

@@ -83,7 +83,7 @@ def _alpha(factors: LoraFactors) -> float:
 def _module(
     name: str, factors: LoraFactors, alpha: float | None, plan: Plan, entries: Mapping[str, Any]
 ) -> dict[str, Pending]:
-    own = plan.header is not None and plan.alphas
+    own = plan.header is not None
     dtypes = {"A": plan.dtype or factors.A.dtype, "B": plan.dtype or factors.B.dtype}
     if not own:
         factors = _scaled(factors, 1.0 if alpha is None else alpha / factors.rank)
