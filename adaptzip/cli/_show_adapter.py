@@ -102,6 +102,9 @@ def _overview(path: Path, size: int, report: AdapterReport) -> Iterable[tuple[st
     yield "kind", f"{report.dialect} LoRA"
     yield "base model", report.base_model or ""
     yield from _origin(report.config.get("metadata"))
+    made = report.config.get("made_of")
+    if isinstance(made, Mapping):
+        yield "made of", ", ".join(f"{count} {kind}" for kind, count in made.items())
     yield "modules", f"{len(report.modules):,}"
     yield "parameters", f"{report.parameters:,}"
     yield "ranks", _tally(m.rank for m in report.modules)

@@ -150,11 +150,13 @@ def test_real_peft_adapters_are_read(name: str, material: Path) -> None:
         ("mlx-wyek1n/adapters.safetensors", "mlx", 8),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*as plain factors:adaptzip.errors.AdaptzipWarning")
 def test_real_adapters_of_other_programs_are_read(name: str, dialect: str, modules: int, material: Path) -> None:
     adapter = read(material / "adapters" / name)
     assert (adapter.meta.dialect, len(adapter.modules)) == (dialect, modules)
 
 
+@pytest.mark.filterwarnings("ignore:.*as plain factors:adaptzip.errors.AdaptzipWarning")
 def test_dumps_of_real_image_adapters_are_read(material: Path, tmp_path: Path) -> None:
     """With random numbers; one of them has a magnitude that fits neither side of its layer."""
     refused = {}

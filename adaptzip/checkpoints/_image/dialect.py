@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, WriteOptions, Writer
-from adaptzip.checkpoints._image.factors import factors_of
+from adaptzip.checkpoints._image.factors import factors_of, made_of, warn_of_growth
 from adaptzip.checkpoints._image.keys import by_module, spelling_of
 from adaptzip.checkpoints._image.names import COMPONENTS, DENOISERS
 from adaptzip.checkpoints._image.pipelines import in_pipeline
@@ -78,6 +78,7 @@ class ImageReader(Reader):
         scalings = self.scalings(source.metadata, names.values(), source.weights)
         modules: dict[str, LoraFactors] = {}
         extras: dict[str, Tensor] = {}
+        alone: dict[str, float] = {}
         for key in replacing:
             stem, _, leaf = key.rpartition(".")
             check_numbers(source, key)
@@ -87,19 +88,28 @@ class ImageReader(Reader):
             added = _added(source, keys)
             extras |= {f"{PREFIX}{name}.{leaf}": tensor for leaf, tensor in added.values()}
             factors = {part: key for part, key in keys.items() if part not in added}
-            if set(factors) - {"alpha"} or not added:
+            if set(factors) == {"alpha"} and added:
+                alone[stem] = float(source.tensors[factors["alpha"]].double())  # It scales nothing, and is kept.
+            elif factors:
                 if name in modules:
                     raise CheckpointError(f"{source.weights}: two modules of the file mean {name}", hint=AGAIN)
                 modules[name] = factors_of(source, name, factors, scalings.get(name))
         if not modules:
             raise CheckpointError(f"{source.weights}: holds no factors of {self.title}", hint=AGAIN)
-        return Adapter(dict(sorted(modules.items())), extras, self._meta(source, parts, names))
+        meta = self._meta(source, parts, names, {"alone": alone} if alone else {})
+        warn_of_growth(source, modules)
+        return Adapter(dict(sorted(modules.items())), extras, meta)
 
-    def _meta(self, source: Checkpoint, parts: Mapping[str, Parts], names: Mapping[str, str]) -> Meta:
+    def _meta(
+        self, source: Checkpoint, parts: Mapping[str, Parts], names: Mapping[str, str], more: Mapping[str, Any]
+    ) -> Meta:
         base = next((source.metadata[key] for key in _NAMES_OF_BASE if key in source.metadata), None)
         config = {
             "keys": spelling_of(source.tensors, self.spelling),
             "alpha": any("alpha" in keys for keys in parts.values()),
+            **_ends(source),
+            **made_of(parts),
+            **more,
             **self.details(source, names),
             "metadata": dict(source.metadata),
         }
@@ -178,6 +188,8 @@ class ImageDialect(ImageReader, Writer):
             alphas=bool(config.get("alpha", self.alphas)),
             stem=lambda name: self.stem(name, config),
             peft_dora=self.peft_dora,
+            norms=bool(config.get("norms")),
+            alone=config.get("alone") or {},
             dtype=options.dtype,
         )
         header = adapter.meta.header if own and self._told(adapter, config) else None
@@ -199,6 +211,11 @@ class ImageDialect(ImageReader, Writer):
         """The metadata of a file that is written: the source's own, where it was of this dialect."""
         found = adapter.meta.config.get("metadata") if own else None
         return {str(key): _text(value) for key, value in (found or {"format": "pt"}).items()}
+
+
+def _ends(source: Checkpoint) -> Mapping[str, bool]:
+    """Whether differences of tensors are called as those of norms are."""
+    return {"norms": True} if any(key.endswith((".w_norm", ".b_norm")) for key in source.tensors) else {}
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,8 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -17,10 +19,13 @@ from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
 from adaptzip.checkpoints._products import dense, hadamard, kronecker, tucker
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError
 
 LARGEST = 2**27
 """Most numbers in the factors of a module that is a product of full rank; half a GiB in float32."""
+_NAMES = {"hada": "LoHa", "lokr": "LoKr", "diff": "whole difference"}
+_GROWTH, _SMALL = 4, 2**20
+"""How many times more numbers are worth a warning, and how few are not."""
 _KINDS = {"hada_": "a LoHa", "lokr_": "a LoKr"}
 
 
@@ -55,6 +60,26 @@ def factors_of(source: Checkpoint, name: str, keys: Parts, scaling: float | None
     layout: Layout = "conv" if kernel else "linear"
     magnitude = _magnitude(source, name, parts, (b.shape[0], a.shape[1], math.prod(kernel)))
     return LoraFactors(a, b, scale, layout, kernel, magnitude=magnitude, bias=_bias(source, name, parts, b.shape[0]))
+
+
+def made_of(parts: Mapping[str, Parts]) -> Mapping[str, dict[str, int]]:
+    """How many modules are of which kind, where some are no LoRA."""
+    found = Counter(kind for keys in parts.values() for kind in {_algorithm(part) for part in keys} - {"", "lora"})
+    named = {_NAMES[kind]: count for kind, count in sorted(found.items())}
+    return {"made_of": named} if named else {}
+
+
+def warn_of_growth(source: Checkpoint, modules: Mapping[str, LoraFactors]) -> None:
+    """Say so where a file's products are far larger as plain factors, which is how they are kept and written."""
+    plain = sum(factors.parameters for factors in modules.values())
+    there = sum(tensor.numel() for tensor in source.tensors.values())
+    if plain > _GROWTH * there and plain > _SMALL:
+        warnings.warn(
+            f"{source.weights}: its products of {there:,} numbers have {plain:,} as plain factors, which is how they "
+            "are written: keep the file, which is smaller",
+            AdaptzipWarning,
+            stacklevel=2,
+        )
 
 
 def _algorithm(part: str) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Plan:
         alphas: whether modules have an alpha; without, the scale is in the factors.
         stem: how a module is spelled.
         peft_dora: whether DoRA's magnitudes are called and shaped as PEFT's are.
+        norms: whether differences of tensors beside the factors are called `w_norm` and `b_norm`.
+        alone: alphas of modules without factors, by the module's spelling, which scale nothing.
         dtype: dtype of the factors; None keeps their own.
         header: that of the source's file, whose alphas and shapes are kept.
     """
@@ -38,6 +40,8 @@ class Plan:
     alphas: bool
     stem: Callable[[str], str]
     peft_dora: bool = False
+    norms: bool = False
+    alone: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     header: bytes | None = None
 
@@ -65,6 +69,7 @@ def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
             )
         tensors |= found
     tensors |= _extras(adapter.extras, plan, entries)
+    tensors |= {f"{stem}.alpha": pending(torch.tensor(float(alpha))) for stem, alpha in plan.alone.items()}
     return {key: _as_before(key, tensor, entries.get(key)) for key, tensor in tensors.items()}
 
 
@@ -128,7 +133,7 @@ def _extras(extras: Mapping[str, Tensor], plan: Plan, entries: Mapping[str, Any]
         name, _, leaf = key.removeprefix(PREFIX).rpartition(".")
         stem = plan.stem(name)
         ends = {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.get(leaf, (leaf,))
-        end = next((end for end in ends if f"{stem}.{end}" in entries), ends[0])
+        end = next((end for end in ends if f"{stem}.{end}" in entries), ends[-1 if plan.norms else 0])
         tensors[f"{stem}.{end}"] = pending(tensor)
     return tensors
 
