@@ -555,3 +555,10 @@ def test_products_that_grow_are_warned_of_and_told(tmp_path: Path, capsys: pytes
         adaptzip.read(path)
     assert main(["inspect", "--no-costs", str(path)]) == 0
     assert "1 LoKr" in capsys.readouterr().out
+
+
+def test_metadata_beyond_what_a_file_holds_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, X, {"ss_tag_frequency": "x" * (17 * 2**20)})
+    with pytest.raises(RefusedError, match="configuration and metadata have"):
+        adaptzip.compress(path, tmp_path / "x.adz", lossless=True)
+    assert not (tmp_path / "x.adz").exists()

@@ -13,7 +13,7 @@ from typing import Any
 from adaptzip.adz.container.deflate import deflate, inflate
 from adaptzip.adz.container.streams import read_lengths, write_lengths
 from adaptzip.core.compressed import ExtraEntry
-from adaptzip.errors import FormatError
+from adaptzip.errors import FormatError, RefusedError
 from adaptzip.files import strict_json
 
 _SECTIONS = 5
@@ -47,7 +47,16 @@ class Tables:
 
 
 def write_tables(tables: Tables) -> bytes:
-    """The sections' lengths as LEB128, the sections, and the index in what remains; all deflated."""
+    """The sections' lengths as LEB128, the sections, and the index in what remains; all deflated.
+
+    Raises:
+        RefusedError: if the configuration, which has a source's metadata, is larger than a file may hold.
+    """
+    if len(tables.config) > _MAX_JSON:
+        raise RefusedError(
+            f"the adapter's configuration and metadata have {len(tables.config):,} bytes, more than {_MAX_JSON:,}",
+            hint="take out of its file's metadata what is not needed",
+        )
     sections = (
         tables.config,
         _write_extras(tables.extras),
