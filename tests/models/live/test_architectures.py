@@ -159,6 +159,7 @@ def renamed(task: Task, old: str, new: str) -> Task:
     ],
     ids=["transformers 4", "twice"],
 )
+@pytest.mark.filterwarnings("ignore:.*keys are not as PEFT saves them:adaptzip.errors.AdaptzipWarning")
 def test_names_with_another_prefix(old: str, new: str, tmp_path: Path) -> None:
     config: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
     task = trained(tmp_path, seeded(llava), None, **config)
