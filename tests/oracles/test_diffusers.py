@@ -210,6 +210,6 @@ def test_original_names_come_back_as_they_were(kind: str, dialect: str, tmp_path
 
 
 def _has_original(kind: str, name: str, layout: str) -> bool:
-    """SD3's last block has a context whose modulation has other parts, and diffusers calls it the same; that its patches
-    are embedded by a convolution tells it from Flux."""
+    """SD3's last block has a context whose modulation has other parts, and diffusers calls it the same. A convolution,
+    which embeds its patches, tells SD3 from Flux."""
     return "norm1_context" not in name if kind == "sd3" else layout == "linear"
