@@ -255,8 +255,11 @@ def test_texts_of_the_tables_have_a_longest_length() -> None:
     most = 2**24
     longest = b" " * (most - 2) + b"{}"
     assert read_tables(memoryview(write_tables(Tables(longest, (), b"", (), (), ())))).config == longest
+    with pytest.raises(RefusedError, match="have 16,777,217 bytes, more than 16,777,216"):
+        write_tables(Tables(longest + b" ", (), b"", (), (), ()))
+    head = write_lengths([most + 1, 0, 0, 0, 0])
     with pytest.raises(FormatError, match="more than 16777216 bytes"):
-        read_tables(memoryview(write_tables(Tables(longest + b" ", (), b"", (), (), ()))))
+        read_tables(memoryview(deflate.deflate(bytes([len(head)]) + head + longest + b" ")))
     header_alone = Tables(b"", (), b" " * (most + 1), (), (), ())
     assert len(read_tables(memoryview(write_tables(header_alone))).source_header) == most + 1
 
