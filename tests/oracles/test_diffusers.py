@@ -20,7 +20,7 @@ diffusers = pytest.importorskip("diffusers", reason="diffusers is in the environ
 loaders = pytest.importorskip(
     "diffusers.loaders.lora_pipeline", reason="diffusers is in the environment of the oracles"
 )
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 
 def text_encoder(kind: Any) -> Any:
@@ -41,7 +41,7 @@ def sd1() -> Any:
         norm_num_groups=8,
     )  # fmt: skip
     text = text_encoder(CLIPTextModel)
-    scheduler = diffusers.DDIMScheduler()
+    scheduler = diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
     return diffusers.StableDiffusionPipeline(
         autoencoder(), text, None, unet, scheduler, None, None, requires_safety_checker=False
     )
@@ -59,7 +59,9 @@ def sdxl() -> Any:
         projection_class_embeddings_input_dim=80,
     )  # fmt: skip
     texts = (text_encoder(CLIPTextModel), text_encoder(CLIPTextModelWithProjection))
-    return diffusers.StableDiffusionXLPipeline(autoencoder(), *texts, None, None, unet, diffusers.DDIMScheduler())
+    return diffusers.StableDiffusionXLPipeline(
+        autoencoder(), *texts, None, None, unet, diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)
+    )
 
 
 def adapter_of(parts: Mapping[str, nn.Module], *, mixed: bool = True) -> adaptzip.Adapter:
