@@ -7,6 +7,7 @@ from pathlib import Path
 from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
+from adaptzip.files.names import names_a_file
 
 
 def default_output(source: Path) -> Path:
@@ -54,6 +55,4 @@ def check_folder(output: Path, *, force: bool, **inputs: object) -> None:
 
 def check_export(output: Path, *, force: bool, **inputs: object) -> None:
     """Refuse an output of a dialect, one file or a folder, before the work for it begins; raises as both."""
-    (check_file if output.suffix in (".safetensors", ".gguf") and not output.is_dir() else check_folder)(
-        output, force=force, **inputs
-    )
+    (check_file if names_a_file(output) else check_folder)(output, force=force, **inputs)

@@ -1,9 +1,18 @@
-"""Names of files as other files give them."""
+"""Names of files as other files and users give them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 _LONGEST = 255
 """Bytes of a file's name."""
+SINGLE = (".safetensors", ".gguf")
+"""How the name of an output ends that is one weight file, and not a folder."""
+
+
+def names_a_file(output: str | Path) -> bool:
+    """Whether an output in a dialect is named as one weight file, and is no folder that is there already."""
+    return Path(output).suffix in SINGLE and not Path(output).is_dir()
 
 
 def is_file_name(name: object) -> bool:

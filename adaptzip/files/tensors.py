@@ -84,11 +84,16 @@ def fits(tensors: Mapping[str, Pending], header: bytes) -> bool:
 
 def header_keys(header: bytes | None) -> Collection[str]:
     """The keys of the tensors in a header; none where it is not one, as in a hostile file."""
+    return header_entries(header).keys()
+
+
+def header_entries(header: bytes | None) -> Mapping[str, Any]:
+    """What a header says of each tensor, not checked; nothing where it is no header, as in a hostile file."""
     try:
         entries = json.loads(header or b"{}")
     except (ValueError, RecursionError):
-        return ()
-    return entries.keys() if isinstance(entries, dict) else ()
+        return {}
+    return entries if isinstance(entries, dict) else {}
 
 
 def _entries(header: bytes, data_size: int) -> dict[str, Any]:

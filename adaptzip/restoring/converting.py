@@ -12,7 +12,8 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
 from adaptzip.core.resizing import Resized, resized
 from adaptzip.errors import CheckFailedError, UsageError
-from adaptzip.restoring.exporting import DTYPES, ExportReport, export, is_file
+from adaptzip.files.names import names_a_file
+from adaptzip.restoring.exporting import DTYPES, ExportReport, export
 from adaptzip.restoring.reading import adapter_from, source_bytes
 
 _TRIES = 3
@@ -60,7 +61,7 @@ def convert(
     Args:
         source: any readable adapter.
         output: the folder to make, or a file `.safetensors` or `.gguf` where the dialect has one file.
-        as_: the dialect to write; None is its own where that can be written, else PEFT's.
+        as_: the dialect to write; None as for `export`.
         rank, max_error: limits, as for `core.resizing.resized`.
         budget: upper limit of all files together, in bytes on disk or as a share of the source, such as "20MB" or
             "25%".
@@ -80,7 +81,7 @@ def convert(
     out: dict[str, Any] = {"as_": as_, "dtype": dtype, "drop_extras": drop_extras, "base": base, "base_name": base_name}
     if rank is None and max_error is None and budget is None:
         written = export(source, output, force=force, **out, **{k: v for k, v in how.items() if k != "base"})
-        return ConvertReport(written, 0.0, _ranks(adapter_from(source, **how)))
+        return ConvertReport(written, 0.0, written.ranks)
     adapter = adapter_from(source, **how)
 
     def write(found: Resized, where: str | Path, replacing: bool) -> ExportReport:
@@ -91,7 +92,8 @@ def convert(
 
     limit = None if budget is None else _bytes(Budget.of(budget), source)
     found = cut(None) if limit is None else _within(cut, write, limit, Path(output))
-    return ConvertReport(write(found, output, force), found.error, _ranks(found.adapter))
+    written = write(found, output, force)
+    return ConvertReport(written, found.error, written.ranks)
 
 
 def _bytes(budget: Budget | None, source: str | Path) -> int:
@@ -117,7 +119,7 @@ def _within(
     for _ in range(_TRIES):
         found = cut(aim)
         with TemporaryDirectory() as folder:
-            name = f"export{output.suffix}" if is_file(output) else "export"
+            name = f"export{output.suffix}" if names_a_file(output) else "export"
             size = write(found, Path(folder) / name, False).bytes
         if size <= limit:
             return found
@@ -131,8 +133,3 @@ def _within(
 def _bytes_of(adapter: Adapter) -> int:
     """Bytes of all factors."""
     return sum(t.numel() * t.element_size() for m in adapter.modules.values() for t in (m.A, m.B))
-
-
-def _ranks(adapter: Adapter) -> tuple[int, int]:
-    ranks = [factors.rank for factors in adapter.modules.values()]
-    return min(ranks, default=0), max(ranks, default=0)

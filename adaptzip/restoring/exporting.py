@@ -37,6 +37,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
 from adaptzip.files.atomic import atomic_directory, atomic_file, check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
+from adaptzip.files.names import SINGLE, names_a_file
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, source_card, with_loading
 from adaptzip.restoring.native import native
@@ -44,8 +45,6 @@ from adaptzip.restoring.reading import adapter_from, archive_file, base_config, 
 
 _WITH_CARD = "peft"
 """The dialect whose folders are published with a README beside."""
-FILES = (".safetensors", ".gguf")
-"""How an output ends that is one file, and not a folder."""
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -64,6 +63,7 @@ class ExportReport:
             that is no more than the files themselves.
         left_out: what the dialect, or the portable profile, could not hold, in words; () where it holds all.
         dialect: what they are written in.
+        ranks: the least and the greatest rank of the adapter's modules.
     """
 
     path: Path
@@ -73,6 +73,7 @@ class ExportReport:
     loading_bytes: int | None = None
     left_out: tuple[str, ...] = ()
     dialect: str = "peft"
+    ranks: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class _Content:
     write: Callable[[Path, WriteOptions], None]
     adapter: Adapter
     modules: int
+    ranks: tuple[int, int]
     loading_bytes: int | None = None
     left_out: tuple[str, ...] = ()
 
@@ -109,7 +111,7 @@ def export(
             tensors, such as peft-vblora, wants a file of that method.
         output: the folder to make, or a file `.safetensors` or `.gguf` where the dialect has one file.
         as_: the dialect to write, or "peft-portable" for PEFT's with `portable`; None is the one that the adapter came
-            in where it can be written, else PEFT's.
+            in; where that is not written, kohya's for image models, else PEFT's.
         portable: write only what every inference engine reads (see docs): one rank, alpha equal to it.
         dtype: dtype of the factors, of which "q8_0" is for GGUF alone; None keeps the adapter's own, which a `.adz`
             remembers: the narrowest that held all factors of its source, at most float32. The portable profile and
@@ -149,7 +151,7 @@ def export(
         check_name(base_name)
     check_apart(output, source=source, config=config, base=base, basis=basis)
     check_suffix(output)
-    (check_output if is_file(output) else check_output_folder)(output, force)
+    (check_output if names_a_file(output) else check_output_folder)(output, force)
     coding = None if dtype is None or dtype in DTYPES else dtype
     options = WriteOptions(portable, DTYPES.get(dtype or ""), coding, base_config(base))
     if isinstance(named, NativeWriter):
@@ -164,7 +166,7 @@ def export(
         target = named or _own(adapter.meta.dialect)
         content = _factors(adapter, target, options, drop_extras)
     warn_of_local_name(content.adapter.meta.base_model)
-    if is_file(output):
+    if names_a_file(output):
         files = _to_file(content, Path(output), force, target, options)
     else:
         card = source_card(source) if target.name == _WITH_CARD else None
@@ -177,6 +179,7 @@ def export(
         content.loading_bytes,
         content.left_out,
         target.name,
+        content.ranks,
     )
 
 
@@ -187,17 +190,12 @@ def check_suffix(output: str | Path) -> None:
         UsageError: naming its suffix.
     """
     suffix = Path(output).suffix.lower()
-    other = suffix in (".adz", ".bin", ".ckpt", ".pt", ".pth") or (suffix in FILES and Path(output).suffix != suffix)
+    other = suffix in (".adz", ".bin", ".ckpt", ".pt", ".pth") or (suffix in SINGLE and Path(output).suffix != suffix)
     if other and not Path(output).is_dir():
         raise UsageError(
             f"{output}: no dialect is written as a file that ends with {Path(output).suffix}",
             hint="name a folder, or a file that ends with .safetensors; a .adz is made by `adaptzip compress`",
         )
-
-
-def is_file(output: str | Path) -> bool:
-    """Whether an output is named as one weight file, and not as a folder."""
-    return Path(output).suffix in FILES and not Path(output).is_dir()
 
 
 def _write(content: _Content, folder: Path, output: str | Path, target: Dialect, options: WriteOptions) -> None:
@@ -262,10 +260,16 @@ def _factors(adapter: Adapter, target: Writer, options: WriteOptions, drop: bool
             f"the adapter is of an image model, and {target.title} is for language models",
             hint="write it with --as kohya, --as diffusers or --as comfyui",
         )
-    adapter = target.spelled(adapter)
-    lost = target.lost(adapter, options)
-    left = held(adapter, lost, "the portable profile" if options.portable else target.title, drop)
-    return _Content(partial(target.write, left), left, len(left.modules), left_out=tuple(map(str, lost)))
+    spelled = target.spelled(adapter)
+    lost = target.lost(spelled, options)
+    left = held(spelled, lost, "the portable profile" if options.portable else target.title, drop)
+    ranks, told = _ranks(adapter), tuple(map(str, lost))
+    return _Content(partial(target.write, left), left, len(left.modules), ranks, left_out=told)
+
+
+def _ranks(adapter: Adapter) -> tuple[int, int]:
+    found = [factors.rank for factors in adapter.modules.values()]
+    return min(found, default=0), max(found, default=0)
 
 
 def _own(name: str) -> Writer:
@@ -286,7 +290,8 @@ def _native(
     modules = len(found.modules)
     if isinstance(target, FunctionDialect) and not found.modules:
         modules = _count(target, found.adapter)
-    return _Content(partial(target.write_native, found), found.adapter, modules, target.loading_bytes(found))
+    write, ranks = partial(target.write_native, found), _ranks(found.adapter)
+    return _Content(write, found.adapter, modules, ranks, target.loading_bytes(found))
 
 
 def _count(target: FunctionDialect, kept: Adapter) -> int:

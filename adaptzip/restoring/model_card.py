@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckpointError
 
 NAME = "README.md"
@@ -28,7 +27,7 @@ def source_card(source: object) -> str | None:
     Raises:
         CheckpointError: if it is no text.
     """
-    if not isinstance(source, str | Path) or isinstance(source, Compressed):
+    if not isinstance(source, str | Path):
         return None
     path = Path(source)
     folder = path if path.is_dir() else path.parent

@@ -256,16 +256,16 @@ def trained(model: nn.Module, folder: Path, **config: Any) -> Trained:
     return Trained(folder, base, merged)
 
 
+TRAINED: list[tuple[Callable[[], Any], dict[str, Any]]] = [
+    (llama, {"target_modules": ["q_proj", "up_proj"], "vector_length": 8}),
+    (gpt2, {"target_modules": ["c_attn", "c_proj"], "vector_length": 16, "fan_in_fan_out": True}),
+    (bert, {"target_modules": ["query"], "vector_length": 4, "bias": "all", "task_type": "SEQ_CLS"}),
+]
+
+
 @pytest.mark.parametrize("compact", [True, False])
 @pytest.mark.parametrize("top_k", [1, 2, 4])
-@pytest.mark.parametrize(
-    ("model", "config"),
-    [
-        (llama, {"target_modules": ["q_proj", "up_proj"], "vector_length": 8}),
-        (gpt2, {"target_modules": ["c_attn", "c_proj"], "vector_length": 16, "fan_in_fan_out": True}),
-        (bert, {"target_modules": ["query"], "vector_length": 4, "bias": "all", "task_type": "SEQ_CLS"}),
-    ],
-)
+@pytest.mark.parametrize(("model", "config"), TRAINED)
 def test_what_is_read_is_what_peft_merges(
     model: Callable[[], Any], config: dict[str, Any], top_k: int, compact: bool, tmp_path: Path
 ) -> None:
@@ -287,14 +287,7 @@ def test_what_is_read_is_what_peft_merges(
 
 @pytest.mark.parametrize("compact", [True, False])
 @pytest.mark.parametrize("top_k", [1, 2, 4])
-@pytest.mark.parametrize(
-    ("model", "config"),
-    [
-        (llama, {"target_modules": ["q_proj", "up_proj"], "vector_length": 8}),
-        (gpt2, {"target_modules": ["c_attn", "c_proj"], "vector_length": 16, "fan_in_fan_out": True}),
-        (bert, {"target_modules": ["query"], "vector_length": 4, "bias": "all", "task_type": "SEQ_CLS"}),
-    ],
-)
+@pytest.mark.parametrize(("model", "config"), TRAINED)
 def test_a_folder_of_all_logits_is_written_with_the_largest_alone(
     model: Callable[[], Any], config: dict[str, Any], top_k: int, compact: bool, tmp_path: Path
 ) -> None:

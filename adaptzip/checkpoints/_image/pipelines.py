@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
@@ -28,14 +29,25 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
-    modules = {f"{component}.{name}": factors for name, factors in adapter.modules.items()}
-    extras = {f"{PREFIX}{component}.{key.removeprefix(PREFIX)}": tensor for key, tensor in adapter.extras.items()}
+    return _renamed(adapter, lambda name: f"{component}.{name}")
+
+
+def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
+    """With other names of its modules, extras and the tensors that these are meant for."""
     told = adapter.resolved
-    effects = {
-        f"{PREFIX}{component}.{key.removeprefix(PREFIX)}": replace(effect, tensor=f"{component}.{effect.tensor}")
-        for key, effect in told.extras.items()
-    }
-    return replace(adapter, modules=modules, extras=extras, effects=replace(told, extras=effects))
+
+    def key(old: str) -> str:
+        return PREFIX + rename(old.removeprefix(PREFIX))
+
+    return replace(
+        adapter,
+        modules={rename(name): factors for name, factors in adapter.modules.items()},
+        extras={key(old): tensor for old, tensor in adapter.extras.items()},
+        effects=replace(
+            told,
+            extras={key(old): replace(effect, tensor=rename(effect.tensor)) for old, effect in told.extras.items()},
+        ),
+    )
 
 
 def _component(adapter: Adapter) -> str | None:
@@ -60,11 +72,4 @@ def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
             hint="write it with --as diffusers, --as kohya or --as comfyui",
         )
     begin = f"{components[0]}."
-    modules = {name.removeprefix(begin): factors for name, factors in adapter.modules.items()}
-    extras = {PREFIX + key.removeprefix(PREFIX).removeprefix(begin): tensor for key, tensor in adapter.extras.items()}
-    told = adapter.resolved
-    effects = {
-        PREFIX + key.removeprefix(PREFIX).removeprefix(begin): replace(effect, tensor=effect.tensor.removeprefix(begin))
-        for key, effect in told.extras.items()
-    }
-    return replace(adapter, modules=modules, extras=extras, effects=replace(told, extras=effects))
+    return _renamed(adapter, lambda name: name.removeprefix(begin))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from adaptzip.checkpoints._rescaling import fold, in_range, pad
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
 from adaptzip.files.dtypes import DTYPES
-from adaptzip.files.tensors import Pending, pending
+from adaptzip.files.tensors import Pending, header_entries, pending
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
     Raises:
         RefusedError: if a factor is too large for the dtype, or two tensors would have one key.
     """
-    entries = _entries(plan.header)
+    entries = header_entries(plan.header)
     modules = {name: pad(factors, max(factors.rank, 1)) for name, factors in adapter.modules.items()}
     alpha = None if plan.header is not None or not plan.alphas else commonest_alpha(modules.values())
     tensors: dict[str, Pending] = {}
@@ -136,15 +135,6 @@ def _extras(extras: Mapping[str, Tensor], plan: Plan, entries: Mapping[str, Any]
         end = next((end for end in ends if f"{stem}.{end}" in entries), ends[-1 if plan.norms else 0])
         tensors[f"{stem}.{end}"] = pending(tensor)
     return tensors
-
-
-def _entries(header: bytes | None) -> Mapping[str, Any]:
-    """What the header of the source's file says of each tensor; nothing where it is none, as in a hostile file."""
-    try:
-        entries = json.loads(header or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
 
 
 def _as_before(key: str, tensor: Pending, entry: Any) -> Pending:
