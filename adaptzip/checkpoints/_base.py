@@ -35,7 +35,7 @@ class BaseTensors(Protocol):
 
     @property
     def names(self) -> Collection[str]:
-        """What the base calls its stored tensors itself."""
+        """What the base calls its stored tensors itself; in a pipeline after the name of their component."""
 
     def named_by(self, modules: Sequence[str]) -> BaseTensors:
         """The same by the names that an adapter of these modules has for them, whose prefix may be another.

@@ -14,6 +14,7 @@ from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
+from adaptzip.checkpoints._image.named_by_base import base_names
 from adaptzip.checkpoints._image.names import denoiser, spelled
 from adaptzip.checkpoints._image.spellings import to_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
@@ -60,11 +61,16 @@ class _Kohya(ImageDialect):
 
     def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
         found = {stem: _STEM.fullmatch(stem) for stem in stems}
-        words = words_for(match[2] for match in found.values() if match)
-        paths = {stem: dotted(match[2], words) for stem, match in found.items() if match}
-        main = denoiser(paths[stem] for stem, match in found.items() if match and not _PREFIXES[match[1]])
+        words, base = words_for(match[2] for match in found.values() if match), base_names(source)
         # Flux has one CLIP and one T5, which sd-scripts numbers as in Stable Diffusion 3.
         second = not any(stem.startswith(("lora_te2_", "lora_unet_joint_blocks_")) for stem in found)
+        inside = {**_PREFIXES, "lora_te3_": "text_encoder_2"} if second else _PREFIXES
+        paths = {
+            stem: base.path(match[2], source, inside[match[1]]) or dotted(match[2], words)
+            for stem, match in found.items()
+            if match
+        }
+        main = denoiser(paths[stem] for stem, match in found.items() if match and not inside[match[1]])
         names = {}
         for stem, match in found.items():
             if match is None:
@@ -73,9 +79,7 @@ class _Kohya(ImageDialect):
                     f"{', '.join(_PREFIXES)}",
                     hint="it may be of another program; convert it with that",
                 )
-            component = _PREFIXES[match[1]] or main
-            component = "text_encoder_2" if second and match[1] == "lora_te3_" else component
-            names[stem] = f"{component}.{paths[stem]}"
+            names[stem] = f"{inside[match[1]] or main}.{paths[stem]}"
         return names
 
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:

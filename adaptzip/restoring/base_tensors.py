@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate_tensor
+from adaptzip.models.pipelines import components_of, is_pipeline
 from adaptzip.models.renaming import find_renaming
 
 
@@ -19,17 +20,21 @@ class StoredBase:
     """A base model's folder, opened when it is first asked for something.
 
     Attributes:
+        path: the folder.
         opened: gives the base model; the same one each time.
         renaming: the change of prefix from the names that are asked for to the base's own.
     """
 
+    path: Path
     opened: Callable[[], BaseModel]
     renaming: Renaming = field(default_factory=Renaming)
 
     @property
     def names(self) -> Collection[str]:
         """As `BaseTensors.names`."""
-        return self.opened().tensors.keys()
+        if not is_pipeline(self.path):
+            return self.opened().tensors.keys()
+        return [f"{part}.{name}" for part, model in components_of(self.path).items() for name in model.tensors]
 
     def named_by(self, modules: Sequence[str]) -> StoredBase:
         """As `BaseTensors.named_by`."""
@@ -48,4 +53,4 @@ class StoredBase:
 
 def stored_base(path: str | Path) -> StoredBase:
     """The base model in the folder `path`, which is not opened yet."""
-    return StoredBase(cache(partial(BaseModel.open, path)))
+    return StoredBase(Path(path), cache(partial(BaseModel.open, path)))

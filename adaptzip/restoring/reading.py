@@ -44,8 +44,8 @@ def read(
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights, for checkpoints
-            that hold a whole model or leave shapes to it, for GGUF files, and for experts' factors of an old layout,
-            which mean different things on different models.
+            that hold a whole model or leave shapes to it, for GGUF files, for names that come without dots, and for
+            experts' factors of an old layout, which mean different things on different models.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         dialect: name of the dialect to read a checkpoint as; None for the one that its keys tell.
 
