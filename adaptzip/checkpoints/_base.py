@@ -68,6 +68,7 @@ class Checkpoint:
         model_config: the parsed config.json beside the weights, as training scripts save whole models with it; None
             where there is none that can be read.
         base: the base model's tensors, where its folder was given.
+        modules: the names of modules that it is known to have beside others; () where none is known.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class Checkpoint:
     base_config: Mapping[str, Any] | None = None
     model_config: Mapping[str, Any] | None = None
     base: BaseTensors | None = None
+    modules: Collection[str] = ()
 
     @property
     def model_type(self) -> str | None:

@@ -148,3 +148,9 @@ class Adapter:
     def parameters(self) -> int:
         """Stored numbers in all factors, extras not counted."""
         return sum(m.parameters for m in self.modules.values())
+
+
+def named_in(adapter: Adapter) -> frozenset[str]:
+    """The names of all modules that an adapter changes, by factors or by what stands beside them."""
+    beside = (effect.tensor.rpartition(".")[0] for effect in adapter.resolved.extras.values())
+    return frozenset({*adapter.modules, *filter(None, beside)})

@@ -31,7 +31,7 @@ from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_n
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
-from adaptzip.core.adapter import Adapter
+from adaptzip.core.adapter import Adapter, named_in
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
@@ -41,7 +41,7 @@ from adaptzip.files.names import SINGLE, names_a_file
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, source_card, with_loading
 from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, read
+from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, understood
 
 _WITH_CARD = "peft"
 """The dialect whose folders are published with a README beside."""
@@ -328,7 +328,7 @@ def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
 def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:
     """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
     try:
-        found = read(folder)
+        found = understood(replace(open_checkpoint(folder), modules=named_in(adapter)))
     except (CheckpointError, RefusedError) as error:
         told = str(error).replace(str(folder), str(output))
         raise CheckFailedError(

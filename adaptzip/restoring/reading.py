@@ -68,12 +68,24 @@ def read(
         if opened is None or "adaptzip" in opened.metadata:
             return _read_adz(weights, alpha, base, basis, dialect)
         given = None if config is None else Path(config)
-        source = _source(Path(path), weights, opened, alpha, given, base)
-        adapter = read_by(recognise(source) if dialect is None else reader(dialect), source)
-        check_copies(adapter, weights)
+        adapter = understood(_source(Path(path), weights, opened, alpha, given, base), dialect)
         if Path(path).is_dir():
             warn_of_others(Path(path), weights)
         return adapter
+
+
+def understood(source: Checkpoint, dialect: str | None = None) -> Adapter:
+    """What a dialect makes of opened files.
+
+    Args:
+        dialect: as for `read`.
+
+    Raises:
+        CheckpointError, RefusedError, UsageError: as `read`.
+    """
+    adapter = read_by(recognise(source) if dialect is None else reader(dialect), source)
+    check_copies(adapter, source.weights)
+    return adapter
 
 
 def adapter_from(

@@ -52,17 +52,16 @@ class BaseNames:
 
 
 def base_names(source: Checkpoint) -> BaseNames:
-    """The modules of the base model that was given; none where there is none.
+    """The modules of the base model that was given, and those that are known without it.
 
     Raises:
         BaseModelError, RefusedError: if the folder holds no base model that can be read.
     """
+    tensors = () if source.base is None else source.base.names
+    known = [name for name, _, leaf in (tensor.rpartition(".") for tensor in tensors) if leaf in _LEAVES and name]
     found: dict[str, dict[str, set[str]]] = {}
-    for tensor in () if source.base is None else source.base.names:
-        name, _, leaf = tensor.rpartition(".")
-        if leaf in _LEAVES and name:
-            component, path = _placed(name)
-            found.setdefault(component, {}).setdefault(path.replace(".", "_"), set()).add(path)
+    for component, path in map(_placed, (*source.modules, *known)):
+        found.setdefault(component, {}).setdefault(path.replace(".", "_"), set()).add(path)
     return BaseNames(found)
 
 
