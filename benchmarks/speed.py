@@ -1,15 +1,16 @@
-"""Time and peak memory of compressing and decompressing an adapter of a 7B model's shape.
+"""Time and peak memory of compressing and decompressing an adapter of the shape of a 7B model, or of SDXL.
 
-Compressing is held against `zstd -19` on one thread and the same file, decompressing to a PEFT folder against reading
-and writing that folder with safetensors. Every run is a process of its own and ends with its output synced to disk.
-The two sides of a pair run in turn, the order changing from pair to pair, and the medians of the pairs' ratios count,
-so that a busy machine disturbs both sides alike. "In process" leaves out the interpreter's start and the imports.
+Compressing is held against `zstd -19` on one thread and the same file, decompressing to a folder of its own dialect
+against reading and writing that folder with safetensors. Every run is a process of its own and ends with its output
+synced to disk. The two sides of a pair run in turn, the order changing from pair to pair, and the medians of the pairs'
+ratios count, so that a busy machine disturbs both sides alike. "In process" leaves out the interpreter's start and the
+imports.
 
 The bars: compressing takes at most as long as zstd, decompressing at most 3 times as long as reading and writing,
 both in process and as a whole process, and neither needs more memory than 4 times the file. Exits 1 when one is
 missed; memory is judged only where the file is large enough to matter beside torch itself, which 32 layers are.
 
-    python -m benchmarks.speed [--layers 32] [--pairs 3] [--device cuda] [--json] [--write]
+    python -m benchmarks.speed [--shape sdxl] [--layers 32] [--pairs 3] [--device cuda] [--json] [--write]
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from benchmarks import page
 COMPRESS_BAR, DECOMPRESS_BAR, MEMORY_BAR = 1.0, 3.0, 4.0
 AGREEMENT = 1e-5
 _JUDGED_BYTES = 100e6
-_WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_PLACES = {"7b": "speed", "sdxl": "speed-sdxl"}
+"""Where the page has the tables of each shape."""
 Task = Callable[[], Mapping[str, float]]
 
 # Nothing here imports torch before a child process does: a child's peak memory begins with its parent's.
@@ -108,7 +111,7 @@ def zstd(folder: Path) -> Task:
     import zstandard
 
     def task() -> Mapping[str, float]:
-        data = (folder / "adapter" / _WEIGHTS).read_bytes()
+        data = _weights(folder).read_bytes()
         coded = zstandard.ZstdCompressor(level=19).compress(data)
         with (folder / "zstd").open("wb") as file:
             file.write(coded)
@@ -133,9 +136,11 @@ def rewrite(folder: Path) -> Task:
 
     def task() -> Mapping[str, float]:
         target = _fresh(folder / "rewritten")
-        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "adapter" / _WEIGHTS).items()}
-        save_file(tensors, target / _WEIGHTS, metadata={"format": "pt"})
-        shutil.copyfile(folder / "adapter" / "adapter_config.json", target / "adapter_config.json")
+        weights = _weights(folder)
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+        save_file(tensors, target / weights.name, metadata={"format": "pt"})
+        if (weights.parent / _CONFIG).exists():
+            shutil.copyfile(weights.parent / _CONFIG, target / _CONFIG)
         _sync(target)
         return {}
 
@@ -169,6 +174,11 @@ TASKS: dict[str, Callable[[Path], Task]] = {
     "copy the file": copy,
     "import only": imports,
 }
+
+
+def _weights(folder: Path) -> Path:
+    """The adapter's weight file."""
+    return next((folder / "adapter").glob("*.safetensors"))
 
 
 def _fresh(folder: Path) -> Path:
@@ -295,17 +305,18 @@ def _machine() -> str:
     return f"Measured on {count} processor cores{limit}; load average {os.getloadavg()[0]:.1f}."
 
 
-def make_adapter(folder: Path, layers: int) -> int:
+def make_adapter(folder: Path, shape: str, layers: int) -> int:
     """Write the adapter; its weight file's size."""
-    maker = Path(__file__).with_name("shaped_adapter.py")
-    subprocess.run([sys.executable, str(maker), str(folder / "adapter"), "--layers", str(layers)], check=True)
-    return (folder / "adapter" / _WEIGHTS).stat().st_size
+    maker, *more = ["shaped_adapter", "--layers", str(layers)] if shape == "7b" else ["sdxl_adapter"]
+    subprocess.run([sys.executable, "-m", f"benchmarks.{maker}", str(folder / "adapter"), *more], check=True)
+    return _weights(folder).stat().st_size
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=32, help="layers of the adapter; 4 for a quick run")
+    parser.add_argument("--shape", choices=_PLACES, default="7b", help="sdxl: a kohya LoRA of SDXL's UNet, in float16")
+    parser.add_argument("--layers", type=int, default=32, help="layers of the 7B adapter; 4 for a quick run")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side of a comparison")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: measure CUDA beside the CPU")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -322,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = make_adapter(folder, options.layers)
+        size = make_adapter(folder, options.shape, options.layers)
         runs: dict[str, list[Run]] = {"import only": [run("import only", folder)]}
         found = [
             compare("compress", "zstd -19", folder, options.pairs, runs, COMPRESS_BAR),
@@ -343,7 +354,7 @@ def _main(options: argparse.Namespace) -> int:
     else:
         print(text)
     if options.write:
-        page.put("speed", text)
+        page.put(_PLACES[options.shape], text)
     return 0 if agree and all(c.met for c in found) and all(m.met for m in peaks) else 1
 
 

@@ -114,8 +114,8 @@ def _only_weight_file(folder: Path) -> Path:
     if len(files) == 1 and not _is_output(folder, files[0]):
         return files[0]
     if len(files) > 1:
-        names = ", ".join(p.name for p in files[:4])
-        raise CheckpointError(f"{folder}: holds several weight files ({names})", hint="name the one you mean")
+        names = ", ".join([p.name for p in files[:4]] + ["..."] * (len(files) > 4))
+        raise CheckpointError(f"{folder}: holds {len(files)} weight files ({names})", hint="name the one you mean")
     raise no_adapter(folder)
 
 

@@ -104,7 +104,17 @@ def _usage_failure(error: BaseException) -> Failure:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "adaptzip"
     message = message.strip().rstrip(".")
-    return Failure(message[:1].lower() + message[1:], f"see {command} --help", 2, "UsageError")
+    hint = _output_hint(error) or f"see {command} --help"
+    return Failure(message[:1].lower() + message[1:], hint, 2, "UsageError")
+
+
+def _output_hint(error: BaseException) -> str | None:
+    """Where a command wants its output, for those who gave it by the option that other commands have for it."""
+    context = getattr(error, "ctx", None)
+    if context is None or getattr(error, "option_name", None) not in ("-o", "--output"):
+        return None
+    places = [p for p in context.command.params if p.name == "output" and p.param_type_name == "argument"]
+    return f"write {context.command_path} SRC {places[0].metavar}" if places else None
 
 
 def _is_memory_error(error: BaseException) -> bool:

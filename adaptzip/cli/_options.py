@@ -154,7 +154,11 @@ Allocate = Annotated[
 
 Source = Annotated[
     Path,
-    typer.Argument(help="A PEFT folder, its weight file, or a .adz file.", metavar="SRC", show_default=False),
+    typer.Argument(
+        help="An adapter of any dialect, as a folder or a weight file, or a .adz file.",
+        metavar="SRC",
+        show_default=False,
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
@@ -197,6 +201,22 @@ As = Annotated[
         "written, kohya for image models, else peft]",
         metavar="NAME",
         show_default=False,
+    ),
+]
+FactorDtype = Annotated[
+    Literal["float32", "float16", "bfloat16", "q8_0"] | None,
+    typer.Option(
+        "--dtype",
+        help="dtype of the factors; q8_0 with --as gguf alone.  [default: the adapter's own; float32 in the portable "
+        "profile and in dialects of a method's own tensors]",
+        show_default=False,
+    ),
+]
+DropExtras = Annotated[
+    bool,
+    typer.Option(
+        "--drop-extras",
+        help="Leave out what the dialect, or the portable profile, cannot hold, and list it, instead of refusing.",
     ),
 ]
 CheckError = Annotated[

@@ -11,7 +11,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_export
-from adaptzip.cli.export import Dtype
+from adaptzip.cli.export import elsewhere
 
 if TYPE_CHECKING:
     from adaptzip.restoring.converting import ConvertReport
@@ -47,15 +47,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            help="dtype of the factors; q8_0 with --as gguf alone.  [default: the adapter's own]", show_default=False
-        ),
-    ] = None,
-    drop_extras: Annotated[
-        bool, typer.Option("--drop-extras", help="Leave out what the dialect cannot hold instead of refusing.")
-    ] = False,
+    dtype: options.FactorDtype = None,
+    drop_extras: options.DropExtras = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
     dialect: options.From = None,
@@ -63,6 +56,7 @@ def convert(
     basis: options.NeededBasis = None,
     base_name: options.BaseName = None,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -87,11 +81,18 @@ def convert(
         "as_": as_, "rank": rank, "max_error": max_error, "budget": budget, "dtype": dtype, "drop_extras": drop_extras,
         "alpha": alpha, "config": config, "dialect": dialect, "base": base, "basis": basis, "base_name": base_name,
     }  # fmt: skip
+    if dry_run:
+        with sink.warnings(), elsewhere(output) as path:
+            report = write(source, path, **settings)
+        told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.written.files)}"]
+        told += [f"left out: {what}" for what in report.written.left_out]
+        sink.result(_values(output, report) | {"dry_run": True}, lambda: "\n".join(told))
+        return
     with sink.warnings():
         report = write(source, output, force=force, **settings)
     for what in report.written.left_out:
         sink.note(f"left out: {what}")
-    sink.wrote(output, _summary(report), _values(output, report))
+    sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
 
 
 def _summary(report: ConvertReport) -> str:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def diff(
     a: Annotated[
         Path,
-        typer.Argument(
-            help="The reference: a PEFT folder, its weight file, or a .adz.", metavar="A", show_default=False
-        ),
+        typer.Argument(help="The reference: an adapter of any dialect, or a .adz.", metavar="A", show_default=False),
     ],
     b: Annotated[Path, typer.Argument(help="What to compare with it, likewise.", metavar="B", show_default=False)],
     max_error: options.CheckError = None,

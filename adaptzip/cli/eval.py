@@ -31,7 +31,7 @@ def eval(
     data: Annotated[Path, typer.Option(help="Texts, as .jsonl, .csv or .txt.", metavar="FILE", show_default=False)],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="PEFT folders, their weight files, or .adz files.", metavar="SRC...", show_default=False),
+        typer.Argument(help="Adapters of any dialect, or .adz files.", metavar="SRC...", show_default=False),
     ] = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,

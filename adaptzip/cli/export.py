@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,11 +14,10 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_export
+from adaptzip.files.names import names_a_file
 
 if TYPE_CHECKING:
     from adaptzip.restoring.exporting import ExportReport
-
-Dtype = Literal["float32", "float16", "bfloat16", "q8_0"]
 
 
 def export(
@@ -36,21 +37,8 @@ def export(
         bool,
         typer.Option("--portable", help="Write only what every engine reads: one rank, alpha equal to it."),
     ] = False,
-    drop_extras: Annotated[
-        bool,
-        typer.Option(
-            "--drop-extras",
-            help="Leave out what the dialect, or --portable, cannot hold, and list it, instead of refusing.",
-        ),
-    ] = False,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            help="dtype of the factors; q8_0 with --as gguf alone.  [default: the adapter's own; float32 with "
-            "--portable and in dialects of a method's own tensors]",
-            show_default=False,
-        ),
-    ] = None,
+    drop_extras: options.DropExtras = False,
+    dtype: options.FactorDtype = None,
     alpha: options.Alpha = None,
     config: options.Config = None,
     dialect: options.From = None,
@@ -89,8 +77,8 @@ def export(
     }  # fmt: skip
     sink.detail("reading the adapter and writing it")
     if dry_run:
-        with sink.warnings(), tempfile.TemporaryDirectory() as folder:
-            report = write(source, Path(folder) / "export", **settings)
+        with sink.warnings(), elsewhere(output) as path:
+            report = write(source, path, **settings)
         values = _values(output, report) | {"dry_run": True}
         told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.files)}", *_left_out(report)]
         sink.result(values, lambda: "\n".join(told))
@@ -100,6 +88,13 @@ def export(
     for line in _left_out(report):
         sink.note(line)
     sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
+
+
+@contextmanager
+def elsewhere(output: Path) -> Iterator[Path]:
+    """A place for what a rehearsal writes, which is a file or a folder as `output` would be."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / (output.name if names_a_file(output) else "export")
 
 
 def _summary(report: ExportReport) -> str:

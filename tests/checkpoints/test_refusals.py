@@ -278,7 +278,7 @@ def test_missing_and_ambiguous_paths(tmp_path: Path) -> None:
     assert "did you mean" in failure(CheckpointError, tmp_path)
     for name in ("a.safetensors", "b.safetensors"):
         save_file(tensors(), tmp_path / name)
-    assert "several weight files (a.safetensors, b.safetensors)" in failure(CheckpointError, tmp_path)
+    assert "holds 2 weight files (a.safetensors, b.safetensors)" in failure(CheckpointError, tmp_path)
 
 
 def test_broken_configuration_file(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ PAUSES = {
 
 def words_for(verb: str, adapter: Path, base: Path) -> list[str]:
     out = adapter.parent / ("out.adz" if verb == "compress" else "out")
-    more = {"compress": ["--lossless"], "export": [], "merge": ["--base", str(base)]}[verb]
+    more = {"compress": ["--lossless"], "merge": ["--base", str(base)]}.get(verb, [])
+    if verb == "convert":
+        return [verb, str(adapter), str(out)]
     return [verb, str(adapter), *more, "-o", str(out)]
 
 
@@ -69,7 +71,7 @@ def test_the_cards_command(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result.json["parameters"] <= 1000
 
 
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_an_existing_output_needs_force(verb: str, adapter: Path, base: Path) -> None:
     words = words_for(verb, adapter, base)
     assert run(*words).code == 0
@@ -83,7 +85,7 @@ def test_an_existing_output_needs_force(verb: str, adapter: Path, base: Path) ->
     assert listing(adapter.parent) == sorted(first)
 
 
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_a_dry_run_writes_nothing(verb: str, adapter: Path, base: Path) -> None:
     before = listing(adapter.parent)
     words = words_for(verb, adapter, base)
@@ -98,6 +100,21 @@ def test_a_dry_run_writes_nothing(verb: str, adapter: Path, base: Path) -> None:
     assert listing(adapter.parent) == before
 
 
+def test_a_dry_run_says_what_the_run_would(adapter: Path) -> None:
+    """A dialect of several files is none of one file in a rehearsal either."""
+    out = adapter.parent / "out.safetensors"
+    refused(run("export", adapter, "-o", out), 2, "peft is written as adapter_config.json, adapter_model.safetensors")
+    refused(run("export", adapter, "-o", out, "-n"), 2, "peft is written as adapter_config.json")
+    refused(run("convert", adapter, out, "-n"), 2, "peft is written as adapter_config.json")
+    single = run("convert", adapter, out.with_suffix(".gguf"), "--as", "gguf", "-n")
+    refused(single, 2, "--base")
+
+
+def test_who_gives_convert_its_output_by_an_option_is_told(adapter: Path) -> None:
+    refused(run("convert", adapter, "-o", "x"), 2, "no such option: -o", "write adaptzip convert SRC OUT")
+    refused(run("inspect", adapter, "-o", "x"), 2, "no such option: -o", "see adaptzip inspect --help")
+
+
 @pytest.mark.parametrize("flag", [[], ["-f"]])
 def test_the_source_is_never_replaced(flag: list[str], adapter: Path, archive: Path, base: Path) -> None:
     before = {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)}
@@ -108,7 +125,7 @@ def test_the_source_is_never_replaced(flag: list[str], adapter: Path, archive: P
     assert {name: (adapter.parent / name).read_bytes() for name in listing(adapter.parent)} == before
 
 
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_a_folder_that_does_not_exist(verb: str, adapter: Path, base: Path) -> None:
     words = words_for(verb, adapter, base)
     words[-1] = str(adapter.parent / "no" / "such" / "out")
@@ -116,7 +133,7 @@ def test_a_folder_that_does_not_exist(verb: str, adapter: Path, base: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_a_place_nobody_can_write_to(verb: str, adapter: Path, base: Path) -> None:
     words = words_for(verb, adapter, base)
     words[-1] = "/proc/adaptzip-test" + (".adz" if verb == "compress" else "")
@@ -124,7 +141,7 @@ def test_a_place_nobody_can_write_to(verb: str, adapter: Path, base: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="there is no /dev/null here")
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_a_device_is_never_replaced(verb: str, adapter: Path, base: Path) -> None:
     words = words_for(verb, adapter, base)
     words[-1] = "/dev/null"
@@ -133,7 +150,7 @@ def test_a_device_is_never_replaced(verb: str, adapter: Path, base: Path) -> Non
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits on the size of a file are POSIX's")
-@pytest.mark.parametrize("verb", ["compress", "export", "merge"])
+@pytest.mark.parametrize("verb", ["compress", "convert", "export", "merge"])
 def test_a_full_disk(verb: str, adapter: Path, base: Path) -> None:
     """No file may grow beyond 1000 bytes, which fails inside a write as a full disk does."""
     before = listing(adapter.parent)

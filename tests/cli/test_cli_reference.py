@@ -37,6 +37,8 @@ def documented(section: str) -> set[str]:
         ("verify", "verify {archive} --against {adapter} --max-error 1"),
         ("export", "export {archive} -o {adapter}-2"),
         ("export", "export {archive} -o {adapter}-2 -n"),
+        ("convert", "convert {adapter} {adapter}-2 --rank 1"),
+        ("convert", "convert {archive} {adapter}-2 -n"),
         ("merge", "merge {archive} --base {base} -o {adapter}-2"),
         ("merge", "merge {archive} --base {base} -o {adapter}-2 -n"),
         ("diff", "diff {archive} {adapter}"),
