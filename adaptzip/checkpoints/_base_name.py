@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ KEY = "base_model_name_or_path"
 """Where PEFT's adapter_config.json has the name."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LONGEST = 1000
+_BEGINNING = 1 << 20
+"""Bytes of a file in which a name is looked for."""
 _VALUE = re.compile(rf'("{KEY}"\s*:\s*)("(?:[^"\\]|\\.)*"|null)')
 
 
@@ -44,6 +46,19 @@ def warn_of_local_name(name: str | None) -> None:
             AdaptzipWarning,
             stacklevel=3,
         )
+
+
+def warn_of_written_name(name: str | None, files: Iterable[Path]) -> None:
+    """The same of files that are written, where one of them has the name in it."""
+    if name is not None and is_local(name) and any(_has(file, name) for file in files):
+        warn_of_local_name(name)
+
+
+def _has(file: Path, name: str) -> bool:
+    """Whether a file begins with text that has a name in it, as it is or in JSON, however often that is escaped."""
+    with file.open("rb") as handle:
+        text = handle.read(_BEGINNING).replace(b"\\", b"")
+    return any(form.replace("\\", "").encode() in text for form in (name, json.dumps(name)[1:-1]))
 
 
 def check_name(name: str) -> None:

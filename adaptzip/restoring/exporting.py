@@ -27,7 +27,7 @@ from adaptzip.checkpoints import (
     vet_numbers,
     writer,
 )
-from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_local_name
+from adaptzip.checkpoints._base_name import check_name, renamed, warn_of_written_name
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._readback import confirm
@@ -165,12 +165,12 @@ def export(
         adapter = _named(found, base_name)
         target = named or _own(adapter.meta.dialect)
         content = _factors(adapter, target, options, drop_extras)
-    warn_of_local_name(content.adapter.meta.base_model)
     if names_a_file(output):
         files = _to_file(content, Path(output), force, target, options)
     else:
         card = source_card(source) if target.name == _WITH_CARD else None
         files = _to_folder(content, Path(output), force, target, options, card)
+    warn_of_written_name(content.adapter.meta.base_model, files)
     return ExportReport(
         Path(output),
         sum(p.stat().st_size for p in files),

@@ -96,3 +96,27 @@ def test_the_library_warns_and_renames(local: Path, tmp_path: Path) -> None:
     adaptzip.export(made, tmp_path / "b", base_name=NAME)
     assert "secret" not in (tmp_path / "b" / "adapter_config.json").read_text()
     assert adaptzip.compress(local, budget="20%", base_name=NAME).meta.base_model == NAME
+
+
+@pytest.mark.parametrize("path", [LOCAL, r"C:\Users\Zoë\llama", "/home/zoë/llama"])
+@pytest.mark.parametrize("dialect", ["peft", "mlx"])
+def test_a_path_is_told_of_where_it_is_written(path: str, dialect: str, tmp_path: Path) -> None:
+    source = make_adapter(tmp_path / "a", config={**CONFIG, "base_model_name_or_path": path})
+    told = run("export", source, "-o", tmp_path / "out", "--as", dialect, "--drop-extras")
+    assert "which whoever gets the file can read" in told.err
+
+
+def test_a_path_that_no_file_has_needs_no_word(tmp_path: Path) -> None:
+    config = {**CONFIG, "base_model_name_or_path": "/home/ann/sd/text_encoder"}
+    clean(
+        run(
+            "export",
+            make_adapter(tmp_path / "a", config=config),
+            "-o",
+            tmp_path / "out",
+            "--as",
+            "kohya",
+            "--drop-extras",
+        )
+    )
+    assert b"/home/ann" not in (tmp_path / "out/lora.safetensors").read_bytes()
