@@ -67,7 +67,7 @@ NAMES: dict[str, dict[str, str]] = {
     "gpt_neox": {
         "gpt_neox.layers.1.attention.query_key_value": "model.h.1.attention.query_key_value",
         "gpt_neox.embed_in": "model.embed_in",
-        "embed_out": "model.embed_out",
+        "lm_head": "model.embed_out",
     },
 }
 
@@ -91,6 +91,13 @@ def test_modules_have_the_names_of_mlx_lms_models(kind: str, tmp_path: Path) -> 
     export(found, tmp_path / "again", as_="mlx")
     for file in ("adapter_config.json", "adapters.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_the_head_of_gpt_neox_has_one_name(tmp_path: Path) -> None:
+    """Transformers 4 called it as files do."""
+    layer = "gpt_neox.layers.0.mlp.dense_h_to_4h"
+    export(Adapter({"embed_out": factors(8, 6, 2), layer: factors(8, 6, 2)}), tmp_path / "out", as_="mlx")
+    assert set(read(tmp_path / "out").modules) == {layer, "lm_head"}
 
 
 def test_the_base_tells_a_gpt2_whose_configuration_does_not(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ GPT: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "gpt_bigcode": (("c_attn", "c_proj", "c_fc"), {"num_key_value_heads": 1, "n_inner": 256}),
     "gptj": (("q_proj", "out_proj", "fc_in", "fc_out"), {}),
     "gpt_neox": (
-        ("query_key_value", "dense", "dense_h_to_4h", "embed_out"),
+        ("query_key_value", "dense", "dense_h_to_4h", "lm_head"),
         {"rotary_emb_base": 10000, "rotary_pct": 0.25},
     ),
 }

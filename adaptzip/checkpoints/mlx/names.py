@@ -37,12 +37,18 @@ class _Family:
 
 
 _GPT = (("transformer.h.", "model.h."), ("transformer.", "model."))
-_NEOX = (("gpt_neox.layers.", "model.h."), ("embed_out", "model.embed_out"), ("gpt_neox.", "model."))
+_NEOX = (("gpt_neox.layers.", "model.h."), ("lm_head", "model.embed_out"), ("gpt_neox.", "model."))
 _FAMILIES = (
     _Family("gpt2", r"attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj", _GPT, transposed=True),
     _Family("gptj", r"attn\.[qkv]_proj|attn\.out_proj|mlp\.fc_(in|out)", _GPT),
     _Family("gpt_neox", r"(attention|mlp)\.dense\w*|attention\.query_key_value", _NEOX),
 )
+
+
+def in_memory(modules: Mapping[str, LoraFactors]) -> dict[str, LoraFactors]:
+    """The modules by the names that transformers 5 has for them, of which only GPT-NeoX's head has another in files."""
+    neox = any(_FAMILIES[-1].holds(name, 0) for name in modules)
+    return {("lm_head" if neox and name == "embed_out" else name): factors for name, factors in modules.items()}
 
 
 def to_mlx(modules: Mapping[str, LoraFactors], base: Mapping[str, Any] | None) -> dict[str, LoraFactors]:
