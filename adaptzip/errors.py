@@ -81,6 +81,20 @@ class NoRoomError(CheckFailedError):
         self.least = least
 
 
+class OutOfReachError(CheckFailedError):
+    """A relative error that no step reaches with the settings that were fitted.
+
+    Attributes:
+        asked: the error that was asked for.
+        least: what the settings leave at every step.
+    """
+
+    def __init__(self, asked: float, least: float, *, hint: str | None, settings: int = 1) -> None:
+        which = "these settings leave" if settings == 1 else f"the best of {settings} settings leaves"
+        super().__init__(f"relative error {asked:g} cannot be reached: {which} at least {least:.3g}", hint=hint)
+        self.asked, self.least = asked, least
+
+
 class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""
 

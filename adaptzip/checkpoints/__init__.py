@@ -11,8 +11,6 @@ from adaptzip.checkpoints._base import (
     Checkpoint,
     Dialect,
     Files,
-    Native,
-    NativeModule,
     NativeWriter,
     Reader,
     Signature,
@@ -23,6 +21,7 @@ from adaptzip.checkpoints._foreign import foreign
 from adaptzip.checkpoints._form import read_by, sureness, with_effects
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, held
+from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, opener, reader, readers, writer
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from adaptzip.errors import AdaptzipWarning, CheckpointError
 from adaptzip.files.weights import open_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_STEP = re.compile(r"\d{7}_adapters\.safetensors")
+"""What mlx-lm saves while it trains; its adapters.safetensors is as new as the newest of them."""
 _QUIET = {*BESIDE, *OTHER_NAMES, *WHOLE_MODELS}
 
 
@@ -59,8 +62,10 @@ def warn_of_others(folder: Path, weights: Path) -> None:
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS and p != weights and not _is_quiet(p)]
     if others:
         names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+        steps = all(_STEP.fullmatch(name) for name in others)
+        why = "saved earlier in the same training" if steps else "which may hold something that was trained"
         warnings.warn(
-            f"{folder}: {names} beside {weights.name} is not read: what was trained in it is in no result",
+            f"{folder}: {weights.name} is read, and {names} beside it, {why}, is left alone",
             AdaptzipWarning,
             stacklevel=2,
         )

@@ -12,21 +12,17 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from adaptzip.checkpoints._base import Checkpoint, Reader
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import shown
 from adaptzip.checkpoints._keys import PREFIX
-from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, number, part_of
+from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, number
 from adaptzip.checkpoints._trained import trained
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
 
-NO_RANK = 1e-5
-"""What AdaLoRA and IncreLoRA add to the rank that they divide by, so that it is never 0."""
 _TASKS = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
@@ -152,26 +148,3 @@ def _task(raw: Mapping[str, Any]) -> str | None:
     named = raw.get("architectures")
     names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     return next((task for name in names for end, task in _TASKS.items() if name.endswith(end)), None)
-
-
-def rank_number(source: Checkpoint, module: str, keys: Parts) -> float:
-    """The `ranknum` of a module, by which its update is divided.
-
-    Raises:
-        CheckpointError: if it is none of at least 0.
-    """
-    found = part_of(source, module, keys, "ranknum")
-    if found.numel() != 1 or float(found) < 0:
-        told = found.reshape(-1)[:4].tolist()
-        raise CheckpointError(f"{source.weights}: {keys['ranknum']} is {told}, expected one number", hint=AGAIN)
-    return float(found)
-
-
-def kept_ranks(A: Tensor, E: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B diag(E) (out, rank) float32, without the ranks whose E is 0, but for one where all are.
-
-    E is folded into B in float64.
-    """
-    alive = E.reshape(-1) != 0
-    alive[0] |= not bool(alive.any())
-    return A[alive].contiguous(), (B[:, alive].double() * E.reshape(-1)[alive].double()).float()

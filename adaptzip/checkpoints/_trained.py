@@ -77,7 +77,7 @@ def _holds_update(
     if tensor.shape == stored.shape and tensor.is_floating_point():
         change, delta = tensor.double() - stored.double(), module.weight_delta().double()
         rounding = 4 * torch.finfo(tensor.dtype).eps * float(stored.double().norm()) + 1e-5 * float(delta.norm())
-        turned = (delta, delta.T) if tensor.shape[0] == tensor.shape[1] else (delta,)
+        turned = (delta, delta.T) if tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] else (delta,)
         if any(float((change - added).norm()) <= rounding < 0.1 * float(added.norm()) for added in turned):
             return True
     raise RefusedError(

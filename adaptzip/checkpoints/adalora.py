@@ -3,56 +3,39 @@
 Zhang et al. 2023, arXiv:2303.10512. The file holds `<module>.lora_A` (rank, in), `.lora_E` (rank, 1), `.lora_B` (out,
 rank) and `.ranknum` (1,), and the update is lora_alpha / (ranknum + 1e-5) * B diag(E) A. Ranks that training cut are
 zeros in E; ranknum stays the rank that it began with, so that the rows of A tell it where lora_state_dict() leaves it
-out. lora_alpha is in config.json.
+out. lora_alpha is in config.json; where it is not positive, ranknum stands for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from adaptzip.checkpoints._adaptive import AdaptiveRanks, kept_ranks, rank_number, scale_of
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._parts import Parts, misfit, part_of
-from adaptzip.checkpoints._state_dict import (
-    NO_RANK,
-    StateDict,
-    alpha_of,
-    kept_ranks,
-    layout_fits,
-    layout_of,
-    rank_number,
-    weight_shapes,
-)
+from adaptzip.checkpoints._state_dict import layout_fits, layout_of
 from adaptzip.core.adapter import LoraFactors
 
 
-class _Adalora(StateDict):
+class _Adalora(AdaptiveRanks):
     """The dialect `adalora`. A stays as it is but for cut ranks; E is folded into B, rounded once to float32."""
 
     name = "adalora"
     title = "the authors' AdaLoRA"
     judged_by = "the authors' saved updates"
-    lacks = "a checkpoint whose ranks only the training knew"
     signature = (Signature(r"^(?!base_model\.model\.).*\.lora_E$", "an AdaLoRA of its authors"),)
-    own = ".lora_"
     parts = "lora_[AEB]|ranknum"
 
-    def factors(
-        self, source: Checkpoint, raw: Mapping[str, Any], modules: Mapping[str, Parts], others: Mapping[str, str]
-    ) -> dict[str, LoraFactors]:
-        alpha, shapes = alpha_of(source, raw), weight_shapes(source, modules, others)
-        return {name: _factors(source, name, keys, shapes[name], alpha) for name, keys in modules.items()}
-
-
-def _factors(source: Checkpoint, name: str, keys: Parts, shape: tuple[int, ...] | None, alpha: float) -> LoraFactors:
-    A, E, B = (part_of(source, name, keys, f"lora_{part}") for part in "AEB")
-    fits = A.ndim == B.ndim == 2 and tuple(E.shape) == (A.shape[0], 1) and A.shape[0] == B.shape[1]
-    if not fits or 0 in (*A.shape, *B.shape) or not layout_fits(shape, B.shape[0], A.shape[1]):
-        weight = "" if shape is None else f" of a weight {list(shape)}"
-        expected = f"lora_A (rank, in), lora_E (rank, 1) and lora_B (out, rank){weight}"
-        raise misfit(source, name, {"lora_A": A, "lora_E": E, "lora_B": B}, expected)
-    rank = rank_number(source, name, keys) if "ranknum" in keys else A.shape[0]
-    return LoraFactors(*kept_ranks(A, E, B), alpha / (rank + NO_RANK), layout_of(shape, B.shape[0], A.shape[1]))
+    def module(
+        self, source: Checkpoint, name: str, keys: Parts, shape: tuple[int, ...] | None, alpha: float
+    ) -> LoraFactors:
+        A, E, B = (part_of(source, name, keys, f"lora_{part}") for part in "AEB")
+        fits = A.ndim == B.ndim == 2 and tuple(E.shape) == (A.shape[0], 1) and A.shape[0] == B.shape[1]
+        if not fits or 0 in (*A.shape, *B.shape) or not layout_fits(shape, B.shape[0], A.shape[1]):
+            weight = "" if shape is None else f" of a weight {list(shape)}"
+            expected = f"lora_A (rank, in), lora_E (rank, 1) and lora_B (out, rank){weight}"
+            raise misfit(source, name, {"lora_A": A, "lora_E": E, "lora_B": B}, expected)
+        rank = rank_number(source, name, keys) if "ranknum" in keys else A.shape[0]
+        scaling, layout = scale_of(alpha, rank, rank), layout_of(shape, B.shape[0], A.shape[1])
+        return LoraFactors(*kept_ranks(A, E, B), scaling, layout)
 
 
 DIALECT = _Adalora()

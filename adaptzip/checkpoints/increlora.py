@@ -3,69 +3,55 @@
 Zhang et al. 2023, arXiv:2308.12043. The file holds `<module>.lora_A.<i>` (k, in), `.lora_E.<i>` (k, 1) and
 `.lora_B.<i>` (out, k) for each block, and `.ranknum` (1,), and the update is lora_alpha / (ranknum + 1e-5) times the
 sum of the blocks' B diag(E) A. The last block is a reserve for growing, with E = 0 at the end of training: it is
-dead, and not counted in ranknum. In the middle of training it has E = 1e-5, and counts. lora_alpha is in config.json.
+dead, and not counted in ranknum. In the middle of training it has E = 1e-5, and counts. lora_alpha is in config.json;
+where it is not positive, the rank of the first block stands for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._adaptive import AdaptiveRanks, kept_ranks, rank_number, scale_of
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
-from adaptzip.checkpoints._state_dict import (
-    NO_RANK,
-    StateDict,
-    alpha_of,
-    kept_ranks,
-    layout_fits,
-    layout_of,
-    rank_number,
-    weight_shapes,
-)
+from adaptzip.checkpoints._state_dict import layout_fits, layout_of
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
 _SIDES = ("lora_A", "lora_E", "lora_B")
 
 
-class _Increlora(StateDict):
+class _Increlora(AdaptiveRanks):
     """The dialect `increlora`. Blocks are put together; E is folded into B, rounded once to float32."""
 
     name = "increlora"
     title = "IncreLoRA"
     judged_by = "the authors' saved updates"
-    lacks = "a checkpoint whose ranks only the training knew"
     signature = (Signature(r"\.lora_[AEB]\.\d+$", "an IncreLoRA"),)
-    own = ".lora_"
     parts = r"lora_[AEB]\.\d{1,4}|ranknum"
 
-    def factors(
-        self, source: Checkpoint, raw: Mapping[str, Any], modules: Mapping[str, Parts], others: Mapping[str, str]
-    ) -> dict[str, LoraFactors]:
-        alpha, shapes = alpha_of(source, raw), weight_shapes(source, modules, others)
-        return {name: _factors(source, name, keys, shapes[name], alpha) for name, keys in modules.items()}
+    def module(
+        self, source: Checkpoint, name: str, keys: Parts, shape: tuple[int, ...] | None, alpha: float
+    ) -> LoraFactors:
+        if "ranknum" not in keys:
+            raise RefusedError(
+                f"{source.weights}: module {name} has no ranknum, by which its update is divided and which its "
+                f"{_count(source, name, keys)} blocks do not tell",
+                hint="give the whole model beside it, pytorch_model.bin, with --base DIR",
+            )
+        blocks = [_block(source, name, keys, i) for i in range(_count(source, name, keys))]
+        A, E, B = _joined(source, name, blocks)
+        if not layout_fits(shape, B.shape[0], A.shape[1]):
+            raise misfit(source, name, {"lora_A": A, "lora_B": B}, f"those of a weight {list(shape or ())}")
+        scaling = scale_of(alpha, len(blocks[0][0]), rank_number(source, name, keys))
+        return LoraFactors(*kept_ranks(A, E, B), scaling, layout_of(shape, B.shape[0], A.shape[1]))
 
 
 Block = tuple[Tensor, Tensor, Tensor]
 """A (k, in), E (k, 1) and B (out, k)."""
-
-
-def _factors(source: Checkpoint, name: str, keys: Parts, shape: tuple[int, ...] | None, alpha: float) -> LoraFactors:
-    if "ranknum" not in keys:
-        raise RefusedError(
-            f"{source.weights}: module {name} has no ranknum, by which its update is divided and which its "
-            f"{_count(source, name, keys)} blocks do not tell",
-            hint="give the whole model beside it, pytorch_model.bin, with --base DIR",
-        )
-    A, E, B = _joined(source, name, [_block(source, name, keys, i) for i in range(_count(source, name, keys))])
-    if not layout_fits(shape, B.shape[0], A.shape[1]):
-        raise misfit(source, name, {"lora_A": A, "lora_B": B}, f"those of a weight {list(shape or ())}")
-    scaling = alpha / (rank_number(source, name, keys) + NO_RANK)
-    return LoraFactors(*kept_ranks(A, E, B), scaling, layout_of(shape, B.shape[0], A.shape[1]))
 
 
 def _count(source: Checkpoint, name: str, keys: Parts) -> int:

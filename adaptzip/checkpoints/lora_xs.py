@@ -14,19 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import (
-    Checkpoint,
-    Files,
-    Native,
-    NativeModule,
-    NativeWriter,
-    Reader,
-    Signature,
-    WriteOptions,
-)
+from adaptzip.checkpoints._base import Checkpoint, Files, NativeWriter, Reader, Signature, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints._keys import PREFIX, TOKENS
+from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints._rescaling import pad
 from adaptzip.checkpoints.peft.describe import build_config
 from adaptzip.checkpoints.peft.reader import read as read_peft

@@ -2,35 +2,35 @@
 
 Hu et al. 2021, arXiv:2106.09685. The file holds `<module>.lora_A` (rank, in) and `.lora_B` (out, rank), and the update
 is lora_alpha / rank * B A; that of an embedding has `in` for its vocabulary. A fused weight may have factors of some of
-its parts alone, see `_merged_linear`. No file says lora_alpha; config.json or --alpha does.
+its parts alone, see `_merged_linear`, and a convolution's are larger, see `_square_convolution`. No file says
+lora_alpha; config.json or --alpha does.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._merged_linear import spread, switches
-from adaptzip.checkpoints._parts import Parts, misfit, needed_base, part_of
+from adaptzip.checkpoints._parts import Parts, is_embedding, misfit, needed_base, part_of
+from adaptzip.checkpoints._square_convolution import groups_of, unrolled
 from adaptzip.checkpoints._state_dict import StateDict, alpha_of, layout_fits, layout_of, weight_shapes
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
-_EMBEDDINGS = ("embed_tokens", "embed_in", "embeddings", "wte", "wpe", "word_embeddings", "position_embeddings")
-"""What the models of transformers call their embeddings."""
-
 
 class _Loralib(StateDict):
-    """The dialect `loralib`. Numbers stay as they are; factors of parts have zeros where the others' rows are."""
+    """The dialect `loralib`. Numbers stay as they are; factors of parts have zeros where the others' rows are, and
+    convolutions have them between the copies of A."""
 
     name = "loralib"
     title = "loralib"
     judged_by = "the authors' saved updates"
-    lacks = "convolutions"
+    lacks = "convolutions in groups; those without `--base`"
     signature = (Signature(r"^(?!base_model\.model\.).*\.lora_[AB]$", "a loralib LoRA"),)
     own = ".lora_"
     parts = "lora_[AB]"
@@ -39,6 +39,10 @@ class _Loralib(StateDict):
         """Its keys are AdaLoRA's too, which has one more."""
         return 0.0 if any(key.endswith(".lora_E") for key in source.tensors) else super().sniff(source)
 
+    def _classified(self, source: Checkpoint) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+        modules, others = super()._classified(source)
+        return modules, {_outer(name, modules): key for name, key in others.items()}
+
     def factors(
         self, source: Checkpoint, raw: Mapping[str, Any], modules: Mapping[str, Parts], others: Mapping[str, str]
     ) -> dict[str, LoraFactors]:
@@ -46,6 +50,12 @@ class _Loralib(StateDict):
         shapes = weight_shapes(source, modules, others)
         enabled = None if given is None else switches(given, source.path)
         return {name: _factors(source, name, keys, shapes[name], alpha, enabled) for name, keys in modules.items()}
+
+
+def _outer(name: str, modules: Collection[str]) -> str:
+    """The model's name for a tensor; newer layers hold the convolution itself: theirs is `<module>.conv.weight`."""
+    module, _, leaf = name.rpartition(".conv.")
+    return f"{module}.{leaf}" if module in modules else name
 
 
 def _factors(
@@ -62,7 +72,11 @@ def _factors(
     if A.ndim != 2 or B.ndim != 2 or 0 in (*A.shape, *B.shape):
         raise misfit(source, name, found, "lora_A (rank, in) and lora_B (out, rank)")
     rank, width = B.shape[1], A.shape[1]
-    if name.rpartition(".")[2] in _EMBEDDINGS and A.shape[0] == rank:
+    if shape is None and "conv" in name.rpartition(".")[2].lower():
+        needed_base(source, f"to tell how large the kernel of {name} is")
+    if shape is not None and len(shape) > 2:
+        return _convolution(source, name, A, B, shape, alpha)
+    if is_embedding(name) and A.shape[0] == rank:
         return LoraFactors(A, B, alpha / rank, "embedding")
     plain = A.shape[0] == rank and layout_fits(shape, B.shape[0], width)
     if not plain:
@@ -74,6 +88,28 @@ def _factors(
             raise misfit(source, name, found, expected)
         B = whole
     return LoraFactors(A, B, alpha / rank, layout_of(shape, B.shape[0], width))
+
+
+def _convolution(
+    source: Checkpoint, name: str, A: Tensor, B: Tensor, shape: tuple[int, ...], alpha: float
+) -> LoraFactors:
+    """Factors of a convolution's weight (out, in, *kernel).
+
+    Raises:
+        RefusedError: if it has groups.
+        CheckpointError: if the shapes do not fit together.
+    """
+    groups = groups_of(A, B, shape)
+    if groups > 1:
+        raise RefusedError(
+            f"{source.weights}: module {name} is a convolution in {groups} groups, which share rows of its factors",
+            hint="train the adapter without grouped convolutions",
+        )
+    whole = unrolled(A, B, shape)
+    if whole is None:
+        expected = f"lora_A (k * rank, in * k) and lora_B (out * k, k * rank) of a weight {list(shape)} with k x k"
+        raise misfit(source, name, {"lora_A": A, "lora_B": B}, expected)
+    return LoraFactors(*whole, alpha * shape[2] / A.shape[0], "conv", shape[2:])
 
 
 def _told(source: Checkpoint, name: str, A: Tensor, B: Tensor, shape: tuple[int, ...] | None) -> tuple[bool, ...]:

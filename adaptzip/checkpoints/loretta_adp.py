@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adaptzip.checkpoints._base import Files, Native, Signature, WriteOptions
+from adaptzip.checkpoints._base import Files, Signature, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, shown
 from adaptzip.checkpoints._functions import FunctionDialect, LayerFunctions
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._native import Native
 from adaptzip.checkpoints._parts import AGAIN
 from adaptzip.checkpoints._trained_heads import train_matrix, with_whole_layers
 from adaptzip.core.function_method import Function

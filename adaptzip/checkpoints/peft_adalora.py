@@ -2,7 +2,8 @@
 
 Zhang et al. 2023, arXiv:2303.10512. The file holds `<module>.lora_A` (rank, in), `.lora_E` (rank, 1) and `.lora_B`
 (out, rank), and the update is lora_alpha / (init_r + 1e-5) * B diag(E) A: PEFT divides by the rank that training began
-with, however few are left. `r` of the configuration means nothing, and `rank_pattern` tells what was cut already.
+with, however few are left, and takes the ranks that are left for a lora_alpha that is not positive. `r` of the
+configuration means nothing, and `rank_pattern` tells what was cut already.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adaptzip.checkpoints._adaptive import scale_of
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._config import DIFFERENT, shown, whole
 from adaptzip.checkpoints._parts import AGAIN, Parts, linear_layout, misfit, number, part_of
@@ -17,9 +19,6 @@ from adaptzip.checkpoints._peft_method import Modules, PeftMethod
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError
-
-_NO_RANK = 1e-5
-"""What PEFT adds to the rank that it divides by, so that it is never 0."""
 
 
 class _PeftAdalora(PeftMethod):
@@ -35,9 +34,10 @@ class _PeftAdalora(PeftMethod):
 
     def factors(self, source: Checkpoint, raw: Mapping[str, Any], modules: Modules) -> dict[str, LoraFactors]:
         start, masks = whole("init_r", raw.get("init_r", 12), source.path), _masks(source, raw)
-        scaling, layout = number(source, raw, "lora_alpha", 8) / (start + _NO_RANK), linear_layout(raw)
+        alpha, layout = number(source, raw, "lora_alpha", 8), linear_layout(raw)
         ranks = {name: _kept(source, name, masks.get(f"{name}.lora_E"), start) for name in modules}
-        return {name: _factors(source, name, keys, ranks[name], scaling, layout) for name, keys in modules.items()}
+        scales = {name: scale_of(alpha, rank, start) for name, rank in ranks.items()}
+        return {name: _factors(source, name, keys, ranks[name], scales[name], layout) for name, keys in modules.items()}
 
 
 def _masks(source: Checkpoint, raw: Mapping[str, Any]) -> Mapping[str, Any]:

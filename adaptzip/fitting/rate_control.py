@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf, sqrt
 
-from adaptzip.errors import CheckFailedError, NoRoomError
+from adaptzip.errors import CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.rate import solve
 from adaptzip.fitting.small_rooms import MOST, expected, filled, promising
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
@@ -147,10 +147,8 @@ class RateControl:
         """Refuse what no step can meet."""
         cut = self.steps.cut
         if limits.error is not None and limits.error**2 <= cut:
-            raise CheckFailedError(
-                f"relative error {limits.error:g} cannot be reached: these settings leave at least {sqrt(cut):.3g}",
-                hint=_OTHER if self.steps.caps is None else _MORE,
-            )
+            hint = _OTHER if self.steps.caps is None else _MORE
+            raise OutOfReachError(limits.error, sqrt(cut), hint=hint)
         if limits.size is not None:
             self.check_size(limits.size)
 

@@ -15,7 +15,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.progress import Progress
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.core.workers import on_one_core
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.assembly import assemble, fixed_size
 from adaptzip.fitting.candidates import candidates, fit_candidate, smallest, with_ranks
 from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED
@@ -122,10 +122,15 @@ def _among(tried: Sequence[AnyCandidate], candidate: AnyCandidate) -> bool:
 
 
 def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
-    """Of all that stood in the way the first, or the one that asks for the least room."""
+    """Of all that stood in the way the first, or the one that asks for the least room or leaves the least error."""
     if not failures:
         return CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
-    return min(failures, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
+    first = min(failures, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
+    if not isinstance(first, OutOfReachError):
+        return first
+    beyond = [failure for failure in failures if isinstance(failure, OutOfReachError)]
+    least = min(failure.least for failure in beyond)
+    return OutOfReachError(first.asked, least, hint=first.hint, settings=len(beyond))
 
 
 @on_one_core()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import BaseModelError, CheckpointError
-from adaptzip.models.names import spellings
+from adaptzip.models.spellings import spellings
 
 WHICH = "is this the base model that the adapter was trained on?"
 

@@ -7,35 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adaptzip.models.folder import BaseModel
-
-STORED_SPELLINGS = (
-    ((".mlp.", ".block_sparse_moe."),),
-    (
-        (".layers.", ".encoder.layer."),
-        (".attention.q_proj", ".attention.attention.query"),
-        (".attention.k_proj", ".attention.attention.key"),
-        (".attention.v_proj", ".attention.attention.value"),
-        (".attention.o_proj", ".attention.output.dense"),
-        (".mlp.fc1", ".intermediate.dense"),
-        (".mlp.fc2", ".output.dense"),
-    ),
-    (
-        (".attention.q_proj", ".attention.self.query"),
-        (".attention.k_proj", ".attention.self.key"),
-        (".attention.v_proj", ".attention.self.value"),
-        (".attention.o_proj", ".attention.output.dense"),
-        (".mlp.fc1", ".intermediate.dense"),
-        (".mlp.fc2", ".output.dense"),
-    ),
-    ((".o_proj", ".out_proj"), (".mlp.fc1", ".fc1"), (".mlp.fc2", ".fc2")),
-    ((".mlp.router", ".block_sparse_moe.gate"), (".mlp.", ".block_sparse_moe.")),
-    ((".block_sparse_moe.router", ".block_sparse_moe.router.layer"),),
-    (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")),
-)
-"""(in memory, on disk) by family: Mixtral, ViT, Swin, DETR, PhiMoE, GraniteMoe, checkpoints of TensorFlow's time.
-
-What transformers 5 has in memory, and transformers 4 had, so that adapters of both have either of them.
-"""
+from adaptzip.models.spellings import spellings
 
 EXPERT_PARTS = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
@@ -174,21 +146,6 @@ def _fused_forms(base: BaseModel, name: str) -> Iterator[tuple[Location, ...]]:
         shape = base.stored(stack).shape if stack in base.tensors else ()
         if len(shape) != 3 or int(expert[2]) < shape[0]:
             yield (Location(stack, expert=int(expert[2]), part=part),)
-
-
-def spellings(name: str, *, in_memory: bool = False) -> Iterator[str]:
-    """A name, and what files may call it, or models that are `in_memory`.
-
-    Files may have the names of memory too, where an adapter has those that files had.
-    """
-    yield name
-    for turned in (True,) if in_memory else (False, True):
-        for family in STORED_SPELLINGS:
-            spelling = name
-            for memory, disk in family:
-                spelling = spelling.replace(disk, memory) if turned else spelling.replace(memory, disk)
-            if spelling != name:
-                yield spelling
 
 
 def _with_rows(base: BaseModel, sites: tuple[Location, ...]) -> tuple[Location, ...]:

@@ -10,6 +10,12 @@ from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate, stored_forms
 from adaptzip.models.wrappers import refuse_wrapped
 
+_WHICH = "is this the base model that the adapter was trained on?"
+_VERSIONS = (
+    " transformers 4 and 5 name some models' modules otherwise: where the similar ones are the same, save the adapter "
+    "again with the version that saved the base"
+)
+
 
 def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
     """The change of prefix under which the base stores every module.
@@ -130,7 +136,7 @@ def _lacking(base: BaseModel, modules: Sequence[str], missing: Sequence[str]) ->
     near = f"; similar there: {', '.join(similar)}" if similar else ""
     return BaseModelError(
         f"{base.path}: lacks {len(missing)} of the adapter's {len(modules)} modules: {names}{near}",
-        hint=_elsewhere(base) or "is this the base model that the adapter was trained on?",
+        hint=_elsewhere(base) or (_WHICH + _VERSIONS if similar else _WHICH),
     )
 
 

@@ -71,7 +71,7 @@ def evaluate(
 
     Args:
         base: the folder of the base model.
-        teacher: the adapter that the others are held against, or its path.
+        teacher: the adapter that the others are held against, or a checkpoint of functions, or its path.
         students: adapters, functions, or paths of PEFT folders, weight files and `.adz` files, by the name of their
             row. None is no update at all. One without extras of its own gets the teacher's.
         examples: the data, see `adaptzip.models.live.batches.read_examples`; plain strings are texts without labels.
@@ -95,7 +95,8 @@ def evaluate(
         CheckpointError, FormatError: if an adapter is unreadable, or labels are no classes of the model.
         BaseModelError: if the base can't be loaded, or an adapter does not fit it.
         RefusedError: if transformers is missing, a classifier comes without its head, or outputs are not finite.
-        RefusedError: if the teacher is a file of functions, or the metric needs scikit-learn, which is missing.
+        RefusedError: if the teacher is a file of distilled functions, or the metric needs scikit-learn, which is
+            missing.
         UsageError: if a student's name is one of the rows that are always there, or the metric is none of this kind or
             there are no labels for it, or the examples are a path.
         CheckFailedError: if none of the texts has a token.
@@ -122,14 +123,14 @@ def evaluate(
         elif given is not None:
             adapters[name] = read_either(given, base=base, basis=basis)
             sizes[name] = sizes_of(given, adapters[name])
-    original = _teacher(adapters[TEACHER])
+    original = _beside_functions(adapters[TEACHER])
     names = [NOTHING, TEACHER, *students]
     report = progress or (lambda *_: None)
     report(TEACHER, 0.0)
     BaseModel.open(base)
     loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
-        loaded = fitted(load_teacher(base, original, where, loading=loading), every, given=kind is not None)
+        loaded = fitted(_load_student(base, original, adapters[TEACHER], where, loading), every, given=kind is not None)
     loaded = replace(loaded, score=scored)
     reading = reading_of(loaded, every)
     encoded = encode(loaded, data, max_tokens=max_tokens, reading=reading)
@@ -201,12 +202,15 @@ def _run_student(
     return tallied(loaded, watched(loaded, loaded), batches, expected)
 
 
-def _teacher(found: Adapter | Functions) -> Adapter:
-    if isinstance(found, Functions):
+def _beside_functions(found: Adapter | Functions) -> Adapter:
+    """A teacher's extras and what tells its kind: an adapter as it is, or one without updates beside functions."""
+    if isinstance(found, Adapter):
+        return found
+    if not found.kept:
         raise RefusedError(
-            "the teacher is a file of functions behind layers, not of updates", hint="give the adapter it was made from"
+            "the teacher is a file of functions that were distilled", hint="give the adapter it was made from"
         )
-    return found
+    return resolved(Adapter({}, found.extras, found.meta))
 
 
 def _load_student(

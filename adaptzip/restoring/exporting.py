@@ -22,7 +22,6 @@ from adaptzip.checkpoints import (
     Writer,
     conventions,
     held,
-    read_by,
     vet,
     vet_numbers,
     writer,
@@ -40,8 +39,8 @@ from adaptzip.files.inputs import check_apart
 from adaptzip.files.names import SINGLE, names_a_file
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, source_card, with_loading
-from adaptzip.restoring.native import native
-from adaptzip.restoring.reading import adapter_from, archive_file, base_config, open_checkpoint, understood
+from adaptzip.restoring.native import native, written_again
+from adaptzip.restoring.reading import adapter_from, base_config, open_checkpoint, understood
 
 _WITH_CARD = "peft"
 """The dialect whose folders are published with a README beside."""
@@ -156,7 +155,8 @@ def export(
     options = WriteOptions(portable, DTYPES.get(dtype or ""), coding, base_config(base))
     if isinstance(named, NativeWriter):
         target: Writer | NativeWriter = named
-        content = _native(source, named, base, basis, base_name)
+        again = written_again(source, named, alpha=alpha, config=config, dialect=dialect, base=base)
+        content = _native(again or native(source, named.name, named.takes, base=base, basis=basis), named, base_name)
     else:
         if isinstance(source, Adapter):
             vet(source, "the adapter")
@@ -278,14 +278,7 @@ def _own(name: str) -> Writer:
     return found if isinstance(found, Writer) else cast("Writer", writer("kohya" if found.pipelines else "peft"))
 
 
-def _native(
-    source: str | Path | Adapter | Compressed,
-    target: NativeWriter,
-    base: str | Path | None,
-    basis: str | Path | Basis | None,
-    base_name: str | None,
-) -> _Content:
-    found = _again(source, target) or native(source, target.name, target.takes, base=base, basis=basis)
+def _native(found: Native, target: NativeWriter, base_name: str | None) -> _Content:
     found = replace(found, adapter=_named(found.adapter, base_name))
     modules = len(found.modules)
     if isinstance(target, FunctionDialect) and not found.modules:
@@ -298,15 +291,6 @@ def _count(target: FunctionDialect, kept: Adapter) -> int:
     """How many layers the functions are of whose tensors are `kept` as they were."""
     functions = target.functions(kept.extras, kept.meta.config, "the adapter")
     return len(functions.behind) + len(functions.before)
-
-
-def _again(source: str | Path | Adapter | Compressed, target: NativeWriter) -> Native | None:
-    """The tensors of a checkpoint of the target's own dialect, which it writes in another form; None of all else."""
-    if not isinstance(source, str | Path) or not isinstance(target, Reader) or archive_file(source) is not None:
-        return None
-    opened = open_checkpoint(source)
-    found = target.native(opened)
-    return None if found is None else replace(found, adapter=read_by(target, opened))
 
 
 def _named(adapter: Adapter, base_name: str | None) -> Adapter:

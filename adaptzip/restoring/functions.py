@@ -32,12 +32,14 @@ class Functions:
         extras: as an adapter's.
         meta: origin.
         before: what each layer's inputs (..., d) become before it sees them.
+        kept: whether they are a checkpoint's own; else they were distilled, and stand in for an adapter's updates.
     """
 
     modules: Mapping[str, Function]
     extras: Mapping[str, Tensor]
     meta: Meta
     before: Mapping[str, Function] = field(default_factory=dict)
+    kept: bool = False
 
 
 def functions(
@@ -80,7 +82,7 @@ def _kept(compressed: Compressed) -> Functions:
 
 
 def _placed(found: LayerFunctions, meta: Meta) -> Functions:
-    return Functions(found.behind, found.extras, meta, found.before)
+    return Functions(found.behind, found.extras, meta, found.before, kept=True)
 
 
 def function_checkpoint(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.checkpoints import Native, NativeModule
+from adaptzip.checkpoints import Native, NativeModule, NativeWriter, Reader, read_by
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
-from adaptzip.restoring.reading import archive_file
+from adaptzip.restoring.reading import archive_file, open_checkpoint, refuse_reading
 from adaptzip.restoring.reconstruction import Decoded, extras_of, reconstruct_native
 
 
@@ -53,6 +54,40 @@ def native(
         decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
     modules = {key: _module(decoded[key], site) for key, site in compressed.sites.items()}
     return Native(compressed.method, compressed.config, modules, adapter)
+
+
+def written_again(
+    source: str | Path | Adapter | Compressed,
+    target: NativeWriter,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
+    base: str | Path | None = None,
+) -> Native | None:
+    """The tensors of a checkpoint of the target's own dialect, which it writes in another form; None of all else.
+
+    Args:
+        alpha, config, dialect, base: how to read a checkpoint, as for `reading.read`.
+
+    Raises:
+        CheckpointError, RefusedError: as `Reader.read`.
+        UsageError: if `alpha` or `dialect` is given although the source says it itself.
+    """
+    if not isinstance(source, str | Path):
+        return None
+    archive = archive_file(source)
+    if archive is not None:
+        refuse_reading(archive, alpha, dialect)
+    if archive is not None or not isinstance(target, Reader) or dialect not in (None, target.name):
+        return None
+    opened = open_checkpoint(source, alpha=alpha, config=config, base=base)
+    found = target.native(opened)
+    if found is None and dialect is None:
+        return None
+    # Where the user says that it is the target's own, what is wrong with that is said.
+    adapter = read_by(target, opened)
+    return None if found is None else replace(found, adapter=adapter)
 
 
 def _compressed(source: str | Path | Adapter | Compressed) -> tuple[Compressed | None, str]:

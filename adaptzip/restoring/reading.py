@@ -112,19 +112,26 @@ def adapter_from(
     return read(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
 
 
-def open_checkpoint(path: str | Path, *, config: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path,
+    *,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    base: str | Path | None = None,
+) -> Checkpoint:
     """Open the files of an adapter that is no `.adz`, without understanding them.
 
     Args:
-        config: as for `read`.
+        alpha, config, base: as for `read`.
 
     Raises:
         CheckpointError: if the adapter is missing or unreadable.
+        UsageError: if `alpha` is given although there is a configuration.
     """
     with _readable(path):
         weights = weight_file(path)
         given = None if config is None else Path(config)
-        return _source(Path(path), weights, _open(weights), None, given, None)
+        return _source(Path(path), weights, _open(weights), alpha, given, base)
 
 
 def archive_file(path: str | Path) -> Path | None:
@@ -200,11 +207,16 @@ def _read_adz(
     dialect: str | None,
 ) -> Adapter:
     """Decode a compressed adapter."""
+    refuse_reading(path, alpha, dialect)
+    return reconstruct(path, base=base, basis=basis)
+
+
+def refuse_reading(path: Path, alpha: float | None, dialect: str | None) -> None:
+    """Raises: UsageError: if something tells how to read a `.adz` file, which says it itself."""
     if dialect is not None:
         raise UsageError(f"--from {dialect} was given, but {path} is a .adz file", hint="leave --from out")
     if alpha is not None:
         raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
-    return reconstruct(path, base=base, basis=basis)
 
 
 def _source(

@@ -16,8 +16,14 @@ from safetensors.numpy import load_file
 from tests.cases.oracle_models import VOCABULARY
 
 _TRANSPOSED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
-_EXPERT = re.compile(r"model\.layers\.(\d+)\.block_sparse_moe\.experts\.(\d+)\.(w[123])\.weight")
-_STACKS = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+_EXPERT = re.compile(r"model\.layers\.(\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(w[123]|\w+_proj)\.weight")
+_STACKS = {
+    **{"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"},
+    **{f"{name}_proj": f"ffn_{name}_exps" for name in ("gate", "up", "down")},
+}
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
+_PERMUTED = ("llama", "olmo", "granite", "smollm3", "arcee")
+_PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
 
 
 def write_base(folder: Path, path: Path, architecture: str = "llama") -> Path:
@@ -53,30 +59,51 @@ def _add_sizes(out: Any, config: Mapping[str, Any]) -> None:
     out.add_head_count(heads)
     out.add_head_count_kv(keys)
     out.add_vocab_size(VOCABULARY)
-    if "rms_norm_eps" not in config:
-        out.add_layer_norm_eps(config["layer_norm_epsilon"])
-        return
-    rotary = config["rope_parameters"]
-    size = config.get("head_dim") or width // heads
-    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    out.add_rope_freq_base(rotary.get("full_attention", rotary)["rope_theta"])
-    out.add_rope_dimension_count(size)
-    out.add_key_length(size)
-    out.add_value_length(size)
+    if "rms_norm_eps" in config:
+        out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    else:
+        out.add_layer_norm_eps(next((config[name] for name in _EPSILONS if name in config), 1e-5))
+    if "rope_parameters" in config:
+        _add_rotary(out, config, config.get("head_dim") or width // heads)
     _add_specials(out, config)
 
 
+def _add_rotary(out: Any, config: Mapping[str, Any], size: int) -> None:
+    rotary = config["rope_parameters"]
+    rotary = rotary.get("full_attention", rotary)
+    out.add_rope_freq_base(rotary["rope_theta"])
+    out.add_rope_dimension_count(int(size * rotary.get("partial_rotary_factor", 1)))
+    out.add_key_length(size)
+    out.add_value_length(size)
+
+
 def _add_specials(out: Any, config: Mapping[str, Any]) -> None:
-    if config["model_type"] in ("phi3", "gemma2", "gemma3_text"):
+    kind = config["model_type"]
+    if kind in ("phi3", "gemma2", "gemma3_text", "cohere2", "olmo3"):
         out.add_sliding_window(config["sliding_window"] or 0)
-    if config["model_type"] == "phi3":
+    if kind == "olmo3":
+        out.add_sliding_window_pattern([layer == "sliding_attention" for layer in config["layer_types"]])
+    if kind == "phi3":
         out.add_rope_scaling_orig_ctx_len(64)
-    if config["model_type"] == "gemma2":
+    if kind == "gemma2":
         out.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         out.add_final_logit_softcapping(config["final_logit_softcapping"])
-    if config["model_type"] == "mixtral":
-        out.add_expert_count(config["num_local_experts"])
+    if kind in ("cohere", "cohere2"):
+        out.add_logit_scale(config["logit_scale"])
+    if kind == "granite":
+        out.add_attention_scale(config["attention_multiplier"])
+        out.add_embedding_scale(config["embedding_multiplier"])
+        out.add_residual_scale(config["residual_multiplier"])
+        out.add_logit_scale(config["logits_scaling"])
+    if kind == "stablelm":
+        out.add_parallel_residual(config["use_parallel_residual"])
+    experts = config.get("num_local_experts") or config.get("num_experts")
+    if experts:
+        out.add_expert_count(experts)
         out.add_expert_used_count(config["num_experts_per_tok"])
+        out.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
+        if "shared_expert_intermediate_size" in config:
+            out.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
 
 
 def _add_vocabulary(out: Any) -> None:
@@ -106,13 +133,15 @@ def _tensors(folder: Path, config: Mapping[str, Any], architecture: str) -> dict
 
 
 def _turned(key: str, tensor: Any, config: Mapping[str, Any], architecture: str) -> Any:
-    if architecture.startswith("gemma") and key.endswith("norm.weight"):
+    if architecture in _PLUS_ONE and key.endswith("norm.weight"):
         return tensor + 1
+    if key.endswith("shared_expert_gate.weight"):
+        return tensor.squeeze()
     if architecture == "gpt2" and key.endswith(_TRANSPOSED):
         return tensor.T
     turns = dict(zip(("q_proj.weight", "k_proj.weight"), _heads(config), strict=True))
     count = next((count for end, count in turns.items() if key.endswith(end)), None)
-    if architecture != "llama" or count is None:
+    if architecture not in _PERMUTED or count is None:
         return tensor
     return tensor.reshape(count, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)
 

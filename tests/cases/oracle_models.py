@@ -33,11 +33,24 @@ _SIZES: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 _GEMMA = {"tie_word_embeddings": True, "sliding_window": 64, "query_pre_attn_scalar": 8}
+_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_GPT = {"n_embd": 64, "n_head": 8, "n_layer": 2, "n_positions": 64}
 _OWN: Mapping[str, Mapping[str, Any]] = {
+    "cohere": {"tie_word_embeddings": True, "logit_scale": 1.0},
+    "cohere2": {"tie_word_embeddings": True, "logit_scale": 1.0, "sliding_window": 64},
+    "exaone4": {"layer_types": ["full_attention"] * 2},
+    "gpt_bigcode": {**_GPT, "tie_word_embeddings": True, "activation_function": "gelu"},
+    "olmoe": {"num_experts": 2, "num_experts_per_tok": 2, "num_key_value_heads": 8},
+    "olmo3": {"sliding_window": 64},
+    "phi": {"num_key_value_heads": 8},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 32},
+    "qwen3_moe": _EXPERTS,
     "gemma": {"tie_word_embeddings": True},
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gpt2": {"n_embd": 64, "n_head": 8, "n_layer": 2, "n_positions": 64},
+    "gpt2": _GPT,
+    "gpt_neox": {"intermediate_size": 256, "hidden_act": "gelu_new"},
+    "gptj": {**_GPT, "rotary_dim": 4},
     "mixtral": {"num_local_experts": 2, "num_experts_per_tok": 2},
     "phi3": {"original_max_position_embeddings": 64},
 }
@@ -86,7 +99,7 @@ def make(
 
 
 def _config(kind: str, tied: bool | None) -> Any:
-    sizes = {} if kind == "gpt2" else _SIZES
+    sizes = {} if "n_embd" in _OWN.get(kind, {}) else _SIZES
     forced = {} if tied is None else {"tie_word_embeddings": tied}
     named = {
         "vocab_size": VOCABULARY,

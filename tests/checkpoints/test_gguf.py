@@ -179,6 +179,8 @@ def test_all_that_it_cannot_hold_is_told_at_once_or_left_out(tmp_path: Path) -> 
     ("changes", "error", "message"),
     [
         ({"model_type": "falcon_mamba"}, RefusedError, "model_type is 'falcon_mamba', whose tensors in GGUF are not"),
+        ({"model_type": "bloom"}, RefusedError, "conversion changes the rows of query_key_value"),
+        ({"model_type": "deepseek_v3"}, RefusedError, "conversion changes kv_b_proj"),
         ({"num_hidden_layers": 1}, RefusedError, "the base has 1 layers"),
         ({"num_attention_heads": 8, "head_dim": 8}, RefusedError, "has 32 rows, where the base has 8 heads of 8"),
         ({"num_key_value_heads": 4}, RefusedError, "k_proj: has 16 rows, where the base has 4 heads of 8"),
@@ -214,6 +216,8 @@ def test_without_the_library_the_package_to_install_is_named(tmp_path: Path, mon
 SIZES = {"vocab_size": 8, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
 OTHER_SIZES: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 8},
+    "gpt_bigcode": {"n_embd": 16, "n_head": 2, "n_layer": 2, "vocab_size": 8},
+    "exaone4": {**SIZES, "num_key_value_heads": 2, "layer_types": ["full_attention"] * 2},
     "phi3": {**SIZES, "pad_token_id": 0, "num_key_value_heads": 2},
     "mixtral": {**SIZES, "num_key_value_heads": 2, "num_local_experts": 2},
 }
@@ -221,14 +225,15 @@ OTHER_SIZES: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("kind", BY_MODEL_TYPE)
 def test_the_modules_are_those_of_transformers_models(kind: str) -> None:
-    sizes = OTHER_SIZES.get(kind, {**SIZES, "num_key_value_heads": 2, "head_dim": 8})
+    sizes = OTHER_SIZES.get(kind, {**SIZES, "pad_token_id": 0, "num_key_value_heads": 2, "head_dim": 8})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
     known = BY_MODEL_TYPE[kind]
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(known.layers)]
     found = {name for name in layers if tensor_name(known, name) is not None}
     assert found == {f"{known.layers}.{layer}.{name}" for layer in range(2) for name in known.modules}
-    assert set(layers) - found == set()
+    # The one row of this is a vector in llama.cpp.
+    assert not [name for name in set(layers) - found if not name.endswith("mlp.shared_expert_gate")]
     assert {module_name(known, str(tensor_name(known, name))) for name in found} == found
     assert known.transposed == any(isinstance(m, Conv1D) for m in model.modules())
     assert known.name in gguf.MODEL_ARCH_NAMES.values()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +17,7 @@ import adaptzip
 from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.restoring.merging import merge
 from adaptzip.restoring.reading import read
-from tests.cases import state_dicts, tiny_peft
+from tests.cases import merge_cases, state_dicts, tiny_peft
 from tests.cases.state_dicts import CLASSIFIER, QUERY, SHAPES, UP, drawn, saved
 
 FUSED = "transformer.h.0.attn.c_attn"
@@ -98,6 +98,67 @@ def test_an_embedding_has_its_vocabulary_for_inputs(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", state_dicts.trained_model(tmp_path, given))
     update = ALPHA / 4 * (given[f"{name}.lora_B"] @ given[f"{name}.lora_A"]).T
     state_dicts.check_merged(tmp_path, run, {name: update}, alpha=ALPHA)
+
+
+PATCHES = "vit.embeddings.patch_embeddings.projection"
+
+
+@pytest.mark.parametrize("inner", [None, "", "conv."])
+def test_a_convolution_is_the_product_of_its_factors_cut_into_rows_of_another_length(
+    inner: str | None, tmp_path: Path
+) -> None:
+    """`inner` is where a whole model has its weight; None is the factors alone."""
+    model = state_dicts.base(tmp_path, merge_cases.vit)
+    weight = model[f"{PATCHES}.weight"]
+    out, width, k, _ = weight.shape
+    given = drawn(4, lora_A=(2 * k, width * k), lora_B=(out * k, 2 * k))
+    update = (given["lora_B"] @ given["lora_A"]).view(weight.shape) * (ALPHA / 2)
+    tensors = {f"{PATCHES}.{key}": tensor for key, tensor in given.items()}
+    if inner is not None:
+        own = {key: model.pop(f"{PATCHES}.{key}") for key in ("weight", "bias")}
+        tensors |= model | {f"{PATCHES}.{inner}{key}": tensor for key, tensor in own.items()}
+    run = saved(tmp_path / "run", tensors)
+    found = read(run, alpha=ALPHA, base=tmp_path / "base")
+    assert not found.extras
+    torch.testing.assert_close(found.modules[PATCHES].weight_delta(), update, atol=1e-5, rtol=1e-5)
+    merge(found, tmp_path / "base", tmp_path / "merged")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    torch.testing.assert_close(merged[f"{PATCHES}.weight"], weight + update, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "factors", "error", "message"),
+    [
+        ((8, 4, 1), ((2, 4), (8, 2)), None, ""),
+        ((8, 4, 3, 3), ((6, 12), (24, 6)), None, ""),
+        ((8, 4, 3), ((6, 12), (24, 6)), CheckpointError, r"of a weight \[8, 4, 3\] with k x k"),
+        ((8, 4, 3, 2), ((6, 12), (24, 6)), CheckpointError, "with k x k"),
+        ((8, 4, 3, 3), ((6, 12), (12, 6)), CheckpointError, "with k x k"),
+        ((8, 4, 3, 3), ((5, 12), (24, 5)), CheckpointError, "with k x k"),
+        ((8, 2, 3, 3), ((6, 12), (12, 6)), RefusedError, "a convolution in 2 groups"),
+        (None, ((6, 12), (24, 6)), RefusedError, "to tell how large the kernel of conv1 is"),
+    ],
+)
+def test_which_convolutions_are_read(
+    shape: tuple[int, ...] | None,
+    factors: tuple[tuple[int, int], tuple[int, int]],
+    error: type[AdaptzipError] | None,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    given = drawn(1, conv1__lora_A=factors[0], conv1__lora_B=factors[1])
+    if shape is not None:
+        (tmp_path / "base").mkdir()
+        save_file({"conv1.weight": torch.zeros(shape)}, tmp_path / "base" / "model.safetensors")
+        (tmp_path / "base" / "config.json").write_text("{}")
+    run, base = saved(tmp_path / "run", given), None if shape is None else tmp_path / "base"
+    if error is not None:
+        with pytest.raises(error, match=message):
+            read(run, alpha=ALPHA, base=base)
+        return
+    assert shape is not None
+    update = (given["conv1.lora_B"] @ given["conv1.lora_A"]).view(shape) * (ALPHA / 2)
+    torch.testing.assert_close(read(run, alpha=ALPHA, base=base).modules["conv1"].weight_delta(), update)
 
 
 def in_groups(A: Tensor, B: Tensor, enabled: Sequence[bool], x: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import adaptzip
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, CheckpointError, FormatError, RefusedError, UsageError
 from adaptzip.models.live.layers import find_layers, put_before, put_behind
 from adaptzip.reports.evaluation import evaluate
@@ -75,7 +77,8 @@ def by_hand(tensors: Mapping[str, Tensor], module: str, act: Callable[[Tensor], 
     return Adapter()
 
 
-def with_functions(model: nn.Module, functions: Functions, folder: Path) -> nn.Module:
+def with_functions(model: nn.Module, functions: Adapter | Functions, folder: Path) -> nn.Module:
+    assert isinstance(functions, Functions)
     for name, layer in find_layers(model, functions.modules, folder).items():
         put_behind(layer.module, functions.modules[name])
     for name, layer in find_layers(model, functions.before, folder).items():
@@ -147,6 +150,28 @@ def test_it_runs_beside_a_teacher(tmp_path: Path) -> None:
     assert all(0 < size.update_bytes <= size.bytes for size in sizes.values())
 
 
+def test_it_is_a_teacher(tmp_path: Path) -> None:
+    """The rows are held against the base with its functions and its head, whichever of its files is given."""
+    folder, file = saved(tmp_path / "a", of_bert(), {**CONFIG, "task_type": "SEQ_CLS"}), tmp_path / "a.adz"
+    adaptzip.compress(folder, file, lossless=True)
+    base, adapter = evaluation_cases.classifier(tmp_path / "t")
+    found = evaluate(base, file, {"folder": folder, "adapter": adapter}, ["a b c", "d e f"])
+    assert (found.kind, found.rows["teacher"].kl, found.rows["folder"].kl) == ("classifier", 0, 0)
+    bare = tiny_peft.bert().eval()
+    for part in ("weight", "bias"):
+        getattr(bare.classifier, part).data.copy_(of_bert()[f"{PREFIX}classifier.{part}"])
+    with torch.no_grad():
+        ids = torch.cat([evaluation_cases.ids_of(text) for text in ("a b c", "d e f")])
+        without = bare(input_ids=ids).logits.log_softmax(-1)
+        taught = with_functions(bare, read_either(folder), base)(input_ids=ids).logits.log_softmax(-1)
+    expected = float((taught.exp() * (taught - without)).sum(-1).mean())
+    assert found.rows["no adapter"].kl == pytest.approx(expected, rel=1e-4)
+    assert expected > 1e-3
+    assert (found.rows["adapter"].kl or 0) > 0
+    with pytest.raises(RefusedError, match="functions that were distilled"):
+        evaluate(base, Functions({}, {}, Meta()), {}, ["a b c"])
+
+
 def test_nothing_takes_it_for_an_update(tmp_path: Path) -> None:
     folder, file = saved(tmp_path / "a", of_bert()), tmp_path / "a.adz"
     adaptzip.compress(folder, file, lossless=True)
@@ -210,6 +235,10 @@ def test_the_command_line_keeps_and_writes_them(tmp_path: Path) -> None:
     written = run("export", tmp_path / "a.adz", "--as", "loretta-adp", "-o", tmp_path / "back", "--json").json
     assert written["modules"] == 1
     assert run("verify", tmp_path / "a.adz").code == 0
+    base = evaluation_cases.classifier(tmp_path / "t")[0]
+    data = evaluation_cases.write_rows(tmp_path / "rows.jsonl")
+    told = run("eval", "--teacher", folder, tmp_path / "a.adz", "--base", base, "--data", data, "--json").json
+    assert [row["kl"] for row in told["rows"]][1:] == [0, 0]
     assert run("inspect", folder).code == 3
 
 

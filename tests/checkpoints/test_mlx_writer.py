@@ -56,6 +56,59 @@ def test_one_rank_and_the_scale_1(tmp_path: Path) -> None:
     assert relative_error(given, found) < 1e-6
 
 
+NAMES: dict[str, dict[str, str]] = {
+    "gpt2": {
+        "transformer.h.1.attn.c_attn": "model.h.1.attn.c_attn",
+        "transformer.h.0.mlp.c_fc": "model.h.0.mlp.c_fc",
+        "transformer.wte": "model.wte",
+    },
+    "gpt_bigcode": {"transformer.h.1.attn.c_attn": "transformer.h.1.attn.c_attn", "lm_head": "lm_head"},
+    "gptj": {"transformer.h.1.mlp.fc_in": "model.h.1.mlp.fc_in", "lm_head": "lm_head"},
+    "gpt_neox": {
+        "gpt_neox.layers.1.attention.query_key_value": "model.h.1.attention.query_key_value",
+        "gpt_neox.embed_in": "model.embed_in",
+        "lm_head": "model.embed_out",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_modules_have_the_names_of_mlx_lms_models(kind: str, tmp_path: Path) -> None:
+    modules = {name: factors(8, 6, 2) for name in sorted(NAMES[kind])}
+    for name in modules:
+        if name.endswith((".wte", ".embed_in")):
+            modules[name] = replace(modules[name], layout="embedding")
+        elif kind == "gpt2":
+            modules[name] = replace(modules[name], layout="transposed")
+    given = Adapter(modules)
+    export(given, tmp_path / "out", as_="mlx")
+    keys = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_parameters"]["keys"]
+    assert keys == sorted(NAMES[kind].values())
+    assert {key.rpartition(".")[0] for key in load_file(tmp_path / "out" / "adapters.safetensors")} == set(keys)
+    found = read(tmp_path / "out")
+    assert {n: m.layout for n, m in found.modules.items()} == {n: m.layout for n, m in modules.items()}
+    assert relative_error(given, found) < 1e-6
+    export(found, tmp_path / "again", as_="mlx")
+    for file in ("adapter_config.json", "adapters.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_the_head_of_gpt_neox_has_one_name(tmp_path: Path) -> None:
+    """Transformers 4 called it as files do."""
+    layer = "gpt_neox.layers.0.mlp.dense_h_to_4h"
+    export(Adapter({"embed_out": factors(8, 6, 2), layer: factors(8, 6, 2)}), tmp_path / "out", as_="mlx")
+    assert set(read(tmp_path / "out").modules) == {layer, "lm_head"}
+
+
+def test_the_base_tells_a_gpt2_whose_configuration_does_not(tmp_path: Path) -> None:
+    """Where fan_in_fan_out is not set, its names are those of another model."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"model_type": "gpt2"}')
+    export(Adapter({"transformer.h.1.attn.c_attn": factors(8, 6, 2)}), tmp_path / "out", as_="mlx", base=base)
+    assert all(key.startswith("model.h.1.") for key in load_file(tmp_path / "out" / "adapters.safetensors"))
+
+
 @pytest.mark.parametrize(("scaling", "kept"), [(2.0, torch.bfloat16), (0.3, torch.float32)])
 def test_the_own_dtype_is_kept_where_the_scale_loses_nothing(scaling: float, kept: torch.dtype, tmp_path: Path) -> None:
     module = factors(8, 6, 2)

@@ -24,11 +24,11 @@ TARGETS = {"llama": ["q_proj", "up_proj"], "gpt2": ["c_attn"], "bert": ["query",
 MODELS: dict[str, Callable[[], Any]] = {"llama": tiny_peft.llama, "gpt2": tiny_peft.gpt2, "bert": tiny_peft.bert}
 
 
-def saved(name: str, folder: Path, *, cut: bool = True) -> dict[str, Tensor]:
+def saved(name: str, folder: Path, *, cut: bool = True, alpha: int = 20) -> dict[str, Tensor]:
     """Save an AdaLoRA of a tiny model, of whose six ranks one module keeps none; PEFT's updates by module name."""
     model = MODELS[name]()
     task = TaskType.SEQ_CLS if name == "bert" else TaskType.CAUSAL_LM
-    sizes = {"init_r": 6, "target_r": 3, "total_step": 10, "lora_alpha": 20}
+    sizes = {"init_r": 6, "target_r": 3, "total_step": 10, "lora_alpha": alpha}
     turned = name == "gpt2"
     config = AdaLoraConfig(**sizes, target_modules=TARGETS[name], task_type=task, fan_in_fan_out=turned)
     tuned = get_peft_model(model, config)
@@ -58,6 +58,13 @@ def test_updates_are_those_that_peft_loads(name: str, cut: bool, tmp_path: Path)
     for key, module in found.modules.items():
         torch.testing.assert_close(module.weight_delta(), expected[key], atol=1e-6, rtol=1e-5)
     assert any(module.rank == 0 for module in found.modules.values()) == cut
+
+
+@pytest.mark.parametrize(("alpha", "cut"), [(0, True), (-4, False)])
+def test_an_alpha_that_is_not_positive_is_the_rank_that_is_left(alpha: int, cut: bool, tmp_path: Path) -> None:
+    expected = saved("llama", tmp_path, cut=cut, alpha=alpha)
+    for key, module in read(tmp_path).modules.items():
+        torch.testing.assert_close(module.weight_delta(), expected[key], atol=1e-6, rtol=1e-5)
 
 
 def test_it_goes_through_a_file_into_a_plain_lora(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from adaptzip.checkpoints.peft_vblora.layout import index_dtype
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError, UsageError
 from adaptzip.restoring.reading import read
-from tests.cases.tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise
+from tests.cases.tiny_peft import Trained, bert, gpt2, llama, merged_by_peft, randomise, train
 from tests.cases.vblora_cases import Widths, hand_made
 
 LLAMA: Widths = {
@@ -302,6 +302,30 @@ def test_a_folder_of_all_logits_is_written_with_the_largest_alone(
     expected = merged_by_peft(model(), made.folder)
     for name, tensor in merged_by_peft(model(), tmp_path / "out").items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=1e-6)
+
+
+def test_what_is_said_of_a_folder_counts_when_it_is_written_again(tmp_path: Path) -> None:
+    made = trained(
+        llama(), tmp_path / "vb", r=3, num_vectors=30, vector_length=8, topk=3, target_modules=["q_proj"],
+    )  # fmt: skip
+    moved = (made.folder / "adapter_config.json").rename(tmp_path / "moved.json")
+    adaptzip.export(made.folder, tmp_path / "out", as_="peft-vblora", config=moved, dialect="peft-vblora")
+    for name, tensor in merged_by_peft(llama(), tmp_path / "out").items():
+        torch.testing.assert_close(tensor, made.merged[name], atol=1e-6, rtol=1e-6)
+    plain = train(llama(), tmp_path / "lora", target_modules=["q_proj"])
+    for folder, said, error, message in (
+        (made.folder, {}, CheckpointError, "no adapter_config.json is beside it"),
+        (made.folder, {"config": moved, "alpha": 2.0}, UsageError, "--alpha 2 was given"),
+        (made.folder, {"config": moved, "dialect": "peft"}, RefusedError, "is no .adz file"),
+        (plain.folder, {"dialect": "peft-vblora"}, CheckpointError, "is a VB-LoRA, but its peft_type is 'LORA'"),
+    ):
+        with pytest.raises(error, match=message):
+            adaptzip.export(folder, tmp_path / "no", as_="peft-vblora", **said)
+    adaptzip.compress(made.folder, tmp_path / "a.adz", lossless=True, config=moved)
+    with pytest.raises(UsageError, match="--from peft-vblora was"):
+        adaptzip.export(tmp_path / "a.adz", tmp_path / "no", as_="peft-vblora", dialect="peft-vblora")
+    with pytest.raises(UsageError, match="--alpha was"):
+        adaptzip.export(tmp_path / "a.adz", tmp_path / "no", as_="peft-vblora", alpha=2.0)
 
 
 def test_weights_that_rounding_takes_beyond_1_are_read_as_1(tmp_path: Path) -> None:

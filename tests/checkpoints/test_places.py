@@ -149,7 +149,7 @@ def test_what_lies_beside_and_cannot_be_read_is_an_error(tmp_path: Path) -> None
 def test_weights_beside_that_are_not_read_are_named(tmp_path: Path, name: str) -> None:
     plain(tmp_path)
     (tmp_path / name).write_bytes(b"x")
-    with pytest.warns(AdaptzipWarning, match=f"{name} beside adapter_model.safetensors is not read"):
+    with pytest.warns(AdaptzipWarning, match=f"adapter_model.safetensors is read, and {name} beside it"):
         read(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
 from adaptzip.core.budget import Budget
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckFailedError, OutOfReachError, UsageError
 from adaptzip.fitting.choosing import forecast
 from adaptzip.fitting.requests import Request
 from adaptzip.testing.adapters import relative_error
@@ -93,6 +95,17 @@ def test_a_budget_and_an_error_hold_together(adapter: Adapter) -> None:
         adaptzip.compress(adapter, budget="3000B", max_error=0.1)
     with pytest.raises(CheckFailedError, match="these settings leave at least"):
         adaptzip.compress(adapter, budget="1000", max_error=0.1)
+
+
+def test_an_error_that_no_setting_reaches_is_held_against_the_best_of_them() -> None:
+    """Where settings differ, each leaves another error."""
+    small = make_adapter(copies=1)
+    squares = [factors.svd()[1].square() for factors in small.modules.values()]
+    first = sqrt(1 - sum(float(s[0]) for s in squares) / sum(float(s.sum()) for s in squares))
+    with pytest.raises(OutOfReachError, match=rf"^relative error {0.9 * first:g} cannot be reached") as caught:
+        adaptzip.compress(small, to="vblora", max_error=0.9 * first, rank=1)
+    assert f"the best of 3 settings leaves at least {caught.value.least:.3g}" in str(caught.value)
+    assert first <= caught.value.least < 1.1 * first
 
 
 @pytest.mark.parametrize(

@@ -46,21 +46,54 @@ class Architecture:
 
 
 _LLAMA = Architecture("llama", permuted=True)
+_TWO_LAYERS = (*_ATTENTION, "mlp.up_proj", "mlp.down_proj")
+_C_LAYERS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+_QKV_DENSE = (*_ATTENTION[:3], "self_attn.dense")
 BY_MODEL_TYPE: Mapping[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "mixtral": Architecture("llama", _ATTENTION, permuted=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
+    "qwen2_moe": Architecture("qwen2moe", (*_ATTENTION, *(f"mlp.shared_expert.{m[4:]}" for m in _MLP))),
+    "qwen3_moe": Architecture("qwen3moe", _ATTENTION),
     "gemma": Architecture("gemma", whole=()),
     "gemma2": Architecture("gemma2", whole=()),
     "gemma3_text": Architecture("gemma3", whole=()),
+    "phi": Architecture("phi2", (*_QKV_DENSE, "mlp.fc1", "mlp.fc2")),
     "phi3": Architecture("phi3", ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")),
-    "gpt2": Architecture(
-        "gpt2", ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), "transformer.h", (), transposed=True
-    ),
+    "gpt2": Architecture("gpt2", _C_LAYERS, "transformer.h", (), transposed=True),
+    "gpt_bigcode": Architecture("starcoder", _C_LAYERS, "transformer.h", ()),
+    "starcoder2": Architecture("starcoder2", (*_ATTENTION, "mlp.c_fc", "mlp.c_proj")),
+    "stablelm": Architecture("stablelm"),
+    "olmo": Architecture("olmo", permuted=True),
+    "olmo2": Architecture("olmo2"),
+    "olmo3": Architecture("olmo2"),
+    "olmoe": Architecture("olmoe", _ATTENTION),
+    "cohere": Architecture("command-r", whole=()),
+    "cohere2": Architecture("cohere2", whole=()),
+    "granite": Architecture("granite", permuted=True),
+    "nemotron": Architecture("nemotron", _TWO_LAYERS),
+    "exaone4": Architecture("exaone4"),
+    "smollm3": Architecture("smollm3", permuted=True),
+    "seed_oss": Architecture("seed_oss"),
+    "ernie4_5": Architecture("ernie4_5"),
+    "hunyuan_v1_dense": Architecture("hunyuan-dense"),
+    "arcee": Architecture("arcee", _TWO_LAYERS, permuted=True),
+    "glm4": Architecture("glm4", (*_ATTENTION, "mlp.gate_up_proj", "mlp.down_proj")),
 }
-"""By the `model_type` of config.json; those whose conversion was read, and changes no linear layer in another way."""
+"""By the `model_type` of config.json; those whose conversion changes no linear layer in another way, and with which
+llama.cpp was seen to compute what transformers does."""
+_REORDERED = "the rows of query_key_value, in which it has queries, keys and values of a head together"
+_CHANGED: Mapping[str, str] = {
+    "bloom": _REORDERED,
+    "falcon": _REORDERED,
+    "gpt_neox": _REORDERED,
+    "deepseek_v2": "kv_b_proj, which it cuts in two by heads, of which it turns one",
+    "deepseek_v3": "kv_b_proj, which it cuts in two by heads, of which it turns one",
+    "granitemoe": "input_linear, of which it makes two",
+}
+"""What llama.cpp's conversion changes of other models, so that factors would have to be changed as well."""
 _BY_NAME: Mapping[str, Architecture] = {found.name: found for found in reversed([*BY_MODEL_TYPE.values()])}
 """By llama.cpp's names; of two model types with one name the first has all modules of the other."""
 
@@ -72,6 +105,11 @@ def of_base(config: Mapping[str, Any]) -> Architecture:
         RefusedError: if it is none of those.
     """
     kind = config.get("model_type")
+    if isinstance(kind, str) and kind in _CHANGED:
+        raise RefusedError(
+            f"the base's model_type is {kind!r}, of which llama.cpp's conversion changes {_CHANGED[kind]}",
+            hint="merge the adapter into its base model, and convert that",
+        )
     if not isinstance(kind, str) or kind not in BY_MODEL_TYPE:
         raise RefusedError(
             f"the base's model_type is {shown(kind)}, whose tensors in GGUF are not known here",

@@ -7,11 +7,13 @@ is scale times (lora_a lora_b)^T, with `scale` of the configuration, which no ra
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss
+from adaptzip.checkpoints.mlx.names import in_memory
 from adaptzip.checkpoints.mlx.reader import read
 from adaptzip.checkpoints.mlx.writer import WEIGHTS, lost, write
 from adaptzip.core.adapter import Adapter
@@ -31,6 +33,9 @@ class _Mlx(Reader, Writer):
 
     def read(self, source: Checkpoint) -> Adapter:
         return read(source)
+
+    def spelled(self, adapter: Adapter) -> Adapter:
+        return replace(adapter, modules=in_memory(adapter.modules))
 
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
         return lost(adapter)

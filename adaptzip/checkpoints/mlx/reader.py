@@ -12,7 +12,8 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import DIFFERENT, shown
-from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, misfit, number, part_of
+from adaptzip.checkpoints._parts import AGAIN, Parts, base_name, is_embedding, misfit, number, part_of
+from adaptzip.checkpoints.mlx.names import from_mlx
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
@@ -21,8 +22,6 @@ from adaptzip.errors import CheckpointError, RefusedError
 MODEL = "model"
 """Where the configuration has the base model's name."""
 _KEY = re.compile(r"(.+)\.(lora_a|lora_b|m)")
-_EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
-"""What the models of mlx-lm call an embedding; its keys and shapes are those of a linear layer."""
 
 
 def read(source: Checkpoint) -> Adapter:
@@ -40,12 +39,7 @@ def read(source: Checkpoint) -> Adapter:
     # The base has one name in a file, that which --base-name changes.
     config = {key: value for key, value in raw.items() if key != MODEL} | {BASE: base}
     meta = Meta("mlx", MappingProxyType(config), base, source.header, source.config_text)
-    return Adapter(factors, {}, meta)
-
-
-def is_embedding(module: str) -> bool:
-    """Whether a module is an embedding in the models of mlx-lm, whose names alone tell."""
-    return module.rpartition(".")[2] in _EMBEDDINGS
+    return Adapter(from_mlx(factors), {}, meta)
 
 
 def _config(source: Checkpoint) -> Mapping[str, Any]:

@@ -20,8 +20,10 @@ from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss, losses
+from adaptzip.checkpoints._parts import is_embedding
 from adaptzip.checkpoints._rescaling import fold, in_range, narrow, pad
-from adaptzip.checkpoints.mlx.reader import MODEL, is_embedding
+from adaptzip.checkpoints.mlx.names import to_mlx
+from adaptzip.checkpoints.mlx.reader import MODEL
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.tensors import Pending, build_header, fits, pending, write_tensors
@@ -54,6 +56,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         raise RefusedError(
             "MLX cannot hold layer_replication", hint="merge the adapter into its base model, and convert that"
         )
+    adapter = replace(adapter, modules=to_mlx(adapter.modules, options.base_config))
     text, header = adapter.meta.config_text, adapter.meta.header
     tensors = _tensors(adapter, options.dtype)
     if text is None or header is None or not _tells(text, adapter) or not fits(tensors, header):

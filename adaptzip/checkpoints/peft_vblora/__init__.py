@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Native, NativeWriter, Reader, Signature, WriteOptions
+from adaptzip.checkpoints._base import Checkpoint, Files, NativeWriter, Reader, Signature, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
+from adaptzip.checkpoints._native import Native
 from adaptzip.checkpoints.peft.targeting import left_out
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS

@@ -7,8 +7,8 @@ from math import gcd
 
 import torch
 
-from adaptzip.checkpoints._base import Native, NativeModule
 from adaptzip.checkpoints._effects import extra_effect
+from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints.peft_vblora.layout import Sizes
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.layouts import PLAIN

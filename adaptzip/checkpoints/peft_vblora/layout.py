@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Native, NativeModule
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._native import Native, NativeModule
 
 BANK = "base_model.vblora_vector_bank"
 """Key of the bank, (vectors, length)."""

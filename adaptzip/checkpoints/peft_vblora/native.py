@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Native, NativeModule
+from adaptzip.checkpoints._base import Checkpoint
+from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints.peft_vblora.layout import BANK
 from adaptzip.checkpoints.peft_vblora.reader import Mixtures, mixtures, read
 

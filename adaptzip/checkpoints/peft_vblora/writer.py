@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Native, WriteOptions
+from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, ONLY, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.checkpoints._native import Native
 from adaptzip.checkpoints.peft.targeting import exact_targets
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
 from adaptzip.checkpoints.peft_vblora.layout import BANK, Sizes, file_tensors

@@ -238,10 +238,9 @@ def _best(found: list[Setting], limits: Search) -> list[Setting]:
     error = limits.error
     if error is None and limits.bytes is None and limits.parameters is None:
         error = max(_DEFAULT_ERROR, min(s.error for s in found))
+    by_size = error is not None and min(s.error for s in found) <= error
     if error is not None:
-        reach = [s for s in found if s.error <= error]
-        found = reach or _close(found, error, limits)
-    by_size = error is not None
+        found = [s for s in found if s.error <= error] if by_size else _close(found, error, limits)
     best: dict[tuple[object, ...], Setting] = {}
     for setting in sorted(found, key=lambda s: (s.bytes, s.error) if by_size else (s.error, s.bytes)):
         best.setdefault((setting.rank, setting.floor, setting.length, setting.top_k), setting)

@@ -15,13 +15,27 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptzip.models.names import STORED_SPELLINGS
+from adaptzip.errors import BaseModelError
+from adaptzip.models.spellings import STORED_SPELLINGS
 from adaptzip.restoring.merging import merge
 from tests.cases import tiny_peft
 
 WEIGHTS = "adapter_model.safetensors"
 VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 PATCHES = {"image_size": 16, "patch_size": 8}
+SEGMENTS: dict[str, Any] = {
+    "patch_sizes": [3, 3], "strides": [2, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 8,
+}  # fmt: skip
+RESNET: dict[str, Any] = {
+    "embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4, "layer_type": "basic",
+    "out_features": ["stage2", "stage3", "stage4"],
+}  # fmt: skip
+DETR: dict[str, Any] = {
+    "encoder_hidden_dim": 16, "encoder_in_channels": [8] * 3, "encoder_ffn_dim": 24, "encoder_attention_heads": 2,
+    "d_model": 16, "num_queries": 5, "decoder_in_channels": [16] * 3, "decoder_ffn_dim": 24, "decoder_layers": 2,
+    "decoder_attention_heads": 2, "num_denoising": 0,
+}  # fmt: skip
 EXPERTS = {"vocab_size": 32, "num_key_value_heads": 1, "num_local_experts": 3}
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -30,6 +44,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "ast": lambda: tf.ASTForAudioClassification(tf.ASTConfig(max_length=32, num_mel_bins=32, **VISION)),
     "swin": lambda: tf.SwinForImageClassification(
         tf.SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2)
+    ),
+    "segformer": lambda: tf.SegformerForSemanticSegmentation(
+        tf.SegformerConfig(num_encoder_blocks=2, depths=[1, 2], sr_ratios=[2, 1], hidden_sizes=[8, 16], **SEGMENTS)
+    ),
+    "rt detr": lambda: tf.RTDetrForObjectDetection(
+        tf.RTDetrConfig(backbone_config=tf.RTDetrResNetConfig(**RESNET), **DETR)
     ),
     "gpt neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(vocab_size=32, **VISION)),
     "phimoe": lambda: tf.PhimoeForCausalLM(tf.PhimoeConfig(**VISION, **EXPERTS)),
@@ -46,7 +66,7 @@ def trained(name: str, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tenso
     model.save_pretrained(folder / "base")
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     tiny_peft.randomise(tuned)
-    tuned.save_pretrained(folder / "adapter")
+    tuned.save_pretrained(folder / "adapter", save_embedding_layers=False)
     tuned.merge_and_unload().save_pretrained(folder / "theirs")
     return (load_file(folder / kind / "model.safetensors") for kind in ("base", "theirs"))  # type: ignore[return-value]
 
@@ -61,12 +81,37 @@ def test_names_of_transformers_5(name: str, tmp_path: Path) -> None:
     assert sum(not torch.equal(base[key], tensor) for key, tensor in ours.items()) >= 4
 
 
+def test_the_head_that_files_call_embed_out(tmp_path: Path) -> None:
+    tiny_peft.set_seed(0)
+    model = MODELS["gpt neox"]()
+    model.save_pretrained(tmp_path / "base")
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    tiny_peft.randomise(tuned)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    tuned.merge_and_unload().save_pretrained(tmp_path / "theirs")
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "ours")
+    ours, theirs = (load_file(tmp_path / kind / "model.safetensors") for kind in ("ours", "theirs"))
+    assert torch.equal(ours["embed_out.weight"], theirs["embed_out.weight"])
+
+
+def test_names_that_no_table_has_are_told_beside_those_of_the_base(tmp_path: Path) -> None:
+    trained("ast", tmp_path)
+    tensors = load_file(tmp_path / "base" / "model.safetensors")
+    stored = {key.replace(".attention.attention.query", ".attn.qry"): tensor for key, tensor in tensors.items()}
+    save_file(stored, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BaseModelError, match=r"lacks 2 .*\.q_proj.*similar there: .*\.attn\.qry") as caught:
+        merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "ours")
+    assert "transformers 4 and 5 name some models' modules otherwise" in str(caught.value.hint)
+
+
 # How transformers 4 called what transformers 5 has in memory.
 OLD = {
     "beit": (("beit.layers.", "beit.encoder.layer."), *STORED_SPELLINGS[1][1:]),
     "swin": STORED_SPELLINGS[2],
     "phimoe": STORED_SPELLINGS[4],
-}
+    "segformer": (("stages.0.blocks.0.", "encoder.block.0.0."), ("stages.1.blocks.1.", "encoder.block.1.1."),
+                  ("stages.1.blocks.0.", "encoder.block.1.0."), *STORED_SPELLINGS[7]),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OLD)
