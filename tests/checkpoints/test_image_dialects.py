@@ -345,6 +345,28 @@ def test_a_single_model_is_told_by_its_names(name: str, component: str, tmp_path
     assert list(adaptzip.read(report.path).modules) == [f"{component}.{name}"]
 
 
+@pytest.mark.parametrize(
+    ("denoiser", "prefix"),
+    [
+        ("unet.down_blocks.0.attentions.0.proj_in", "lora_te_"),
+        ("diffusion_model.double_blocks.0.img_attn.proj", "lora_te1_"),
+    ],
+)
+def test_the_text_encoder_of_stable_diffusion_1_alone_has_no_number(denoiser: str, prefix: str, tmp_path: Path) -> None:
+    adapter = of([denoiser, "text_encoder.text_model.encoder.layers.0.mlp.fc1"], "comfyui")
+    report = adaptzip.export(adapter, tmp_path / "out", as_="kohya")
+    with safe_open(report.path / report.files[0], "pt") as file:
+        assert {key for key in file.keys() if "_te" in key} == {  # noqa: SIM118
+            f"{prefix}text_model_encoder_layers_0_mlp_fc1.{part}"
+            for part in ("lora_down.weight", "lora_up.weight", "alpha")
+        }
+
+
+def test_names_that_begin_as_wans_are_not_taken_for_its(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="not told by its bare names"):
+        adaptzip.export(of(["diffusion_model.blocks.0.cross_attn.k_proj"], "comfyui"), tmp_path / "out", as_="bfl")
+
+
 def test_a_model_of_no_pipeline_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="names no base model, and is no component of an image pipeline"):
         adaptzip.export(of(["model.layers.0.self_attn.q_proj"], "peft"), tmp_path / "out", as_="kohya")
