@@ -367,6 +367,20 @@ def test_names_that_begin_as_wans_are_not_taken_for_its(tmp_path: Path) -> None:
         adaptzip.export(of(["diffusion_model.blocks.0.cross_attn.k_proj"], "comfyui"), tmp_path / "out", as_="bfl")
 
 
+@pytest.mark.parametrize("kind", ["bare diffusers", "diffusers under PEFT's prefix"])
+def test_a_file_that_diffusers_does_not_load_is_spelled_as_it_does_where_it_is_named(kind: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, FILES[kind][1])
+    for given in (path, tmp_path / "x.adz"):
+        adaptzip.compress(path, tmp_path / "x.adz", lossless=True, force=True)
+        report = adaptzip.export(given, tmp_path / "out", as_="diffusers", force=True)
+        with safe_open(report.path / report.files[0], "pt") as file:
+            names = {key.partition(".lora_") for key in file.keys()}  # noqa: SIM118
+        assert {name for name, _, _ in names} == set(adaptzip.read(path).modules)
+        assert {part for _, _, part in names} == {"A.weight", "B.weight"}
+        (wanted, *_), (found, *_) = (adaptzip.read(source).modules.values() for source in (path, report.path))
+        assert torch.allclose(found.delta(), wanted.delta(), rtol=1e-6)
+
+
 def test_a_model_of_no_pipeline_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="names no base model, and is no component of an image pipeline"):
         adaptzip.export(of(["model.layers.0.self_attn.q_proj"], "peft"), tmp_path / "out", as_="kohya")
