@@ -362,6 +362,17 @@ def test_the_text_encoder_of_stable_diffusion_1_alone_has_no_number(denoiser: st
         }
 
 
+@pytest.mark.parametrize(
+    ("dialect", "begin"),
+    [("kohya", "lora_te_text_model_"), ("comfyui", "text_encoders.clip_l.transformer.text_model.")],
+)
+def test_a_clip_of_transformers_5_is_called_as_trainers_know_it(dialect: str, begin: str, tmp_path: Path) -> None:
+    given = of(["text_encoder.encoder.layers.0.self_attn.q_proj"], "diffusers")
+    report = adaptzip.export(given, tmp_path / "out", as_=dialect)
+    with safe_open(report.path / report.files[0], "pt") as file:
+        assert all(key.startswith(begin) for key in file.keys())  # noqa: SIM118
+
+
 def test_names_that_begin_as_wans_are_not_taken_for_its(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="not told by its bare names"):
         adaptzip.export(of(["diffusion_model.blocks.0.cross_attn.k_proj"], "comfyui"), tmp_path / "out", as_="bfl")

@@ -19,6 +19,7 @@ from adaptzip.errors import RefusedError
 
 Found = TypeVar("Found")
 Modules = Mapping[str, LoraFactors]
+_CLIP = re.compile(r"^(text_encoder(?:_2)?\.)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
 _HINT = "write it in the dialect that it came in, which programs translate themselves"
 
 
@@ -53,7 +54,8 @@ def to_diffusers_where_known(modules: Modules) -> dict[str, LoraFactors]:
 
 
 def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFactors]:
-    """The same update of modules as the original implementation calls and cuts them; those of text encoders stay.
+    """The same update of modules as the original implementation calls and cuts them; those of text encoders stay, but
+    that CLIP's have the `text_model` before them that transformers 5 leaves out.
 
     Args:
         modules: by name.
@@ -62,6 +64,7 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
     Raises:
         RefusedError: if a module has no known name there.
     """
+    modules = {_CLIP.sub(r"\1text_model.\2", name): factors for name, factors in modules.items()}
     if keep_sd1:
         modules = _sd1_in_diffusers(modules)
     ours, rest = _denoiser(modules, set(DENOISERS) - {ORIGINAL})
