@@ -101,12 +101,15 @@ class WriteOptions:
             tensors).
         coding: one of the dialect's own `codings` to write the factors in, or None.
         base_config: the base model's config.json, where its folder was given and has one.
+        named: whether the user named the dialect, so that files have to load where its files do; else they are spelled
+            as the source was.
     """
 
     portable: bool = False
     dtype: torch.dtype | None = None
     coding: str | None = None
     base_config: Mapping[str, Any] | None = None
+    named: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from adaptzip.core.effects import Effect
 from adaptzip.errors import RefusedError
 
 _FIRST = r"(double_blocks|single_blocks|joint_blocks|input_blocks|middle_block|output_blocks)\.\d"
-_WAN = r"blocks\.\d+\.(self_attn|cross_attn|ffn)\.(q|k|v|o|0|2)"
+_WAN = r"blocks\.\d+\.(self_attn|cross_attn|ffn)\.(q|k|v|o|0|2)(?=\.|$)"
 
 
 class _Bfl(ImageDialect):

@@ -93,6 +93,10 @@ class _Diffusers(ImageDialect):
     def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
         return to_diffusers(modules)
 
+    def unusual(self, config: Mapping[str, Any]) -> bool:
+        """diffusers raises at PEFT's prefix, and overlooks names without a component."""
+        return any(prefix != f"{component}." for component, prefix in config.get("prefixes", {}).items())
+
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)
         return f"{config.get('prefixes', {}).get(component, f'{component}.')}{path}"

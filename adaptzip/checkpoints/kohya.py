@@ -15,7 +15,7 @@ from typing import Any
 from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.named_by_base import base_names
-from adaptzip.checkpoints._image.names import denoiser, spelled
+from adaptzip.checkpoints._image.names import DENOISERS, denoiser, spelled
 from adaptzip.checkpoints._image.spellings import to_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
 from adaptzip.core.adapter import Adapter, LoraFactors
@@ -95,8 +95,9 @@ class _Kohya(ImageDialect):
         return {"prefixes": prefixes}
 
     def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
-        several = any(name.startswith("text_encoder_2.") for name in adapter.modules)
-        prefixes = {"text_encoder": "lora_te1_"} if several else {}
+        """Stable Diffusion 1, whose UNet is called as in diffusers, has one text encoder, which has no number."""
+        numbered = ("text_encoder_2.", *(f"{name}." for name in DENOISERS if name != "unet"))
+        prefixes = {"text_encoder": "lora_te1_"} if any(name.startswith(numbered) for name in adapter.modules) else {}
         if any(name.startswith("text_encoder_2.encoder.block.") for name in adapter.modules):
             prefixes["text_encoder_2"] = "lora_te3_"
         return {"prefixes": prefixes}

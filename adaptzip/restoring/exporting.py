@@ -152,7 +152,7 @@ def export(
     check_suffix(output)
     (check_output if names_a_file(output) else check_output_folder)(output, force)
     coding = None if dtype is None or dtype in DTYPES else dtype
-    options = WriteOptions(portable, DTYPES.get(dtype or ""), coding, base_config(base))
+    options = WriteOptions(portable, DTYPES.get(dtype or ""), coding, base_config(base), as_ is not None)
     if isinstance(named, NativeWriter):
         target: Writer | NativeWriter = named
         again = written_again(source, named, alpha=alpha, config=config, dialect=dialect, base=base)

@@ -143,16 +143,21 @@ class TestPeftLokr(DialectTests):
         return kin(folder, shapes, peft_type="LOKR", r=1, alpha=3)
 
 
+def one_layer(folder: Path) -> Path:
+    """A base model of the layer that `kin` is of."""
+    tensors = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(24, 16), "score.weight": torch.zeros(3, 16)}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    return folder
+
+
 class TestPeftMiss(DialectTests):
     dialect = dialect("peft-miss")
 
     @pytest.fixture(autouse=True)
     def _beside(self, tmp_path_factory: pytest.TempPathFactory) -> None:
         """A base model of the one weight that is changed."""
-        self.base = tmp_path_factory.mktemp("base")
-        tensors = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(24, 16), "score.weight": torch.zeros(3, 16)}
-        save_file(tensors, self.base / "model.safetensors")
-        (self.base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+        self.base = one_layer(tmp_path_factory.mktemp("base"))
 
     def checkpoint(self, folder: Path) -> Path:
         return kin(folder, {"miss_block": (5, 24)}, peft_type="MISS", r=5)

@@ -310,25 +310,91 @@ def test_a_smaller_file_gives_back_its_keys_dtypes_and_metadata(kind: str, tmp_p
         assert found.metadata()["ss_steps"] == "10"
 
 
-DIALECTS = ("kohya", "diffusers", "comfyui", "bfl")
+def test_a_single_models_adapter_has_diffusers_names_where_they_are_known(tmp_path: Path) -> None:
+    for path, name in (
+        ("double_blocks.0.img_attn.proj", "transformer_blocks.0.attn.to_out.0"),
+        ("middle_block.1.proj_in", "mid_block.attentions.0.proj_in"),
+        ("blocks.0.mlp.layer1", "blocks.0.mlp.layer1"),
+    ):
+        report = adaptzip.export(of([f"diffusion_model.{path}"], "comfyui"), tmp_path / name, as_="peft")
+        assert list(adaptzip.read(report.path).modules) == [name]
 
 
-@pytest.mark.parametrize("source", DIALECTS)
-@pytest.mark.parametrize("target", DIALECTS)
-def test_an_update_goes_from_each_dialect_to_each_and_back(source: str, target: str, tmp_path: Path) -> None:
-    modules = of_family(FAMILIES[0])
-    flux = adaptzip.Adapter(modules, meta=Meta("bfl"))
-    first = adaptzip.export(flux, tmp_path / "first", as_=source)
-    adaptzip.compress(first.path / first.files[0], tmp_path / "x.adz", lossless=True)
-    second = adaptzip.export(tmp_path / "x.adz", tmp_path / "second", as_=target)
-    last = adaptzip.export(second.path / second.files[0], tmp_path / "last", as_="bfl")
+def test_a_unet_of_stable_diffusion_1_has_diffusers_names_in_kohyas_files(tmp_path: Path) -> None:
+    for path, name in (
+        ("input_blocks.1.1.transformer_blocks.0.attn1.to_q", "unet.down_blocks.0.attentions.0.transformer_blocks.0."),
+        ("input_blocks.4.1.transformer_blocks.1.attn1.to_q", "diffusion_model.input_blocks.4.1."),
+    ):
+        report = adaptzip.export(of([f"diffusion_model.{path}"], "comfyui"), tmp_path / path, as_="kohya")
+        (found,) = adaptzip.read(report.path).modules
+        assert found.startswith(name)
 
-    found = adaptzip.read(last.path / last.files[0])
 
-    assert found.modules.keys() == modules.keys()
-    for name, factors in modules.items():
-        wanted = factors.delta()
-        assert (found.modules[name].delta() - wanted).norm() <= 1e-6 * wanted.norm(), name
+@pytest.mark.parametrize(
+    ("name", "component"),
+    [
+        ("layers.0.attention.to_q", "transformer"),
+        ("blocks.0.attn2.to_out.0", "transformer"),
+        ("double_blocks.0.img_attn.qkv", "diffusion_model"),
+        ("output_blocks.3.1.proj_in", "diffusion_model"),
+        ("text_model.encoder.layers.0.mlp.fc1", "text_encoder"),
+    ],
+)
+def test_a_single_model_is_told_by_its_names(name: str, component: str, tmp_path: Path) -> None:
+    report = adaptzip.export(of([name], "peft"), tmp_path / "out", as_="comfyui" if "_blocks" in name else "diffusers")
+    assert list(adaptzip.read(report.path).modules) == [f"{component}.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "prefix"),
+    [
+        ("unet.down_blocks.0.attentions.0.proj_in", "lora_te_"),
+        ("diffusion_model.double_blocks.0.img_attn.proj", "lora_te1_"),
+    ],
+)
+def test_the_text_encoder_of_stable_diffusion_1_alone_has_no_number(denoiser: str, prefix: str, tmp_path: Path) -> None:
+    adapter = of([denoiser, "text_encoder.text_model.encoder.layers.0.mlp.fc1"], "comfyui")
+    report = adaptzip.export(adapter, tmp_path / "out", as_="kohya")
+    with safe_open(report.path / report.files[0], "pt") as file:
+        assert {key for key in file.keys() if "_te" in key} == {  # noqa: SIM118
+            f"{prefix}text_model_encoder_layers_0_mlp_fc1.{part}"
+            for part in ("lora_down.weight", "lora_up.weight", "alpha")
+        }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "begin"),
+    [("kohya", "lora_te_text_model_"), ("comfyui", "text_encoders.clip_l.transformer.text_model.")],
+)
+def test_a_clip_of_transformers_5_is_called_as_trainers_know_it(dialect: str, begin: str, tmp_path: Path) -> None:
+    given = of(["text_encoder.encoder.layers.0.self_attn.q_proj"], "diffusers")
+    report = adaptzip.export(given, tmp_path / "out", as_=dialect)
+    with safe_open(report.path / report.files[0], "pt") as file:
+        assert all(key.startswith(begin) for key in file.keys())  # noqa: SIM118
+
+
+def test_names_that_begin_as_wans_are_not_taken_for_its(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="not told by its bare names"):
+        adaptzip.export(of(["diffusion_model.blocks.0.cross_attn.k_proj"], "comfyui"), tmp_path / "out", as_="bfl")
+
+
+@pytest.mark.parametrize("kind", ["bare diffusers", "diffusers under PEFT's prefix"])
+def test_a_file_that_diffusers_does_not_load_is_spelled_as_it_does_where_it_is_named(kind: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, FILES[kind][1])
+    for given in (path, tmp_path / "x.adz"):
+        adaptzip.compress(path, tmp_path / "x.adz", lossless=True, force=True)
+        report = adaptzip.export(given, tmp_path / "out", as_="diffusers", force=True)
+        with safe_open(report.path / report.files[0], "pt") as file:
+            names = {key.partition(".lora_") for key in file.keys()}  # noqa: SIM118
+        assert {name for name, _, _ in names} == set(adaptzip.read(path).modules)
+        assert {part for _, _, part in names} == {"A.weight", "B.weight"}
+        (wanted, *_), (found, *_) = (adaptzip.read(source).modules.values() for source in (path, report.path))
+        assert torch.allclose(found.delta(), wanted.delta(), rtol=1e-6)
+
+
+def test_a_model_of_no_pipeline_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="names no base model, and is no component of an image pipeline"):
+        adaptzip.export(of(["model.layers.0.self_attn.q_proj"], "peft"), tmp_path / "out", as_="kohya")
 
 
 def test_one_alpha_is_written_and_the_rest_of_the_scale_is_in_up(tmp_path: Path) -> None:

@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import adaptzip
 from adaptzip.core.meta import Meta
+from tests.cases.tiny_transformers import TRANSFORMERS, load_file, loaded
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is in the environment of the oracles")
-loaders = pytest.importorskip(
-    "diffusers.loaders.lora_pipeline", reason="diffusers is in the environment of the oracles"
-)
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 
@@ -87,14 +84,6 @@ def adapter_of(parts: Mapping[str, nn.Module], *, mixed: bool = True) -> adaptzi
     return adaptzip.Adapter(dict(sorted(modules.items())), meta=meta)
 
 
-def loaded(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: layer.get_delta_weight(layer.active_adapters[0]).detach()
-        for name, layer in model.named_modules()
-        if isinstance(layer, BaseTunerLayer)
-    }
-
-
 def check(adapter: adaptzip.Adapter, models: Mapping[str, nn.Module]) -> None:
     """Each module that the adapter has is in the pipeline with its update, and no other."""
     found = {f"{part}.{name}": delta for part, model in models.items() for name, delta in loaded(model).items()}
@@ -131,53 +120,6 @@ def test_what_diffusers_saves_is_read_with_its_scale(tmp_path: Path) -> None:
     )
 
     check(adaptzip.read(tmp_path), {"unet": pipe.unet})
-
-
-def flux() -> Any:
-    torch.manual_seed(0)
-    return diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
-    )  # fmt: skip
-
-
-def sd3() -> Any:
-    torch.manual_seed(0)
-    return diffusers.SD3Transformer2DModel(
-        sample_size=32, patch_size=1, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        caption_projection_dim=32, joint_attention_dim=32, pooled_projection_dim=64, out_channels=4,
-    )  # fmt: skip
-
-
-def qwen() -> Any:
-    torch.manual_seed(0)
-    return diffusers.QwenImageTransformer2DModel(
-        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=3,
-        joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
-    )  # fmt: skip
-
-
-def wan() -> Any:
-    torch.manual_seed(0)
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
-        text_dim=32, freq_dim=256, ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )  # fmt: skip
-
-
-TRANSFORMERS = {
-    "flux": (flux, loaders.FluxLoraLoaderMixin),
-    "sd3": (sd3, loaders.SD3LoraLoaderMixin),
-    "qwen": (qwen, loaders.QwenImageLoraLoaderMixin),
-    "wan": (wan, loaders.WanLoraLoaderMixin),
-}
-
-
-def load_file(mixin: Any, model: nn.Module, folder: Path, name: str) -> None:
-    state, metadata = mixin.lora_state_dict(str(folder), weight_name=name, return_lora_metadata=True)
-    alphas = {"network_alphas": None} if mixin is loaders.FluxLoraLoaderMixin else {}
-    mixin.load_lora_into_transformer(state, transformer=model, adapter_name="x", metadata=metadata, **alphas)
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)

@@ -152,6 +152,10 @@ class ImageDialect(ImageReader, Writer):
         """
         return modules
 
+    def unusual(self, config: Mapping[str, Any]) -> bool:
+        """Whether a source of this dialect was spelled as not all of the dialect's programs read it."""
+        return False
+
     def holds(self, effect: Effect) -> bool:
         """Whether files of this dialect have a place for what an extra does."""
         return effect.role == "add"
@@ -179,7 +183,7 @@ class ImageDialect(ImageReader, Writer):
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         if options.portable:
             raise UsageError(f"--portable is a form of PEFT's folders, and {self.title} has none", hint="leave it out")
-        own = adapter.meta.dialect == self.name
+        own = adapter.meta.dialect == self.name and not (options.named and self.unusual(adapter.meta.config))
         config = adapter.meta.config if own else self.assumed(adapter)
         if options.dtype is None and adapter.meta.dtype is not None:
             adapter = in_own_dtype(adapter, adapter.meta.dtype)

@@ -6,12 +6,17 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from adaptzip.checkpoints._image import unet
+from adaptzip.checkpoints._image.families import FAMILIES
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
+from adaptzip.checkpoints._image.spellings import to_diffusers_where_known
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
 
-_TEXT = re.compile(r"^(text_model\.)?encoder\.layers\.\d+\.self_attn\.|^encoder\.block\.\d+\.")
+_TEXT = re.compile(
+    r"^(text_model\.)?encoder\.layers\.\d+\.self_attn\.|^text_model\.encoder\.layers\.\d+\.mlp\.|^encoder\.block\.\d+\."
+)
 
 
 def in_pipeline(adapter: Adapter, title: str) -> Adapter:
@@ -24,8 +29,7 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
     component = folder if folder in COMPONENTS and folder != ORIGINAL else _component(adapter)
     if component is None:
         raise RefusedError(
-            f"the adapter's base model {adapter.meta.base_model} is no component of an image pipeline, which {title} "
-            "is for",
+            f"{_base(adapter)} is no component of an image pipeline, which {title} is for",
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
@@ -50,17 +54,25 @@ def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
     )
 
 
+def _base(adapter: Adapter) -> str:
+    named = adapter.meta.base_model
+    return "the adapter names no base model, and" if named is None else f"the adapter's base model {named}"
+
+
 def _component(adapter: Adapter) -> str | None:
     firsts = {name.partition(".")[0] for name in adapter.modules}
     if firsts & set(UNET):
         return "unet"
-    if firsts & set(TRANSFORMER):
-        return "transformer"
+    family = next((family for family in FAMILIES if family.diffusers(adapter.modules)), None)
+    if family is not None or firsts & set(TRANSFORMER):
+        return "transformer" if family is None else family.component
+    if any(map(unet.is_original, adapter.modules)) or any(family.original(adapter.modules) for family in FAMILIES):
+        return ORIGINAL
     return "text_encoder" if all(_TEXT.match(name) for name in adapter.modules) else None
 
 
 def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
-    """An adapter of one component alone, as that of a single model.
+    """An adapter of one component alone, as that of a single model, in diffusers' names where these are known.
 
     Raises:
         RefusedError: if it is of several components.
@@ -71,5 +83,6 @@ def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
             f"the adapter is of several models, {', '.join(components)}, and {title} is for one",
             hint="write it with --as diffusers, --as kohya or --as comfyui",
         )
-    begin = f"{components[0]}."
-    return _renamed(adapter, lambda name: name.removeprefix(begin))
+    # Tensors beside the factors have the original names as well, of which diffusers' are not known.
+    modules = adapter.modules if adapter.extras else to_diffusers_where_known(adapter.modules)
+    return _renamed(replace(adapter, modules=modules), lambda name: name.partition(".")[2])

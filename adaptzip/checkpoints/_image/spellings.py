@@ -19,6 +19,7 @@ from adaptzip.errors import RefusedError
 
 Found = TypeVar("Found")
 Modules = Mapping[str, LoraFactors]
+_CLIP = re.compile(r"^(text_encoder(?:_2)?\.)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
 _HINT = "write it in the dialect that it came in, which programs translate themselves"
 
 
@@ -44,16 +45,28 @@ def to_diffusers(modules: Modules) -> dict[str, LoraFactors]:
     return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
 
 
+def to_diffusers_where_known(modules: Modules) -> dict[str, LoraFactors]:
+    """The same, but that modules of a model without known names in diffusers keep their own."""
+    try:
+        return to_diffusers(modules)
+    except RefusedError:
+        return dict(modules)
+
+
 def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFactors]:
-    """The same update of modules as the original implementation calls and cuts them; those of text encoders stay.
+    """The same update of modules as the original implementation calls and cuts them; those of text encoders stay, but
+    that CLIP's have the `text_model` before them that transformers 5 leaves out.
 
     Args:
         modules: by name.
-        keep_sd1: leave a UNet of Stable Diffusion 1 in diffusers' names.
+        keep_sd1: call a UNet of Stable Diffusion 1 as diffusers does.
 
     Raises:
         RefusedError: if a module has no known name there.
     """
+    modules = {_CLIP.sub(r"\1text_model.\2", name): factors for name, factors in modules.items()}
+    if keep_sd1:
+        modules = _sd1_in_diffusers(modules)
     ours, rest = _denoiser(modules, set(DENOISERS) - {ORIGINAL})
     if not ours:
         return rest
@@ -80,6 +93,14 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
         raise _unknown(next(iter(ours)), "the original model")
     component = denoiser(found)
     return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
+
+
+def _sd1_in_diffusers(modules: Modules) -> Modules:
+    """With diffusers' names for a UNet of Stable Diffusion 1 that has original ones."""
+    if not any(unet.is_original(path) for path in _denoiser(modules, {ORIGINAL})[0]):
+        return modules
+    found = to_diffusers(modules)
+    return modules if _is_sdxl(_denoiser(found, {"unet"})[0]) else found
 
 
 def _in_both(path: str) -> bool:
