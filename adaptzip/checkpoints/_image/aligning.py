@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import DENOISERS
 from adaptzip.checkpoints._image.pipelines import in_pipeline
-from adaptzip.checkpoints._image.spellings import to_diffusers
+from adaptzip.checkpoints._image.spellings import named_by_diffusers
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
@@ -42,7 +42,5 @@ def _denoisers(adapter: Adapter) -> set[str]:
 
 
 def _in_diffusers(adapter: Adapter) -> Adapter:
-    try:
-        return replace(adapter, modules=to_diffusers(adapter.modules))
-    except RefusedError:
-        return adapter
+    found = named_by_diffusers(adapter.modules)
+    return adapter if found is None else replace(adapter, modules=found)

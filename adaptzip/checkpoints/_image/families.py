@@ -247,6 +247,7 @@ _KREA = Family(
         _one("txtmlp.3", "txt_in.linear_2"),
         _one("txtfusion.projector", "text_fusion.projector"),
     ),
+    frozenset({6144}),
 )
 
 _ANIMA = Family(
@@ -273,6 +274,7 @@ _ANIMA = Family(
         _one("t_embedder.1.linear_2", "time_embed.t_embedder.linear_2"),
         _one("x_embedder.proj.1", "patch_embed.proj"),
     ),
+    frozenset({2048}),
 )
 
 _QWEN = Family(
@@ -291,7 +293,6 @@ _QWEN = Family(
 )
 
 FAMILIES = (_FLUX, _SD3, _WAN, _Z_IMAGE, _FLUX_2, _HUNYUAN, _LUMINA, _KREA, _ANIMA, _QWEN)
-"""In the order in which they are preferred where nothing else tells."""
 PREFERRED = {_HUNYUAN.title: _FLUX.title}
 """Models of the same size and, in diffusers, the same names, of which the second is meant if nothing tells that it is
 the first: HunyuanVideo has a block more of each kind, and refines its texts."""

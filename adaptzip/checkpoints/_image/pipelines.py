@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
+from adaptzip.checkpoints._image.spellings import named_by_diffusers, spelling_of_denoiser
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
@@ -20,12 +21,14 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
     Raises:
         RefusedError: if neither tells.
     """
+    if not adapter.modules:
+        return adapter
     folder = re.split(r"[\\/]", (adapter.meta.base_model or "").rstrip("\\/"))[-1]
     component = folder if folder in COMPONENTS and folder != ORIGINAL else _component(adapter)
     if component is None:
         raise RefusedError(
-            f"the adapter's base model {adapter.meta.base_model} is no component of an image pipeline, which {title} "
-            "is for",
+            f"module {next(iter(adapter.modules))} is of no image model that adaptzip knows, which {title} is for, and "
+            f"the base model {adapter.meta.base_model or 'has no name that'} tells no component of a pipeline",
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
@@ -56,11 +59,15 @@ def _component(adapter: Adapter) -> str | None:
         return "unet"
     if firsts & set(TRANSFORMER):
         return "transformer"
-    return "text_encoder" if all(_TEXT.match(name) for name in adapter.modules) else None
+    if all(_TEXT.match(name) for name in adapter.modules):
+        return "text_encoder"
+    return spelling_of_denoiser(adapter.modules)
 
 
 def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
-    """An adapter of one component alone, as that of a single model.
+    """An adapter of one component alone, as that of a single model: diffusers', where its layers have names there.
+
+    Tensors beside the factors have names in one spelling alone, so that with them the adapter keeps its own.
 
     Raises:
         RefusedError: if it is of several components.
@@ -71,5 +78,8 @@ def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
             f"the adapter is of several models, {', '.join(components)}, and {title} is for one",
             hint="write it with --as diffusers, --as kohya or --as comfyui",
         )
-    begin = f"{components[0]}."
+    if components == [ORIGINAL] and not adapter.extras:
+        found = named_by_diffusers(adapter.modules)
+        adapter = adapter if found is None else replace(adapter, modules=found)
+    begin = f"{next(iter(adapter.modules)).partition('.')[0]}."
     return _renamed(adapter, lambda name: name.removeprefix(begin))

@@ -44,6 +44,26 @@ def to_diffusers(modules: Modules) -> dict[str, LoraFactors]:
     return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
 
 
+def named_by_diffusers(modules: Modules) -> dict[str, LoraFactors] | None:
+    """As `to_diffusers`; None where a module has no known name there."""
+    try:
+        return to_diffusers(modules)
+    except RefusedError:
+        return None
+
+
+def spelling_of_denoiser(paths: Modules) -> str | None:
+    """The component that layers without one are of, where all have a name of one model; else None."""
+    if all(map(unet.is_original, paths)) or all(map(SAME.match, paths)):
+        return ORIGINAL
+    for family in FAMILIES:
+        if all(numbered(path)[0] in family.parts or path in family.parts for path in paths):
+            return "transformer"
+        if all(numbered(path)[0] in family.originals or path in family.originals for path in paths):
+            return ORIGINAL
+    return None
+
+
 def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFactors]:
     """The same update of modules as the original implementation calls and cuts them; those of text encoders stay.
 
