@@ -6,7 +6,8 @@ from adaptzip.checkpoints._base import Checkpoint, Signature
 from adaptzip.checkpoints._registry import dialects
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
-_CONVERT = "convert it to a PEFT LoRA first: PEFT's keys, and its adapter_config.json beside them"
+_CONVERT = "convert it with the program that made it to a dialect that adaptzip reads, such as PEFT's or kohya's"
+_EXPECTED = "a LoRA of a dialect that adaptzip reads"
 
 # Kinds that no dialect has as its own; the first that fits is named.
 _KINDS = (
@@ -33,10 +34,10 @@ def foreign(source: Checkpoint) -> AdaptzipError:
         )
     for kind in (*(own for each in dialects().values() for own in each.signature), *_KINDS):
         if kind.fits(keys):
-            return RefusedError(f"{source.weights}: looks like {kind.what}, expected a PEFT LoRA", hint=_CONVERT)
+            return RefusedError(f"{source.weights}: looks like {kind.what}, expected {_EXPECTED}", hint=_CONVERT)
     if not keys:
         return CheckpointError(f"{source.weights}: holds no tensors", hint="save the adapter again")
     return CheckpointError(
         f"{source.weights}: is no LoRA adapter: its {len(keys)} keys, such as {keys[0]}, are none of a LoRA",
-        hint="give the folder of a PEFT LoRA: adapter_config.json beside adapter_model.safetensors",
+        hint="give the folder of a PEFT LoRA, or the file of one for image models",
     )

@@ -38,8 +38,8 @@ def weight_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         if path.exists():
-            raise CheckpointError(f"{path}: is neither a file nor a folder", hint="give a PEFT folder")
-        raise CheckpointError(f"{path}: no such file or folder", hint="give a PEFT folder or its weight file")
+            raise CheckpointError(f"{path}: is neither a file nor a folder", hint="give an adapter's folder")
+        raise CheckpointError(f"{path}: no such file or folder", hint="give an adapter's folder or its weight file")
     for name in (*weight_names(), *OTHER_NAMES):
         for file in (path / name, path / f"{name}{INDEX_SUFFIX}"):
             refuse_dangling(file)

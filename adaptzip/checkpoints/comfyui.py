@@ -58,7 +58,7 @@ class _ComfyUi(ImageDialect):
         return {"encoders": _encoders(names)}
 
     def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
-        """CLIP has a `text_model`; T5 has none, and comes last."""
+        """CLIP has a `text_model`; T5 has none, and comes last, as a file is read that names no component."""
         found = {}
         for name in adapter.modules:
             component, _, path = name.partition(".")
@@ -66,7 +66,8 @@ class _ComfyUi(ImageDialect):
                 found[component] = _CLIP[component]
             elif path.startswith("encoder.block."):
                 found[component] = _T5
-        return {"encoders": found}
+        told = _encoders(f"{_TEXT}{encoder}." for encoder in found.values())
+        return {"encoders": {c: encoder for c, encoder in found.items() if told.get(c) == encoder}}
 
     def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
         return to_original(modules)

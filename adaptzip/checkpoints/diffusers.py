@@ -17,6 +17,7 @@ from typing import Any
 from adaptzip.checkpoints._base import Checkpoint, Files, Signature, WriteOptions
 from adaptzip.checkpoints._config import anchored, parse_config
 from adaptzip.checkpoints._image.dialect import ImageDialect
+from adaptzip.checkpoints._image.families import FAMILIES
 from adaptzip.checkpoints._image.keys import has_update
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET, denoiser, spelled
 from adaptzip.checkpoints._image.spellings import to_diffusers
@@ -33,6 +34,9 @@ _PARTS = r"(lora_[AB]\.(default\.)?weight|lora(_|\.|_linear_layer\.)(down|up)\.w
 _KNOWN = "|".join(name for name in COMPONENTS if name not in (ORIGINAL, "transformer"))
 _LAYERS = r"(transformer_blocks|to_[qkv]\w*|to_out|(add|to)_[qkv]_proj|to_add_out|ffn?(_context)?\.net|qkv)"
 """Layers of transformers that are no language models, whose names begin with `transformer.` as well."""
+_FIRSTS = {path.partition(".")[0] for family in FAMILIES for path in family.parts}
+_BESIDE = "|".join(sorted(_FIRSTS - {"blocks", "layers"}))
+"""What modules of such transformers begin with, but for what those of language models may begin with too."""
 _BARE = re.compile(rf"^({re.escape(PREFIX)})?({'|'.join((*UNET, *TRANSFORMER))})\..*{_PARTS}")
 
 
@@ -50,6 +54,7 @@ class _Diffusers(ImageDialect):
     signature = (
         Signature(rf"^({_KNOWN})\.(?!.*\.processor\.).*\.{_PARTS}", "a diffusers LoRA"),
         Signature(rf"^transformer\.(?!.*\.processor\.)(.*[._])?{_LAYERS}\..*{_PARTS}", "a diffusers LoRA"),
+        Signature(rf"^transformer\.({_BESIDE})\.(.*\.)?{_PARTS}", "a diffusers LoRA"),
         Signature(r"\.lora(_linear_layer)?\.(down|up)\.weight$", "a diffusers LoRA"),
     )
 

@@ -52,7 +52,7 @@ class _Kohya(ImageDialect):
     name = "kohya"
     title = "a kohya LoRA"
     judged_by = "diffusers; LyCORIS for its products"
-    lacks = "heads and whole tensors; LoHa and LoKr are written as LoRA"
+    lacks = "heads and whole tensors; what is no LoRA is written as one, but byte for byte as it was without a loss"
     signature = (
         Signature(
             rf"^({'|'.join(_PREFIXES)})[^.]+\.(lora_(down|up|mid)\.weight|hada_|lokr_|diff$|diff_b$)", "a kohya LoRA"

@@ -11,7 +11,9 @@ from adaptzip.adz.container.names import expand, factor
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.core.adapter import Adapter
-from adaptzip.fitting.choosing import forecast
+from adaptzip.core.progress import Progress
+from adaptzip.fitting.forecasts import foresee_errors
+from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe
@@ -50,8 +52,9 @@ def show(
     """Describe the adapter at `path`; with a device, also what each method would cost."""
     size = source_bytes(path)
     adapter = read(path, alpha=alpha, config=config, base=base, dialect=dialect)
-    report = describe(adapter)
-    costs = _costs(adapter, size, device) if device and not report.is_zero else []
+    with output.progress() as progress:
+        report = describe(adapter, progress)
+        costs = _costs(adapter, size, device, progress) if device and not report.is_zero else []
     values = {
         "kind": "checkpoint",
         "path": str(path),
@@ -63,11 +66,13 @@ def show(
     output.result(values, lambda: _text(path, size, report, costs, output.verbose))
 
 
-def _costs(adapter: Adapter, size: int, device: str) -> list[dict[str, Any]]:
+def _costs(adapter: Adapter, size: int, device: str, progress: Progress) -> list[dict[str, Any]]:
     """Bytes and errors: the simple ways to store the factors, then the reference method at a few errors."""
     rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
-    for error in ERRORS:
-        planned = forecast(adapter, Request(to=REFERENCE, max_error=error, device=device))
+    request = Request(device=device)
+    for error, planned in zip(
+        ERRORS, foresee_errors(load_source(adapter, request), request, ERRORS, progress), strict=True
+    ):
         rows.append(
             {
                 "name": f"{REFERENCE} --max-error {error:g}",

@@ -24,13 +24,16 @@ _NOTHING_BESIDE: Mapping[str, Any] = {
 """The keys of what stands beside a result, where nothing does."""
 
 
-def summary(values: Mapping[str, Any]) -> str:
-    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`, and with calibration the weighted error as well."""
+def summary(values: Mapping[str, Any], size_limit: float | None = None, error_limit: float | None = None) -> str:
+    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`, and with calibration the weighted error as well.
+
+    No number is rounded beyond the limit that it was held to.
+    """
     size, source = values["bytes"], values["source_bytes"]
     parts = f"{text.share(size, source)} of {text.size(source)}, {text.ratio(source, size)}"
     errors = {"error": values["relative_error"], "weighted error": values["weighted_error"]}
-    told = (f", {name} {text.number(error)}" for name, error in errors.items() if error is not None)
-    return f"{text.size(size)}  ({parts}{''.join(told)})"
+    told = (f", {name} {text.number(error, error_limit)}" for name, error in errors.items() if error is not None)
+    return f"{text.size(size, size_limit)}  ({parts}{''.join(told)})"
 
 
 def counts(values: Mapping[str, Any]) -> str:

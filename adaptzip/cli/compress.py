@@ -113,17 +113,18 @@ def compress(
     if not dry_run:
         check_file(target, force=force, **inputs)
     request = request_of(settings)
+    limits = (None if request.budget is None else request.budget.bytes_for(size), request.max_error)
     with sink.warnings():
         if dry_run:
             found = _foreseen(_load(source, request, plan), request)
-            _preview(show.result(found, target, size, dry_run=True), sink)
+            _preview(show.result(found, target, size, dry_run=True), limits, sink)
             return
         with sink.progress() as report:
             loaded = _load(source, request, plan)
             made = _made(loaded, request, target, sink, report, force=force, reference=reference)
     values = show.result(made, target, size, dry_run=False)
     _tell(values, sink)
-    sink.wrote(target, show.summary(values), values)
+    sink.wrote(target, show.summary(values, *limits), values)
 
 
 def _load(source: Path, request: Request, plan: Path | None) -> Original:
@@ -169,8 +170,8 @@ def _foreseen(source: Original, request: Request) -> dict[str, Any]:
     return show.foreseen(foresee(source, request), weighted=bool(source.sensitivities))
 
 
-def _preview(values: Mapping[str, Any], sink: Output) -> None:
-    told = [f"would write {values['path']}  {show.summary(values)}", show.counts(values), _tried(values)]
+def _preview(values: Mapping[str, Any], limits: tuple[float | None, float | None], sink: Output) -> None:
+    told = [f"would write {values['path']}  {show.summary(values, *limits)}", show.counts(values), _tried(values)]
     sink.result(values, lambda: "\n".join(filter(None, told)))
 
 

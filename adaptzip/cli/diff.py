@@ -37,8 +37,8 @@ def diff(
     """Show how far two adapters are apart.
 
     That is the relative error |dWa - dWb| / |dWa| of every module and of all together, and which extras
-    differ. With --base and --calibration also the error as the base model's activations see it. Writes
-    nothing.
+    differ. With --base and --calibration also the error as the base model's activations see it. Image
+    models' two names for one layer count as one. Exits with 1 where no module is in both. Writes nothing.
 
     \b
     Examples:
@@ -46,15 +46,22 @@ def diff(
       adaptzip diff my-adapter/ restored/ --max-error 0.1
       adaptzip diff my-adapter/ my-adapter.adz --base base-model/ --calibration texts.jsonl
     """
+    from adaptzip.checkpoints._image.aligning import aligned
     from adaptzip.core.comparing import diff as compare
     from adaptzip.restoring.reading import read
 
     fields = text_fields(calibration, text_field, pair_field, completion_field)
-    first, second = (read(path, base=base, basis=basis) for path in (a, b))
+    first, second = aligned(read(a, base=base, basis=basis), read(b, base=base, basis=basis))
     report = compare(first, second, sensitivities(first, a, base, calibration, fields))
     Output(as_json, quiet).result(
         {"a": str(a), "b": str(b), "max_error": max_error, **report.as_dict()}, lambda: _text(report)
     )
+    if not report.modules and report.only_in_a and report.only_in_b:
+        raise CheckFailedError(
+            f"{b}: has none of the modules of {a}: {report.only_in_b[0].name} and the like, expected "
+            f"{report.only_in_a[0].name} and the like",
+            hint="compare adapters of the same base model",
+        )
     error = report.relative_error
     if max_error is not None and (error is None or error > max_error):
         raise CheckFailedError(f"{b}: the relative error is {_error(error)}, expected at most {max_error:g}")

@@ -12,6 +12,9 @@ from adaptzip.errors import UsageError
 
 Buffer = bytes | memoryview
 
+PARTS = "source:"
+"""What names of extras begin with that a lossless file keeps as the `parts` of its `meta`."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

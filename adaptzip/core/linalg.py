@@ -31,6 +31,21 @@ def factored_svd(
     return U, S, Vt
 
 
+def factored_values(
+    A: Tensor, B: Tensor, scaling: float | Tensor = 1.0, *, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Singular values alone, (n, min(r, in, out)) in falling order, in less time than `factored_svd` takes.
+
+    Args:
+        A, B, scaling, dtype: as for `factored_svd`.
+    """
+    scale = torch.as_tensor(scaling, dtype=dtype, device=A.device)
+    r_a = torch.linalg.qr(A.to(dtype).mT, mode="r").R
+    r_b = torch.linalg.qr(B.to(dtype), mode="r").R
+    found: Tensor = torch.linalg.svdvals((r_b @ r_a.mT) * scale.reshape(-1, 1, 1))
+    return found
+
+
 def canonical_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
     """Flip pairs of singular vectors so that the entry of largest magnitude in each column of U is positive.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Meta:
             a lossless file be written back identically.
         config_text: the configuration file's text, byte for byte, under the same condition.
         dtype: the dtype that the source's factors had, where they were decoded to another; else None.
+        parts: tensors of the source that no factor shows, such as those of a product, as `module:part`, where there is
+            a header.
     """
 
     dialect: str = "peft"
@@ -31,8 +34,9 @@ class Meta:
     header: bytes | None = None
     config_text: str | None = None
     dtype: torch.dtype | None = None
+    parts: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
     @property
     def described(self) -> Meta:
-        """The same without what holds for the source's own tensors alone: header, configuration text and dtype."""
-        return replace(self, header=None, config_text=None, dtype=None)
+        """The same without what holds for the source's own tensors alone: header, configuration text, dtype, parts."""
+        return replace(self, header=None, config_text=None, dtype=None, parts=MappingProxyType({}))

@@ -6,3 +6,7 @@ from collections.abc import Callable
 
 Progress = Callable[[str, float], None]
 """Called with a phase and the share of it that is done."""
+
+
+def silent(phase: str, share: float) -> None:
+    """Tells nobody."""

@@ -85,7 +85,7 @@ def resized(
 
 def _resized(adapter: Adapter, parts: Parts, ranks: Mapping[str, int], dtype: torch.dtype | None) -> Resized:
     modules = {name: _cut(factors, parts[name], ranks[name], dtype) for name, factors in adapter.modules.items()}
-    meta = replace(adapter.meta, header=None, config_text=None)
+    meta = replace(adapter.meta.described, dtype=adapter.meta.dtype)
     made = replace(adapter, modules=modules, meta=meta)
     return Resized(made, diff(Adapter(adapter.modules), Adapter(modules)).relative_error or 0.0)
 

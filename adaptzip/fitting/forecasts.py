@@ -12,10 +12,11 @@ from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
 from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
-from adaptzip.fitting.fits import NOTHING_CODED
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
+from adaptzip.methods import REFERENCE
 
 _SHOWN = 4
 """Settings of one method that a table shows."""
@@ -140,7 +141,22 @@ def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | No
     Raises:
         RefusedError, CheckFailedError: if the method can't represent the adapter, or the limits can't be met.
     """
-    fitted = fit_candidate(job, candidate, progress)
+    return _foreseen(job, fit_candidate(job, candidate, progress))
+
+
+def foresee_errors(source: Original, request: Request, errors: Sequence[float], progress: Progress) -> list[Forecast]:
+    """What the reference method is expected to give at each of some errors, from one fit, which no limit changes."""
+    jobs = [prepare_job(source, replace(request, to=REFERENCE, max_error=error)) for error in errors]
+    fitted = fit_candidate(jobs[0], candidates(jobs[0])[0], progress)
+    found = []
+    for number, job in enumerate(jobs):
+        found.append(_foreseen(job, fitted))
+        progress("estimating", (number + 1) / len(jobs))
+    return found
+
+
+def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
+    """What a fit is expected to give under the limits of a job."""
     options = stored_options(fitted.config)
     if not fitted.profiles:
         return Forecast(job.method.name, options, file_size(job, fitted, 0.0, NOTHING_CODED, 0.0), 0, 0.0, {})

@@ -18,7 +18,7 @@ from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._parts import base_name
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.compressed import PARTS, PackedExtras
 from adaptzip.core.meta import Meta
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.errors import RefusedError, without_warnings
@@ -149,7 +149,11 @@ def _norm(tensor: Tensor) -> float:
 
 
 def pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:
-    """An adapter's extras, DoRA magnitudes and biases in one block; `folded` multiplies biases by their scale."""
+    """An adapter's extras, DoRA magnitudes and biases in one block.
+
+    Args:
+        folded: multiply biases by their scale, and leave out the source's own parts; not in a lossless file.
+    """
     tensors = [("extra", name, tensor) for name, tensor in sorted(adapter.extras.items())]
     for name, module in sorted(adapter.modules.items()):
         if module.magnitude is not None:
@@ -157,4 +161,6 @@ def pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedEx
         if module.bias is not None:
             scaled = folded and module.scaling != 1.0
             tensors.append(("bias", name, module.bias.float() * module.scaling if scaled else module.bias))
+    if not folded:
+        tensors += [("extra", PARTS + name, tensor) for name, tensor in sorted(adapter.meta.parts.items())]
     return pack_tensors(tensors, mode)

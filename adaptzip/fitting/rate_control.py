@@ -21,6 +21,8 @@ _TRIED, _ATTEMPTS = 3, 8
 """Sets of few components of which something is left in the room, and how many are coded to find so many."""
 _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
+_BELOW = 1e-9
+"""How far below the step that was searched, relatively, an error is within its limit; more than the search leaves."""
 _CODED_ROOM = 256
 """In rooms of so many bytes nothing is foreseen: they are coded at once."""
 
@@ -95,7 +97,8 @@ class RateControl:
         def value(step: float) -> float:
             return steps.distortion(fitted.predict(step, fitted.ranks(step, steps.caps))[1] / fitted.energy)
 
-        step = solve(value, steps.distortion(error**2), *steps.bounds, rising=True)
+        # Just below where the error passes its limit, which it may do in a jump.
+        step = solve(value, steps.distortion(error**2), *steps.bounds, rising=True) * (1 - _BELOW)
         return step, fitted.ranks(step, steps.caps)
 
     def _foresee_size(self, size: int) -> tuple[float, Mapping[str, int]]:

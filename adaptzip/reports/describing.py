@@ -12,7 +12,8 @@ from torch import Tensor
 
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape
-from adaptzip.core.linalg import factored_svd
+from adaptzip.core.linalg import factored_values
+from adaptzip.core.progress import Progress, silent
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Where the captured energy is reported."""
@@ -145,9 +146,13 @@ class AdapterReport:
         }
 
 
-def describe(adapter: Adapter) -> AdapterReport:
-    """Describe an adapter; its spectra come from the factored SVD."""
-    spectra = _spectra(adapter.modules)
+def describe(adapter: Adapter, progress: Progress | None = None) -> AdapterReport:
+    """Describe an adapter; its spectra come from the factored SVD.
+
+    Args:
+        progress: called with a phase and the share of it that is done.
+    """
+    spectra = _spectra(adapter.modules, progress or silent)
     modules = tuple(_module(name, m, spectra[name]) for name, m in adapter.modules.items())
     alive = [m.effective_rank for m in modules if m.norm > 0]
     factors = [t for m in adapter.modules.values() for t in _tensors(m)]
@@ -167,15 +172,15 @@ def describe(adapter: Adapter) -> AdapterReport:
     )
 
 
-def _spectra(modules: Mapping[str, LoraFactors]) -> dict[str, Tensor]:
+def _spectra(modules: Mapping[str, LoraFactors], report: Progress) -> dict[str, Tensor]:
     """Singular values of every update by module, float64 on the CPU, in the order of `modules`."""
     found: dict[str, Tensor] = {}
     for names in group_by_shape(modules):
         batch = [modules[name] for name in names]
-        A, B = torch.stack([m.A.double() for m in batch]), torch.stack([m.B.double() for m in batch])
+        A, B = torch.stack([m.A for m in batch]), torch.stack([m.B for m in batch])
         scaling = torch.tensor([m.scaling for m in batch], dtype=torch.float64)
-        _, S, _ = factored_svd(A, B, scaling, dtype=torch.float64)
-        found |= dict(zip(names, S, strict=True))
+        found |= dict(zip(names, factored_values(A, B, scaling), strict=True))
+        report("describing", len(found) / len(modules))
     return {name: found[name] for name in modules}
 
 

@@ -33,7 +33,7 @@ from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter, named_in
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming, without_warnings
 from adaptzip.files.atomic import atomic_directory, atomic_file, check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.files.names import SINGLE, names_a_file
@@ -312,7 +312,8 @@ def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
 def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:
     """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
     try:
-        found = understood(replace(open_checkpoint(folder), modules=named_in(adapter)))
+        with without_warnings():  # Of what is the adapter's own the reader has warned before.
+            found = understood(replace(open_checkpoint(folder), modules=named_in(adapter)))
     except (CheckpointError, RefusedError) as error:
         told = str(error).replace(str(folder), str(output))
         raise CheckFailedError(

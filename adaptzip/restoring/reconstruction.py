@@ -19,7 +19,7 @@ from adaptzip.bases.resolve import basis_for_reconstruct
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import Compressed, ExtraEntry, Site
+from adaptzip.core.compressed import PARTS, Compressed, ExtraEntry, Site
 from adaptzip.core.family import AnyFamily, MethodConfig
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
@@ -150,6 +150,9 @@ def _assembled(compressed: Compressed, modules: Mapping[str, LoraFactors], *, co
         for name, module in modules.items()
     }
     meta = dataclasses.replace(compressed.meta, dtype=None if compressed.lossless else DTYPES[compressed.dtype])
+    if compressed.lossless and meta.header is not None:
+        parts = {key: extras.pop(key) for key in [key for key in extras if key.startswith(PARTS)]}
+        meta = dataclasses.replace(meta, parts={key.removeprefix(PARTS): t for key, t in parts.items()})
     adapter = Adapter(whole, extras, meta)
     return _vetted(adapter) if complete else adapter
 

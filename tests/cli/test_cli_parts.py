@@ -89,6 +89,33 @@ def test_sizes(count: int, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "most", "said"),
+    [
+        (19_999_000, 20_000_000, "19.07 MiB"),
+        (65_530, 65_536, "64.0 KiB"),
+        (1500, 100, "1.5 KiB"),
+        (2047, 2047, "1.999 KiB"),
+    ],
+)
+def test_no_size_is_rounded_beyond_what_it_is_within(count: int, most: int, said: str) -> None:
+    assert text.size(count, most) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "most", "said"),
+    [
+        (0.12359, 0.1236, "0.1236"),
+        (0.0998, 0.1, "0.0998"),
+        (0.09996, 0.1, "0.1"),
+        (0.12359, 0.12, "0.124"),
+        (0.5, None, "0.5"),
+    ],
+)
+def test_no_number_is_rounded_beyond_what_it_is_within(value: float, most: float | None, said: str) -> None:
+    assert text.number(value, most) == said
+
+
+@pytest.mark.parametrize(
     ("part", "whole", "said"),
     [
         (19, 1000, "1.9 %"),

@@ -16,6 +16,7 @@ from adaptzip.checkpoints._base import Checkpoint, Files, Reader, WriteOptions, 
 from adaptzip.checkpoints._image.factors import factors_of, made_of, warn_of_growth
 from adaptzip.checkpoints._image.keys import by_module, spelling_of
 from adaptzip.checkpoints._image.names import COMPONENTS, DENOISERS
+from adaptzip.checkpoints._image.origin import Origin, parts_of
 from adaptzip.checkpoints._image.pipelines import in_pipeline
 from adaptzip.checkpoints._image.writing import Plan, file_tensors
 from adaptzip.checkpoints._keys import PREFIX
@@ -27,7 +28,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effect, Effects
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
-from adaptzip.files.tensors import build_header, fits, write_tensors
+from adaptzip.files.tensors import Pending, build_header, fits, write_tensors
 
 _ADDED = {"diff": "weight", "diff_b": "bias"}
 """Parts that are added to a tensor of the base as they are, with the tensor's leaf."""
@@ -79,6 +80,7 @@ class ImageReader(Reader):
         modules: dict[str, LoraFactors] = {}
         extras: dict[str, Tensor] = {}
         alone: dict[str, float] = {}
+        kept: dict[str, Tensor] = {}
         for key in replacing:
             stem, _, leaf = key.rpartition(".")
             check_numbers(source, key)
@@ -94,11 +96,12 @@ class ImageReader(Reader):
                 if name in modules:
                     raise CheckpointError(f"{source.weights}: two modules of the file mean {name}", hint=AGAIN)
                 modules[name] = factors_of(source, name, factors, scalings.get(name))
+                kept |= parts_of(source, name, factors, modules[name])
         if not modules:
             raise CheckpointError(f"{source.weights}: holds no factors of {self.title}", hint=AGAIN)
         meta = self._meta(source, parts, names, {"alone": alone} if alone else {})
         warn_of_growth(source, modules)
-        return Adapter(dict(sorted(modules.items())), extras, meta)
+        return Adapter(dict(sorted(modules.items())), extras, replace(meta, parts=MappingProxyType(kept)))
 
     def _meta(
         self, source: Checkpoint, parts: Mapping[str, Parts], names: Mapping[str, str], more: Mapping[str, Any]
@@ -165,7 +168,7 @@ class ImageDialect(ImageReader, Writer):
             return adapter
         if not conventions(adapter.meta.dialect).pipelines:
             adapter = in_pipeline(adapter, self.title)
-        meta = replace(adapter.meta, header=None, config_text=None)
+        meta = replace(adapter.meta, header=None, config_text=None, parts=MappingProxyType({}))
         return replace(adapter, modules=dict(self.respelled(adapter.modules)), meta=meta)
 
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
@@ -196,20 +199,25 @@ class ImageDialect(ImageReader, Writer):
             alone=config.get("alone") or {},
             dtype=options.dtype,
         )
-        header = adapter.meta.header if own and self._told(adapter, config) else None
-        tensors = file_tensors(adapter, replace(plan, header=header)) if header is not None else {}
+        told = self.scalings(config.get("metadata") or {}, adapter.modules, "the adapter") if own else {}
+        header = adapter.meta.header if own and self._tells(told, adapter, config) else None
+        tensors: Mapping[str, Pending] = {}
+        if header is not None:
+            origin = Origin.of(header, adapter.meta.parts, told)
+            tensors = file_tensors(adapter, replace(plan, header=header, origin=origin))
         if header is None or not fits(tensors, header):
             tensors = file_tensors(adapter, plan)
             header = build_header(tensors, self.metadata(adapter, config, own))
         with (folder / self.files.written[0]).open("wb") as handle:
             write_tensors(handle, tensors, header)
 
-    def _told(self, adapter: Adapter, config: Mapping[str, Any]) -> bool:
-        """Whether the source's own header still tells every scale, where no alphas do."""
-        if config.get("alpha", self.alphas):
-            return True
-        told = self.scalings(config.get("metadata") or {}, adapter.modules, "the adapter")
-        return all(factors.scaling == told.get(name, 1.0) for name, factors in adapter.modules.items())
+    def _tells(self, told: Mapping[str, float], adapter: Adapter, config: Mapping[str, Any]) -> bool:
+        """Whether the source's own header still tells every scale that no alpha does."""
+        alphas = config.get("alpha", self.alphas)
+        return all(
+            factors.scaling == told.get(name, factors.scaling if alphas else 1.0)
+            for name, factors in adapter.modules.items()
+        )
 
     def metadata(self, adapter: Adapter, config: Mapping[str, Any], own: bool) -> dict[str, str]:
         """The metadata of a file that is written: the source's own, where it was of this dialect."""

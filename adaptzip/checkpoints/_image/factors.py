@@ -62,6 +62,12 @@ def factors_of(source: Checkpoint, name: str, keys: Parts, scaling: float | None
     return LoraFactors(a, b, scale, layout, kernel, magnitude=magnitude, bias=_bias(source, name, parts, b.shape[0]))
 
 
+def alpha_of(factors: LoraFactors) -> float:
+    """scale * rank, without the last bit's rounding."""
+    product = factors.scaling * factors.rank
+    return float(round(product)) if math.isclose(product, round(product), rel_tol=1e-12) and product else product
+
+
 def made_of(parts: Mapping[str, Parts]) -> Mapping[str, dict[str, int]]:
     """How many modules are of which kind, where some are no LoRA."""
     found = Counter(kind for keys in parts.values() for kind in {_algorithm(part) for part in keys} - {"", "lora"})
@@ -76,7 +82,7 @@ def warn_of_growth(source: Checkpoint, modules: Mapping[str, LoraFactors]) -> No
     if plain > _GROWTH * there and plain > _SMALL:
         warnings.warn(
             f"{source.weights}: its products of {there:,} numbers have {plain:,} as plain factors, which is how they "
-            "are written: keep the file, which is smaller",
+            "are compressed: keep the file, which is smaller",
             AdaptzipWarning,
             stacklevel=2,
         )

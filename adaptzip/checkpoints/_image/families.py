@@ -7,90 +7,70 @@ theirs one after the other. Models with the same names in both need no rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from fractions import Fraction
 
-from adaptzip.core.adapter import LoraFactors
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One layer: its original name, and diffusers' names of the layers that it is.
-
-    Attributes:
-        original: the path, with # for a number.
-        diffusers: the paths in the order of the rows, with # for the same number.
-        shares: how many shares of the rows each of these has.
-        halves_swapped: whether the two halves of the rows change places.
-    """
-
-    original: str
-    diffusers: tuple[str, ...]
-    shares: tuple[int, ...] = (1,)
-    halves_swapped: bool = False
+from adaptzip.checkpoints._image.rules import Family, Rule
 
 
-@dataclass(frozen=True)
-class Family:
-    """A kind of model.
-
-    Attributes:
-        title: its name, for messages.
-        component: diffusers' component.
-        rules: its layers.
-        fits: tells from original paths, and from diffusers' paths, whether a file is of this family.
-    """
-
-    title: str
-    component: str
-    rules: tuple[Rule, ...]
-    original: Callable[[Collection[str]], bool]
-    diffusers: Callable[[Collection[str]], bool]
+def _one(original: str, diffusers: str, *, swapped: bool = False, ratio: Fraction | None = None) -> Rule:
+    return Rule(original, (diffusers,), halves_swapped=swapped, ratio=ratio)
 
 
-def _has(pattern: str) -> Callable[[Collection[str]], bool]:
-    compiled = re.compile(pattern)
-    return lambda paths: any(compiled.search(path) for path in paths)
+def _qkv(original: str, names: Sequence[str], shares: tuple[int, ...] = (1, 1, 1)) -> Rule:
+    return Rule(original, tuple(names), shares, ratio=Fraction(sum(shares), shares[0]))
 
 
-def _one(original: str, diffusers: str, *, swapped: bool = False) -> Rule:
-    return Rule(original, (diffusers,), halves_swapped=swapped)
-
-
-def _qkv(original: str, names: Sequence[str]) -> Rule:
-    return Rule(original, tuple(names), (1, 1, 1))
+def _same(paths: Sequence[str]) -> tuple[Rule, ...]:
+    return tuple(_one(path, path) for path in paths)
 
 
 _IMAGE, _TEXT = ("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj")
 _BLOCK, _SINGLE = "transformer_blocks.#", "single_transformer_blocks.#"
 
 
-def _mlp(original: str, ends: tuple[str, str], diffusers: str) -> tuple[Rule, Rule]:
-    return _one(f"{original}.{ends[0]}", f"{diffusers}.net.0.proj"), _one(f"{original}.{ends[1]}", f"{diffusers}.net.2")
+def _mlp(original: str, ends: tuple[str, str], diffusers: str, growth: int | None = None) -> tuple[Rule, Rule]:
+    there, back = (None, None) if growth is None else (Fraction(growth), Fraction(1, growth))
+    return (
+        _one(f"{original}.{ends[0]}", f"{diffusers}.net.0.proj", ratio=there),
+        _one(f"{original}.{ends[1]}", f"{diffusers}.net.2", ratio=back),
+    )
 
 
 def _embedder(original: str, diffusers: str) -> tuple[Rule, Rule]:
     return _one(f"{original}.in_layer", f"{diffusers}.linear_1"), _one(f"{original}.out_layer", f"{diffusers}.linear_2")
 
 
+def _joint(image: str, text: str) -> tuple[Rule, ...]:
+    """The attention of two streams."""
+    return (
+        _qkv(f"{image}qkv", [f"{_BLOCK}.attn.{name}" for name in _IMAGE]),
+        _qkv(f"{text}qkv", [f"{_BLOCK}.attn.{name}" for name in _TEXT]),
+        _one(f"{image}proj", f"{_BLOCK}.attn.to_out.0"),
+        _one(f"{text}proj", f"{_BLOCK}.attn.to_add_out"),
+    )
+
+
+_FUSED = (
+    Rule(
+        "single_blocks.#.linear1",
+        (*(f"{_SINGLE}.attn.{name}" for name in _IMAGE), f"{_SINGLE}.proj_mlp"),
+        (1, 1, 1, 4),
+        ratio=Fraction(7),
+    ),
+    _one("single_blocks.#.linear2", f"{_SINGLE}.proj_out", ratio=Fraction(1, 5)),
+)
+"""A block of one stream, whose attention and feed-forward layer lie beside each other."""
+
 _FLUX = Family(
     "Flux",
-    "transformer",
     (
-        _qkv("double_blocks.#.img_attn.qkv", [f"{_BLOCK}.attn.{name}" for name in _IMAGE]),
-        _qkv("double_blocks.#.txt_attn.qkv", [f"{_BLOCK}.attn.{name}" for name in _TEXT]),
-        _one("double_blocks.#.img_attn.proj", f"{_BLOCK}.attn.to_out.0"),
-        _one("double_blocks.#.txt_attn.proj", f"{_BLOCK}.attn.to_add_out"),
-        *_mlp("double_blocks.#.img_mlp", ("0", "2"), f"{_BLOCK}.ff"),
-        *_mlp("double_blocks.#.txt_mlp", ("0", "2"), f"{_BLOCK}.ff_context"),
+        *_joint("double_blocks.#.img_attn.", "double_blocks.#.txt_attn."),
+        *_mlp("double_blocks.#.img_mlp", ("0", "2"), f"{_BLOCK}.ff", 4),
+        *_mlp("double_blocks.#.txt_mlp", ("0", "2"), f"{_BLOCK}.ff_context", 4),
         _one("double_blocks.#.img_mod.lin", f"{_BLOCK}.norm1.linear"),
         _one("double_blocks.#.txt_mod.lin", f"{_BLOCK}.norm1_context.linear"),
-        Rule(
-            "single_blocks.#.linear1",
-            (*(f"{_SINGLE}.attn.{name}" for name in _IMAGE), f"{_SINGLE}.proj_mlp"),
-            (1, 1, 1, 4),
-        ),
-        _one("single_blocks.#.linear2", f"{_SINGLE}.proj_out"),
+        *_FUSED,
         _one("single_blocks.#.modulation.lin", f"{_SINGLE}.norm.linear"),
         _one("img_in", "x_embedder"),
         _one("txt_in", "context_embedder"),
@@ -100,13 +80,12 @@ _FLUX = Family(
         _one("final_layer.linear", "proj_out"),
         _one("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
     ),
-    _has(r"^double_blocks\.\d+\.(img|txt)_(attn\.|mlp\.[02]$|mod\.lin$)|^single_blocks\.\d+\.modulation\.lin$"),
-    _has(r"^single_transformer_blocks\.\d+\.(attn\.|proj_|norm\.)"),
+    frozenset({3072}),
+    {"double_blocks": 19, "transformer_blocks": 19, "single_blocks": 38, "single_transformer_blocks": 38},
 )
 
 _SD3 = Family(
     "Stable Diffusion 3",
-    "transformer",
     (
         _qkv("joint_blocks.#.x_block.attn.qkv", [f"{_BLOCK}.attn.{name}" for name in _IMAGE]),
         _qkv("joint_blocks.#.x_block.attn2.qkv", [f"{_BLOCK}.attn2.{name}" for name in _IMAGE]),
@@ -126,13 +105,12 @@ _SD3 = Family(
         _one("final_layer.linear", "proj_out"),
         _one("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
     ),
-    _has(r"^joint_blocks\.\d+\.(x|context)_block\."),
-    _has(r"^pos_embed\.proj$|^transformer_blocks\.\d+\.attn2\.to_[qkv]$"),
+    frozenset({1536, 2432}),
+    {"joint_blocks": 38, "transformer_blocks": 38},
 )
 
 _WAN = Family(
     "Wan",
-    "transformer",
     (
         *(
             _one(f"blocks.#.{attention}.{ours}", f"blocks.#.{theirs}.{name}")
@@ -152,13 +130,10 @@ _WAN = Family(
         _one("patch_embedding", "patch_embedding"),
         _one("head.head", "proj_out"),
     ),
-    _has(r"^blocks\.\d+\.(self|cross)_attn\.([qkvo]|[kv]_img)$"),
-    _has(r"^blocks\.\d+\.attn[12]\.to_"),
 )
 
 _Z_IMAGE = Family(
     "Z-Image",
-    "transformer",
     tuple(
         rule
         for block in ("layers.#", "noise_refiner.#", "context_refiner.#")
@@ -169,23 +144,157 @@ _Z_IMAGE = Family(
             _one(f"{block}.adaLN_modulation.0", f"{block}.adaLN_modulation.0"),
         )
     ),
-    _has(r"^layers\.\d+\.attention\.(qkv|out)$"),
-    _has(r"^layers\.\d+\.attention\.to_"),
 )
 
-FAMILIES = (_FLUX, _SD3, _WAN, _Z_IMAGE)
+_FLUX_2 = Family(
+    "Flux 2",
+    (
+        *_joint("double_blocks.#.img_attn.", "double_blocks.#.txt_attn."),
+        *(
+            _one(f"double_blocks.#.{ours}.{end}", f"{_BLOCK}.{theirs}.{name}", ratio=ratio)
+            for ours, theirs in (("img_mlp", "ff"), ("txt_mlp", "ff_context"))
+            for end, name, ratio in (("0", "linear_in", Fraction(6)), ("2", "linear_out", Fraction(1, 3)))
+        ),
+        _one("single_blocks.#.linear1", f"{_SINGLE}.attn.to_qkv_mlp_proj", ratio=Fraction(9)),
+        _one("single_blocks.#.linear2", f"{_SINGLE}.attn.to_out", ratio=Fraction(1, 4)),
+        _one("img_in", "x_embedder"),
+        _one("txt_in", "context_embedder"),
+        *_embedder("time_in", "time_guidance_embed.timestep_embedder"),
+        *_embedder("guidance_in", "time_guidance_embed.guidance_embedder"),
+        *(
+            _one(f"{name}.lin", f"{name}.linear")
+            for name in ("single_stream_modulation", "double_stream_modulation_img", "double_stream_modulation_txt")
+        ),
+        _one("final_layer.linear", "proj_out"),
+        _one("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
+    ),
+    frozenset({3072, 4096, 6144}),
+    {"double_blocks": 8, "transformer_blocks": 8, "single_blocks": 48, "single_transformer_blocks": 48},
+)
 
-SAME = re.compile(r"^transformer_blocks\.\d+\.(img_mlp|txt_mlp|img_mod|txt_mod)\.")
-"""Paths of Qwen-Image, whose names are the same in both."""
-SHARED = re.compile(r"^transformer_blocks\.\d+\.attn\.")
-"""Paths that Flux, Stable Diffusion 3 and Qwen-Image have in diffusers' names, and not in the original's."""
-_JOINT = re.compile(r"^transformer_blocks\.\d+\.(ff|ff_context|norm1|norm1_context)\.")
-"""Paths that Flux and Stable Diffusion 3 have in common, and Qwen-Image has not."""
-_WIDTHS = {3072: _FLUX, 1536: _SD3, 2432: _SD3}
+_REFINER = "txt_in.individual_token_refiner.blocks.#"
+_REFINED = "context_embedder.token_refiner.refiner_blocks.#"
+_HUNYUAN = Family(
+    "HunyuanVideo",
+    (
+        *_joint("double_blocks.#.img_attn_", "double_blocks.#.txt_attn_"),
+        *_mlp("double_blocks.#.img_mlp", ("fc1", "fc2"), f"{_BLOCK}.ff"),
+        *_mlp("double_blocks.#.txt_mlp", ("fc1", "fc2"), f"{_BLOCK}.ff_context"),
+        _one("double_blocks.#.img_mod.linear", f"{_BLOCK}.norm1.linear"),
+        _one("double_blocks.#.txt_mod.linear", f"{_BLOCK}.norm1_context.linear"),
+        *_FUSED,
+        _one("single_blocks.#.modulation.linear", f"{_SINGLE}.norm.linear"),
+        _qkv(f"{_REFINER}.self_attn_qkv", [f"{_REFINED}.attn.{name}" for name in _IMAGE]),
+        _one(f"{_REFINER}.self_attn_proj", f"{_REFINED}.attn.to_out.0"),
+        *_mlp(f"{_REFINER}.mlp", ("fc1", "fc2"), f"{_REFINED}.ff"),
+        _one(f"{_REFINER}.adaLN_modulation.1", f"{_REFINED}.norm_out.linear"),
+        _one("txt_in.input_embedder", "context_embedder.proj_in"),
+        _one("txt_in.t_embedder.mlp.0", "context_embedder.time_text_embed.timestep_embedder.linear_1"),
+        _one("txt_in.t_embedder.mlp.2", "context_embedder.time_text_embed.timestep_embedder.linear_2"),
+        _one("txt_in.c_embedder.linear_1", "context_embedder.time_text_embed.text_embedder.linear_1"),
+        _one("txt_in.c_embedder.linear_2", "context_embedder.time_text_embed.text_embedder.linear_2"),
+        _one("img_in.proj", "x_embedder.proj"),
+        *(
+            _one(f"{ours}.mlp.{end}", f"time_text_embed.{theirs}.{name}")
+            for ours, theirs in (("time_in", "timestep_embedder"), ("guidance_in", "guidance_embedder"))
+            for end, name in (("0", "linear_1"), ("2", "linear_2"))
+        ),
+        *_embedder("vector_in", "time_text_embed.text_embedder"),
+        _one("final_layer.linear", "proj_out"),
+        _one("final_layer.adaLN_modulation.1", "norm_out.linear", swapped=True),
+    ),
+    frozenset({3072}),
+    {"double_blocks": 20, "transformer_blocks": 20, "single_blocks": 40, "single_transformer_blocks": 40},
+)
 
+_LUMINA = Family(
+    "Lumina 2",
+    tuple(
+        rule
+        for block in ("layers.#", "noise_refiner.#", "context_refiner.#")
+        for rule in (
+            _qkv(f"{block}.attention.qkv", [f"{block}.attn.{name}" for name in _IMAGE], (3, 1, 1)),
+            _one(f"{block}.attention.out", f"{block}.attn.to_out.0"),
+            *(_one(f"{block}.feed_forward.w{n}", f"{block}.feed_forward.linear_{n}") for n in (1, 2, 3)),
+            _one(f"{block}.adaLN_modulation.1", f"{block}.norm1.linear"),
+        )
+    ),
+    frozenset({2304}),
+)
 
-def by_width(modules: Mapping[str, LoraFactors]) -> Family | None:
-    """Flux or Stable Diffusion 3, in diffusers' names, by the width of layers that both have; None for neither."""
-    both = {path: factors for path, factors in modules.items() if _JOINT.match(path) and not path.endswith("net.2")}
-    widths = {factors.shape[1] for factors in both.values()}
-    return _WIDTHS.get(next(iter(widths))) if len(widths) == 1 else None
+_GATED = (("wq", "to_q"), ("wk", "to_k"), ("wv", "to_v"), ("wo", "to_out.0"), ("gate", "to_gate"))
+_KREA = Family(
+    "Krea 2",
+    (
+        *(
+            _one(f"{block}.{ours}", f"{theirs}.{name}")
+            for block, theirs in (
+                ("blocks.#", _BLOCK),
+                ("txtfusion.layerwise_blocks.#", "text_fusion.layerwise_blocks.#"),
+                ("txtfusion.refiner_blocks.#", "text_fusion.refiner_blocks.#"),
+            )
+            for ours, name in (
+                *((f"attn.{ours}", f"attn.{name}") for ours, name in _GATED),
+                *((f"mlp.{name}", f"ff.{name}") for name in ("gate", "up", "down")),
+            )
+        ),
+        _one("first", "img_in"),
+        _one("last.linear", "final_layer.linear"),
+        _one("tmlp.0", "time_embed.linear_1"),
+        _one("tmlp.2", "time_embed.linear_2"),
+        _one("tproj.1", "time_mod_proj"),
+        _one("txtmlp.1", "txt_in.linear_1"),
+        _one("txtmlp.3", "txt_in.linear_2"),
+        _one("txtfusion.projector", "text_fusion.projector"),
+    ),
+    frozenset({6144}),
+)
+
+_ANIMA = Family(
+    "Anima",
+    (
+        *(
+            _one(f"blocks.#.{attention}.{ours}", f"{_BLOCK}.{theirs}.{name}")
+            for attention, theirs in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+            for ours, name in zip(("q_proj", "k_proj", "v_proj", "output_proj"), (*_IMAGE, "to_out.0"), strict=True)
+        ),
+        *_mlp("blocks.#.mlp", ("layer1", "layer2"), f"{_BLOCK}.ff"),
+        *(
+            _one(f"{ours}.{n}", f"{theirs}.linear_{n}")
+            for ours, theirs in (
+                ("blocks.#.adaln_modulation_self_attn", f"{_BLOCK}.norm1"),
+                ("blocks.#.adaln_modulation_cross_attn", f"{_BLOCK}.norm2"),
+                ("blocks.#.adaln_modulation_mlp", f"{_BLOCK}.norm3"),
+                ("final_layer.adaln_modulation", "norm_out"),
+            )
+            for n in (1, 2)
+        ),
+        _one("final_layer.linear", "proj_out"),
+        _one("t_embedder.1.linear_1", "time_embed.t_embedder.linear_1"),
+        _one("t_embedder.1.linear_2", "time_embed.t_embedder.linear_2"),
+        _one("x_embedder.proj.1", "patch_embed.proj"),
+    ),
+    frozenset({2048}),
+)
+
+_QWEN = Family(
+    "Qwen-Image",
+    _same(
+        [
+            *(f"{_BLOCK}.attn.{name}" for name in (*_IMAGE, *_TEXT, "to_out.0", "to_add_out")),
+            *(f"{_BLOCK}.{side}_mlp.net.{end}" for side in ("img", "txt") for end in ("0.proj", "2")),
+            *(f"{_BLOCK}.{side}_mod.1" for side in ("img", "txt")),
+            *("img_in", "txt_in", "proj_out", "norm_out.linear"),
+            *(f"time_text_embed.timestep_embedder.linear_{n}" for n in (1, 2)),
+        ]
+    ),
+    frozenset({3072}),
+    {"transformer_blocks": 60},
+)
+
+FAMILIES = (_FLUX, _SD3, _WAN, _Z_IMAGE, _FLUX_2, _HUNYUAN, _LUMINA, _KREA, _ANIMA, _QWEN)
+PREFERRED = {_HUNYUAN.title: _FLUX.title}
+"""Models of the same size and, in diffusers, the same names, of which the second is meant if nothing tells that it is
+the first: HunyuanVideo has a block more of each kind, and refines its texts."""
+SAME = re.compile(r"^(double|single)_stream_blocks\.\d+\.block\.")
+"""Paths of HiDream, whose names are the same in both."""

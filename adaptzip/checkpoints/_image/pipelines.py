@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from adaptzip.checkpoints._image import unet
-from adaptzip.checkpoints._image.families import FAMILIES
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
-from adaptzip.checkpoints._image.spellings import to_diffusers_where_known
+from adaptzip.checkpoints._image.spellings import named_by_diffusers, spelling_of_denoiser
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
@@ -25,11 +23,14 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
     Raises:
         RefusedError: if neither tells.
     """
+    if not adapter.modules:
+        return adapter
     folder = re.split(r"[\\/]", (adapter.meta.base_model or "").rstrip("\\/"))[-1]
     component = folder if folder in COMPONENTS and folder != ORIGINAL else _component(adapter)
     if component is None:
         raise RefusedError(
-            f"{_base(adapter)} is no component of an image pipeline, which {title} is for",
+            f"module {next(iter(adapter.modules))} is of no image model that adaptzip knows, which {title} is for, and "
+            f"the base model {adapter.meta.base_model or 'has no name that'} tells no component of a pipeline",
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
@@ -54,25 +55,21 @@ def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
     )
 
 
-def _base(adapter: Adapter) -> str:
-    named = adapter.meta.base_model
-    return "the adapter names no base model, and" if named is None else f"the adapter's base model {named}"
-
-
 def _component(adapter: Adapter) -> str | None:
     firsts = {name.partition(".")[0] for name in adapter.modules}
     if firsts & set(UNET):
         return "unet"
-    family = next((family for family in FAMILIES if family.diffusers(adapter.modules)), None)
-    if family is not None or firsts & set(TRANSFORMER):
-        return "transformer" if family is None else family.component
-    if any(map(unet.is_original, adapter.modules)) or any(family.original(adapter.modules) for family in FAMILIES):
-        return ORIGINAL
-    return "text_encoder" if all(_TEXT.match(name) for name in adapter.modules) else None
+    if firsts & set(TRANSFORMER):
+        return "transformer"
+    if all(_TEXT.match(name) for name in adapter.modules):
+        return "text_encoder"
+    return spelling_of_denoiser(adapter.modules)
 
 
 def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
-    """An adapter of one component alone, as that of a single model, in diffusers' names where these are known.
+    """An adapter of one component alone, as that of a single model: diffusers', where its layers have names there.
+
+    Tensors beside the factors have names in one spelling alone, so that with them the adapter keeps its own.
 
     Raises:
         RefusedError: if it is of several components.
@@ -83,6 +80,8 @@ def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
             f"the adapter is of several models, {', '.join(components)}, and {title} is for one",
             hint="write it with --as diffusers, --as kohya or --as comfyui",
         )
-    # Tensors beside the factors have the original names as well, of which diffusers' are not known.
-    modules = adapter.modules if adapter.extras else to_diffusers_where_known(adapter.modules)
-    return _renamed(replace(adapter, modules=modules), lambda name: name.partition(".")[2])
+    if components == [ORIGINAL] and not adapter.extras:
+        found = named_by_diffusers(adapter.modules)
+        adapter = adapter if found is None else replace(adapter, modules=found)
+    begin = f"{next(iter(adapter.modules)).partition('.')[0]}."
+    return _renamed(adapter, lambda name: name.removeprefix(begin))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._image import unet
-from adaptzip.checkpoints._image.families import FAMILIES, SAME, SHARED, Family, Rule, by_width
+from adaptzip.checkpoints._image.families import FAMILIES, SAME
 from adaptzip.checkpoints._image.fusing import fuse_rows, split_rows
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, denoiser
+from adaptzip.checkpoints._image.rules import Family, Rule, numbered
+from adaptzip.checkpoints._image.telling import diffusers_family, original_family
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import RefusedError
 
-Found = TypeVar("Found")
 Modules = Mapping[str, LoraFactors]
 _CLIP = re.compile(r"^(text_encoder(?:_2)?\.)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
 _HINT = "write it in the dialect that it came in, which programs translate themselves"
@@ -32,25 +32,37 @@ def to_diffusers(modules: Modules) -> dict[str, LoraFactors]:
     ours, rest = _denoiser(modules, {ORIGINAL})
     if not ours:
         return rest
-    family = next((family for family in FAMILIES if family.original(ours)), None)
-    if family is not None:
-        component, found = family.component, _apart(family, ours)
-    elif any(unet.is_original(path) for path in ours):
+    component = "transformer"
+    if any(unet.is_original(path) for path in ours):
         component = "unet"
         found = {_known(unet.to_diffusers(path), path, "diffusers"): factors for path, factors in ours.items()}
-    elif any(family.diffusers(ours) for family in FAMILIES) or any(map(_in_both, ours)):
-        component, found = "transformer", dict(ours)
+    elif any(map(SAME.match, ours)):
+        found = dict(ours)
+    elif (family := original_family(ours)) is not None:
+        found = _apart(family, ours)
     else:
         raise _unknown(next(iter(ours)), "diffusers")
     return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
 
 
-def to_diffusers_where_known(modules: Modules) -> dict[str, LoraFactors]:
-    """The same, but that modules of a model without known names in diffusers keep their own."""
+def named_by_diffusers(modules: Modules) -> dict[str, LoraFactors] | None:
+    """As `to_diffusers`; None where a module has no known name there."""
     try:
         return to_diffusers(modules)
     except RefusedError:
-        return dict(modules)
+        return None
+
+
+def spelling_of_denoiser(paths: Modules) -> str | None:
+    """The component that layers without one are of, where all have a name of one model; else None."""
+    if all(map(unet.is_original, paths)) or all(map(SAME.match, paths)):
+        return ORIGINAL
+    for family in FAMILIES:
+        if all(numbered(path)[0] in family.parts or path in family.parts for path in paths):
+            return "transformer"
+        if all(numbered(path)[0] in family.originals or path in family.originals for path in paths):
+            return ORIGINAL
+    return None
 
 
 def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFactors]:
@@ -71,7 +83,6 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
     if not ours:
         return rest
     unets = {name for name in modules if name.startswith("unet.")}
-    family = next((family for family in FAMILIES if family.diffusers(ours)), None) or by_width(ours)
     if unets:
         if keep_sd1 and not _is_sdxl(ours):
             return dict(modules)
@@ -80,15 +91,10 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
             _known(unet.to_original(path, attention_below=deep), path, "the original model"): factors
             for path, factors in ours.items()
         }
-    elif family is not None:
-        found = _as_one(family, ours)
-    elif any(SAME.match(path) for path in ours):
+    elif any(map(SAME.match, ours)):
         found = dict(ours)
-    elif any(SHARED.match(path) for path in ours):
-        raise RefusedError(
-            f"module {next(iter(ours))} may be of Flux, Stable Diffusion 3 or Qwen-Image, whose original names differ",
-            hint="write it with --as diffusers",
-        )
+    elif (family := diffusers_family(ours)) is not None:
+        found = _as_one(family, ours)
     else:
         raise _unknown(next(iter(ours)), "the original model")
     component = denoiser(found)
@@ -101,10 +107,6 @@ def _sd1_in_diffusers(modules: Modules) -> Modules:
         return modules
     found = to_diffusers(modules)
     return modules if _is_sdxl(_denoiser(found, {"unet"})[0]) else found
-
-
-def _in_both(path: str) -> bool:
-    return bool(SAME.match(path) or SHARED.match(path))
 
 
 def _denoiser(modules: Modules, components: set[str]) -> tuple[dict[str, LoraFactors], dict[str, LoraFactors]]:
@@ -137,7 +139,10 @@ def _is_sdxl(paths: Mapping[str, LoraFactors]) -> bool:
 def _apart(family: Family, modules: Modules) -> dict[str, LoraFactors]:
     found: dict[str, LoraFactors] = {}
     for path, factors in modules.items():
-        rule, number = _rule({rule.original: rule for rule in family.rules}, path, "diffusers")
+        pattern, number = numbered(path)
+        rule = family.originals.get(pattern) or family.originals.get(path)
+        if rule is None:
+            raise _unknown(path, "diffusers")
         parts = split_rows(path, _swapped(rule, factors), rule.shares)
         some = any(bool(part.B.any()) for part in parts)
         for name, part in zip(rule.diffusers, parts, strict=True):
@@ -149,25 +154,18 @@ def _apart(family: Family, modules: Modules) -> dict[str, LoraFactors]:
 
 
 def _as_one(family: Family, modules: Modules) -> dict[str, LoraFactors]:
-    rules = {name: (rule, place) for rule in family.rules for place, name in enumerate(rule.diffusers)}
     groups: dict[str, tuple[Rule, dict[int, LoraFactors]]] = {}
     for path, factors in modules.items():
-        (rule, place), number = _rule(rules, path, "the original model")
+        pattern, number = numbered(path)
+        part = family.parts.get(pattern) or family.parts.get(path)
+        if part is None:
+            raise _unknown(path, "the original model")
+        rule, place = part
         groups.setdefault(rule.original.replace("#", number), (rule, {}))[1][place] = factors
     return {
         path: _swapped(rule, fuse_rows(path, dict(sorted(parts.items())), rule.shares))
         for path, (rule, parts) in groups.items()
     }
-
-
-def _rule(rules: Mapping[str, Found], path: str, where: str) -> tuple[Found, str]:
-    """What holds for a path, and the number in it."""
-    number = re.search(r"(?<=\.)\d+(?=\.)", path)
-    numbered = path if number is None else f"{path[: number.start()]}#{path[number.end() :]}"
-    for spelled in (numbered, path):
-        if spelled in rules:
-            return rules[spelled], "" if number is None else number[0]
-    raise _unknown(path, where)
 
 
 def _swapped(rule: Rule, factors: LoraFactors) -> LoraFactors:
@@ -199,4 +197,9 @@ def _known(name: str | None, path: str, where: str) -> str:
 
 
 def _unknown(path: str, where: str) -> RefusedError:
-    return RefusedError(f"module {path} has no name that adaptzip knows in {where}", hint=_HINT)
+    known = ", ".join(family.title for family in FAMILIES)
+    return RefusedError(
+        f"module {path} has no name that adaptzip knows in {where}, expected a layer of Stable Diffusion 1, 2 or XL, "
+        f"HiDream, {known}",
+        hint=_HINT,
+    )

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.checkpoints._image.factors import alpha_of
 from adaptzip.checkpoints._image.keys import ALPHAS, SPELLINGS
+from adaptzip.checkpoints._image.origin import Origin
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._rescaling import fold, in_range, pad
 from adaptzip.core.adapter import Adapter, LoraFactors
@@ -33,6 +35,7 @@ class Plan:
         alone: alphas of modules without factors, by the module's spelling, which scale nothing.
         dtype: dtype of the factors; None keeps their own.
         header: that of the source's file, whose alphas and shapes are kept.
+        origin: its keys and tensors, where there is a header.
     """
 
     spelling: str
@@ -43,6 +46,7 @@ class Plan:
     alone: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     header: bytes | None = None
+    origin: Origin | None = None
 
 
 def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
@@ -74,41 +78,60 @@ def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
 
 def commonest_alpha(modules: Iterable[LoraFactors]) -> float:
     """The alpha = scale * rank of most modules, which is written for all of them."""
-    counts = Counter(alpha for factors in modules if (alpha := _alpha(factors)))
+    counts = Counter(alpha for factors in modules if (alpha := alpha_of(factors)))
     return max(counts, key=lambda alpha: (counts[alpha], alpha), default=1.0)
-
-
-def _alpha(factors: LoraFactors) -> float:
-    """scale * rank, without the last bit's rounding."""
-    product = factors.scaling * factors.rank
-    return float(round(product)) if math.isclose(product, round(product), rel_tol=1e-12) and product else product
 
 
 def _module(
     name: str, factors: LoraFactors, alpha: float | None, plan: Plan, entries: Mapping[str, Any]
 ) -> dict[str, Pending]:
-    own = plan.header is not None
-    dtypes = {"A": plan.dtype or factors.A.dtype, "B": plan.dtype or factors.B.dtype}
-    if not own:
-        factors = _scaled(factors, 1.0 if alpha is None else alpha / factors.rank)
-    factors = in_range(name, factors, torch.float16 if torch.float16 in dtypes.values() else None)
-    stem, kernel = plan.stem(name), factors.kernel
+    """A module's tensors by key: as its spelling calls them, or as the source did."""
+    stem = plan.stem(name)
+    if plan.origin is None:
+        scaled = _scaled(factors, 1.0 if alpha is None else alpha / factors.rank)
+        scaled = in_range(name, scaled, torch.float16 if torch.float16 in _dtypes(factors, plan) else None)
+        tensors = _factors(scaled, plan, _dtypes(factors, plan), plan.alphas)
+        return {f"{stem}.{_end(part, plan)}": tensor for part, tensor in tensors.items()}
+    keys = plan.origin.keys
+    own = {part: pending(t, plan.dtype) for part, t in plan.origin.own(name, stem, factors).items()}
+    tensors = _factors(factors, plan, _dtypes(factors, plan), (stem, "alpha") in keys or not entries)
+    if own.keys() - {"alpha"}:
+        tensors = {part: tensor for part, tensor in tensors.items() if part not in ("down", "up")}
+    return {keys.get((stem, part), f"{stem}.{_end(part, plan)}"): tensor for part, tensor in (tensors | own).items()}
+
+
+def _dtypes(factors: LoraFactors, plan: Plan) -> tuple[torch.dtype, torch.dtype]:
+    """Of A and B in the file."""
+    return plan.dtype or factors.A.dtype, plan.dtype or factors.B.dtype
+
+
+def _end(part: str, plan: Plan) -> str:
+    """What stands behind a module's spelling for a part."""
     down, up = SPELLINGS[plan.spelling]
+    magnitude = "lora_magnitude_vector" if plan.peft_dora else "dora_scale"
+    ends = {"down": down, "up": up, "magnitude": magnitude, "bias": f"{up.removesuffix('.weight')}.bias"}
+    return ends.get(part, part)
+
+
+def _factors(
+    factors: LoraFactors, plan: Plan, dtypes: tuple[torch.dtype, torch.dtype], alpha: bool
+) -> dict[str, Pending]:
+    """A module's tensors by part, with an alpha or without."""
+    kernel = factors.kernel
     a = factors.A.reshape(factors.rank, -1, *kernel)
     b = factors.B.reshape(*factors.B.shape, *(1 for _ in kernel))
-    tensors = {f"{stem}.{down}": pending(a, dtypes["A"]), f"{stem}.{up}": pending(b, dtypes["B"])}
-    if plan.alphas and (not entries or any(f"{stem}.{end}" in entries for end in ALPHAS)):
-        value = _alpha(factors)
-        tensors[f"{stem}.alpha"] = pending(torch.tensor(value, dtype=torch.float64), _holding(value, dtypes["A"]))
+    tensors = {"down": pending(a, dtypes[0]), "up": pending(b, dtypes[1])}
+    if alpha:
+        value = alpha_of(factors)
+        tensors["alpha"] = pending(torch.tensor(value, dtype=torch.float64), _holding(value, dtypes[0]))
     if factors.magnitude is not None:
         ones = [1] * len(kernel)
         # PEFT's vector has no dimension for inputs, but of a convolution.
         shape = [1, -1, *ones] if factors.magnitude.ndim > 1 or (plan.peft_dora and kernel) else [-1, 1, *ones]
         shape = [-1] if plan.peft_dora and not kernel else shape
-        end = "lora_magnitude_vector" if plan.peft_dora else "dora_scale"
-        tensors[f"{stem}.{end}"] = pending(factors.magnitude.reshape(shape), plan.dtype)
+        tensors["magnitude"] = pending(factors.magnitude.reshape(shape), plan.dtype)
     if factors.bias is not None:
-        tensors[f"{stem}.{up.removesuffix('.weight')}.bias"] = pending(factors.bias, plan.dtype)
+        tensors["bias"] = pending(factors.bias, plan.dtype)
     return tensors
 
 

@@ -1,0 +1,46 @@
+"""Two adapters of one image model under the same names, where their files call and cut its layers otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adaptzip.checkpoints._image.names import DENOISERS
+from adaptzip.checkpoints._image.pipelines import in_pipeline
+from adaptzip.checkpoints._image.spellings import named_by_diffusers
+from adaptzip.checkpoints._registry import conventions
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import RefusedError
+
+
+def aligned(a: Adapter, b: Adapter) -> tuple[Adapter, Adapter]:
+    """Both with diffusers' names where their own differ, else as they are.
+
+    A fused layer comes apart into the layers that diffusers has for it, so that nothing is rounded. Extras keep their
+    names, and so does an adapter whose layers have no known name in diffusers.
+    """
+    pipelines = [conventions(adapter.meta.dialect).pipelines for adapter in (a, b)]
+    if not any(pipelines):
+        return a, b
+    if not all(pipelines):
+        a, b = _in_pipeline(a), _in_pipeline(b)
+    if _denoisers(a) == _denoisers(b):
+        return a, b
+    return _in_diffusers(a), _in_diffusers(b)
+
+
+def _in_pipeline(adapter: Adapter) -> Adapter:
+    if conventions(adapter.meta.dialect).pipelines:
+        return adapter
+    try:
+        return in_pipeline(adapter, "the other adapter")
+    except RefusedError:
+        return adapter
+
+
+def _denoisers(adapter: Adapter) -> set[str]:
+    return {name.partition(".")[0] for name in adapter.modules} & set(DENOISERS)
+
+
+def _in_diffusers(adapter: Adapter) -> Adapter:
+    found = named_by_diffusers(adapter.modules)
+    return adapter if found is None else replace(adapter, modules=found)

@@ -1,0 +1,64 @@
+"""What a layer of a model is called in its original implementation and in diffusers, as rules of a family of models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One layer: its original name, and diffusers' names of the layers that it is.
+
+    Attributes:
+        original: the path, with # for a number.
+        diffusers: the paths in the order of the rows, with # for the same number.
+        shares: how many shares of the rows each of these has.
+        halves_swapped: whether the two halves of the rows change places.
+        ratio: outputs for an input, where that tells models with the same names apart; None where it is not known.
+    """
+
+    original: str
+    diffusers: tuple[str, ...]
+    shares: tuple[int, ...] = (1,)
+    halves_swapped: bool = False
+    ratio: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model. All are transformers.
+
+    Attributes:
+        title: its name, for messages.
+        rules: its layers.
+        widths: of its blocks, in all sizes that are known.
+        depths: how many blocks there are at most, by what their paths begin with in either implementation.
+    """
+
+    title: str
+    rules: tuple[Rule, ...]
+    widths: frozenset[int] = frozenset()
+    depths: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def originals(self) -> Mapping[str, Rule]:
+        """The rules by original path."""
+        return {rule.original: rule for rule in self.rules}
+
+    @cached_property
+    def parts(self) -> Mapping[str, tuple[Rule, int]]:
+        """The rule, and the place among its layers, by diffusers' path."""
+        return {name: (rule, place) for rule in self.rules for place, name in enumerate(rule.diffusers)}
+
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def numbered(path: str) -> tuple[str, str]:
+    """A path with # for the first number within it, and the number; "" where there is none."""
+    found = _NUMBER.search(path)
+    return (path, "") if found is None else (f"{path[: found.start()]}#{path[found.end() :]}", found[0])
