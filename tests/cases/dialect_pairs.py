@@ -48,9 +48,10 @@ PIPELINE: Reasons = {**DENOISER, "bfl": TEXTS, **dict.fromkeys((*LANGUAGE, "peft
 
 
 def written(source: Adapter | Path, folder: Path, target: str | None, base: Path, *, drop: bool = False) -> Path | str:
-    """What was written, or the reason why nothing was."""
+    """What was written, or the reason why nothing was; `base` has a configuration and no weights."""
     try:
-        return adaptzip.export(source, folder, as_=target, base=base, drop_extras=drop).path
+        needed = base if target == "gguf" else None
+        return adaptzip.export(source, folder, as_=target, base=needed, drop_extras=drop).path
     except AdaptzipError as error:
         assert not folder.exists()
         return str(error)
@@ -60,7 +61,7 @@ def as_told(found: Path | str, wanted: str, pair: str) -> Path | None:
     """What was written, or None where it was refused for the reason that was expected."""
     assert bool(wanted) == isinstance(found, str), f"{pair}: {found}"
     if isinstance(found, str):
-        assert wanted in found, pair
+        assert wanted in found, f"{pair}: {found}"
         return None
     return found
 

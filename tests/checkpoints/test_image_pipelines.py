@@ -40,7 +40,9 @@ def family_names(title: str) -> set[str]:
 def test_layers_without_diffusers_names_keep_their_own(tmp_path: Path) -> None:
     adaptzip.export(of(["diffusion_model.some.layer"], "comfyui"), tmp_path / "peft", as_="peft")
     assert list(adaptzip.read(tmp_path / "peft").modules) == ["some.layer"]
-    with pytest.raises(RefusedError, match="module some.layer is of no image model that adaptzip knows"):
+    with pytest.raises(
+        RefusedError, match="module some.layer is of no component of an image pipeline that adaptzip knows"
+    ):
         adaptzip.export(tmp_path / "peft", tmp_path / "out", as_="kohya")
 
 

@@ -28,9 +28,14 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
     folder = re.split(r"[\\/]", (adapter.meta.base_model or "").rstrip("\\/"))[-1]
     component = folder if folder in COMPONENTS and folder != ORIGINAL else _component(adapter)
     if component is None:
+        base = (
+            f"its base model {adapter.meta.base_model} tells none"
+            if adapter.meta.base_model
+            else "no base model is named"
+        )
         raise RefusedError(
-            f"module {next(iter(adapter.modules))} is of no image model that adaptzip knows, which {title} is for, and "
-            f"the base model {adapter.meta.base_model or 'has no name that'} tells no component of a pipeline",
+            f"module {next(iter(adapter.modules))} is of no component of an image pipeline that adaptzip knows, which "
+            f"{title} is for, and {base}",
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
