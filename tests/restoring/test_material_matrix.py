@@ -28,7 +28,6 @@ from tests.cases.dialect_pairs import (
     FOR_LANGUAGE,
     LANGUAGE,
     NO_FLUX,
-    NO_PIPELINE,
     OTHER_NAMES,
     PIPELINE,
     SEVERAL,
