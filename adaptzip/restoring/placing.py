@@ -1,0 +1,95 @@
+"""Putting what is exported into its folder or file, once its own reader has found in it what was meant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+
+from adaptzip.checkpoints import Dialect, Reader, WriteOptions
+from adaptzip.checkpoints._config import CONFIG_NAME
+from adaptzip.checkpoints._readback import confirm
+from adaptzip.core.adapter import Adapter, named_in
+from adaptzip.errors import CheckFailedError, CheckpointError, RefusedError, UsageError, naming, without_warnings
+from adaptzip.files.atomic import atomic_directory, atomic_file
+from adaptzip.restoring.content import Content
+from adaptzip.restoring.model_card import NAME as README
+from adaptzip.restoring.model_card import is_ours, with_loading
+from adaptzip.restoring.reading import open_checkpoint, understood
+
+
+def to_folder(
+    content: Content, output: Path, force: bool, target: Dialect, options: WriteOptions, card: str | None
+) -> list[Path]:
+    """Write a folder, with the source's README where there is one."""
+
+    def owned(name: str) -> bool:
+        return target.files.owns(name) or (name == README and is_ours(output / README))
+
+    with atomic_directory(output, force, owned=owned) as folder:
+        _write(content, folder, output, target, options)
+        if card is not None:
+            told = json.loads((folder / CONFIG_NAME).read_bytes())
+            (folder / README).write_text(with_loading(card, told), encoding="utf-8")
+    return sorted(path for path in output.iterdir() if path.is_file())
+
+
+def to_file(content: Content, output: Path, force: bool, target: Dialect, options: WriteOptions) -> list[Path]:
+    """Write the one file that a dialect has under another name.
+
+    Raises:
+        UsageError: if it has several, or one of another kind.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "export"
+        folder.mkdir()
+        _write(content, folder, output, target, options)
+        files = list(folder.iterdir())
+        if len(files) != 1 or files[0].suffix != output.suffix:
+            raise UsageError(
+                f"{output}: {target.name} is written as {', '.join(sorted(p.name for p in files))}",
+                hint="name a folder"
+                if len(files) > 1
+                else f"name a file that ends with {files[0].suffix}, or a folder",
+            )
+        with files[0].open("rb") as source, atomic_file(output, force) as handle:
+            copyfileobj(source, handle)
+    return [output]
+
+
+def _write(content: Content, folder: Path, output: str | Path, target: Dialect, options: WriteOptions) -> None:
+    """Write into an empty folder, and hold what was written against what was meant."""
+    content.write(folder, options)
+    _check_files(folder, output, target)
+    if isinstance(target, Reader):
+        _read_back(folder, output, target, content.adapter, options)
+
+
+def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
+    """Raises: CheckFailedError: if there is no file, or one that a later run with `force` would not replace."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    stray = [name for name in files if not target.files.owns(name)]
+    if stray or not files:
+        what = f"wrote {stray[0]}, which is none of the files that it names as its own" if stray else "wrote no file"
+        raise CheckFailedError(
+            f"{output}: the dialect {target.name!r} {what}; nothing was left behind",
+            hint="mend the package that brings it, or write --as peft",
+        )
+
+
+def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:
+    """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
+    try:
+        with without_warnings():  # Of what is the adapter's own the reader has warned before.
+            found = understood(replace(open_checkpoint(folder), modules=named_in(adapter)))
+    except (CheckpointError, RefusedError) as error:
+        told = str(error).replace(str(folder), str(output))
+        raise CheckFailedError(
+            f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
+        ) from error
+    if found.meta.dialect != target.name:
+        raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
+    with naming(output, CheckFailedError):
+        confirm(adapter, found, options)
