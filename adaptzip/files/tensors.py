@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from torch import Tensor
 from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import NAMES
 from adaptzip.files.weights import parse_header
+
+
+class Form(Protocol):
+    """What a header says of a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype in the file."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ def pending(tensor: Tensor, dtype: torch.dtype | None = None) -> Pending:
     return Pending(tuple(tensor.shape), dtype or tensor.dtype, lambda: tensor)
 
 
-def build_header(tensors: Mapping[str, Pending], metadata: Mapping[str, str]) -> bytes:
+def build_header(tensors: Mapping[str, Form], metadata: Mapping[str, str]) -> bytes:
     """The header that the safetensors library writes for these tensors: larger dtypes first, then by name.
 
     It is padded with spaces to a multiple of 8 bytes (safetensors format specification).
@@ -103,7 +115,7 @@ def _entries(header: bytes, data_size: int) -> dict[str, Any]:
         return {}
 
 
-def _size(tensor: Pending) -> int:
+def _size(tensor: Form) -> int:
     size = tensor.dtype.itemsize
     for dimension in tensor.shape:
         size *= dimension

@@ -6,7 +6,8 @@ convolutions, and DoRA over a transposed weight, whose norms run along the colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from adaptzip.errors import RefusedError
 BLOCK = 4 * 2**20
 """Numbers of a weight that are merged at a time."""
 
+_LEAST_ROWS = 64
+"""Of a block of a matrix. BLAS multiplies fewer by other means, whose sums can end in other bits."""
 _ROWS_ARE_OUT = ("linear", "conv", "expert")
 _ROUNDED_FIRST = ("embedding", "expert", "expert_transposed")
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -48,9 +51,9 @@ def merge_update(
         RefusedError: if DoRA's magnitude is one for each input, and the weight is turned or only some rows.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
+    if rows is not None and (factors.magnitude is None or factors.magnitude.ndim == 1):
+        factors = on_rows(factors, "linear", *rows)
     A, B = factors.A.to(weight.device, dtype), factors.B.to(weight.device, dtype)
-    if rows is not None:
-        B = B[rows[0] : rows[1]]
     magnitude = None if factors.magnitude is None else factors.magnitude.to(weight.device, dtype)
     by_input = magnitude is not None and magnitude.ndim > 1
     if by_input and (rows is not None or layout not in ("linear", "conv")):
@@ -72,6 +75,20 @@ def merge_update(
             weight[part] = _dora_rows(weight[part], update, magnitude[part])
         else:
             weight[part] = _dora_columns(weight, update, magnitude)
+
+
+def goes_by_rows(factors: LoraFactors, layout: Layout) -> bool:
+    """Whether rows of the stored weight are merged alike with the others and without them."""
+    magnitude = factors.magnitude
+    return layout != "conv" and (magnitude is None or (magnitude.ndim == 1 and layout in _ROWS_ARE_OUT))
+
+
+def on_rows(factors: LoraFactors, layout: Layout, start: int, stop: int) -> LoraFactors:
+    """The part of an update that rows `start` to `stop` of the stored weight have."""
+    if layout not in _ROWS_ARE_OUT:
+        return replace(factors, A=factors.A[:, start:stop])
+    magnitude = None if factors.magnitude is None else factors.magnitude[start:stop]
+    return replace(factors, B=factors.B[start:stop], magnitude=magnitude)
 
 
 def merge_bias(weight: Tensor, bias: Tensor, scaling: float) -> None:
@@ -117,7 +134,19 @@ def _dora_columns(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
     return factor * (weight + update)
 
 
+def row_blocks(shape: Sequence[int], numbers: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, the first and past the last, of about so many numbers each; none of an empty weight.
+
+    Matrices are cut into blocks of `_LEAST_ROWS` or more, unless they have fewer.
+    """
+    size = torch.Size(shape).numel()
+    if not size:
+        return
+    least = _LEAST_ROWS if len(shape) == 2 else 1
+    step = max(1, numbers * shape[0] // size // least) * least
+    starts = range(0, max(1, shape[0] - least + 1), step)
+    yield from zip(starts, [*starts[1:], shape[0]], strict=True)
+
+
 def _blocks(weight: Tensor) -> Iterator[slice]:
-    step = max(1, BLOCK * weight.shape[0] // max(1, weight.numel()))
-    for start in range(0, weight.shape[0], step):
-        yield slice(start, start + step)
+    return (slice(*rows) for rows in row_blocks(weight.shape, BLOCK))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.models.adding import merge_bias, merge_update
+from adaptzip.models.adding import goes_by_rows, merge_bias, merge_update, on_rows
 
 
 class Edit(Protocol):
@@ -19,6 +19,9 @@ class Edit(Protocol):
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         """The changed weight; `weight` itself may be changed in place."""
+
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        """The same change of some rows alone, that is of `weight[start:stop]`; None where a row depends on others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,9 @@ class Replacement:
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         return self.tensor.to(weight.device, weight.dtype, copy=True).contiguous()
 
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        return Replacement(self.tensor[start:stop]) if self.tensor.ndim else None
+
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
@@ -51,6 +57,10 @@ class TokenRows:
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         return weight.index_copy_(0, self.indices.to(weight.device), self.rows.to(weight.device, weight.dtype))
 
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        here = (self.indices >= start) & (self.indices < stop)
+        return TokenRows(self.indices[here] - start, self.rows[here])
+
 
 @dataclass(frozen=True, eq=False)
 class Padding:
@@ -60,6 +70,9 @@ class Padding:
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         return functional.pad(weight, (0, self.size - weight.shape[-1]))
+
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +92,14 @@ class Update:
         merge_update(target, self.factors, self.layout, rows=self.rows, safe=safe)
         return weight
 
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        if self.expert is not None:
+            return replace(self, expert=self.expert - start) if start <= self.expert < stop else _NOTHING
+        if self.part is not None or not goes_by_rows(self.factors, self.layout):
+            return None
+        factors = self.factors if self.rows is None else on_rows(self.factors, "linear", *self.rows)
+        return Update(on_rows(factors, self.layout, start, stop), self.layout)
+
 
 @dataclass(frozen=True, eq=False)
 class BiasUpdate:
@@ -90,3 +111,20 @@ class BiasUpdate:
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         merge_bias(weight, self.bias, self.scaling)
         return weight
+
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        return BiasUpdate(self.bias[start:stop], self.scaling)
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """Changes nothing."""
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        return weight
+
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        return self
+
+
+_NOTHING = _Nothing()

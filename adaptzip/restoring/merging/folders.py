@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
-from adaptzip.errors import CheckFailedError
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
-from adaptzip.files.tensors import Pending, build_header, write_tensors
-from adaptzip.models.adding import is_finite
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
-from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output, listed, plan_merge
+from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
+from adaptzip.restoring.merging.weights import Progress, write_weights
 from adaptzip.restoring.reading import adapter_from
-
-Progress = Callable[[int, int], None]
-"""Called with the number of tensors written so far and the number of all tensors."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,8 @@ def merge(
     with atomic_directory(output, force, owned=partial(_is_owned, plan)) as folder:
         _write_others(plan, chosen_tokenizer, folder)
         warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
-        broken = _write_weights(plan, folder, safe_merge, chosen, progress)
+        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
+        _write_index(plan, folder)
         check_written(plan, folder)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     return MergeReport(
@@ -194,55 +188,10 @@ def _is_owned(plan: MergePlan, name: str) -> bool:
     return is_tokenizer_file(name) or name in (*_weight_names(plan), "config.json", *others)
 
 
-def _write_weights(
-    plan: MergePlan, folder: Path, safe: bool, device: torch.device, progress: Progress | None
-) -> tuple[str, ...]:
-    """Write the weight files and their index; returns the tensors that hold NaN or infinity as in the base."""
-    total = sum(len(outputs) for outputs in plan.outputs)
-    done = count(1)
-    broken: list[str] = []
-
-    def make(output: Output) -> Tensor:
-        weight = _merged(plan.base, output, safe, device)
-        if not output.edits and weight.dtype in FLOATS and not is_finite(weight):
-            broken.append(output.stored.name)
-        if progress is not None:
-            progress(next(done), total)
-        return weight
-
-    for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
-        tensors = {o.stored.name: Pending(o.stored.shape, o.stored.dtype, partial(make, o)) for o in outputs}
-        header = build_header(tensors, {"format": "pt"})
-        with (folder / name).open("wb") as handle:
-            write_tensors(handle, tensors, header)
-    index = index_file_name(plan.base)
-    if index is not None:
-        _write_json(folder / index, _index(plan))
-    return tuple(broken)
-
-
-def _merged(base: BaseModel, output: Output, safe: bool, device: torch.device) -> Tensor:
-    """One tensor of the merged model."""
-    if output.source is None:
-        weight = torch.empty(output.stored.shape, dtype=output.stored.dtype, device=device)
-    else:
-        weight = base.read(output.source)
-    if not output.edits:
-        return weight
-    weight = weight.to(device)
-    for edit in output.edits:
-        weight = edit.apply(weight, safe)
-    if not is_finite(weight):
-        if output.source is not None and not is_finite(base.read(output.source)):
-            raise CheckFailedError(
-                f"{base.path}: {output.source} holds NaN or infinity in the base already",
-                hint="download the base model again, or convert it without overflow (bfloat16 has float32's range)",
-            )
-        raise CheckFailedError(
-            f"merging makes NaN or infinity in {output.stored.name}, a {weight.dtype} tensor",
-            hint="the adapter is broken, or its update is too large for the base's dtype",
-        )
-    return weight
+def _write_index(plan: MergePlan, folder: Path) -> None:
+    name = index_file_name(plan.base)
+    if name is not None:
+        _write_json(folder / name, _index(plan))
 
 
 def _index(plan: MergePlan) -> dict[str, object]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.models import guests
 from adaptzip.restoring.merging import folders as merging_folders
-from adaptzip.restoring.merging import merge
+from adaptzip.restoring.merging import merge, weights
 from adaptzip.restoring.merging.config import merged_config
+from adaptzip.restoring.merging.plan import MergePlan
 from tests.cases.live_models import SIZES, llama, train
 
 
@@ -124,16 +126,16 @@ def test_what_is_written_is_read_back(
     trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, adapter = trained
-    write = merging_folders._write_weights
+    write = weights.write_weights
 
-    def lose_one(plan: object, folder: Path, *rest: object) -> tuple[str, ...]:
-        broken = write(plan, folder, *rest)  # type: ignore[arg-type]
+    def lose_one(plan: MergePlan, folder: Path, **rest: Any) -> tuple[str, ...]:
+        broken = write(plan, folder, **rest)
         tensors = load_file(folder / "model.safetensors")
         del tensors["model.norm.weight"]
         save_file(tensors, folder / "model.safetensors")
         return broken
 
-    monkeypatch.setattr(merging_folders, "_write_weights", lose_one)
+    monkeypatch.setattr(merging_folders, "write_weights", lose_one)
     with pytest.raises(CheckFailedError, match="model.norm.weight"):
         merge(adapter, base, tmp_path / "merged")
     assert {p.name for p in tmp_path.iterdir()} == {"base", "adapter"}

@@ -1,0 +1,200 @@
+"""Writing a merged model's weight files: a block of rows at a time, side by side, what is untouched by the kernel.
+
+A block is small enough for the caches of a core, and blocks know nothing of each other, so that neither their order nor
+the number of cores is seen in what is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptzip.core.workers import on_one_core, parallel_map
+from adaptzip.errors import BaseModelError, CheckFailedError
+from adaptzip.files.copying import copy_range, read_at, write_at
+from adaptzip.files.tensors import build_header
+from adaptzip.models.adding import is_finite, row_blocks
+from adaptzip.models.files import AGAIN
+from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.merging.edits import Edit
+from adaptzip.restoring.merging.names import weight_file_names
+from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tensors written so far and the number of all tensors."""
+_BLOCK = 1 << 20
+"""Numbers of a block."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows of one tensor to be written.
+
+    Attributes:
+        output: the tensor.
+        target: the open file.
+        place: the byte in it where the rows begin.
+        rows: the first and past the last; None for a tensor that is made in one piece.
+        last: whether the tensor has no more after them.
+    """
+
+    output: Output
+    target: int
+    place: int
+    rows: tuple[int, int] | None
+    last: bool = True
+
+
+@on_one_core()
+def write_weights(
+    plan: MergePlan, folder: Path, *, safe: bool, device: torch.device, progress: Progress | None
+) -> tuple[str, ...]:
+    """Write the weight files into `folder`.
+
+    Args:
+        safe: round each update to the weight's dtype before adding it.
+        device: where weights are merged.
+        progress: called after each tensor.
+
+    Returns:
+        The tensors that hold NaN or infinity as in the base.
+
+    Raises:
+        BaseModelError: if a file of the base ends too early.
+        CheckFailedError: if a weight that the adapter changes holds NaN or infinity.
+    """
+    total, done = sum(len(outputs) for outputs in plan.outputs), 0
+    broken: dict[str, None] = {}
+    with ExitStack() as stack:
+        sources = {shard.path: stack.enter_context(_opened(shard.path, os.O_RDONLY)) for shard in plan.base.shards}
+        parts = list(_parts(plan, folder, stack, whole=device.type != "cpu"))
+        work = partial(_write_part, plan.base, sources, safe, device)
+        for part, is_broken in zip(parts, parallel_map(work, parts, device=device), strict=True):
+            if is_broken:
+                broken[part.output.stored.name] = None
+            done += part.last
+            if progress is not None and part.last:
+                progress(done, total)
+    return tuple(broken)
+
+
+def _parts(plan: MergePlan, folder: Path, stack: ExitStack, whole: bool) -> Iterator[_Part]:
+    """The parts of all files, whose headers are written on the way."""
+    for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
+        by_name = {output.stored.name: output for output in outputs}
+        header = build_header({output.stored.name: output.stored for output in outputs}, {"format": "pt"})
+        target = stack.enter_context(_opened(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        write_at(target, memoryview(len(header).to_bytes(8, "little") + header), 0)
+        begin, entries = 8 + len(header), json.loads(header)
+        for key in sorted(by_name, key=lambda k: tuple(entries[k]["data_offsets"])):
+            yield from _parts_of(plan.base, by_name[key], target, begin + entries[key]["data_offsets"][0], whole)
+
+
+def _parts_of(base: BaseModel, output: Output, target: int, place: int, whole: bool) -> Iterator[_Part]:
+    blocks = [] if whole or not _goes_by_rows(base, output) else list(row_blocks(output.stored.shape, _BLOCK))
+    if not blocks:
+        yield _Part(output, target, place, None)
+    for rows in blocks:
+        width = output.stored.bytes // output.stored.shape[0]
+        yield _Part(output, target, place + rows[0] * width, rows, rows == blocks[-1])
+
+
+def _goes_by_rows(base: BaseModel, output: Output) -> bool:
+    return (
+        output.source is not None
+        and bool(output.stored.shape)
+        and base.stored(output.source).shape == output.stored.shape
+        and all(edit.on_rows(0, 0) is not None for edit in output.edits)
+    )
+
+
+def _write_part(base: BaseModel, sources: Mapping[Path, int], safe: bool, device: torch.device, part: _Part) -> bool:
+    """Write one part; whether it holds NaN or infinity as in the base."""
+    output = part.output
+    if not output.edits and output.source is not None:
+        return _write_as_it_is(base, sources, part)
+    weight = _read(base, sources, output, part.rows).to(device)
+    for edit in output.edits if part.rows is None else _on_rows(output.edits, part.rows):
+        weight = edit.apply(weight, safe)
+    if not is_finite(weight):
+        raise _not_finite(base, output)
+    write_at(part.target, _bytes(weight.to("cpu", output.stored.dtype).contiguous()), part.place)
+    return False
+
+
+def _write_as_it_is(base: BaseModel, sources: Mapping[Path, int], part: _Part) -> bool:
+    output, name = part.output, str(part.output.source)
+    shard, stored = base.tensors[name], base.stored(name)
+    plain = shard.loaded is None and stored.dtype == output.stored.dtype
+    if plain:
+        first, last = part.rows or (0, 1)
+        width = stored.bytes // stored.shape[0] if part.rows else stored.bytes
+        with _complete(shard.path, name):
+            copy_range(
+                sources[shard.path], stored.offset + first * width, part.target, part.place, (last - first) * width
+            )
+        if stored.dtype not in FLOATS:
+            return False
+    weight = _read(base, sources, output, part.rows)
+    if not plain:
+        write_at(part.target, _bytes(weight.to(output.stored.dtype).contiguous()), part.place)
+    return weight.dtype in FLOATS and not is_finite(weight)
+
+
+def _on_rows(edits: Sequence[Edit], rows: tuple[int, int]) -> list[Edit]:
+    return [found for edit in edits if (found := edit.on_rows(*rows)) is not None]
+
+
+def _read(base: BaseModel, sources: Mapping[Path, int], output: Output, rows: tuple[int, int] | None) -> Tensor:
+    """A copy of what an output starts from, or of some rows of it."""
+    if output.source is None:
+        return torch.empty(output.stored.shape, dtype=output.stored.dtype)
+    shard, stored = base.tensors[output.source], base.stored(output.source)
+    if shard.loaded is not None or rows is None or not stored.bytes:
+        whole = base.read(output.source)
+        return whole if rows is None else whole[rows[0] : rows[1]]
+    weight = torch.empty((rows[1] - rows[0], *stored.shape[1:]), dtype=stored.dtype)
+    with _complete(shard.path, output.source):
+        read_at(sources[shard.path], _bytes(weight), stored.offset + rows[0] * (stored.bytes // stored.shape[0]))
+    return weight
+
+
+def _not_finite(base: BaseModel, output: Output) -> CheckFailedError:
+    if output.source is not None and not is_finite(base.read(output.source)):
+        return CheckFailedError(
+            f"{base.path}: {output.source} holds NaN or infinity in the base already",
+            hint="download the base model again, or convert it without overflow (bfloat16 has float32's range)",
+        )
+    return CheckFailedError(
+        f"merging makes NaN or infinity in {output.stored.name}, a {output.stored.dtype} tensor",
+        hint="the adapter is broken, or its update is too large for the base's dtype",
+    )
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+@contextmanager
+def _complete(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise BaseModelError(f"{path}: ends inside the tensor {name}", hint=AGAIN) from None
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags, 0o666)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
