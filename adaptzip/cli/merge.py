@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaptzip.cli import _combining as combining
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def merge(
-    source: options.Source,
+    sources: combining.Sources,
     base: Annotated[
         Path, typer.Option("--base", help="The folder of the base model.", metavar="DIR", show_default=False)
     ],
@@ -25,6 +26,14 @@ def merge(
         Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
     ],
     scale: Annotated[float, typer.Option(help="Multiply every update by this.", metavar="NUMBER")] = 1.0,
+    subtract: Annotated[
+        bool, typer.Option("--subtract", help="Take the updates away from the weights instead of adding them.")
+    ] = False,
+    method: combining.Combination = "cat",
+    rank: combining.Rank = None,
+    density: combining.Density = None,
+    majority: combining.Majority = "total",
+    seed: combining.Seed = 0,
     safe_merge: Annotated[
         bool,
         typer.Option("--safe-merge", help="Round each update to the weight's dtype first, as PEFT's does."),
@@ -44,12 +53,15 @@ def merge(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Add an adapter to its base model's weights.
+    """Add adapters to their base model's weights.
 
     Writes the folder given with -o: the base model's files, file by file, with changed weights, so that the
     model is never in memory as a whole. On the CPU the weights are those of PEFT's merge_and_unload, bit for
     bit. The tokenizer is the adapter's where its folder brings one. Where transformers is installed, it must be able
     to open the result.
+
+    Several adapters are made one first: with --method cat, which is their weighted sum, or another of PEFT's
+    add_weighted_adapter. The tokenizer is then that of the first that brings one.
 
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
@@ -58,15 +70,26 @@ def merge(
     Examples:
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
+      adaptzip merge style.adz:0.7 facts/ code.safetensors:0.3 --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
     """
-    check_folder(output, force=force, source=source, config=config, base=base, basis=basis)
+    paths, weights = combining.weighted(sources)
+    check_folder(output, force=force, source=paths, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.restoring.merging import merge as run
-    from adaptzip.restoring.reading import read
 
-    sink.detail("reading the adapter")
-    adapter = read(source, alpha=alpha, config=config, base=base, basis=basis, dialect=dialect)
+    sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
+    reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
+    how: dict[str, Any] = {
+        "method": method, "rank": rank, "density": density, "majority": majority, "seed": seed,
+    }  # fmt: skip
+    with sink.warnings():
+        adapter = combining.one_of(paths, weights, how, reading)
+    scale = scale * weights[0] if len(paths) == 1 else scale
+    if subtract:
+        combining.check_updates_alone(adapter)
+        scale = -scale
+    source = combining.with_tokenizer(paths, base)
     if dry_run:
         values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
         _say(sink, values)

@@ -32,7 +32,7 @@ def combine(
     Args:
         sources: adapters of one base model: any readable ones, or in memory.
         weights: what each one's update is multiplied by; None for 1.
-        method, rank, density, majority, seed: as for `adaptzip.core.combining.combined`, which says what each method is.
+        method, rank, density, majority, seed: as for `adaptzip.core.combining.combined`, which tells the methods.
         reading: how to read the sources: `base`, `basis`, `alpha` and others, as for `read`.
 
     Raises:
