@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
     from adaptzip.reports.evaluation import evaluate
+    from adaptzip.restoring.combining import combine
     from adaptzip.restoring.converting import convert
     from adaptzip.restoring.exporting import export
     from adaptzip.restoring.merging import merge
@@ -44,6 +45,7 @@ __all__ = [
     "Site",
     "TensorSpec",
     "Trainable",
+    "combine",
     "compress",
     "distill",
     "evaluate",
@@ -70,6 +72,7 @@ _HOMES = {
     "Site": ("adaptzip.core.compressed", "Site"),
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
+    "combine": ("adaptzip.restoring.combining", "combine"),
     "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),

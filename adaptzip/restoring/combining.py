@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptzip.checkpoints import conventions
+from adaptzip.checkpoints._image.aligning import aligned
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.combining import Combination, Weighted, combined
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.meta import Meta
 from adaptzip.core.task_arithmetic import Majority
-from adaptzip.errors import UsageError
+from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.restoring.reading import adapter_from
 
 Source = str | Path | Adapter | Compressed
@@ -50,8 +55,36 @@ def combine(
     if len(given) != len(sources):
         raise UsageError(f"{len(sources)} adapters have {len(given)} weights", hint="give one weight for each")
     named = [str(source) if isinstance(source, str | Path) else f"adapter {n}" for n, source in enumerate(sources, 1)]
-    parts = [
-        Weighted(adapter_from(source, **reading), weight, name)
-        for source, weight, name in zip(sources, given, named, strict=True)
+    adapters = [adapter_from(source, **reading) for source in sources]
+    parts = [Weighted(*part) for part in zip(aligned(*adapters), given, named, strict=True)]
+    _check_models(adapters, parts)
+    made = combined(parts, method, rank=rank, density=density, majority=majority, seed=seed)
+    return replace(made, meta=_origin(adapters, parts))
+
+
+def _origin(read: Sequence[Adapter], parts: Sequence[Weighted]) -> Meta:
+    """That of the first; diffusers' where image adapters are of several dialects or came under its names."""
+    first = read[0].meta.described
+    alike = len({adapter.meta.dialect for adapter in read}) == 1
+    same = all(part.adapter.modules.keys() == adapter.modules.keys() for part, adapter in zip(parts, read, strict=True))
+    if not any(conventions(adapter.meta.dialect).pipelines for adapter in read) or (alike and same):
+        return first
+    return Meta("diffusers", base_model=first.base_model)
+
+
+def _check_models(read: Sequence[Adapter], parts: Sequence[Weighted]) -> None:
+    """Raises: RefusedError: if some adapters are of a pipeline's components and others are not."""
+    inside = [
+        conventions(adapter.meta.dialect).pipelines or part.adapter is not adapter
+        for adapter, part in zip(read, parts, strict=True)
     ]
-    return combined(parts, method, rank=rank, density=density, majority=majority, seed=seed)
+    if len(set(inside)) > 1:
+        one, other = (parts[inside.index(kind)].name for kind in (True, False))
+        raise RefusedError(
+            f"{one} is of an image pipeline, and {other} of a model that is no known component of one",
+            hint="combine adapters of one model",
+        )
+    bases = {part.adapter.meta.base_model: part.name for part in reversed(parts) if part.adapter.meta.base_model}
+    if len(bases) > 1:
+        told = " and ".join(f"{name} for {base}" for base, name in [*bases.items()][:-3:-1])
+        warnings.warn(f"the adapters name different base models: {told}", AdaptzipWarning, stacklevel=3)

@@ -36,7 +36,7 @@ class ConvertReport:
 
 
 def convert(
-    source: str | Path,
+    source: str | Path | Adapter,
     output: str | Path,
     *,
     as_: str | None = None,
@@ -59,7 +59,7 @@ def convert(
     the least error that plain factors can have; `compress` codes them as well, and needs far fewer bytes.
 
     Args:
-        source: any readable adapter.
+        source: any readable adapter, or one in memory.
         output: the folder to make, or a file `.safetensors` or `.gguf` where the dialect has one file.
         as_: the dialect to write; None as for `export`.
         rank, max_error: limits, as for `core.resizing.resized`.
@@ -96,12 +96,16 @@ def convert(
     return ConvertReport(written, found.error, written.ranks)
 
 
-def _bytes(budget: Budget | None, source: str | Path) -> int:
+def _bytes(budget: Budget | None, source: str | Path | Adapter) -> int:
     if budget is None or budget.unit == "parameters":
         raise UsageError(
             "the budget of convert is of bytes on disk", hint="write 20MB, 64KiB, or a share of the source such as 25%"
         )
-    return int(budget.bytes_for(source_bytes(source)) or 0)
+    if isinstance(source, Adapter) and budget.unit == "fraction":
+        raise UsageError(
+            "an adapter in memory has no size on disk that the budget could be a share of", hint="write 20MB or 64KiB"
+        )
+    return int(budget.bytes_for(0 if isinstance(source, Adapter) else source_bytes(source)) or 0)
 
 
 def _within(

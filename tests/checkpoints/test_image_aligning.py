@@ -25,7 +25,8 @@ def test_both_spellings_of_a_model_are_one(dialect: str, tmp_path: Path) -> None
     flux = adaptzip.Adapter(of_family(FAMILIES[0]), meta=Meta("bfl"))
     found = [adaptzip.export(flux, tmp_path / name, as_=name) for name in ("diffusers", dialect)]
 
-    report = diff(*aligned(*(adaptzip.read(each.path) for each in found)))
+    first, second = aligned(*(adaptzip.read(each.path) for each in found))
+    report = diff(first, second)
 
     assert len(report.modules) == sum(len(rule.diffusers) for rule in FAMILIES[0].rules)
     assert not report.only_in_a
@@ -43,7 +44,8 @@ def test_a_change_of_a_fused_layer_is_told_by_its_part(tmp_path: Path) -> None:
     adaptzip.export(adaptzip.Adapter(modules, meta=Meta("bfl")), tmp_path / "a", as_="diffusers")
     adaptzip.export(adaptzip.Adapter(changed, meta=Meta("bfl")), tmp_path / "b", as_="kohya")
 
-    report = diff(*aligned(adaptzip.read(tmp_path / "a"), adaptzip.read(tmp_path / "b")))
+    first, second = aligned(adaptzip.read(tmp_path / "a"), adaptzip.read(tmp_path / "b"))
+    report = diff(first, second)
 
     (apart,) = [module.name for module in report.modules if (module.relative_error or 0) > 1e-3]
     assert apart == "transformer.transformer_blocks.3.attn.to_v"
@@ -79,5 +81,6 @@ def test_a_module_that_was_not_updated_is_apart(tmp_path: Path) -> None:
     fewer = replace(SDXL, modules=dict(list(SDXL.modules.items())[:1]))
     adaptzip.export(SDXL, tmp_path / "a", as_="kohya")
     adaptzip.export(fewer, tmp_path / "b", as_="diffusers")
-    report = diff(*aligned(adaptzip.read(tmp_path / "a"), adaptzip.read(tmp_path / "b")))
+    first, second = aligned(adaptzip.read(tmp_path / "a"), adaptzip.read(tmp_path / "b"))
+    report = diff(first, second)
     assert [module.name for module in report.only_in_a] == [list(SDXL.modules)[1]]

@@ -1,4 +1,4 @@
-"""Two adapters of one image model under the same names, where their files call and cut its layers otherwise."""
+"""Adapters of one image model under the same names, where their files call and cut its layers otherwise."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
 
 
-def aligned(a: Adapter, b: Adapter) -> tuple[Adapter, Adapter]:
-    """Both with diffusers' names where their own differ, else as they are.
+def aligned(*adapters: Adapter) -> tuple[Adapter, ...]:
+    """All with diffusers' names where their own differ, else as they are.
 
     A fused layer comes apart into the layers that diffusers has for it, so that nothing is rounded. Extras keep their
     names, and so does an adapter whose layers have no known name in diffusers.
     """
-    pipelines = [conventions(adapter.meta.dialect).pipelines for adapter in (a, b)]
+    pipelines = [conventions(adapter.meta.dialect).pipelines for adapter in adapters]
     if not any(pipelines):
-        return a, b
+        return adapters
     if not all(pipelines):
-        a, b = _in_pipeline(a), _in_pipeline(b)
-    if _denoisers(a) == _denoisers(b):
-        return a, b
-    return _in_diffusers(a), _in_diffusers(b)
+        adapters = tuple(map(_in_pipeline, adapters))
+    spellings = {frozenset(_denoisers(adapter)) for adapter in adapters} - {frozenset()}
+    return adapters if len(spellings) < 2 else tuple(map(_in_diffusers, adapters))
 
 
 def _in_pipeline(adapter: Adapter) -> Adapter:
