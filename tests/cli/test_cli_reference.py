@@ -39,6 +39,8 @@ def documented(section: str) -> set[str]:
         ("export", "export {archive} -o {adapter}-2 -n"),
         ("convert", "convert {adapter} {adapter}-2 --rank 1"),
         ("convert", "convert {archive} {adapter}-2 -n"),
+        ("combine", "combine {adapter} {archive}:0.5 -o {adapter}-2 --drop-extras"),
+        ("combine", "combine {adapter} -o {adapter}-2.adz -n"),
         ("merge", "merge {archive} --base {base} -o {adapter}-2"),
         ("merge", "merge {archive} --base {base} -o {adapter}-2 -n"),
         ("diff", "diff {archive} {adapter}"),
