@@ -1,23 +1,31 @@
-"""Time and peak memory of merging a LoRA into a larger base model, beside PEFT's load, merge and save.
+"""Time and peak memory of merging a LoRA into a larger base model, beside PEFT's load, merge and save, and `cp`.
 
-Makes a Llama with random bfloat16 weights in several shards and a LoRA on all of its linear layers, merges it
-with each in a process of its own, and compares the results tensor by tensor. Needs peft and transformers:
+Makes a Llama with random bfloat16 weights in several shards and a LoRA on all of its linear layers, merges it with each
+in a process of its own, and compares the results tensor by tensor. `cp` copies the base's folder, which is the least
+that a merge can do; adaptzip and cp run in turn, from files that are in memory, and the medians of their ratios count.
+"Merge" leaves out the interpreter's start and the imports, transformers' for the check of what was written included.
+With several --layers the exponent is fitted by which time grows with the size. Needs peft and transformers:
 
-    python -m benchmarks.merge --layers 12 --hidden 1536
+    python -m benchmarks.merge --layers 12 --hidden 2048 [--layers 2 6 24 --no-peft] [--pairs 5]
+
+Exits with 1 where a tensor differs from PEFT's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import math
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import torch
 from safetensors import safe_open
@@ -60,11 +68,16 @@ def merge_peft(folder: Path) -> None:
     PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(folder / "peft")
 
 
-WAYS: dict[str, Callable[[Path], None]] = {"adaptzip": merge_adaptzip, "peft": merge_peft}
+def copy(folder: Path) -> None:
+    subprocess.run(["cp", "-r", str(folder / "base"), str(folder / "cp")], check=True)
+
+
+WAYS: dict[str, Callable[[Path], None]] = {"adaptzip": merge_adaptzip, "cp": copy, "peft": merge_peft}
 
 
 def run_alone(way: str, folder: Path) -> dict[str, float]:
-    """Merge in a process of its own: seconds with and without imports, and peak resident bytes."""
+    """Merge in a process of its own: seconds with and without imports, and peak bytes of memory that is no file's."""
+    shutil.rmtree(folder / way, ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.merge", "--only", way, "--folder", str(folder)]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -73,10 +86,31 @@ def run_alone(way: str, folder: Path) -> dict[str, float]:
 
 
 def measure(way: str, folder: Path) -> dict[str, float]:
+    if way == "adaptzip":
+        from transformers import AutoModelForCausalLM
+
+        from adaptzip.restoring.merging import merge
+
+        loaded = (AutoModelForCausalLM, merge)
+        assert all(loaded)
+    peak, stop = [0.0], threading.Event()
+    watcher = threading.Thread(target=_watch, args=(peak, stop))
+    watcher.start()
     start = time.perf_counter()
     WAYS[way](folder)
     seconds = time.perf_counter() - start
-    return {"merge": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
+    stop.set()
+    watcher.join()
+    return {"merge": seconds, "peak": peak[0]}
+
+
+def _watch(peak: list[float], stop: threading.Event) -> None:
+    """Note the largest anonymous memory of this process, where the system tells it."""
+    status = Path("/proc/self/status")
+    while status.exists() and not stop.wait(0.01):
+        lines = status.read_text().splitlines()
+        found = [float(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
+        peak[0] = max(peak[0], *found)
 
 
 def count_different(one: Path, other: Path) -> int:
@@ -100,33 +134,60 @@ def _read(file: Path, key: str) -> torch.Tensor:
     return tensor
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--hidden", type=int, default=1536)
+def compare(folder: Path, layers: int, options: argparse.Namespace) -> tuple[float, float, int]:
+    """Bytes of the base, adaptzip's seconds, and how many tensors differ from PEFT's."""
+    # A child's peak memory starts from its parent's, so the model is made in another child.
+    maker = get_context("spawn").Process(target=make_model, args=(folder, layers, options.hidden, options.rank))
+    maker.start()
+    maker.join()
+    shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
+    print(f"\nbase: bfloat16, {sum(shards) / 2**20:,.0f} MiB in {len(shards)} shards\n")
+    runs: dict[str, list[dict[str, float]]] = {"adaptzip": [], "cp": []}
+    for pair in range(options.pairs):
+        for way in sorted(runs, reverse=bool(pair % 2)):
+            runs[way].append(run_alone(way, folder))
+    if options.peft:
+        runs["peft"] = [run_alone("peft", folder)]
+    print("| | whole process, s | merge, s | merge / cp | anonymous memory, MiB |\n|---|---:|---:|---:|---:|")
+    for way, found in runs.items():
+        total, merge = (median(run[key] for run in found) for key in ("total", "merge"))
+        ratios = [run["merge"] / other["merge"] for run, other in zip(found, runs["cp"], strict=False)]
+        peak = max(run["peak"] for run in found) / 2**20
+        print(f"| {way} | {total:.2f} | {merge:.2f} | {median(ratios):.2f} | {peak:,.0f} |")
+    different = count_different(folder / "adaptzip", folder / "peft") if options.peft else 0
+    if options.peft:
+        print(f"\ntensors that differ from PEFT's: {different}")
+    return sum(shards), median(run["merge"] for run in runs["adaptzip"]), different
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """The slope of the logarithms, by least squares."""
+    x, y = ([math.log(value) - sum(map(math.log, all_)) / len(all_) for value in all_] for all_ in (sizes, seconds))
+    return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=[12])
+    parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         print(json.dumps(measure(options.only, options.folder)))
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # A child's peak memory starts from its parent's, so the model is made in another child.
-        maker = get_context("spawn").Process(
-            target=make_model, args=(folder, options.layers, options.hidden, options.rank)
-        )
-        maker.start()
-        maker.join()
-        shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
-        print(f"base: bfloat16, {sum(shards) / 2**20:.0f} MiB in {len(shards)} shards\n")
-        print("| | whole process, s | merge, s | peak memory, MiB |\n|---|---:|---:|---:|")
-        for way in WAYS:
-            found = run_alone(way, folder)
-            print(f"| {way} | {found['total']:.1f} | {found['merge']:.1f} | {found['peak'] / 2**20:.0f} |")
-        print(f"\ntensors that differ: {count_different(folder / 'adaptzip', folder / 'peft')}")
+        return 0
+    found = []
+    for layers in options.layers:
+        with tempfile.TemporaryDirectory() as name:
+            found.append(compare(Path(name), layers, options))
+    if len(found) > 1:
+        sizes, seconds, _ = zip(*found, strict=True)
+        print(f"\ntime grows with the size to the power {exponent(sizes, seconds):.2f}")
+    return int(any(different for *_, different in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
