@@ -171,6 +171,8 @@ class Dialect(ABC):
     """Whose own code says in the tests that what is read or written means what it should."""
     lacks: ClassVar[str] = ""
     """What its files have no place for, or are not read with, in words; "" for nothing worth telling."""
+    caution: ClassVar[str] = ""
+    """What who writes its files should know of the programs that load them; "" for nothing."""
     files: ClassVar[Files] = Files()
     """How a folder is known to hold one, and what is written."""
     pipelines: ClassVar[bool] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.keys import refusal
 from adaptzip.checkpoints._registry import dialects
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
 
@@ -13,7 +14,7 @@ _EXPECTED = "a LoRA of a dialect that adaptzip reads"
 _KINDS = (
     Signature(r"\.lokr_w[12]", "a LyCORIS LoKr"),
     Signature(r"\.hada_w[12]_[ab]", "a LyCORIS LoHa"),
-    Signature(r"\.(oft_blocks|oft_diag|diff|diff_b|w_norm|b_norm)$", "a LyCORIS file"),
+    Signature(r"\.(diff|diff_b|w_norm|b_norm)$", "a LyCORIS file"),
     Signature(r"^w_[ab]_\d+$", "a LoRA of a segment-anything model"),
     Signature(r"\.lora_(down|up)\.weight$", "a diffusers LoRA"),
     Signature(r"\.lora_[AB]\.(default\.)?weight$", "a LoRA whose keys lack PEFT's prefix base_model.model"),
@@ -32,6 +33,9 @@ def foreign(source: Checkpoint) -> AdaptzipError:
             f"{source.weights}: is a basis that adapters share, expected an adapter",
             hint="`adaptzip basis show` tells what it holds; give it with --basis",
         )
+    refused = refusal(source)
+    if refused is not None:
+        return refused
     for kind in (*(own for each in dialects().values() for own in each.signature), *_KINDS):
         if kind.fits(keys):
             return RefusedError(f"{source.weights}: looks like {kind.what}, expected {_EXPECTED}", hint=_CONVERT)

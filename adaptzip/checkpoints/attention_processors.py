@@ -26,8 +26,9 @@ class _AttentionProcessors(ImageDialect):
 
     name = "attention-processors"
     title = "a LoRA of attention processors"
-    judged_by = "diffusers"
-    lacks = "anything but the projections of a UNet's attention"
+    judged_by = "diffusers, once in its own names"
+    lacks = "anything but the projections of a UNet's attention; diffusers' pipelines load no such file any more"
+    caution = "diffusers' pipelines load nothing of this file: --as diffusers writes what load_lora_weights reads"
     files = Files(
         ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"), None, ("pytorch_lora_weights.safetensors",)
     )

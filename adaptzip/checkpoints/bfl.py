@@ -28,7 +28,7 @@ class _Bfl(ImageDialect):
 
     name = "bfl"
     title = "a LoRA in an original model's names"
-    judged_by = "diffusers, through its own names"
+    judged_by = "diffusers, once in its own names"
     lacks = "text encoders; of other tensors all but norms' scales"
     spelling = "lora_A"
     alphas = False

@@ -26,7 +26,7 @@ class _ComfyUi(ImageDialect):
 
     name = "comfyui"
     title = "a LoRA for ComfyUI"
-    judged_by = "diffusers, through its own names"
+    judged_by = "diffusers, once in its own names"
     lacks = "heads and whole tensors"
     spelling = "lora_A"
     alphas = False

@@ -39,6 +39,8 @@ _BESIDE = "|".join(sorted(_FIRSTS - {"blocks", "layers"}))
 """What modules of such transformers begin with, but for what those of language models may begin with too."""
 _BARE = re.compile(rf"^({re.escape(PREFIX)})?({'|'.join((*UNET, *TRANSFORMER))})\..*{_PARTS}")
 
+_CLIP = "text_model."
+
 
 class _Diffusers(ImageDialect):
     """The dialect `diffusers`."""
@@ -155,10 +157,13 @@ def _by_component(text: str, where: object) -> dict[str, dict[str, Any]]:
 def _config_of(adapter: Adapter, component: str) -> dict[str, Any]:
     """PEFT's configuration of one component, whose scales are 1."""
     begin = f"{component}."
-    modules = {name.removeprefix(begin): m for name, m in adapter.modules.items() if name.startswith(begin)}
+    paths = {name.removeprefix(begin): m for name, m in adapter.modules.items() if name.startswith(begin)}
+    # transformers 5 has left out the first word of CLIP's names; without it they fit the names of both, as their ends.
+    modules = {name.removeprefix(_CLIP): factors for name, factors in paths.items()}
+    pattern = anchored if modules.keys() == paths.keys() else re.escape
     ranks = {name: max(factors.rank, 1) for name, factors in modules.items()}
     rank = max(Counter(ranks.values()).items(), key=lambda item: (item[1], item[0]))[0]
-    others = {anchored(name): value for name, value in sorted(ranks.items()) if value != rank}
+    others = {pattern(name): value for name, value in sorted(ranks.items()) if value != rank}
     return {
         "alpha_pattern": others,
         "lora_alpha": rank,

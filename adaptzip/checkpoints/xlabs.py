@@ -42,7 +42,7 @@ class _Xlabs(ImageDialect):
 
     name = "xlabs"
     title = "an XLabs LoRA"
-    judged_by = "diffusers, through its own names"
+    judged_by = "diffusers, once in its own names"
     lacks = "anything but the attention of Flux"
     spelling = "down"
     alphas = False

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from adaptzip.fitting.requests import Original, Request
 
 
+_NOTHING = 0.95
+"""The relative error beyond which a file is hardly worth its bytes."""
+
+
 def compress(
     source: options.Source,
     to: options.To = None,
@@ -178,6 +182,8 @@ def _preview(values: Mapping[str, Any], limits: tuple[float | None, float | None
 def _tell(values: Mapping[str, Any], sink: Output) -> None:
     """What is said on stderr of a result besides its summary."""
     sink.detail(show.counts(values))
+    if values["relative_error"] > _NOTHING:
+        sink.warning("hardly anything of the update is left at this size")
     if values["tried"]:
         sink.note(_tried(values))
     if values["reference"]:

@@ -11,7 +11,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_export
-from adaptzip.cli.export import elsewhere
+from adaptzip.cli.export import elsewhere, said
 
 if TYPE_CHECKING:
     from adaptzip.restoring.converting import ConvertReport
@@ -85,13 +85,13 @@ def convert(
         with sink.warnings(), elsewhere(output) as path:
             report = write(source, path, **settings)
         told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.written.files)}"]
-        told += [f"left out: {what}" for what in report.written.left_out]
+        told += said(report.written)
         sink.result(_values(output, report) | {"dry_run": True}, lambda: "\n".join(told))
         return
     with sink.warnings():
         report = write(source, output, force=force, **settings)
-    for what in report.written.left_out:
-        sink.note(f"left out: {what}")
+    for line in said(report.written):
+        sink.note(line)
     sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
 
 

@@ -80,12 +80,12 @@ def export(
         with sink.warnings(), elsewhere(output) as path:
             report = write(source, path, **settings)
         values = _values(output, report) | {"dry_run": True}
-        told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.files)}", *_left_out(report)]
+        told = [f"would write {output}  {_summary(report)}", f"files: {', '.join(report.files)}", *said(report)]
         sink.result(values, lambda: "\n".join(told))
         return
     with sink.warnings():
         report = write(source, output, force=force, **settings)
-    for line in _left_out(report):
+    for line in said(report):
         sink.note(line)
     sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
 
@@ -104,8 +104,9 @@ def _summary(report: ExportReport) -> str:
     return f"{text.size(report.bytes)}  ({contents})"
 
 
-def _left_out(report: ExportReport) -> list[str]:
-    return [f"left out: {what}" for what in report.left_out]
+def said(report: ExportReport) -> list[str]:
+    """What else is to be said of files that were written, a line each."""
+    return [f"left out: {what}" for what in report.left_out] + ([report.caution] if report.caution else [])
 
 
 def _values(output: Path, report: ExportReport) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def fill(
         least = _least(coder, tensors, size_of)
         raise NoRoomError(
             f"no step was found at which the file takes at most {limit} bytes",
-            hint="allow more bytes" if least is None else f"allow at least {least} bytes",
+            hint="allow more bytes" if least is None else f"allow at least {least}B",
             least=least,
         )
     return best

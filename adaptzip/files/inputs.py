@@ -47,7 +47,7 @@ def check_apart(output: str | Path, **inputs: object) -> None:
             clash = place.clash(path)
             if clash:
                 raise UsageError(
-                    f"{output}: the output would {clash} {_ROLES[role]} {path}", hint="choose another output with -o"
+                    f"{output}: the output would {clash} {_ROLES[role]} {path}", hint="choose another output"
                 )
 
 

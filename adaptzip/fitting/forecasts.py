@@ -88,7 +88,7 @@ class PlanReport:
     def hint(self) -> str:
         """What to do where no method can."""
         sizes = [refusal.least for refusal in self.refusals if refusal.least is not None]
-        return f"allow at least {min(sizes)} bytes" if sizes else "allow more, or see `adaptzip methods`"
+        return f"allow at least {min(sizes)}B" if sizes else "allow more, or see `adaptzip methods`"
 
 
 def compare(source: Original, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:

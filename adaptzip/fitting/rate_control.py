@@ -141,7 +141,7 @@ class RateControl:
         least = None if smallest is None else round(smallest.size) + self.reserved
         asked, fixed = size + self.reserved, self.steps.fixed_size + self.reserved
         cause = "cannot be reached" if asked < fixed else "leave no room for any module"
-        hint = "choose other settings, or another method" if least is None else f"allow at least {least} bytes"
+        hint = "choose other settings, or another method" if least is None else f"allow at least {least}B"
         if least is not None and self.extras_size // 2 >= least - asked:
             hint += f", or pack the extras ({self.extras_size} bytes) smaller with --extras int8"
         return NoRoomError(f"{asked} bytes {cause}: without any module the file takes {fixed}", hint=hint, least=least)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES, Layout
 from adaptzip.errors import BaseModelError, RefusedError
@@ -47,6 +49,8 @@ def stored_layout(
     if site.expert is not None:
         found = found[1:]
     fitting = [layout for layout, fits in _layouts(factors, site, out, width).items() if found == fits]
+    if not fitting and site.expert is None and (flat := _flattened(factors, found, (out, width))) is not None:
+        return flat
     if not fitting:
         expected = next(iter(_layouts(factors, site, out, width).values()))
         raise BaseModelError(
@@ -74,6 +78,13 @@ def _layouts(factors: LoraFactors, site: Location, out: int, width: int) -> dict
     if factors.layout in ("expert", "expert_transposed"):
         return {"expert": (out, width)}
     return {"linear": (out, width), "transposed": (width, out)}
+
+
+def _flattened(factors: LoraFactors, found: tuple[int, ...], shape: tuple[int, int]) -> Layout | None:
+    """The layout where a file has a kernel flattened into the inputs, or one of size 1 for a plain layer."""
+    if factors.layout == "linear" and len(found) > 2 and (found[0], prod(found[1:])) == shape:
+        return "conv"
+    return "linear" if factors.layout == "conv" and prod(factors.kernel) == 1 and found == shape else None
 
 
 def _is_transposed(base: BaseModel, module: str, factors: LoraFactors, layouts: list[Layout]) -> bool:

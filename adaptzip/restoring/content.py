@@ -55,7 +55,7 @@ def factor_content(adapter: Adapter, target: Writer, options: WriteOptions, drop
     spelled = target.spelled(adapter)
     lost = target.lost(spelled, options)
     left = held(spelled, lost, "the portable profile" if options.portable else target.title, drop)
-    ranks, told = _ranks(adapter), tuple(map(str, lost))
+    ranks, told = _ranks(left), tuple(map(str, lost))
     return Content(partial(target.write, left), left, len(left.modules), ranks, left_out=told)
 
 

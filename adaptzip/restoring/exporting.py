@@ -49,7 +49,8 @@ class ExportReport:
             that is no more than the files themselves.
         left_out: what the dialect, or the portable profile, could not hold, in words; () where it holds all.
         dialect: what they are written in.
-        ranks: the least and the greatest rank of the adapter's modules.
+        ranks: the least and the greatest rank of the modules that were written.
+        caution: what is to be known of the programs that load it; "" for nothing.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class ExportReport:
     left_out: tuple[str, ...] = ()
     dialect: str = "peft"
     ranks: tuple[int, int] = (0, 0)
+    caution: str = ""
 
 
 def export(
@@ -119,7 +121,7 @@ def export(
     """
     if as_ == PORTABLE:
         as_, portable = "peft", True
-    named = None if as_ is None and not portable else writer(as_ or "peft")
+    named = None if as_ is None and not portable else writer("peft" if as_ is None else as_)
     _check_dtype(dtype, named)
     if base_name is not None:
         check_name(base_name)
@@ -156,6 +158,7 @@ def export(
         content.left_out,
         target.name,
         content.ranks,
+        target.caution,
     )
 
 

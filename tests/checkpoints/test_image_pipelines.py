@@ -64,7 +64,7 @@ def test_a_text_encoder_that_comfyui_would_take_for_another_is_refused(tmp_path:
 
 
 def test_a_refusal_expects_no_peft_lora_alone(tmp_path: Path) -> None:
-    path = saved(tmp_path, {"some.layer.oft_blocks": torch.ones(2, 2)})
+    path = saved(tmp_path, {"some.layer.lora_mid": torch.ones(2, 2)})
     with pytest.raises(RefusedError, match="expected a LoRA of a dialect that adaptzip reads"):
         adaptzip.read(path)
 

@@ -35,7 +35,7 @@ def test_without_a_forecast_all_reasons_are_told_and_the_least_that_would_do() -
     refusals = (Refusal("a", "too small", 300), Refusal("b", "no basis"), Refusal("c", "smaller", 200))
     with pytest.raises(CheckFailedError, match="no method can do it: a: too small; b: no basis; c: smaller") as error:
         _ = PlanReport((), refusals, 100).best
-    assert error.value.hint == "allow at least 200 bytes"
+    assert error.value.hint == "allow at least 200B"
     assert PlanReport((), refusals[1:2], 100).hint == "allow more, or see `adaptzip methods`"
 
 
@@ -109,7 +109,7 @@ def test_a_size_below_what_every_file_takes_is_refused() -> None:
 def test_a_size_that_holds_no_module_is_told_the_least() -> None:
     error = control().no_room(1010)
     assert str(error).startswith("1010 bytes leave no room for any module")
-    assert (error.least, error.hint) == (1040, "allow at least 1040 bytes")
+    assert (error.least, error.hint) == (1040, "allow at least 1040B")
     assert control().no_room(999).least == 1040
     reserved = control(reserved=50).no_room(1010)
     assert str(reserved) == "1060 bytes leave no room for any module: without any module the file takes 1050"

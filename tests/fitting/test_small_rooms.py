@@ -123,7 +123,7 @@ def test_the_smallest_file_is_made_and_named(name: str, head: int, basis_file: P
         compress(name, source, budget=f"{fixed}B", **options)
     least = caught.value.least
     assert least is not None
-    assert f"allow at least {least} bytes" in str(caught.value.hint)
+    assert f"allow at least {least}B" in str(caught.value.hint)
     size, error, _ = within(source, least, name, **options)
     assert size <= least
     assert error < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def test_stable_diffusion_loads_what_is_written(make: Callable[[], Any], dialect
     pipe.load_lora_weights(tmp_path / "out", weight_name=report.files[0])
 
     check(adapter, parts)
+
+
+@pytest.mark.parametrize("make", [sd1, sdxl])
+def test_text_encoders_load_by_the_names_that_trainers_write(make: Callable[[], Any], tmp_path: Path) -> None:
+    """Those of transformers 4, of ranks and scales that differ, which the metadata tells."""
+    pipe = make()
+    parts = {name: getattr(pipe, name) for name in ("unet", "text_encoder", "text_encoder_2") if hasattr(pipe, name)}
+    adapter = adapter_of(parts)
+    older = {re.sub(r"^(text_encoder(_2)?)\.", r"\1.text_model.", name): m for name, m in adapter.modules.items()}
+    report = adaptzip.export(adaptzip.Adapter(older, meta=adapter.meta), tmp_path / "out", as_="diffusers")
+
+    pipe.load_lora_weights(tmp_path / "out", weight_name=report.files[0])
+
+    check(adapter, parts)
+    assert adaptzip.read(tmp_path / "out").modules.keys() == older.keys()
 
 
 def test_what_diffusers_saves_is_read_with_its_scale(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ KEYS: Mapping[str, Told] = {
             **IMAGE,
             **SEVERAL_MODELS,
             "diffusers": "cannot hold DoRA magnitudes for each input",
-            **dict.fromkeys(("bfl", "comfyui", "xlabs"), "only some of the layers that make up"),
+            **dict.fromkeys(
+                ("bfl", "comfyui", "xlabs"), "has a DoRA magnitude of its inputs, and one layer has room for one"
+            ),
         }
     ),
     "flux_lokr_bfl_format": Told({**FLUX, **ODD_ROWS}, bytes=False),

@@ -198,6 +198,7 @@ class ImageDialect(ImageReader, Writer):
             norms=bool(config.get("norms")),
             alone=config.get("alone") or {},
             dtype=options.dtype,
+            exact=adapter.meta.dtype is None,
         )
         told = self.scalings(config.get("metadata") or {}, adapter.modules, "the adapter") if own else {}
         header = adapter.meta.header if own and self._tells(told, adapter, config) else None

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
+from adaptzip.checkpoints._image.unet import kernel_of
 from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
 from adaptzip.checkpoints._products import dense, hadamard, kronecker, tucker
 from adaptzip.core.adapter import LoraFactors
@@ -57,8 +58,10 @@ def factors_of(source: Checkpoint, name: str, keys: Parts, scaling: float | None
     except ValueError as error:
         raise CheckpointError(f"{source.weights}: module {name} {error}", hint=AGAIN) from error
     scale = _scale(source, name, keys, rank) if scaling is None else scaling
+    kernel = kernel or kernel_of(name, a.shape[1])
     layout: Layout = "conv" if kernel else "linear"
-    magnitude = _magnitude(source, name, parts, (b.shape[0], a.shape[1], math.prod(kernel)))
+    shape = (b.shape[0], a.shape[1], math.prod(kernel))
+    magnitude = _magnitude(source, name, parts, shape, of_peft="lora_magnitude" in keys.get("magnitude", ""))
     return LoraFactors(a, b, scale, layout, kernel, magnitude=magnitude, bias=_bias(source, name, parts, b.shape[0]))
 
 
@@ -201,15 +204,18 @@ def _scale(source: Checkpoint, name: str, keys: Parts, rank: float) -> float:
 
 
 def _magnitude(
-    source: Checkpoint, name: str, parts: Mapping[str, Tensor], shape: tuple[int, int, int]
+    source: Checkpoint, name: str, parts: Mapping[str, Tensor], shape: tuple[int, int, int], *, of_peft: bool
 ) -> Tensor | None:
-    """The DoRA magnitude: (out,), or (1, inputs) where the file has one for each input, as OneTrainer writes it."""
+    """The DoRA magnitude: (out,), or (1, inputs) where the file has one for each input, as OneTrainer writes it.
+
+    PEFT's is for each output always, and that of a convolution (1, out, 1, 1).
+    """
     found = parts.get("magnitude")
     if found is None:
         return None
     out, width, size = shape
     ends = [n for n in found.shape[1:] if n != 1]
-    if found.numel() == out and not ends:
+    if found.numel() == out and (of_peft or not ends):
         return found.reshape(-1)
     if found.shape[0] == 1 and found.numel() == width // size and len(ends) <= 1:
         return found.reshape(1, -1)

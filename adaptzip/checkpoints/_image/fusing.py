@@ -115,7 +115,12 @@ def _joined(name: str, what: str, vectors: Sequence[Tensor | None], count: int) 
     there = [vector for vector in vectors if vector is not None]
     if not there:
         return None
-    if len(there) != count or any(vector.ndim > 1 for vector in there):
+    if any(vector.ndim > 1 for vector in there):
+        raise RefusedError(
+            f"each of the layers that make up {name} has {what} of its inputs, and one layer has room for one",
+            hint="write it in the dialect that it came in",
+        )
+    if len(there) != count:
         raise RefusedError(
             f"only some of the layers that make up {name} have {what}, one for each output",
             hint="write it in the dialect that it came in",

@@ -123,14 +123,23 @@ def spelling_of(keys: Iterable[str], default: str) -> str:
     return best if counts[best] else default
 
 
-def _without_meaning(source: Checkpoint, key: str, title: str) -> CheckpointError | RefusedError:
+def refusal(source: Checkpoint) -> RefusedError | None:
+    """The error about a file that has keys of what cannot be added; None for any other."""
+    return next((error for key in source.tensors if (error := _refused(source, key)) is not None), None)
+
+
+def _refused(source: Checkpoint, key: str) -> RefusedError | None:
     for end, what in _REFUSED.items():
         if key.endswith(f".{end}"):
             return RefusedError(
                 f"{source.weights}: the key {key} belongs to {what}",
                 hint="merge it into its base model with the program that trained it",
             )
-    return CheckpointError(
+    return None
+
+
+def _without_meaning(source: Checkpoint, key: str, title: str) -> CheckpointError | RefusedError:
+    return _refused(source, key) or CheckpointError(
         f"{source.weights}: the key {key} has no meaning in {title}",
         hint="expected the parts of an update, such as <module>.lora_down.weight, .lora_up.weight and .alpha",
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+
+from adaptzip.checkpoints._image.names import ORIGINAL
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -23,6 +26,12 @@ _TOP = {
 }
 _FROM_RESNET = {name: original for original, name in _RESNET.items()}
 _FROM_TOP = {name: original for original, name in _TOP.items()}
+_CONVOLUTION = re.compile(
+    r"(^|\.)(resnets\.\d+\.conv[12]|(down|up)samplers\.\d+\.conv|conv_in|conv_out)$"
+    r"|(^|\.)(in_layers\.2|out_layers\.3|(input|output)_blocks\.\d+\.\d\.(op|conv)|input_blocks\.0\.0|out\.2)$"
+)
+_KERNEL = (3, 3)
+"""Of every layer that `_CONVOLUTION` names."""
 _LAYERS = 2
 """Of a block on the way down; there is one more on the way up."""
 _ORIGINAL = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)|middle_block\.([012])\.(.+)")
@@ -35,6 +44,13 @@ _DIFFUSERS = re.compile(
 def is_original(path: str) -> bool:
     """Whether a path is one of the original implementation's alone."""
     return path.startswith(("input_blocks.", "output_blocks.", "middle_block.", "time_embed.", "label_emb.", "out."))
+
+
+def kernel_of(name: str, inputs: int) -> tuple[int, ...]:
+    """The kernel of a module by its name, where a file has it flattened into the inputs; () for any other."""
+    component, _, path = name.partition(".")
+    known = component == "unet" or (component == ORIGINAL and is_original(path))
+    return _KERNEL if known and _CONVOLUTION.search(path) and inputs % math.prod(_KERNEL) == 0 else ()
 
 
 def to_diffusers(path: str) -> str | None:

@@ -21,6 +21,9 @@ from adaptzip.errors import RefusedError
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.tensors import Pending, header_entries, pending
 
+_ROUNDED = 1e-6
+"""The relative error of a factor that is none."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,6 +37,7 @@ class Plan:
         norms: whether differences of tensors beside the factors are called `w_norm` and `b_norm`.
         alone: alphas of modules without factors, by the module's spelling, which scale nothing.
         dtype: dtype of the factors; None keeps their own.
+        exact: whether a factor that its own dtype would round, with a scale in it, is float32.
         header: that of the source's file, whose alphas and shapes are kept.
         origin: its keys and tensors, where there is a header.
     """
@@ -45,6 +49,7 @@ class Plan:
     norms: bool = False
     alone: Mapping[str, float] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    exact: bool = False
     header: bytes | None = None
     origin: Origin | None = None
 
@@ -77,8 +82,8 @@ def file_tensors(adapter: Adapter, plan: Plan) -> dict[str, Pending]:
 
 
 def commonest_alpha(modules: Iterable[LoraFactors]) -> float:
-    """The alpha = scale * rank of most modules, which is written for all of them."""
-    counts = Counter(alpha for factors in modules if (alpha := alpha_of(factors)))
+    """The alpha = |scale| * rank of most modules, which is written for all of them; diffusers wants none below 0."""
+    counts = Counter(abs(alpha) for factors in modules if (alpha := alpha_of(factors)))
     return max(counts, key=lambda alpha: (counts[alpha], alpha), default=1.0)
 
 
@@ -90,7 +95,10 @@ def _module(
     if plan.origin is None:
         scaled = _scaled(factors, 1.0 if alpha is None else alpha / factors.rank)
         scaled = in_range(name, scaled, torch.float16 if torch.float16 in _dtypes(factors, plan) else None)
-        tensors = _factors(scaled, plan, _dtypes(factors, plan), plan.alphas)
+        dtypes = _dtypes(factors, plan)
+        if plan.exact and plan.dtype is None and not _holds(dtypes[1], scaled.B):
+            dtypes = (dtypes[0], scaled.B.dtype)
+        tensors = _factors(scaled, plan, dtypes, plan.alphas)
         return {f"{stem}.{_end(part, plan)}": tensor for part, tensor in tensors.items()}
     keys = plan.origin.keys
     own = {part: pending(t, plan.dtype) for part, t in plan.origin.own(name, stem, factors).items()}
@@ -98,6 +106,12 @@ def _module(
     if own.keys() - {"alpha"}:
         tensors = {part: tensor for part, tensor in tensors.items() if part not in ("down", "up")}
     return {keys.get((stem, part), f"{stem}.{_end(part, plan)}"): tensor for part, tensor in (tensors | own).items()}
+
+
+def _holds(dtype: torch.dtype, factor: Tensor) -> bool:
+    """Whether a dtype has a factor but for what rounding the smallest numbers of float16 costs."""
+    lost = torch.linalg.vector_norm((factor.to(dtype).to(factor.dtype) - factor).double())
+    return bool(lost <= _ROUNDED * torch.linalg.vector_norm(factor.double()))
 
 
 def _dtypes(factors: LoraFactors, plan: Plan) -> tuple[torch.dtype, torch.dtype]:
@@ -155,7 +169,9 @@ def _extras(extras: Mapping[str, Tensor], plan: Plan, entries: Mapping[str, Any]
         name, _, leaf = key.removeprefix(PREFIX).rpartition(".")
         stem = plan.stem(name)
         ends = {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.get(leaf, (leaf,))
-        end = next((end for end in ends if f"{stem}.{end}" in entries), ends[-1 if plan.norms else 0])
+        # Programs add a `b_norm` where there is a `w_norm` alone.
+        norm = plan.norms and f"{PREFIX}{name}.weight" in extras
+        end = next((end for end in ends if f"{stem}.{end}" in entries), ends[-1 if norm else 0])
         tensors[f"{stem}.{end}"] = pending(tensor)
     return tensors
 
