@@ -102,7 +102,12 @@ def check(
 
 
 def _incomplete(merged: Path, missing: str) -> UsageError:
-    return UsageError(f"check needs {missing}", hint="say what the merged model should be made of")
+    from adaptzip.restoring.merging.provenance import NAME, load_provenance, told_sources
+
+    told = load_provenance(merged)
+    known = "" if told is None else told_sources(told)
+    hint = f"{NAME} in it names {known}" if known else "say what the merged model should be made of"
+    return UsageError(f"check needs {missing}", hint=hint)
 
 
 def _text(report: CheckReport, *, every: bool) -> str:

@@ -62,7 +62,12 @@ def test_no(work: Path, tmp_path: Path) -> None:
 
 
 def test_what_it_needs(work: Path) -> None:
-    refused(run("check", work / "merged", "--adapter", work / "adapter"), 2, "needs --base DIR")
+    refused(
+        run("check", work / "merged", "--adapter", work / "adapter"),
+        2,
+        "needs --base DIR",
+        "names --base base --adapter adapter",
+    )
     refused(run("check", work / "merged", "--base", work / "base"), 2, "needs --adapter SRC")
 
 

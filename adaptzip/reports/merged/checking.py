@@ -23,7 +23,11 @@ from adaptzip.reports.merged.summary import explain
 from adaptzip.reports.merged.tensors import Subject, check_tensor, one_rule, probe
 from adaptzip.restoring.combining import Source, combine
 from adaptzip.restoring.merging.edits import Edit
+from adaptzip.restoring.merging.labels import label_names
 from adaptzip.restoring.merging.plan import MergePlan, Output, listed, plan_merge
+from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
+from adaptzip.restoring.merging.provenance import load_provenance, weights_of
+from adaptzip.restoring.merging.tokenizers import adapter_folder
 from adaptzip.restoring.reading import adapter_from
 
 _WORST_FIRST: tuple[Verdict, ...] = ("no", "close")
@@ -88,13 +92,23 @@ def check(
     whole, model = BaseModel.open(base), BaseModel.open(merged)
     parts = [adapter_from(source, base=base, **reading) for source in sources]
     in_turn: list[MergePlan] = []
+    labels = _labels(sources, parts)
     if len(parts) == 1:
-        plan = plan_merge(parts[0], whole, scale * given[0], untie=untie)
+        plan = plan_merge(parts[0], whole, scale * given[0], untie=untie, labels=labels)
     else:
-        plan = plan_merge(combine(parts, given, **how), whole, scale, untie=untie)
+        plan = plan_merge(combine(parts, given, **how), whole, scale, untie=untie, labels=labels)
         if method == "cat":
             in_turn = [plan_merge(a, whole, scale * w, untie=untie) for a, w in zip(parts, given, strict=True)]
     return _report(plan, model, in_turn, max_ulps)
+
+
+def _labels(sources: Sequence[Source], adapters: Sequence[Adapter]) -> tuple[str, ...] | None:
+    """The first names of labels that an adapter brings."""
+    for source, adapter in zip(sources, adapters, strict=True):
+        found = label_names(adapter, adapter_folder(Path(source)) if isinstance(source, str | Path) else None)
+        if found is not None:
+            return found
+    return None
 
 
 @on_one_core()
@@ -163,7 +177,15 @@ def _unexpected(name: str) -> TensorCheck:
     return TensorCheck(name, "unchanged", "no", reason="unexpected", why="is in neither base nor adapter")
 
 
+def _told_weights(told: Mapping[str, Any]) -> object:
+    base = told.get("base")
+    return base.get("files") if isinstance(base, Mapping) else None
+
+
 def _notes(plan: MergePlan, model: BaseModel, subjects: Sequence[Subject]) -> Iterator[str]:
+    told = load_provenance(model.path)
+    if told is not None and weights_of(plan.base) != _told_weights(told):
+        yield f"{PROVENANCE} names a base of other weights than {plan.base.path}"
     other = [s for s in subjects if s.dtype != s.output.stored.dtype]
     if other:
         first = other[0].output.stored
