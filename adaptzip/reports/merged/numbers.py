@@ -65,7 +65,7 @@ def compare(base: Tensor | None, expected: Tensor, found: Tensor, first: int = 0
         first: the number of the first row.
     """
     numbers = found.numel()
-    change = 0.0 if base is None else float(_squares(_wide(expected) - _wide(base)))
+    change = 0.0 if base is None else _change(base, expected)
     if same_bits(expected, found):
         return Tally(numbers, change=change)
     at = _different(expected, found).nonzero()[:, 0]
@@ -84,8 +84,14 @@ def compare(base: Tensor | None, expected: Tensor, found: Tensor, first: int = 0
         tuple(place),
         float(_squares(theirs - ours)),
         change,
-        0.0 if base is None else float(torch.sum((theirs - ours) * (ours - before))),
+        0.0 if base is None else float(torch.sum((theirs - ours) * (ours - before), dtype=torch.float64)),
     )
+
+
+def _change(base: Tensor, expected: Tensor) -> float:
+    kind = torch.promote_types(expected.dtype, torch.float32)
+    change = expected.to(kind) - base.to(kind)
+    return float(torch.linalg.vector_norm(change)) ** 2
 
 
 def _different(one: Tensor, other: Tensor) -> Tensor:
@@ -109,8 +115,9 @@ def _last_place(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64)
+    """In a dtype in which differences are exact enough, and half as much to move for the narrow ones."""
+    return tensor.to(torch.float32 if tensor.dtype in (torch.bfloat16, torch.float16) else torch.float64)
 
 
 def _squares(tensor: Tensor) -> Tensor:
-    return torch.sum(tensor * tensor)
+    return torch.sum(tensor * tensor, dtype=torch.float64)
