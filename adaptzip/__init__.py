@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
     from adaptzip.reports.evaluation import evaluate
+    from adaptzip.reports.merged import check
     from adaptzip.restoring.combining import combine
     from adaptzip.restoring.converting import convert
     from adaptzip.restoring.exporting import export
@@ -45,6 +46,7 @@ __all__ = [
     "Site",
     "TensorSpec",
     "Trainable",
+    "check",
     "combine",
     "compress",
     "distill",
@@ -72,6 +74,7 @@ _HOMES = {
     "Site": ("adaptzip.core.compressed", "Site"),
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
+    "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),
     "compress": ("adaptzip.fitting.compression", "compress"),
     "distill": ("adaptzip.distillation.distilling", "distill"),

@@ -12,6 +12,7 @@ from adaptzip._version import __version__
 from adaptzip.cli import _failures, _output, basis
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
+from adaptzip.cli.check import check
 from adaptzip.cli.combine import combine
 from adaptzip.cli.compress import compress
 from adaptzip.cli.convert import convert
@@ -25,7 +26,9 @@ from adaptzip.cli.methods import methods
 from adaptzip.cli.plan import plan
 from adaptzip.cli.verify import verify
 
-COMMANDS = (compress, distill, plan, bench, inspect, verify, export, convert, merge, combine, diff, eval, methods)
+COMMANDS = (
+    compress, distill, plan, bench, inspect, verify, export, convert, merge, check, combine, diff, eval, methods,
+)  # fmt: skip
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""
 

@@ -77,6 +77,7 @@ def merge(
     check_folder(output, force=force, source=paths, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.restoring.merging import merge as run
+    from adaptzip.restoring.merging.provenance import origins_of
 
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
     reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
@@ -106,6 +107,7 @@ def merge(
             force=force,
             untie=untie,
             tokenizer=source,
+            origins=origins_of(paths, weights if len(paths) > 1 else [], method),
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
@@ -116,11 +118,13 @@ def merge(
 def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
     from adaptzip.models.folder import BaseModel
     from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
+    from adaptzip.restoring.merging.labels import label_names
     from adaptzip.restoring.merging.plan import plan_merge
     from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
 
-    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie)
-    tokenizer = choose_tokenizer(base, adapter_folder(source))
+    own = adapter_folder(source)
+    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie, labels=label_names(adapter, own))
+    tokenizer = choose_tokenizer(base, own)
     return {
         "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
         "files": merged_files(plan, tokenizer),

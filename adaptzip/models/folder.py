@@ -110,9 +110,9 @@ class BaseModel:
         """Dtype and shape of the tensor called `name`."""
         return self.tensors[name].tensors[name]
 
-    def read(self, name: str) -> Tensor:
-        """A writable copy of the tensor called `name`."""
-        return self.tensors[name].read(name)
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """A writable copy of the tensor called `name`, or of its rows from the first of `rows` to before the second."""
+        return self.tensors[name].read(name, rows)
 
     def digest(self, name: str) -> str:
         """sha256 of the stored bytes of one tensor."""

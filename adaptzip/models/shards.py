@@ -52,16 +52,21 @@ class Shard:
     tensors: Mapping[str, StoredTensor]
     loaded: Mapping[str, Tensor] | None = None
 
-    def read(self, name: str) -> Tensor:
-        """A writable copy of one tensor."""
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """A writable copy of one tensor, or of its rows from the first of `rows` to before the second."""
         stored = self.tensors[name]
         if self.loaded is not None:
-            return self.loaded[name].detach().clone().contiguous()
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+            whole = self.loaded[name].detach()
+            return (whole if rows is None else whole[rows[0] : rows[1]]).clone().contiguous()
+        offset, shape = stored.offset, stored.shape
+        if rows is not None:
+            offset += rows[0] * (stored.bytes // max(1, shape[0]))
+            shape = (rows[1] - rows[0], *shape[1:])
+        tensor = torch.empty(shape, dtype=stored.dtype)
         if tensor.numel():
             with self.path.open("rb") as handle:
-                handle.seek(stored.offset)
-                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != stored.bytes:
+                handle.seek(offset)
+                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
                     raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
         return tensor
 

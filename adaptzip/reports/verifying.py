@@ -17,7 +17,8 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.comparing import DiffReport, ModuleDiff, diff, same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.errors import FormatError, RefusedError, naming
+from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
+from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.functions import functions
 from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reconstruct_native
 
@@ -105,8 +106,10 @@ def verify(
     Raises:
         FormatError: if the file is malformed: a wrong hash, a broken structure, an undecodable module, numbers that
             are not finite.
+        UsageError: if it is the folder of a whole model.
         RefusedError: if the file's basis is missing or another, or its configuration asks for more than W + s*B@A.
     """
+    _refuse_models(Path(path))
     compressed = open_adz(path)
     restored = _decode(compressed, path, base, basis, alone=source is None)
     checks = [
@@ -128,6 +131,21 @@ def verify(
     checks += _small_enough(found.relative_error, max_error)
     return VerifyReport(
         compressed.method, stated, found.relative_error, tuple(checks), found.modules, found.weighted_error
+    )
+
+
+def _refuse_models(path: Path) -> None:
+    """Raises: UsageError: if there is a whole model and no `.adz` file."""
+    if not path.is_dir() or (path / "adapter_config.json").is_file():
+        return
+    try:
+        BaseModel.open(path)
+    except AdaptzipError:
+        return
+    raise UsageError(
+        f"{path}: is a whole model, expected a .adz file",
+        hint="whether it is a base model with an adapter merged is told by "
+        f"`adaptzip check {path} --base BASE --adapter ADAPTER`",
     )
 
 

@@ -47,17 +47,22 @@ def with_loading(card: str, config: dict[str, Any]) -> str:
         card: the source's README.
         config: the adapter_config.json that is written beside it.
     """
-    before, found, rest = card.partition(_MARK)
+    return with_section(card, _MARK, f"## Loading\n\n```python\n{_snippet(config)}```\n")
+
+
+def with_section(card: str, mark: str, section: str) -> str:
+    """A README with a section between two marks at its end, in the place of an older one."""
+    before, found, rest = card.partition(mark)
     if found:
-        card = before.rstrip() + rest.partition(_MARK)[2]
-    return f"{card.rstrip()}\n\n{_MARK}\n## Loading\n\n```python\n{_snippet(config)}```\n{_MARK}\n"
+        card = before.rstrip() + rest.partition(mark)[2]
+    return f"{card.rstrip()}\n\n{mark}\n{section}{mark}\n"
 
 
-def is_ours(readme: Path) -> bool:
-    """Whether a README in an output folder is one that an export wrote."""
+def is_ours(readme: Path, mark: str = _MARK) -> bool:
+    """Whether a README in an output folder has a marked section: by default one that an export wrote."""
     try:
-        return _MARK in readme.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return mark.encode() in readme.read_bytes()
+    except OSError:
         return False
 
 

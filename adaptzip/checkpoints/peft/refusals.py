@@ -41,7 +41,7 @@ _VARIANTS = {
 # Fields that leave the update W + s*B@A alone, or that this package understands.
 _KNOWN = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+    "eva_config", "exclude_modules", "fan_in_fan_out", "id2label", "inference_mode", "init_lora_weights", "label2id",
     "layer_replication", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias",
     "lora_dropout",
     "lora_ga_config", "megatron_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adaptzip.core.effects import HEAD_NAMES
@@ -27,6 +27,7 @@ def merged_config(
     sizes: tuple[int, int] | None = None,
     *,
     untied: bool = False,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The merged model's configuration.
 
@@ -39,18 +40,26 @@ def merged_config(
         heads: the shape of every tensor of a trained head, by name.
         sizes: the number of tokens before and after, where it changes.
         untied: the embeddings are no longer one parameter.
+        names: the adapter's names of its labels, for a head with as many of them.
     """
     changed = dict(config)
     if heads and task_type in TASK_ENDINGS:
         changed.update(_architecture(config, TASK_ENDINGS[task_type]))
     labels = _labels(heads) if task_type in (None, "SEQ_CLS", "TOKEN_CLS") else None
-    if labels is not None and labels != _label_count(config):
-        changed.pop("num_labels", None)
-        changed["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
-        changed["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
+    if labels is not None and names is not None and labels == len(names):
+        if {str(i): name for i, name in enumerate(names)} != config.get("id2label"):
+            changed = _labelled(changed, names)
+    elif labels is not None and labels != _label_count(config):
+        changed = _labelled(changed, [f"LABEL_{i}" for i in range(labels)])
     if untied:
         changed = _untied(changed)
     return changed if sizes is None else _resized(changed, *sizes)
+
+
+def _labelled(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    changed = {key: value for key, value in config.items() if key != "num_labels"}
+    changed["id2label"] = {str(i): name for i, name in enumerate(names)}
+    return changed | {"label2id": {name: i for i, name in enumerate(names)}}
 
 
 def _untied(config: Mapping[str, Any]) -> dict[str, Any]:

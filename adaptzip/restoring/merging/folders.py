@@ -18,12 +18,20 @@ from adaptzip.core.linalg import choose_device
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
+from adaptzip.restoring.merging.labels import label_names
 from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
+from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
+from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
+from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.reading import adapter_from
+
+_TOLD = (README, PROVENANCE)
+"""Files that tell what was merged."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ def merge(
     basis: str | Path | Basis | None = None,
     untie: bool = False,
     tokenizer: str | Path | None = None,
+    origins: Origins | None = None,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Write the base model with the adapter's updates added to its weights.
@@ -83,9 +92,10 @@ def merge(
     On the CPU the weights are bit-identical to those of PEFT's `merge_and_unload`. The model is never whole
     in memory: its tensors are read, changed and written one at a time, into as many files as the base has.
     The base's other files are carried over; config.json is changed where a trained head or embedding asks for
-    it. The adapter's tokenizer takes the base's place where its folder brings a whole one. Every changed tensor is
-    checked for NaN and infinity. Before anything has its name, the model is opened as transformers would, where that
-    is installed: what config.json names and what the weight files hold must fit.
+    it, and has the adapter's names of its labels where it brings them. What was merged stands in a section of
+    README.md and in adaptzip_merge.json. The adapter's tokenizer takes the base's place where its folder brings a
+    whole one. Every changed tensor is checked for NaN and infinity. Before anything has its name, the model is opened
+    as transformers would, where that is installed: what config.json names and what the weight files hold must fit.
 
     Args:
         source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
@@ -100,6 +110,7 @@ def merge(
         untie: give each tied embedding the updates of its own alone, so that the model computes what the live adapter
             does; PEFT's merge adds an update of one to all of them.
         tokenizer: the adapter's folder, where `source` does not tell it.
+        origins: what an adapter in memory was made of, for the model card and the provenance.
         progress: called after each tensor.
 
     Raises:
@@ -122,14 +133,23 @@ def merge(
     check_output_folder(output, force)
     chosen = choose_device(device)
     model = BaseModel.open(base)
-    plan = plan_merge(adapter_from(source, base=base, basis=basis), model, scale, untie=untie)
+    adapter = adapter_from(source, base=base, basis=basis)
     named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
-    chosen_tokenizer = choose_tokenizer(model.path, None if named is None else adapter_folder(Path(named)))
-    with atomic_directory(output, force, owned=partial(_is_owned, plan)) as folder:
+    own = None if named is None else adapter_folder(Path(named))
+    plan = plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own))
+    chosen_tokenizer = choose_tokenizer(model.path, own)
+    if origins is None:
+        origins = origins_of([source]) if isinstance(source, str | Path) else Origins()
+    options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
+    with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output))) as folder:
         _write_others(plan, chosen_tokenizer, folder)
         warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
         broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
         _write_index(plan, folder)
+        written = [folder / name for name in weight_file_names(model)]
+        told = provenance(plan, origins, adapter.meta.base_model, options, written)
+        _write_json(folder / PROVENANCE, told)
+        write_card(folder, base_card(model), told)
         check_written(plan, folder)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     return MergeReport(
@@ -167,7 +187,8 @@ def tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
 
 def merged_files(plan: MergePlan, tokenizer: Tokenizer) -> list[str]:
     """The names of a merged model's files, sorted."""
-    return sorted({*_weight_names(plan), *(file.as_posix() for file in _others(plan, tokenizer))})
+    others = (file.as_posix() for file in _others(plan, tokenizer))
+    return sorted({*_weight_names(plan), *_TOLD, *others})
 
 
 def _weight_names(plan: MergePlan) -> list[str]:
@@ -177,13 +198,17 @@ def _weight_names(plan: MergePlan) -> list[str]:
 
 def _others(plan: MergePlan, tokenizer: Tokenizer) -> dict[Path, Path]:
     """The folder that each file beside the weights comes from."""
-    base = {file: plan.base.path for file in plan.base.others if not is_tokenizer_file(file.as_posix())}
+    carried = (file for file in plan.base.others if file.as_posix() not in _TOLD)
+    base = {file: plan.base.path for file in carried if not is_tokenizer_file(file.as_posix())}
     weights = {shard.path for shard in plan.base.shards}
     return base | {file: tokenizer.folder for file in tokenizer.files if tokenizer.folder / file not in weights}
 
 
-def _is_owned(plan: MergePlan, name: str) -> bool:
-    """Whether a merged model of this base may have a file of this name."""
+def _is_owned(plan: MergePlan, output: Path, name: str) -> bool:
+    """Whether a merged model of this base may have a file of this name; a README only with a merge's section, unless
+    the base brings one."""
+    if name == PROVENANCE or (name == README and is_merged_card(output / README)):
+        return True
     others = (file.as_posix() for file in plan.base.others)
     return is_tokenizer_file(name) or name in (*_weight_names(plan), "config.json", *others)
 

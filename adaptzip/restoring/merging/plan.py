@@ -71,7 +71,14 @@ class MergePlan:
         return {output.stored.name: output.stored for shard in self.outputs for output in shard}
 
 
-def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: bool = False) -> MergePlan:
+def plan_merge(
+    adapter: Adapter,
+    base: BaseModel,
+    scale: float = 1.0,
+    *,
+    untie: bool = False,
+    labels: Sequence[str] | None = None,
+) -> MergePlan:
     """Find the place of every module and extra in the base model.
 
     Args:
@@ -79,6 +86,7 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
         base: what to merge it into.
         scale: multiplies every module's scaling; extras are applied in full.
         untie: give each tied embedding its own update only, as the live adapter does.
+        labels: names of the labels of a trained head, which are taken where it has as many.
 
     Raises:
         BaseModelError: if the base lacks a module or has another shape, an extra finds no place, or the merged
@@ -100,7 +108,8 @@ def plan_merge(adapter: Adapter, base: BaseModel, scale: float = 1.0, *, untie: 
     added = {**settled.added, **untied_biases(base, settled.added, edits), **extras.added}
     outputs = tuple(_outputs(base, edits, added, renaming.old if extras.heads and not renaming.new else ""))
     says_tied = settled.untied and base.model_type in SCALES_BY_TYING
-    config = merged_config(base.config, task, extras.heads, sizes, untied=settled.untied and not says_tied)
+    untied = settled.untied and not says_tied
+    config = merged_config(base.config, task, extras.heads, sizes, untied=untied, names=labels)
     plan = MergePlan(
         base,
         outputs,

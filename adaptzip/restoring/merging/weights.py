@@ -30,7 +30,7 @@ from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output
 
 Progress = Callable[[int, int], None]
 """Called with the number of tensors written so far and the number of all tensors."""
-_BLOCK = 1 << 20
+BLOCK = 1 << 20
 """Numbers of a block."""
 
 
@@ -99,7 +99,7 @@ def _parts(plan: MergePlan, folder: Path, stack: ExitStack, whole: bool) -> Iter
 
 
 def _parts_of(base: BaseModel, output: Output, target: int, place: int, whole: bool) -> Iterator[_Part]:
-    blocks = [] if whole or not _goes_by_rows(base, output) else list(row_blocks(output.stored.shape, _BLOCK))
+    blocks = [] if whole or not goes_by_rows(base, output) else list(row_blocks(output.stored.shape, BLOCK))
     if not blocks:
         yield _Part(output, target, place, None)
     for rows in blocks:
@@ -107,7 +107,8 @@ def _parts_of(base: BaseModel, output: Output, target: int, place: int, whole: b
         yield _Part(output, target, place + rows[0] * width, rows, rows == blocks[-1])
 
 
-def _goes_by_rows(base: BaseModel, output: Output) -> bool:
+def goes_by_rows(base: BaseModel, output: Output) -> bool:
+    """Whether rows of a tensor are merged alike with the others and without them."""
     return (
         output.source is not None
         and bool(output.stored.shape)
@@ -122,7 +123,7 @@ def _write_part(base: BaseModel, sources: Mapping[Path, int], safe: bool, device
     if not output.edits and output.source is not None:
         return _write_as_it_is(base, sources, part)
     weight = _read(base, sources, output, part.rows).to(device)
-    for edit in output.edits if part.rows is None else _on_rows(output.edits, part.rows):
+    for edit in output.edits if part.rows is None else on_rows(output.edits, part.rows):
         weight = edit.apply(weight, safe)
     if not is_finite(weight):
         raise _not_finite(base, output)
@@ -149,7 +150,8 @@ def _write_as_it_is(base: BaseModel, sources: Mapping[Path, int], part: _Part) -
     return weight.dtype in FLOATS and not is_finite(weight)
 
 
-def _on_rows(edits: Sequence[Edit], rows: tuple[int, int]) -> list[Edit]:
+def on_rows(edits: Sequence[Edit], rows: tuple[int, int]) -> list[Edit]:
+    """The edits of some rows, the first and past the last."""
     return [found for edit in edits if (found := edit.on_rows(*rows)) is not None]
 
 

@@ -62,7 +62,7 @@ def test_the_adapters_whole_tokenizer_and_nothing_of_the_bases(folders: Folders)
     for name in ("tokenizer_config.json", "chat_template.jinja", "vocab.json", "additional_chat_templates/tool.jinja"):
         assert folders.merged(name) is None, name
     assert folders.merged("preprocessor_config.json") == folders.merged("generation_config.json") == "{}"
-    assert not {"adapter_config.json", "adapter_model.safetensors", "README.md"} & set(report.files)
+    assert not {"adapter_config.json", "adapter_model.safetensors"} & set(report.files)
     assert report.warnings == ()
 
 

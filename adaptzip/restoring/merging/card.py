@@ -1,0 +1,84 @@
+"""The README of a merged model: the base's own, with what was merged into it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.model_card import NAME, is_ours, with_section
+
+_MARK = "<!-- adaptzip: merge -->"
+_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+"""The YAML at the beginning of a card."""
+_OURS = re.compile(r"^(?:base_model|base_model_relation)[ \t]*:.*\r?\n(?:(?:[ \t]+|-).*\r?\n)*", re.MULTILINE)
+"""A field that is written anew, with the lines that belong to it."""
+_ROUNDING = {
+    False: "the sum of weight and update once, as PEFT's `merge_and_unload` does",
+    True: "the update to the weight's dtype, then the sum, as PEFT's `safe_merge` does",
+}
+
+
+def base_card(base: BaseModel) -> str | None:
+    """The text of the base's README, None where it has none; bytes that are no UTF-8 come through unchanged."""
+    if Path(NAME) not in base.others:
+        return None
+    return (base.path / NAME).read_bytes().decode("utf-8", "surrogateescape")
+
+
+def write_card(folder: Path, card: str | None, told: dict[str, Any]) -> None:
+    """Write a merged model's README.
+
+    Args:
+        folder: where to.
+        card: the base's README.
+        told: the merge's provenance.
+    """
+    text = "# Merged model\n" if card is None else card
+    text = with_section(_with_base(text, told["base"]["repository"]), _MARK, _section(told))
+    (folder / NAME).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def is_merged_card(readme: Path) -> bool:
+    """Whether a README in an output folder is one that a merge wrote."""
+    return is_ours(readme, _MARK)
+
+
+def _with_base(card: str, repository: str | None) -> str:
+    """The card with the base model in its YAML, by which the Hub shows the one under the other."""
+    if repository is None:
+        return card
+    found = _FRONT.match(card)
+    fields = "" if found is None else _OURS.sub("", found[1])
+    rest = card if found is None else card[found.end() :]
+    told = f"base_model:\n- {repository}\nbase_model_relation: merge\n"
+    return f"---\n{fields}{told}---\n{rest if rest.startswith(chr(10)) else chr(10) + rest}"
+
+
+def _section(told: dict[str, Any]) -> str:
+    base, options = told["base"], told["options"]
+    rows = [("base model", f"`{base['repository'] or base['name']}`")]
+    rows += [("adapter", _adapter(adapter, many=len(told["adapters"]) > 1)) for adapter in told["adapters"]]
+    rows += [("method", f"`{told['method']}`")] if told["method"] else []
+    rows += [
+        ("scale", f"{options['scale']:g}"),
+        ("rounded", _ROUNDING[options["safe_merge"]]),
+        ("tied embeddings", "each with its own updates" if options["untie"] else "as PEFT merges them"),
+        ("merged", f"{told['modules']} modules, {told['extras']} other tensors"),
+        ("bytes of weights", f"{sum(file['bytes'] for file in told['files'].values()):,}"),
+        ("made by", told["made_by"]),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"## Merged\n\nThis is the base model with an adapter added to its weights.\n\n| | |\n|---|---|\n{table}\n\n"
+        "`adaptzip check . --base BASE --adapter ADAPTER` says tensor by tensor whether that is so.\n"
+    )
+
+
+def _adapter(adapter: dict[str, Any], *, many: bool) -> str:
+    said = f"`{adapter['name']}`" if adapter["name"] else "made in memory"
+    said += f", times {adapter['weight']:g}" if many else ""
+    if adapter["relative_error"] is None:
+        return said
+    return f"{said}, compressed with `{adapter['method']}`, relative error {adapter['relative_error']:.4g}"
