@@ -114,6 +114,10 @@ class BaseModel:
         """A writable copy of the tensor called `name`."""
         return self.tensors[name].read(name)
 
+    def read_slice(self, name: str, index: int) -> Tensor:
+        """A writable copy of one slice along the first dimension, such as one of stacked experts."""
+        return self.tensors[name].read_slice(name, index)
+
     def digest(self, name: str) -> str:
         """sha256 of the stored bytes of one tensor."""
         data = self.read(name).reshape(-1).view(torch.uint8)

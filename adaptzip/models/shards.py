@@ -57,12 +57,22 @@ class Shard:
         stored = self.tensors[name]
         if self.loaded is not None:
             return self.loaded[name].detach().clone().contiguous()
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        return self._read(stored, stored.shape, 0)
+
+    def read_slice(self, name: str, index: int) -> Tensor:
+        """A writable copy of `tensor[index]`, without reading the rest of it."""
+        stored = self.tensors[name]
+        if self.loaded is not None:
+            return self.loaded[name][index].detach().clone().contiguous()
+        return self._read(stored, stored.shape[1:], index * (stored.bytes // stored.shape[0]))
+
+    def _read(self, stored: StoredTensor, shape: tuple[int, ...], start: int) -> Tensor:
+        tensor = torch.empty(shape, dtype=stored.dtype)
         if tensor.numel():
             with self.path.open("rb") as handle:
-                handle.seek(stored.offset)
-                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != stored.bytes:
-                    raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
+                handle.seek(stored.offset + start)
+                if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
+                    raise BaseModelError(f"{self.path}: ends inside the tensor {stored.name}", hint=_AGAIN)
         return tensor
 
 
