@@ -1,4 +1,4 @@
-"""The best low-rank product for a dense matrix: by an exact SVD, or from a Krylov space where few directions are wanted.
+"""The best low-rank product for a dense matrix: by an exact SVD, or a Krylov space where few directions are wanted.
 
 Either way what is said of the error is measured: the norm of the difference between the matrix and the product itself.
 """
@@ -72,14 +72,14 @@ def truncated(D: Tensor, rank: int | None = None, *, most_lost: float = 0.0, dty
 
 def squares(tensor: Tensor) -> float:
     """The sum of a tensor's squares; a block of rows at a time in float64."""
-    return sum(float(part.double().square().sum()) for part in tensor.split(_rows(tensor)))
+    return sum(float(part.double().square().sum()) for part in torch.split(tensor, _rows(tensor)))
 
 
 def _kept(S: Tensor, energy: float, most_lost: float) -> int:
     """How many values are no rounding and needed for the error; at least one."""
     explained = S.double().square().cumsum(0)
     needed = int((energy - explained > most_lost**2 * energy).sum()) + 1 if most_lost else len(S)
-    return max(1, min(needed, int((S > _NOISE * S[0]).sum())))
+    return max(1, min(needed, int((_NOISE * S[0] < S).sum())))
 
 
 def _from_krylov(D: Tensor, rank: int, energy: float) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -115,7 +115,7 @@ def _directions(Q: Tensor, R: Tensor, vectors: Tensor, turned: bool) -> tuple[Te
 
 def _lost(D: Tensor, A: Tensor, B: Tensor) -> float:
     rows = _rows(D)
-    pairs = zip(D.split(rows), B.split(rows), strict=True)
+    pairs = zip(torch.split(D, rows), torch.split(B, rows), strict=True)
     return sum(squares(part - b.to(D.dtype) @ A.to(D.dtype)) for part, b in pairs)
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from adaptzip.checkpoints import PREFIX, resolved
+from adaptzip.checkpoints import resolved
 from adaptzip.checkpoints._base_name import check_name
-from adaptzip.checkpoints._trained import same
-from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.meta import Meta
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.progress import Progress, silent
 from adaptzip.core.resizing import resized
 from adaptzip.core.truncating import Truncated, truncated
 from adaptzip.core.workers import on_one_core, parallel_map
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, UsageError
+from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Location
 from adaptzip.restoring.exporting import DTYPES
+from adaptzip.restoring.extracting.building import built, changed_wholes, factors_of
 from adaptzip.restoring.extracting.differences import difference
 from adaptzip.restoring.extracting.pairing import Pairing, pair
 from adaptzip.restoring.extracting.parts import Part
+from adaptzip.restoring.extracting.telling import warn_of_missing, warn_of_narrower, warn_of_shared
 
 Embeddings = Literal["update", "whole"]
 Rank = int | Literal["full"] | None
@@ -35,16 +33,10 @@ RANK = 32
 """Most directions of a module where no limit is given."""
 SPARED = 8
 """How many times smaller than the error that is allowed is what is left out before ranks are chosen for all modules."""
+SHARE = 4
+"""How many times the rank of equal ranks a module may have under a budget."""
 _LARGE = 1 << 26
 """Numbers of a matrix that is worked on alone."""
-_TASKS = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-}
-"""PEFT's task by how the name of the tuned model's class ends."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +142,7 @@ def extraction(
     *,
     rank: Rank = None,
     spared: float | None = None,
+    numbers: float | None = None,
     embeddings: Embeddings = "update",
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     base_name: str | None = None,
@@ -159,6 +152,8 @@ def extraction(
 
     Args:
         spared: relative error of each module for which it gets fewer directions than `rank`.
+        numbers: how many numbers all factors will have together, where `rank` is None: no module gets more than four
+            times the rank that each would have if all had the same.
 
     Raises:
         BaseModelError, RefusedError, UsageError, CheckFailedError: as `extract`.
@@ -170,18 +165,20 @@ def extraction(
         check_name(base_name)
     one, other = BaseModel.open(base), BaseModel.open(tuned)
     pairing = pair(one, other, whole_embeddings=embeddings == "whole")
-    _warn_of_narrower(one, other, pairing)
+    if rank is None and numbers is not None:
+        limit = max(1, int(SHARE * numbers / max(1, sum(sum(part.shape) for part, _ in pairing.parts))))
+    warn_of_narrower(one, other, pairing)
     cut = dict(_cuts(one, other, pairing, limit, spared or 0.0, DTYPES.get(dtype or ""), progress))
-    modules = {part.name: _factors(part, cut[part.name]) for part, _ in pairing.parts if part.name in cut}
-    modules |= _idle_experts(pairing, modules)
-    wholes = _changed_wholes(one, other, pairing)
+    modules = factors_of(pairing, cut)
+    wholes = changed_wholes(one, other, pairing)
     if not modules and not wholes:
         raise CheckFailedError(
             f"{other.path}: is the same model as {one.path}, so that there is nothing to extract",
             hint="give the base model with --base, and what became of it with --tuned",
         )
-    adapter = _adapter(other, pairing, modules, wholes, base_name)
-    _warn(one, pairing, adapter)
+    adapter = built(other, pairing, modules, wholes, base_name)
+    warn_of_missing(pairing)
+    warn_of_shared(one, pairing, adapter)
     energy = sum(found.energy for found in cut.values())
     error = math.sqrt(sum(found.lost for found in cut.values()) / energy) if energy else 0.0
     changed = {part.place.tensor for part, _ in pairing.parts if part.name in cut} | wholes.keys()
@@ -221,96 +218,3 @@ def _cuts(
             progress("extracting", done / total)
             if found is not None:
                 yield part.name, found
-
-
-def _factors(part: Part, found: Truncated) -> LoraFactors:
-    return LoraFactors(found.A, found.B, layout=part.layout, kernel=part.kernel)
-
-
-def _idle_experts(pairing: Pairing, modules: Mapping[str, LoraFactors]) -> dict[str, LoraFactors]:
-    """Nothing for the unchanged ones of stacked experts of which others changed, as dialects hold all or none."""
-    stacks = {name.rpartition("[")[0]: factors for name, factors in modules.items() if factors.layout in _EXPERTS}
-    found = {}
-    for part, _ in pairing.parts:
-        like = stacks.get(part.name.rpartition("[")[0]) if part.layout in _EXPERTS else None
-        if like is not None and part.name not in modules:
-            A, B = torch.zeros_like(like.A[:1]), torch.zeros_like(like.B[:, :1])
-            found[part.name] = LoraFactors(A, B, layout=part.layout)
-    return found
-
-
-_EXPERTS = ("expert", "expert_transposed")
-
-
-def _changed_wholes(base: BaseModel, tuned: BaseModel, pairing: Pairing) -> dict[str, Tensor]:
-    found = {}
-    for whole in pairing.wholes:
-        tensor = tuned.read(whole.name)
-        if whole.before is None or not same(tensor, base.read(whole.before)):
-            found[whole.name] = tensor
-    return found
-
-
-def _adapter(
-    tuned: BaseModel,
-    pairing: Pairing,
-    modules: Mapping[str, LoraFactors],
-    wholes: Mapping[str, Tensor],
-    base_name: str | None,
-) -> Adapter:
-    config: dict[str, Any] = {"peft_type": "LORA", "task_type": _task(tuned)}
-    if pairing.heads:
-        config["modules_to_save"] = list(pairing.heads)
-    extras = {_key(name, modules): tensor for name, tensor in wholes.items()}
-    ordered = {name: modules[name] for name in sorted(modules)}
-    return resolved(Adapter(ordered, extras, Meta("peft", config, base_name)))
-
-
-def _key(name: str, modules: Mapping[str, LoraFactors]) -> str:
-    """PEFT's key of a tensor; a layer with factors lies one level deeper."""
-    module, _, leaf = name.rpartition(".")
-    return f"{PREFIX}{module}.base_layer.{leaf}" if module in modules else PREFIX + name
-
-
-def _task(tuned: BaseModel) -> str | None:
-    classes = tuned.config.get("architectures") or [""]
-    return next((task for end, task in _TASKS.items() if str(classes[0]).endswith(end)), None)
-
-
-def _warn_of_narrower(base: BaseModel, tuned: BaseModel, pairing: Pairing) -> None:
-    for part, places in pairing.parts:
-        after, before = tuned.stored(part.place.tensor).dtype, base.stored(places[0].tensor).dtype
-        if torch.finfo(after).eps > torch.finfo(before).eps:
-            a, b = (str(dtype).removeprefix("torch.") for dtype in (after, before))
-            warnings.warn(
-                f"{tuned.path}: {part.place.tensor} is {a}, the base's is {b}: rounding is part of the difference",
-                AdaptzipWarning,
-                stacklevel=4,
-            )
-            return
-
-
-def _warn(base: BaseModel, pairing: Pairing, adapter: Adapter) -> None:
-    if pairing.missing:
-        warnings.warn(
-            f"the tuned model lacks {_listed(pairing.missing)}: merged into the base, the adapter leaves it as it is",
-            AdaptzipWarning,
-            stacklevel=4,
-        )
-    embedding = next((name for name, factors in adapter.modules.items() if factors.layout == "embedding"), None)
-    if pairing.shared and embedding is not None and _is_input(base, pairing, adapter):
-        warnings.warn(
-            f"the embedding shares its weight with {_listed(pairing.shared)}: the update is right once it is merged, "
-            "while PEFT without merging applies it to the embedding alone; --embeddings whole is right either way",
-            AdaptzipWarning,
-            stacklevel=4,
-        )
-
-
-def _is_input(base: BaseModel, pairing: Pairing, adapter: Adapter) -> bool:
-    places = {part.name: places for part, places in pairing.parts}
-    return any(places[name][0].tensor == base.input_embedding for name in adapter.modules if name in places)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""What a tuned model's tensors are to an adapter: modules with an update of low rank, or tensors that are kept whole."""
+"""What a tuned model's tensors are to an adapter: modules with an update of low rank, or kept whole."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def parts_of(model: BaseModel, tensor: str) -> tuple[Part, ...]:
 
 def is_embedding(model: BaseModel, tensor: str) -> bool:
     """Whether rows are looked up in a tensor."""
-    return tensor == model.input_embedding or _EMBEDDING.fullmatch(tensor.removesuffix(".weight").rpartition(".")[2]) is not None
+    module = tensor.removesuffix(".weight").rpartition(".")[2]
+    return tensor == model.input_embedding or _EMBEDDING.fullmatch(module) is not None
 
 
 def _stack(tensor: str, shape: tuple[int, ...]) -> str | None:
