@@ -23,8 +23,8 @@ _GAIN = 1e-5
 """Share of the error's square that the last block explains when a Krylov space is large enough."""
 _NOISE = 1e-7
 """Singular values below this share of the largest are rounding."""
-_ROWS = 1 << 22
-"""Numbers of the rows whose error is measured at a time."""
+_ROWS = 1 << 17
+"""Numbers of the rows whose error is measured at a time, in float64: few enough for a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +92,19 @@ def _from_krylov(D: Tensor, rank: int, energy: float) -> tuple[Tensor, Tensor, T
     M = D.T if turned else D
     drawn = torch.Generator().manual_seed(0)
     block = M @ torch.randn(M.shape[1], rank + _SPARE, generator=drawn, dtype=M.dtype)
-    Q, R = block.new_empty(M.shape[0], 0), block.new_empty(0, M.shape[1])
+    Q, R, gram = block.new_empty(M.shape[0], 0), block.new_empty(0, M.shape[1]), block.new_empty(0, 0)
     before = -math.inf
     while Q.shape[1] + block.shape[1] <= min(_BLOCKS * block.shape[1], M.shape[0] // 2):
         for _ in range(2):
             block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
         part = block.T @ M
         Q, R = torch.cat([Q, block], 1), torch.cat([R, part])
-        values, vectors = torch.linalg.eigh((R @ R.T).double())
-        explained = float(values[-rank:].sum())
+        side = R @ part.T
+        gram = torch.cat([torch.cat([gram, side[: len(gram)]], 1), side.T])
+        explained = float(torch.linalg.eigvalsh(gram.double())[-rank:].sum())
         if explained - before <= _GAIN * max(energy - explained, _NOISE * energy):
-            return _directions(Q, R, vectors[:, -rank:].flip(1).to(M.dtype), turned)
+            vectors = torch.linalg.eigh(gram.double()).eigenvectors[:, -rank:].flip(1)
+            return _directions(Q, R, vectors.to(M.dtype), turned)
         before, block = explained, M @ part.T
     return None
 

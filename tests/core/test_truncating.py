@@ -18,8 +18,10 @@ def drawn(rows: int, columns: int, kind: str) -> Tensor:
     few = torch.randn(rows, 5, generator=generator) @ torch.randn(5, columns, generator=generator)
     if kind == "falling":
         U, S, Vt = torch.linalg.svd(noise, full_matrices=False)
-        return (U * (1.0 / torch.arange(1, len(S) + 1))) @ Vt
-    return {"noise": noise, "mixed": few + 0.1 * noise, "few": few}[kind]
+        falling: Tensor = (U * (1.0 / torch.arange(1, len(S) + 1))) @ Vt
+        return falling
+    kinds: dict[str, Tensor] = {"noise": noise, "mixed": few + 0.1 * noise, "few": few}
+    return kinds[kind]
 
 
 def best_error(D: Tensor, rank: int) -> float:
