@@ -77,9 +77,10 @@ def extract(
 ) -> None:
     """Make an adapter of what fine-tuning changed in a model.
 
-    Reads both models tensor by tensor. The difference of each matrix becomes a low-rank update, of 32 directions where
-    no limit is given; norms, biases, new heads and embeddings of another vocabulary are kept as they are, and what is
-    the same in both is left out. The error that is printed is measured, over all modules together.
+    Writes a .adz, or a folder or file of a dialect, by the name given with -o. Both models are read tensor by tensor.
+    The difference of each matrix becomes a low-rank update, of 32 directions where no limit is given; norms, biases,
+    new heads and embeddings of another vocabulary are kept as they are, and what is the same in both is left out. The
+    error that is printed is measured, over all modules together.
 
     --max-error and --budget choose ranks for all modules together: in a .adz along with its coding, in the files of a
     dialect alone. merge adds the adapter to the base again.

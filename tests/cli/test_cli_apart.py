@@ -24,7 +24,6 @@ FILE_COMMANDS = {
     "eval": "eval {adz} --teacher {ad} --base {base} --data {texts} --basis {basis} --plot {out}",
 }
 FOLDER_COMMANDS = {
-    "extract": "extract --base {base} --tuned {other} -o {out}",
     "export": "export {ad} --base {base} --basis {basis} -o {out}",
     "merge": "merge {ad} --base {base} --basis {basis} -o {out}",
 }

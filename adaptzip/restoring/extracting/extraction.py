@@ -101,7 +101,7 @@ def extract(
     Example:
         >>> merged = adaptzip.merge("my-adapter", "base-model", "tuned").path
         >>> again = adaptzip.extract("base-model", merged, rank=3)
-        >>> set(again.modules) == set(adaptzip.read("my-adapter").modules)
+        >>> adaptzip.read("my-adapter").modules.keys() <= again.modules.keys()
         True
     """
     if max_error is not None and not 0 < max_error < 1:
