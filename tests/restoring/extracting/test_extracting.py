@@ -188,6 +188,18 @@ def test_convolutions_of_a_unet(tmp_path: Path) -> None:
     assert largest_difference(merged(adapter, base), tuned) < 1e-5
 
 
+@pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
+def test_a_component_that_is_named_is_written_for_image_programs(dialect: str, tmp_path: Path) -> None:
+    name = "down_blocks.0.resnets.0.conv1"
+    before = {f"{name}.weight": noise(8, 8, 3, 3)}
+    after = {f"{name}.weight": noise(8, 8, 3, 3, seed=1)}
+    base, tuned = write_pair(tmp_path, before, after, '{"_class_name": "UNet2DConditionModel"}')
+    adapter = adaptzip.extract(base, tuned, rank="full", base_name="some/unet")
+    adaptzip.export(adapter, tmp_path / "style.safetensors", as_=dialect)
+    (factors,) = adaptzip.read(tmp_path / "style.safetensors").modules.values()
+    assert torch.allclose(factors.weight_delta(), after[f"{name}.weight"] - before[f"{name}.weight"], atol=1e-4)
+
+
 def test_progress_ends_with_all(tmp_path: Path) -> None:
     base, tuned = tune(tmp_path, untied)
     told: list[tuple[str, float]] = []
