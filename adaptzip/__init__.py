@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adaptzip.restoring.combining import combine
     from adaptzip.restoring.converting import convert
     from adaptzip.restoring.exporting import export
+    from adaptzip.restoring.extracting import extract
     from adaptzip.restoring.merging import merge
     from adaptzip.restoring.reading import read
     from adaptzip.restoring.reconstruction import reconstruct
@@ -53,6 +54,7 @@ __all__ = [
     "evaluate",
     "convert",
     "export",
+    "extract",
     "merge",
     "open",
     "plan",
@@ -81,6 +83,7 @@ _HOMES = {
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),
     "convert": ("adaptzip.restoring.converting", "convert"),
     "export": ("adaptzip.restoring.exporting", "export"),
+    "extract": ("adaptzip.restoring.extracting", "extract"),
     "merge": ("adaptzip.restoring.merging", "merge"),
     "open": ("adaptzip.adz.container.reader", "open_adz"),
     "plan": ("adaptzip.fitting.choosing", "plan"),

@@ -25,6 +25,7 @@ PROGRAMS = (
     "bases",
     "bound",
     "calibration",
+    "extract",
     "merge",
     "methods",
     "peers",

@@ -48,17 +48,17 @@ def trained(source: Checkpoint, others: Mapping[str, str], modules: Mapping[str,
     for name, key in others.items():
         tensor, stored = source.tensors[key], base.read(name)
         if stored is None:
-            if not _is_constant(name, tensor):
+            if not is_constant(name, tensor):
                 extras[PREFIX + name] = tensor
                 lacking.add(name.partition(".")[0])
-        elif not _same(tensor, stored) and not _holds_update(source, name, tensor, stored, modules):
+        elif not same(tensor, stored) and not _holds_update(source, name, tensor, stored, modules):
             extras[PREFIX + name] = tensor
     brought = {part for key in extras for part in key.removeprefix(PREFIX).split(".")}
     heads = sorted(lacking | (brought & set(HEAD_NAMES))) if lacking - set(HEAD_NAMES) else ()
     return Trained(extras, tuple(heads))
 
 
-def _same(tensor: Tensor, stored: Tensor) -> bool:
+def same(tensor: Tensor, stored: Tensor) -> bool:
     """Whether a tensor is the base's, in its own dtype, which may be the narrower or the wider one."""
     return tensor.shape == stored.shape and torch.equal(tensor, stored.to(tensor.dtype))
 
@@ -86,7 +86,7 @@ def _holds_update(
     )
 
 
-def _is_constant(name: str, tensor: Tensor) -> bool:
+def is_constant(name: str, tensor: Tensor) -> bool:
     """Whether a tensor is a buffer of numbers that a model makes itself: positions, types, and masks of attention."""
     leaf = name.rpartition(".")[2]
     if leaf in ("position_ids", "token_type_ids") and not tensor.is_floating_point():

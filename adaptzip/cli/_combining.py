@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from adaptzip.core.combinations import Combination as Combinations
 from adaptzip.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ Sources = Annotated[
     ),
 ]
 Combination = Annotated[
-    Literal[
-        "cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune",
-        "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd",
-    ],
+    Combinations,
     typer.Option("--method", help="How several adapters become one, as PEFT's add_weighted_adapter; cat is their sum."),
-]  # fmt: skip
+]
 Rank = Annotated[
     int | None,
     typer.Option(

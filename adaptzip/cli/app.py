@@ -20,6 +20,7 @@ from adaptzip.cli.diff import diff
 from adaptzip.cli.distill import distill
 from adaptzip.cli.eval import eval
 from adaptzip.cli.export import export
+from adaptzip.cli.extract import extract
 from adaptzip.cli.inspect import inspect
 from adaptzip.cli.merge import merge
 from adaptzip.cli.methods import methods
@@ -27,7 +28,7 @@ from adaptzip.cli.plan import plan
 from adaptzip.cli.verify import verify
 
 COMMANDS = (
-    compress, distill, plan, bench, inspect, verify, export, convert, merge, check, combine, diff, eval, methods,
+    compress, distill, plan, bench, inspect, verify, export, convert, merge, check, combine, extract, diff, eval, methods,
 )  # fmt: skip
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from adaptzip.cli import _combining as combining
+from adaptzip.cli import _making as making
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_export
-from adaptzip.cli.export import elsewhere
-from adaptzip.errors import UsageError
-
-if TYPE_CHECKING:
-    from adaptzip.core.adapter import Adapter
-    from adaptzip.core.budget import Budget
 
 
 def combine(
     sources: combining.Sources,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A file .adz to compress into, else the folder or file of a dialect.",
-            metavar="PATH",
-            show_default=False,
-        ),
-    ],
+    output: making.Output,
     method: combining.Combination = "cat",
     rank: combining.Rank = None,
     density: combining.Density = None,
@@ -47,7 +33,7 @@ def combine(
         ),
     ] = None,
     to: options.To = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep a .adz's factors bit for bit.")] = False,
+    lossless: making.Lossless = False,
     as_: options.As = None,
     dtype: options.FactorDtype = None,
     drop_extras: options.DropExtras = False,
@@ -64,7 +50,7 @@ def combine(
 ) -> None:
     """Make one adapter out of several.
 
-    With --method cat the update is the weighted sum of theirs, exactly, and ranks add up; the others are those of
+    Writes a .adz, or the folder or file of a dialect. With --method cat the update is the weighted sum of theirs, exactly, and ranks add up; the others are those of
     PEFT's add_weighted_adapter. --budget and --max-error then make it smaller: a .adz by its usual coding, the files of
     a dialect by lower ranks. Shares as 25% or 4x are of all sources together.
 
@@ -76,80 +62,28 @@ def combine(
     """
     paths, weights = combining.weighted(sources)
     check_export(output, force=force, source=paths, base=base, basis=basis)
-    packed = output.suffix == ".adz"
     packing: dict[str, Any] = {"to": to, "lossless": lossless}
     writing: dict[str, Any] = {"as_": as_, "dtype": dtype, "drop_extras": drop_extras}
-    _check_kind(output, writing if packed else packing, "the files of a dialect" if packed else "a .adz")
+    packed = making.check_kind(output, packing, writing)
     sink = Output(as_json, quiet, verbose)
     sink.detail("reading the adapters")
     how: dict[str, Any] = {
         "method": method, "rank": rank, "density": density, "majority": majority, "seed": seed,
     }  # fmt: skip
     reading: dict[str, Any] = {"alpha": alpha, "base": base, "basis": basis, "dialect": dialect}
-    limit = _limit(budget, paths)
     with sink.warnings():
         from adaptzip.restoring.combining import combine as run
+        from adaptzip.restoring.reading import source_bytes
 
+        limit = making.in_bytes(budget, sum(map(source_bytes, paths)))
         adapter = run(paths, weights, **how, **reading)
         limits = {"budget": limit, "max_error": max_error, "base_name": base_name}
         if packed:
-            values = _pack(adapter, output, packing | limits, force=force, dry_run=dry_run)
+            values = making.pack(adapter, output, packing | limits, force=force, dry_run=dry_run)
         else:
-            values = _write(adapter, output, writing | limits | {"base": base}, force=force, dry_run=dry_run)
+            values = making.write(adapter, output, writing | limits | {"base": base}, force=force, dry_run=dry_run)
     values |= {"sources": len(paths), "method": method, "dry_run": dry_run}
     _tell(output, values, sink)
-
-
-def _check_kind(output: Path, others: dict[str, Any], kind: str) -> None:
-    """Raises: UsageError: if an option is for another kind of output."""
-    for name in (name for name, value in others.items() if value):
-        flag = f"--{name.rstrip('_').replace('_', '-')}"
-        raise UsageError(f"{output}: {flag} is for {kind}", hint=f"leave {flag} out, or name another output")
-
-
-def _limit(budget: str | None, paths: list[Path]) -> Budget | None:
-    """The budget; shares are of all sources together."""
-    from adaptzip.core.budget import Budget
-    from adaptzip.restoring.reading import source_bytes
-
-    found = Budget.of(budget)
-    if found is None or found.unit != "fraction":
-        return found
-    return Budget(found.bytes_for(sum(map(source_bytes, paths))) or 1, "bytes")
-
-
-def _pack(adapter: Adapter, output: Path, settings: dict[str, Any], *, force: bool, dry_run: bool) -> dict[str, Any]:
-    from adaptzip.adz.container.writer import size
-    from adaptzip.fitting.compression import compress
-
-    given = {name: value for name, value in settings.items() if value is not None}
-    made = compress(adapter, None if dry_run else output, force=force, **given)
-    return {
-        "path": str(output),
-        "dialect": None,
-        "bytes": size(made) if dry_run else output.stat().st_size,
-        "modules": len(adapter.modules),
-        "error": made.provenance.relative_error,
-        "left_out": [],
-    }
-
-
-def _write(adapter: Adapter, output: Path, settings: dict[str, Any], *, force: bool, dry_run: bool) -> dict[str, Any]:
-    from adaptzip.restoring.converting import convert
-
-    if dry_run:
-        with elsewhere(output) as path:
-            report = convert(adapter, path, **settings)
-    else:
-        report = convert(adapter, output, force=force, **settings)
-    return {
-        "path": str(output),
-        "dialect": report.written.dialect,
-        "bytes": report.written.bytes,
-        "modules": report.written.modules,
-        "error": report.error,
-        "left_out": list(report.written.left_out),
-    }
 
 
 def _tell(output: Path, values: dict[str, Any], sink: Output) -> None:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.combinations import BESIDE, COMBINATIONS, CUT, CUT_LATER, Combination
 from adaptzip.core.effects import Effects
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.task_arithmetic import Majority, Rule
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import RefusedError, UsageError
-
-Combination = Literal[
-    "cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune",
-    "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd",
-]  # fmt: skip
-COMBINATIONS: tuple[str, ...] = get_args(Combination)
-_DENSE = "_svd"
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Weighted:
 
 def combined(
     parts: Sequence[Weighted],
-    method: Combination = "cat",
+    method: Combination = BESIDE,
     *,
     rank: int | None = None,
     density: float | None = None,
@@ -104,19 +98,21 @@ _Make = Callable[[Sequence[_Member]], tuple[Tensor, Tensor]]
 def _maker(method: str, rank: int | None, density: float | None, majority: Majority, seed: int | None) -> _Make:
     if method not in COMBINATIONS:
         raise UsageError(f"there is no way to combine called {method!r}", hint=f"known: {', '.join(COMBINATIONS)}")
-    if rank is not None and not method.endswith("svd"):
-        raise UsageError(f"{method} tells the rank by itself", hint="a rank is for svd and methods that end with _svd")
+    if rank is not None and method != CUT and not method.endswith(CUT_LATER):
+        raise UsageError(
+            f"{method} tells the rank by itself", hint=f"a rank is for {CUT} and methods that end with {CUT_LATER}"
+        )
     if rank is not None and rank < 1:
         raise UsageError(f"a rank of {rank} was asked for, expected at least 1")
-    if method in ("cat", "svd"):
+    if method in (BESIDE, CUT):
         Rule(density=density)  # It has none to take.
-    if method == "cat":
+    if method == BESIDE:
         return _beside
-    if method == "svd":
+    if method == CUT:
         return lambda members: _cut(*_thin(_beside(members)), _rank(members, rank))
-    rule = _rule(method.removesuffix(_DENSE), density, majority)
+    rule = _rule(method.removesuffix(CUT_LATER), density, majority)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    if method.endswith(_DENSE):
+    if method.endswith(CUT_LATER):
         return lambda members: _of_updates(members, rule, generator, _rank(members, rank))
     return lambda members: _of_factors(members, rule, generator)
 
@@ -154,7 +150,8 @@ def _of_factors(members: Sequence[_Member], rule: Rule, generator: torch.Generat
     if len({m.factors.rank for m in members}) > 1:
         found = ", ".join(f"{m.part.name} has {m.factors.rank}" for m in members)
         raise RefusedError(
-            f"the adapters' ranks differ: {found}", hint="use cat or svd, or bring them to one rank with convert --rank"
+            f"the adapters' ranks differ: {found}",
+            hint=f"use {BESIDE} or {CUT}, or bring them to one rank with convert --rank",
         )
     weights = [m.part.weight * m.factors.scaling for m in members]
     roots = [math.sqrt(abs(weight)) for weight in weights]

@@ -18,6 +18,7 @@ _ROLES = {
     "config": "the configuration",
     "plan": "the plan",
     "base": "the base model",
+    "tuned": "the tuned model",
     "basis": "the basis",
     "teacher": "the teacher",
     "data": "the data",
@@ -35,8 +36,8 @@ def check_apart(output: str | Path, **inputs: object) -> None:
 
     Args:
         output: the file or folder to be written, whether it exists or not.
-        inputs: by role (`source`, `config`, `plan`, `base`, `basis`, `teacher`, `data`, `calibration`) a path or
-            several; None and what is in memory are no paths.
+        inputs: by role (`source`, `config`, `plan`, `base`, `tuned`, `basis`, `teacher`, `data`, `calibration`) a path
+            or several; None and what is in memory are no paths.
 
     Raises:
         UsageError: if they are not apart.

@@ -92,12 +92,21 @@ def _is_transposed(base: BaseModel, module: str, factors: LoraFactors, layouts: 
         of_peft = factors.layout.startswith("expert")
         types = TRANSPOSED_EXPERT_TYPES if of_peft else COLUMN_EXPERT_TYPES
         return base.model_type in types or factors.layout == "expert_transposed"
+    return stores_turned(base, module, factors.layout == "transposed")
+
+
+def stores_turned(base: BaseModel, module: str, otherwise: bool = False) -> bool:
+    """Whether the base stores a linear layer as (in, out): those of its blocks, by its type or its biases' lengths.
+
+    Args:
+        otherwise: the answer where nothing tells.
+    """
     if not any(part.isdigit() for part in module.split(".")):
         return False
     if base.model_type in CONV1D_TYPES:
         return True
     evidence = _block_weights_are_transposed(base)
-    return factors.layout == "transposed" if evidence is None else evidence
+    return otherwise if evidence is None else evidence
 
 
 def _block_weights_are_transposed(base: BaseModel) -> bool | None:

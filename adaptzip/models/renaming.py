@@ -10,19 +10,24 @@ from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate, stored_forms
 from adaptzip.models.wrappers import refuse_wrapped
 
-_WHICH = "is this the base model that the adapter was trained on?"
+_WHICH = "is this the base model that {} was trained on?"
 _VERSIONS = (
-    " transformers 4 and 5 name some models' modules otherwise: where the similar ones are the same, save the adapter "
+    " transformers 4 and 5 name some models' modules otherwise: where the similar ones are the same, save {} "
     "again with the version that saved the base"
 )
 
 
-def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
+def find_renaming(base: BaseModel, modules: Sequence[str], whose: str = "the adapter") -> Renaming:
     """The change of prefix under which the base stores every module.
 
     Names that agree as they are need none. Otherwise a module decides which changes are possible: its name from
     the layer list on must agree, what stands before it may differ. Where no one change finds all modules, each
     of the model's towers may have its own.
+
+    Args:
+        base: the base model.
+        modules: their names in what `whose` tells.
+        whose: what messages call that.
 
     Raises:
         BaseModelError: if no change finds every module, or several do.
@@ -34,17 +39,17 @@ def find_renaming(base: BaseModel, modules: Sequence[str]) -> Renaming:
     for group in _candidates(base, _probe(modules)):
         fitting = [r for r in group if not _missing(base, modules, r)]
         if fitting:
-            return _only(base, fitting)
+            return _only(base, fitting, whose)
         tried += group
     towers = _of_towers(base, modules)
     if not _missing(base, modules, towers):
         return towers
     missing = min((_missing(base, modules, r) for r in (*tried, towers)), key=len)
     refuse_wrapped(base.path, modules, lambda names: _fits(base, names))
-    raise _lacking(base, modules, missing)
+    raise _lacking(base, modules, missing, whose)
 
 
-def _only(base: BaseModel, fitting: Sequence[Renaming]) -> Renaming:
+def _only(base: BaseModel, fitting: Sequence[Renaming], whose: str = "the adapter") -> Renaming:
     """The one change of several that keeps most parts of the old prefix."""
     shared = [len(set(r.old.split(".")[:-1]) & set(r.new.split("."))) for r in fitting]
     best = [r for r, count in zip(fitting, shared, strict=True) if count == max(shared)]
@@ -52,8 +57,8 @@ def _only(base: BaseModel, fitting: Sequence[Renaming]) -> Renaming:
         return best[0]
     places = ", ".join(repr(r.new) for r in fitting[:4])
     raise BaseModelError(
-        f"{base.path}: the adapter's modules fit at several places of the base: {places}",
-        hint="give the base model that the adapter was trained on",
+        f"{base.path}: {whose}'s modules fit at several places of the base: {places}",
+        hint=f"give the base model that {whose} was trained on",
     )
 
 
@@ -129,14 +134,14 @@ def _candidates(base: BaseModel, probe: str) -> Iterator[list[Renaming]]:
         yield list(found)
 
 
-def _lacking(base: BaseModel, modules: Sequence[str], missing: Sequence[str]) -> BaseModelError:
+def _lacking(base: BaseModel, modules: Sequence[str], missing: Sequence[str], whose: str) -> BaseModelError:
     stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
     similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
     names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     near = f"; similar there: {', '.join(similar)}" if similar else ""
     return BaseModelError(
-        f"{base.path}: lacks {len(missing)} of the adapter's {len(modules)} modules: {names}{near}",
-        hint=_elsewhere(base) or (_WHICH + _VERSIONS if similar else _WHICH),
+        f"{base.path}: lacks {len(missing)} of {whose}'s {len(modules)} modules: {names}{near}",
+        hint=_elsewhere(base) or (_WHICH + _VERSIONS if similar else _WHICH).format(whose, whose),
     )
 
 

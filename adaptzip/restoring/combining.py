@@ -11,7 +11,8 @@ from typing import Any
 from adaptzip.checkpoints import conventions
 from adaptzip.checkpoints._image.aligning import aligned
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.combining import Combination, Weighted, combined
+from adaptzip.core.combinations import Combination
+from adaptzip.core.combining import Weighted, combined
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.meta import Meta
 from adaptzip.core.task_arithmetic import Majority

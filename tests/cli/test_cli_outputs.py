@@ -15,9 +15,9 @@ from tests.cli.cli_cases import ROOT, Result, command, listing, make_adapter, re
 AT_WORK = r"__import__('os').write(2, b'at work\n')"
 """One write, so that the lines of two worker threads do not mix."""
 PAUSES = {
-    # Between two tensors of an output that is half-written.
+    # Within an output that is half-written; worker threads finish the rows that they are at.
     "merging": (
-        f"import time, adaptzip.restoring.merging.folders as m\nm.is_finite = lambda *a: ({AT_WORK}, time.sleep(60))"
+        f"import time, adaptzip.restoring.merging.weights as m\nm.row_blocks = lambda *a: ({AT_WORK}, time.sleep(60))"
     ),
     # While the bytes of the finished output are on their way to the disk.
     "syncing": f"import time, os\nos.fsync = lambda *a: ({AT_WORK}, time.sleep(60))",

@@ -53,6 +53,13 @@ def test_every_key_is_explained(section: str, words: str, adapter: Path, archive
     assert run(*filled, "--json").json.keys() == documented(section)
 
 
+@pytest.mark.parametrize("output", ["made", "made.adz"])
+def test_every_key_of_an_extraction_is_explained(output: str, archive: Path, base: Path, tmp_path: Path) -> None:
+    assert run("merge", archive, "--base", base, "-o", tmp_path / "tuned").code == 0
+    values = run("extract", "--base", base, "--tuned", tmp_path / "tuned", "-o", tmp_path / output, "--json").json
+    assert values.keys() == documented("extract")
+
+
 def test_a_dry_run_leaves_out_what_is_not_known_yet(adapter: Path) -> None:
     values = run("compress", adapter, "-n", "--json").json
     unknown = {"modules", "module_bytes", "extras", "extras_bytes", "seed"}

@@ -16,7 +16,8 @@ from torch import Tensor
 import adaptzip
 from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.combining import COMBINATIONS, Weighted, combined
+from adaptzip.core.combinations import COMBINATIONS
+from adaptzip.core.combining import Weighted, combined
 from adaptzip.core.task_arithmetic import Rule
 from adaptzip.errors import RefusedError, UsageError
 from tests.cases.live_models import llama

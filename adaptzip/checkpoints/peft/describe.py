@@ -12,6 +12,7 @@ from adaptzip.checkpoints._effects import loaded_key
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 from adaptzip.checkpoints.peft.refusals import READ_ELSEWHERE
 from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
+from adaptzip.checkpoints.peft.turned import NEW_LAYOUT
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import PLAIN
 
@@ -165,6 +166,9 @@ def _targets(config: Mapping[str, Any], modules: Mapping[str, LoraFactors]) -> d
     experts = {name: parameter_of(name, factors) for name, factors in modules.items()}
     plain = [name for name, expert in experts.items() if expert is None]
     found: dict[str, Any] = {}
+    if any(experts.values()) and not config.get("peft_version"):
+        # How experts' factors lie is told by the version alone.
+        found["peft_version"] = NEW_LAYOUT
     if not config.get("target_parameters"):
         found["target_parameters"] = sorted({expert[0] for expert in experts.values() if expert}) or None
     if not all(chosen(config, name) for name in plain):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.combining import Combination
+from adaptzip.core.combinations import Combination
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.task_arithmetic import Majority
 from adaptzip.core.workers import on_one_core, parallel_map

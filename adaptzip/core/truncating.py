@@ -1,0 +1,125 @@
+"""The best low-rank product for a dense matrix: by an exact SVD, or a Krylov space where few directions are wanted.
+
+Either way what is said of the error is measured: the norm of the difference between the matrix and the product itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adaptzip.core.linalg import canonical_signs
+
+_SPARE = 8
+"""Directions of a block beside those that are wanted."""
+_BLOCKS = 12
+"""Most blocks of a Krylov space."""
+_SHARE = 8
+"""How many times smaller than the matrix a block has to be for a Krylov space to take less time than an SVD."""
+_GAIN = 1e-5
+"""Share of the error's square that the last block explains when a Krylov space is large enough."""
+_NOISE = 1e-7
+"""Singular values below this share of the largest are rounding."""
+_ROWS = 1 << 17
+"""Numbers of the rows whose error is measured at a time, in float64: few enough for a core's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Truncated:
+    """A product `B @ A` in place of a matrix D (out, in).
+
+    Attributes:
+        A: (rank, in), in the dtype that was asked for.
+        B: (out, rank).
+        energy: |D|^2, the sum of its squares.
+        lost: |D - B @ A|^2, measured.
+        exact: whether it is from an SVD of the whole matrix.
+    """
+
+    A: Tensor
+    B: Tensor
+    energy: float
+    lost: float
+    exact: bool = True
+
+
+def truncated(D: Tensor, rank: int | None = None, *, most_lost: float = 0.0, dtype: torch.dtype) -> Truncated:
+    """The product of at most `rank` directions that is nearest to D (Eckart and Young, 1936).
+
+    The exact SVD of the whole matrix is taken unless `rank` is so small that a block Krylov space is much faster. Its
+    blocks are added until one explains less than 1e-5 of what is left, so that the error is the best one's within
+    about that share; where that takes too many, the SVD is taken after all.
+
+    Args:
+        D: (out, in), float32 or float64.
+        rank: most directions; None for as many as D has.
+        most_lost: relative error |D - D'| / |D| for which fewer directions are taken.
+        dtype: dtype of the factors.
+    """
+    energy = squares(D)
+    limit = min(D.shape) if rank is None else min(rank, *D.shape)
+    found = _from_krylov(D, limit, energy) if _SHARE * (limit + _SPARE) <= min(D.shape) else None
+    U, S, Vt = torch.linalg.svd(D, full_matrices=False) if found is None else found
+    kept = _kept(S[:limit], energy, most_lost)
+    U, Vt = canonical_signs(U[:, :kept], Vt[:kept])
+    root = S[:kept].sqrt()
+    A, B = (root[:, None] * Vt).to(dtype).contiguous(), (U * root).to(dtype).contiguous()
+    return Truncated(A, B, energy, _lost(D, A, B), found is None)
+
+
+def squares(tensor: Tensor) -> float:
+    """The sum of a tensor's squares; a block of rows at a time in float64."""
+    return sum(float(part.double().square().sum()) for part in torch.split(tensor, _rows(tensor)))
+
+
+def _kept(S: Tensor, energy: float, most_lost: float) -> int:
+    """How many values are no rounding and needed for the error; at least one."""
+    explained = S.double().square().cumsum(0)
+    needed = int((energy - explained > most_lost**2 * energy).sum()) + 1 if most_lost else len(S)
+    return max(1, min(needed, int((_NOISE * S[0] < S).sum())))
+
+
+def _from_krylov(D: Tensor, rank: int, energy: float) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The first directions of D, or None where too many blocks do not suffice for them.
+
+    The space is that of D G, (D D^T) D G, ... for a block G of Gaussian columns (Musco and Musco, 2015), built on the
+    smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of Q^T D.
+    """
+    turned = D.shape[0] > D.shape[1]
+    M = D.T if turned else D
+    drawn = torch.Generator().manual_seed(0)
+    block = M @ torch.randn(M.shape[1], rank + _SPARE, generator=drawn, dtype=M.dtype)
+    Q, R, gram = block.new_empty(M.shape[0], 0), block.new_empty(0, M.shape[1]), block.new_empty(0, 0)
+    before = -math.inf
+    while Q.shape[1] + block.shape[1] <= min(_BLOCKS * block.shape[1], M.shape[0] // 2):
+        for _ in range(2):
+            block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
+        part = block.T @ M
+        Q, R = torch.cat([Q, block], 1), torch.cat([R, part])
+        side = R @ part.T
+        gram = torch.cat([torch.cat([gram, side[: len(gram)]], 1), side.T])
+        explained = float(torch.linalg.eigvalsh(gram.double())[-rank:].sum())
+        if explained - before <= _GAIN * max(energy - explained, _NOISE * energy):
+            vectors = torch.linalg.eigh(gram.double()).eigenvectors[:, -rank:].flip(1)
+            return _directions(Q, R, vectors.to(M.dtype), turned)
+        before, block = explained, M @ part.T
+    return None
+
+
+def _directions(Q: Tensor, R: Tensor, vectors: Tensor, turned: bool) -> tuple[Tensor, Tensor, Tensor]:
+    U, S, Vt = torch.linalg.svd(vectors.T @ R, full_matrices=False)
+    left = Q @ (vectors @ U)
+    return (Vt.T, S, left.T) if turned else (left, S, Vt)
+
+
+def _lost(D: Tensor, A: Tensor, B: Tensor) -> float:
+    rows = _rows(D)
+    pairs = zip(torch.split(D, rows), torch.split(B, rows), strict=True)
+    return sum(squares(part - b.to(D.dtype) @ A.to(D.dtype)) for part, b in pairs)
+
+
+def _rows(tensor: Tensor) -> int:
+    return max(1, _ROWS // max(1, tensor[0].numel())) if len(tensor) else 1

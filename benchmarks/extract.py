@@ -1,0 +1,130 @@
+"""Time, peak memory and error of extracting an adapter, beside a plain way with a full SVD of each matrix.
+
+Makes a Llama with random bfloat16 weights in several shards and a tuned one, whose matrices differ by a few strong
+directions under noise, and extracts an adapter of one rank with each, in a process of its own. The plain way stands in
+for mergekit-extract-lora, which is not installed here: both models loaded with transformers, a dense float32 difference
+of each matrix, `torch.linalg.svd`, the first directions written with safetensors. Needs transformers:
+
+    python -m benchmarks.extract --layers 4 --hidden 1024
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
+def make_models(folder: Path, layers: int, hidden: int) -> None:
+    """Write base/ and tuned/."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8 * hidden,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).bfloat16()
+    shards = f"{model.num_parameters() // 2000}KB"
+    model.save_pretrained(folder / "base", max_shard_size=shards)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            rows, columns = parameter.shape
+            few = torch.randn(rows, 24) / torch.arange(1, 25) @ torch.randn(24, columns)
+            parameter.data += (2e-3 * few + 1e-3 * torch.randn(rows, columns)).bfloat16()
+    model.save_pretrained(folder / "tuned", max_shard_size=shards)
+
+
+def by_adaptzip(folder: Path, rank: int) -> float:
+    import adaptzip
+    from adaptzip.restoring.extracting import extraction
+
+    found = extraction(folder / "base", folder / "tuned", rank=rank)
+    adaptzip.export(found.adapter, folder / "adaptzip")
+    return found.error
+
+
+def by_full_svd(folder: Path, rank: int) -> float:
+    from transformers import AutoModelForCausalLM
+
+    base, tuned = (AutoModelForCausalLM.from_pretrained(folder / name).state_dict() for name in ("base", "tuned"))
+    tensors, lost, energy = {}, 0.0, 0.0
+    for name in (name for name, tensor in tuned.items() if tensor.ndim == 2):
+        U, S, Vt = torch.linalg.svd(tuned[name].float() - base[name].float(), full_matrices=False)
+        tensors[f"{name}.lora_B"] = (U[:, :rank] * S[:rank]).contiguous()
+        tensors[f"{name}.lora_A"] = Vt[:rank].contiguous()
+        squares = S.double().square()
+        lost, energy = lost + float(squares[rank:].sum()), energy + float(squares.sum())
+    save_file(tensors, folder / "plain.safetensors")
+    return math.sqrt(lost / energy)
+
+
+WAYS: dict[str, Callable[[Path, int], float]] = {"full SVD": by_full_svd, "adaptzip": by_adaptzip}
+
+
+def run_alone(way: str, folder: Path, rank: int) -> dict[str, float]:
+    """Extract in a process of its own: seconds with and without imports, peak resident bytes and error."""
+    command = [sys.executable, "-m", "benchmarks.extract", "--only", way, "--folder", str(folder), "--rank", str(rank)]
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {"total": time.perf_counter() - start} | found
+
+
+def measure(way: str, folder: Path, rank: int) -> dict[str, float]:
+    start = time.perf_counter()
+    error = WAYS[way](folder, rank)
+    seconds = time.perf_counter() - start
+    return {
+        "extract": seconds,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0,
+        "error": error,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.folder, options.rank)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # A child's peak memory starts from its parent's, so the models are made in another child.
+        maker = get_context("spawn").Process(target=make_models, args=(folder, options.layers, options.hidden))
+        maker.start()
+        maker.join()
+        shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
+        print(f"base: bfloat16, {sum(shards) / 2**20:.0f} MiB in {len(shards)} shards; rank {options.rank}\n")
+        print("| | whole process, s | extract, s | peak memory, MiB | error |\n|---|---:|---:|---:|---:|")
+        found = {way: run_alone(way, folder, options.rank) for way in WAYS}
+        for way, one in found.items():
+            times = f"{one['total']:.1f} | {one['extract']:.1f}"
+            print(f"| {way} | {times} | {one['peak'] / 2**20:.0f} | {one['error']:.6f} |")
+        plain, own = found["full SVD"], found["adaptzip"]
+        told = ", ".join(f"{what} {own[what] / plain[what]:.3f}" for what in ("total", "extract", "peak", "error"))
+        print(f"\nadaptzip / full SVD: {told}")
+
+
+if __name__ == "__main__":
+    main()
