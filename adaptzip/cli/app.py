@@ -28,7 +28,8 @@ from adaptzip.cli.plan import plan
 from adaptzip.cli.verify import verify
 
 COMMANDS = (
-    compress, distill, plan, bench, inspect, verify, export, convert, merge, check, combine, extract, diff, eval, methods,
+    compress, distill, plan, bench, inspect, verify, export, convert,
+    merge, check, combine, extract, diff, eval, methods,
 )  # fmt: skip
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""

@@ -50,9 +50,10 @@ def combine(
 ) -> None:
     """Make one adapter out of several.
 
-    Writes a .adz, or the folder or file of a dialect. With --method cat the update is the weighted sum of theirs, exactly, and ranks add up; the others are those of
-    PEFT's add_weighted_adapter. --budget and --max-error then make it smaller: a .adz by its usual coding, the files of
-    a dialect by lower ranks. Shares as 25% or 4x are of all sources together.
+    Writes a .adz, or the folder or file of a dialect. With --method cat the update is the weighted sum of theirs,
+    exactly, and ranks add up; the others are those of PEFT's add_weighted_adapter. --budget and --max-error then make
+    it smaller: a .adz by its usual coding, the files of a dialect by lower ranks. Shares as 25% or 4x are of all
+    sources together.
 
     \b
     Examples:
