@@ -170,7 +170,7 @@ def _as_one(family: Family, modules: Modules) -> dict[str, LoraFactors]:
 
 def _swapped(rule: Rule, factors: LoraFactors) -> LoraFactors:
     """With the halves of the rows the other way round, where they lie so: scale and shift of a modulated norm."""
-    if not rule.halves_swapped:
+    if not rule.swaps(factors.shape):
         return factors
     return replace(
         factors, B=_turn(factors.B), magnitude=_turn_vector(factors.magnitude), bias=_turn_vector(factors.bias)
