@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import DENOISERS
@@ -11,6 +12,8 @@ from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
 
+_CLIP = re.compile(r"^((?:text_encoder(?:_2)?\.)?)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
+
 
 def aligned(a: Adapter, b: Adapter) -> tuple[Adapter, Adapter]:
     """Both with diffusers' names where their own differ, else as they are.
@@ -19,13 +22,21 @@ def aligned(a: Adapter, b: Adapter) -> tuple[Adapter, Adapter]:
     names, and so does an adapter whose layers have no known name in diffusers.
     """
     pipelines = [conventions(adapter.meta.dialect).pipelines for adapter in (a, b)]
-    if not any(pipelines):
-        return a, b
-    if not all(pipelines):
-        a, b = _in_pipeline(a), _in_pipeline(b)
-    if _denoisers(a) == _denoisers(b):
-        return a, b
-    return _in_diffusers(a), _in_diffusers(b)
+    if any(pipelines):
+        if not all(pipelines):
+            a, b = _in_pipeline(a), _in_pipeline(b)
+        if _denoisers(a) != _denoisers(b):
+            a, b = _in_diffusers(a), _in_diffusers(b)
+    return _as_in(b, a), _as_in(a, b)
+
+
+def _as_in(other: Adapter, adapter: Adapter) -> Adapter:
+    """With the `text_model` before layers of CLIP, which transformers 5 leaves out, where the other has it."""
+    names = {name: _CLIP.sub(r"\1text_model.\2", name) for name in adapter.modules}
+    if not any(name != there and there in other.modules for name, there in names.items()):
+        return adapter
+    modules = {names[name]: factors for name, factors in adapter.modules.items()}
+    return replace(adapter, modules=dict(sorted(modules.items())))
 
 
 def _in_pipeline(adapter: Adapter) -> Adapter:
