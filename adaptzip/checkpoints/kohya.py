@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.named_by_base import base_names
 from adaptzip.checkpoints._image.names import DENOISERS, denoiser, spelled
-from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.checkpoints._image.spellings import in_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError, RefusedError
 
 _PREFIXES = {
@@ -102,8 +103,8 @@ class _Kohya(ImageDialect):
             prefixes["text_encoder_2"] = "lora_te3_"
         return {"prefixes": prefixes}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_original(modules, keep_sd1=True)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return carried(adapter, in_original(adapter.modules, keep_sd1=True))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)
