@@ -19,6 +19,8 @@ from tests.checkpoints.test_image_dialects import R, of
 
 PREFIX = "base_model.model."
 SDXL = "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+T5 = "encoder.block.0.layer.0.SelfAttention.q"
+CLIP = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
 
 
 def beside(adapter: adaptzip.Adapter, **extras: Tensor) -> adaptzip.Adapter:
@@ -106,3 +108,37 @@ def test_a_second_denoiser_is_not_made_the_first(dialect: str, tmp_path: Path) -
     assert list(adaptzip.read(adaptzip.export(given, tmp_path / "out", as_="diffusers").path).modules) == list(
         given.modules
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "version"),
+    [
+        ([f"text_encoder_3.{T5}"], "sd3"),
+        ([f"text_encoder_3.{T5}", CLIP], "sd3"),
+        ([f"text_encoder_2.{T5}"], None),
+        ([f"text_encoder_2.{T5}", CLIP], None),
+        ([f"text_encoder_3.{T5}", CLIP.replace("encoder.", "encoder_2.", 1)], None),
+    ],
+)
+def test_the_t5_of_stable_diffusion_3_is_told_from_fluxs(names: list[str], version: str | None, tmp_path: Path) -> None:
+    report = adaptzip.export(of(names, "diffusers"), tmp_path / "x.safetensors", as_="kohya")
+    with safe_open(report.path, "pt") as file:
+        assert (file.metadata() or {}).get("ss_base_model_version") == version
+        assert any(key.startswith("lora_te3_encoder_block_0_") for key in file.keys())  # noqa: SIM118
+        assert not any(key.startswith("lora_te_") for key in file.keys())  # noqa: SIM118
+    assert set(adaptzip.read(report.path).modules) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "component"),
+    [
+        ({"modelspec.architecture": "stable-diffusion-3.5-large/lora"}, "text_encoder_3"),
+        ({"modelspec.architecture": "flux-1-dev/lora"}, "text_encoder_2"),
+        ({}, "text_encoder_2"),
+    ],
+)
+def test_metadata_tell_whose_t5_it_is(metadata: dict[str, str], component: str, tmp_path: Path) -> None:
+    stem = "lora_te3_encoder_block_0_layer_0_SelfAttention_q"
+    tensors = {f"{stem}.lora_down.weight": R(2, 8), f"{stem}.lora_up.weight": R(8, 2)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata)
+    assert list(adaptzip.read(tmp_path / "x.safetensors").modules) == [f"{component}.{T5}"]
