@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Signature
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import spelled
 from adaptzip.checkpoints._image.spellings import to_diffusers
-from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError, RefusedError
 
 _STEM = re.compile(r"(unet\.)?(.+)\.processor\.(to_[qkv]|to_out|add_[kv]_proj)_lora")
@@ -53,8 +54,8 @@ class _AttentionProcessors(ImageDialect):
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
         return {"prefix": "unet." if all(stem.startswith("unet.") for stem in names) else ""}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_diffusers(modules)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return replace(adapter, modules=to_diffusers(adapter.modules))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.keys import split
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, spelled
-from adaptzip.checkpoints._image.spellings import to_original
-from adaptzip.core.adapter import LoraFactors
+from adaptzip.checkpoints._image.spellings import in_original
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect
 from adaptzip.errors import RefusedError
 
@@ -46,11 +47,11 @@ class _Bfl(ImageDialect):
     def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
         return {stem: f"{ORIGINAL}.{stem}" for stem in stems}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        found = to_original(modules)
-        if not any(re.match(rf"{_FIRST}|{_WAN}", name.partition(".")[2]) for name in found):
+    def respelled(self, adapter: Adapter) -> Adapter:
+        found = carried(adapter, in_original(adapter.modules))
+        if not any(re.match(rf"{_FIRST}|{_WAN}", name.partition(".")[2]) for name in found.modules):
             raise RefusedError(
-                f"module {next(iter(found), '')} is of a model that is not told by its bare names",
+                f"module {next(iter(found.modules), '')} is of a model that is not told by its bare names",
                 hint="write it with --as comfyui or --as kohya",
             )
         return found

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, denoiser, spelled
-from adaptzip.checkpoints._image.spellings import to_original
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.checkpoints._image.spellings import in_original
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError, RefusedError
 
 _TEXT = "text_encoders."
@@ -69,8 +70,8 @@ class _ComfyUi(ImageDialect):
         told = _encoders(f"{_TEXT}{encoder}." for encoder in found.values())
         return {"encoders": {c: encoder for c, encoder in found.items() if told.get(c) == encoder}}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_original(modules)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return carried(adapter, in_original(adapter.modules))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Signature, WriteOptions
@@ -24,7 +25,7 @@ from adaptzip.checkpoints._image.spellings import to_diffusers
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints.peft.targeting import exact_targets
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect
 from adaptzip.errors import CheckpointError
 
@@ -97,8 +98,8 @@ class _Diffusers(ImageDialect):
                 )
         return {"prefixes": prefixes}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_diffusers(modules)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return replace(adapter, modules=to_diffusers(adapter.modules))
 
     def unusual(self, config: Mapping[str, Any]) -> bool:
         """diffusers raises at PEFT's prefix, and overlooks names without a component."""

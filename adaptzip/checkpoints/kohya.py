@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adaptzip.checkpoints._base import Checkpoint, Signature
+from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.named_by_base import base_names
 from adaptzip.checkpoints._image.names import DENOISERS, denoiser, spelled
-from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.checkpoints._image.spellings import in_original
 from adaptzip.checkpoints._image.vocabulary import dotted, words_for
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError, RefusedError
 
 _PREFIXES = {
@@ -43,6 +44,10 @@ _PREFERRED = {
     "text_encoder_3": "lora_te3_",
     "text_encoder_4": "lora_te4_",
 }
+_THREE = ("lora_te2_", "lora_te4_", "lora_unet_joint_blocks_", "lora_unet_double_stream_", "lora_unet_single_stream_")
+"""What tells that `lora_te3_` is the third text encoder, as in Stable Diffusion 3, and not Flux's second."""
+_VERSIONS = ("modelspec.architecture", "ss_base_model_version")
+_SD3 = re.compile(r"^(stable-diffusion-3|sd_?3)", re.IGNORECASE)
 _STEM = re.compile(rf"({'|'.join(_PREFIXES)})([^.]+)")
 
 
@@ -62,9 +67,7 @@ class _Kohya(ImageDialect):
     def names(self, stems: Iterable[str], source: Checkpoint) -> Mapping[str, str]:
         found = {stem: _STEM.fullmatch(stem) for stem in stems}
         words, base = words_for(match[2] for match in found.values() if match), base_names(source)
-        # Flux has one CLIP and one T5, which sd-scripts numbers as in Stable Diffusion 3.
-        second = not any(stem.startswith(("lora_te2_", "lora_unet_joint_blocks_")) for stem in found)
-        inside = {**_PREFIXES, "lora_te3_": "text_encoder_2"} if second else _PREFIXES
+        inside = {**_PREFIXES, "lora_te3_": "text_encoder_2"} if _two_encoders(found, source.metadata) else _PREFIXES
         paths = {
             stem: base.path(match[2], source, inside[match[1]]) or dotted(match[2], words)
             for stem, match in found.items()
@@ -96,20 +99,36 @@ class _Kohya(ImageDialect):
 
     def assumed(self, adapter: Adapter) -> Mapping[str, Any]:
         """Stable Diffusion 1, whose UNet is called as in diffusers, has one text encoder, which has no number."""
-        numbered = ("text_encoder_2.", *(f"{name}." for name in DENOISERS if name != "unet"))
+        numbered = ("text_encoder_", *(f"{name}." for name in DENOISERS if name != "unet"))
         prefixes = {"text_encoder": "lora_te1_"} if any(name.startswith(numbered) for name in adapter.modules) else {}
         if any(name.startswith("text_encoder_2.encoder.block.") for name in adapter.modules):
             prefixes["text_encoder_2"] = "lora_te3_"
         return {"prefixes": prefixes}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_original(modules, keep_sd1=True)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return carried(adapter, in_original(adapter.modules, keep_sd1=True))
+
+    def metadata(self, adapter: Adapter, config: Mapping[str, Any], own: bool) -> dict[str, str]:
+        """With the model's version, where no name tells that a third text encoder is not Flux's second."""
+        found = super().metadata(adapter, config, own)
+        third = any(name.startswith("text_encoder_3.") for name in adapter.modules)
+        if third and _two_encoders((self.stem(name, config) for name in adapter.modules), found):
+            found["ss_base_model_version"] = "sd3"
+        return found
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)
         prefixes = config.get("prefixes", {})
         prefix: str = prefixes.get(component, _PREFERRED.get(component, "lora_te_"))
         return prefix + path.replace(".", "_")
+
+
+def _two_encoders(stems: Iterable[str], metadata: Mapping[str, Any]) -> bool:
+    """Whether `lora_te3_` is the second text encoder: Flux has one CLIP and one T5, which sd-scripts numbers as in
+    Stable Diffusion 3."""
+    if any(_SD3.match(str(metadata.get(key, ""))) for key in _VERSIONS):
+        return False
+    return not any(stem.startswith(_THREE) for stem in stems)
 
 
 DIALECT = _Kohya()

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from adaptzip.checkpoints._base import Checkpoint, Signature, WriteOptions
+from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import ORIGINAL
-from adaptzip.checkpoints._image.spellings import to_original
+from adaptzip.checkpoints._image.spellings import in_original
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -64,8 +65,8 @@ class _Xlabs(ImageDialect):
         found = super().read(source)
         return replace(found, modules={name: _whole(name, factors) for name, factors in found.modules.items()})
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        return to_original(modules)
+    def respelled(self, adapter: Adapter) -> Adapter:
+        return carried(adapter, in_original(adapter.modules))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         found = _MODULE.fullmatch(name)

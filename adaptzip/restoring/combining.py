@@ -73,11 +73,17 @@ def _origin(read: Sequence[Adapter], parts: Sequence[Weighted]) -> Meta:
     return Meta("diffusers", base_model=first.base_model)
 
 
+def _firsts(adapter: Adapter) -> set[str]:
+    return {name.partition(".")[0] for name in adapter.modules}
+
+
 def _check_models(read: Sequence[Adapter], parts: Sequence[Weighted]) -> None:
     """Raises: RefusedError: if some adapters are of a pipeline's components and others are not."""
+    kinds = [conventions(adapter.meta.dialect).pipelines for adapter in read]
+    # One of a single model that has found its place in the others' pipeline bears a component's name now.
     inside = [
-        conventions(adapter.meta.dialect).pipelines or part.adapter is not adapter
-        for adapter, part in zip(read, parts, strict=True)
+        kind or (any(kinds) and _firsts(part.adapter) != _firsts(adapter))
+        for kind, part, adapter in zip(kinds, parts, read, strict=True)
     ]
     if len(set(inside)) > 1:
         one, other = (parts[inside.index(kind)].name for kind in (True, False))

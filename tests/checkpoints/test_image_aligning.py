@@ -84,3 +84,31 @@ def test_a_module_that_was_not_updated_is_apart(tmp_path: Path) -> None:
     first, second = aligned(adaptzip.read(tmp_path / "a"), adaptzip.read(tmp_path / "b"))
     report = diff(first, second)
     assert [module.name for module in report.only_in_a] == [list(SDXL.modules)[1]]
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "comfyui"])
+def test_names_of_a_clip_in_transformers_5_are_those_of_4(dialect: str, tmp_path: Path) -> None:
+    given = of(["text_encoder.encoder.layers.0.self_attn.q_proj"], "diffusers")
+    paths = [adaptzip.export(given, tmp_path / name, as_=name).path for name in ("diffusers", dialect)]
+    for a, b in (paths, paths[::-1]):
+        first, second = aligned(adaptzip.read(a), adaptzip.read(b))
+    report = diff(first, second)
+        (module,) = report.modules
+        assert module.name == "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+        assert not report.only_in_a
+
+
+def test_a_clip_by_itself_is_compared_in_both_names() -> None:
+    old, new = (of([f"{begin}encoder.layers.1.mlp.fc1"], "peft") for begin in ("text_model.", ""))
+    new = replace(new, modules=dict(zip(new.modules, old.modules.values(), strict=True)))
+    first, second = aligned(new, old)
+    report = diff(first, second)
+    assert [module.name for module in report.modules] == list(old.modules)
+    assert report.relative_error == 0.0
+    assert list(aligned(new, new)[0].modules) == list(new.modules)
+
+
+def test_the_second_denoiser_is_not_compared_with_the_first(tmp_path: Path) -> None:
+    adaptzip.export(of(["transformer_2.blocks.0.attn1.to_q"], "diffusers"), tmp_path / "a", as_="diffusers")
+    adaptzip.export(of(["diffusion_model.blocks.0.self_attn.q"], "comfyui"), tmp_path / "b", as_="comfyui")
+    assert main(["diff", "--quiet", str(tmp_path / "a"), str(tmp_path / "b")]) == 1

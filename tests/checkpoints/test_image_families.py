@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.checkpoints._image.families import FAMILIES
 from adaptzip.checkpoints._image.spellings import to_diffusers, to_original
 from adaptzip.core.meta import Meta
-from adaptzip.errors import RefusedError
+from adaptzip.errors import AdaptzipWarning, RefusedError
 from tests.checkpoints.test_image_dialects import R, of, of_family
 
 BY_TITLE = {family.title: family for family in FAMILIES}
@@ -98,3 +99,75 @@ def test_files_of_trainers_get_diffusers_names(name: str, material: Path, tmp_pa
     save_file({key: R(shape) if shape else R(()) for key, shape in shapes.items()}, tmp_path / "x.safetensors")
     report = adaptzip.export(tmp_path / "x.safetensors", tmp_path / "out", as_="diffusers")
     assert TOLD[name] in adaptzip.read(report.path).modules
+
+
+SD3_BLOCK = {
+    "attn.to_q": (1, 1), "attn.to_k": (1, 1), "attn.to_v": (1, 1), "attn.add_k_proj": (1, 1), "attn.to_add_out": (1, 1),
+    "ff.net.0.proj": (4, 1), "ff_context.net.2": (1, 4), "norm1.linear": (6, 1), "norm1_context.linear": (6, 1),
+}  # fmt: skip
+"""Layers of a block that other models have as well, by outputs and inputs in widths of the block."""
+
+
+@pytest.mark.parametrize(("width", "last"), [(1536, 23), (2432, 37)])
+def test_a_width_counts_for_more_than_names(width: int, last: int) -> None:
+    shapes = {f"transformer.transformer_blocks.{n}.{name}": (out * width, ins * width)
+              for n in (0, last - 1) for name, (out, ins) in SD3_BLOCK.items()}  # fmt: skip
+    shapes[f"transformer.transformer_blocks.{last}.norm1_context.linear"] = (2 * width, width)
+    given = modules(shapes)
+
+    found = to_original(given)
+
+    assert {name.split(".")[1] for name in found} == {"joint_blocks"}
+    for block, swapped in ((0, False), (last, True)):
+        B = given[f"transformer.transformer_blocks.{block}.norm1_context.linear"].B
+        theirs = found[f"diffusion_model.joint_blocks.{block}.context_block.adaLN_modulation.1"].B
+        half = len(B) // 2
+        assert torch.equal(theirs, torch.cat([B[half:], B[:half]]) if swapped else B)
+    back = to_diffusers(found)
+    for name, factors in given.items():
+        x = R(factors.shape[1], 1)
+        assert torch.allclose(back[name].B @ (back[name].A @ x), factors.B @ (factors.A @ x), atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("transformer_blocks.0.attn1.to_q", (1152, 1152), "blocks 1152 wide, expected 2048 .* in "),
+        (
+            "transformer_blocks.0.attn.add_q_proj",
+            (3584, 3584),
+            "3584 wide, expected 3072 in Flux, and only Flux",
+        ),
+        ("single_transformer_blocks.3.proj_mlp", (24576, 3072), r"shape \[24576, 3072\], expected 4 outputs"),
+        ("single_transformer_blocks.48.attn.to_q", (3072, 3072), "block beyond the 38 of Flux"),
+    ],
+)
+def test_sizes_of_no_model_are_refused(name: str, shape: tuple[int, int], said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        to_original(modules({f"transformer.{name}": shape}))
+
+
+def test_original_names_are_told_by_their_widths() -> None:
+    layer = "diffusion_model.layers.0.feed_forward.w1"
+    assert list(to_diffusers(modules({layer: (10240, 3840)}))) == ["transformer.layers.0.feed_forward.w1"]
+    assert list(to_diffusers(modules({layer: (9216, 2304)}))) == ["transformer.layers.0.feed_forward.linear_1"]
+
+
+def test_what_hunyuan_shares_with_flux_is_taken_for_flux_with_a_word() -> None:
+    shared = {"transformer.transformer_blocks.3.ff_context.net.0.proj": (12288, 3072)}
+    with pytest.warns(AdaptzipWarning, match="taken for one of Flux; HunyuanVideo has the same names"):
+        found = to_original(modules(shared))
+    assert list(found) == ["diffusion_model.double_blocks.3.txt_mlp.0"]
+    # The last of Flux's blocks tells.
+    to_original(modules(shared | {"transformer.single_transformer_blocks.37.proj_mlp": (12288, 3072)}))
+
+
+def test_ltx_is_not_taken_for_anima() -> None:
+    query = {"transformer.transformer_blocks.0.attn1.to_q": (2048, 2048)}
+    with pytest.raises(RefusedError, match="may be of Anima or LTX-Video"):
+        to_original(modules(query))
+    text = "transformer.transformer_blocks.0.attn2.to_k"
+    assert "diffusion_model.blocks.0.cross_attn.k_proj" in to_original(modules(query | {text: (2048, 1024)}))
+    assert "transformer.caption_projection.linear_1" in to_original(
+        modules(query | {"transformer.caption_projection.linear_1": (2048, 4096)})
+    )

@@ -37,7 +37,10 @@ MISTAKEN = {
 }
 """Layers whose update the converter gets wrong: of HunyuanVideo it cuts A, whose rows are ranks, as well as B, and of
 Flux 2 it leaves scale and shift where the original has them; `from_single_file` turns them round."""
-UNTOLD = {"Lumina 2": "context_refiner.0.adaLN", "Wan": "patch_embedding"}
+UNTOLD: Mapping[str, tuple[str, ...]] = {
+    "Lumina 2": ("context_refiner.0.adaLN", "x_embedder", "cap_embedder", "t_embedder", "final_layer"),
+    "Wan": ("patch_embedding",),
+}
 """Layers that a converter takes for a mistake of the file."""
 
 
@@ -48,10 +51,9 @@ def original(title: str) -> dict[str, Tensor]:
     tensors = {}
     for rule in BY_TITLE[title].rules:
         name = rule.original.replace("#", "0")
-        if name.startswith(UNTOLD.get(title, "?")):
+        if name.startswith(UNTOLD.get(title, ())):
             continue
-        inputs = width * (1 if rule.ratio is None else rule.ratio.denominator)
-        inputs = width if title in WIDTHS else inputs
+        inputs = width if rule.ratio is None or rule.ratio > 1 else int(width / rule.ratio)
         out = int(inputs * rule.ratio) if rule.ratio is not None else width * sum(rule.shares)
         tensors[f"diffusion_model.{name}.lora_A.weight"] = torch.randn(6, inputs, generator=generator)
         tensors[f"diffusion_model.{name}.lora_B.weight"] = torch.randn(out, 6, generator=generator)

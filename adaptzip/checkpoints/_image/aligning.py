@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import DENOISERS
@@ -11,6 +13,8 @@ from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
 
+_CLIP = re.compile(r"^((?:text_encoder(?:_2)?\.)?)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
+
 
 def aligned(*adapters: Adapter) -> tuple[Adapter, ...]:
     """All with diffusers' names where their own differ, else as they are.
@@ -19,12 +23,22 @@ def aligned(*adapters: Adapter) -> tuple[Adapter, ...]:
     names, and so does an adapter whose layers have no known name in diffusers.
     """
     pipelines = [conventions(adapter.meta.dialect).pipelines for adapter in adapters]
-    if not any(pipelines):
-        return adapters
-    if not all(pipelines):
+    if any(pipelines) and not all(pipelines):
         adapters = tuple(map(_in_pipeline, adapters))
     spellings = {frozenset(_denoisers(adapter)) for adapter in adapters} - {frozenset()}
-    return adapters if len(spellings) < 2 else tuple(map(_in_diffusers, adapters))
+    if any(pipelines) and len(spellings) > 1:
+        adapters = tuple(map(_in_diffusers, adapters))
+    names = {name for adapter in adapters for name in adapter.modules}
+    return tuple(_as_in(names, adapter) for adapter in adapters)
+
+
+def _as_in(others: Collection[str], adapter: Adapter) -> Adapter:
+    """With the `text_model` before layers of CLIP, which transformers 5 leaves out, where one of the others has it."""
+    names = {name: _CLIP.sub(r"\1text_model.\2", name) for name in adapter.modules}
+    if not any(name != there and there in others for name, there in names.items()):
+        return adapter
+    modules = {names[name]: factors for name, factors in adapter.modules.items()}
+    return replace(adapter, modules=dict(sorted(modules.items())))
 
 
 def _in_pipeline(adapter: Adapter) -> Adapter:

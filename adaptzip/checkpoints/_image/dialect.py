@@ -30,8 +30,8 @@ from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.tensors import Pending, build_header, fits, write_tensors
 
-_ADDED = {"diff": "weight", "diff_b": "bias"}
-"""Parts that are added to a tensor of the base as they are, with the tensor's leaf."""
+_ADDED = {"diff": ".weight", "diff_b": ".bias"}
+"""Parts that are added to a tensor of the base as they are, with what its name ends with."""
 _NAMES_OF_BASE = ("ss_sd_model_name", "modelspec.architecture", "ss_base_model_version")
 
 
@@ -88,7 +88,7 @@ class ImageReader(Reader):
         for stem, keys in parts.items():
             name = names[stem]
             added = _added(source, keys)
-            extras |= {f"{PREFIX}{name}.{leaf}": tensor for leaf, tensor in added.values()}
+            extras |= {f"{PREFIX}{name}{leaf}": tensor for leaf, tensor in added.values()}
             factors = {part: key for part, key in keys.items() if part not in added}
             if set(factors) == {"alpha"} and added:
                 alone[stem] = float(source.tensors[factors["alpha"]].double())  # It scales nothing, and is kept.
@@ -119,13 +119,9 @@ class ImageReader(Reader):
         return Meta(self.name, MappingProxyType(config), base, source.header)
 
     def effects(self, adapter: Adapter) -> Effects:
-        """Differences are added to the base's weights and biases; a tensor of another name replaces the base's."""
-        return Effects(
-            {
-                key: Effect("add" if key.endswith(tuple(_ADDED.values())) else "replace", key.removeprefix(PREFIX))
-                for key in adapter.extras
-            }
-        )
+        """Differences are added to the base's tensors; a tensor that the dialect has whole replaces the base's."""
+        names = {key: key.removeprefix(PREFIX) for key in adapter.extras}
+        return Effects({key: Effect("replace" if self.whole(name) else "add", name) for key, name in names.items()})
 
 
 class ImageDialect(ImageReader, Writer):
@@ -147,13 +143,13 @@ class ImageDialect(ImageReader, Writer):
         """The configuration for an adapter that was read from another dialect."""
         return {}
 
-    def respelled(self, modules: Mapping[str, LoraFactors]) -> Mapping[str, LoraFactors]:
-        """The same update of modules as files of this dialect call and cut them.
+    def respelled(self, adapter: Adapter) -> Adapter:
+        """The same update of modules as files of this dialect call and cut them, and what lies beside them likewise.
 
         Raises:
             RefusedError: if a module has no name there.
         """
-        return modules
+        return adapter
 
     def unusual(self, config: Mapping[str, Any]) -> bool:
         """Whether a source of this dialect was spelled as not all of the dialect's programs read it."""
@@ -169,7 +165,7 @@ class ImageDialect(ImageReader, Writer):
         if not conventions(adapter.meta.dialect).pipelines:
             adapter = in_pipeline(adapter, self.title)
         meta = replace(adapter.meta, header=None, config_text=None, parts=MappingProxyType({}))
-        return replace(adapter, modules=dict(self.respelled(adapter.modules)), meta=meta)
+        return replace(self.respelled(adapter), meta=meta)
 
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
         if adapter.meta.dialect == self.name:
@@ -177,10 +173,13 @@ class ImageDialect(ImageReader, Writer):
         effects = adapter.resolved.extras
         components = {name.partition(".")[0] for name in adapter.modules} | set(COMPONENTS) - set(DENOISERS)
         here = [key for key in adapter.extras if effects[key].tensor.partition(".")[0] in components]
-        lost = [key for key in adapter.extras if key not in here or not self.holds(effects[key])]
+        lost = [key for key in adapter.extras if not self.holds(effects[key])]
+        nameless = [key for key in adapter.extras if key not in here and key not in lost]
         others = [name for name, factors in adapter.modules.items() if factors.layout not in ("linear", "conv")]
         return losses_of(
-            ("tensors beside the factors", "extra", lost), ("updates that lie otherwise", "module", others)
+            ("tensors beside the factors", "extra", lost),
+            ("tensors of layers that have no name there, or are part of another layer", "extra", nameless),
+            ("updates that lie otherwise", "module", others),
         )
 
     def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
@@ -236,10 +235,16 @@ def _text(value: Any) -> str:
 
 
 def _added(source: Checkpoint, keys: Parts) -> dict[str, tuple[str, Tensor]]:
-    """The differences of tensors for which there are no factors: vectors, and biases; each with its tensor's leaf."""
+    """The differences of tensors for which there are no factors: vectors, and biases; each with
+    what its tensor's name ends with."""
     found = {}
     for part, leaf in _ADDED.items():
-        if part in keys and (part == "diff_b" or source.tensors[keys[part]].ndim < 2):
+        if part not in keys:
+            continue
+        tensor = source.tensors[keys[part]]
+        # What broadcasts over a batch is a parameter by itself, such as Wan's modulation, and no layer's weight.
+        alone = part == "diff" and tensor.ndim == 3 and tensor.shape[0] == 1
+        if part == "diff_b" or tensor.ndim < 2 or alone:
             check_numbers(source, keys[part])
-            found[part] = (leaf, source.tensors[keys[part]])
+            found[part] = ("" if alone else leaf, tensor)
     return found

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from adaptzip.errors import RefusedError
 
 ORIGINAL = "diffusion_model"
-DENOISERS = ("unet", "transformer", "transformer_2", "prior", ORIGINAL)
+SECOND = "transformer_2"
+"""The second denoiser of a pipeline that has two, as Wan 2.2's."""
+DENOISERS = ("unet", "transformer", SECOND, "prior", ORIGINAL)
 COMPONENTS = (*DENOISERS, "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 UNET = ("down_blocks", "mid_block", "up_blocks")
 """What modules of diffusers' UNets begin with."""

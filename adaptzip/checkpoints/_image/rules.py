@@ -18,6 +18,7 @@ class Rule:
         diffusers: the paths in the order of the rows, with # for the same number.
         shares: how many shares of the rows each of these has.
         halves_swapped: whether the two halves of the rows change places.
+        swapped_ratio: outputs for an input of the only layers whose halves do so; None where all of them do.
         ratio: outputs for an input, where that tells models with the same names apart; None where it is not known.
     """
 
@@ -26,6 +27,15 @@ class Rule:
     shares: tuple[int, ...] = (1,)
     halves_swapped: bool = False
     ratio: Fraction | None = None
+    swapped_ratio: Fraction | None = None
+
+    def swaps(self, shape: tuple[int, int]) -> bool:
+        """Whether the halves of a layer's rows change places, by its (out, in)."""
+        return self.halves_swapped and self.swapped_ratio in (None, Fraction(*shape))
+
+    def ratio_of(self, place: int) -> Fraction | None:
+        """Outputs for an input of one of diffusers' layers."""
+        return None if self.ratio is None else self.ratio * self.shares[place] / sum(self.shares)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._image import unet
+from adaptzip.checkpoints._image.beside import Layer, Respelled, turned
 from adaptzip.checkpoints._image.families import FAMILIES, SAME
 from adaptzip.checkpoints._image.fusing import fuse_rows, split_rows
-from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, denoiser
+from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, SECOND, denoiser
 from adaptzip.checkpoints._image.rules import Family, Rule, numbered
 from adaptzip.checkpoints._image.telling import diffusers_family, original_family
 from adaptzip.core.adapter import LoraFactors
@@ -66,6 +66,11 @@ def spelling_of_denoiser(paths: Modules) -> str | None:
 
 
 def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFactors]:
+    """The modules of `in_original`."""
+    return dict(in_original(modules, keep_sd1=keep_sd1).modules)
+
+
+def in_original(modules: Modules, *, keep_sd1: bool = False) -> Respelled:
     """The same update of modules as the original implementation calls and cuts them; those of text encoders stay, but
     that CLIP's have the `text_model` before them that transformers 5 leaves out.
 
@@ -76,48 +81,99 @@ def to_original(modules: Modules, *, keep_sd1: bool = False) -> dict[str, LoraFa
     Raises:
         RefusedError: if a module has no known name there.
     """
-    modules = {_CLIP.sub(r"\1text_model.\2", name): factors for name, factors in modules.items()}
-    if keep_sd1:
-        modules = _sd1_in_diffusers(modules)
-    ours, rest = _denoiser(modules, set(DENOISERS) - {ORIGINAL})
-    if not ours:
-        return rest
-    unets = {name for name in modules if name.startswith("unet.")}
-    if unets:
-        if keep_sd1 and not _is_sdxl(ours):
-            return dict(modules)
-        deep = _is_sdxl(ours)
-        found = {
-            _known(unet.to_original(path, attention_below=deep), path, "the original model"): factors
-            for path, factors in ours.items()
-        }
-    elif any(map(SAME.match, ours)):
-        found = dict(ours)
-    elif (family := diffusers_family(ours)) is not None:
-        found = _as_one(family, ours)
-    else:
-        raise _unknown(next(iter(ours)), "the original model")
+    modules = {in_clip(name): factors for name, factors in modules.items()}
+    if keep_sd1 and (kept := _sd1_in_diffusers(modules)) is not None:
+        return kept
+    components = set(DENOISERS) - {ORIGINAL}
+    ours, rest = _denoiser(modules, components)
+    if not ours or (keep_sd1 and "unet" in _components(modules) and not _is_sdxl(ours)):
+        return Respelled(modules, lambda name: Layer(in_clip(name)))
+    found, layer = _cut(ours, _components(modules))
     component = denoiser(found)
-    return _together({f"{component}.{path}": factors for path, factors in found.items()}, rest)
+
+    def named(name: str) -> Layer | None:
+        first, _, path = name.partition(".")
+        if first not in components:
+            return Layer(in_clip(name))
+        there = layer(path)
+        return there and replace(there, name=f"{component}.{there.name}")
+
+    return Respelled(_together({f"{component}.{path}": factors for path, factors in found.items()}, rest), named)
 
 
-def _sd1_in_diffusers(modules: Modules) -> Modules:
-    """With diffusers' names for a UNet of Stable Diffusion 1 that has original ones."""
+def in_clip(name: str) -> str:
+    """A layer of CLIP as trainers know it, with a `text_model` before it; any other name stays."""
+    return _CLIP.sub(r"\1text_model.\2", name)
+
+
+def _cut(paths: Modules, components: set[str]) -> tuple[Modules, Callable[[str], Layer | None]]:
+    """Layers of a denoiser in diffusers' names as the original has them, and the names of others of its layers."""
+    if "unet" in components:
+        deep = _is_sdxl(paths)
+
+        def layer(path: str) -> Layer | None:
+            name = unet.to_original(path, attention_below=deep)
+            return None if name is None else Layer(name)
+
+        where = "the original model"
+        return {_known(unet.to_original(p, attention_below=deep), p, where): m for p, m in paths.items()}, layer
+    if any(map(SAME.match, paths)):
+        return paths, Layer
+    family = diffusers_family(paths)
+    if family is None:
+        raise _unknown(next(iter(paths)), "the original model")
+    return _as_one(family, paths), lambda path: _alone(family, path, paths)
+
+
+def _alone(family: Family, path: str, modules: Modules) -> Layer | None:
+    """The original name of a layer that is one there as well."""
+    pattern, number = numbered(path)
+    rule, _ = family.parts.get(pattern) or family.parts.get(path) or (None, 0)
+    if rule is None or len(rule.diffusers) > 1:
+        return None
+    if rule.swapped_ratio is not None and path not in modules:
+        return None  # Its shape would tell.
+    swapped = rule.swaps(modules[path].shape) if path in modules else rule.halves_swapped
+    return Layer(rule.original.replace("#", number), swapped)
+
+
+def _sd1_in_diffusers(modules: Modules) -> Respelled | None:
+    """With diffusers' names for a UNet of Stable Diffusion 1 that has original ones; None for any other model."""
     if not any(unet.is_original(path) for path in _denoiser(modules, {ORIGINAL})[0]):
-        return modules
+        return None
     found = to_diffusers(modules)
-    return modules if _is_sdxl(_denoiser(found, {"unet"})[0]) else found
+    if _is_sdxl(_denoiser(found, {"unet"})[0]):
+        return None
+
+    def layer(name: str) -> Layer | None:
+        first, _, path = name.partition(".")
+        if first != ORIGINAL:
+            return Layer(in_clip(name))
+        there = unet.to_diffusers(path)
+        return None if there is None else Layer(f"unet.{there}")
+
+    return Respelled(found, layer)
+
+
+def _components(modules: Modules) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
 
 
 def _denoiser(modules: Modules, components: set[str]) -> tuple[dict[str, LoraFactors], dict[str, LoraFactors]]:
     """The modules of these components by path, and all others by name."""
     ours: dict[str, LoraFactors] = {}
     rest: dict[str, LoraFactors] = {}
-    found = sorted({name.partition(".")[0] for name in modules} & set(DENOISERS))
+    found = sorted(_components(modules) & set(DENOISERS))
     if len(found) > 1:
         raise RefusedError(
             f"the adapter is of several denoisers, {', '.join(found)}, which have one name in the other dialect",
-            hint="write it in the dialect that it came in",
+            hint="write it in the dialect that it came in, or with --as diffusers",
+        )
+    if found == [SECOND] and SECOND in components:
+        raise RefusedError(
+            f"module {next(name for name in modules if name.startswith(SECOND))} is of a pipeline's second denoiser, "
+            "which has the name of the first in the other dialect",
+            hint="write it with --as diffusers",
         )
     for name, factors in modules.items():
         component, _, path = name.partition(".")
@@ -170,20 +226,15 @@ def _as_one(family: Family, modules: Modules) -> dict[str, LoraFactors]:
 
 def _swapped(rule: Rule, factors: LoraFactors) -> LoraFactors:
     """With the halves of the rows the other way round, where they lie so: scale and shift of a modulated norm."""
-    if not rule.halves_swapped:
+    if not rule.swaps(factors.shape):
         return factors
     return replace(
-        factors, B=_turn(factors.B), magnitude=_turn_vector(factors.magnitude), bias=_turn_vector(factors.bias)
+        factors, B=turned(factors.B), magnitude=_turn_vector(factors.magnitude), bias=_turn_vector(factors.bias)
     )
 
 
 def _turn_vector(vector: Tensor | None) -> Tensor | None:
-    return vector if vector is None or vector.ndim > 1 else _turn(vector)
-
-
-def _turn(rows: Tensor) -> Tensor:
-    half = rows.shape[0] // 2
-    return torch.cat([rows[half:], rows[:half]])
+    return vector if vector is None or vector.ndim > 1 else turned(vector)
 
 
 def _together(found: dict[str, LoraFactors], rest: Mapping[str, LoraFactors]) -> dict[str, LoraFactors]:

@@ -2,96 +2,101 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 
 from adaptzip.checkpoints._image.families import FAMILIES, PREFERRED
 from adaptzip.checkpoints._image.rules import Family, Rule, numbered
-from adaptzip.core.adapter import LoraFactors
-from adaptzip.errors import RefusedError
+from adaptzip.checkpoints._image.sizes import Fit, Modules, misfit
+from adaptzip.errors import AdaptzipWarning, RefusedError
 
-Modules = Mapping[str, LoraFactors]
-_OF_BLOCKS = re.compile(r"attn\d?\.to_[qkv]$|\.ff(_context)?\.net\.0\.proj$|\.norm1(_context)?\.linear$")
-"""Layers of diffusers' transformers whose inputs are as wide as the model's blocks."""
+_HINT = "write it in the dialect that it came in, which programs translate themselves"
 
 
 def original_family(modules: Modules) -> Family | None:
     """The family of an adapter with original paths; None where no path is one of a family.
 
     Raises:
-        RefusedError: if several would call its layers otherwise in diffusers.
+        RefusedError: if several would call its layers otherwise in diffusers, or the sizes of its layers are those of
+            none.
     """
 
-    def fits(family: Family, path: str) -> Rule | None:
-        return family.originals.get(numbered(path)[0]) or family.originals.get(path)
+    def fits(family: Family, path: str) -> Fit | None:
+        rule = family.originals.get(numbered(path)[0]) or family.originals.get(path)
+        return None if rule is None else Fit(rule, rule.ratio, whole=True)
 
-    def answer(family: Family) -> list[object]:
-        rules = [fits(family, path) for path in modules]
-        return [rule and (rule.diffusers, rule.shares, rule.halves_swapped) for rule in rules]
-
-    return _told(modules, fits, answer, _off)
+    return _told(modules, fits, lambda rule: rule.diffusers)
 
 
 def diffusers_family(modules: Modules) -> Family | None:
     """The family of an adapter with diffusers' paths, likewise."""
 
-    def fits(family: Family, path: str) -> Rule | None:
+    def fits(family: Family, path: str) -> Fit | None:
         found = family.parts.get(numbered(path)[0]) or family.parts.get(path)
-        return found and found[0]
+        if found is None:
+            return None
+        rule, place = found
+        return Fit(rule, rule.ratio_of(place), whole=len(rule.diffusers) == 1)
 
-    def answer(family: Family) -> list[object]:
-        rules = [fits(family, path) for path in modules]
-        return [rule and (rule.original, rule.shares, rule.halves_swapped) for rule in rules]
-
-    return _told(modules, fits, answer, lambda rule, factors: len(rule.diffusers) == 1 and _off(rule, factors))
+    return _told(modules, fits, lambda rule: rule.original)
 
 
 def _told(
-    modules: Modules,
-    fits: Callable[[Family, str], Rule | None],
-    answer: Callable[[Family], list[object]],
-    astray: Callable[[Rule, LoraFactors], bool],
+    modules: Modules, fits: Callable[[Family, str], Fit | None], named: Callable[[Rule], object]
 ) -> Family | None:
-    def score(family: Family) -> tuple[int, int]:
-        rules = [(rule, factors) for path, factors in modules.items() if (rule := fits(family, path)) is not None]
-        return len(rules), -sum(astray(rule, factors) for rule, factors in rules)
+    def answer(family: Family) -> list[object]:
+        there = [(fits(family, path), factors.shape) for path, factors in modules.items()]
+        return [fit and (named(fit.rule), fit.rule.shares, fit.rule.swaps(shape)) for fit, shape in there]
 
-    scores = [(score(family), family) for family in FAMILIES]
-    best = max(found for found, _ in scores)
-    if not best[0]:
+    known = {f.title: {path: fit for path in modules if (fit := fits(f, path)) is not None} for f in FAMILIES}
+    there = [family for family in FAMILIES if known[family.title]]
+    if not there:
         return None
-    left = [family for found, family in scores if found == best]
-    for narrowed in (_deep_enough(left, modules), _wide(left, modules)):
-        left = [family for family in left if family in narrowed] or left
-    titles = {family.title for family in left}
-    left = [family for family in left if PREFERRED.get(family.title) not in titles]
-    if any(answer(family) != answer(left[0]) for family in left):
+    # Sizes exclude a family however many names it has in common.
+    against = {family.title: misfit(family, known[family.title], modules) for family in there}
+    left = [family for family in there if against[family.title] is None]
+    if not left:
+        nearest = max(there, key=lambda family: len(known[family.title]))
         raise RefusedError(
-            f"module {next(iter(modules))} may be of {', '.join(family.title for family in left[:-1])} or "
-            f"{left[-1].title}, whose names differ in the other dialect",
-            hint="write it in the dialect that it came in, which programs translate themselves",
+            f"{against[nearest.title]}, and only {_titles(there)} have layers of these names", hint=_HINT
+        )
+    most = max(len(known[family.title]) for family in left)
+    left = [family for family in left if len(known[family.title]) == most]
+    answers = {family.title: answer(family) for family in left}
+    left = _preferred(left, answers, modules)
+    if any(answers[family.title] != answers[left[0].title] for family in left):
+        raise RefusedError(
+            f"module {next(iter(modules))} may be of {_titles(left)}, whose names differ in the other dialect",
+            hint=_HINT,
         )
     return left[0]
 
 
-def _off(rule: Rule, factors: LoraFactors) -> bool:
-    """Whether a layer has not the outputs that the rule tells for its inputs."""
-    return rule.ratio is not None and Fraction(*factors.shape) != rule.ratio
+def _preferred(left: Sequence[Family], answers: Mapping[str, object], modules: Modules) -> list[Family]:
+    """Without families that another one is taken for where nothing tells them apart, which is said."""
+    by_title = {family.title: family for family in left}
+    pairs = [
+        (by_title[rare], by_title[PREFERRED[rare]]) for rare in PREFERRED if {rare, PREFERRED[rare]} <= by_title.keys()
+    ]
+    found = [family for family in left if family not in [rare for rare, _ in pairs]]
+    for rare, usual in pairs:
+        alone = all(answers[family.title] == answers[usual.title] for family in found)
+        if alone and answers[rare.title] != answers[usual.title] and not _to_the_end(usual, modules):
+            warnings.warn(
+                f"module {next(iter(modules))} is taken for one of {usual.title}; {rare.title} has the same names and "
+                "sizes in diffusers, and others in the original model: if it is of that, keep the dialect it came in",
+                AdaptzipWarning,
+                stacklevel=2,
+            )
+    return found
 
 
-def _deep_enough(families: Sequence[Family], modules: Modules) -> list[Family]:
-    """The families that have as many blocks as the paths tell."""
-    numbers: dict[str, int] = {}
-    for path in modules:
-        block, _, rest = path.partition(".")
-        number = rest.partition(".")[0]
-        if number.isdecimal():
-            numbers[block] = max(numbers.get(block, 0), int(number))
-    return [f for f in families if all(number < f.depths.get(block, number + 1) for block, number in numbers.items())]
+def _to_the_end(family: Family, modules: Modules) -> bool:
+    """Whether the adapter has the last of a family's blocks, of one kind at least."""
+    lasts = {f"{block}.{depth - 1}." for block, depth in family.depths.items()}
+    return any(path.startswith(tuple(lasts)) for path in modules)
 
 
-def _wide(families: Sequence[Family], modules: Modules) -> list[Family]:
-    """The families whose blocks have the adapter's width."""
-    widths = {factors.shape[1] for path, factors in modules.items() if _OF_BLOCKS.search(path)}
-    return [family for family in families if len(widths) == 1 and widths <= family.widths]
+def _titles(families: Sequence[Family]) -> str:
+    titles = [family.title for family in families]
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} or {titles[-1]}"

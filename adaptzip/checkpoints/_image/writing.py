@@ -162,13 +162,18 @@ def _holding(value: float, dtype: torch.dtype) -> torch.dtype:
     return dtype if math.isclose(float(torch.tensor(value, dtype=dtype)), value, rel_tol=1e-12) else torch.float32
 
 
+_ENDS = {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm"), "scale": ("scale",)}
+"""What is written for a layer's tensors, by their leaves; the last are norms' scales, which replace the base's."""
+
+
 def _extras(extras: Mapping[str, Tensor], plan: Plan, entries: Mapping[str, Any]) -> dict[str, Pending]:
     """What is added to tensors of the base: `diff` and `diff_b`, or as the source's file called them."""
     tensors = {}
     for key, tensor in extras.items():
-        name, _, leaf = key.removeprefix(PREFIX).rpartition(".")
-        stem = plan.stem(name)
-        ends = {"weight": ("diff", "w_norm"), "bias": ("diff_b", "b_norm")}.get(leaf, (leaf,))
+        whole = key.removeprefix(PREFIX)
+        name, _, leaf = whole.rpartition(".")
+        ends = _ENDS.get(leaf, ("diff",))
+        stem = plan.stem(name if leaf in _ENDS else whole)
         # Programs add a `b_norm` where there is a `w_norm` alone.
         norm = plan.norms and f"{PREFIX}{name}.weight" in extras
         end = next((end for end in ends if f"{stem}.{end}" in entries), ends[-1 if norm else 0])

@@ -1,0 +1,77 @@
+"""Tensors beside the factors, which go where their layers go when an adapter's modules get other names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from adaptzip.checkpoints._keys import PREFIX
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.effects import Effect
+
+LEAVES = ("weight", "bias")
+"""Ends of the names of a layer's tensors; a name without is that of a parameter by itself."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer, which is one layer elsewhere as well, is called there.
+
+    Attributes:
+        name: the name.
+        swapped: whether the halves of its rows change places.
+    """
+
+    name: str
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Respelled:
+    """An adapter's modules as another implementation has them.
+
+    Attributes:
+        modules: by name.
+        layer: what another layer of the model is called there; None where that is not known, or it is a part of one.
+    """
+
+    modules: Mapping[str, LoraFactors]
+    layer: Callable[[str], Layer | None]
+
+
+def carried(adapter: Adapter, respelled: Respelled) -> Adapter:
+    """The adapter with these modules, and what lies beside them under the names of its layers there.
+
+    A tensor whose layer has no name there keeps its own.
+    """
+    told = adapter.resolved
+    extras: dict[str, Tensor] = {}
+    effects: dict[str, Effect] = {}
+    for key, tensor in adapter.extras.items():
+        effect = told.extras[key]
+        name, tensor = _placed(effect.tensor, tensor, respelled)
+        key = key if name is None else f"{PREFIX}{name}"
+        extras[key] = tensor
+        effects[key] = effect if name is None else replace(effect, tensor=name)
+    effects_there = replace(told, extras=effects) if extras else adapter.effects
+    return replace(adapter, modules=dict(respelled.modules), extras=extras, effects=effects_there)
+
+
+def _placed(name: str, tensor: Tensor, respelled: Respelled) -> tuple[str | None, Tensor]:
+    layer, _, leaf = name.rpartition(".")
+    if leaf not in LEAVES:
+        layer, leaf = name, ""
+    found = respelled.layer(layer)
+    if found is None:
+        return None, tensor
+    rows = turned(tensor) if found.swapped else tensor
+    return f"{found.name}.{leaf}" if leaf else found.name, rows
+
+
+def turned(rows: Tensor) -> Tensor:
+    """Rows with their two halves the other way round."""
+    half = rows.shape[0] // 2
+    return torch.cat([rows[half:], rows[:half]])
