@@ -92,7 +92,7 @@ def test_names_of_a_clip_in_transformers_5_are_those_of_4(dialect: str, tmp_path
     paths = [adaptzip.export(given, tmp_path / name, as_=name).path for name in ("diffusers", dialect)]
     for a, b in (paths, paths[::-1]):
         first, second = aligned(adaptzip.read(a), adaptzip.read(b))
-    report = diff(first, second)
+        report = diff(first, second)
         (module,) = report.modules
         assert module.name == "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
         assert not report.only_in_a
