@@ -16,6 +16,7 @@ from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import spelled
 from adaptzip.checkpoints._image.spellings import to_diffusers
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.effects import Effect
 from adaptzip.errors import CheckpointError, RefusedError
 
 _STEM = re.compile(r"(unet\.)?(.+)\.processor\.(to_[qkv]|to_out|add_[kv]_proj)_lora")
@@ -53,6 +54,9 @@ class _AttentionProcessors(ImageDialect):
 
     def details(self, source: Checkpoint, names: Mapping[str, str]) -> Mapping[str, Any]:
         return {"prefix": "unet." if all(stem.startswith("unet.") for stem in names) else ""}
+
+    def holds(self, effect: Effect) -> bool:
+        return False
 
     def respelled(self, adapter: Adapter) -> Adapter:
         return replace(adapter, modules=to_diffusers(adapter.modules))

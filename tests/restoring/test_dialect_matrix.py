@@ -26,7 +26,6 @@ from tests.cases.dialect_pairs import (
     LANGUAGE,
     MAGNITUDES,
     NATIVE,
-    NO_ATTENTION,
     NO_FLUX,
     NO_TENSOR,
     OTHER_NAMES,
@@ -43,6 +42,7 @@ from tests.cases.dialect_pairs import (
 )
 from tests.checkpoints import test_dialects_conform as suites
 
+pytestmark = pytest.mark.filterwarnings("ignore:module .* is taken for one of Flux")
 READ_ALONE = tuple(name for name, found in dialects().items() if isinstance(found, Reader) and name not in SOURCES)
 CONVOLUTIONS = "cannot hold convolutions"
 REFUSED: Mapping[str, Reasons] = {
@@ -56,8 +56,8 @@ REFUSED: Mapping[str, Reasons] = {
     "the attention of Stable Diffusion 1": {"gguf": NO_TENSOR, "xlabs": NO_FLUX},
     "Stable Diffusion 1 with DoRA": {"gguf": NO_TENSOR, "xlabs": NO_FLUX, PORTABLE: MAGNITUDES},
     "Stable Diffusion 1 with a norm": {
-        **dict.fromkeys(("bfl", "comfyui", "diffusers", "xlabs", PORTABLE), EXTRAS),
-        "attention-processors": NO_ATTENTION,
+        **dict.fromkeys(("attention-processors", "diffusers", PORTABLE), EXTRAS),
+        "xlabs": NO_FLUX,
         "peft": "cannot hold differences that are added",
     },
     "SDXL": PIPELINE,

@@ -40,6 +40,7 @@ from tests.cases.dialect_pairs import (
     written,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:module .* is taken for one of Flux")
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -76,7 +77,7 @@ CLIP = {**DENOISER, "gguf": NO_GGUF["gguf"], "bfl": OTHER_NAMES}
 OTHERS = {**IMAGE, "bfl": OTHER_NAMES}
 AMBIGUOUS = "may be of Flux"
 SEVERAL_MODELS = dict.fromkeys(("peft", PORTABLE), SEVERAL)
-ODD_ROWS = dict.fromkeys(("attention-processors", "diffusers"), AMBIGUOUS)
+ODD_ROWS = dict.fromkeys(("attention-processors", "diffusers"), "expected 3 outputs for an input in Flux")
 
 ADAPTERS: Mapping[str, Told] = {
     "bk7195-delta": Told(NO_GGUF),
@@ -101,10 +102,12 @@ KEYS: Mapping[str, Told] = {
     "anima_lora_kohya_format": Told(OTHERS),
     "anima_lora_kohya_with_te_format": Told(
         {**OTHERS, **SEVERAL_MODELS, "comfyui": "is of a text encoder that adaptzip knows no name in ComfyUI for"},
-        no_way={"diffusers": "may be of Stable Diffusion 3 or Anima"},  # Of two blocks, and narrower than either's.
+        no_way={
+            "diffusers": "may be of Stable Diffusion 3, Anima or LTX-Video"
+        },  # Of two blocks, and narrower than either's.
     ),
     "anima_lora_lokr_format": Told(unread="has a DoRA magnitude [128], expected [2048, 1], a number for each output"),
-    "anima_lora_peft_format": Told(OTHERS),
+    "anima_lora_peft_format": Told(OTHERS, no_way=dict.fromkeys(("diffusers", "peft", PORTABLE), "or LTX-Video")),
     "flux_control_lora_format": Told({**IMAGE, **ADDED, PORTABLE: EXTRAS, "bfl": ""}),
     "flux_dora_onetrainer_format": Told(
         {

@@ -11,7 +11,7 @@ from adaptzip.checkpoints._image.rules import Family, Rule
 from adaptzip.core.adapter import LoraFactors
 
 Modules = Mapping[str, LoraFactors]
-SMALLEST = 512
+SMALLEST = 1152
 """Blocks that are narrower are those of a shrunk model, such as programs are tested with: their width tells nothing."""
 
 _STREAMS = r"(?:single_)?transformer_blocks\.#\."
