@@ -24,6 +24,7 @@ from tests.cases.base_folders import (
     write_llama,
     write_weights,
 )
+from tests.cases.merged_files import TOLD
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -65,7 +66,7 @@ def test_what_transformers_loads_is_what_counts(names: tuple[str, ...], tmp_path
     merged = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
     changed = [name for name, tensor in expected.items() if not torch.equal(merged[name], tensor)]
     assert changed == [f"{MODULE}.weight"]
-    others = {"config.json", *(["model.safetensors.index.json"] if base.index else [])}
+    others = {"config.json", *TOLD, *(["model.safetensors.index.json"] if base.index else [])}
     weights = {path.name for path in (tmp_path / "merged").iterdir()} - others
     assert len(weights) == len(base.shards)
     assert all(name.endswith(".safetensors") for name in weights)
@@ -80,7 +81,7 @@ def test_a_file_that_the_configuration_names(tmp_path: Path) -> None:
     for path in (folder, tmp_path / "merged"):
         model = tf.AutoModelForCausalLM.from_pretrained(path).state_dict()
         assert bool((model["model.norm.weight"] == 2).all())
-    assert {path.name for path in (tmp_path / "merged").iterdir()} == {"config.json", "other.safetensors"}
+    assert {path.name for path in (tmp_path / "merged").iterdir()} == {"config.json", "other.safetensors", *TOLD}
     write_config(folder, transformers_weights="../other.safetensors")
     with pytest.raises(BaseModelError, match="transformers_weights is '../other.safetensors'"):
         BaseModel.open(folder)
@@ -180,7 +181,7 @@ def test_a_diffusion_model_keeps_the_names_that_diffusers_looks_for(
 ) -> None:
     folder = diffusion(tmp_path / "base", 1.0, *names)
     report = merge(adapter("transformer_blocks.0.to_q"), folder, tmp_path / "merged")
-    assert set(report.files) == {"config.json", *kept}
+    assert set(report.files) == {"config.json", *TOLD, *kept}
     tensors: dict[str, Tensor] = {}
     for file in (tmp_path / "merged").glob("*.safetensors"):
         tensors |= load_file(file)
@@ -256,7 +257,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A pipe would keep the program waiting."""
     folder = write_llama(tmp_path / "base")
     os.mkfifo(folder / "notes.txt")
-    assert set(merge(adapter(), folder, tmp_path / "merged").files) == {"config.json", SINGLE}
+    assert set(merge(adapter(), folder, tmp_path / "merged").files) == {"config.json", *TOLD, SINGLE}
     (folder / SINGLE).unlink()
     os.mkfifo(folder / SINGLE)
     with pytest.raises(BaseModelError, match="holds no weights"):
