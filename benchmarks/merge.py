@@ -87,11 +87,11 @@ def run_alone(way: str, folder: Path) -> dict[str, float]:
 
 def measure(way: str, folder: Path) -> dict[str, float]:
     if way == "adaptzip":
-        from transformers import AutoModelForCausalLM
+        from transformers import LlamaForCausalLM
 
         from adaptzip.restoring.merging import merge
 
-        loaded = (AutoModelForCausalLM, merge)
+        loaded = (LlamaForCausalLM, merge)
         assert all(loaded)
     peak, stop = [0.0], threading.Event()
     watcher = threading.Thread(target=_watch, args=(peak, stop))
