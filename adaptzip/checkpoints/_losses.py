@@ -62,6 +62,14 @@ def losses_of(*kinds: tuple[str, Part, Sequence[str]]) -> tuple[Loss, ...]:
     return tuple(Loss(what, part, tuple(names)) for what, part, names in kinds if names)
 
 
+def beside_products(adapter: Adapter) -> tuple[Loss, ...]:
+    """What modules have besides their factors: biases and DoRA magnitudes."""
+    modules = adapter.modules.items()
+    biased = [name for name, factors in modules if factors.bias is not None]
+    scaled = [name for name, factors in modules if factors.magnitude is not None]
+    return losses_of(("LoRA biases", "bias", biased), ("DoRA magnitudes", "magnitude", scaled))
+
+
 def held(adapter: Adapter, lost: Sequence[Loss], holder: str, drop: bool) -> Adapter:
     """The adapter without what cannot be held.
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Signature
+from adaptzip.checkpoints._base import Checkpoint, Files, Signature, WriteOptions
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import spelled
 from adaptzip.checkpoints._image.spellings import to_diffusers
+from adaptzip.checkpoints._losses import Loss, beside_products
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import Effect
 from adaptzip.errors import CheckpointError, RefusedError
@@ -60,6 +61,10 @@ class _AttentionProcessors(ImageDialect):
 
     def respelled(self, adapter: Adapter) -> Adapter:
         return replace(adapter, modules=to_diffusers(adapter.modules))
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        own = adapter.meta.dialect == self.name
+        return (*super().lost(adapter, options), *(() if own else beside_products(adapter)))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         component, path = spelled(name, self.title)

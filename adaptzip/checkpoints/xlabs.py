@@ -20,6 +20,7 @@ from adaptzip.checkpoints._image.beside import carried
 from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import ORIGINAL
 from adaptzip.checkpoints._image.spellings import in_original
+from adaptzip.checkpoints._losses import Loss, beside_products
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -67,6 +68,10 @@ class _Xlabs(ImageDialect):
 
     def respelled(self, adapter: Adapter) -> Adapter:
         return carried(adapter, in_original(adapter.modules))
+
+    def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
+        own = adapter.meta.dialect == self.name
+        return (*super().lost(adapter, options), *(() if own else beside_products(adapter)))
 
     def stem(self, name: str, config: Mapping[str, Any]) -> str:
         found = _MODULE.fullmatch(name)

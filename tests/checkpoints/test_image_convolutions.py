@@ -161,3 +161,28 @@ def test_a_magnitude_of_neither_side_is_refused(tmp_path: Path) -> None:
     tensors = {f"{KOHYA}.lora_down.weight": R(4, 6, 3, 3), f"{KOHYA}.lora_up.weight": R(8, 4, 1, 1)}
     with pytest.raises(CheckpointError, match=r"has a DoRA magnitude \[7\]"):
         adaptzip.read(saved(tmp_path / "x", {**tensors, f"{KOHYA}.dora_scale": R(7)}))
+
+
+@pytest.mark.parametrize("dialect", ["xlabs", "attention-processors"])
+def test_dialects_of_factors_alone_hold_no_biases_and_no_magnitudes(dialect: str, tmp_path: Path) -> None:
+    names = {
+        "xlabs": ("bfl", "diffusion_model.double_blocks.0.img_attn.qkv"),
+        "attention-processors": ("diffusers", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"),
+    }
+    came, name = names[dialect]
+    factors = adaptzip.LoraFactors(R(2, 8), R(24, 2), bias=R(24), magnitude=torch.rand(24) + 1)
+    adapter = adaptzip.Adapter({name: factors}, meta=Meta(came))
+    with pytest.raises(RefusedError, match=r"cannot hold LoRA biases \(.*DoRA magnitudes \("):
+        adaptzip.export(adapter, tmp_path / "x", as_=dialect)
+    adaptzip.export(adapter, tmp_path / "x", as_=dialect, drop_extras=True)
+    (left,) = adaptzip.read(tmp_path / "x").modules.values()
+    assert (left.bias, left.magnitude) == (None, None)
+
+
+def test_a_bias_is_read_in_every_spelling(tmp_path: Path) -> None:
+    stem = "unet.mid_block.attentions.0.proj_in"
+    tensors = {f"{stem}.lora.down.weight": R(2, 8), f"{stem}.lora.up.weight": R(8, 2), f"{stem}.lora.up.bias": R(8)}
+    adaptzip.convert(saved(tmp_path / "x", tensors), tmp_path / "out", rank=1)
+    (factors,) = adaptzip.read(tmp_path / "out").modules.values()
+    assert factors.bias is not None
+    assert torch.equal(factors.bias, tensors[f"{stem}.lora.up.bias"])

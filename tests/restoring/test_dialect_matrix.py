@@ -54,7 +54,10 @@ REFUSED: Mapping[str, Reasons] = {
     "a UNet by PEFT": {**DENOISER, **dict.fromkeys(LANGUAGE, CONVOLUTIONS)},
     "Stable Diffusion 1": PIPELINE,
     "the attention of Stable Diffusion 1": {"gguf": NO_TENSOR, "xlabs": NO_FLUX},
-    "Stable Diffusion 1 with DoRA": {"gguf": NO_TENSOR, "xlabs": NO_FLUX, PORTABLE: MAGNITUDES},
+    "Stable Diffusion 1 with DoRA": {
+        "gguf": NO_TENSOR,
+        **dict.fromkeys(("attention-processors", "xlabs", PORTABLE), MAGNITUDES),
+    },
     "Stable Diffusion 1 with a norm": {
         **dict.fromkeys(("attention-processors", "diffusers", PORTABLE), EXTRAS),
         "xlabs": NO_FLUX,

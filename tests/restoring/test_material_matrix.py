@@ -114,6 +114,7 @@ KEYS: Mapping[str, Told] = {
             **IMAGE,
             **SEVERAL_MODELS,
             "diffusers": "cannot hold DoRA magnitudes for each input",
+            "attention-processors": "cannot hold DoRA magnitudes",
             **dict.fromkeys(
                 ("bfl", "comfyui", "xlabs"), "has a DoRA magnitude of its inputs, and one layer has room for one"
             ),

@@ -24,13 +24,12 @@ SPELLINGS: Mapping[str, tuple[str, str]] = {
 ALPHAS = ("alpha", "lora_alpha")
 _PARTS: Mapping[str, str] = {
     **{suffix: part for pair in SPELLINGS.values() for suffix, part in zip(pair, ("down", "up"), strict=True)},
+    **{f"{up.removesuffix('.weight')}.bias": "bias" for _, up in SPELLINGS.values()},
     "lora_mid.weight": "mid",
     **dict.fromkeys(ALPHAS, "alpha"),
     "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
-    "lora_B.bias": "bias",
-    "lora_up.bias": "bias",
     **{f"hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     "diff": "diff",
