@@ -160,9 +160,8 @@ def _read(base: BaseModel, sources: Mapping[Path, int], output: Output, rows: tu
     if output.source is None:
         return torch.empty(output.stored.shape, dtype=output.stored.dtype)
     shard, stored = base.tensors[output.source], base.stored(output.source)
-    if shard.loaded is not None or rows is None or not stored.bytes:
-        whole = base.read(output.source)
-        return whole if rows is None else whole[rows[0] : rows[1]]
+    if shard.loaded is not None or rows is None:
+        return base.read(output.source, rows)
     weight = torch.empty((rows[1] - rows[0], *stored.shape[1:]), dtype=stored.dtype)
     with _complete(shard.path, output.source):
         read_at(sources[shard.path], _bytes(weight), stored.offset + rows[0] * (stored.bytes // stored.shape[0]))
