@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import replace
 
 from adaptzip.checkpoints._image.names import DENOISERS
 from adaptzip.checkpoints._image.pipelines import in_pipeline
-from adaptzip.checkpoints._image.spellings import named_by_diffusers
+from adaptzip.checkpoints._image.spellings import in_clip, named_by_diffusers
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import RefusedError
-
-_CLIP = re.compile(r"^((?:text_encoder(?:_2)?\.)?)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
 
 
 def aligned(*adapters: Adapter) -> tuple[Adapter, ...]:
@@ -34,7 +31,7 @@ def aligned(*adapters: Adapter) -> tuple[Adapter, ...]:
 
 def _as_in(others: Collection[str], adapter: Adapter) -> Adapter:
     """With the `text_model` before layers of CLIP, which transformers 5 leaves out, where one of the others has it."""
-    names = {name: _CLIP.sub(r"\1text_model.\2", name) for name in adapter.modules}
+    names = {name: in_clip(name) for name in adapter.modules}
     if not any(name != there and there in others for name, there in names.items()):
         return adapter
     modules = {names[name]: factors for name, factors in adapter.modules.items()}

@@ -64,6 +64,14 @@ class Family:
         """The rule, and the place among its layers, by diffusers' path."""
         return {name: (rule, place) for rule in self.rules for place, name in enumerate(rule.diffusers)}
 
+    def of_original(self, path: str) -> Rule | None:
+        """The rule of a layer by its original path; None where the family has no such layer."""
+        return self.originals.get(numbered(path)[0]) or self.originals.get(path)
+
+    def of_diffusers(self, path: str) -> tuple[Rule, int] | None:
+        """The rule of a layer by diffusers' path, and its place among the rule's; None likewise."""
+        return self.parts.get(numbered(path)[0]) or self.parts.get(path)
+
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 

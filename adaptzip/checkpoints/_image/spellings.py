@@ -19,7 +19,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import RefusedError
 
 Modules = Mapping[str, LoraFactors]
-_CLIP = re.compile(r"^(text_encoder(?:_2)?\.)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
+_CLIP = re.compile(r"^((?:text_encoder(?:_2)?\.)?)(encoder\.layers\.\d+\.(?:self_attn|mlp)\.)")
 _HINT = "write it in the dialect that it came in, which programs translate themselves"
 
 
@@ -58,9 +58,9 @@ def spelling_of_denoiser(paths: Modules) -> str | None:
     if all(map(unet.is_original, paths)) or all(map(SAME.match, paths)):
         return ORIGINAL
     for family in FAMILIES:
-        if all(numbered(path)[0] in family.parts or path in family.parts for path in paths):
+        if all(map(family.of_diffusers, paths)):
             return "transformer"
-        if all(numbered(path)[0] in family.originals or path in family.originals for path in paths):
+        if all(map(family.of_original, paths)):
             return ORIGINAL
     return None
 
@@ -102,7 +102,7 @@ def in_original(modules: Modules, *, keep_sd1: bool = False) -> Respelled:
 
 
 def in_clip(name: str) -> str:
-    """A layer of CLIP as trainers know it, with a `text_model` before it; any other name stays."""
+    """A layer of CLIP, within a pipeline or alone, as trainers know it: with a `text_model`; any other name stays."""
     return _CLIP.sub(r"\1text_model.\2", name)
 
 
@@ -127,14 +127,13 @@ def _cut(paths: Modules, components: set[str]) -> tuple[Modules, Callable[[str],
 
 def _alone(family: Family, path: str, modules: Modules) -> Layer | None:
     """The original name of a layer that is one there as well."""
-    pattern, number = numbered(path)
-    rule, _ = family.parts.get(pattern) or family.parts.get(path) or (None, 0)
+    rule, _ = family.of_diffusers(path) or (None, 0)
     if rule is None or len(rule.diffusers) > 1:
         return None
     if rule.swapped_ratio is not None and path not in modules:
         return None  # Its shape would tell.
     swapped = rule.swaps(modules[path].shape) if path in modules else rule.halves_swapped
-    return Layer(rule.original.replace("#", number), swapped)
+    return Layer(rule.original.replace("#", numbered(path)[1]), swapped)
 
 
 def _sd1_in_diffusers(modules: Modules) -> Respelled | None:
@@ -195,8 +194,7 @@ def _is_sdxl(paths: Mapping[str, LoraFactors]) -> bool:
 def _apart(family: Family, modules: Modules) -> dict[str, LoraFactors]:
     found: dict[str, LoraFactors] = {}
     for path, factors in modules.items():
-        pattern, number = numbered(path)
-        rule = family.originals.get(pattern) or family.originals.get(path)
+        rule, number = family.of_original(path), numbered(path)[1]
         if rule is None:
             raise _unknown(path, "diffusers")
         parts = split_rows(path, _swapped(rule, factors), rule.shares)
@@ -212,8 +210,7 @@ def _apart(family: Family, modules: Modules) -> dict[str, LoraFactors]:
 def _as_one(family: Family, modules: Modules) -> dict[str, LoraFactors]:
     groups: dict[str, tuple[Rule, dict[int, LoraFactors]]] = {}
     for path, factors in modules.items():
-        pattern, number = numbered(path)
-        part = family.parts.get(pattern) or family.parts.get(path)
+        part, number = family.of_diffusers(path), numbered(path)[1]
         if part is None:
             raise _unknown(path, "the original model")
         rule, place = part

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from adaptzip.checkpoints._image.families import FAMILIES, PREFERRED
-from adaptzip.checkpoints._image.rules import Family, Rule, numbered
+from adaptzip.checkpoints._image.rules import Family, Rule
 from adaptzip.checkpoints._image.sizes import Fit, Modules, misfit
 from adaptzip.errors import AdaptzipWarning, RefusedError
 
@@ -22,7 +22,7 @@ def original_family(modules: Modules) -> Family | None:
     """
 
     def fits(family: Family, path: str) -> Fit | None:
-        rule = family.originals.get(numbered(path)[0]) or family.originals.get(path)
+        rule = family.of_original(path)
         return None if rule is None else Fit(rule, rule.ratio, whole=True)
 
     return _told(modules, fits, lambda rule: rule.diffusers)
@@ -32,7 +32,7 @@ def diffusers_family(modules: Modules) -> Family | None:
     """The family of an adapter with diffusers' paths, likewise."""
 
     def fits(family: Family, path: str) -> Fit | None:
-        found = family.parts.get(numbered(path)[0]) or family.parts.get(path)
+        found = family.of_diffusers(path)
         if found is None:
             return None
         rule, place = found
