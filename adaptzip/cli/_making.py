@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaptzip.cli import _output
+from adaptzip.cli import _text as text
 from adaptzip.cli.export import elsewhere
 from adaptzip.errors import UsageError
 
@@ -45,14 +48,14 @@ def check_kind(output: Path, packing: dict[str, Any], writing: dict[str, Any]) -
     return packed
 
 
-def in_bytes(budget: str | None, whole: int) -> Budget | None:
-    """The budget, where a share is one of `whole` bytes."""
+def in_bytes(budget: str | None, whole: Callable[[], int]) -> Budget | None:
+    """The budget, where a share is one of as many bytes as `whole` tells."""
     from adaptzip.core.budget import Budget
 
     found = Budget.of(budget)
     if found is None or found.unit != "fraction":
         return found
-    return Budget(found.bytes_for(whole) or 1, "bytes")
+    return Budget(found.bytes_for(whole()) or 1, "bytes")
 
 
 def pack(adapter: Adapter, output: Path, settings: dict[str, Any], *, force: bool, dry_run: bool) -> dict[str, Any]:
@@ -97,3 +100,20 @@ def write(adapter: Adapter, output: Path, settings: dict[str, Any], *, force: bo
         "error": report.error,
         "left_out": list(report.written.left_out),
     }
+
+
+def tell(output: Path, values: dict[str, Any], contents: str, sink: _output.Output) -> None:
+    """Say what was made, or would be.
+
+    Args:
+        values: as `pack` or `write` has them, with `dry_run`.
+        contents: what is in it, in words.
+    """
+    for what in values["left_out"]:
+        sink.note(f"left out: {what}")
+    kind = f" as {values['dialect']}" if values["dialect"] else ""
+    summary = f"{text.size(values['bytes'])}{kind}  ({contents})"
+    if values["dry_run"]:
+        sink.result(values, lambda: f"would write {output}  {summary}")
+    else:
+        sink.wrote(output, summary, values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +75,7 @@ def combine(
         from adaptzip.restoring.combining import combine as run
         from adaptzip.restoring.reading import source_bytes
 
-        limit = making.in_bytes(budget, sum(map(source_bytes, paths)))
+        limit = making.in_bytes(budget, lambda: sum(map(source_bytes, paths)))
         adapter = run(paths, weights, **how, **reading)
         limits = {"budget": limit, "max_error": max_error, "base_name": base_name}
         if packed:
@@ -84,17 +83,9 @@ def combine(
         else:
             values = making.write(adapter, output, writing | limits | {"base": base}, force=force, dry_run=dry_run)
     values |= {"sources": len(paths), "method": method, "dry_run": dry_run}
-    _tell(output, values, sink)
+    making.tell(output, values, _contents(values), sink)
 
 
-def _tell(output: Path, values: dict[str, Any], sink: Output) -> None:
-    for what in values["left_out"]:
-        sink.note(f"left out: {what}")
-    kind = f" as {values['dialect']}" if values["dialect"] else ""
+def _contents(values: dict[str, Any]) -> str:
     error = f", error {values['error']:.4f}" if values["error"] else ""
-    made = f"{text.count(values['modules'], 'module')} of {text.count(values['sources'], 'adapter')}"
-    summary = f"{text.size(values['bytes'])}{kind}  ({made}{error})"
-    if values["dry_run"]:
-        sink.result(values, lambda: f"would write {output}  {summary}")
-    else:
-        sink.wrote(output, summary, values)
+    return f"{text.count(values['modules'], 'module')} of {text.count(values['sources'], 'adapter')}{error}"

@@ -101,7 +101,7 @@ def extract(
     with sink.warnings():
         from adaptzip.restoring.extracting.extraction import SPARED, both, extraction, left_of
 
-        limit = making.in_bytes(budget, 0 if budget is None else _weight_bytes(tuned))
+        limit = making.in_bytes(budget, lambda: _weight_bytes(tuned))
         cut = max_error is not None or limit is not None
         how: dict[str, Any] = {
             "embeddings": embeddings,
@@ -129,7 +129,7 @@ def extract(
         "approximate": found.approximate,
         "dry_run": dry_run,
     }
-    _tell(output, values, sink)
+    making.tell(output, values, _contents(values), sink)
 
 
 def _rank(given: str | None) -> Rank:
@@ -156,18 +156,11 @@ def _numbers(limit: Budget, packed: bool, dtype: str | None) -> float:
     return limit.amount / (_CODED if packed else _BYTES.get(dtype or "", 4.0))
 
 
-def _tell(output: Path, values: dict[str, Any], sink: Output) -> None:
-    for what in values["left_out"]:
-        sink.note(f"left out: {what}")
-    kind = f" as {values['dialect']}" if values["dialect"] else ""
+def _contents(values: dict[str, Any]) -> str:
     made = [text.count(values["modules"], "module")]
     if values["extras"]:
         made.append(text.count(values["extras"], "extra"))
     made.append(f"error {values['error']:.4f}")
     if values["unchanged"]:
         made.append(f"{text.count(values['unchanged'], 'tensor')} unchanged")
-    summary = f"{text.size(values['bytes'])}{kind}  ({', '.join(made)})"
-    if values["dry_run"]:
-        sink.result(values, lambda: f"would write {output}  {summary}")
-    else:
-        sink.wrote(output, summary, values)
+    return ", ".join(made)
