@@ -26,21 +26,6 @@ def copy_range(source: int, start: int, target: int, place: int, size: int) -> N
         done += len(data)
 
 
-def read_at(source: int, data: memoryview, start: int) -> None:
-    """Fill `data` with the bytes at `start` of an open file.
-
-    Raises:
-        EOFError: if it ends before.
-        OSError: if the system cannot read.
-    """
-    done = 0
-    while done < len(data):
-        count = os.preadv(source, [data[done:]], start + done)
-        if not count:
-            raise EOFError
-        done += count
-
-
 def write_at(target: int, data: memoryview, place: int) -> None:
     """Write all of `data` to `place` of an open file.
 

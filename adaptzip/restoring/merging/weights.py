@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
-from adaptzip.files.copying import copy_range, read_at, write_at
+from adaptzip.files.copying import copy_range, write_at
 from adaptzip.files.tensors import build_header
 from adaptzip.models.adding import is_finite, row_blocks
 from adaptzip.models.files import AGAIN
@@ -122,7 +122,7 @@ def _write_part(base: BaseModel, sources: Mapping[Path, int], safe: bool, device
     output = part.output
     if not output.edits and output.source is not None:
         return _write_as_it_is(base, sources, part)
-    weight = _read(base, sources, output, part.rows).to(device)
+    weight = _read(base, output, part.rows).to(device)
     for edit in output.edits if part.rows is None else on_rows(output.edits, part.rows):
         weight = edit.apply(weight, safe)
     if not is_finite(weight):
@@ -138,13 +138,14 @@ def _write_as_it_is(base: BaseModel, sources: Mapping[Path, int], part: _Part) -
     if plain:
         first, last = part.rows or (0, 1)
         width = stored.bytes // stored.shape[0] if part.rows else stored.bytes
-        with _complete(shard.path, name):
-            copy_range(
-                sources[shard.path], stored.offset + first * width, part.target, part.place, (last - first) * width
-            )
+        begin, size = stored.offset + first * width, (last - first) * width
+        try:
+            copy_range(sources[shard.path], begin, part.target, part.place, size)
+        except EOFError:
+            raise BaseModelError(f"{shard.path}: ends inside the tensor {name}", hint=AGAIN) from None
         if stored.dtype not in FLOATS:
             return False
-    weight = _read(base, sources, output, part.rows)
+    weight = _read(base, output, part.rows)
     if not plain:
         write_at(part.target, _bytes(weight.to(output.stored.dtype).contiguous()), part.place)
     return weight.dtype in FLOATS and not is_finite(weight)
@@ -155,17 +156,11 @@ def on_rows(edits: Sequence[Edit], rows: tuple[int, int]) -> list[Edit]:
     return [found for edit in edits if (found := edit.on_rows(*rows)) is not None]
 
 
-def _read(base: BaseModel, sources: Mapping[Path, int], output: Output, rows: tuple[int, int] | None) -> Tensor:
+def _read(base: BaseModel, output: Output, rows: tuple[int, int] | None) -> Tensor:
     """A copy of what an output starts from, or of some rows of it."""
     if output.source is None:
         return torch.empty(output.stored.shape, dtype=output.stored.dtype)
-    shard, stored = base.tensors[output.source], base.stored(output.source)
-    if shard.loaded is not None or rows is None:
-        return base.read(output.source, rows)
-    weight = torch.empty((rows[1] - rows[0], *stored.shape[1:]), dtype=stored.dtype)
-    with _complete(shard.path, output.source):
-        read_at(sources[shard.path], _bytes(weight), stored.offset + rows[0] * (stored.bytes // stored.shape[0]))
-    return weight
+    return base.read(output.source, rows)
 
 
 def _not_finite(base: BaseModel, output: Output) -> CheckFailedError:
@@ -182,14 +177,6 @@ def _not_finite(base: BaseModel, output: Output) -> CheckFailedError:
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-@contextmanager
-def _complete(path: Path, name: str) -> Iterator[None]:
-    try:
-        yield
-    except EOFError:
-        raise BaseModelError(f"{path}: ends inside the tensor {name}", hint=AGAIN) from None
 
 
 @contextmanager
