@@ -25,29 +25,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.llama import random_llama, save
+
 
 def make_models(folder: Path, layers: int, hidden: int) -> None:
     """Write base/ and tuned/."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=8 * hidden,
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16()
-    shards = f"{model.num_parameters() // 2000}KB"
-    model.save_pretrained(folder / "base", max_shard_size=shards)
+    model = random_llama(layers, hidden, 8 * hidden)
+    save(model, folder / "base")
     for parameter in model.parameters():
         if parameter.ndim == 2:
             rows, columns = parameter.shape
             few = torch.randn(rows, 24) / torch.arange(1, 25) @ torch.randn(24, columns)
             parameter.data += (2e-3 * few + 1e-3 * torch.randn(rows, columns)).bfloat16()
-    model.save_pretrained(folder / "tuned", max_shard_size=shards)
+    save(model, folder / "tuned")
 
 
 def by_adaptzip(folder: Path, rank: int) -> float:

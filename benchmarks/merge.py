@@ -30,23 +30,15 @@ from statistics import median
 import torch
 from safetensors import safe_open
 
+from benchmarks.llama import random_llama, save
+
 
 def make_model(folder: Path, layers: int, hidden: int, rank: int) -> None:
     """Write base/ and adapter/."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=hidden,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16()
-    model.save_pretrained(folder / "base", max_shard_size=f"{model.num_parameters() // 2000}KB")
+    model = random_llama(layers, hidden, 32000)
+    save(model, folder / "base")
     wrapped = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
