@@ -95,6 +95,14 @@ class OutOfReachError(CheckFailedError):
         self.asked, self.least = asked, least
 
 
+class StoppedError(AdaptzipError):
+    """A run that a signal stopped, with what it had done kept; `exit_code` tells which signal."""
+
+    def __init__(self, message: str, *, hint: str | None = None, exit_code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
 class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""
 

@@ -31,7 +31,7 @@ _START = """\
   stderr is a JSON object too.
 - An output appears whole or not at all, and an existing one is replaced only with `-f`, in one step where the
   system can. `-n` shows what would be written. What a killed run leaves beside its output, a hidden folder
-  `.NAME.*.adaptzip`, is removed by the next run that writes there.
+  `.NAME.*.adaptzip`, is removed by the next run that writes there; `merge` goes on with it where it makes the same.
 - Progress bars are shown on a terminal only, without colour where `NO_COLOR` is set.
 
 ## Exit codes

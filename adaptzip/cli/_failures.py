@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from adaptzip.cli import _output
 from adaptzip.cli._signals import Terminated
 from adaptzip.core.plug_ins import owner
-from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError, FormatError
+from adaptzip.errors import AdaptzipError, BaseModelError, CheckpointError, FormatError, StoppedError
 
 INTERNAL = 70
 INTERRUPTED = 130
@@ -23,8 +25,8 @@ EXIT_CODES = {
     "already or cannot be written, too little memory",
     3: "refused: valid input that adaptzip does not handle, such as an adapter that is not W + s*B@A",
     INTERNAL: "internal error: please report it, with the traceback that `ADAPTZIP_DEBUG=1` shows",
-    INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind, but for what `distill` names",
-    TERMINATED: "terminated with SIGTERM; nothing is left behind, but for what `distill` names",
+    INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind, but for what `distill` or `merge` names",
+    TERMINATED: "terminated with SIGTERM; nothing is left behind, but for what `distill` or `merge` names",
 }
 """What each exit code means."""
 
@@ -72,6 +74,19 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         return _system_failure(error)
     return _internal_failure(error)
+
+
+@contextmanager
+def stops_told() -> Iterator[None]:
+    """Let a stop whose notes tell what was kept pass as an error that says so; Typer swallows a KeyboardInterrupt."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        kept = getattr(stop, "__notes__", ())
+        if not kept:
+            raise
+        word, code = ("terminated", TERMINATED) if isinstance(stop, Terminated) else ("interrupted", INTERRUPTED)
+        raise StoppedError("; ".join([word, *kept]), exit_code=code) from None
 
 
 def report(error: BaseException, words: list[str]) -> int:

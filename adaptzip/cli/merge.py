@@ -10,6 +10,7 @@ import typer
 from adaptzip.cli import _combining as combining
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
+from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_folder
 
@@ -58,7 +59,8 @@ def merge(
     Writes the folder given with -o: the base model's files, file by file, with changed weights, so that the
     model is never in memory as a whole. On the CPU the weights are those of PEFT's merge_and_unload, bit for
     bit. The tokenizer is the adapter's where its folder brings one. Where transformers is installed, it must be able
-    to open the result.
+    to open the result. A merge that was interrupted goes on, when it is run again, after the last file that was
+    finished.
 
     Several adapters are made one first: with --method cat, which is their weighted sum, or another of PEFT's
     add_weighted_adapter. The tokenizer is then that of the first that brings one.
@@ -96,7 +98,7 @@ def merge(
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
-    with sink.progress() as report:
+    with stops_told(), sink.progress() as report:
         written = run(
             adapter,
             base,

@@ -21,7 +21,7 @@ from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, UsageError
+from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, StoppedError, UsageError
 from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.requests import Request
@@ -30,10 +30,6 @@ from adaptzip.models.live.running import Kind
 INTERVAL = 30.0
 """Seconds between two saves of the progress."""
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-class StoppedError(AdaptzipError):
-    """Training that a signal ended; `exit_code` tells which one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +210,7 @@ def _stopped(run: Run, came: list[int]) -> StoppedError:
 
 
 def _left(message: str, number: int) -> StoppedError:
-    error = StoppedError(message, hint="add --resume to go on")
-    error.exit_code = _CODES[signal.Signals(number)]
-    return error
+    return StoppedError(message, hint="add --resume to go on", exit_code=_CODES[signal.Signals(number)])
 
 
 @contextmanager

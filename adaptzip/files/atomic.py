@@ -69,7 +69,7 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_directory(
-    path: str | Path, force: bool = False, *, owned: Callable[[str], bool] | None = None
+    path: str | Path, force: bool = False, *, owned: Callable[[str], bool] | None = None, key: str | None = None
 ) -> Iterator[Path]:
     """Make a draft of a folder to fill; on success fsync all that is in it and let it take the place of `path`.
 
@@ -84,15 +84,17 @@ def atomic_directory(
         path: the folder to make.
         force: replace an existing folder of the same kind.
         owned: tells by its name whether a file is part of this kind of output; None owns nothing.
+        key: tells runs that make the same, where one may go on with what another that was stopped had finished and
+            noted with `Journal.beside`; the folder then holds all that this one had written.
 
     Raises:
         OutputError: if `path` exists and may not be replaced, or cannot be written.
     """
     target = _target(path)
-    recover(target)
+    recover(target, key)
     _refuse_folder(path, target, force, owned)
-    with _reporting(target), draft(target) as folder:
-        (folder / NEW).mkdir()
+    with _reporting(target), draft(target, key) as folder:
+        (folder / NEW).mkdir(exist_ok=True)
         yield folder / NEW
         sync_tree(folder / NEW)
         _refuse_folder(path, target, force, owned)

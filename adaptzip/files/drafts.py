@@ -4,6 +4,9 @@ A draft is a folder `.NAME.RANDOM.adaptzip` with an empty file `lock` in it, the
 on systems that cannot exchange two folders in one step, what it replaces as `old`. The run that makes it holds a lock
 on the file until it ends, however it ends, so that a draft whose lock is free was left by a run that was killed.
 Where a file system has no locks, drafts that were left stay.
+
+A run that may be resumed notes in a file `done` what it is and which parts of `new` are finished
+(`adaptzip.files.journal`). Where it is stopped after the first, its draft is kept for a run that is the same.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from adaptzip.errors import AdaptzipWarning
 from adaptzip.files.exchange import sync_folder
+from adaptzip.files.journal import DONE, Journal
 from adaptzip.files.locks import lock, open_file
 
 NEW, OLD = "new", "old"
@@ -31,13 +35,25 @@ _LONGEST = 160
 
 
 @contextmanager
-def draft(target: Path) -> Iterator[Path]:
-    """An empty draft for `target`: make the new state as `new` in it. What is left in it is removed at the end."""
-    folder, descriptor = _begin(target)
+def draft(target: Path, key: str | None = None) -> Iterator[Path]:
+    """A draft for `target`: make the new state as `new` in it. What is left in it is removed at the end.
+
+    Args:
+        target: what it is a draft of.
+        key: tells runs that make the same. The draft is then that of a run of this key that was stopped, if there is
+            one, and is kept if this run is stopped in its turn, by a signal and not by an error, with a part finished.
+    """
+    folder, descriptor = (None if key is None else _resumed(target, key)) or _begin(target)
     try:
         yield folder
-    finally:
-        _remove(folder, descriptor)
+    except BaseException as error:
+        if isinstance(error, Exception) or key is None or not Journal(folder / DONE, key).parts():
+            _remove(folder, descriptor)
+        else:
+            os.close(descriptor)
+            error.add_note(f"what was finished is kept in {folder}; the same command goes on with it")
+        raise
+    _remove(folder, descriptor)
 
 
 def prefix_of(target: Path) -> str:
@@ -48,17 +64,52 @@ def prefix_of(target: Path) -> str:
     return str(target.with_name(f".{name}."))
 
 
-def recover(target: Path) -> None:
+def recover(target: Path, key: str | None = None) -> None:
     """Settle what killed runs left that wrote to `target`: what they had taken away is put back, the rest removed.
 
     Drafts of runs that are alive stay, and so does everything that merely has such a name.
+
+    Args:
+        target: what they wrote.
+        key: drafts that a run of this key may resume stay too.
     """
+    for folder in _drafts(target):
+        with contextlib.suppress(OSError):
+            if key is None or not _is_resumable(folder, key):
+                _settle(folder, target)
+
+
+def _drafts(target: Path) -> list[Path]:
+    """The folders that have the name of a draft for `target`."""
     pattern = re.compile(re.escape(Path(prefix_of(target)).name) + r"[0-9a-f]{12}\.adaptzip")
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
-        found = [Path(e.path) for e in entries if pattern.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
-        for folder in found:
-            with contextlib.suppress(OSError):
-                _settle(folder, target)
+        return [Path(e.path) for e in entries if pattern.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _is_resumable(folder: Path, key: str) -> bool:
+    names = {entry.name for entry in folder.iterdir()}
+    return names == {_LOCK, NEW, DONE} and _is_draft(folder, names) and bool(Journal(folder / DONE, key).parts())
+
+
+def _resumed(target: Path, key: str) -> tuple[Path, int] | None:
+    """The locked draft of a stopped run of this key; where there are several, the others are removed."""
+    found: tuple[Path, int] | None = None
+    for folder in _drafts(target):
+        with contextlib.suppress(OSError):
+            if not _is_resumable(folder, key):
+                continue
+            descriptor = open_file(folder / _LOCK)
+            try:
+                lock(descriptor)
+            except OSError:
+                os.close(descriptor)
+                continue
+            if found is None:
+                found = folder, descriptor
+            else:
+                _remove(folder, descriptor)
+    return found
 
 
 def _begin(target: Path) -> tuple[Path, int]:
@@ -126,7 +177,7 @@ def _put_back(folder: Path, target: Path) -> bool:
 
 
 def _is_draft(folder: Path, names: set[str]) -> bool:
-    if _LOCK not in names or not names <= {_LOCK, NEW, OLD}:
+    if _LOCK not in names or not names <= {_LOCK, NEW, OLD, DONE}:
         return False
     held = (folder / _LOCK).lstat()
     return stat.S_ISREG(held.st_mode) and held.st_size == 0
@@ -135,7 +186,7 @@ def _is_draft(folder: Path, names: set[str]) -> bool:
 def _remove(folder: Path, descriptor: int) -> None:
     """Remove a draft; its lock goes last, so that what cannot be removed now is still known as a draft."""
     try:
-        emptied = all([_deleted(folder / name) for name in (NEW, OLD)])
+        emptied = all([_deleted(folder / name) for name in (DONE, NEW, OLD)])
         if emptied:
             with contextlib.suppress(OSError):
                 (folder / _LOCK).unlink()

@@ -17,8 +17,8 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.errors import RefusedError
 
-BLOCK = 4 * 2**20
-"""Numbers of a weight that are merged at a time."""
+BLOCK = 2**17
+"""Numbers of a weight that are merged at a time: what is made of them on the way stays in a core's own cache."""
 
 _LEAST_ROWS = 64
 """Of a block of a matrix. BLAS multiplies fewer by other means, whose sums can end in other bits."""

@@ -16,9 +16,9 @@ from adaptzip.distillation import running
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, save_state
-from adaptzip.distillation.running import Run, StoppedError, carry_out
+from adaptzip.distillation.running import Run, carry_out
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, UsageError
+from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, StoppedError, UsageError
 from adaptzip.fitting.requests import Request
 from tests.cases.evaluation_cases import classifier, write_rows
 

@@ -17,6 +17,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
+from adaptzip.files.journal import Journal
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
 from adaptzip.restoring.merging.labels import label_names
@@ -25,6 +26,7 @@ from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
 from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
+from adaptzip.restoring.merging.resuming import merge_key
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
 from adaptzip.restoring.model_card import NAME as README
@@ -96,6 +98,8 @@ def merge(
     README.md and in adaptzip_merge.json. The adapter's tokenizer takes the base's place where its folder brings a
     whole one. Every changed tensor is checked for NaN and infinity. Before anything has its name, the model is opened
     as transformers would, where that is installed: what config.json names and what the weight files hold must fit.
+    A merge that was interrupted or killed goes on where it was when it is run again: weight files that were finished
+    are kept, in a hidden folder beside `output`, for a run that makes the same.
 
     Args:
         source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
@@ -141,10 +145,12 @@ def merge(
     if origins is None:
         origins = origins_of([source]) if isinstance(source, str | Path) else Origins()
     options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
-    with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output))) as folder:
+    key = merge_key(plan, options)
+    with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output)), key=key) as folder:
         _write_others(plan, chosen_tokenizer, folder)
         warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
-        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
+        journal = Journal.beside(folder, key)
+        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress, journal=journal)
         _write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
         told = provenance(plan, origins, adapter.meta.base_model, options, written)

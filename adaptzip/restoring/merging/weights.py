@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from torch import Tensor
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.files.copying import copy_range, write_at
+from adaptzip.files.journal import Journal
 from adaptzip.files.tensors import build_header
 from adaptzip.models.adding import is_finite, row_blocks
 from adaptzip.models.files import AGAIN
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.edits import Edit
+from adaptzip.restoring.merging.finishing import finished, finishing
 from adaptzip.restoring.merging.names import weight_file_names
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output
 
@@ -40,29 +43,44 @@ class _Part:
 
     Attributes:
         output: the tensor.
-        target: the open file.
+        path: the file.
+        target: the same, open.
         place: the byte in it where the rows begin.
         rows: the first and past the last; None for a tensor that is made in one piece.
         last: whether the tensor has no more after them.
     """
 
     output: Output
+    path: Path
     target: int
     place: int
     rows: tuple[int, int] | None
     last: bool = True
 
+    @property
+    def bytes(self) -> int:
+        """What it takes in the file."""
+        stored = self.output.stored
+        return stored.bytes if self.rows is None else stored.bytes // stored.shape[0] * (self.rows[1] - self.rows[0])
+
 
 @on_one_core()
 def write_weights(
-    plan: MergePlan, folder: Path, *, safe: bool, device: torch.device, progress: Progress | None
+    plan: MergePlan,
+    folder: Path,
+    *,
+    safe: bool,
+    device: torch.device,
+    progress: Progress | None,
+    journal: Journal | None = None,
 ) -> tuple[str, ...]:
-    """Write the weight files into `folder`.
+    """Write the weight files into `folder`, and make them durable.
 
     Args:
         safe: round each update to the weight's dtype before adding it.
         device: where weights are merged.
         progress: called after each tensor.
+        journal: where finished files are noted; those that it has already are kept.
 
     Returns:
         The tensors that hold NaN or infinity as in the base.
@@ -71,40 +89,54 @@ def write_weights(
         BaseModelError: if a file of the base ends too early.
         CheckFailedError: if a weight that the adapter changes holds NaN or infinity.
     """
-    total, done = sum(len(outputs) for outputs in plan.outputs), 0
-    broken: dict[str, None] = {}
+    kept = finished(folder, journal)
+    files = {folder / name: o for name, o in zip(weight_file_names(plan.base), plan.outputs, strict=True)}
+    total = sum(map(len, plan.outputs))
+    done = sum(len(outputs) for path, outputs in files.items() if path.name in kept)
+    broken = {path.name: list(kept.get(path.name, ())) for path in files}
     with ExitStack() as stack:
         sources = {shard.path: stack.enter_context(_opened(shard.path, os.O_RDONLY)) for shard in plan.base.shards}
-        parts = list(_parts(plan, folder, stack, whole=device.type != "cpu"))
+        parts = [
+            part
+            for path, outputs in files.items()
+            if path.name not in kept
+            for part in _parts_of_file(plan.base, path, outputs, stack, whole=device.type != "cpu")
+        ]
+        left = Counter(part.path for part in parts)
+        finisher = stack.enter_context(finishing(journal))
         work = partial(_write_part, plan.base, sources, safe, device)
         for part, is_broken in zip(parts, parallel_map(work, parts, device=device), strict=True):
-            if is_broken:
-                broken[part.output.stored.name] = None
+            here = broken[part.path.name]
+            if is_broken and part.output.stored.name not in here:
+                here.append(part.output.stored.name)
+            finisher.wrote(part.target, part.bytes)
+            left[part.path] -= 1
+            if not left[part.path]:
+                finisher.finish(part.path, part.target, here)
             done += part.last
             if progress is not None and part.last:
                 progress(done, total)
-    return tuple(broken)
+    return tuple(name for names in broken.values() for name in names)
 
 
-def _parts(plan: MergePlan, folder: Path, stack: ExitStack, whole: bool) -> Iterator[_Part]:
-    """The parts of all files, whose headers are written on the way."""
-    for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
-        by_name = {output.stored.name: output for output in outputs}
-        header = build_header({output.stored.name: output.stored for output in outputs}, {"format": "pt"})
-        target = stack.enter_context(_opened(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        write_at(target, memoryview(len(header).to_bytes(8, "little") + header), 0)
-        begin, entries = 8 + len(header), json.loads(header)
-        for key in sorted(by_name, key=lambda k: tuple(entries[k]["data_offsets"])):
-            yield from _parts_of(plan.base, by_name[key], target, begin + entries[key]["data_offsets"][0], whole)
-
-
-def _parts_of(base: BaseModel, output: Output, target: int, place: int, whole: bool) -> Iterator[_Part]:
-    blocks = [] if whole or not goes_by_rows(base, output) else list(row_blocks(output.stored.shape, BLOCK))
-    if not blocks:
-        yield _Part(output, target, place, None)
-    for rows in blocks:
-        width = output.stored.bytes // output.stored.shape[0]
-        yield _Part(output, target, place + rows[0] * width, rows, rows == blocks[-1])
+def _parts_of_file(
+    base: BaseModel, path: Path, outputs: Sequence[Output], stack: ExitStack, whole: bool
+) -> Iterator[_Part]:
+    """The parts of one file, whose header is written; what a stopped run had begun of it is thrown away."""
+    path.unlink(missing_ok=True)
+    by_name = {output.stored.name: output for output in outputs}
+    header = build_header({output.stored.name: output.stored for output in outputs}, {"format": "pt"})
+    target = stack.enter_context(_opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    write_at(target, memoryview(len(header).to_bytes(8, "little") + header), 0)
+    begin, entries = 8 + len(header), json.loads(header)
+    for key in sorted(by_name, key=lambda k: tuple(entries[k]["data_offsets"])):
+        output, place = by_name[key], begin + entries[key]["data_offsets"][0]
+        blocks = [] if whole or not goes_by_rows(base, output) else list(row_blocks(output.stored.shape, BLOCK))
+        if not blocks:
+            yield _Part(output, path, target, place, None)
+        for rows in blocks:
+            width = output.stored.bytes // output.stored.shape[0]
+            yield _Part(output, path, target, place + rows[0] * width, rows, rows == blocks[-1])
 
 
 def goes_by_rows(base: BaseModel, output: Output) -> bool:
