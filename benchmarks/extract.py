@@ -1,11 +1,12 @@
-"""Time, peak memory and error of extracting an adapter, beside a plain way with a full SVD of each matrix.
+"""Time, peak memory and error of extracting an adapter, beside a plain full SVD of each matrix and mergekit.
 
 Makes a Llama with random bfloat16 weights in several shards and a tuned one, whose matrices differ by a few strong
-directions under noise, and extracts an adapter of one rank with each, in a process of its own. The plain way stands in
-for mergekit-extract-lora, which is not installed here: both models loaded with transformers, a dense float32 difference
-of each matrix, `torch.linalg.svd`, the first directions written with safetensors. Needs transformers:
+directions under noise, and extracts an adapter of one rank with each, in a process of its own. The plain way loads both
+models with transformers, takes a dense float32 difference of each matrix and `torch.linalg.svd` of it, and writes the
+first directions with safetensors: no rank r is nearer. mergekit, which may be installed elsewhere, takes part where its
+program is given; its error is that of the adapter it writes, in the base's bfloat16. Needs transformers:
 
-    python -m benchmarks.extract --layers 4 --hidden 1024
+    python -m benchmarks.extract --layers 4 --hidden 1024 [--mergekit BIN/mergekit-extract-lora]
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from adaptzip.models.folder import BaseModel
+from benchmarks.commands import run
 from benchmarks.llama import random_llama, save
 
 
@@ -67,6 +70,25 @@ def by_full_svd(folder: Path, rank: int) -> float:
 WAYS: dict[str, Callable[[Path, int], float]] = {"full SVD": by_full_svd, "adaptzip": by_adaptzip}
 
 
+def by_mergekit(program: Path, folder: Path, rank: int) -> dict[str, float]:
+    words = ["--model", "tuned", "--base-model", "base", "--out-path", "mergekit", "--max-rank", str(rank)]
+    found = run([str(program), *words, "--embed-lora", "--quiet"], folder)
+    return {"total": found["total"], "extract": math.nan, "peak": found["peak"], "error": error_of(folder, "mergekit")}
+
+
+def error_of(folder: Path, name: str) -> float:
+    """|D - D'| / |D| of an extracted adapter over all matrices, D the difference of the stored weights."""
+    import adaptzip
+
+    base, tuned = (BaseModel.open(folder / which) for which in ("base", "tuned"))
+    lost = energy = 0.0
+    for module, factors in adaptzip.read(folder / name).modules.items():
+        difference = tuned.read(f"{module}.weight").float() - base.read(f"{module}.weight").float()
+        lost += float((difference - factors.weight_delta()).double().square().sum())
+        energy += float(difference.double().square().sum())
+    return math.sqrt(lost / energy)
+
+
 def run_alone(way: str, folder: Path, rank: int) -> dict[str, float]:
     """Extract in a process of its own: seconds with and without imports, peak resident bytes and error."""
     command = [sys.executable, "-m", "benchmarks.extract", "--only", way, "--folder", str(folder), "--rank", str(rank)]
@@ -88,10 +110,11 @@ def measure(way: str, folder: Path, rank: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--mergekit", type=Path)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -108,12 +131,15 @@ def main() -> None:
         print(f"base: bfloat16, {sum(shards) / 2**20:.0f} MiB in {len(shards)} shards; rank {options.rank}\n")
         print("| | whole process, s | extract, s | peak memory, MiB | error |\n|---|---:|---:|---:|---:|")
         found = {way: run_alone(way, folder, options.rank) for way in WAYS}
+        if options.mergekit:
+            found["mergekit"] = by_mergekit(options.mergekit.absolute(), folder, options.rank)
         for way, one in found.items():
             times = f"{one['total']:.1f} | {one['extract']:.1f}"
             print(f"| {way} | {times} | {one['peak'] / 2**20:.0f} | {one['error']:.6f} |")
-        plain, own = found["full SVD"], found["adaptzip"]
-        told = ", ".join(f"{what} {own[what] / plain[what]:.3f}" for what in ("total", "extract", "peak", "error"))
-        print(f"\nadaptzip / full SVD: {told}")
+        own = found.pop("adaptzip")
+        for way, one in found.items():
+            told = ", ".join(f"{what} {own[what] / one[what]:.3f}" for what in ("total", "peak", "error"))
+            print(f"\nadaptzip / {way}: {told}")
 
 
 if __name__ == "__main__":

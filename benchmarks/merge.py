@@ -1,12 +1,14 @@
-"""Time and peak memory of merging a LoRA into a larger base model, beside PEFT's load, merge and save, and `cp`.
+"""Time and peak memory of merging a LoRA into a larger base model, beside PEFT's load, merge and save, mergekit, `cp`.
 
 Makes a Llama with random bfloat16 weights in several shards and a LoRA on all of its linear layers, merges it with each
 in a process of its own, and compares the results tensor by tensor. `cp` copies the base's folder, which is the least
 that a merge can do; adaptzip and cp run in turn, from files that are in memory, and the medians of their ratios count.
 "Merge" leaves out the interpreter's start and the imports, transformers' for the check of what was written included.
-With several --layers the exponent is fitted by which time grows with the size. Needs peft and transformers:
+With several --layers the exponent is fitted by which time grows with the size. Needs peft and transformers; mergekit,
+which may be installed elsewhere, takes part where its program is given:
 
-    python -m benchmarks.merge --layers 12 --hidden 2048 [--layers 2 6 24 --no-peft] [--pairs 5]
+    python -m benchmarks.merge --layers 12 --hidden 2048 [--pairs 5] [--mergekit BIN/mergekit-yaml]
+    python -m benchmarks.merge --layers 2 6 24 --no-peft
 
 Exits with 1 where a tensor differs from PEFT's.
 """
@@ -30,6 +32,7 @@ from statistics import median
 import torch
 from safetensors import safe_open
 
+from benchmarks.commands import run, watch_memory
 from benchmarks.llama import random_llama, save
 
 
@@ -86,7 +89,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
         loaded = (LlamaForCausalLM, merge)
         assert all(loaded)
     peak, stop = [0.0], threading.Event()
-    watcher = threading.Thread(target=_watch, args=(peak, stop))
+    watcher = threading.Thread(target=watch_memory, args=(peak, stop))
     watcher.start()
     start = time.perf_counter()
     WAYS[way](folder)
@@ -96,13 +99,13 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     return {"merge": seconds, "peak": peak[0]}
 
 
-def _watch(peak: list[float], stop: threading.Event) -> None:
-    """Note the largest anonymous memory of this process, where the system tells it."""
-    status = Path("/proc/self/status")
-    while status.exists() and not stop.wait(0.01):
-        lines = status.read_text().splitlines()
-        found = [float(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")]
-        peak[0] = max(peak[0], *found)
+def by_mergekit(program: Path, folder: Path) -> dict[str, float]:
+    """mergekit's way of putting a LoRA into its base: a base with an adapter beside it, passed through."""
+    recipe = "models:\n  - model: base+adapter\nmerge_method: passthrough\ndtype: bfloat16\n"
+    (folder / "recipe.yml").write_text(recipe)
+    words = ["recipe.yml", "mergekit", "--lora-merge-cache", "cache", "--no-write-model-card", "--quiet"]
+    found = run([str(program), *words], folder)
+    return {"total": found["total"], "merge": math.nan, "peak": found["anonymous"]}
 
 
 def count_different(one: Path, other: Path) -> int:
@@ -140,16 +143,18 @@ def compare(folder: Path, layers: int, options: argparse.Namespace) -> tuple[flo
             runs[way].append(run_alone(way, folder))
     if options.peft:
         runs["peft"] = [run_alone("peft", folder)]
+    if options.mergekit:
+        runs["mergekit"] = [by_mergekit(options.mergekit.absolute(), folder)]
     print("| | whole process, s | merge, s | merge / cp | anonymous memory, MiB |\n|---|---:|---:|---:|---:|")
     for way, found in runs.items():
         total, merge = (median(run[key] for run in found) for key in ("total", "merge"))
         ratios = [run["merge"] / other["merge"] for run, other in zip(found, runs["cp"], strict=False)]
         peak = max(run["peak"] for run in found) / 2**20
         print(f"| {way} | {total:.2f} | {merge:.2f} | {median(ratios):.2f} | {peak:,.0f} |")
-    different = count_different(folder / "adaptzip", folder / "peft") if options.peft else 0
-    if options.peft:
-        print(f"\ntensors that differ from PEFT's: {different}")
-    return sum(shards), median(run["merge"] for run in runs["adaptzip"]), different
+    different = {way: count_different(folder / "adaptzip", folder / way) for way in runs if way in ("peft", "mergekit")}
+    for way, count in different.items():
+        print(f"\ntensors that differ from {way}'s: {count}")
+    return sum(shards), median(run["merge"] for run in runs["adaptzip"]), different.get("peft", 0)
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
@@ -164,6 +169,7 @@ def main() -> int:
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--mergekit", type=Path)
     parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
