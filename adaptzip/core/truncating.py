@@ -6,7 +6,8 @@ Either way what is said of the error is measured: the norm of the difference bet
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,28 @@ _ROWS = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """A matrix (out, in) that is too large to be in memory, made anew a block of rows at a time.
+
+    Attributes:
+        shape: (out, in).
+        dtype: float32 or float64.
+        read: the rows from the first to before the second, as a matrix of that dtype.
+        step: how many rows are read at a time.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    read: Callable[[int, int], Tensor]
+    step: int
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All rows, in order."""
+        for start in range(0, self.shape[0], self.step):
+            yield self.read(start, min(start + self.step, self.shape[0]))
+
+
+@dataclass(frozen=True, eq=False)
 class Truncated:
     """A product `B @ A` in place of a matrix D (out, in).
 
@@ -45,8 +68,17 @@ class Truncated:
     lost: float
     exact: bool = True
 
+    def turned(self) -> Truncated:
+        """The same of the transposed matrix."""
+        return replace(self, A=self.B.T.contiguous(), B=self.A.T.contiguous())
 
-def truncated(D: Tensor, rank: int | None = None, *, most_lost: float = 0.0, dtype: torch.dtype) -> Truncated:
+
+def is_few(rank: int | None, shape: tuple[int, ...]) -> bool:
+    """Whether so few directions of a matrix are wanted that a Krylov space is tried for them."""
+    return rank is not None and _SHARE * (rank + _SPARE) <= min(shape)
+
+
+def truncated(D: Tensor | Rows, rank: int | None = None, *, most_lost: float = 0.0, dtype: torch.dtype) -> Truncated:
     """The product of at most `rank` directions that is nearest to D (Eckart and Young, 1936).
 
     The exact SVD of the whole matrix is taken unless `rank` is so small that a block Krylov space is much faster. Its
@@ -54,20 +86,42 @@ def truncated(D: Tensor, rank: int | None = None, *, most_lost: float = 0.0, dty
     about that share; where that takes too many, the SVD is taken after all.
 
     Args:
-        D: (out, in), float32 or float64.
+        D: (out, in), float32 or float64; rows that are read are in memory at once only where the SVD is taken.
         rank: most directions; None for as many as D has.
         most_lost: relative error |D - D'| / |D| for which fewer directions are taken.
         dtype: dtype of the factors.
     """
-    energy = squares(D)
+    energy = sum(map(squares, _blocks(D)))
     limit = min(D.shape) if rank is None else min(rank, *D.shape)
-    found = _from_krylov(D, limit, energy) if _SHARE * (limit + _SPARE) <= min(D.shape) else None
-    U, S, Vt = torch.linalg.svd(D, full_matrices=False) if found is None else found
+    found = _from_krylov(D, limit, energy) if is_few(limit, D.shape) else None
+    U, S, Vt = torch.linalg.svd(_whole(D), full_matrices=False) if found is None else found
     kept = _kept(S[:limit], energy, most_lost)
     U, Vt = canonical_signs(U[:, :kept], Vt[:kept])
     root = S[:kept].sqrt()
     A, B = (root[:, None] * Vt).to(dtype).contiguous(), (U * root).to(dtype).contiguous()
     return Truncated(A, B, energy, _lost(D, A, B), found is None)
+
+
+def _blocks(D: Tensor | Rows) -> Iterator[Tensor]:
+    return iter([D]) if isinstance(D, Tensor) else D.blocks()
+
+
+def _whole(D: Tensor | Rows) -> Tensor:
+    return D if isinstance(D, Tensor) else torch.cat(list(D.blocks()))
+
+
+def _times(D: Tensor | Rows, X: Tensor) -> Tensor:
+    """D @ X."""
+    return torch.cat([block @ X for block in _blocks(D)])
+
+
+def _turned_times(D: Tensor | Rows, X: Tensor) -> Tensor:
+    """D^T @ X."""
+    total, start = X.new_zeros(D.shape[1], X.shape[1]), 0
+    for block in _blocks(D):
+        total.addmm_(block.T, X[start : start + len(block)])
+        start += len(block)
+    return total
 
 
 def squares(tensor: Tensor) -> float:
@@ -82,30 +136,32 @@ def _kept(S: Tensor, energy: float, most_lost: float) -> int:
     return max(1, min(needed, int((_NOISE * S[0] < S).sum())))
 
 
-def _from_krylov(D: Tensor, rank: int, energy: float) -> tuple[Tensor, Tensor, Tensor] | None:
+def _from_krylov(D: Tensor | Rows, rank: int, energy: float) -> tuple[Tensor, Tensor, Tensor] | None:
     """The first directions of D, or None where too many blocks do not suffice for them.
 
     The space is that of D G, (D D^T) D G, ... for a block G of Gaussian columns (Musco and Musco, 2015), built on the
     smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of Q^T D.
     """
     turned = D.shape[0] > D.shape[1]
-    M = D.T if turned else D
+    small, large = sorted(D.shape)
+    # With M the matrix or its transpose, whose rows are the smaller side: M @ X, and M^T @ X.
+    times, turned_times = (_turned_times, _times) if turned else (_times, _turned_times)
     drawn = torch.Generator().manual_seed(0)
-    block = M @ torch.randn(M.shape[1], rank + _SPARE, generator=drawn, dtype=M.dtype)
-    Q, R, gram = block.new_empty(M.shape[0], 0), block.new_empty(0, M.shape[1]), block.new_empty(0, 0)
+    block = times(D, torch.randn(large, rank + _SPARE, generator=drawn, dtype=D.dtype))
+    Q, R, gram = block.new_empty(small, 0), block.new_empty(0, large), block.new_empty(0, 0)
     before = -math.inf
-    while Q.shape[1] + block.shape[1] <= min(_BLOCKS * block.shape[1], M.shape[0] // 2):
+    while Q.shape[1] + block.shape[1] <= min(_BLOCKS * block.shape[1], small // 2):
         for _ in range(2):
             block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
-        part = block.T @ M
+        part = turned_times(D, block).T
         Q, R = torch.cat([Q, block], 1), torch.cat([R, part])
         side = R @ part.T
         gram = torch.cat([torch.cat([gram, side[: len(gram)]], 1), side.T])
         explained = float(torch.linalg.eigvalsh(gram.double())[-rank:].sum())
         if explained - before <= _GAIN * max(energy - explained, _NOISE * energy):
             vectors = torch.linalg.eigh(gram.double()).eigenvectors[:, -rank:].flip(1)
-            return _directions(Q, R, vectors.to(M.dtype), turned)
-        before, block = explained, M @ part.T
+            return _directions(Q, R, vectors.to(D.dtype), turned)
+        before, block = explained, times(D, part.T)
     return None
 
 
@@ -115,10 +171,13 @@ def _directions(Q: Tensor, R: Tensor, vectors: Tensor, turned: bool) -> tuple[Te
     return (Vt.T, S, left.T) if turned else (left, S, Vt)
 
 
-def _lost(D: Tensor, A: Tensor, B: Tensor) -> float:
-    rows = _rows(D)
-    pairs = zip(torch.split(D, rows), torch.split(B, rows), strict=True)
-    return sum(squares(part - b.to(D.dtype) @ A.to(D.dtype)) for part, b in pairs)
+def _lost(D: Tensor | Rows, A: Tensor, B: Tensor) -> float:
+    lost, start = 0.0, 0
+    for block in _blocks(D):
+        for part in torch.split(block, _rows(block)):
+            lost += squares(part - B[start : start + len(part)].to(D.dtype) @ A.to(D.dtype))
+            start += len(part)
+    return lost
 
 
 def _rows(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptzip.core.truncating import squares, truncated
+from adaptzip.core.truncating import Rows, squares, truncated
 
 
 def drawn(rows: int, columns: int, kind: str) -> Tensor:
@@ -43,6 +43,21 @@ def test_the_error_is_that_of_an_exact_svd(kind: str, shape: tuple[int, int], ra
     assert told == pytest.approx(true, rel=1e-5, abs=1e-8)
     best = best_error(D, rank)
     assert best - 1e-6 <= true <= best * (1 + 1e-4) + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["noise", "falling", "mixed", "few"])
+@pytest.mark.parametrize("shape", [(160, 200), (300, 150)])
+@pytest.mark.parametrize("step", [7, 64, 1000])
+def test_a_matrix_that_is_read_by_rows_is_cut_like_one_in_memory(kind: str, shape: tuple[int, int], step: int) -> None:
+    D = drawn(*shape, kind)
+    rows = Rows(shape, D.dtype, lambda start, stop: D[start:stop].clone(), step)
+    whole, found = truncated(D, 4, dtype=torch.float32), truncated(rows, 4, dtype=torch.float32)
+    assert found.exact == whole.exact
+    assert (found.A.shape, found.B.shape) == (whole.A.shape, whole.B.shape)
+    assert found.energy == pytest.approx(whole.energy)
+    assert found.lost == pytest.approx(whole.lost, rel=1e-4, abs=1e-6 * whole.energy)
+    turned = found.turned()
+    assert torch.allclose(turned.B @ turned.A, (found.B @ found.A).T, atol=1e-5)
 
 
 def test_a_space_that_is_too_large_is_left_for_the_svd() -> None:

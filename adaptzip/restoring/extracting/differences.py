@@ -8,11 +8,16 @@ from torch import Tensor
 from adaptzip.checkpoints._trained import same
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TURNED, Layout
+from adaptzip.core.truncating import Rows
 from adaptzip.errors import BaseModelError
+from adaptzip.models.adding import is_finite
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.layouts import stored_layout
 from adaptzip.models.names import Location
 from adaptzip.restoring.extracting.parts import Part
+
+_READ = 1 << 20
+"""Numbers of the rows that are read at a time."""
 
 
 def layout_in(base: BaseModel, part: Part, place: Location) -> Layout:
@@ -43,14 +48,56 @@ def difference(tuned: BaseModel, base: BaseModel, part: Part, places: tuple[Loca
     before = found[0] if len(found) == 1 else torch.cat(found)
     if same(after, before):
         return None
+    _check_finite(tuned, base, part.place, places[0], after, before)
     dtype = torch.promote_types(torch.promote_types(after.dtype, before.dtype), torch.float32)
     delta = after.to(dtype)
     del after
     delta -= before
-    if not bool(torch.isfinite(delta.sum(dtype=torch.float64))):
-        model, place = (tuned, part.place) if bool(torch.isfinite(before).all()) else (base, places[0])
-        raise BaseModelError(f"{model.path}: {place.tensor} holds NaN or infinity", hint="download the model again")
     return delta
+
+
+def streamed(tuned: BaseModel, base: BaseModel, part: Part, places: tuple[Location, ...]) -> Rows | None:
+    """The difference as rows of the stored weights, which both models have alike; None where they do not.
+
+    The rows are those of the update, or its columns where the layout is turned.
+    """
+    one, other = part.place, places[0]
+    alike = len(places) == 1 and (one, other) == (Location(one.tensor), Location(other.tensor))
+    before, after = base.stored(other.tensor), tuned.stored(one.tensor)
+    if not alike or before.shape != after.shape or layout_in(base, part, other) != part.layout:
+        return None
+    dtype = torch.promote_types(torch.promote_types(after.dtype, before.dtype), torch.float32)
+    width = torch.Size(after.shape[1:]).numel()
+
+    def read(start: int, stop: int) -> Tensor:
+        delta = tuned.read(one.tensor, (start, stop)).to(dtype)
+        delta -= base.read(other.tensor, (start, stop))
+        return delta.flatten(1)
+
+    return Rows((after.shape[0], width), dtype, read, max(1, _READ // width))
+
+
+def differs(tuned: BaseModel, base: BaseModel, part: Part, place: Location, rows: Rows) -> bool:
+    """Whether weights that are read by rows differ, as `difference` says it.
+
+    Raises:
+        BaseModelError: as `difference`.
+    """
+    found = False
+    for start in range(0, rows.shape[0], rows.step):
+        some = start, min(start + rows.step, rows.shape[0])
+        after, before = tuned.read(part.place.tensor, some), base.read(place.tensor, some)
+        found = found or not same(after, before)
+        _check_finite(tuned, base, part.place, place, after, before)
+    return found
+
+
+def _check_finite(
+    tuned: BaseModel, base: BaseModel, one: Location, other: Location, after: Tensor, before: Tensor
+) -> None:
+    for model, place, weight in ((tuned, one, after), (base, other, before)):
+        if not is_finite(weight):
+            raise BaseModelError(f"{model.path}: {place.tensor} holds NaN or infinity", hint="download the model again")
 
 
 def _weight(model: BaseModel, place: Location, layout: Layout) -> Tensor:

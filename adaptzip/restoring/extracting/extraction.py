@@ -13,16 +13,17 @@ import torch
 from adaptzip.checkpoints import resolved
 from adaptzip.checkpoints._base_name import check_name
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.layouts import TURNED
 from adaptzip.core.progress import Progress, silent
 from adaptzip.core.resizing import resized
-from adaptzip.core.truncating import Truncated, truncated
+from adaptzip.core.truncating import Truncated, is_few, truncated
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Location
 from adaptzip.restoring.exporting import DTYPES
 from adaptzip.restoring.extracting.building import built, changed_wholes, factors_of
-from adaptzip.restoring.extracting.differences import difference
+from adaptzip.restoring.extracting.differences import difference, differs, streamed
 from adaptzip.restoring.extracting.pairing import Pairing, pair
 from adaptzip.restoring.extracting.parts import Part
 from adaptzip.restoring.extracting.telling import warn_of_missing, warn_of_narrower, warn_of_shared
@@ -37,6 +38,8 @@ SHARE = 4
 """How many times the rank of equal ranks a module may have under a budget."""
 _LARGE = 1 << 26
 """Numbers of a matrix that is worked on alone."""
+_STREAMED = 1 << 22
+"""Numbers of a matrix above which it is not kept in memory, where few of its directions are wanted."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,13 @@ def _cuts(
     """The changed modules, the largest first and alone, so that as little as possible is in memory."""
 
     def cut(item: tuple[Part, tuple[Location, ...]]) -> Truncated | None:
+        part, places = item
+        rows = streamed(tuned, base, *item) if part.size > _STREAMED and is_few(rank, part.shape) else None
+        if rows is not None:
+            if not differs(tuned, base, part, places[0], rows):
+                return None
+            found = truncated(rows, rank, most_lost=spared, dtype=dtype or rows.dtype)
+            return found.turned() if part.layout in TURNED else found
         delta = difference(tuned, base, *item)
         return None if delta is None else truncated(delta, rank, most_lost=spared, dtype=dtype or delta.dtype)
 
