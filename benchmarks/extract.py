@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--mergekit", type=Path)
+    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -130,7 +131,8 @@ def main() -> None:
         shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
         print(f"base: bfloat16, {sum(shards) / 2**20:.0f} MiB in {len(shards)} shards; rank {options.rank}\n")
         print("| | whole process, s | extract, s | peak memory, MiB | error |\n|---|---:|---:|---:|---:|")
-        found = {way: run_alone(way, folder, options.rank) for way in WAYS}
+        ways = [way for way in WAYS if options.plain or way == "adaptzip"]
+        found = {way: run_alone(way, folder, options.rank) for way in ways}
         if options.mergekit:
             found["mergekit"] = by_mergekit(options.mergekit.absolute(), folder, options.rank)
         for way, one in found.items():

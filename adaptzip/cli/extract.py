@@ -83,7 +83,8 @@ def extract(
     error that is printed is measured, over all modules together.
 
     --max-error and --budget choose ranks for all modules together: in a .adz along with its coding, in the files of a
-    dialect alone. merge adds the adapter to the base again.
+    dialect alone. merge adds the adapter to the base again. Of two diffusers pipelines the denoisers and text encoders
+    are compared.
 
     \b
     Examples:
@@ -144,9 +145,9 @@ def _rank(given: str | None) -> Rank:
 
 
 def _weight_bytes(tuned: Path) -> int:
-    from adaptzip.models.folder import BaseModel
+    from adaptzip.restoring.extracting.pipelines import models_of
 
-    return sum(shard.path.stat().st_size for shard in BaseModel.open(tuned).shards)
+    return sum(shard.path.stat().st_size for model in models_of(tuned).values() for shard in model.shards)
 
 
 def _numbers(limit: Budget, packed: bool, dtype: str | None) -> float:

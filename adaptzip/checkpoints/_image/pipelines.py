@@ -39,6 +39,11 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
             hint="write it with --as peft; for a component, name the base by its folder: --base-name "
             "REPOSITORY/text_encoder_2",
         )
+    return as_component(adapter, component)
+
+
+def as_component(adapter: Adapter, component: str) -> Adapter:
+    """An adapter of one model as that of a pipeline's component."""
     return _renamed(adapter, lambda name: f"{component}.{name}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from adaptzip.restoring.extracting.building import built, changed_wholes, factor
 from adaptzip.restoring.extracting.differences import difference, differs, streamed
 from adaptzip.restoring.extracting.pairing import Pairing, pair
 from adaptzip.restoring.extracting.parts import Part
+from adaptzip.restoring.extracting.pipelines import ALONE, joined, matched, with_differences
 from adaptzip.restoring.extracting.telling import warn_of_missing, warn_of_narrower, warn_of_shared
 
 Embeddings = Literal["update", "whole"]
@@ -76,12 +78,13 @@ def extract(
 
     Both are read tensor by tensor. The difference of each matrix is cut to its first singular directions: by an exact
     SVD, or where few directions of a large matrix are wanted, from a Krylov space that is grown until its error is the
-    SVD's within 1e-5 of it. What is no matrix, a new head, and an embedding of another vocabulary are kept as extras;
+    SVD's within 1e-5 of it. Of two pipelines each component that a LoRA can change is compared, for one adapter
+    in diffusers' names. What is no matrix, a new head, and an embedding of another vocabulary are kept as extras;
     what is the same in both is left out. Added to the base with `merge`, `rank="full"` gives the tuned model within
     rounding.
 
     Args:
-        base: the folder of the model that was tuned.
+        base: the folder of the model that was tuned, or of a pipeline.
         tuned: the folder of what became of it, with the same architecture; it may have a new head.
         rank: most directions of a module, or "full"; None is 32, or with `max_error` no limit.
         max_error: upper limit of the relative error over all modules, |dW - dW'| / |dW|, in (0, 1); ranks are chosen
@@ -166,27 +169,79 @@ def extraction(
         raise UsageError(f"there is no dtype {dtype!r} for factors", hint=f"known: {', '.join(DTYPES)}")
     if base_name is not None:
         check_name(base_name)
-    one, other = BaseModel.open(base), BaseModel.open(tuned)
-    pairing = pair(one, other, whole_embeddings=embeddings == "whole")
+    models = matched(base, tuned)
+    pairings = {name: pair(*two, whole_embeddings=embeddings == "whole") for name, two in models.items()}
     if rank is None and numbers is not None:
-        limit = max(1, int(SHARE * numbers / max(1, sum(sum(part.shape) for part, _ in pairing.parts))))
-    warn_of_narrower(one, other, pairing)
-    cut = dict(_cuts(one, other, pairing, limit, spared or 0.0, DTYPES.get(dtype or ""), progress))
-    modules = factors_of(pairing, cut)
-    wholes = changed_wholes(one, other, pairing)
-    if not modules and not wholes:
+        sizes = sum(sum(part.shape) for pairing in pairings.values() for part, _ in pairing.parts)
+        limit = max(1, int(SHARE * numbers / max(1, sizes)))
+    how = _How(limit, spared or 0.0, DTYPES.get(dtype or ""), base_name)
+    found: dict[str, _Found] = {}
+    total, done = sum(map(_size, pairings.values())), 0
+    for name, two in models.items():
+        found[name] = _found(*two, pairings[name], how, partial(_report, progress, done, total))
+        done += _size(pairings[name])
+    adapters = {
+        name: one.adapter if name == ALONE else with_differences(one.adapter, models[name][0], pairings[name])
+        for name, one in found.items()
+        if one.adapter is not None
+    }
+    if not adapters:
         raise CheckFailedError(
-            f"{other.path}: is the same model as {one.path}, so that there is nothing to extract",
+            f"{tuned}: is the same model as {base}, so that there is nothing to extract",
             hint="give the base model with --base, and what became of it with --tuned",
         )
-    adapter = built(other, pairing, modules, wholes, base_name)
-    warn_of_missing(pairing)
-    warn_of_shared(one, pairing, adapter)
-    energy = sum(found.energy for found in cut.values())
-    error = math.sqrt(sum(found.lost for found in cut.values()) / energy) if energy else 0.0
+    cut = [one for each in found.values() for one in each.cut]
+    energy = sum(one.energy for one in cut)
+    return Extraction(
+        joined(adapters, base_name),
+        math.sqrt(sum(one.lost for one in cut) / energy) if energy else 0.0,
+        sum(each.unchanged for each in found.values()),
+        tuple(f"{name}.{tensor}".lstrip(".") for name in found for tensor in pairings[name].missing),
+        sum(not one.exact for one in cut),
+    )
+
+
+@dataclass(frozen=True)
+class _How:
+    """How each model is extracted: most directions, the error that spares some, the factors' dtype, the base's name."""
+
+    limit: int | None
+    spared: float
+    dtype: torch.dtype | None
+    base_name: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What one model gave: its adapter, None where it is the base; the cuts; and how many tensors are the base's."""
+
+    adapter: Adapter | None
+    cut: tuple[Truncated, ...]
+    unchanged: int
+
+
+def _found(base: BaseModel, tuned: BaseModel, pairing: Pairing, how: _How, report: Callable[[int], None]) -> _Found:
+    warn_of_narrower(base, tuned, pairing)
+    cut = dict(_cuts(base, tuned, pairing, how, report))
+    modules = factors_of(pairing, cut)
+    wholes = changed_wholes(base, tuned, pairing)
     changed = {part.place.tensor for part, _ in pairing.parts if part.name in cut} | wholes.keys()
-    approximate = sum(not found.exact for found in cut.values())
-    return Extraction(adapter, error, len(other.tensors.keys() - changed), pairing.missing, approximate)
+    unchanged = len(tuned.tensors.keys() - changed)
+    if not modules and not wholes:
+        return _Found(None, (), unchanged)
+    adapter = built(tuned, pairing, modules, wholes, how.base_name)
+    warn_of_missing(pairing)
+    warn_of_shared(base, pairing, adapter)
+    return _Found(adapter, tuple(cut.values()), unchanged)
+
+
+def _report(progress: Progress, before: int, total: int, numbers: int) -> None:
+    progress("extracting", (before + numbers) / total)
+
+
+def _size(pairing: Pairing) -> int:
+    """Numbers of all modules."""
+    return sum(part.size for part, _ in pairing.parts)
 
 
 def _limit(rank: Rank) -> int | None:
@@ -198,15 +253,13 @@ def _limit(rank: Rank) -> int | None:
 
 
 def _cuts(
-    base: BaseModel,
-    tuned: BaseModel,
-    pairing: Pairing,
-    rank: int | None,
-    spared: float,
-    dtype: torch.dtype | None,
-    progress: Progress,
+    base: BaseModel, tuned: BaseModel, pairing: Pairing, how: _How, report: Callable[[int], None]
 ) -> Iterator[tuple[str, Truncated]]:
-    """The changed modules, the largest first and alone, so that as little as possible is in memory."""
+    """The changed modules, the largest first and alone, so that as little as possible is in memory.
+
+    `report` is called with how many numbers are done.
+    """
+    rank, spared, dtype = how.limit, how.spared, how.dtype
 
     def cut(item: tuple[Part, tuple[Location, ...]]) -> Truncated | None:
         part, places = item
@@ -221,10 +274,10 @@ def _cuts(
 
     parts = sorted(pairing.parts, key=lambda item: -item[0].size)
     large = sum(part.size > _LARGE for part, _ in parts)
-    total, done = sum(part.size for part, _ in parts), 0
+    done = 0
     for some, most in ((parts[:large], 1), (parts[large:], None)):
         for (part, _), found in zip(some, parallel_map(cut, some, most=most), strict=True):
             done += part.size
-            progress("extracting", done / total)
+            report(done)
             if found is not None:
                 yield part.name, found
