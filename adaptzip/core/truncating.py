@@ -111,8 +111,12 @@ def _whole(D: Tensor | Rows) -> Tensor:
 
 
 def _times(D: Tensor | Rows, X: Tensor) -> Tensor:
-    """D @ X."""
-    return torch.cat([block @ X for block in _blocks(D)])
+    """D @ X, into one piece: small products between large blocks would leave the heap in fragments."""
+    found, start = X.new_empty(D.shape[0], X.shape[1]), 0
+    for block in _blocks(D):
+        torch.mm(block, X, out=found[start : start + len(block)])
+        start += len(block)
+    return found
 
 
 def _turned_times(D: Tensor | Rows, X: Tensor) -> Tensor:
@@ -140,7 +144,8 @@ def _from_krylov(D: Tensor | Rows, rank: int, energy: float) -> tuple[Tensor, Te
     """The first directions of D, or None where too many blocks do not suffice for them.
 
     The space is that of D G, (D D^T) D G, ... for a block G of Gaussian columns (Musco and Musco, 2015), built on the
-    smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of Q^T D.
+    smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of P^T D, where P is the part of
+    Q that explains most; Q^T D is not kept, which takes one more product and much less memory.
     """
     turned = D.shape[0] > D.shape[1]
     small, large = sorted(D.shape)
@@ -148,27 +153,23 @@ def _from_krylov(D: Tensor | Rows, rank: int, energy: float) -> tuple[Tensor, Te
     times, turned_times = (_turned_times, _times) if turned else (_times, _turned_times)
     drawn = torch.Generator().manual_seed(0)
     block = times(D, torch.randn(large, rank + _SPARE, generator=drawn, dtype=D.dtype))
-    Q, R, gram = block.new_empty(small, 0), block.new_empty(0, large), block.new_empty(0, 0)
+    Q, gram = block.new_empty(small, 0), block.new_empty(0, 0)
     before = -math.inf
     while Q.shape[1] + block.shape[1] <= min(_BLOCKS * block.shape[1], small // 2):
         for _ in range(2):
             block = torch.linalg.qr(block - Q @ (Q.T @ block)).Q
-        part = turned_times(D, block).T
-        Q, R = torch.cat([Q, block], 1), torch.cat([R, part])
-        side = R @ part.T
+        Q = torch.cat([Q, block], 1)
+        block = times(D, turned_times(D, block))
+        side = Q.T @ block
         gram = torch.cat([torch.cat([gram, side[: len(gram)]], 1), side.T])
         explained = float(torch.linalg.eigvalsh(gram.double())[-rank:].sum())
         if explained - before <= _GAIN * max(energy - explained, _NOISE * energy):
             vectors = torch.linalg.eigh(gram.double()).eigenvectors[:, -rank:].flip(1)
-            return _directions(Q, R, vectors.to(D.dtype), turned)
-        before, block = explained, times(D, part.T)
+            left = Q @ vectors.to(D.dtype)
+            U, S, Vt = torch.linalg.svd(turned_times(D, left).T, full_matrices=False)
+            return (Vt.T, S, (left @ U).T) if turned else (left @ U, S, Vt)
+        before = explained
     return None
-
-
-def _directions(Q: Tensor, R: Tensor, vectors: Tensor, turned: bool) -> tuple[Tensor, Tensor, Tensor]:
-    U, S, Vt = torch.linalg.svd(vectors.T @ R, full_matrices=False)
-    left = Q @ (vectors @ U)
-    return (Vt.T, S, left.T) if turned else (left, S, Vt)
 
 
 def _lost(D: Tensor | Rows, A: Tensor, B: Tensor) -> float:
