@@ -84,6 +84,7 @@ def open_base(path: Path) -> GgufBase:
         RefusedError: if it is no model, of an unknown architecture, or another than the first file of several.
     """
     header = _header(path)
+    files = _files(path, header)
     kind, name = header.text(_TYPE) or "model", header.text(ARCHITECTURE) or ""
     if kind != "model":
         raise RefusedError(f"{path}: its {_TYPE} is {kind[:40]!r}, expected 'model'", hint="give the base model itself")
@@ -93,7 +94,6 @@ def open_base(path: Path) -> GgufBase:
             f"{path}: is of the architecture {name[:40]!r}; adapters are merged into {', '.join(known_names())}",
             hint="merge into the model in transformers' form, and convert that with llama.cpp's own script",
         )
-    files = _files(path, header)
     tensors: dict[str, BaseTensor] = {}
     for number, file in enumerate(files):
         own = header if file == path else _header(file)
