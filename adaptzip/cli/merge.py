@@ -11,11 +11,13 @@ from adaptzip.cli import _combining as combining
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_file, check_folder
+from adaptzip.cli._paths import check_file as check_one_file
+from adaptzip.cli._paths import check_folder
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.core.adapter import Adapter
+    from adaptzip.restoring.merging.provenance import Origins
 
 
 def merge(
@@ -101,7 +103,7 @@ def merge(
     from adaptzip.restoring.merging import merge as run
     from adaptzip.restoring.merging.provenance import origins_of
 
-    check_output = check_file if is_gguf(base) else check_folder
+    check_output = check_one_file if is_gguf(base) else check_folder
     check_output(output, force=force, source=paths, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     rounding: dict[str, Any] = {"dequantise": dequantise, "requantise": requantise}
@@ -118,13 +120,14 @@ def merge(
         combining.check_updates_alone(adapter)
         scale = -scale
     source = paths[0] if is_gguf(base) else combining.with_tokenizer(paths, base)
+    origins = origins_of(paths, weights if len(paths) > 1 else [], method)
     if dry_run:
         if is_gguf(base):
-            how = {"scale": scale, "safe_merge": safe_merge, "untie": untie, **rounding}
-            planned = _gguf_plan(adapter, base, output, how, force)
+            flags = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device, **rounding}
+            planned = _gguf_plan(adapter, base, output, flags, origins, force)
         else:
             planned = _plan(adapter, source, base, scale, untie)
-        values = {"path": str(output)} | planned | {"dry_run": True}
+        values = {"path": str(output)} | planned | {"kept": None, "worst": None, "dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -140,7 +143,7 @@ def merge(
             untie=untie,
             **rounding,
             tokenizer=source,
-            origins=origins_of(paths, weights if len(paths) > 1 else [], method),
+            origins=origins,
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
@@ -169,11 +172,13 @@ def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool)
     }
 
 
-def _gguf_plan(adapter: Adapter, base: Path, output: Path, how: dict[str, Any], force: bool) -> dict[str, Any]:
+def _gguf_plan(
+    adapter: Adapter, base: Path, output: Path, flags: dict[str, Any], origins: Origins, force: bool
+) -> dict[str, Any]:
     from adaptzip.restoring.merging.gguf import check_file, planned
 
-    check_file(output, force, how)
-    return planned(adapter, base, output, how)
+    check_file(output, force, flags)
+    return planned(adapter, base, output, flags, origins)
 
 
 def _say(sink: Output, values: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from adaptzip.restoring.merging.edits import Update
@@ -32,14 +33,17 @@ def measured(exact: Tensor, update: Update, written: Tensor) -> Kept:
     Args:
         exact: the base's, float32.
         update: theirs.
-        written: the merged ones as they will be read.
+        written: the merged ones as they will be read, float32.
     """
     if update.factors.magnitude is None:
-        change = update.apply(exact.new_zeros(exact.shape), safe=False).double()
+        change = update.apply(torch.zeros_like(exact), safe=False)
     else:
-        change = update.apply(exact.clone(), safe=False).double() - exact
-    lost = written.double() - exact - change
-    return Kept(float(lost.square().sum()), float(change.square().sum()))
+        change = update.apply(exact.clone(), safe=False).sub_(exact)
+    return Kept(_squares((written - exact).sub_(change)), _squares(change))
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor)) ** 2
 
 
 @dataclass(frozen=True)

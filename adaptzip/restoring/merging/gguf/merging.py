@@ -74,11 +74,11 @@ def merge_gguf(
     )
 
 
-def planned(adapter: Adapter, base: Path, output: Path, options: dict[str, Any]) -> dict[str, Any]:
+def planned(adapter: Adapter, base: Path, output: Path, options: dict[str, Any], origins: Origins) -> dict[str, Any]:
     """What `merge_gguf` would write, as JSON values; it raises the same."""
     plan = _plan(adapter, base, output, options)
     return {
-        "bytes": lay_out(plan, _room(plan, _told(plan, Origins(), adapter.meta.base_model, options))).size,
+        "bytes": lay_out(plan, _room(plan, _told(plan, origins, adapter.meta.base_model, options))).size,
         "files": [output.name],
         "modules": plan.modules,
         "extras": 0,
