@@ -43,7 +43,7 @@ def measured(exact: Tensor, update: Update, written: Tensor) -> Kept:
 
 
 def _squares(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor)) ** 2
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from adaptzip.errors import UsageError
 from adaptzip.files.atomic import atomic_file, check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.merging.gguf.base import open_base
-from adaptzip.restoring.merging.gguf.layout import KEY, head, lay_out
+from adaptzip.restoring.merging.gguf.layout import head, lay_out
 from adaptzip.restoring.merging.gguf.measuring import Shares
 from adaptzip.restoring.merging.gguf.plan import GgufPlan, plan_merge
 from adaptzip.restoring.merging.gguf.writing import write_tensors
@@ -125,16 +125,14 @@ def _broken(names: tuple[str, ...]) -> list[str]:
 
 def _told(plan: GgufPlan, origins: Origins, named: str | None, options: dict[str, Any]) -> dict[str, Any]:
     """What the file says of the merge, as adaptzip_merge.json does of a folder."""
-    before = plan.base.header.text(KEY)
-    base = {
-        "name": plan.base.path.resolve().name,
-        "repository": named if is_repository(named) else None,
-        "files": fingerprints(plan.base.files),
-    }
     return {
         "format": FORMAT,
         "made_by": MADE_BY,
-        "base": base if before is None else base | {"merged": before.rstrip()},
+        "base": {
+            "name": plan.base.path.name,
+            "repository": named if is_repository(named) else None,
+            "files": fingerprints(plan.base.files),
+        },
         "adapters": told_adapters(origins),
         "method": origins.method,
         "options": options,

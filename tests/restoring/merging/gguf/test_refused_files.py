@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,12 @@ def test_files_of_a_model_belong_together(base: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.gguf"
     alone.write_bytes(first.read_bytes())
     refused(of(), alone, "is one of 3 files, whose names should end with -00001-of-00003.gguf", RefusedError)
+
+
+def test_without_the_library_the_package_to_install_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    error = refused(of(), base, "GGUF needs the package gguf", RefusedError)
+    assert error.hint == "pip install 'adaptzip[gguf]'"
 
 
 def test_a_file_that_is_cut_anywhere(base: Path, tmp_path: Path) -> None:
