@@ -12,19 +12,28 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output
+from adaptzip.cli._paths import check_file as check_one_file
 from adaptzip.cli._paths import check_folder
+from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.core.adapter import Adapter
+    from adaptzip.restoring.merging.provenance import Origins
 
 
 def merge(
     sources: combining.Sources,
     base: Annotated[
-        Path, typer.Option("--base", help="The folder of the base model.", metavar="DIR", show_default=False)
+        Path,
+        typer.Option(
+            "--base", help="The folder of the base model, or its GGUF file.", metavar="DIR", show_default=False
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", help="The folder to write, or the GGUF file.", metavar="DIR", show_default=False
+        ),
     ],
     scale: Annotated[float, typer.Option(help="Multiply every update by this.", metavar="NUMBER")] = 1.0,
     subtract: Annotated[
@@ -42,6 +51,16 @@ def merge(
     untie: Annotated[
         bool,
         typer.Option("--untie", help="Give tied embeddings each their own updates, as the live adapter does."),
+    ] = False,
+    dequantise: Annotated[
+        bool,
+        typer.Option("--dequantise", help="Merge into a quantised base's dequantised weights, written in bfloat16."),
+    ] = False,
+    requantise: Annotated[
+        bool,
+        typer.Option(
+            "--requantise", help="Quantise changed weights again as the base's were (fp8 with scales, GGUF Q8_0)."
+        ),
     ] = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
@@ -68,18 +87,28 @@ def merge(
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
 
+    A base in GGUF becomes another GGUF file with all that the base's says of itself. Where it is quantised,
+    --dequantise or --requantise says what becomes of it, and the report how much of the update rounding kept.
+
     \b
     Examples:
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
       adaptzip merge style.adz:0.7 facts/ code.safetensors:0.3 --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
+      adaptzip merge my-adapter/ --base model-q8_0.gguf -o merged.gguf --requantise
     """
     paths, weights = combining.weighted(sources)
-    check_folder(output, force=force, source=paths, config=config, base=base, basis=basis)
-    sink = Output(as_json, quiet, verbose)
+    if dequantise and requantise:
+        raise UsageError("--dequantise and --requantise exclude each other", hint="give one of the two")
+    from adaptzip.checkpoints._gguf.bases import is_gguf
     from adaptzip.restoring.merging import merge as run
     from adaptzip.restoring.merging.provenance import origins_of
+
+    check_output = check_one_file if is_gguf(base) else check_folder
+    check_output(output, force=force, source=paths, config=config, base=base, basis=basis)
+    sink = Output(as_json, quiet, verbose)
+    rounding: dict[str, Any] = {"dequantise": dequantise, "requantise": requantise}
 
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
     reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
@@ -92,9 +121,15 @@ def merge(
     if subtract:
         combining.check_updates_alone(adapter)
         scale = -scale
-    source = combining.with_tokenizer(paths, base)
+    source = paths[0] if is_gguf(base) else combining.with_tokenizer(paths, base)
+    origins = origins_of(paths, weights if len(paths) > 1 else [], method)
     if dry_run:
-        values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
+        if is_gguf(base):
+            flags = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device, **rounding}
+            planned = _gguf_plan(adapter, base, output, flags, origins, force)
+        else:
+            planned = _plan(adapter, source, base, scale, untie)
+        values = {"path": str(output)} | planned | {"kept": None, "worst": None, "dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -108,8 +143,9 @@ def merge(
             device=device,
             force=force,
             untie=untie,
+            **rounding,
             tokenizer=source,
-            origins=origins_of(paths, weights if len(paths) > 1 else [], method),
+            origins=origins,
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
@@ -138,11 +174,23 @@ def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool)
     }
 
 
+def _gguf_plan(
+    adapter: Adapter, base: Path, output: Path, flags: dict[str, Any], origins: Origins, force: bool
+) -> dict[str, Any]:
+    from adaptzip.restoring.merging.gguf import check_file, planned
+
+    check_file(output, force, flags)
+    return planned(adapter, base, output, flags, origins)
+
+
 def _say(sink: Output, values: dict[str, Any]) -> None:
     for message in values["warnings"]:
         sink.warning(message)
     if values["tokenizer"] is not None:
         sink.note(f"the tokenizer is the {values['tokenizer']}'s")
+    if values.get("kept") is not None:
+        worst = values["worst"]
+        sink.note(f"rounding keeps {values['kept']:.4%} of the update; least of {worst['module']}, {worst['kept']:.4%}")
 
 
 def _summary(values: dict[str, Any]) -> str:

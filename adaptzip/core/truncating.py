@@ -144,8 +144,8 @@ def _from_krylov(D: Tensor | Rows, rank: int, energy: float) -> tuple[Tensor, Te
     """The first directions of D, or None where too many blocks do not suffice for them.
 
     The space is that of D G, (D D^T) D G, ... for a block G of Gaussian columns (Musco and Musco, 2015), built on the
-    smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of P^T D, where P is the part of
-    Q that explains most; Q^T D is not kept, which takes one more product and much less memory.
+    smaller side of D, and its basis Q is made orthogonal twice. The directions are the SVD of P^T D, P the part of Q
+    that explains most; Q^T D is not kept, which takes one more product and much less memory.
     """
     turned = D.shape[0] > D.shape[1]
     small, large = sorted(D.shape)

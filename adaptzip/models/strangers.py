@@ -10,7 +10,7 @@ from adaptzip.errors import BaseModelError
 from adaptzip.files.hub_cache import main_snapshot
 
 WHICH = "give the folder that holds the base model's config.json and model.safetensors"
-_OTHER_FORMATS = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".npz", ".ckpt", ".pth", ".pt")
+_OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".ot", ".npz", ".ckpt", ".pth", ".pt")
 _WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"),
@@ -36,6 +36,11 @@ def no_weights(folder: Path) -> BaseModelError:
     what = f"{folder}: holds no weights, expected model.safetensors or pytorch_model.bin"
     if inner:
         return BaseModelError(what, hint=f"did you mean {_latest(inner)}?")
+    if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
+        return BaseModelError(
+            f"{folder}: holds weights only as .gguf, expected model.safetensors or pytorch_model.bin",
+            hint=f"`merge` takes the file itself, --base {file}; all else the model in its original safetensors form",
+        )
     for suffix in _OTHER_FORMATS:
         if any(folder.glob(f"*{suffix}")):
             return BaseModelError(

@@ -13,6 +13,7 @@ from typing import Any
 from adaptzip.checkpoints import Checkpoint, opener, read_by, reader, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._copies import check_copies
+from adaptzip.checkpoints._gguf.bases import config_of, header_of, is_gguf
 from adaptzip.checkpoints._keys import plain_keys, warn_of_spelling
 from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
 from adaptzip.checkpoints._places import weight_file as find_weights
@@ -265,10 +266,12 @@ def _source(
 
 
 def base_config(folder: str | Path | None) -> dict[str, Any] | None:
-    """The config.json of a model's folder, or None where it cannot be read."""
+    """The config.json of a model's folder, or what a GGUF file says instead; None where it cannot be read."""
     try:
+        if folder is not None and is_gguf(folder):
+            return config_of(header_of(Path(folder)))
         config = None if folder is None else json.loads((Path(folder) / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # A CheckpointError is a ValueError.
         return None  # Whoever needs it says what is missing.
     return config if isinstance(config, dict) else None
 

@@ -26,22 +26,25 @@ _PERMUTED = ("llama", "olmo", "granite", "smollm3", "arcee")
 _PLUS_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
 
 
-def write_base(folder: Path, path: Path, architecture: str = "llama") -> Path:
-    """A model that transformers saved, in float32.
+def write_base(folder: Path, path: Path, architecture: str = "llama", kind: str = "F32") -> Path:
+    """A model that transformers saved.
 
     Args:
         folder: the model.
         path: the file to write.
         architecture: what llama.cpp calls it.
+        kind: ggml's name of the type of its matrices; vectors are in float32.
     """
+    of_matrices = gguf.GGMLQuantizationType[kind]
     config = json.loads((folder / "config.json").read_text())
     out = gguf.GGUFWriter(path, architecture)
     out.add_type("model")
-    out.add_file_type(gguf.LlamaFileType.ALL_F32)
+    out.add_file_type(next(value for value in gguf.LlamaFileType if value.name.endswith(f"_{kind}")))
     _add_sizes(out, config)
     _add_vocabulary(out)
     for name, tensor in _tensors(folder, config, architecture).items():
-        out.add_tensor(name, np.ascontiguousarray(tensor))
+        made = gguf.quantize(np.ascontiguousarray(tensor), of_matrices) if tensor.ndim > 1 else tensor
+        out.add_tensor(name, made, raw_dtype=of_matrices if made.dtype == np.uint8 else None)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

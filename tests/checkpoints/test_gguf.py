@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from adaptzip.checkpoints.gguf import architectures
-from adaptzip.checkpoints.gguf.architectures import BY_MODEL_TYPE, module_name, permuted, tensor_name, unpermuted
+from adaptzip.checkpoints._gguf import architectures
+from adaptzip.checkpoints._gguf.architectures import BY_MODEL_TYPE, module_name, permuted, tensor_name, unpermuted
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints.gguf.architectures import BY_MODEL_TYPE
+from adaptzip.checkpoints._gguf.architectures import BY_MODEL_TYPE
 from adaptzip.errors import RefusedError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read

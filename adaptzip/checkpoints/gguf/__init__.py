@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
+from adaptzip.checkpoints._gguf.header import MAGIC
 from adaptzip.checkpoints._losses import Loss
-from adaptzip.checkpoints.gguf.container import MAGIC, open_gguf
+from adaptzip.checkpoints.gguf.container import open_gguf
 from adaptzip.checkpoints.gguf.reader import ARCHITECTURE, read
 from adaptzip.checkpoints.gguf.writer import FILE, Q8_0, lost, write
 from adaptzip.core.adapter import Adapter

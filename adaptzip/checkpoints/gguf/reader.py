@@ -12,8 +12,7 @@ from torch import Tensor
 from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints._base_name import KEY as BASE
 from adaptzip.checkpoints._config import LARGEST
-from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
-from adaptzip.checkpoints.gguf.architectures import (
+from adaptzip.checkpoints._gguf.architectures import (
     EMBEDDING,
     Architecture,
     heads,
@@ -23,6 +22,7 @@ from adaptzip.checkpoints.gguf.architectures import (
     of_file,
     unpermuted,
 )
+from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta

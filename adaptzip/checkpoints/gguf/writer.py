@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints._losses import Loss, losses
-from adaptzip.checkpoints._rescaling import fold, in_range, narrow, pad
-from adaptzip.checkpoints.gguf.architectures import (
+from adaptzip.checkpoints._gguf.architectures import (
     Architecture,
     heads,
     heads_of,
@@ -29,6 +27,8 @@ from adaptzip.checkpoints.gguf.architectures import (
     permuted,
     tensor_name,
 )
+from adaptzip.checkpoints._losses import Loss, losses
+from adaptzip.checkpoints._rescaling import fold, in_range, narrow, pad
 from adaptzip.checkpoints.gguf.reader import ALPHA, BASE_NAME
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError

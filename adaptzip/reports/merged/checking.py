@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from adaptzip.checkpoints._gguf.bases import is_gguf
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.combinations import Combination
 from adaptzip.core.compressed import Compressed
@@ -74,7 +75,7 @@ def check(
         BaseModelError: if a model cannot be read, or the adapter does not fit the base.
         CheckpointError, FormatError: if an adapter cannot be read.
         RefusedError: if a model is quantised, or an adapter is no low-rank update.
-        UsageError: if the numbers of adapters and weights differ.
+        UsageError: if the numbers of adapters and weights differ, or a model is a GGUF file.
 
     Example:
         >>> _ = adaptzip.merge("my-adapter", "base-model", "merged")
@@ -84,6 +85,7 @@ def check(
         >>> adaptzip.check("merged", "base-model", "my-adapter", scale=0.5).explanation
         'the adapter is merged twice'
     """
+    _refuse_gguf(merged, base)
     sources = [adapters] if isinstance(adapters, str | Path | Adapter | Compressed) else [*adapters]
     given = [1.0] * len(sources) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(sources) or not sources:
@@ -100,6 +102,15 @@ def check(
         if method == "cat":
             in_turn = [plan_merge(a, whole, scale * w, untie=untie) for a, w in zip(parts, given, strict=True)]
     return _report(plan, model, in_turn, max_ulps)
+
+
+def _refuse_gguf(*models: str | Path) -> None:
+    for path in models:
+        if is_gguf(path):
+            raise UsageError(
+                f"{path}: models in folders can be checked, and not those in GGUF",
+                hint="merge again from the same base and compare the files: the same merge makes the same bytes",
+            )
 
 
 def _labels(sources: Sequence[Source], adapters: Sequence[Adapter]) -> tuple[str, ...] | None:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from adaptzip.checkpoints._gguf.bases import is_gguf
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
+from adaptzip.errors import UsageError
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.files.journal import Journal
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
+from adaptzip.restoring.merging.gguf import check_file, merge_gguf
 from adaptzip.restoring.merging.labels import label_names
 from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
 from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
+from adaptzip.restoring.merging.report import MergeReport
 from adaptzip.restoring.merging.resuming import merge_key
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
@@ -34,44 +37,6 @@ from adaptzip.restoring.reading import adapter_from
 
 _TOLD = (README, PROVENANCE)
 """Files that tell what was merged."""
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What `merge` wrote.
-
-    Attributes:
-        path: the folder of the merged model.
-        bytes: size of all its files.
-        files: their names, sorted.
-        modules: how many modules were merged.
-        extras: how many extras (heads, biases, token rows, embeddings) were applied.
-        tokenizer: whose tokenizer it carries, "adapter" or "base"; None where neither brings one.
-        untied: tied embeddings became parameters of their own.
-        warnings: what the user should know of the result, a line each.
-    """
-
-    path: Path
-    bytes: int
-    files: tuple[str, ...]
-    modules: int
-    extras: int
-    tokenizer: str | None = None
-    untied: bool = False
-    warnings: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        """The report as JSON values."""
-        return {
-            "path": str(self.path),
-            "bytes": self.bytes,
-            "files": list(self.files),
-            "modules": self.modules,
-            "extras": self.extras,
-            "tokenizer": self.tokenizer,
-            "untied": self.untied,
-            "warnings": list(self.warnings),
-        }
 
 
 def merge(
@@ -85,6 +50,8 @@ def merge(
     force: bool = False,
     basis: str | Path | Basis | None = None,
     untie: bool = False,
+    dequantise: bool = False,
+    requantise: bool = False,
     tokenizer: str | Path | None = None,
     origins: Origins | None = None,
     progress: Progress | None = None,
@@ -101,10 +68,12 @@ def merge(
     A merge that was interrupted or killed goes on where it was when it is run again: weight files that were finished
     are kept, in a hidden folder beside `output`, for a run that makes the same.
 
+    A base in GGUF becomes another GGUF file, whose rows lie as llama.cpp has them.
+
     Args:
         source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
-        base: the folder of the base model.
-        output: the folder to write.
+        base: the folder of the base model, or its GGUF file, the first of several.
+        output: the folder to write, or the GGUF file.
         safe_merge: round each update to the weight's dtype before adding it, as PEFT's safe_merge does.
         scale: multiplies every update; extras are applied in full.
         device: "cpu", "cuda", "cuda:1" or "auto"; on CUDA the last bits may differ from the CPU's.
@@ -113,6 +82,8 @@ def merge(
             weights takes them from `base`.
         untie: give each tied embedding the updates of its own alone, so that the model computes what the live adapter
             does; PEFT's merge adds an update of one to all of them.
+        dequantise: merge into a quantised base's exact dequantised weights, and write them in bfloat16.
+        requantise: quantise changed weights again as the base's were: GGUF's Q8_0.
         tokenizer: the adapter's folder, where `source` does not tell it.
         origins: what an adapter in memory was made of, for the model card and the provenance.
         progress: called after each tensor.
@@ -134,17 +105,23 @@ def merge(
         True
     """
     check_apart(output, source=source, base=base, basis=basis)
-    check_output_folder(output, force)
     chosen = choose_device(device)
+    options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
+    quantised = {"dequantise": dequantise, "requantise": requantise}
+    if is_gguf(base):
+        check_file(Path(output), force, options)
+        adapter, made_of = adapter_from(source, base=base, basis=basis), origins or _origins(source)
+        how = options | quantised
+        return merge_gguf(adapter, Path(base), Path(output), how, made_of, force=force, progress=progress)
+    if dequantise or requantise:
+        raise UsageError(f"{base}: dequantise and requantise are for quantised bases", hint="leave them out")
+    check_output_folder(output, force)
     model = BaseModel.open(base)
     adapter = adapter_from(source, base=base, basis=basis)
     named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
     own = None if named is None else adapter_folder(Path(named))
     plan = plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own))
     chosen_tokenizer = choose_tokenizer(model.path, own)
-    if origins is None:
-        origins = origins_of([source]) if isinstance(source, str | Path) else Origins()
-    options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
     key = merge_key(plan, options)
     with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output)), key=key) as folder:
         _write_others(plan, chosen_tokenizer, folder)
@@ -153,7 +130,7 @@ def merge(
         broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress, journal=journal)
         _write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
-        told = provenance(plan, origins, adapter.meta.base_model, options, written)
+        told = provenance(plan, origins or _origins(source), adapter.meta.base_model, options, written)
         _write_json(folder / PROVENANCE, told)
         write_card(folder, base_card(model), told)
         check_written(plan, folder)
@@ -168,6 +145,10 @@ def merge(
         plan.untied,
         (*warnings, *_broken_warnings(broken)),
     )
+
+
+def _origins(source: object) -> Origins:
+    return origins_of([source]) if isinstance(source, str | Path) else Origins()
 
 
 def _broken_warnings(names: Sequence[str]) -> Iterator[str]:

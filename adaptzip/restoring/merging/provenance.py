@@ -18,7 +18,8 @@ from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.reading import archive_file, weight_files
 
 NAME = "adaptzip_merge.json"
-_FORMAT = 1
+FORMAT = 1
+MADE_BY = f"adaptzip {__version__}"
 _LARGEST = 1 << 20
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 """A repository's name on the Hub."""
@@ -80,28 +81,33 @@ def provenance(
         files: the weight files that were written.
     """
     return {
-        "format": _FORMAT,
-        "made_by": f"adaptzip {__version__}",
+        "format": FORMAT,
+        "made_by": MADE_BY,
         "base": {
             "name": plan.base.path.resolve().name,
             "repository": repository(plan.base, base_model),
             "files": weights_of(plan.base),
         },
-        "adapters": [
-            {"name": o.name, "weight": o.weight, "sha256": dict(o.files), "method": o.method, "relative_error": o.error}
-            for o in origins.adapters
-        ],
+        "adapters": told_adapters(origins),
         "method": origins.method,
         "options": options,
         "modules": plan.modules,
         "extras": plan.extras,
-        "files": _fingerprints(files),
+        "files": fingerprints(files),
     }
+
+
+def told_adapters(origins: Origins) -> list[dict[str, Any]]:
+    """What the file says of each adapter."""
+    return [
+        {"name": o.name, "weight": o.weight, "sha256": dict(o.files), "method": o.method, "relative_error": o.error}
+        for o in origins.adapters
+    ]
 
 
 def weights_of(base: BaseModel) -> dict[str, dict[str, Any]]:
     """The size and a fingerprint of each weight file of a base model, by name."""
-    return _fingerprints(shard.path for shard in base.shards)
+    return fingerprints(shard.path for shard in base.shards)
 
 
 def load_provenance(folder: Path) -> dict[str, Any] | None:
@@ -127,10 +133,12 @@ def told_sources(told: Mapping[str, Any]) -> str:
 
 def repository(base: BaseModel, named: str | None) -> str | None:
     """The name that the base model has on the Hub, as far as the adapter or the base's config.json tells it."""
-    for name in (named, base.config.get("_name_or_path")):
-        if isinstance(name, str) and _HUB.fullmatch(name) and not is_local(name):
-            return name
-    return None
+    return next(filter(is_repository, (named, base.config.get("_name_or_path"))), None)
+
+
+def is_repository(name: object) -> bool:
+    """Whether it is the name of a repository on the Hub."""
+    return isinstance(name, str) and _HUB.fullmatch(name) is not None and not is_local(name)
 
 
 def _origin(path: Path, weight: float) -> Origin:
@@ -142,5 +150,6 @@ def _origin(path: Path, weight: float) -> Origin:
     return Origin(path.resolve().name, weight, files, header.provenance.relative_error, header.method)
 
 
-def _fingerprints(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+def fingerprints(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """The size and a sample's digest of each file, by name."""
     return {path.name: {"bytes": path.stat().st_size, "sample": sampled_digest(path)} for path in paths}

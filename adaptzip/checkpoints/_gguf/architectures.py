@@ -118,6 +118,16 @@ def of_base(config: Mapping[str, Any]) -> Architecture:
     return BY_MODEL_TYPE[kind]
 
 
+def named(name: str) -> Architecture | None:
+    """The architecture that llama.cpp calls so, None where it is none of those."""
+    return _BY_NAME.get(name)
+
+
+def known_names() -> tuple[str, ...]:
+    """llama.cpp's names of all architectures."""
+    return tuple(sorted(_BY_NAME))
+
+
 def of_file(name: str, where: object) -> Architecture:
     """The architecture that a file names.
 

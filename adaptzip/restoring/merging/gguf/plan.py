@@ -1,0 +1,128 @@
+"""What merging will do to every tensor of a GGUF file, decided before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import RefusedError, UsageError
+from adaptzip.restoring.merging.edits import Update
+from adaptzip.restoring.merging.gguf.base import BaseTensor, GgufBase
+from adaptzip.restoring.merging.gguf.numbers import BF16, FLOATS, Q8_0, byte_count, is_quantised, is_readable
+from adaptzip.restoring.merging.gguf.placing import place
+from adaptzip.restoring.merging.plan import listed
+
+_FLAGS = (
+    "--dequantise writes its exact weights with the update in bfloat16; --requantise writes changed weights of Q8_0 as "
+    "Q8_0 again"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One tensor of the merged file.
+
+    Attributes:
+        base: what it is made of.
+        kind: ggml's number of its type.
+        bytes: how many it has.
+        module: whose update it gets, None where it is not changed.
+        update: the update.
+    """
+
+    base: BaseTensor
+    kind: int
+    bytes: int
+    module: str | None = None
+    update: Update | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GgufPlan:
+    """What will be written.
+
+    Attributes:
+        base: the base model.
+        outputs: the tensors, in the base's order.
+        warnings: what the user should know of the result, a line each.
+    """
+
+    base: GgufBase
+    outputs: tuple[Output, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> int:
+        """How many modules are merged."""
+        return sum(output.module is not None for output in self.outputs)
+
+    @property
+    def dequantised(self) -> bool:
+        """Whether tensors become bfloat16 that were quantised."""
+        return any(output.kind != output.base.kind for output in self.outputs)
+
+
+def plan_merge(
+    adapter: Adapter, base: GgufBase, scale: float = 1.0, *, dequantise: bool = False, requantise: bool = False
+) -> GgufPlan:
+    """Find the place of every module, and the type of every tensor.
+
+    Args:
+        scale: multiplies every update.
+        dequantise: make bfloat16 of all that is quantised.
+        requantise: quantise changed tensors of Q8_0 again.
+
+    Raises:
+        BaseModelError, RefusedError: as `place`.
+        RefusedError: if a tensor is quantised in a way that cannot be read, or written as asked for.
+        UsageError: if both ways are asked for.
+    """
+    if dequantise and requantise:
+        raise UsageError("dequantise and requantise exclude each other", hint="give one of the two")
+    updates = place(adapter, base, scale)
+    outputs = tuple(_outputs(base, updates, dequantise, requantise))
+    return GgufPlan(base, outputs, tuple(_warnings(adapter, base, dequantise, requantise)))
+
+
+def _outputs(
+    base: GgufBase, updates: Mapping[str, tuple[str, Update]], dequantise: bool, requantise: bool
+) -> Iterator[Output]:
+    for name, tensor in base.tensors.items():
+        module, update = updates.get(name, (None, None))
+        kind = BF16 if dequantise and is_quantised(tensor.kind) else tensor.kind
+        if update is not None and kind not in FLOATS:
+            _check_type(base, tensor, requantise)
+        if (update is not None or kind != tensor.kind) and not is_readable(tensor.kind):
+            raise RefusedError(
+                f"{base.path}: {name} is {tensor.type}, which the package gguf cannot dequantise",
+                hint="give the model in another type",
+            )
+        size = tensor.bytes if kind == tensor.kind else byte_count(kind, tensor.shape)
+        yield Output(tensor, kind, size or 0, module, update)
+
+
+def _check_type(base: GgufBase, tensor: BaseTensor, requantise: bool) -> None:
+    """Raises: RefusedError: if a changed tensor cannot be written in the type that it has."""
+    if not is_quantised(tensor.kind):
+        raise RefusedError(
+            f"{base.path}: {tensor.name} is {tensor.type}, expected F32, F16, BF16 or a quantised type",
+            hint="give the model in another type",
+        )
+    if not requantise:
+        raise RefusedError(
+            f"{base.path}: is quantised: {tensor.name}, which the adapter changes, is {tensor.type}", hint=_FLAGS
+        )
+    if tensor.kind != Q8_0:
+        raise RefusedError(
+            f"{base.path}: {tensor.name} is {tensor.type}, and changed weights are quantised again as Q8_0 alone",
+            hint="--dequantise writes its exact weights with the update in bfloat16",
+        )
+
+
+def _warnings(adapter: Adapter, base: GgufBase, dequantise: bool, requantise: bool) -> Iterator[str]:
+    if adapter.extras:
+        yield f"{listed(adapter.extras)} did nothing: PEFT loads no such key beside the module's update either"
+    if (dequantise or requantise) and not any(is_quantised(tensor.kind) for tensor in base.tensors.values()):
+        what = "dequantise" if dequantise else "requantise"
+        yield f"no tensor of {base.path.name} is quantised, so that there is nothing to {what}"

@@ -1,0 +1,51 @@
+"""What a merge tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge` wrote.
+
+    Attributes:
+        path: the folder of the merged model, or the GGUF file.
+        bytes: size of all its files.
+        files: their names, sorted.
+        modules: how many modules were merged.
+        extras: how many extras (heads, biases, token rows, embeddings) were applied.
+        tokenizer: whose tokenizer it carries, "adapter" or "base"; None where neither brings one.
+        untied: tied embeddings became parameters of their own.
+        warnings: what the user should know of the result, a line each.
+        kept: how much of the update came through rounding, 1 - |W' - (W + dW)|^2 / |dW|^2 over all modules; below 0
+            where rounding changes more than the update. None where it was not measured.
+        worst: the module of which least came through, and how much of it.
+    """
+
+    path: Path
+    bytes: int
+    files: tuple[str, ...]
+    modules: int
+    extras: int
+    tokenizer: str | None = None
+    untied: bool = False
+    warnings: tuple[str, ...] = ()
+    kept: float | None = None
+    worst: tuple[str, float] | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "files": list(self.files),
+            "modules": self.modules,
+            "extras": self.extras,
+            "tokenizer": self.tokenizer,
+            "untied": self.untied,
+            "warnings": list(self.warnings),
+            "kept": self.kept,
+            "worst": None if self.worst is None else {"module": self.worst[0], "kept": self.worst[1]},
+        }
