@@ -86,7 +86,7 @@ def _of_towers(base: BaseModel, modules: Sequence[str]) -> Renaming:
 def _of_one(base: BaseModel, module: str) -> Renaming | None:
     """The change for a module outside of layer lists, such as a patch embedding: two parts or more must agree."""
     parts = module.split(".")
-    for cut in range(1, 0 if any(map(str.isdigit, parts)) else len(parts) - 1):
+    for cut in range(0 if any(map(str.isdigit, parts)) else len(parts) - 1):
         tail = ".".join([*parts[cut:], "weight"])
         found = [name for name in base.tensors if f".{name}".endswith(f".{tail}")]
         if found:

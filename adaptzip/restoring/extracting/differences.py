@@ -10,7 +10,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.errors import BaseModelError
 from adaptzip.models.folder import BaseModel
-from adaptzip.models.layouts import stored_layout
+from adaptzip.models.layouts import part_of, stored_layout
 from adaptzip.models.names import Location
 from adaptzip.restoring.extracting.parts import Part
 
@@ -39,8 +39,9 @@ def difference(tuned: BaseModel, base: BaseModel, part: Part, places: tuple[Loca
         BaseModelError: if the tuned model's weight holds NaN or infinity, or the base's does.
     """
     after = _weight(tuned, part.place, part.layout)
-    found = [_weight(base, place, layout_in(base, part, place)) for place in places]
-    before = found[0] if len(found) == 1 else torch.cat(found)
+    layouts = [layout_in(base, part, place) for place in places]
+    found = [_weight(base, place, layout) for place, layout in zip(places, layouts, strict=True)]
+    before = found[0] if len(found) == 1 else torch.cat(found, dim=1 if layouts[0] in TURNED else 0)
     if same(after, before):
         return None
     dtype = torch.promote_types(torch.promote_types(after.dtype, before.dtype), torch.float32)
@@ -55,9 +56,7 @@ def difference(tuned: BaseModel, base: BaseModel, part: Part, places: tuple[Loca
 
 def _weight(model: BaseModel, place: Location, layout: Layout) -> Tensor:
     """A module's weight, or a part of its rows, as (out, in)."""
-    weight = _stored(model, place)
-    if place.part is not None:
-        weight = weight.chunk(place.part[1])[place.part[0]]
+    weight = part_of(_stored(model, place), place.part, layout)
     return weight.T if layout in TURNED else weight.flatten(1)
 
 
