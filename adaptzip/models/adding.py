@@ -52,7 +52,7 @@ def merge_update(
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     if rows is not None and (factors.magnitude is None or factors.magnitude.ndim == 1):
-        factors = on_rows(factors, layout, *rows)
+        factors = on_rows(factors, "linear", *rows)
     A, B = factors.A.to(weight.device, dtype), factors.B.to(weight.device, dtype)
     magnitude = None if factors.magnitude is None else factors.magnitude.to(weight.device, dtype)
     by_input = magnitude is not None and magnitude.ndim > 1

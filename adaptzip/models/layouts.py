@@ -12,6 +12,12 @@ from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Location
 
+WHICH = "is this the base model that the adapter was trained on?"
+RESIZED = (
+    "the adapter was trained after the vocabulary had changed its size: call the base's resize_token_embeddings, save "
+    "it with the new tokenizer, and merge into that"
+)
+
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
 
@@ -62,11 +68,17 @@ def stored_layout(
         expected = next(iter(layouts.values()))
         raise BaseModelError(
             f"{base.path}: {site.tensor} is {list(found)}, the adapter's {module} expects {list(expected)}",
-            hint="is this the base model that the adapter was trained on?",
+            hint=RESIZED if _is_resized(base, site.tensor, found, expected) else WHICH,
         )
     if len(fitting) == 1:
         return fitting[0]
     return fitting[1] if _is_transposed(base, module, factors, fitting) else fitting[0]
+
+
+def _is_resized(base: BaseModel, tensor: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether an embedding has another number of tokens than expected and is the same otherwise."""
+    of_tokens = tensor == base.input_embedding or base.is_output(tensor)
+    return of_tokens and len(found) == len(expected) and found[1:] == expected[1:]
 
 
 def refuse_interleaved(base: BaseModel, module: str, site: Location) -> None:

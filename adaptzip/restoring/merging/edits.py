@@ -97,7 +97,7 @@ class Update:
             return replace(self, expert=self.expert - start) if start <= self.expert < stop else _NOTHING
         if self.part is not None or not goes_by_rows(self.factors, self.layout):
             return None
-        factors = self.factors if self.rows is None else on_rows(self.factors, self.layout, *self.rows)
+        factors = self.factors if self.rows is None else on_rows(self.factors, "linear", *self.rows)
         return Update(on_rows(factors, self.layout, start, stop), self.layout)
 
 
