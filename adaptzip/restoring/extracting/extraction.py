@@ -18,6 +18,7 @@ from adaptzip.core.resizing import resized
 from adaptzip.core.truncating import Truncated, truncated
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Location
 from adaptzip.restoring.exporting import DTYPES
@@ -85,7 +86,7 @@ def extract(
             for all modules together.
         embeddings: "update" treats embeddings as other matrices, "whole" keeps changed ones as they are.
         dtype: of the factors; None is float32, float64 where a model is.
-        base_name: what the adapter calls its base model.
+        base_name: what the adapter calls its base model; None leaves it out, but for a base of the Hub.
         progress: called with the share of all numbers that is done.
 
     Raises:
@@ -176,7 +177,8 @@ def extraction(
             f"{other.path}: is the same model as {one.path}, so that there is nothing to extract",
             hint="give the base model with --base, and what became of it with --tuned",
         )
-    adapter = built(other, pairing, modules, wholes, base_name)
+    cached = named_by_cache(one.path)
+    adapter = built(other, pairing, modules, wholes, base_name or (cached and cached[0]))
     warn_of_missing(pairing)
     warn_of_shared(one, pairing, adapter)
     energy = sum(found.energy for found in cut.values())
