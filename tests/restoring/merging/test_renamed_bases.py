@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adaptzip.errors import RefusedError
+from adaptzip.reports.merged import check as check_merged
 from adaptzip.restoring.merging import merge
 from tests.cases.merge_cases import gpt_oss, tensors_of
 from tests.cases.renamed_models import MIXTURES, SEEING, Mixture, granite_moe, renamed
@@ -207,6 +208,9 @@ def test_llama_4_with_its_experts_apart(made: Any, tmp_path: Path) -> None:
     stacked = model.train("for-linear", target_modules=["o_proj"], **STACKS)
     merge(stacked, base, tmp_path / "stacked")
     check(tensors_of(tmp_path / "stacked"), taken_apart(model.by_peft(stacked)), tensors_of(base), 1 + 3 * EXPERTS)
+    merge(stacked, model.path / "memory", tmp_path / "other")
+    assert check_merged(tmp_path / "other", base, stacked).verdict == "exact"
+    assert check_merged(tmp_path / "stacked", model.path / "memory", stacked).verdict == "exact"
 
 
 def test_granite_moe_by_the_parameters_that_transformers_4_had(made: Any, tmp_path: Path) -> None:
