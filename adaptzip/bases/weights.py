@@ -26,7 +26,7 @@ from adaptzip.errors import BaseModelError, RefusedError, UsageError
 from adaptzip.files.digest import digest
 from adaptzip.models import names
 from adaptzip.models.folder import BaseModel
-from adaptzip.models.layouts import stored_layout
+from adaptzip.models.layouts import part_of, stored_layout
 from adaptzip.models.renaming import find_renaming
 
 CLOSEST = 1e-7
@@ -71,7 +71,8 @@ def basis_from_base(
     places = _places(base, sites)
 
     def directions(name: str) -> ModuleBasis:
-        weight = torch.cat([_oriented(base, part) for part in places[name]])
+        turned = places[name][0].layout in TURNED
+        weight = torch.cat([_oriented(base, part) for part in places[name]], dim=1 if turned else 0)
         if not bool(weight.isfinite().all()):
             raise BaseModelError(f"{base.path}: the weight of {name} holds NaN or infinity", hint="use another save")
         U, S, V = dense_directions(weight, size + 1)
@@ -130,8 +131,7 @@ def _oriented(base: BaseModel, part: _Part) -> Tensor:
     weight = base.read(part.site.tensor)
     if part.site.expert is not None:
         weight = weight[part.site.expert]
-    if part.site.part is not None:
-        weight = weight.chunk(part.site.part[1])[part.site.part[0]]
+    weight = part_of(weight, part.site.part, part.layout)
     if part.layout in TURNED:
         weight = weight.T
     return weight.flatten(1).double()

@@ -10,6 +10,7 @@ import typer
 
 from adaptzip._version import __version__
 from adaptzip.cli import _failures, _output, basis
+from adaptzip.cli._bases import with_bases
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
 from adaptzip.cli.check import check
@@ -40,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in COMMANDS:
-    app.command(_command.__name__)(_command)
+    app.command(_command.__name__)(with_bases(_command))
 for _name, _group in GROUPS.items():
     app.add_typer(_group.app, name=_name)
 

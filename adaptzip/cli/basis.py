@@ -11,6 +11,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _text as text
+from adaptzip.cli._bases import with_bases
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
 from adaptzip.cli._requests import text_fields
@@ -167,7 +168,7 @@ COMMANDS = (build, show)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:
-    app.command(_command.__name__)(_command)
+    app.command(_command.__name__)(with_bases(_command))
 
 
 @app.callback(invoke_without_command=True)

@@ -29,6 +29,7 @@ from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
+from adaptzip.models.hub import base_path
 from adaptzip.models.live.batches import Example
 from adaptzip.models.live.running import Kind
 from adaptzip.reports.scores import Score
@@ -169,6 +170,7 @@ def distill(
         (4, ['distilled', 'fitted', 'none', 'teacher'])
     """
     check_options(distill, (to,), options)
+    base = base_path(base)
     asked = Request(
         to=to,
         budget=Budget.of(budget),

@@ -15,6 +15,15 @@ def main_snapshot(root: Path) -> Path | None:
     return root / "snapshots" / name if re.fullmatch(r"\w+", name) else None
 
 
+def named_by_cache(folder: Path) -> tuple[str, str] | None:
+    """The repository and the commit that `folder` is the snapshot of, None where it lies in no cache."""
+    snapshot = folder.resolve()
+    kind, *name = snapshot.parent.parent.name.split("--")
+    if snapshot.parent.name != "snapshots" or kind != "models" or not name:
+        return None
+    return "/".join(name), snapshot.name
+
+
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether `path` leads out of `folder`, and not to a blob of the cache that `folder` lies in."""
     root, target = folder.resolve(), path.resolve()

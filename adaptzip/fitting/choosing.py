@@ -21,6 +21,7 @@ from adaptzip.fitting.measuring import measured_error
 from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, Tried, run
 from adaptzip.methods import REFERENCE, fittable
+from adaptzip.models.hub import base_path
 
 _HOPELESS = 1.5
 """A method whose predicted error is this many times the best measured one is not fitted."""
@@ -102,7 +103,7 @@ def plan(
         dialect=dialect,
         device=device,
         seed=seed,
-        base=base,
+        base=base_path(base),
         basis=basis,
         embed_basis=embed_basis,
         calibration=calibration,

@@ -26,6 +26,7 @@ from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
 from adaptzip.methods import REFERENCE, fittable, load, load_fittable
+from adaptzip.models.hub import base_path
 
 
 def compress(
@@ -114,7 +115,7 @@ def compress(
         dialect=dialect,
         device=device,
         seed=seed,
-        base=base,
+        base=base_path(base),
         basis=basis,
         embed_basis=embed_basis,
         calibration=calibration,

@@ -16,6 +16,7 @@ from adaptzip.errors import BaseModelError
 from adaptzip.models.config_file import load_config
 from adaptzip.models.configs import output_name, says_untied
 from adaptzip.models.files import AGAIN, find_weights, load_json
+from adaptzip.models.hub import INSTALL, base_path
 from adaptzip.models.others import other_files
 from adaptzip.models.quantised import refuse_quantised_config, refuse_quantised_tensors
 from adaptzip.models.shards import Shard, StoredTensor, open_shard
@@ -69,18 +70,21 @@ class BaseModel:
     def open(cls, path: str | Path) -> BaseModel:
         """Open the base model in the folder `path`: what transformers would load from it, by default.
 
+        Args:
+            path: the folder, or a model of the Hub as for `base_path`.
+
         Raises:
-            BaseModelError: if there is no such folder, or its weights are missing, incomplete or unreadable.
+            BaseModelError: if there is no such folder or model, or its weights are missing, incomplete or unreadable.
             RefusedError: if its weights are quantised, or a link leads out of the folder.
         """
-        path = Path(path)
+        path = base_path(path)
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             if path.is_symlink() and not path.exists():
                 what = f"is a link to {path.readlink()}, which is not there"
             # A name as on a model hub.
             named = not path.exists() and not path.is_absolute() and len(path.parts) == 2 and ".." not in path.parts
-            fetch = f"nothing is downloaded; a model of the hub is fetched with `hf download {path} --local-dir DIR`"
+            fetch = f"a model of the Hub is fetched where huggingface_hub is installed: {INSTALL}"
             hint = fetch if named else WHICH
             raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=hint)
         config = load_config(path)

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from math import prod
 
+from torch import Tensor
+
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES, Layout
+from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES, TURNED, Layout
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Location
+
+WHICH = "is this the base model that the adapter was trained on?"
+RESIZED = (
+    "the adapter was trained after the vocabulary had changed its size: call the base's resize_token_embeddings, save "
+    "it with the new tokenizer, and merge into that"
+)
 
 CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose blocks consist of transformers' Conv1D, which stores (in, out)."""
 
 COLUMN_EXPERT_TYPES = TRANSPOSED_EXPERT_TYPES | {"llama4", "llama4_text"}
 """Model types that store an expert's `out` along the columns; PEFT takes Llama 4's for rows all the same."""
+
+INTERLEAVED_EXPERT_TYPES = frozenset({"gpt_oss", "openai_privacy_filter"})
+"""Model types whose fused experts have the outputs of gate and up projection by turns, not one after the other."""
 
 
 def stored_layout(
@@ -33,33 +44,72 @@ def stored_layout(
 
     Raises:
         BaseModelError: if the update has another shape than the weight.
-        RefusedError: if the update is of a part of fused experts whose rows the base stores as columns.
+        RefusedError: if experts are fused in one of the two and apart in the other, and the model's have the outputs
+            of their projections by turns.
     """
-    if site.part is not None and base.model_type in COLUMN_EXPERT_TYPES:
-        raise RefusedError(
-            f"{base.path}: {site.tensor} fuses the experts' projections as columns, the adapter has {module} apart",
-            hint="train the adapter on the fused parameter (target_parameters)",
-        )
+    refuse_interleaved(base, module, site)
     found = base.stored(site.tensor).shape if shape is None else shape
     out, width = factors.shape
+    if is_turned_by_peft(base, factors, site):
+        out, width = width, out
     if site.rows is not None:
         out = site.rows[1] - site.rows[0]
     if site.part is not None:
         out *= site.part[1]
     if site.expert is not None:
         found = found[1:]
-    fitting = [layout for layout, fits in _layouts(factors, site, out, width).items() if found == fits]
+    layouts = _layouts(factors, site, out, width)
+    fitting = [layout for layout, fits in layouts.items() if found == fits]
+    if fitting and is_turned_by_peft(base, factors, site):
+        return "expert_transposed"
     if not fitting and site.expert is None and (flat := _flattened(factors, found, (out, width))) is not None:
         return flat
     if not fitting:
-        expected = next(iter(_layouts(factors, site, out, width).values()))
+        expected = next(iter(layouts.values()))
         raise BaseModelError(
             f"{base.path}: {site.tensor} is {list(found)}, the adapter's {module} expects {list(expected)}",
-            hint="is this the base model that the adapter was trained on?",
+            hint=RESIZED if _is_resized(base, site.tensor, found, expected) else WHICH,
         )
     if len(fitting) == 1:
         return fitting[0]
     return fitting[1] if _is_transposed(base, module, factors, fitting) else fitting[0]
+
+
+def _is_resized(base: BaseModel, tensor: str, found: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether an embedding has another number of tokens than expected and is the same otherwise."""
+    of_tokens = tensor == base.input_embedding or base.is_output(tensor)
+    return of_tokens and len(found) == len(expected) and found[1:] == expected[1:]
+
+
+def refuse_interleaved(base: BaseModel, module: str, site: Location) -> None:
+    """Raise a RefusedError where halves of an expert's outputs are no projections of their own."""
+    if base.model_type not in INTERLEAVED_EXPERT_TYPES or (site.part is None and site.rows is None):
+        return
+    told = (
+        f"fuses the experts' projections, the adapter has {module} apart"
+        if site.rows is None
+        else f"is a projection of its own, the adapter fuses {module}"
+    )
+    raise RefusedError(
+        f"{base.path}: {site.tensor} {told}, and {base.model_type} has the outputs of the two by turns",
+        hint="merge it into the base model in the form that it was trained on",
+    )
+
+
+def part_of(weight: Tensor, part: tuple[int, int] | None, layout: Layout) -> Tensor:
+    """The part of its outputs that a module has of a fused weight, as a view; all of them for None."""
+    if part is None:
+        return weight
+    number, count = part
+    side = 1 if layout in TURNED else 0
+    size = weight.shape[side] // count
+    return weight.narrow(side, number * size, size)
+
+
+def is_turned_by_peft(base: BaseModel, factors: LoraFactors, site: Location) -> bool:
+    """Whether the update is of experts that PEFT took for (out, in) and are not, and the base has them apart."""
+    taken_for_rows = base.model_type in COLUMN_EXPERT_TYPES - TRANSPOSED_EXPERT_TYPES
+    return taken_for_rows and factors.layout == "expert" and site.expert is None
 
 
 def _layouts(factors: LoraFactors, site: Location, out: int, width: int) -> dict[Layout, tuple[int, ...]]:
@@ -71,8 +121,6 @@ def _layouts(factors: LoraFactors, site: Location, out: int, width: int) -> dict
         for k in factors.kernel:
             size *= k
         return {"conv": (out, width // size, *factors.kernel)}
-    if site.part is not None:
-        return {"expert": (out, width)}
     if site.expert is not None:
         return {"expert": (out, width), "expert_transposed": (width, out)}
     if factors.layout in ("expert", "expert_transposed"):

@@ -19,7 +19,7 @@ EXPERT_STACKS = {
     ".experts.gate_up_proj": ".input_linear.weight",
     ".experts.down_proj": ".output_linear.weight",
 }
-"""Stacked parameters that have another name on disk (GraniteMoe)."""
+"""Stacked parameters that have another name on disk, and had it in transformers 4 (GraniteMoe)."""
 
 FUSED_PARTS = {
     "gate_proj": ("gate_up_proj", (0, 2)),
@@ -43,7 +43,7 @@ class Location:
         tensor: name of the stored tensor.
         rows: the rows of the update that belong there, None for all of them.
         expert: the slice of a stacked tensor, None for the whole tensor.
-        part: which of how many equal parts of the slice's rows, None for all of them.
+        part: which of how many equal parts of the slice's outputs, None for all of them.
     """
 
     tensor: str
@@ -123,7 +123,8 @@ def stored_forms(base: BaseModel, name: str) -> Iterator[tuple[Location, ...]]:
         return
     folder, parameter, number = expert[1], expert[2], int(expert[3])
     stack = f"{folder}.{parameter}"
-    renamed = (stack.removesuffix(end) + new for end, new in EXPERT_STACKS.items() if stack.endswith(end))
+    pairs = (pair for memory, disk in EXPERT_STACKS.items() for pair in ((memory, disk), (disk, memory)))
+    renamed = (stack.removesuffix(end) + new for end, new in pairs if stack.endswith(end))
     for stored in (*spellings(stack), *renamed):
         shape = base.stored(stored).shape if stored in base.tensors else ()
         if len(shape) == 2 and number == 0:

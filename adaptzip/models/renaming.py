@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
 from adaptzip.errors import BaseModelError
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate, stored_forms
+from adaptzip.models.nearest import misnumbered, similar
 from adaptzip.models.wrappers import refuse_wrapped
 
 _WHICH = "is this the base model that {} was trained on?"
@@ -39,25 +39,25 @@ def find_renaming(base: BaseModel, modules: Sequence[str], whose: str = "the ada
     for group in _candidates(base, _probe(modules)):
         fitting = [r for r in group if not _missing(base, modules, r)]
         if fitting:
-            return _only(base, fitting, whose)
+            return _only(base, fitting, modules[0], whose)
         tried += group
     towers = _of_towers(base, modules)
     if not _missing(base, modules, towers):
         return towers
-    missing = min((_missing(base, modules, r) for r in (*tried, towers)), key=len)
+    best = min((*tried, towers), key=lambda r: len(_missing(base, modules, r)))
     refuse_wrapped(base.path, modules, lambda names: _fits(base, names))
-    raise _lacking(base, modules, missing, whose)
+    raise _lacking(base, modules, best, whose)
 
 
-def _only(base: BaseModel, fitting: Sequence[Renaming], whose: str = "the adapter") -> Renaming:
-    """The one change of several that keeps most parts of the old prefix."""
+def _only(base: BaseModel, fitting: Sequence[Renaming], module: str, whose: str = "the adapter") -> Renaming:
+    """The one change of several that keeps most parts of the old prefix; `module` is one that they find."""
     shared = [len(set(r.old.split(".")[:-1]) & set(r.new.split("."))) for r in fitting]
     best = [r for r, count in zip(fitting, shared, strict=True) if count == max(shared)]
     if len(best) == 1:
         return best[0]
-    places = ", ".join(repr(r.new) for r in fitting[:4])
+    places = ", ".join(locate(base, module, r)[0].tensor for r in best[:4])
     raise BaseModelError(
-        f"{base.path}: {whose}'s modules fit at several places of the base: {places}",
+        f"{base.path}: {whose}'s {module} fits at several places of the base, equally well: {places}",
         hint=f"give the base model that {whose} was trained on",
     )
 
@@ -74,7 +74,7 @@ def _of_towers(base: BaseModel, modules: Sequence[str]) -> Renaming:
     for prefix, members in groups.items():
         fitting = _fitting(base, members)
         if fitting:
-            change = _only(base, fitting)
+            change = _only(base, fitting, members[0])
             # The whole prefix keeps towers apart; the shorter one serves what lies outside the layer list.
             whole = change.new + prefix.removeprefix(change.old)
             found += [Renaming(prefix, whole), *([change] if change.old else [])]
@@ -86,7 +86,7 @@ def _of_towers(base: BaseModel, modules: Sequence[str]) -> Renaming:
 def _of_one(base: BaseModel, module: str) -> Renaming | None:
     """The change for a module outside of layer lists, such as a patch embedding: two parts or more must agree."""
     parts = module.split(".")
-    for cut in range(1, 0 if any(map(str.isdigit, parts)) else len(parts) - 1):
+    for cut in range(0 if any(map(str.isdigit, parts)) else len(parts) - 1):
         tail = ".".join([*parts[cut:], "weight"])
         found = [name for name in base.tensors if f".{name}".endswith(f".{tail}")]
         if found:
@@ -134,14 +134,15 @@ def _candidates(base: BaseModel, probe: str) -> Iterator[list[Renaming]]:
         yield list(found)
 
 
-def _lacking(base: BaseModel, modules: Sequence[str], missing: Sequence[str], whose: str) -> BaseModelError:
-    stored = [name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")]
-    similar = difflib.get_close_matches(missing[0], stored[:20000], n=2, cutoff=0.5)
+def _lacking(base: BaseModel, modules: Sequence[str], best: Renaming, whose: str) -> BaseModelError:
+    """The error about modules that the base lacks even under the change of prefix that finds most."""
+    missing = _missing(base, modules, best)
     names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    near = f"; similar there: {', '.join(similar)}" if similar else ""
+    near = similar(missing[0], (name.removesuffix(".weight") for name in base.tensors))
+    fewer = misnumbered(base, missing[0], best)
     return BaseModelError(
-        f"{base.path}: lacks {len(missing)} of {whose}'s {len(modules)} modules: {names}{near}",
-        hint=_elsewhere(base) or (_WHICH + _VERSIONS if similar else _WHICH).format(whose, whose),
+        f"{base.path}: lacks {len(missing)} of {whose}'s {len(modules)} modules: {names}{near}{fewer}",
+        hint=_elsewhere(base) or (_WHICH + _VERSIONS if near and not fewer else _WHICH).format(whose, whose),
     )
 
 

@@ -16,6 +16,7 @@ from adaptzip.core.linalg import choose_device
 from adaptzip.core.progress import Progress
 from adaptzip.errors import BaseModelError, RefusedError, UsageError, naming
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.hub import base_path
 from adaptzip.models.live.batches import Example, batches, encode, examples_of
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.labels import fitted, reading_of
@@ -109,7 +110,7 @@ def evaluate(
         >>> found.rows["small"].kl < found.rows["no adapter"].kl
         True
     """
-    where, base, data = choose_device(device), Path(base), examples_of(examples)
+    where, base, data = choose_device(device), base_path(base), examples_of(examples)
     every = examples_of(whole or data)
     for name in (NOTHING, TEACHER):
         if name in students:

@@ -24,6 +24,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.weights import Weights, open_weights
+from adaptzip.models.hub import base_path
 from adaptzip.models.texts.tokenisers import has_vocabulary
 from adaptzip.restoring.base_tensors import stored_base
 from adaptzip.restoring.reconstruction import reconstruct
@@ -270,7 +271,7 @@ def base_config(folder: str | Path | None) -> dict[str, Any] | None:
     try:
         if folder is not None and is_gguf(folder):
             return config_of(header_of(Path(folder)))
-        config = None if folder is None else json.loads((Path(folder) / "config.json").read_bytes())
+        config = None if folder is None else json.loads((base_path(folder) / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):  # A CheckpointError is a ValueError.
         return None  # Whoever needs it says what is missing.
     return config if isinstance(config, dict) else None

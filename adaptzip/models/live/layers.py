@@ -18,7 +18,7 @@ from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
 from adaptzip.models.adding import merge_bias, merge_update
 from adaptzip.models.extras import WHICH, is_there, place_tensors, resolve, sharing
-from adaptzip.models.layouts import COLUMN_EXPERT_TYPES
+from adaptzip.models.layouts import COLUMN_EXPERT_TYPES, INTERLEAVED_EXPERT_TYPES, part_of
 from adaptzip.models.names import FUSED_PARTS
 
 _EXPERT = re.compile(r"^(.*)\.([^.\[\]]+)\[(\d+)\]$")
@@ -33,7 +33,7 @@ class Layer:
         module: the layer; for an expert the layer that stacks the experts.
         parameter: its weight, in the layout `layout`.
         expert: the slice of a stacked parameter.
-        part: which of how many equal parts of the slice's rows, None for all of them.
+        part: which of how many equal parts of the slice's outputs, None for all of them.
     """
 
     module: nn.Module
@@ -63,10 +63,7 @@ class Layer:
         if self.expert is None:
             return tensor
         rows = tensor[self.expert]
-        if self.part is None:
-            return rows
-        size = len(rows) // self.part[1]
-        return rows.narrow(0, self.part[0] * size, size)
+        return part_of(rows, self.part, self.layout)
 
     def put(self, tensor: Tensor, part: Tensor) -> Tensor:
         """A tensor of the parameter's shape with another `cut`; differentiable."""
@@ -98,7 +95,7 @@ def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[
 
     Raises:
         BaseModelError: if one is not there, or at several places.
-        RefusedError: if it is a part of fused experts that lie across.
+        RefusedError: if it is a part of fused experts that have their outputs by turns.
     """
     known = dict(model.named_modules())
     return {name: _find(name, model, known, folder) for name in modules}
@@ -119,10 +116,11 @@ def _find(name: str, model: nn.Module, known: Mapping[str, nn.Module], folder: P
         layer, expert = known[resolve(own[1], known, folder)], int(own[2])
         weight = _weight_of(layer, attribute, name, folder)
         _check_expert(weight, expert, name, folder)
-        across = _has_columns(model)
-        if across and part is not None:
+        across = _is_one_of(COLUMN_EXPERT_TYPES, model)
+        if part is not None and _is_one_of(INTERLEAVED_EXPERT_TYPES, model):
             raise RefusedError(
-                f"{folder}: {attribute} holds the experts' projections as columns, the adapter has {name} apart",
+                f"{folder}: {attribute} has the outputs of the experts' projections by turns, the adapter has {name} "
+                "apart",
                 hint="train the adapter on the fused parameter (target_parameters)",
             )
         return Layer(layer, weight, "expert_transposed" if across else "expert", expert, part)
@@ -130,10 +128,10 @@ def _find(name: str, model: nn.Module, known: Mapping[str, nn.Module], folder: P
     return Layer(layer, _weight_of(layer, "weight", name, folder), _layout(layer))
 
 
-def _has_columns(model: Any) -> bool:
-    """Whether a model stacks its experts as (experts, in, out)."""
+def _is_one_of(types: frozenset[str], model: Any) -> bool:
+    """Whether a model, or its language model, is of one of some types."""
     config = model.config
-    return not COLUMN_EXPERT_TYPES.isdisjoint({config.model_type, config.get_text_config().model_type})
+    return not types.isdisjoint({config.model_type, config.get_text_config().model_type})
 
 
 def _check_expert(weight: nn.Parameter, expert: int, name: str, folder: Path) -> None:
@@ -152,7 +150,8 @@ def add_adapter(model: nn.Module, adapter: Adapter, folder: Path, *, merged: boo
 
     Raises:
         BaseModelError: if a module or an extra finds no place, or has another shape.
-        RefusedError: if a part of fused experts lies across, or updates were trained tied and PEFT does not load them.
+        RefusedError: if a part of fused experts has its outputs by turns, or updates were trained tied and PEFT does
+            not load them.
     """
     layers = place_extras(model, adapter, folder, merged=merged)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptzip.errors import BaseModelError
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.layouts import COLUMN_EXPERT_TYPES, part_of
 from adaptzip.models.names import Location, Renaming, locate, locate_tensor
 from adaptzip.models.renaming import find_renaming
 from adaptzip.models.shards import StoredTensor
@@ -47,10 +48,11 @@ class Place:
         Raises:
             BaseModelError: if the model stores parts that do not fit together.
         """
-        parts = [[_part(model, site) for site in sites] for sites in self.sites]
+        parts = [[_part(model, site, self.stacked) for site in sites] for sites in self.sites]
         try:
             whole = [torch.cat(found) if len(found) > 1 else found[0] for found in parts]
-            return torch.stack(whole) if self.stacked else whole[0]
+            across = self.stacked and self.sites[0][0].expert is None and model.model_type in COLUMN_EXPERT_TYPES
+            return torch.stack([weight.T if across else weight for weight in whole]) if self.stacked else whole[0]
         except RuntimeError:
             raise BaseModelError(f"{model.path}: {self.tensors[0]} and the like do not fit together") from None
 
@@ -107,7 +109,10 @@ def _place(model: BaseModel, tensor: StoredTensor, renaming: Renaming) -> Place 
     return Place(experts, stacked=True) if experts and all(experts) else None
 
 
-def _part(model: BaseModel, site: Location) -> Tensor:
+def _part(model: BaseModel, site: Location, stacked: bool) -> Tensor:
     tensor = model.read(site.tensor)
-    tensor = tensor if site.expert is None else tensor[site.expert]
-    return tensor if site.part is None else tensor.chunk(site.part[1])[site.part[0]]
+    if site.expert is None:
+        return tensor
+    across = not stacked and model.model_type in COLUMN_EXPERT_TYPES
+    part = part_of(tensor[site.expert], site.part, "expert_transposed" if across else "expert")
+    return part.T if across else part

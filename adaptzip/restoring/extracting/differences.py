@@ -12,7 +12,7 @@ from adaptzip.core.truncating import Rows
 from adaptzip.errors import BaseModelError
 from adaptzip.models.adding import is_finite
 from adaptzip.models.folder import BaseModel
-from adaptzip.models.layouts import stored_layout
+from adaptzip.models.layouts import part_of, stored_layout
 from adaptzip.models.names import Location
 from adaptzip.restoring.extracting.parts import Part
 
@@ -44,8 +44,9 @@ def difference(tuned: BaseModel, base: BaseModel, part: Part, places: tuple[Loca
         BaseModelError: if the tuned model's weight holds NaN or infinity, or the base's does.
     """
     after = _weight(tuned, part.place, part.layout)
-    found = [_weight(base, place, layout_in(base, part, place)) for place in places]
-    before = found[0] if len(found) == 1 else torch.cat(found)
+    layouts = [layout_in(base, part, place) for place in places]
+    found = [_weight(base, place, layout) for place, layout in zip(places, layouts, strict=True)]
+    before = found[0] if len(found) == 1 else torch.cat(found, dim=1 if layouts[0] in TURNED else 0)
     if same(after, before):
         return None
     _check_finite(tuned, base, part.place, places[0], after, before)
@@ -102,9 +103,7 @@ def _check_finite(
 
 def _weight(model: BaseModel, place: Location, layout: Layout) -> Tensor:
     """A module's weight, or a part of its rows, as (out, in)."""
-    weight = _stored(model, place)
-    if place.part is not None:
-        weight = weight.chunk(place.part[1])[place.part[0]]
+    weight = part_of(_stored(model, place), place.part, layout)
     return weight.T if layout in TURNED else weight.flatten(1)
 
 

@@ -20,7 +20,9 @@ from adaptzip.core.resizing import resized
 from adaptzip.core.truncating import Truncated, is_few, truncated
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.hub import base_path
 from adaptzip.models.names import Location
 from adaptzip.restoring.exporting import DTYPES
 from adaptzip.restoring.extracting.building import built, changed_wholes, factors_of
@@ -91,7 +93,7 @@ def extract(
             for all modules together.
         embeddings: "update" treats embeddings as other matrices, "whole" keeps changed ones as they are.
         dtype: of the factors; None is float32, float64 where a model is.
-        base_name: what the adapter calls its base model.
+        base_name: what the adapter calls its base model; None leaves it out, but for a base of the Hub.
         progress: called with the share of all numbers that is done.
 
     Raises:
@@ -169,6 +171,9 @@ def extraction(
         raise UsageError(f"there is no dtype {dtype!r} for factors", hint=f"known: {', '.join(DTYPES)}")
     if base_name is not None:
         check_name(base_name)
+    base, tuned = base_path(base), base_path(tuned)
+    if base_name is None:
+        base_name = next(iter(named_by_cache(base) or ()), None)
     models = matched(base, tuned)
     pairings = {name: pair(*two, whole_embeddings=embeddings == "whole") for name, two in models.items()}
     if rank is None and numbers is not None:

@@ -26,7 +26,7 @@ _LEVEL = 5
 """How far above is what called the library."""
 
 
-def matched(base: str | Path, tuned: str | Path) -> dict[str, tuple[BaseModel, BaseModel]]:
+def matched(base: Path, tuned: Path) -> dict[str, tuple[BaseModel, BaseModel]]:
     """The models to compare, by component; of the components of a pipeline those that a LoRA can change.
 
     Raises:
@@ -35,7 +35,7 @@ def matched(base: str | Path, tuned: str | Path) -> dict[str, tuple[BaseModel, B
 
     Warns with an AdaptzipWarning of any other component that differs.
     """
-    one, other = models_of(Path(base)), models_of(Path(tuned))
+    one, other = models_of(base), models_of(tuned)
     if (ALONE in one) != (ALONE in other):
         pipeline, model = (base, tuned) if ALONE in other else (tuned, base)
         raise BaseModelError(

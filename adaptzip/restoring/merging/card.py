@@ -58,7 +58,8 @@ def _with_base(card: str, repository: str | None) -> str:
 
 def _section(told: dict[str, Any]) -> str:
     base, options = told["base"], told["options"]
-    rows = [("base model", f"`{base['repository'] or base['name']}`")]
+    revision = f", commit `{base['revision']}`" if base["revision"] else ""
+    rows = [("base model", f"`{base['repository'] or base['name']}`{revision}")]
     rows += [("adapter", _adapter(adapter, many=len(told["adapters"]) > 1)) for adapter in told["adapters"]]
     rows += [("method", f"`{told['method']}`")] if told["method"] else []
     rows += [

@@ -12,6 +12,7 @@ from torch.nn import functional
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.models.adding import goes_by_rows, merge_bias, merge_update, on_rows
+from adaptzip.models.layouts import part_of
 
 
 class Edit(Protocol):
@@ -87,8 +88,7 @@ class Update:
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
         target = weight if self.expert is None else weight[self.expert]
-        if self.part is not None:
-            target = target.chunk(self.part[1])[self.part[0]]
+        target = part_of(target, self.part, self.layout)
         merge_update(target, self.factors, self.layout, rows=self.rows, safe=safe)
         return weight
 

@@ -14,7 +14,9 @@ from adaptzip.core.effects import Effect
 from adaptzip.errors import BaseModelError, CheckpointError
 from adaptzip.models.extras import check_originals, check_whole
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.layouts import WHICH
 from adaptzip.models.names import Renaming, locate, locate_tensor
+from adaptzip.models.nearest import similar
 from adaptzip.models.tying import TiedFamily
 from adaptzip.restoring.merging.edits import BiasUpdate, Edit, NewTensor, Replacement, TokenRows
 from adaptzip.restoring.merging.tying import Changes
@@ -69,7 +71,7 @@ def plan_extras(adapter: Adapter, base: BaseModel, renaming: Renaming, family: T
         if copied and member is None and not _is_embedding(base, name, found):
             heads[name] = tuple(tensor.shape)
         if member is not None and copied and not effects.trained_tied:
-            copies[member] = _replacement(base, base.input_embedding or member, tensor).tensor
+            copies[member] = _replacement(base, base.input_embedding or member, tensor, key).tensor
         elif found is None and (experts := _experts(base, name, tensor, renaming)):
             for stored, part in experts.items():
                 edits.setdefault(stored, []).append(Replacement(part))
@@ -140,7 +142,7 @@ def _experts(base: BaseModel, name: str, stack: Tensor, renaming: Renaming) -> d
     if not count or not all(sites):
         return {}
     if sites[0][0].expert is not None:
-        return {sites[0][0].tensor: _replacement(base, sites[0][0].tensor, stack).tensor}
+        return {sites[0][0].tensor: _replacement(base, sites[0][0].tensor, stack, name).tensor}
     parts = {
         site.tensor: expert if site.rows is None else expert[slice(*site.rows)]
         for expert, found in zip(stack, sites, strict=True)
@@ -148,10 +150,14 @@ def _experts(base: BaseModel, name: str, stack: Tensor, renaming: Renaming) -> d
     }
     expected = sum(base.stored(tensor).bytes // base.stored(tensor).dtype.itemsize for tensor in parts)
     more = locate(base, f"{name}[{count}]", renaming)
-    if more or expected != stack.numel() or any(p.shape != base.stored(n).shape for n, p in parts.items()):
+    other = next((n for n, part in parts.items() if part.shape != base.stored(n).shape), None)
+    if more or other is not None or expected != stack.numel():
+        told = "it has more experts" if more else f"they have {expected} numbers"
+        if other is not None:
+            told = f"{other} is {list(base.stored(other).shape)}, expected {list(parts[other].shape)}"
         raise BaseModelError(
-            f"{base.path}: its experts' tensors for {name} do not fit the adapter's {list(stack.shape)}",
-            hint="is this the base model that the adapter was trained on?",
+            f"{base.path}: its experts' tensors for {name} do not fit the adapter's {list(stack.shape)}: {told}",
+            hint=WHICH,
         )
     return parts
 
@@ -163,8 +169,9 @@ def _is_embedding(base: BaseModel, name: str, found: str | None) -> bool:
 def _new_head(base: BaseModel, key: str, effect: Effect, tensor: Tensor) -> NewTensor:
     if not effect.copied:
         raise BaseModelError(
-            f"{base.path}: lacks the tensor {effect.tensor}, which the adapter's {key} is to replace",
-            hint="is this the base model that the adapter was trained on?",
+            f"{base.path}: lacks the tensor {effect.tensor}, which the adapter's {key} is to replace"
+            f"{similar(effect.tensor, base.tensors)}",
+            hint=WHICH,
         )
     if not effect.placed:
         raise CheckpointError(
@@ -183,8 +190,10 @@ def _float_dtype(base: BaseModel) -> torch.dtype:
 
 def _edit(base: BaseModel, key: str, found: str, tensor: Tensor, effect: Effect) -> Edit:
     if effect.role == "add":
-        return BiasUpdate(_replacement(base, found, tensor).tensor, 1.0)
-    return _replacement(base, found, tensor) if effect.role == "replace" else _rows(base, key, found, tensor, effect)
+        return BiasUpdate(_replacement(base, found, tensor, key).tensor, 1.0)
+    if effect.role == "replace":
+        return _replacement(base, found, tensor, key)
+    return _rows(base, key, found, tensor, effect)
 
 
 def _rows(base: BaseModel, key: str, found: str, rows: Tensor, effect: Effect) -> TokenRows:
@@ -203,17 +212,17 @@ def _rows(base: BaseModel, key: str, found: str, rows: Tensor, effect: Effect) -
         )
     if list(rows.shape[1:]) != width:
         raise BaseModelError(
-            f"{base.path}: {found} has rows of {width}, but the adapter's {key} {list(rows.shape[1:])}"
+            f"{base.path}: {found} has rows of {width}, but the adapter's {key} {list(rows.shape[1:])}", hint=WHICH
         )
     return TokenRows(torch.tensor(indices), rows)
 
 
-def _replacement(base: BaseModel, found: str, tensor: Tensor) -> Replacement:
+def _replacement(base: BaseModel, found: str, tensor: Tensor, key: str) -> Replacement:
     """Puts a tensor in a stored one's place, which may have another number of rows but not another width."""
     stored, brought = base.stored(found).shape, tuple(tensor.shape)
     if len(stored) != len(brought) or stored[1:] != brought[1:]:
         raise BaseModelError(
-            f"{base.path}: {found} is {list(stored)}, but the adapter brings {list(brought)}",
-            hint="is this the base model that the adapter was trained on?",
+            f"{base.path}: {found} is {list(stored)}, but the adapter's {key} is {list(brought)}",
+            hint=WHICH,
         )
     return Replacement(tensor)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.layouts import Layout
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.folder import BaseModel
-from adaptzip.models.layouts import stored_layout
-from adaptzip.models.names import Renaming, locate
+from adaptzip.models.layouts import is_turned_by_peft, stored_layout
+from adaptzip.models.names import Location, Renaming, locate
 from adaptzip.models.renaming import find_renaming
 from adaptzip.models.shards import StoredTensor
 from adaptzip.models.tying import TiedFamily, find_family
@@ -178,6 +179,11 @@ def _module_edits(
         before = edits.get(site.tensor, ()) if tied is None else tied
         layout = stored_layout(base, name, factors, site, shape_after(base.stored(site.tensor).shape, before))
         _check_dtype(base, site.tensor)
+        _check_magnitude(base, name, factors, site, layout)
+        if is_turned_by_peft(base, factors, site):
+            turned = replace(factors, A=factors.B.T.contiguous(), B=factors.A.T.contiguous())
+            yield site.tensor, Update(turned, "expert", site.rows)
+            continue
         yield site.tensor, Update(factors, layout, site.rows, site.expert, site.part)
         if factors.bias is not None:
             bias = site.tensor.removesuffix("weight") + "bias"
@@ -196,6 +202,17 @@ def _check_dtype(base: BaseModel, tensor: str) -> None:
             f"{base.path}: {tensor} is stored as {str(dtype).removeprefix('torch.')}, "
             "expected float32, bfloat16 or float16",
             hint="merge into the original float weights",
+        )
+
+
+def _check_magnitude(base: BaseModel, name: str, factors: LoraFactors, site: Location, layout: Layout) -> None:
+    by_input = factors.magnitude is not None and factors.magnitude.ndim > 1
+    if by_input and (site.rows is not None or layout not in ("linear", "conv")):
+        lies = "is a part of the weight" if site.rows is not None else f"lies as {layout}"
+        raise RefusedError(
+            f"{base.path}: {site.tensor} {lies}, but the adapter's {name} has a DoRA magnitude for each input of a "
+            "whole linear layer",
+            hint="merge it into the base model in the form that it was trained on",
         )
 
 

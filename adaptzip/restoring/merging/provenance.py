@@ -13,6 +13,7 @@ from adaptzip._version import __version__
 from adaptzip.adz.container.reader import read_header
 from adaptzip.checkpoints._base_name import is_local
 from adaptzip.files.digest import sampled_digest, sha256_of
+from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.reading import archive_file, weight_files
@@ -83,11 +84,7 @@ def provenance(
     return {
         "format": FORMAT,
         "made_by": MADE_BY,
-        "base": {
-            "name": plan.base.path.resolve().name,
-            "repository": repository(plan.base, base_model),
-            "files": weights_of(plan.base),
-        },
+        "base": _base(plan.base, base_model),
         "adapters": told_adapters(origins),
         "method": origins.method,
         "options": options,
@@ -123,7 +120,7 @@ def load_provenance(folder: Path) -> dict[str, Any] | None:
 def told_sources(told: Mapping[str, Any]) -> str:
     """The base and the adapters that such a file names, as options of `check`; "" where it names none."""
     base, adapters = told.get("base"), told.get("adapters")
-    words = [f"--base {base['name']}"] if isinstance(base, Mapping) and isinstance(base.get("name"), str) else []
+    words = [f"--base {_told_base(base)}"] if isinstance(base, Mapping) and isinstance(base.get("name"), str) else []
     for adapter in adapters if isinstance(adapters, list) else ():
         if isinstance(adapter, Mapping) and isinstance(adapter.get("name"), str):
             weight = adapter.get("weight")
@@ -132,13 +129,32 @@ def told_sources(told: Mapping[str, Any]) -> str:
 
 
 def repository(base: BaseModel, named: str | None) -> str | None:
-    """The name that the base model has on the Hub, as far as the adapter or the base's config.json tells it."""
+    """The name that the base model has on the Hub, as far as its cache, the adapter or the base's config tells it."""
+    cached = named_by_cache(base.path)
+    if cached is not None:
+        return cached[0]
     return next(filter(is_repository, (named, base.config.get("_name_or_path"))), None)
 
 
 def is_repository(name: object) -> bool:
     """Whether it is the name of a repository on the Hub."""
     return isinstance(name, str) and _HUB.fullmatch(name) is not None and not is_local(name)
+
+
+def _base(base: BaseModel, named: str | None) -> dict[str, Any]:
+    """What is told of the base; `revision` is the commit of a snapshot in the Hub's cache."""
+    cached = named_by_cache(base.path)
+    return {
+        "name": base.path.resolve().name if cached is None else cached[0],
+        "repository": repository(base, named),
+        "revision": None if cached is None else cached[1],
+        "files": weights_of(base),
+    }
+
+
+def _told_base(base: Mapping[str, Any]) -> str:
+    revision = base.get("revision")
+    return f"{base['name']}@{revision}" if isinstance(revision, str) else str(base["name"])
 
 
 def _origin(path: Path, weight: float) -> Origin:

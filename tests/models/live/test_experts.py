@@ -23,6 +23,7 @@ from adaptzip.restoring.merging import merge
 from adaptzip.restoring.reading import read
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, save
+from tests.cases.renamed_models import llama4
 from tests.cases.teachers import CPU
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
@@ -167,7 +168,21 @@ def test_an_expert_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_teacher(base, read(folder), CPU)
 
 
-def test_projections_that_lie_as_columns_are_refused(tmp_path: Path) -> None:
+def test_projections_that_lie_as_columns(tmp_path: Path) -> None:
+    base = save(lambda: loud(llama4()), tmp_path / "base")
+    shapes = {"gate_proj": (24, 16), "up_proj": (24, 16), "down_proj": (16, 24)}
+    folder = written(
+        tmp_path / "a", {f"model.layers.0.feed_forward.experts.{e}.{p}": s for p, s in shapes.items() for e in (0, 2)}
+    )
+    merge(read(folder), base, tmp_path / "merged")
+    loaded, rows = load_teacher(base, read(folder), CPU), [torch.tensor([2, 3, 4, 5])]
+    expected = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(), rows)
+    torch.testing.assert_close(loaded(loaded.batch([rows[0].tolist()])), expected, atol=1e-5, rtol=1e-5)
+    bare = logits(AutoModelForCausalLM.from_pretrained(base).eval(), rows)
+    assert float((bare - expected).abs().max()) > 0.01
+
+
+def test_projections_by_turns_are_refused(tmp_path: Path) -> None:
     base = save(gpt_oss, tmp_path / "base")
     one = {"model.layers.0.mlp.experts.1.down_proj": (16, 24)}
     merge(read(written(tmp_path / "a", one)), base, tmp_path / "merged")
@@ -176,5 +191,5 @@ def test_projections_that_lie_as_columns_are_refused(tmp_path: Path) -> None:
     expected = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval(), rows)
     torch.testing.assert_close(loaded(loaded.batch([rows[0].tolist()])), expected, atol=1e-5, rtol=1e-5)
     folder = written(tmp_path / "b", {"model.layers.0.mlp.experts.1.up_proj": (24, 16)})
-    with pytest.raises(RefusedError, match="gate_up_proj holds the experts' projections as columns"):
+    with pytest.raises(RefusedError, match="gate_up_proj has the outputs of the experts' projections by turns"):
         load_teacher(base, read(folder), CPU)
