@@ -15,6 +15,7 @@ from adaptzip.cli._paths import check_folder
 
 if TYPE_CHECKING:
     from adaptzip.core.adapter import Adapter
+    from adaptzip.restoring.merging.quantised_bases import How
 
 
 def merge(
@@ -42,6 +43,14 @@ def merge(
         bool,
         typer.Option("--untie", help="Give tied embeddings each their own updates, as the live adapter does."),
     ] = False,
+    dequantise: Annotated[
+        bool,
+        typer.Option("--dequantise", help="Take a quantised base, and write its weights with the updates in bfloat16."),
+    ] = False,
+    requantise: Annotated[
+        bool,
+        typer.Option("--requantise", help="Take a base of float8 with scales, and write float8 with new scales."),
+    ] = False,
     alpha: options.Alpha = None,
     config: options.Config = None,
     dialect: options.From = None,
@@ -66,33 +75,39 @@ def merge(
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
 
+    A quantised base is refused unless --dequantise or --requantise says what to write; it is then told what share of
+    the update rounding keeps.
+
     \b
     Examples:
       adaptzip merge my-adapter.adz --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
       adaptzip merge style.adz:0.7 facts/ code.safetensors:0.3 --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
+      adaptzip merge my-adapter/ --base base-model-nf4/ -o merged/ --dequantise
     """
     paths, weights = combining.weighted(sources)
     check_folder(output, force=force, source=paths, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.restoring.merging import merge as run
     from adaptzip.restoring.merging.provenance import origins_of
+    from adaptzip.restoring.merging.quantised_bases import how_quantised
 
+    how = how_quantised(dequantise, requantise, safe_merge)
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
     reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
-    how: dict[str, Any] = {
+    combined: dict[str, Any] = {
         "method": method, "rank": rank, "density": density, "majority": majority, "seed": seed,
     }  # fmt: skip
     with sink.warnings():
-        adapter = combining.one_of(paths, weights, how, reading)
+        adapter = combining.one_of(paths, weights, combined, reading)
     scale = scale * weights[0] if len(paths) == 1 else scale
     if subtract:
         combining.check_updates_alone(adapter)
         scale = -scale
     source = combining.with_tokenizer(paths, base)
     if dry_run:
-        values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
+        values = {"path": str(output)} | _plan(adapter, source, base, scale, untie, how) | {"dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -108,6 +123,8 @@ def merge(
             untie=untie,
             tokenizer=source,
             origins=origins_of(paths, weights if len(paths) > 1 else [], method),
+            dequantise=dequantise,
+            requantise=requantise,
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
@@ -115,15 +132,17 @@ def merge(
     sink.wrote(output, _summary(values), values)
 
 
-def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
-    from adaptzip.models.folder import BaseModel
+def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool, how: How | None) -> dict[str, Any]:
     from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
     from adaptzip.restoring.merging.labels import label_names
     from adaptzip.restoring.merging.plan import plan_merge
+    from adaptzip.restoring.merging.quantised_bases import open_base, prepared
+    from adaptzip.restoring.merging.rounding import Ledger
     from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
 
     own = adapter_folder(source)
-    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie, labels=label_names(adapter, own))
+    planned = plan_merge(adapter, open_base(base, how), scale, untie=untie, labels=label_names(adapter, own))
+    plan = prepared(planned, how, Ledger())
     tokenizer = choose_tokenizer(base, own)
     return {
         "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
@@ -133,6 +152,7 @@ def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool)
         "tokenizer": tokenizer.origin,
         "untied": plan.untied,
         "warnings": [*plan.warnings, *tokenizer_warnings(plan, tokenizer)],
+        "rounding": None,
     }
 
 
@@ -141,6 +161,10 @@ def _say(sink: Output, values: dict[str, Any]) -> None:
         sink.warning(message)
     if values["tokenizer"] is not None:
         sink.note(f"the tokenizer is the {values['tokenizer']}'s")
+    if values["rounding"] is not None:
+        from adaptzip.restoring.merging.rounding import Rounding
+
+        sink.note(Rounding(**values["rounding"]).told())
 
 
 def _summary(values: dict[str, Any]) -> str:

@@ -17,7 +17,6 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
-from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
 from adaptzip.restoring.merging.labels import label_names
 from adaptzip.restoring.merging.names import index_file_name, weight_file_names
@@ -25,6 +24,8 @@ from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
 from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
+from adaptzip.restoring.merging.quantised_bases import how_quantised, open_base, prepared
+from adaptzip.restoring.merging.rounding import Ledger, Rounding
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
 from adaptzip.restoring.model_card import NAME as README
@@ -47,6 +48,7 @@ class MergeReport:
         tokenizer: whose tokenizer it carries, "adapter" or "base"; None where neither brings one.
         untied: tied embeddings became parameters of their own.
         warnings: what the user should know of the result, a line each.
+        rounding: what rounding left of the update, None where the base is not quantised.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class MergeReport:
     tokenizer: str | None = None
     untied: bool = False
     warnings: tuple[str, ...] = ()
+    rounding: Rounding | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -69,6 +72,7 @@ class MergeReport:
             "tokenizer": self.tokenizer,
             "untied": self.untied,
             "warnings": list(self.warnings),
+            "rounding": None if self.rounding is None else self.rounding.as_dict(),
         }
 
 
@@ -85,6 +89,8 @@ def merge(
     untie: bool = False,
     tokenizer: str | Path | None = None,
     origins: Origins | None = None,
+    dequantise: bool = False,
+    requantise: bool = False,
     progress: Progress | None = None,
 ) -> MergeReport:
     """Write the base model with the adapter's updates added to its weights.
@@ -111,15 +117,21 @@ def merge(
             does; PEFT's merge adds an update of one to all of them.
         tokenizer: the adapter's folder, where `source` does not tell it.
         origins: what an adapter in memory was made of, for the model card and the provenance.
+        dequantise: take a quantised base, and write its exact weights with the updates added, each rounded once to
+            bfloat16. The report says what share of the update rounding keeps.
+        requantise: take a base of float8 with scales, and write it in the same form, with scales made anew where a
+            weight is changed; the same is said.
         progress: called after each tensor.
 
     Raises:
         CheckpointError: if the adapter cannot be read.
         BaseModelError: if the base cannot be read or does not fit the adapter.
-        RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
-            or its basis is missing or another.
+        RefusedError: if the base is quantised without `dequantise` or `requantise`, or in a way that is not read or
+            written, a link leads out of its folder, the source is not a low-rank update, or its basis is
+            missing or another.
         CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
-        UsageError: if `output` is, holds or lies in what is read.
+        UsageError: if `output` is, holds or lies in what is read, or the base is not quantised although
+            `dequantise` or `requantise` is asked for, or both are, or either with `safe_merge`.
         OutputError: if `output` exists without `force`, or cannot be written.
 
     Example:
@@ -132,11 +144,13 @@ def merge(
     check_apart(output, source=source, base=base, basis=basis)
     check_output_folder(output, force)
     chosen = choose_device(device)
-    model = BaseModel.open(base)
+    how = how_quantised(dequantise, requantise, safe_merge)
+    model = open_base(base, how)
     adapter = adapter_from(source, base=base, basis=basis)
     named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
     own = None if named is None else adapter_folder(Path(named))
-    plan = plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own))
+    ledger = Ledger()
+    plan = prepared(plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own)), how, ledger)
     chosen_tokenizer = choose_tokenizer(model.path, own)
     if origins is None:
         origins = origins_of([source]) if isinstance(source, str | Path) else Origins()
@@ -147,7 +161,9 @@ def merge(
         broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
         _write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
+        rounding = None if how is None else ledger.rounding(how)
         told = provenance(plan, origins, adapter.meta.base_model, options, written)
+        told |= {} if rounding is None else {"rounding": rounding.as_dict()}
         _write_json(folder / PROVENANCE, told)
         write_card(folder, base_card(model), told)
         check_written(plan, folder)
@@ -161,6 +177,7 @@ def merge(
         chosen_tokenizer.origin,
         plan.untied,
         (*warnings, *_broken_warnings(broken)),
+        rounding,
     )
 
 

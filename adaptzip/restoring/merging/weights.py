@@ -134,7 +134,7 @@ def _write_part(base: BaseModel, sources: Mapping[Path, int], safe: bool, device
 def _write_as_it_is(base: BaseModel, sources: Mapping[Path, int], part: _Part) -> bool:
     output, name = part.output, str(part.output.source)
     shard, stored = base.tensors[name], base.stored(name)
-    plain = shard.loaded is None and stored.dtype == output.stored.dtype
+    plain = shard.lies_plain(name) and stored.dtype == output.stored.dtype
     if plain:
         first, last = part.rows or (0, 1)
         width = stored.bytes // stored.shape[0] if part.rows else stored.bytes
