@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptzip.models.dequantising.source import Found, Source
 
 STATE = ".quant_state.bitsandbytes__"
-_CODES: Mapping[str, tuple[float, ...]] = {
+CODES: Mapping[str, tuple[float, ...]] = {
     "nf4": (
         -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
         -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
@@ -90,7 +90,7 @@ def find_four_bits(source: Source, settings: Mapping[str, object]) -> Iterator[F
 def _decoder(source: Source, name: str, state: str) -> FourBits:
     told = _told(source, state)
     kind, shape, block = state.removeprefix(name + STATE), told.get("shape"), told.get("blocksize")
-    if kind not in _CODES or told.get("quant_type") != kind:
+    if kind not in CODES or told.get("quant_type") != kind:
         raise source.refused(f"{state} says quant_type {str(told.get('quant_type'))[:40]}, expected nf4 or fp4")
     if not _is_shape(shape) or not _is_count(block) or block % 2:
         raise source.refused(f"{state} says shape {str(shape)[:40]} and blocksize {str(block)[:40]}")
@@ -98,7 +98,7 @@ def _decoder(source: Source, name: str, state: str) -> FourBits:
     held, blocks = source.stored(name), -(-count // block)
     if held.bytes != -(-count // 2) or len(held.shape) != 2 or held.shape[1] != 1:
         raise source.refused(f"{name} is {list(held.shape)}, expected {-(-count // 2)} bytes in one column")
-    code = torch.tensor(_CODES[kind])
+    code = torch.tensor(CODES[kind])
     source.expect(f"{name}.quant_map", (16,), torch.float32)
     if (source.whole(f"{name}.quant_map") - code).abs().max() > _NEAR:
         raise source.refused(f"{name}.quant_map is not the table of {kind}")

@@ -13,6 +13,8 @@ from adaptzip.models.dequantising.scaled import FLOAT8, Scaled
 from adaptzip.models.dequantising.source import Finder, Found, Source, setting
 
 _SCALES = (torch.float32, torch.bfloat16, torch.float16)
+_BLOCK = 128
+"""What transformers takes where config.json says no size."""
 _GridOf = Callable[[tuple[int, int]], Grid]
 
 
@@ -32,15 +34,16 @@ class Unscaled:
 
 
 def find_fine_grained(source: Source, settings: Mapping[str, object]) -> Iterator[Found]:
-    """The weights of DeepSeek's form: a scale for each block, or for each matrix where no block is told.
+    """The weights of DeepSeek's form, a scale for each block or each matrix, or AutoFP8's, one for each matrix.
 
     Raises:
         RefusedError: if one has other scales.
     """
     setting(source, settings, "fmt", ("e4m3", "float8_e4m3fn"))
-    block = settings.get("weight_block_size")
-    if block is None:
-        return _scaled(source, "weight_scale_inv", over_all)
+    block = settings.get("weight_block_size", [_BLOCK, _BLOCK])
+    inverse = any(name.endswith(".weight_scale_inv") for name in source.shards)
+    if block is None or not inverse:
+        return _scaled(source, "weight_scale_inv" if inverse else "weight_scale", over_all)
     if not isinstance(block, list) or len(block) != 2 or not all(type(size) is int and size > 0 for size in block):
         raise source.refused(f"quantization_config says weight_block_size {str(block)[:40]}, expected two numbers")
     height, width = block

@@ -98,5 +98,7 @@ def _groups(source: Source, module: str, shape: tuple[int, int], size: int) -> T
     source.expect(f"{module}.g_idx", (inputs,), torch.int32, torch.int64)
     groups = source.whole(f"{module}.g_idx").to(torch.int64)
     if inputs and not 0 <= int(groups.min()) <= int(groups.max()) < count:
-        raise source.refused(f"{module}.g_idx holds {int(groups.min())} to {int(groups.max())}, expected 0 to {count}")
+        raise source.refused(
+            f"{module}.g_idx holds {int(groups.min())} to {int(groups.max())}, expected 0 to {count - 1}"
+        )
     return groups

@@ -16,7 +16,7 @@ def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
     mask = (1 << bits) - 1
     if WORD % bits == 0:
         shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
-        return ((words[:, :, None] >> shifts) & mask).reshape(words.shape[0], -1)[:, :count]
+        return ((words[:, :, None] >> shifts) & mask).flatten(1)[:, :count]
     starts = torch.arange(count) * bits
     place, shift = starts // WORD, starts % WORD
     wide = torch.nn.functional.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, 1))

@@ -73,7 +73,8 @@ def check(
     Raises:
         BaseModelError: if a model cannot be read, or the adapter does not fit the base.
         CheckpointError, FormatError: if an adapter cannot be read.
-        RefusedError: if the merged model is quantised or its base in a way that is not read, or an adapter is no low-rank update.
+        RefusedError: if the merged model is quantised or its base in a way that is not read, or an adapter is
+            no low-rank update.
         UsageError: if the numbers of adapters and weights differ.
 
     Example:

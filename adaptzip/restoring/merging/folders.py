@@ -24,7 +24,7 @@ from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
 from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
-from adaptzip.restoring.merging.quantised_bases import how_quantised, open_base, prepared
+from adaptzip.restoring.merging.quantised_bases import How, how_quantised, open_base, prepared
 from adaptzip.restoring.merging.rounding import Ledger, Rounding
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
@@ -157,7 +157,7 @@ def merge(
     options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
     with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output))) as folder:
         _write_others(plan, chosen_tokenizer, folder)
-        warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
+        warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *_opening_warnings(plan, folder, how))
         broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
         _write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
@@ -179,6 +179,11 @@ def merge(
         (*warnings, *_broken_warnings(broken)),
         rounding,
     )
+
+
+def _opening_warnings(plan: MergePlan, folder: Path, how: How | None) -> tuple[str, ...]:
+    """What `check_opens` says; of a model with the base's own tensors and quantisation it has nothing to say."""
+    return () if how == "requantised" else check_opens(plan, folder)
 
 
 def _broken_warnings(names: Sequence[str]) -> Iterator[str]:

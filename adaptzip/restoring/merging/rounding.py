@@ -21,8 +21,8 @@ class Rounding:
 
     Attributes:
         how: "dequantised" or "requantised".
-        kept: 1 - |W' - (W + dW)|^2 / |dW|^2 over all merged modules: W the base's weights, W' those written; None where
-            there was no update.
+        kept: 1 - |W' - (W + dW)|^2 / |dW|^2 over all merged modules: W the base's weights, W' those written. Below 0
+            where rounding changes more than the update does; None where there was no update.
         worst: the module of which the least was kept.
         worst_kept: the same of that module alone.
     """
@@ -40,7 +40,8 @@ class Rounding:
         """The same in words."""
         if self.kept is None or self.worst_kept is None:
             return f"{self.how}: there was no update for rounding to keep"
-        return f"{self.how}: rounding keeps {self.kept:.4%} of the update, least in {self.worst}: {self.worst_kept:.4%}"
+        much = "rounding changes the weights more than the update does: it " if self.kept < 0 else "rounding "
+        return f"{self.how}: {much}keeps {self.kept:.4%} of the update, least in {self.worst}: {self.worst_kept:.4%}"
 
 
 class Ledger:
