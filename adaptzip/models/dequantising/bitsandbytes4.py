@@ -38,7 +38,7 @@ class FourBits:
         name: the stored bytes, of whatever dtype.
         shape: the weight's.
         block: numbers that share a scale.
-        code: the sixteen numbers.
+        pairs: the two numbers of each byte, (256, 2).
         nested: scales that share a scale, and what is added to each; None where scales are stored as floats.
     """
 
@@ -46,7 +46,7 @@ class FourBits:
     name: str
     shape: tuple[int, ...]
     block: int
-    code: Tensor
+    pairs: Tensor
     nested: tuple[int, float] | None
 
     def rows(self, first: int, last: int) -> Tensor:
@@ -57,9 +57,8 @@ class FourBits:
         size = self.source.stored(self.name).dtype.itemsize
         cells = (start // 2 // size, -(-stop // (2 * size)))
         data = self.source.part(self.name, cells).reshape(-1).view(torch.uint8)[start // 2 - cells[0] * size :]
-        halves = torch.stack((data >> 4, data & 15), dim=1).reshape(-1)[: stop - start]
-        scales = self._scales(one, other).repeat_interleave(self.block)[: stop - start]
-        numbers = self.code[halves.to(torch.int32)] * scales
+        numbers = self.pairs.index_select(0, data.to(torch.int32)).reshape(-1)[: stop - start]
+        numbers = numbers * self._scales(one, other).repeat_interleave(self.block)[: stop - start]
         return numbers[begin - start : end - start].reshape(last - first, *self.shape[1:])
 
     def _scales(self, first: int, last: int) -> Tensor:
@@ -107,7 +106,8 @@ def _decoder(source: Source, name: str, state: str) -> FourBits:
         nested = _nested(source, name, told, blocks)
     else:
         source.expect(f"{name}.absmax", (blocks,), torch.float32, torch.float16, torch.bfloat16)
-    return FourBits(source, name, tuple(shape), block, code, nested)
+    pairs = torch.stack((code.repeat_interleave(16), code.repeat(16)), dim=1)
+    return FourBits(source, name, tuple(shape), block, pairs, nested)
 
 
 def _nested(source: Source, name: str, told: Mapping[str, Any], blocks: int) -> tuple[int, float]:

@@ -63,11 +63,12 @@ class Grid:
         return scales
 
     def largest(self, weight: Tensor) -> Tensor:
-        """The largest magnitude under each scale, (scales down, scales across), of whole rows of blocks."""
-        rows, (_, across) = weight.shape[0], self.counts
-        down = -(-rows // self.height)
-        padded = functional.pad(weight.abs(), (0, across * self.width - weight.shape[1], 0, down * self.height - rows))
-        return padded.reshape(down, self.height, across, self.width).amax(dim=(1, 3))
+        """The largest magnitude under each scale, (scales down, scales across), of some rows from a scale's first."""
+        rows, across = weight.shape[0], self.counts[1]
+        height = min(self.height, rows)
+        down = -(-rows // height)
+        padded = functional.pad(weight.abs(), (0, across * self.width - weight.shape[1], 0, down * height - rows))
+        return padded.reshape(down, height, across, self.width).amax(dim=(1, 3))
 
 
 def over_all(shape: tuple[int, int]) -> Grid:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.errors import RefusedError
+from adaptzip.models.adding import row_blocks
 from adaptzip.models.dequantising.awq import find_awq
 from adaptzip.models.dequantising.bitsandbytes4 import find_four_bits
 from adaptzip.models.dequantising.bitsandbytes8 import find_eight_bits
@@ -30,6 +31,8 @@ _FINDERS: Mapping[str, tuple[Finder, ...]] = {
     **{method: (finder,) for method, finder in FLOAT8.items()},
 }
 """By quant_method. Without one, eight-bit floats may be weights themselves."""
+_BLOCK = 1 << 20
+"""Numbers that are decoded at a time."""
 _TURNED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose weights are (inputs, outputs), which quantised files do not tell."""
 _OF_ACTIVATIONS = frozenset(
@@ -58,7 +61,12 @@ class DecodedShard(Shard):
         if name not in self.found:
             return super().read(name, rows)
         decoder: Decoder = self.found[name].decoder
-        return decoder.rows(*((0, decoder.shape[0]) if rows is None else rows))
+        if rows is not None:
+            return decoder.rows(*rows)
+        whole = torch.empty(decoder.shape)
+        for first, last in row_blocks(decoder.shape, _BLOCK):
+            whole[first:last] = decoder.rows(first, last)
+        return whole
 
     def lies_plain(self, name: str) -> bool:
         """Whether the file holds the tensor's bytes as they are read."""

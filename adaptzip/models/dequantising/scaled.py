@@ -50,22 +50,28 @@ class Scaled:
         return (numbers.to(self.arithmetic) * spread).to(torch.float32)
 
 
-def encoded(form: Scaled, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight in the form of another: eight-bit floats, and the scales by which its largest numbers just fit.
+def scales_for(form: Scaled, largest: Tensor) -> Tensor:
+    """The scales by which the largest numbers just fit into eight-bit floats, in the dtype in which they are stored.
 
     Args:
         form: of eight-bit floats with scales and no zero points.
-        weight: float32, whole rows of blocks.
+        largest: the largest magnitude under each scale.
+    """
+    kept = form.source.stored(form.scale).dtype
+    most = torch.finfo(form.source.stored(form.name).dtype).max
+    scales = torch.where(largest > 0, largest / most, torch.ones_like(largest)).to(kept)
+    return torch.where(scales > 0, scales, torch.finfo(kept).tiny)
 
-    Returns:
-        The numbers, and the scales (scales down, scales across), each in the dtype in which they are stored.
+
+def encoded(form: Scaled, weight: Tensor, scales: Tensor) -> Tensor:
+    """Some rows of a weight as the eight-bit floats of a form.
+
+    Args:
+        form: how they are stored.
+        weight: float32, rows from the first of a scale's.
+        scales: theirs, as `scales_for` makes them.
     """
     stored = form.source.stored(form.name).dtype
-    kept = form.source.stored(form.scale).dtype
+    # A scale that was rounded down would let numbers out of range.
     most = torch.finfo(stored).max
-    largest = form.grid.largest(weight)
-    scales = torch.where(largest > 0, largest / most, torch.ones_like(largest)).to(kept)
-    # A scale that was rounded down, or to nothing, would let numbers out of range.
-    scales = torch.where(scales > 0, scales, torch.finfo(kept).tiny)
-    spread = form.grid.spread(scales.to(torch.float32), 0, weight.shape[0])
-    return (weight / spread).clamp(-most, most).to(stored), scales
+    return (weight / form.grid.spread(scales.to(torch.float32), 0, weight.shape[0])).clamp_(-most, most).to(stored)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from adaptzip.errors import RefusedError
 from adaptzip.models.dequantising.opening import DecodedShard, found_in, stored_in
-from adaptzip.models.dequantising.scaled import FLOAT8, Scaled, encoded
+from adaptzip.models.dequantising.scaled import FLOAT8, Scaled, encoded, scales_for
 from adaptzip.models.dequantising.source import Found
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.quantised import config_tables
@@ -18,6 +19,9 @@ from adaptzip.restoring.merging.edits import Edit
 from adaptzip.restoring.merging.plan import MergePlan, Output
 from adaptzip.restoring.merging.rounding import Ledger, folded, is_merged, measured_outputs, on_rows
 
+_BAND = 1 << 20
+"""Numbers that are changed and rounded at a time."""
+_LEAST_ROWS = 64
 _HINT = "merge with --dequantise instead, which writes bfloat16"
 
 
@@ -40,11 +44,15 @@ class Encoded:
     row: int = 0
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
-        exact = folded(self.edits, weight.clone(), safe)
-        numbers, scales = encoded(self.form, exact)
-        if self.ledger is not None:
-            made = self.form.decoded(numbers, scales, 0, weight.shape[0])
-            self.ledger.note(self.name, self.row, exact - weight, made - exact)
+        numbers = torch.empty(weight.shape, dtype=self.form.source.stored(self.form.name).dtype, device=weight.device)
+        whole = scales_of(self.edits, self.form, weight, safe) if self.form.grid.counts[0] == 1 else None
+        for first, before, exact in _bands(self.edits, self.form, weight, safe):
+            scales = scales_for(self.form, self.form.grid.largest(exact)) if whole is None else whole
+            made = encoded(self.form, exact, scales)
+            numbers[first : first + made.shape[0]] = made
+            if self.ledger is not None:
+                error = self.form.decoded(made, scales, 0, made.shape[0]) - exact
+                self.ledger.note(self.name, self.row + first, exact - before, error)
         return numbers
 
     def on_rows(self, start: int, stop: int) -> Edit | None:
@@ -61,10 +69,30 @@ class Scales:
     shape: tuple[int, ...]
 
     def apply(self, weight: Tensor, safe: bool) -> Tensor:
-        return encoded(self.form, folded(self.edits, weight, safe))[1].reshape(self.shape)
+        return scales_of(self.edits, self.form, weight, safe).reshape(self.shape)
 
     def on_rows(self, start: int, stop: int) -> Edit | None:
         return None
+
+
+def scales_of(edits: Sequence[Edit], form: Scaled, weight: Tensor, safe: bool) -> Tensor:
+    """The scales that a weight has after some changes, (scales down, scales across)."""
+    largest = [form.grid.largest(exact) for _, _, exact in _bands(edits, form, weight, safe)]
+    down = torch.cat(largest)
+    return scales_for(form, down.amax(0, keepdim=True) if form.grid.counts[0] == 1 else down)
+
+
+def _bands(edits: Sequence[Edit], form: Scaled, weight: Tensor, safe: bool) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Rows of a weight and what becomes of them, with the first one's number: never parted within a scale."""
+    if on_rows(edits, 0, 0) is None:
+        yield 0, weight, folded(edits, weight.clone(), safe)
+        return
+    rows, width = weight.shape
+    height = 1 if form.grid.counts[0] == 1 else form.grid.height
+    step = height * max(-(-_LEAST_ROWS // height), _BAND // (height * width))
+    for first in range(0, rows, step):
+        before = weight[first : first + step]
+        yield first, before, folded(on_rows(edits, first, first + len(before)) or (), before.clone(), safe)
 
 
 def requantised(plan: MergePlan, ledger: Ledger) -> MergePlan:

@@ -137,7 +137,7 @@ def is_merged(plan: MergePlan, output: Output) -> bool:
 
 
 def _square(tensor: Tensor) -> float:
-    return float(torch.sum(tensor.to(torch.float64).square()))
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _sums(squares: Iterable[tuple[float, float]]) -> tuple[float, float]:
