@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,36 @@ def test_scales_of_requantised_weights_are_the_largest_numbers(tmp_path: Path) -
     scales = load_file(tmp_path / "merged" / "model.safetensors")[f"{MODULE}.weight_scale_inv"]
     largest = [[exact[12 * i : 12 * i + 12, 12 * j : 12 * j + 12].abs().max() for j in range(2)] for i in range(2)]
     assert torch.allclose(scales * 448, torch.tensor(largest), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("magnitude", [torch.linspace(0.5, 2, 16), torch.linspace(0.5, 2, 16).reshape(1, 16)])
+@pytest.mark.parametrize("name", ["blocks", "fbgemm", "modelopt"])
+def test_magnitudes_of_rows_and_of_inputs(name: str, magnitude: Tensor, tmp_path: Path) -> None:
+    write_quantised(tmp_path / "base", CASES[name])
+    factors = replace(adapter().modules[MODULE], magnitude=magnitude)
+    given = Adapter({MODULE: factors})
+    merge(given, tmp_path / "base", tmp_path / "wide", dequantise=True)
+    merge(given, tmp_path / "base", tmp_path / "short", requantise=True)
+    wide = BaseModel.open(tmp_path / "wide").read(WEIGHT).float()
+    short = BaseModel.open(tmp_path / "short", quantised="decoded").read(WEIGHT)
+    assert float((wide - short).abs().max() / wide.abs().max()) < 0.07
+    norms = wide.norm(dim=1) if magnitude.ndim == 1 else wide.norm(dim=0)
+    assert torch.allclose(norms, magnitude.flatten(), rtol=0.01)
+
+
+def test_bands_of_a_requantised_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("blocks", "fbgemm", "modelopt"):
+        write_quantised(tmp_path / name, CASES[name])
+        one = merge(adapter(), tmp_path / name, tmp_path / f"{name}-1", requantise=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("adaptzip.restoring.merging.requantising._BAND", 16)
+            patch.setattr("adaptzip.restoring.merging.requantising._LEAST_ROWS", 4)
+            other = merge(adapter(), tmp_path / name, tmp_path / f"{name}-2", requantise=True)
+        files = [(tmp_path / f"{name}-{n}" / "model.safetensors").read_bytes() for n in (1, 2)]
+        assert files[0] == files[1]
+        assert one.rounding is not None
+        assert other.rounding is not None
+        assert one.rounding.kept == pytest.approx(other.rounding.kept, rel=1e-12)
 
 
 def sharded(folder: Path, name: str) -> Tensor:
