@@ -14,11 +14,11 @@ from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file as check_one_file
 from adaptzip.cli._paths import check_folder
-from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
     from adaptzip.core.adapter import Adapter
     from adaptzip.restoring.merging.provenance import Origins
+    from adaptzip.restoring.merging.quantised_bases import How
 
 
 def merge(
@@ -87,8 +87,9 @@ def merge(
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
 
-    A base in GGUF becomes another GGUF file with all that the base's says of itself. Where it is quantised,
-    --dequantise or --requantise says what becomes of it, and the report how much of the update rounding kept.
+    A base in GGUF becomes another GGUF file with all that the base's says of itself. A quantised base of any form is
+    refused unless --dequantise or --requantise says what to write; it is then told what share of the update rounding
+    keeps.
 
     \b
     Examples:
@@ -97,26 +98,25 @@ def merge(
       adaptzip merge style.adz:0.7 facts/ code.safetensors:0.3 --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
       adaptzip merge my-adapter/ --base model-q8_0.gguf -o merged.gguf --requantise
+      adaptzip merge my-adapter/ --base base-model-nf4/ -o merged/ --dequantise
     """
     paths, weights = combining.weighted(sources)
-    if dequantise and requantise:
-        raise UsageError("--dequantise and --requantise exclude each other", hint="give one of the two")
     from adaptzip.checkpoints._gguf.bases import is_gguf
     from adaptzip.restoring.merging import merge as run
     from adaptzip.restoring.merging.provenance import origins_of
+    from adaptzip.restoring.merging.quantised_bases import how_quantised
 
     check_output = check_one_file if is_gguf(base) else check_folder
     check_output(output, force=force, source=paths, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
-    rounding: dict[str, Any] = {"dequantise": dequantise, "requantise": requantise}
-
+    how = how_quantised(dequantise, requantise, safe_merge)
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
     reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
-    how: dict[str, Any] = {
+    combined: dict[str, Any] = {
         "method": method, "rank": rank, "density": density, "majority": majority, "seed": seed,
     }  # fmt: skip
     with sink.warnings():
-        adapter = combining.one_of(paths, weights, how, reading)
+        adapter = combining.one_of(paths, weights, combined, reading)
     scale = scale * weights[0] if len(paths) == 1 else scale
     if subtract:
         combining.check_updates_alone(adapter)
@@ -125,11 +125,11 @@ def merge(
     origins = origins_of(paths, weights if len(paths) > 1 else [], method)
     if dry_run:
         if is_gguf(base):
-            flags = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device, **rounding}
-            planned = _gguf_plan(adapter, base, output, flags, origins, force)
+            flags = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device}
+            planned = _gguf_plan(adapter, base, output, how, flags, origins, force)
         else:
-            planned = _plan(adapter, source, base, scale, untie)
-        values = {"path": str(output)} | planned | {"kept": None, "worst": None, "dry_run": True}
+            planned = _plan(adapter, source, base, scale, untie, how)
+        values = {"path": str(output)} | planned | {"dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -143,7 +143,8 @@ def merge(
             device=device,
             force=force,
             untie=untie,
-            **rounding,
+            dequantise=dequantise,
+            requantise=requantise,
             tokenizer=source,
             origins=origins,
             progress=lambda done, total: report("merging", done / total),
@@ -153,15 +154,17 @@ def merge(
     sink.wrote(output, _summary(values), values)
 
 
-def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
-    from adaptzip.models.folder import BaseModel
+def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool, how: How | None) -> dict[str, Any]:
     from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
     from adaptzip.restoring.merging.labels import label_names
     from adaptzip.restoring.merging.plan import plan_merge
+    from adaptzip.restoring.merging.quantised_bases import open_base, prepared
+    from adaptzip.restoring.merging.rounding import Ledger
     from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
 
     own = adapter_folder(source)
-    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie, labels=label_names(adapter, own))
+    planned = plan_merge(adapter, open_base(base, how), scale, untie=untie, labels=label_names(adapter, own))
+    plan = prepared(planned, how, Ledger())
     tokenizer = choose_tokenizer(base, own)
     return {
         "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
@@ -171,16 +174,17 @@ def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool)
         "tokenizer": tokenizer.origin,
         "untied": plan.untied,
         "warnings": [*plan.warnings, *tokenizer_warnings(plan, tokenizer)],
+        "rounding": None,
     }
 
 
 def _gguf_plan(
-    adapter: Adapter, base: Path, output: Path, flags: dict[str, Any], origins: Origins, force: bool
+    adapter: Adapter, base: Path, output: Path, how: How | None, flags: dict[str, Any], origins: Origins, force: bool
 ) -> dict[str, Any]:
     from adaptzip.restoring.merging.gguf import check_file, planned
 
     check_file(output, force, flags)
-    return planned(adapter, base, output, flags, origins)
+    return planned(adapter, base, output, how, flags, origins)
 
 
 def _say(sink: Output, values: dict[str, Any]) -> None:
@@ -188,9 +192,10 @@ def _say(sink: Output, values: dict[str, Any]) -> None:
         sink.warning(message)
     if values["tokenizer"] is not None:
         sink.note(f"the tokenizer is the {values['tokenizer']}'s")
-    if values.get("kept") is not None:
-        worst = values["worst"]
-        sink.note(f"rounding keeps {values['kept']:.4%} of the update; least of {worst['module']}, {worst['kept']:.4%}")
+    if values["rounding"] is not None:
+        from adaptzip.restoring.merging.rounding import Rounding
+
+        sink.note(Rounding(**values["rounding"]).told())
 
 
 def _summary(values: dict[str, Any]) -> str:

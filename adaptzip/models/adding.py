@@ -98,6 +98,7 @@ def merge_bias(weight: Tensor, bias: Tensor, scaling: float) -> None:
 
 def is_finite(weight: Tensor) -> bool:
     """Whether a weight holds neither NaN nor infinity, told by its extremes."""
+    weight = weight.to(torch.float32) if weight.dtype.itemsize == 1 and weight.is_floating_point() else weight
     return not weight.numel() or all(bool(end.isfinite()) for end in torch.aminmax(weight))
 
 

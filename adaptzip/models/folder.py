@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from adaptzip.errors import BaseModelError
 from adaptzip.models.config_file import load_config
 from adaptzip.models.configs import output_name, says_untied
+from adaptzip.models.dequantising.opening import decoded_shards, is_settings_file, without_settings
 from adaptzip.models.files import AGAIN, find_weights, load_json
 from adaptzip.models.hub import INSTALL, base_path
 from adaptzip.models.others import other_files
@@ -44,6 +45,10 @@ INPUT_EMBEDDINGS = (
 SIDES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """The names under which an encoder-decoder model has its `shared` embedding as well."""
 
+Quantised = Literal["refused", "dequantised", "decoded", "stored"]
+"""What a quantised model is: an error; a float model in all respects; one whose weights alone are read as floats, with
+its own configuration and files; or what it is."""
+
 
 @dataclass(frozen=True, eq=False)
 class BaseModel:
@@ -67,7 +72,7 @@ class BaseModel:
     others: tuple[Path, ...] = ()
 
     @classmethod
-    def open(cls, path: str | Path) -> BaseModel:
+    def open(cls, path: str | Path, *, quantised: Quantised = "refused") -> BaseModel:
         """Open the base model in the folder `path`: what transformers would load from it, by default.
 
         Args:
@@ -88,17 +93,21 @@ class BaseModel:
             hint = fetch if named else WHICH
             raise BaseModelError(f"{path}: {what}, expected the folder of a base model", hint=hint)
         config = load_config(path)
-        refuse_quantised_config(path, config)
+        if quantised == "refused":
+            refuse_quantised_config(path, config)
         weights = find_weights(path, config)
         shards = tuple(open_shard(file) for file in weights.files)
-        refuse_quantised_tensors(path, (stored for shard in shards for stored in shard.tensors.values()))
+        if quantised == "refused":
+            refuse_quantised_tensors(path, (stored for shard in shards for stored in shard.tensors.values()))
         _check_disjoint(shards)
         others = other_files(path, weights.files)
         if weights.index is None:
-            return cls(path, shards, config, others=others)
-        index = load_json(weights.index)
-        _check_index(weights.index, index, shards)
-        return cls(path, shards, config, index, weights.index.name, others)
+            model = cls(path, shards, config, others=others)
+        else:
+            index = load_json(weights.index)
+            _check_index(weights.index, index, shards)
+            model = cls(path, shards, config, index, weights.index.name, others)
+        return model if quantised in ("refused", "stored") else _decoded(model, quantised == "dequantised")
 
     @cached_property
     def tensors(self) -> Mapping[str, Shard]:
@@ -168,6 +177,15 @@ def side_names(embedding: str) -> tuple[str, ...]:
     if not embedding.endswith(shared):
         return ()
     return tuple(embedding.removesuffix(shared) + side for side in SIDES)
+
+
+def _decoded(model: BaseModel, plainly: bool) -> BaseModel:
+    """The model with float weights; `plainly` without its quantiser's settings and files as well."""
+    shards = decoded_shards(model.path, model.config, model.shards)
+    if shards == model.shards or not plainly:
+        return replace(model, shards=shards)
+    others = tuple(file for file in model.others if not is_settings_file(file.as_posix()))
+    return replace(model, shards=shards, config=without_settings(model.config), others=others)
 
 
 def _check_disjoint(shards: tuple[Shard, ...]) -> None:

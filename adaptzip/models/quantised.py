@@ -11,7 +11,8 @@ import torch
 
 from adaptzip.models.shards import StoredTensor, quantised
 
-_CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
+CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Where a configuration tells of quantisation."""
 _ENDINGS = {
     ".absmax": "bitsandbytes, 4 bit",
     ".SCB": "bitsandbytes, 8 bit",
@@ -28,30 +29,36 @@ _ENDINGS = {
 }
 """How the names of tensors end that quantisers write beside or in place of a weight."""
 
+_DEQUANTISE = "give the original float weights, or merge into these with `merge --dequantise`, which writes bfloat16"
 _PACKED = frozenset((torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32))
-_COMPANION = re.compile(r"scale|absmax|zero_?point|qzeros|codebook", re.IGNORECASE)
+COMPANION = re.compile(r"scale|absmax|zero_?point|qzeros|codebook", re.IGNORECASE)
 """What the companions of a quantised weight are called."""
 
 
 def refuse_quantised_config(path: Path, config: Mapping[str, Any]) -> None:
     """Raise a RefusedError if a configuration says that the weights are quantised, at whatever depth."""
-    for table in _tables(config):
-        for key in _CONFIG_KEYS:
+    for table in config_tables(config):
+        for key in CONFIG_KEYS:
             if table.get(key):
-                raise quantised(path, _method(table[key]) or f"{key} in config.json")
+                raise quantised(path, _method(table[key]) or f"{key} in config.json", hint=_DEQUANTISE)
 
 
 def refuse_quantised_tensors(path: Path, tensors: Iterable[StoredTensor]) -> None:
     """Raise a RefusedError if the names or dtypes of tensors show that weights are quantised."""
+    what = quantised_sign(tensors)
+    if what is not None:
+        raise quantised(path, what, hint=_DEQUANTISE)
+
+
+def quantised_sign(tensors: Iterable[StoredTensor]) -> str | None:
+    """What in the names or dtypes of tensors shows that weights are quantised, None where nothing does."""
     table = {tensor.name: tensor for tensor in tensors}
     named = next((what for name in table for end, what in _ENDINGS.items() if _ends(table[name], end)), None)
     what = named or next((found for tensor in table.values() if (found := _packed_as(tensor))), None)
-    what = what or _with_companions(table)
-    if what is not None:
-        raise quantised(path, what)
+    return what or _with_companions(table)
 
 
-def _tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def config_tables(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The configuration and the tables within it, such as `text_config`."""
     waiting: list[Mapping[str, Any]] = [config]
     while waiting:
@@ -82,9 +89,9 @@ def _packed_as(tensor: StoredTensor) -> str | None:
 
 def _with_companions(table: Mapping[str, StoredTensor]) -> str | None:
     """An integer matrix that has scales or zero points beside it, under names that no table here has."""
-    companions = {name.rpartition(".")[0] for name in table if _COMPANION.search(name.rpartition(".")[2])}
+    companions = {name.rpartition(".")[0] for name in table if COMPANION.search(name.rpartition(".")[2])}
     for name, tensor in table.items():
         module, _, last = name.rpartition(".")
-        if len(tensor.shape) > 1 and tensor.dtype in _PACKED and not _COMPANION.search(last) and module in companions:
+        if len(tensor.shape) > 1 and tensor.dtype in _PACKED and not COMPANION.search(last) and module in companions:
             return f"{name} is {str(tensor.dtype).removeprefix('torch.')}"
     return None

@@ -70,6 +70,10 @@ class Shard:
                     raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
         return tensor
 
+    def lies_plain(self, name: str) -> bool:
+        """Whether the file holds the tensor's bytes as they are read."""
+        return self.loaded is None
+
 
 def open_shard(path: Path) -> Shard:
     """Read the table of tensors of a safetensors or PyTorch weight file.
@@ -142,12 +146,12 @@ def _refuse_quantised(path: Path, header: bytes) -> None:
         raise quantised(path, f"it holds {found[0]}")
 
 
-def quantised(path: Path, which: str) -> RefusedError:
+_FLOATS = "give the original float weights; what was merged into them can be quantised again"
+
+
+def quantised(path: Path, which: str, hint: str = _FLOATS) -> RefusedError:
     """The error about a base model in `path`, a folder or file, whose weights are quantised."""
-    return RefusedError(
-        f"{path}: is quantised ({which}), expected the model in float weights",
-        hint="give the original float weights; what was merged into them can be quantised again",
-    )
+    return RefusedError(f"{path}: is quantised ({which}), expected the model in float weights", hint=hint)
 
 
 def _open_pytorch(path: Path) -> Shard:

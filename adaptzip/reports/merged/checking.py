@@ -74,8 +74,9 @@ def check(
     Raises:
         BaseModelError: if a model cannot be read, or the adapter does not fit the base.
         CheckpointError, FormatError: if an adapter cannot be read.
-        RefusedError: if a model is quantised, or an adapter is no low-rank update.
-        UsageError: if the numbers of adapters and weights differ, or a model is a GGUF file.
+        RefusedError: if the merged model is quantised or its base in a way that is not read, or an adapter is
+            no low-rank update.
+        UsageError: if the numbers of adapters and weights differ.
 
     Example:
         >>> _ = adaptzip.merge("my-adapter", "base-model", "merged")
@@ -91,7 +92,7 @@ def check(
     if len(given) != len(sources) or not sources:
         raise UsageError(f"{len(sources)} adapters have {len(given)} weights", hint="give one weight for each")
     how: dict[str, Any] = {"method": method, "rank": rank, "density": density, "majority": majority, "seed": seed}
-    whole, model = BaseModel.open(base), BaseModel.open(merged)
+    whole, model = BaseModel.open(base, quantised="dequantised"), BaseModel.open(merged)
     parts = [adapter_from(source, base=base, **reading) for source in sources]
     in_turn: list[MergePlan] = []
     labels = _labels(sources, parts)
@@ -165,8 +166,9 @@ def _edits_in_turn(plans: Sequence[MergePlan]) -> dict[str, tuple[Edit, ...]]:
 
 
 def _meanings(subjects: Sequence[Subject]) -> Mapping[str, str]:
-    pairs = {(s.output.stored.dtype, s.dtype, bool(s.in_turn)) for s in subjects}
-    return {rule.name: rule.meaning for one, other, more in pairs for rule in rules_for(one, other, several=more)}
+    kinds = {(s.output.stored.dtype, s.dtype, bool(s.in_turn), s.decoded) for s in subjects}
+    found = (rules_for(one, other, several=more, decoded=read) for one, other, more, read in kinds)
+    return {rule.name: rule.meaning for rules in found for rule in rules}
 
 
 def _may_be_left_out(plan: MergePlan, output: Output) -> bool:

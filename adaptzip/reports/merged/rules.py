@@ -47,15 +47,17 @@ _CAST = Rule(
     safe=True,
     cast=True,
 )
+_ROUNDED = "the base dequantised and rounded to the merged model's dtype, then: "
 
 
-def rules_for(dtype: torch.dtype, found: torch.dtype, *, several: bool) -> tuple[Rule, ...]:
+def rules_for(dtype: torch.dtype, found: torch.dtype, *, several: bool, decoded: bool = False) -> tuple[Rule, ...]:
     """The rules that may tell different numbers apart, the usual one first.
 
     Args:
         dtype: the base's.
         found: the merged model's.
         several: whether several adapters are merged.
+        decoded: whether the base is quantised, and its weights are read as float32.
     """
     rules = [DEFAULT]
     if {dtype, found} & {torch.bfloat16, torch.float16}:
@@ -67,6 +69,9 @@ def rules_for(dtype: torch.dtype, found: torch.dtype, *, several: bool) -> tuple
             )
             for rule in rules
         ]
+    if decoded:
+        first = [replace(r, name=f"{r.name}, rounded base", meaning=_ROUNDED + r.meaning, loaded=True) for r in rules]
+        return (*(rule for rule in rules if not rule.safe), *first)
     if dtype == found:
         return tuple(rules)
     to = str(found).removeprefix("torch.")

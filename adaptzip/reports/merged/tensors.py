@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.models.adding import row_blocks
+from adaptzip.models.dequantising.opening import found_in
 from adaptzip.models.folder import BaseModel
 from adaptzip.reports.merged.numbers import Tally, compare
 from adaptzip.reports.merged.places import Place
@@ -55,8 +56,17 @@ class Subject:
         return self.merged.stored(self.place.tensors[0]).dtype
 
     @property
+    def decoded(self) -> bool:
+        """Whether the base's tensor is quantised."""
+        source = self.output.source
+        return source is not None and source in found_in(self.base.tensors[source])
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
-        return rules_for(self.output.stored.dtype, self.dtype, several=bool(self.in_turn)) if self.output.edits else ()
+        if not self.output.edits:
+            return ()
+        several = bool(self.in_turn)
+        return rules_for(self.output.stored.dtype, self.dtype, several=several, decoded=self.decoded)
 
     def blocks(self, rule: Rule, numbers: int = BLOCK) -> Iterator[tuple[int, Tensor | None, list[Edit], Tensor]]:
         """The first row of each block, its base, its edits and what was found there; one block where rows depend."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.merging.rounding import Rounding
 from adaptzip.restoring.model_card import NAME, is_ours, with_section
 
 _MARK = "<!-- adaptzip: merge -->"
@@ -60,11 +61,13 @@ def _section(told: dict[str, Any]) -> str:
     base, options = told["base"], told["options"]
     revision = f", commit `{base['revision']}`" if base["revision"] else ""
     rows = [("base model", f"`{base['repository'] or base['name']}`{revision}")]
+    rounding = told.get("rounding")
+    rows = [("base model", f"`{base['repository'] or base['name']}`")]
     rows += [("adapter", _adapter(adapter, many=len(told["adapters"]) > 1)) for adapter in told["adapters"]]
     rows += [("method", f"`{told['method']}`")] if told["method"] else []
     rows += [
         ("scale", f"{options['scale']:g}"),
-        ("rounded", _ROUNDING[options["safe_merge"]]),
+        ("rounded", _ROUNDING[options["safe_merge"]] if rounding is None else Rounding(**rounding).told()),
         ("tied embeddings", "each with its own updates" if options["untie"] else "as PEFT merges them"),
         ("merged", f"{told['modules']} modules, {told['extras']} other tensors"),
         ("bytes of weights", f"{sum(file['bytes'] for file in told['files'].values()):,}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,19 +11,37 @@ from pathlib import Path
 
 from adaptzip.files.digest import sampled_digest
 from adaptzip.files.journal import Journal
+from adaptzip.restoring.merging.rounding import Ledger
 
 _PORTION = 1 << 27
 """Bytes that are written before the disk is asked to take them: all at once at the end, it would be waited for."""
 
 
-def finished(folder: Path, journal: Journal | None) -> dict[str, tuple[str, ...]]:
-    """The weight files in `folder` that an earlier run finished, each with its tensors that hold NaN or infinity."""
-    parts = {} if journal is None else journal.parts()
-    return {
-        name: tuple(map(str, part.get("broken", ())))
-        for name, part in parts.items()
-        if (folder / name).is_file() and sampled_digest(folder / name) == part.get("sample")
-    }
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is remembered of finished files, for a run that goes on.
+
+    Attributes:
+        journal: where they are noted.
+        ledger: what is noted of updates, which goes into the journal with the file.
+    """
+
+    journal: Journal
+    ledger: Ledger
+
+    def restored(self, folder: Path) -> dict[str, list[str]]:
+        """The files in `folder` that an earlier run finished, each with its tensors that hold NaN or infinity."""
+        kept = {}
+        for name, part in self.journal.parts().items():
+            if (folder / name).is_file() and sampled_digest(folder / name) == part.get("sample"):
+                self.ledger.restore(part["squares"])
+                kept[name] = list(part["broken"])
+        return kept
+
+    def note(self, path: Path, names: Iterable[str], broken: Sequence[str]) -> None:
+        """Note a file that is durable, with the names of its tensors."""
+        squares = self.ledger.sums(names)
+        self.journal.note(path.name, sample=sampled_digest(path), broken=broken, squares=squares)
 
 
 @dataclass(eq=False)
@@ -31,10 +49,10 @@ class Finisher:
     """Flushes files in a thread of its own.
 
     Attributes:
-        journal: where finished files are noted, None for nowhere.
+        record: where finished files are noted, None for nowhere.
     """
 
-    journal: Journal | None
+    record: Record | None
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _asked: list[Future[None]] = field(default_factory=list)
     _waiting: int = 0
@@ -46,10 +64,10 @@ class Finisher:
             self._waiting = 0
             self._asked.append(self._pool.submit(os.fsync, handle))
 
-    def finish(self, path: Path, handle: int, broken: Sequence[str]) -> None:
-        """An open file is complete, with the tensors in it that hold NaN or infinity as in the base."""
+    def finish(self, path: Path, handle: int, names: Iterable[str], broken: Sequence[str]) -> None:
+        """An open file is complete, with tensors of these names, some of which hold NaN or infinity as in the base."""
         self._waiting = 0
-        self._asked.append(self._pool.submit(self._finish, path, handle, tuple(broken)))
+        self._asked.append(self._pool.submit(self._finish, path, handle, tuple(names), tuple(broken)))
 
     def wait(self) -> None:
         """Until all files are durable.
@@ -64,20 +82,20 @@ class Finisher:
         """Drop what has not begun."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _finish(self, path: Path, handle: int, broken: tuple[str, ...]) -> None:
+    def _finish(self, path: Path, handle: int, names: Sequence[str], broken: Sequence[str]) -> None:
         os.fsync(handle)
-        if self.journal is not None:
-            self.journal.note(path.name, sample=sampled_digest(path), broken=broken)
+        if self.record is not None:
+            self.record.note(path, names, broken)
 
 
 @contextmanager
-def finishing(journal: Journal | None) -> Iterator[Finisher]:
+def finishing(record: Record | None) -> Iterator[Finisher]:
     """A finisher; on return all that it was told of is durable.
 
     Raises:
         OSError: if a file could not be made durable.
     """
-    finisher = Finisher(journal)
+    finisher = Finisher(record)
     try:
         yield finisher
         finisher.wait()

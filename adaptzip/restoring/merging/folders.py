@@ -15,21 +15,22 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
-from adaptzip.errors import UsageError
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.inputs import check_apart
 from adaptzip.files.journal import Journal
-from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
+from adaptzip.restoring.merging.finishing import Record
 from adaptzip.restoring.merging.gguf import check_file, merge_gguf
 from adaptzip.restoring.merging.labels import label_names
 from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
-from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
+from adaptzip.restoring.merging.provenance import Origins, provenance
+from adaptzip.restoring.merging.quantised_bases import How, how_quantised, open_base, prepared
 from adaptzip.restoring.merging.report import MergeReport
 from adaptzip.restoring.merging.resuming import merge_key
+from adaptzip.restoring.merging.rounding import Ledger
 from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
 from adaptzip.restoring.model_card import NAME as README
@@ -82,8 +83,10 @@ def merge(
             weights takes them from `base`.
         untie: give each tied embedding the updates of its own alone, so that the model computes what the live adapter
             does; PEFT's merge adds an update of one to all of them.
-        dequantise: merge into a quantised base's exact dequantised weights, and write them in bfloat16.
-        requantise: quantise changed weights again as the base's were: GGUF's Q8_0.
+        dequantise: take a quantised base, and write its exact weights with the updates added, each rounded once to
+            bfloat16. The report says what share of the update rounding keeps.
+        requantise: take a base of float8 with scales or in GGUF's Q8_0, and write it in the same form, with scales made
+            anew where a weight is changed; the same is said.
         tokenizer: the adapter's folder, where `source` does not tell it.
         origins: what an adapter in memory was made of, for the model card and the provenance.
         progress: called after each tensor.
@@ -91,10 +94,12 @@ def merge(
     Raises:
         CheckpointError: if the adapter cannot be read.
         BaseModelError: if the base cannot be read or does not fit the adapter.
-        RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
-            or its basis is missing or another.
+        RefusedError: if the base is quantised without `dequantise` or `requantise`, or in a way that is not read or
+            written, a link leads out of its folder, the source is not a low-rank update, or its basis is
+            missing or another.
         CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
-        UsageError: if `output` is, holds or lies in what is read.
+        UsageError: if `output` is, holds or lies in what is read, or the base is not quantised although
+            `dequantise` or `requantise` is asked for, or both are, or either with `safe_merge`.
         OutputError: if `output` exists without `force`, or cannot be written.
 
     Example:
@@ -107,30 +112,30 @@ def merge(
     check_apart(output, source=source, base=base, basis=basis)
     chosen = choose_device(device)
     options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
-    quantised = {"dequantise": dequantise, "requantise": requantise}
+    how = how_quantised(dequantise, requantise, safe_merge)
     if is_gguf(base):
         check_file(Path(output), force, options)
         adapter, made_of = adapter_from(source, base=base, basis=basis), origins or _origins(source)
-        how = options | quantised
-        return merge_gguf(adapter, Path(base), Path(output), how, made_of, force=force, progress=progress)
-    if dequantise or requantise:
-        raise UsageError(f"{base}: dequantise and requantise are for quantised bases", hint="leave them out")
+        return merge_gguf(adapter, Path(base), Path(output), how, options, made_of, force=force, progress=progress)
     check_output_folder(output, force)
-    model = BaseModel.open(base)
+    model = open_base(base, how)
     adapter = adapter_from(source, base=base, basis=basis)
     named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
     own = None if named is None else adapter_folder(Path(named))
-    plan = plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own))
+    ledger = Ledger()
+    plan = prepared(plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own)), how, ledger)
     chosen_tokenizer = choose_tokenizer(model.path, own)
     key = merge_key(plan, options)
     with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output)), key=key) as folder:
         _write_others(plan, chosen_tokenizer, folder)
-        warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
-        journal = Journal.beside(folder, key)
-        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress, journal=journal)
+        warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *_opening_warnings(plan, folder, how))
+        record = Record(Journal.beside(folder, key), ledger)
+        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress, record=record)
         _write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
+        rounding = None if how is None else ledger.rounding(how)
         told = provenance(plan, origins or _origins(source), adapter.meta.base_model, options, written)
+        told |= {} if rounding is None else {"rounding": rounding.as_dict()}
         _write_json(folder / PROVENANCE, told)
         write_card(folder, base_card(model), told)
         check_written(plan, folder)
@@ -144,11 +149,13 @@ def merge(
         chosen_tokenizer.origin,
         plan.untied,
         (*warnings, *_broken_warnings(broken)),
+        rounding,
     )
 
 
-def _origins(source: object) -> Origins:
-    return origins_of([source]) if isinstance(source, str | Path) else Origins()
+def _opening_warnings(plan: MergePlan, folder: Path, how: How | None) -> tuple[str, ...]:
+    """What `check_opens` says; of a model with the base's own tensors and quantisation it has nothing to say."""
+    return () if how == "requantised" else check_opens(plan, folder)
 
 
 def _broken_warnings(names: Sequence[str]) -> Iterator[str]:

@@ -50,7 +50,7 @@ def check_written(plan: MergePlan, folder: Path) -> None:
         BaseModelError: if they cannot be read.
         CheckFailedError: if a tensor is missing, or has another dtype or shape.
     """
-    written = BaseModel.open(folder)
+    written = BaseModel.open(folder, quantised="stored")
     found = {name: _form(written.stored(name)) for name in written.tensors}
     expected = {name: _form(tensor) for name, tensor in plan.tensors.items()}
     if found != expected:

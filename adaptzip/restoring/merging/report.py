@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptzip.restoring.merging.rounding import Rounding
+
 
 @dataclass(frozen=True)
 class MergeReport:
@@ -19,9 +21,7 @@ class MergeReport:
         tokenizer: whose tokenizer it carries, "adapter" or "base"; None where neither brings one.
         untied: tied embeddings became parameters of their own.
         warnings: what the user should know of the result, a line each.
-        kept: how much of the update came through rounding, 1 - |W' - (W + dW)|^2 / |dW|^2 over all modules; below 0
-            where rounding changes more than the update. None where it was not measured.
-        worst: the module of which least came through, and how much of it.
+        rounding: what rounding left of the update, None where the base is not quantised.
     """
 
     path: Path
@@ -32,8 +32,7 @@ class MergeReport:
     tokenizer: str | None = None
     untied: bool = False
     warnings: tuple[str, ...] = ()
-    kept: float | None = None
-    worst: tuple[str, float] | None = None
+    rounding: Rounding | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -46,6 +45,5 @@ class MergeReport:
             "tokenizer": self.tokenizer,
             "untied": self.untied,
             "warnings": list(self.warnings),
-            "kept": self.kept,
-            "worst": None if self.worst is None else {"module": self.worst[0], "kept": self.worst[1]},
+            "rounding": None if self.rounding is None else self.rounding.as_dict(),
         }

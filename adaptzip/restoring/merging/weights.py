@@ -21,13 +21,12 @@ from torch import Tensor
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.files.copying import copy_range, write_at
-from adaptzip.files.journal import Journal
 from adaptzip.files.tensors import build_header
 from adaptzip.models.adding import is_finite, row_blocks
 from adaptzip.models.files import AGAIN
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.edits import Edit
-from adaptzip.restoring.merging.finishing import finished, finishing
+from adaptzip.restoring.merging.finishing import Record, finishing
 from adaptzip.restoring.merging.names import weight_file_names
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output
 
@@ -72,7 +71,7 @@ def write_weights(
     safe: bool,
     device: torch.device,
     progress: Progress | None,
-    journal: Journal | None = None,
+    record: Record | None = None,
 ) -> tuple[str, ...]:
     """Write the weight files into `folder`, and make them durable.
 
@@ -80,7 +79,7 @@ def write_weights(
         safe: round each update to the weight's dtype before adding it.
         device: where weights are merged.
         progress: called after each tensor.
-        journal: where finished files are noted; those that it has already are kept.
+        record: where finished files are noted; those that it has already are kept.
 
     Returns:
         The tensors that hold NaN or infinity as in the base.
@@ -89,11 +88,11 @@ def write_weights(
         BaseModelError: if a file of the base ends too early.
         CheckFailedError: if a weight that the adapter changes holds NaN or infinity.
     """
-    kept = finished(folder, journal)
+    kept = {} if record is None else record.restored(folder)
     files = {folder / name: o for name, o in zip(weight_file_names(plan.base), plan.outputs, strict=True)}
     total = sum(map(len, plan.outputs))
     done = sum(len(outputs) for path, outputs in files.items() if path.name in kept)
-    broken = {path.name: list(kept.get(path.name, ())) for path in files}
+    broken = {path.name: kept.get(path.name, []) for path in files}
     with ExitStack() as stack:
         sources = {shard.path: stack.enter_context(_opened(shard.path, os.O_RDONLY)) for shard in plan.base.shards}
         parts = [
@@ -103,7 +102,7 @@ def write_weights(
             for part in _parts_of_file(plan.base, path, outputs, stack, whole=device.type != "cpu")
         ]
         left = Counter(part.path for part in parts)
-        finisher = stack.enter_context(finishing(journal))
+        finisher = stack.enter_context(finishing(record))
         work = partial(_write_part, plan.base, sources, safe, device)
         for part, is_broken in zip(parts, parallel_map(work, parts, device=device), strict=True):
             here = broken[part.path.name]
@@ -112,7 +111,8 @@ def write_weights(
             finisher.wrote(part.target, part.bytes)
             left[part.path] -= 1
             if not left[part.path]:
-                finisher.finish(part.path, part.target, here)
+                names = (output.stored.name for output in files[part.path])
+                finisher.finish(part.path, part.target, names, here)
             done += part.last
             if progress is not None and part.last:
                 progress(done, total)
@@ -166,7 +166,7 @@ def _write_part(base: BaseModel, sources: Mapping[Path, int], safe: bool, device
 def _write_as_it_is(base: BaseModel, sources: Mapping[Path, int], part: _Part) -> bool:
     output, name = part.output, str(part.output.source)
     shard, stored = base.tensors[name], base.stored(name)
-    plain = shard.loaded is None and stored.dtype == output.stored.dtype
+    plain = shard.lies_plain(name) and stored.dtype == output.stored.dtype
     if plain:
         first, last = part.rows or (0, 1)
         width = stored.bytes // stored.shape[0] if part.rows else stored.bytes

@@ -16,12 +16,13 @@ from adaptzip.files.atomic import atomic_file, check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.restoring.merging.gguf.base import open_base
 from adaptzip.restoring.merging.gguf.layout import head, lay_out
-from adaptzip.restoring.merging.gguf.measuring import Shares
 from adaptzip.restoring.merging.gguf.plan import GgufPlan, plan_merge
 from adaptzip.restoring.merging.gguf.writing import write_tensors
 from adaptzip.restoring.merging.plan import listed
 from adaptzip.restoring.merging.provenance import FORMAT, MADE_BY, Origins, fingerprints, is_repository, told_adapters
+from adaptzip.restoring.merging.quantised_bases import How
 from adaptzip.restoring.merging.report import MergeReport
+from adaptzip.restoring.merging.rounding import Ledger, Rounding
 
 _LONGEST = 25
 """Characters of a float."""
@@ -31,6 +32,7 @@ def merge_gguf(
     adapter: Adapter,
     base: Path,
     output: Path,
+    how: How | None,
     options: dict[str, Any],
     origins: Origins,
     *,
@@ -45,7 +47,8 @@ def merge_gguf(
     Args:
         base: the file, the first of several.
         output: the file to write.
-        options: `scale`, `dequantise` and `requantise` of `plan_merge`, the `device`, and others that are false.
+        how: what becomes of quantised weights.
+        options: `scale` of `plan_merge`, the `device`, and others that are false.
         origins: what the adapter was made of.
 
     Raises:
@@ -53,14 +56,17 @@ def merge_gguf(
         CheckFailedError: if a changed weight holds NaN or infinity.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
-    plan = _plan(adapter, base, output, options)
+    plan = _plan(adapter, base, output, how, options)
     told = _told(plan, origins, adapter.meta.base_model, options)
     layout = lay_out(plan, _room(plan, told))
     with atomic_file(output, force) as handle:
         handle.truncate(layout.size)
         device = torch.device(options["device"])
-        shares, broken = write_tensors(plan, layout, handle.fileno(), device, progress)
-        handle.write(head(plan, layout, _json(told | _shares(shares))))
+        ledger = None if how is None else Ledger()
+        broken = write_tensors(plan, layout, handle.fileno(), ledger, device, progress)
+        rounding = None if how is None or ledger is None else ledger.rounding(how)
+        told |= {} if rounding is None else {"rounding": rounding.as_dict()}
+        handle.write(head(plan, layout, _json(told)))
     return MergeReport(
         output,
         layout.size,
@@ -69,14 +75,15 @@ def merge_gguf(
         0,
         tokenizer(plan),
         warnings=(*plan.warnings, *_broken(broken)),
-        kept=shares.kept,
-        worst=shares.worst,
+        rounding=rounding,
     )
 
 
-def planned(adapter: Adapter, base: Path, output: Path, options: dict[str, Any], origins: Origins) -> dict[str, Any]:
+def planned(
+    adapter: Adapter, base: Path, output: Path, how: How | None, options: dict[str, Any], origins: Origins
+) -> dict[str, Any]:
     """What `merge_gguf` would write, as JSON values; it raises the same."""
-    plan = _plan(adapter, base, output, options)
+    plan = _plan(adapter, base, output, how, options)
     return {
         "bytes": lay_out(plan, _room(plan, _told(plan, origins, adapter.meta.base_model, options))).size,
         "files": [output.name],
@@ -85,6 +92,7 @@ def planned(adapter: Adapter, base: Path, output: Path, options: dict[str, Any],
         "tokenizer": tokenizer(plan),
         "untied": False,
         "warnings": list(plan.warnings),
+        "rounding": None,
     }
 
 
@@ -105,11 +113,10 @@ def check_file(output: Path, force: bool, options: dict[str, Any]) -> None:
     check_output(output, force)
 
 
-def _plan(adapter: Adapter, base: Path, output: Path, options: dict[str, Any]) -> GgufPlan:
+def _plan(adapter: Adapter, base: Path, output: Path, how: How | None, options: dict[str, Any]) -> GgufPlan:
     opened = open_base(base)
     check_apart(output, base=list(opened.files))
-    dequantise, requantise = options["dequantise"], options["requantise"]
-    return plan_merge(adapter, opened, options["scale"], dequantise=dequantise, requantise=requantise)
+    return plan_merge(adapter, opened, how, options["scale"])
 
 
 def tokenizer(plan: GgufPlan) -> str | None:
@@ -141,18 +148,14 @@ def _told(plan: GgufPlan, origins: Origins, named: str | None, options: dict[str
     }
 
 
-def _shares(shares: Shares) -> dict[str, Any]:
-    worst = shares.worst
-    return {"kept": shares.kept, "worst": None if worst is None else {"module": worst[0], "kept": worst[1]}}
-
-
 def _room(plan: GgufPlan, told: dict[str, Any]) -> int:
     """The bytes to keep for what the file says, before it is known how much of the update came through."""
     longest = max(
         (output.module or "" for output in plan.outputs), key=lambda name: len(_json(name).encode()), default=""
     )
-    filled = told | {"kept": "0" * _LONGEST, "worst": {"module": longest, "kept": "0" * _LONGEST}}
-    return len(_json(filled).encode())
+    number: Any = "0" * _LONGEST
+    filled = Rounding("requantised", number, longest, number).as_dict()
+    return len(_json(told | {"rounding": filled}).encode())
 
 
 def _json(value: object) -> str:

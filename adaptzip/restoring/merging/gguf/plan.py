@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import RefusedError
 from adaptzip.restoring.merging.edits import Update
 from adaptzip.restoring.merging.gguf.base import BaseTensor, GgufBase
 from adaptzip.restoring.merging.gguf.numbers import BF16, FLOATS, Q8_0, byte_count, is_quantised, is_readable
 from adaptzip.restoring.merging.gguf.placing import place
 from adaptzip.restoring.merging.plan import listed
+from adaptzip.restoring.merging.quantised_bases import How, not_quantised
 
 _FLAGS = (
     "--dequantise writes its exact weights with the update in bfloat16; --requantise writes changed weights of Q8_0 as "
@@ -63,36 +64,30 @@ class GgufPlan:
         return any(output.kind != output.base.kind for output in self.outputs)
 
 
-def plan_merge(
-    adapter: Adapter, base: GgufBase, scale: float = 1.0, *, dequantise: bool = False, requantise: bool = False
-) -> GgufPlan:
+def plan_merge(adapter: Adapter, base: GgufBase, how: How | None = None, scale: float = 1.0) -> GgufPlan:
     """Find the place of every module, and the type of every tensor.
 
     Args:
+        how: "dequantised" makes bfloat16 of all that is quantised, "requantised" Q8_0 again of changed tensors of Q8_0.
         scale: multiplies every update.
-        dequantise: make bfloat16 of all that is quantised.
-        requantise: quantise changed tensors of Q8_0 again.
 
     Raises:
         BaseModelError, RefusedError: as `place`.
         RefusedError: if a tensor is quantised in a way that cannot be read, or written as asked for.
-        UsageError: if both ways are asked for.
+        UsageError: if a way is asked for and nothing is quantised.
     """
-    if dequantise and requantise:
-        raise UsageError("dequantise and requantise exclude each other", hint="give one of the two")
     updates = place(adapter, base, scale)
-    outputs = tuple(_outputs(base, updates, dequantise, requantise))
-    return GgufPlan(base, outputs, tuple(_warnings(adapter, base, dequantise, requantise)))
+    if how is not None and not any(is_quantised(tensor.kind) for tensor in base.tensors.values()):
+        raise not_quantised(base.path, how)
+    return GgufPlan(base, tuple(_outputs(base, updates, how)), tuple(_warnings(adapter)))
 
 
-def _outputs(
-    base: GgufBase, updates: Mapping[str, tuple[str, Update]], dequantise: bool, requantise: bool
-) -> Iterator[Output]:
+def _outputs(base: GgufBase, updates: Mapping[str, tuple[str, Update]], how: How | None) -> Iterator[Output]:
     for name, tensor in base.tensors.items():
         module, update = updates.get(name, (None, None))
-        kind = BF16 if dequantise and is_quantised(tensor.kind) else tensor.kind
+        kind = BF16 if how == "dequantised" and is_quantised(tensor.kind) else tensor.kind
         if update is not None and kind not in FLOATS:
-            _check_type(base, tensor, requantise)
+            _check_type(base, tensor, how)
         if (update is not None or kind != tensor.kind) and not is_readable(tensor.kind):
             raise RefusedError(
                 f"{base.path}: {name} is {tensor.type}, which the package gguf cannot dequantise",
@@ -102,14 +97,14 @@ def _outputs(
         yield Output(tensor, kind, size or 0, module, update)
 
 
-def _check_type(base: GgufBase, tensor: BaseTensor, requantise: bool) -> None:
+def _check_type(base: GgufBase, tensor: BaseTensor, how: How | None) -> None:
     """Raises: RefusedError: if a changed tensor cannot be written in the type that it has."""
     if not is_quantised(tensor.kind):
         raise RefusedError(
             f"{base.path}: {tensor.name} is {tensor.type}, expected F32, F16, BF16 or a quantised type",
             hint="give the model in another type",
         )
-    if not requantise:
+    if how is None:
         raise RefusedError(
             f"{base.path}: is quantised: {tensor.name}, which the adapter changes, is {tensor.type}", hint=_FLAGS
         )
@@ -120,9 +115,6 @@ def _check_type(base: GgufBase, tensor: BaseTensor, requantise: bool) -> None:
         )
 
 
-def _warnings(adapter: Adapter, base: GgufBase, dequantise: bool, requantise: bool) -> Iterator[str]:
+def _warnings(adapter: Adapter) -> Iterator[str]:
     if adapter.extras:
         yield f"{listed(adapter.extras)} did nothing: PEFT loads no such key beside the module's update either"
-    if (dequantise or requantise) and not any(is_quantised(tensor.kind) for tensor in base.tensors.values()):
-        what = "dequantise" if dequantise else "requantise"
-        yield f"no tensor of {base.path.name} is quantised, so that there is nothing to {what}"

@@ -18,9 +18,9 @@ from adaptzip.files.copying import copy_range, write_at
 from adaptzip.models.adding import is_finite, row_blocks
 from adaptzip.restoring.merging.edits import Update
 from adaptzip.restoring.merging.gguf.layout import Layout
-from adaptzip.restoring.merging.gguf.measuring import Kept, Shares, measured
 from adaptzip.restoring.merging.gguf.numbers import FLOATS, decoded, encoded
 from adaptzip.restoring.merging.gguf.plan import GgufPlan, Output
+from adaptzip.restoring.merging.rounding import Ledger
 
 BLOCK = 1 << 20
 """Numbers of a block."""
@@ -45,34 +45,38 @@ class _Part:
 
 @on_one_core()
 def write_tensors(
-    plan: GgufPlan, layout: Layout, target: int, device: torch.device, progress: Callable[[int, int], None] | None
-) -> tuple[Shares, tuple[str, ...]]:
+    plan: GgufPlan,
+    layout: Layout,
+    target: int,
+    ledger: Ledger | None,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[str, ...]:
     """Write all tensors to their places in an open file.
 
+    Args:
+        ledger: where it is noted what rounding leaves of the updates, None for nowhere.
+
     Returns:
-        What became of each module's update, and the tensors that hold NaN or infinity as in the base.
+        The tensors that hold NaN or infinity as in the base.
 
     Raises:
         BaseModelError: if a file of the base ends too early.
         CheckFailedError: if a weight that the adapter changes holds NaN or infinity.
     """
     done = 0
-    shares: dict[str, Kept] = {}
     broken: dict[str, None] = {}
     with ExitStack() as stack:
         sources = [stack.enter_context(path.open("rb")).fileno() for path in plan.base.files]
         parts = list(_parts(plan, layout))
-        work = partial(_write_part, plan, sources, target, device)
-        for part, (kept, is_broken) in zip(parts, parallel_map(work, parts, device=device), strict=True):
-            module = part.output.module
-            if module is not None:
-                shares[module] = shares.get(module, Kept()) + kept
+        work = partial(_write_part, plan, sources, target, ledger, device)
+        for part, is_broken in zip(parts, parallel_map(work, parts, device=device), strict=True):
             if is_broken:
                 broken[part.output.base.name] = None
             done += part.last
             if progress is not None and part.last:
                 progress(done, len(plan.outputs))
-    return Shares(shares), tuple(broken)
+    return tuple(broken)
 
 
 def _parts(plan: GgufPlan, layout: Layout) -> Iterator[_Part]:
@@ -88,9 +92,9 @@ def _matrix(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _write_part(
-    plan: GgufPlan, sources: Sequence[int], target: int, device: torch.device, part: _Part
-) -> tuple[Kept, bool]:
-    """Write some rows; what became of their update, and whether they hold NaN or infinity as in the base."""
+    plan: GgufPlan, sources: Sequence[int], target: int, ledger: Ledger | None, device: torch.device, part: _Part
+) -> bool:
+    """Write some rows; whether they hold NaN or infinity as in the base."""
     output, (first, last) = part.output, part.rows
     base, (rows, width) = output.base, _matrix(output.base.shape)
     source, step = sources[base.file], base.bytes // rows
@@ -99,15 +103,20 @@ def _write_part(
     if output.kind == base.kind and output.update is None:
         _copy(plan, output, (source, begin, target, place, size))
         if base.kind not in FLOATS:
-            return Kept(), False
+            return False
     exact = decoded(base.kind, _read(plan, output, source, begin, size), (last - first, width))
     if output.update is None:
         if output.kind != base.kind:
             write_at(target, encoded(output.kind, exact), place)
-        return Kept(), not is_finite(exact)
-    data, kept = _merged(plan, output, exact, _on_rows(output.update, first, last), device)
+        return not is_finite(exact)
+    merged = _on_rows(output.update, first, last).apply(exact.clone().to(device), safe=False).cpu()
+    data = encoded(output.kind, _finite(plan, output, exact, merged))
+    written = _finite(plan, output, exact, decoded(output.kind, bytearray(data), exact.shape))
+    if ledger is not None:
+        row = base.name, first
+        ledger.note(output.module or base.name, row, merged.float() - exact.float(), written.float() - merged.float())
     write_at(target, data, place)
-    return kept, False
+    return False
 
 
 def _on_rows(update: Update, first: int, last: int) -> Update:
@@ -117,18 +126,11 @@ def _on_rows(update: Update, first: int, last: int) -> Update:
     return found
 
 
-def _merged(
-    plan: GgufPlan, output: Output, exact: Tensor, update: Update, device: torch.device
-) -> tuple[memoryview, Kept]:
-    """The bytes of some merged rows, and what became of their update."""
-    merged = update.apply(exact.clone().to(device), safe=False).cpu()
-    if not is_finite(merged):
+def _finite(plan: GgufPlan, output: Output, exact: Tensor, made: Tensor) -> Tensor:
+    """Rows that were made of the base's, if they are finite."""
+    if not is_finite(made):
         raise _not_finite(plan, output, exact)
-    data = encoded(output.kind, merged)
-    written = decoded(output.kind, bytearray(data), exact.shape)
-    if not is_finite(written):
-        raise _not_finite(plan, output, exact)
-    return data, measured(exact.float(), update, written.float())
+    return made
 
 
 def _not_finite(plan: GgufPlan, output: Output, exact: Tensor) -> CheckFailedError:
