@@ -56,3 +56,16 @@ def check_folder(output: Path, *, force: bool, **inputs: object) -> None:
 def check_export(output: Path, *, force: bool, **inputs: object) -> None:
     """Refuse an output of a dialect, one file or a folder, before the work for it begins; raises as both."""
     (check_file if names_a_file(output) else check_folder)(output, force=force, **inputs)
+
+
+def check_merged(output: Path, base: Path, *, force: bool, **inputs: object) -> None:
+    """Refuse an output of `merge`, a file where the base model is one, before the work for it begins; raises as both,
+    and a BaseModelError where a file is no base model by itself.
+    """
+    if not base.is_file():
+        check_folder(output, force=force, base=base, **inputs)
+        return
+    from adaptzip.restoring.merging.image.files import check_file_name
+
+    check_file_name(output, base)
+    check_file(output, force=force, base=base, **inputs)

@@ -11,19 +11,32 @@ from adaptzip.cli import _combining as combining
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_folder
+from adaptzip.cli._paths import check_merged
 
 if TYPE_CHECKING:
-    from adaptzip.core.adapter import Adapter
+    pass
 
 
 def merge(
     sources: combining.Sources,
     base: Annotated[
-        Path, typer.Option("--base", help="The folder of the base model.", metavar="DIR", show_default=False)
+        Path,
+        typer.Option(
+            "--base",
+            help="The folder of the base model or of a diffusers pipeline, or an image model's safetensors file.",
+            metavar="DIR|FILE",
+            show_default=False,
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to write.", metavar="DIR", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write; a safetensors file where the base is one.",
+            metavar="DIR|FILE",
+            show_default=False,
+        ),
     ],
     scale: Annotated[float, typer.Option(help="Multiply every update by this.", metavar="NUMBER")] = 1.0,
     subtract: Annotated[
@@ -63,6 +76,9 @@ def merge(
     Several adapters are made one first: with --method cat, which is their weighted sum, or another of PEFT's
     add_weighted_adapter. The tokenizer is then that of the first that brings one.
 
+    A LoRA of an image model is merged into all components of a pipeline that it changes, or into a checkpoint of one
+    file in the names of the original implementation, whatever dialect it is in.
+
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
 
@@ -72,11 +88,13 @@ def merge(
       adaptzip merge my-adapter/ --base base-model/ -o half/ --scale 0.5
       adaptzip merge style.adz:0.7 facts/ code.safetensors:0.3 --base base-model/ -o merged/
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
+      adaptzip merge anime.safetensors --base sd_xl_base_1.0.safetensors -o sdxl-anime.safetensors
     """
     paths, weights = combining.weighted(sources)
-    check_folder(output, force=force, source=paths, config=config, base=base, basis=basis)
+    check_merged(output, base, force=force, source=paths, config=config, basis=basis)
     sink = Output(as_json, quiet, verbose)
     from adaptzip.restoring.merging import merge as run
+    from adaptzip.restoring.merging.any_base import plan_any
     from adaptzip.restoring.merging.provenance import origins_of
 
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
@@ -92,7 +110,7 @@ def merge(
         scale = -scale
     source = combining.with_tokenizer(paths, base)
     if dry_run:
-        values = {"path": str(output)} | _plan(adapter, source, base, scale, untie) | {"dry_run": True}
+        values = {"path": str(output)} | plan_any(adapter, base, scale, untie=untie, source=source) | {"dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -113,27 +131,6 @@ def merge(
     values = written.as_dict() | {"dry_run": False}
     _say(sink, values)
     sink.wrote(output, _summary(values), values)
-
-
-def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool) -> dict[str, Any]:
-    from adaptzip.models.folder import BaseModel
-    from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
-    from adaptzip.restoring.merging.labels import label_names
-    from adaptzip.restoring.merging.plan import plan_merge
-    from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
-
-    own = adapter_folder(source)
-    plan = plan_merge(adapter, BaseModel.open(base), scale, untie=untie, labels=label_names(adapter, own))
-    tokenizer = choose_tokenizer(base, own)
-    return {
-        "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
-        "files": merged_files(plan, tokenizer),
-        "modules": plan.modules,
-        "extras": plan.extras,
-        "tokenizer": tokenizer.origin,
-        "untied": plan.untied,
-        "warnings": [*plan.warnings, *tokenizer_warnings(plan, tokenizer)],
-    }
 
 
 def _say(sink: Output, values: dict[str, Any]) -> None:

@@ -12,11 +12,7 @@ from pathlib import Path
 import torch
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import Compressed
-from adaptzip.core.linalg import choose_device
-from adaptzip.files.atomic import atomic_directory, check_output_folder
-from adaptzip.files.inputs import check_apart
+from adaptzip.files.atomic import atomic_directory
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.card import base_card, is_merged_card, write_card
 from adaptzip.restoring.merging.labels import label_names
@@ -24,11 +20,10 @@ from adaptzip.restoring.merging.names import index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
-from adaptzip.restoring.merging.provenance import Origins, origins_of, provenance
-from adaptzip.restoring.merging.tokenizers import Tokenizer, adapter_folder, choose_tokenizer, is_tokenizer_file
+from adaptzip.restoring.merging.provenance import Origins, provenance
+from adaptzip.restoring.merging.tokenizers import Tokenizer, choose_tokenizer, is_tokenizer_file
 from adaptzip.restoring.merging.weights import Progress, write_weights
 from adaptzip.restoring.model_card import NAME as README
-from adaptzip.restoring.reading import adapter_from
 
 _TOLD = (README, PROVENANCE)
 """Files that tell what was merged."""
@@ -72,99 +67,52 @@ class MergeReport:
         }
 
 
-def merge(
-    source: str | Path | Adapter | Compressed,
-    base: str | Path,
-    output: str | Path,
+def merge_folder(
+    adapter: Adapter,
+    model: BaseModel,
+    output: Path,
     *,
-    safe_merge: bool = False,
-    scale: float = 1.0,
-    device: str = "cpu",
-    force: bool = False,
-    basis: str | Path | Basis | None = None,
-    untie: bool = False,
-    tokenizer: str | Path | None = None,
-    origins: Origins | None = None,
-    progress: Progress | None = None,
+    safe_merge: bool,
+    scale: float,
+    device: torch.device,
+    force: bool,
+    untie: bool,
+    own: Path | None,
+    origins: Origins,
+    progress: Progress | None,
 ) -> MergeReport:
-    """Write the base model with the adapter's updates added to its weights.
-
-    On the CPU the weights are bit-identical to those of PEFT's `merge_and_unload`. The model is never whole
-    in memory: its tensors are read, changed and written one at a time, into as many files as the base has.
-    The base's other files are carried over; config.json is changed where a trained head or embedding asks for
-    it, and has the adapter's names of its labels where it brings them. What was merged stands in a section of
-    README.md and in adaptzip_merge.json. The adapter's tokenizer takes the base's place where its folder brings a
-    whole one. Every changed tensor is checked for NaN and infinity. Before anything has its name, the model is opened
-    as transformers would, where that is installed: what config.json names and what the weight files hold must fit.
+    """As `merge`, for a base model's folder.
 
     Args:
-        source: an adapter, or a `.adz` file, PEFT folder or weight file that holds one.
-        base: the folder of the base model.
-        output: the folder to write.
-        safe_merge: round each update to the weight's dtype before adding it, as PEFT's safe_merge does.
-        scale: multiplies every update; extras are applied in full.
-        device: "cpu", "cuda", "cuda:1" or "auto"; on CUDA the last bits may differ from the CPU's.
-        force: replace an existing output folder.
-        basis: the basis artefact or its path, for a `.adz` file that names one; one whose basis is that of the base
-            weights takes them from `base`.
-        untie: give each tied embedding the updates of its own alone, so that the model computes what the live adapter
-            does; PEFT's merge adds an update of one to all of them.
-        tokenizer: the adapter's folder, where `source` does not tell it.
-        origins: what an adapter in memory was made of, for the model card and the provenance.
-        progress: called after each tensor.
-
-    Raises:
-        CheckpointError: if the adapter cannot be read.
-        BaseModelError: if the base cannot be read or does not fit the adapter.
-        RefusedError: if the base is quantised or a link leads out of its folder, the source is not a low-rank update,
-            or its basis is missing or another.
-        CheckFailedError: if a weight holds NaN or infinity after its merge; nothing is written then.
-        UsageError: if `output` is, holds or lies in what is read.
-        OutputError: if `output` exists without `force`, or cannot be written.
-
-    Example:
-        >>> report = adaptzip.merge("my-adapter", "base-model", "merged")
-        >>> report.modules == len(adaptzip.read("my-adapter").modules), report.extras
-        (True, 2)
-        >>> "model.safetensors" in report.files
-        True
+        own: the adapter's folder, None where it has none.
     """
-    check_apart(output, source=source, base=base, basis=basis)
-    check_output_folder(output, force)
-    chosen = choose_device(device)
-    model = BaseModel.open(base)
-    adapter = adapter_from(source, base=base, basis=basis)
-    named = source if tokenizer is None and isinstance(source, str | Path) else tokenizer
-    own = None if named is None else adapter_folder(Path(named))
     plan = plan_merge(adapter, model, scale, untie=untie, labels=label_names(adapter, own))
     chosen_tokenizer = choose_tokenizer(model.path, own)
-    if origins is None:
-        origins = origins_of([source]) if isinstance(source, str | Path) else Origins()
-    options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": chosen.type}
-    with atomic_directory(output, force, owned=partial(_is_owned, plan, Path(output))) as folder:
+    options = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device.type}
+    with atomic_directory(output, force, owned=partial(_is_owned, plan, output)) as folder:
         _write_others(plan, chosen_tokenizer, folder)
         warnings = (*plan.warnings, *tokenizer_warnings(plan, chosen_tokenizer), *check_opens(plan, folder))
-        broken = write_weights(plan, folder, safe=safe_merge, device=chosen, progress=progress)
-        _write_index(plan, folder)
+        broken = write_weights(plan, folder, safe=safe_merge, device=device, progress=progress)
+        write_index(plan, folder)
         written = [folder / name for name in weight_file_names(model)]
         told = provenance(plan, origins, adapter.meta.base_model, options, written)
-        _write_json(folder / PROVENANCE, told)
+        write_json(folder / PROVENANCE, told)
         write_card(folder, base_card(model), told)
         check_written(plan, folder)
         files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     return MergeReport(
-        Path(output),
+        output,
         sum(files.values()),
         tuple(sorted(files)),
         plan.modules,
         plan.extras,
         chosen_tokenizer.origin,
         plan.untied,
-        (*warnings, *_broken_warnings(broken)),
+        (*warnings, *broken_warnings(broken)),
     )
 
 
-def _broken_warnings(names: Sequence[str]) -> Iterator[str]:
+def broken_warnings(names: Sequence[str]) -> Iterator[str]:
     if names:
         yield f"NaN or infinity in {listed(names)}: the base holds it and the adapter does not change it"
 
@@ -213,10 +161,10 @@ def _is_owned(plan: MergePlan, output: Path, name: str) -> bool:
     return is_tokenizer_file(name) or name in (*_weight_names(plan), "config.json", *others)
 
 
-def _write_index(plan: MergePlan, folder: Path) -> None:
+def write_index(plan: MergePlan, folder: Path) -> None:
     name = index_file_name(plan.base)
     if name is not None:
-        _write_json(folder / name, _index(plan))
+        write_json(folder / name, _index(plan))
 
 
 def _index(plan: MergePlan) -> dict[str, object]:
@@ -240,10 +188,10 @@ def _write_others(plan: MergePlan, tokenizer: Tokenizer, folder: Path) -> None:
         target = folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         if relative.as_posix() == "config.json" and plan.config is not None:
-            _write_json(target, plan.config)
+            write_json(target, plan.config)
         else:
             shutil.copyfile(home / relative, target)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

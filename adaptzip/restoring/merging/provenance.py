@@ -127,7 +127,12 @@ def told_sources(told: Mapping[str, Any]) -> str:
 
 def repository(base: BaseModel, named: str | None) -> str | None:
     """The name that the base model has on the Hub, as far as the adapter or the base's config.json tells it."""
-    for name in (named, base.config.get("_name_or_path")):
+    return hub_name(named, base.config.get("_name_or_path"))
+
+
+def hub_name(*names: object) -> str | None:
+    """The first of some names that is a repository's on the Hub."""
+    for name in names:
         if isinstance(name, str) and _HUB.fullmatch(name) and not is_local(name):
             return name
     return None

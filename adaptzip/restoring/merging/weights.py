@@ -90,7 +90,7 @@ def _parts(plan: MergePlan, folder: Path, stack: ExitStack, whole: bool) -> Iter
     """The parts of all files, whose headers are written on the way."""
     for name, outputs in zip(weight_file_names(plan.base), plan.outputs, strict=True):
         by_name = {output.stored.name: output for output in outputs}
-        header = build_header({output.stored.name: output.stored for output in outputs}, {"format": "pt"})
+        header = build_header({output.stored.name: output.stored for output in outputs}, plan.metadata)
         target = stack.enter_context(_opened(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         write_at(target, memoryview(len(header).to_bytes(8, "little") + header), 0)
         begin, entries = 8 + len(header), json.loads(header)
