@@ -125,6 +125,11 @@ def plan_merge(
     return plan
 
 
+def plan_nothing(base: BaseModel) -> MergePlan:
+    """The base model as it is."""
+    return MergePlan(base, tuple(_outputs(base, {}, {}, "")), None, 0, 0)
+
+
 def _check_layers(adapter: Adapter, base: BaseModel) -> None:
     ranges = [list(ends) for ends in adapter.resolved.layers]
     count = base.config.get("num_hidden_layers")
