@@ -25,9 +25,11 @@ def is_unet(layers: Iterable[str]) -> bool:
 
 
 def family_of(layers: Collection[str]) -> Family | None:
-    """The family of transformers of which most of a model's layers are; None where none is, or several alike."""
+    """The family of transformers of which most of a model's layers are; None where none is, or several that call or
+    cut these layers otherwise."""
     best = _most(layers)
-    return best[0] if len(best) == 1 else None
+    answers = [[_rules(family, path) for path in layers] for family in best]
+    return best[0] if best and all(answer == answers[0] for answer in answers) else None
 
 
 def titles_of(layers: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -46,6 +48,14 @@ def _most(layers: Collection[str]) -> list[Family]:
     counts = {family.title: sum(_has(family, path) for path in layers) for family in FAMILIES}
     most = max(counts.values())
     return [family for family in FAMILIES if most and counts[family.title] == most]
+
+
+def _rules(family: Family, path: str) -> tuple[object, ...]:
+    """What a family says of a layer, its sizes left out."""
+    rules = (family.of_original(path), (family.of_diffusers(path) or (None,))[0])
+    return tuple(
+        rule and (rule.original, rule.diffusers, rule.shares, rule.halves_swapped, rule.swapped_ratio) for rule in rules
+    )
 
 
 def _has(family: Family, path: str) -> bool:

@@ -65,14 +65,14 @@ def plan_pipeline(adapter: Adapter, path: Path, scale: float = 1.0) -> PipelineP
     """
     folders = component_folders(path)
     parts: dict[str, MergePlan] = {}
-    for name, part in _components(adapter, f"--base {path}/unet").items():
+    seen: dict[str, str] = {}
+    for name, part in _components(adapter).items():
         found = name
         if name == ORIGINAL:
             found = next((main for main in _MAIN if main in folders), name)
         if found not in folders:
             raise _without(path, name, part, folders)
-        if found in parts:
-            raise RefusedError(f"{path}: {found} is meant by the adapter's {name} and by another of its components")
+        _check_once(path, found, name, seen)
         parts[found] = _plan(part, folder_view(BaseModel.open(folders[found])), scale)
     return PipelinePlan(path, parts)
 
@@ -80,14 +80,16 @@ def plan_pipeline(adapter: Adapter, path: Path, scale: float = 1.0) -> PipelineP
 def plan_file(adapter: Adapter, file: BaseModel, scale: float = 1.0) -> MergePlan:
     """Find the place of every module and extra in a file, and there in tensors that hold several layers; likewise."""
     places = places_of(file)
-    components = _components(adapter, "a folder of its model")
-    plans = []
+    components = _components(adapter)
+    plans: list[tuple[Component, MergePlan]] = []
+    seen: dict[str, str] = {}
     for name, part in components.items():
         where = "denoiser" if name in (*_MAIN, ORIGINAL) else name
         if not places and len(components) == 1:
             places = {where: ""}  # The file is this component alone.
         if where not in places:
             raise _without(file.path, name, part, places or ["one model, without the names of components"])
+        _check_once(file.path, places[where], name, seen)
         view = file_view(file, places[where])
         plans.append((view, _plan(part, view, scale)))
     return _in_file(file, plans)
@@ -113,13 +115,13 @@ def alone(adapter: Adapter, base: BaseModel) -> Adapter:
     return adapter
 
 
-def _components(adapter: Adapter, where: str) -> dict[str, Adapter]:
+def _components(adapter: Adapter) -> dict[str, Adapter]:
     if conventions(adapter.meta.dialect).pipelines:
         return by_component(adapter)
     try:
         return by_component(in_pipeline(adapter, "a pipeline"))
     except RefusedError as error:
-        raise RefusedError(str(error), hint=f"merge it into the one model that it is of: {where}") from error
+        raise RefusedError(str(error), hint="give the folder of the one model that it is of") from error
 
 
 def _plan(adapter: Adapter, component: Component, scale: float) -> MergePlan:
@@ -166,6 +168,16 @@ def _in_file(file: BaseModel, plans: Sequence[tuple[Component, MergePlan]]) -> M
     warnings = tuple(warning for _, plan in plans for warning in plan.warnings)
     modules, extras = sum(plan.modules for _, plan in plans), sum(plan.extras for _, plan in plans)
     return MergePlan(file, (tuple(outputs),), None, modules, extras, warnings=warnings)
+
+
+def _check_once(path: Path, place: str, name: str, seen: dict[str, str]) -> None:
+    """Refuse two of an adapter's components that are one of the base's, and remember this one."""
+    if place in seen:
+        raise RefusedError(
+            f"the adapter's {seen[place]} and {name} are both of one model in {path}, which would be changed twice",
+            hint="split the adapter, and merge one part after the other if that is what you want",
+        )
+    seen[place] = name
 
 
 def _within(edit: Edit, place: Rows) -> Edit:
