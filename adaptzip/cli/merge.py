@@ -110,7 +110,11 @@ def merge(
         scale = -scale
     source = combining.with_tokenizer(paths, base)
     if dry_run:
-        values = {"path": str(output)} | plan_any(adapter, base, scale, untie=untie, source=source) | {"dry_run": True}
+        values = (
+            {"path": str(output)}
+            | plan_any(adapter, base, output, scale, untie=untie, source=source)
+            | {"dry_run": True}
+        )
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return

@@ -18,7 +18,7 @@ Tensors = dict[str, Tensor]
 D = 32
 """The width of a model; Flux has layers of 3, 4 and 7 times as many outputs."""
 
-FLUX_FILE = {
+FLUX_FILE: Shapes = {
     "double_blocks.0.img_attn.qkv.weight": (3 * D, D),
     "double_blocks.0.img_attn.qkv.bias": (3 * D,),
     "double_blocks.0.img_attn.proj.weight": (D, D),
@@ -32,7 +32,7 @@ FLUX_FILE = {
     "final_layer.adaLN_modulation.1.weight": (2 * D, D),
     "final_layer.linear.weight": (8, D),
 }
-FLUX_FOLDER = {
+FLUX_FOLDER: Shapes = {
     **{f"transformer_blocks.0.attn.to_{name}.weight": (D, D) for name in ("q", "k", "v", "out.0")},
     **{f"transformer_blocks.0.attn.to_{name}.bias": (D,) for name in "qkv"},
     "transformer_blocks.0.norm1.linear.weight": (6 * D, D),
@@ -46,7 +46,7 @@ FLUX_FOLDER = {
     "norm_out.linear.weight": (2 * D, D),
     "proj_out.weight": (8, D),
 }
-UNET_FILE = {
+UNET_FILE: Shapes = {
     "input_blocks.0.0.weight": (D, 4, 3, 3),
     "input_blocks.1.0.in_layers.2.weight": (D, D, 3, 3),
     "input_blocks.1.0.in_layers.2.bias": (D,),
@@ -55,7 +55,7 @@ UNET_FILE = {
     "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (D, 768),
     "output_blocks.2.1.conv.weight": (D, D, 3, 3),
 }
-UNET_FOLDER = {
+UNET_FOLDER: Shapes = {
     "conv_in.weight": (D, 4, 3, 3),
     "down_blocks.0.resnets.0.conv1.weight": (D, D, 3, 3),
     "down_blocks.0.resnets.0.conv1.bias": (D,),
@@ -65,21 +65,21 @@ UNET_FOLDER = {
     "up_blocks.0.upsamplers.0.conv.weight": (D, D, 3, 3),
 }
 _CLIP = "text_model.encoder.layers.0."
-CLIP = {
+CLIP: Shapes = {
     **{f"{_CLIP}self_attn.{name}_proj.weight": (D, D) for name in ("q", "k", "v", "out")},
     **{f"{_CLIP}self_attn.{name}_proj.bias": (D,) for name in ("q", "k", "v", "out")},
     f"{_CLIP}mlp.fc1.weight": (48, D),
     "text_model.embeddings.token_embedding.weight": (50, D),
 }
-OPEN_CLIP = {
+OPEN_CLIP: Shapes = {
     "transformer.resblocks.0.attn.in_proj_weight": (3 * D, D),
     "transformer.resblocks.0.attn.in_proj_bias": (3 * D,),
     "transformer.resblocks.0.attn.out_proj.weight": (D, D),
     "transformer.resblocks.0.mlp.c_fc.weight": (48, D),
     "token_embedding.weight": (50, D),
 }
-T5 = {"encoder.block.0.layer.0.SelfAttention.q.weight": (D, D), "shared.weight": (50, D)}
-VAE = {"decoder.conv_in.weight": (8, 4, 3, 3)}
+T5: Shapes = {"encoder.block.0.layer.0.SelfAttention.q.weight": (D, D), "shared.weight": (50, D)}
+VAE: Shapes = {"decoder.conv_in.weight": (8, 4, 3, 3)}
 
 
 def under(prefix: str, shapes: Shapes) -> Shapes:
@@ -87,12 +87,12 @@ def under(prefix: str, shapes: Shapes) -> Shapes:
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
-SD1_FILE = {
+SD1_FILE: Shapes = {
     **under("model.diffusion_model.", UNET_FILE),
     **under("cond_stage_model.transformer.", CLIP),
     **under("first_stage_model.", VAE),
 }
-SDXL_TEXTS = {
+SDXL_TEXTS: Shapes = {
     **under("conditioner.embedders.0.transformer.", CLIP),
     **under("conditioner.embedders.1.model.", OPEN_CLIP),
 }
@@ -104,10 +104,12 @@ def random(shapes: Shapes, dtype: torch.dtype = torch.float32, seed: int = 0) ->
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
-def base_file(path: Path, shapes: Shapes, dtype: torch.dtype = torch.float32, **metadata: str) -> Tensors:
+def base_file(
+    path: Path, shapes: Shapes, dtype: torch.dtype = torch.float32, metadata: dict[str, str] | None = None
+) -> Tensors:
     """Write a base model of one file; its tensors."""
     tensors = random(shapes, dtype)
-    save_file(tensors, path, metadata or None)
+    save_file(tensors, path, metadata)
     return tensors
 
 

@@ -124,12 +124,13 @@ def merge(
     return write_pipeline(plan_pipeline(adapter, path, scale), target, how)
 
 
-def plan_any(adapter: Adapter, base: Path, scale: float, *, untie: bool, source: Path) -> dict[str, Any]:
-    """What `merge` would report, without writing anything, but for the path.
+def plan_any(adapter: Adapter, base: Path, output: Path, scale: float, *, untie: bool, source: Path) -> dict[str, Any]:
+    """What `merge` would report, without writing anything.
 
     Args:
         adapter: what would be merged.
         base: the base model, in any form.
+        output: what would be written.
         scale: as for `merge`.
         untie: likewise.
         source: the adapter's file or folder.
@@ -143,7 +144,7 @@ def plan_any(adapter: Adapter, base: Path, scale: float, *, untie: bool, source:
     if is_single_file(base):
         plan = plan_file(adapter, open_file(base), scale)
         size = sum(tensor.bytes for tensor in plan.tensors.values())
-        return _planned(size, [], plan.modules, plan.extras, plan.warnings) | told
+        return _planned(size, [output.name], plan.modules, plan.extras, plan.warnings) | told
     if is_pipeline(base):
         whole = plan_pipeline(adapter, base, scale)
         size = sum(tensor.bytes for part in whole.parts.values() for tensor in part.tensors.values())

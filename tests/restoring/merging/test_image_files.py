@@ -247,7 +247,7 @@ def test_tensors_beside_the_factors_go_to_their_rows(tmp_path: Path) -> None:
 
 
 def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
-    base_file(tmp_path / "flux.safetensors", FLUX_BASE, **{"modelspec.title": "F", "modelspec.hash_sha256": "0x00"})
+    base_file(tmp_path / "flux.safetensors", FLUX_BASE, metadata={"modelspec.title": "F", "modelspec.hash_sha256": "0"})
     adapter = lora({"transformer.x_embedder": (D, 8), "transformer.proj_out": (8, D)})
     export(adapter, tmp_path / "lora", as_="diffusers")
 

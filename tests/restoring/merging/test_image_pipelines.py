@@ -23,6 +23,7 @@ from tests.cases.image_bases import (
     UNET_FOLDER,
     VAE,
     D,
+    Shapes,
     Tensors,
     lora,
     modules,
@@ -30,8 +31,8 @@ from tests.cases.image_bases import (
     stored,
 )
 
-SD1 = {"unet": UNET_FOLDER, "text_encoder": CLIP, "vae": VAE}
-FLUX = {"transformer": FLUX_FOLDER, "text_encoder": CLIP, "vae": VAE}
+SD1: dict[str, Shapes] = {"unet": UNET_FOLDER, "text_encoder": CLIP, "vae": VAE}
+FLUX: dict[str, Shapes] = {"transformer": FLUX_FOLDER, "text_encoder": CLIP, "vae": VAE}
 QKV = "diffusion_model.double_blocks.0.img_attn.qkv"
 
 
