@@ -150,6 +150,23 @@ def test_pipelines_and_files_of_one_model(make: Callable[[], Any], dialect: str,
     assert report.warnings == in_one.warnings == ()
 
 
+@pytest.mark.parametrize("make", [sd1, sdxl])
+def test_from_single_file(make: Callable[[], Any], tmp_path: Path) -> None:
+    """With the provenance in its metadata; diffusers' own Flux has one width alone."""
+    pipe = make()
+    pipe.save_pretrained(tmp_path / "base")
+    save_file(one_file(pipe, tmp_path / "base"), tmp_path / "base.safetensors", {"format": "pt"})
+    adapter = adapter_of(parts_of(pipe))
+    adaptzip.merge(adapter, tmp_path / "base", tmp_path / "merged")
+    adaptzip.merge(adapter, tmp_path / "base.safetensors", tmp_path / "merged.safetensors")
+
+    loaded = type(pipe.unet).from_single_file(
+        str(tmp_path / "merged.safetensors"), config=str(tmp_path / "base"), subfolder="unet"
+    )
+
+    assert_same(loaded.state_dict(), stored(tmp_path / "merged" / "unet"))
+
+
 @pytest.mark.parametrize("dialect", ["diffusers", "kohya", "comfyui"])
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_a_transformer_alone(kind: str, dialect: str, tmp_path: Path) -> None:
