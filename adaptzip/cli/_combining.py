@@ -114,5 +114,7 @@ def with_tokenizer(paths: list[Path], base: Path) -> Path:
     """The first of the sources that brings a whole tokenizer, else the first of all."""
     from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
 
+    if base.is_file():
+        return paths[0]
     brings = (path for path in paths if choose_tokenizer(base, adapter_folder(path)).origin == "adapter")
     return next(brings, paths[0])

@@ -23,10 +23,16 @@ _SHOWN = 20
 
 def check(
     merged: Annotated[
-        Path, typer.Argument(help="The folder of the merged model.", metavar="MERGED", show_default=False)
+        Path,
+        typer.Argument(
+            help="The merged model: a folder, a pipeline's, or a safetensors file.",
+            metavar="MERGED",
+            show_default=False,
+        ),
     ],
     base: Annotated[
-        Path | None, typer.Option("--base", help="The folder of the base model.", metavar="DIR", show_default=False)
+        Path | None,
+        typer.Option("--base", help="The base model, in the same form.", metavar="DIR|FILE", show_default=False),
     ] = None,
     adapters: Annotated[
         list[str] | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,13 +12,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_file as check_one_file
-from adaptzip.cli._paths import check_folder
-
-if TYPE_CHECKING:
-    from adaptzip.core.adapter import Adapter
-    from adaptzip.restoring.merging.provenance import Origins
-    from adaptzip.restoring.merging.quantised_bases import How
+from adaptzip.files.inputs import check_apart
 
 
 def merge(
@@ -26,13 +20,20 @@ def merge(
     base: Annotated[
         Path,
         typer.Option(
-            "--base", help="The folder of the base model, or its GGUF file.", metavar="DIR", show_default=False
+            "--base",
+            help="The folder of the base model or of a diffusers pipeline, or an image model's safetensors file.",
+            metavar="DIR|FILE",
+            show_default=False,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The folder to write, or the GGUF file.", metavar="DIR", show_default=False
+            "--output",
+            "-o",
+            help="The folder to write; a safetensors file where the base is one.",
+            metavar="DIR|FILE",
+            show_default=False,
         ),
     ],
     scale: Annotated[float, typer.Option(help="Multiply every update by this.", metavar="NUMBER")] = 1.0,
@@ -84,6 +85,9 @@ def merge(
     Several adapters are made one first: with --method cat, which is their weighted sum, or another of PEFT's
     add_weighted_adapter. The tokenizer is then that of the first that brings one.
 
+    A LoRA of an image model is merged into all components of a pipeline that it changes, or into a checkpoint of one
+    file in the names of the original implementation, whatever dialect it is in.
+
     PEFT's merge adds an update of one of two tied embeddings to both, which the live adapter does not; with --untie
     the merged model has them apart and computes what the live adapter does.
 
@@ -99,17 +103,19 @@ def merge(
       adaptzip merge my-adapter/ --base base-model/ -o apart/ --untie
       adaptzip merge my-adapter/ --base model-q8_0.gguf -o merged.gguf --requantise
       adaptzip merge my-adapter/ --base base-model-nf4/ -o merged/ --dequantise
+      adaptzip merge anime.safetensors --base sd_xl_base_1.0.safetensors -o sdxl-anime.safetensors
     """
     paths, weights = combining.weighted(sources)
-    from adaptzip.checkpoints._gguf.bases import is_gguf
     from adaptzip.restoring.merging import merge as run
+    from adaptzip.restoring.merging.any_base import check, foretell
     from adaptzip.restoring.merging.provenance import origins_of
-    from adaptzip.restoring.merging.quantised_bases import how_quantised
 
-    check_output = check_one_file if is_gguf(base) else check_folder
-    check_output(output, force=force, source=paths, config=config, base=base, basis=basis)
+    asked: dict[str, Any] = {
+        "safe_merge": safe_merge, "untie": untie, "dequantise": dequantise, "requantise": requantise,
+    }  # fmt: skip
+    check_apart(output, source=paths, config=config, base=base, basis=basis)
+    check(base, output, force=force, **asked)
     sink = Output(as_json, quiet, verbose)
-    how = how_quantised(dequantise, requantise, safe_merge)
     sink.detail("reading the adapter" if len(paths) == 1 else "reading the adapters")
     reading: dict[str, Any] = {"alpha": alpha, "config": config, "base": base, "basis": basis, "dialect": dialect}
     combined: dict[str, Any] = {
@@ -121,15 +127,10 @@ def merge(
     if subtract:
         combining.check_updates_alone(adapter)
         scale = -scale
-    source = paths[0] if is_gguf(base) else combining.with_tokenizer(paths, base)
     origins = origins_of(paths, weights if len(paths) > 1 else [], method)
+    how = asked | {"scale": scale, "tokenizer": combining.with_tokenizer(paths, base), "origins": origins}
     if dry_run:
-        if is_gguf(base):
-            flags = {"scale": scale, "safe_merge": safe_merge, "untie": untie, "device": device}
-            planned = _gguf_plan(adapter, base, output, how, flags, origins, force)
-        else:
-            planned = _plan(adapter, source, base, scale, untie, how)
-        values = {"path": str(output)} | planned | {"dry_run": True}
+        values = foretell(adapter, base, output, **how).as_dict() | {"dry_run": True}
         _say(sink, values)
         sink.result(values, lambda: f"would write {output}  {_summary(values)}")
         return
@@ -138,53 +139,14 @@ def merge(
             adapter,
             base,
             output,
-            safe_merge=safe_merge,
-            scale=scale,
             device=device,
             force=force,
-            untie=untie,
-            dequantise=dequantise,
-            requantise=requantise,
-            tokenizer=source,
-            origins=origins,
+            **how,
             progress=lambda done, total: report("merging", done / total),
         )
     values = written.as_dict() | {"dry_run": False}
     _say(sink, values)
     sink.wrote(output, _summary(values), values)
-
-
-def _plan(adapter: Adapter, source: Path, base: Path, scale: float, untie: bool, how: How | None) -> dict[str, Any]:
-    from adaptzip.restoring.merging.folders import merged_files, tokenizer_warnings
-    from adaptzip.restoring.merging.labels import label_names
-    from adaptzip.restoring.merging.plan import plan_merge
-    from adaptzip.restoring.merging.quantised_bases import open_base, prepared
-    from adaptzip.restoring.merging.rounding import Ledger
-    from adaptzip.restoring.merging.tokenizers import adapter_folder, choose_tokenizer
-
-    own = adapter_folder(source)
-    planned = plan_merge(adapter, open_base(base, how), scale, untie=untie, labels=label_names(adapter, own))
-    plan = prepared(planned, how, Ledger())
-    tokenizer = choose_tokenizer(base, own)
-    return {
-        "bytes": sum(tensor.bytes for tensor in plan.tensors.values()),
-        "files": merged_files(plan, tokenizer),
-        "modules": plan.modules,
-        "extras": plan.extras,
-        "tokenizer": tokenizer.origin,
-        "untied": plan.untied,
-        "warnings": [*plan.warnings, *tokenizer_warnings(plan, tokenizer)],
-        "rounding": None,
-    }
-
-
-def _gguf_plan(
-    adapter: Adapter, base: Path, output: Path, how: How | None, flags: dict[str, Any], origins: Origins, force: bool
-) -> dict[str, Any]:
-    from adaptzip.restoring.merging.gguf import check_file, planned
-
-    check_file(output, force, flags)
-    return planned(adapter, base, output, how, flags, origins)
 
 
 def _say(sink: Output, values: dict[str, Any]) -> None:

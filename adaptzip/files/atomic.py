@@ -55,15 +55,26 @@ def atomic_file(path: str | Path, force: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OutputError: if `path` exists without `force`, is no file, or cannot be written.
     """
+    with atomic_draft(path, force) as new, new.open("xb") as handle:
+        yield handle
+
+
+@contextmanager
+def atomic_draft(path: str | Path, force: bool = False) -> Iterator[Path]:
+    """As `atomic_file`, for a file that is made in a folder of its own, the parent of the path that is given.
+
+    Raises:
+        OutputError: likewise.
+    """
     recover(_target(path))
     target = check_output(path, force)
     with _reporting(target), draft(target) as folder:
-        with (folder / NEW).open("xb") as handle:
-            yield handle
-            handle.flush()
+        new = folder / NEW
+        yield new
+        with new.open("rb+") as handle:
             os.fsync(handle.fileno())
         _refuse_existing(path, target, force)
-        (folder / NEW).replace(target)
+        new.replace(target)
         sync_folder(target.parent)
 
 

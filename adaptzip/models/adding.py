@@ -20,7 +20,7 @@ from adaptzip.errors import RefusedError
 BLOCK = 2**17
 """Numbers of a weight that are merged at a time: what is made of them on the way stays in a core's own cache."""
 
-_LEAST_ROWS = 64
+LEAST_ROWS = 64
 """Of a block of a matrix. BLAS multiplies fewer by other means, whose sums can end in other bits."""
 _ROWS_ARE_OUT = ("linear", "conv", "expert")
 _ROUNDED_FIRST = ("embedding", "expert", "expert_transposed")
@@ -138,12 +138,12 @@ def _dora_columns(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:
 def row_blocks(shape: Sequence[int], numbers: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows, the first and past the last, of about so many numbers each; none of an empty weight.
 
-    Matrices are cut into blocks of `_LEAST_ROWS` or more, unless they have fewer.
+    Matrices are cut into blocks of `LEAST_ROWS` or more, unless they have fewer.
     """
     size = torch.Size(shape).numel()
     if not size:
         return
-    least = _LEAST_ROWS if len(shape) == 2 else 1
+    least = LEAST_ROWS if len(shape) == 2 else 1
     step = max(1, numbers * shape[0] // size // least) * least
     starts = range(0, max(1, shape[0] - least + 1), step)
     yield from zip(starts, [*starts[1:], shape[0]], strict=True)

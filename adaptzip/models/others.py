@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from adaptzip.errors import BaseModelError
@@ -36,14 +36,23 @@ def other_files(folder: Path, weights: Collection[Path]) -> tuple[Path, ...]:
         BaseModelError: if a link leads nowhere or in a circle, or a file is a git-LFS pointer.
         RefusedError: if a link leads out of the folder.
     """
-    found = [path for path in _walk(folder, folder, (folder.resolve(),)) if path not in weights]
+    found = [path for path in _walk(folder, folder, (folder.resolve(),), _is_carried) if path not in weights]
+    return _checked(found, folder)
+
+
+def whole_folder(folder: Path, root: Path) -> tuple[Path, ...]:
+    """All files of a folder within `root`, weights among them, relative to `root`; raises as `other_files`."""
+    return _checked(list(_walk(folder, root, (root.resolve(), folder.resolve()), lambda _: True)), root)
+
+
+def _checked(found: list[Path], root: Path) -> tuple[Path, ...]:
     for path in found:
         if path.stat().st_size < _POINTER_LIMIT:
             check_pointer(path)
-    return tuple(path.relative_to(folder) for path in found)
+    return tuple(path.relative_to(root) for path in found)
 
 
-def _walk(folder: Path, root: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _walk(folder: Path, root: Path, above: tuple[Path, ...], carried: Callable[[Path], bool]) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
@@ -52,8 +61,8 @@ def _walk(folder: Path, root: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             target = path.resolve()
             if target in above:
                 raise BaseModelError(f"{path}: is a link that leads back to {target}", hint="remove the link")
-            yield from _walk(path, root, (*above, target))
-        elif _is_carried(path.relative_to(root)) and (path.is_symlink() or path.is_file()):
+            yield from _walk(path, root, (*above, target), carried)
+        elif carried(path.relative_to(root)) and (path.is_symlink() or path.is_file()):
             check_link(path, root)
             yield path
 

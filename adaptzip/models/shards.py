@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,25 @@ def check_pointer(path: Path) -> bytes:
     return start
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says of it, empty where it says nothing; raises as `open_shard`."""
+    return dict(_read_header(path)[0].get("__metadata__", {}))
+
+
 def _open_safetensors(path: Path) -> Shard:
+    entries, begin = _read_header(path)
+    entries.pop("__metadata__", None)
+    return Shard(
+        path,
+        {
+            name: StoredTensor(name, DTYPES[entry["dtype"]], tuple(entry["shape"]), begin + entry["data_offsets"][0])
+            for name, entry in entries.items()
+        },
+    )
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header's entries, and the byte that the tensors begin at."""
     size = path.stat().st_size
     with path.open("rb") as handle:
         start = handle.read(9)
@@ -120,16 +139,7 @@ def _open_safetensors(path: Path) -> Shard:
     except CheckpointError as error:
         _refuse_quantised(path, header)
         raise BaseModelError(str(error), hint=_AGAIN) from error
-    entries.pop("__metadata__", None)
-    return Shard(
-        path,
-        {
-            name: StoredTensor(
-                name, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-            )
-            for name, entry in entries.items()
-        },
-    )
+    return entries, 8 + length
 
 
 def _refuse_quantised(path: Path, header: bytes) -> None:

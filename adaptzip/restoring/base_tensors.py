@@ -13,6 +13,7 @@ from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate_tensor
 from adaptzip.models.pipelines import components_of, is_pipeline
 from adaptzip.models.renaming import find_renaming
+from adaptzip.models.single import is_single_file, open_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,5 +53,5 @@ class StoredBase:
 
 
 def stored_base(path: str | Path) -> StoredBase:
-    """The base model in the folder `path`, which is not opened yet."""
-    return StoredBase(Path(path), cache(partial(BaseModel.open, path)))
+    """The base model in the folder or the one file `path`, which is not opened yet."""
+    return StoredBase(Path(path), cache(partial(open_file if is_single_file(path) else BaseModel.open, path)))

@@ -30,12 +30,13 @@ def test_what_it_says(case: Case, base: Path, tmp_path: Path) -> None:
     merged = run(*words)
     tokenizer, kept, wrote = merged.err.splitlines()
     assert tokenizer == "the tokenizer is the base's"
-    assert re.fullmatch(r"rounding keeps 99\.\d{4}% of the update; least of model\.layers\.\d\.\S+, 99\.\d{4}%", kept)
+    keeps = r"requantised: rounding keeps 99\.\d{4}% of the update, least in model\.layers\.\d\.\S+: 99\.\d{4}%"
+    assert re.fullmatch(keeps, kept)
     assert wrote.startswith("wrote ")
     told = run(*words, "--json", "--force").json
     assert (told["bytes"], told["modules"]) == (planned["bytes"], planned["modules"])
     assert told["bytes"] == (tmp_path / "out.gguf").stat().st_size
-    assert 0.99 < told["worst"]["kept"] <= told["kept"] < 1
+    assert 0.99 < told["rounding"]["worst_kept"] <= told["rounding"]["kept"] < 1
     assert "adaptzip.merge" in opened(tmp_path / "out.gguf")[0]
 
 
@@ -45,11 +46,11 @@ def test_how_it_refuses(case: Case, base: Path, tmp_path: Path) -> None:
     assert plain.code == 3
     assert "base.gguf: is quantised: blk.0.attn_q.weight" in plain.err or "blk.0.ffn_up.weight" in plain.err
     assert "hint: --dequantise writes" in plain.err
-    refused(run(*words, "--dequantise", "--requantise"), 2, "--dequantise and --requantise exclude each other")
+    refused(run(*words, "--dequantise", "--requantise"), 2, "dequantised or requantised, not both")
     refused(run(*words[:-1], tmp_path / "out", "--dequantise"), 2, "a base in GGUF is merged into one file")
     refused(run(*words, "--dequantise", "--dry-run", "--untie"), 2, "--untie is for bases in folders")
     plain = run("merge", case.adapter, "--base", case.base, "-o", tmp_path / "out", "--requantise")
-    refused(plain, 2, "are for quantised bases")
+    refused(plain, 2, "is not quantised", "leave --requantise out")
     folder = run("merge", case.adapter, "--base", tmp_path, "-o", case.base.parent / "out")
     assert f"hint: `merge` takes the file itself, --base {base};" in folder.err
 

@@ -159,7 +159,7 @@ def test_original_names_come_back_as_they_were(kind: str, dialect: str, tmp_path
     make, mixin = TRANSFORMERS[kind]
     model = make()
     adapter = adapter_of({"transformer": model}, mixed=False)
-    wanted = {n: f for n, f in adapter.modules.items() if _has_original(kind, n, f.layout)}
+    wanted = {n: f for n, f in adapter.modules.items() if has_original(kind, n, f.layout)}
     adapter = adaptzip.Adapter(wanted, meta=adapter.meta)
     there = adaptzip.export(adapter, tmp_path / "there", as_=dialect)
     back = adaptzip.export(tmp_path / "there" / there.files[0], tmp_path / "back", as_="diffusers")
@@ -169,7 +169,7 @@ def test_original_names_come_back_as_they_were(kind: str, dialect: str, tmp_path
     check(adapter, {"transformer": model})
 
 
-def _has_original(kind: str, name: str, layout: str) -> bool:
+def has_original(kind: str, name: str, layout: str) -> bool:
     """SD3's last block has a context whose modulation has other parts, and diffusers calls it the same. A convolution,
     which embeds its patches, tells SD3 from Flux."""
     return "norm1_context" not in name if kind == "sd3" else layout == "linear"

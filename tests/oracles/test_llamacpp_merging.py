@@ -35,9 +35,7 @@ def test_every_architecture(kind: str, tmp_path: Path) -> None:
     base = write_base(case.base, tmp_path / "base.gguf", known.name)
     export(case.adapter, tmp_path / "lora.gguf", as_="gguf", base=case.base)
     wanted = likeliest(base, tmp_path / "lora.gguf")
-    report = merge(case.adapter, base, tmp_path / "merged.gguf")
-    assert report.kept is not None
-    assert report.kept > 1 - 1e-9
+    merge(case.adapter, base, tmp_path / "merged.gguf")
     found = likeliest(tmp_path / "merged.gguf")
     assert found.keys() == wanted.keys()
     assert apart(found, wanted) < 1e-3

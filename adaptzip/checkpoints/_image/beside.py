@@ -75,3 +75,14 @@ def turned(rows: Tensor) -> Tensor:
     """Rows with their two halves the other way round."""
     half = rows.shape[0] // 2
     return torch.cat([rows[half:], rows[:half]])
+
+
+def turned_factors(factors: LoraFactors) -> LoraFactors:
+    """The update of a layer whose rows have their two halves the other way round."""
+    return replace(
+        factors, B=turned(factors.B), magnitude=_turned_vector(factors.magnitude), bias=_turned_vector(factors.bias)
+    )
+
+
+def _turned_vector(vector: Tensor | None) -> Tensor | None:
+    return vector if vector is None or vector.ndim > 1 else turned(vector)

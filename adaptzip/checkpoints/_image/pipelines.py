@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from adaptzip.checkpoints._image.names import COMPONENTS, ORIGINAL, TRANSFORMER, UNET
 from adaptzip.checkpoints._image.spellings import named_by_diffusers, spelling_of_denoiser
@@ -63,6 +64,29 @@ def _renamed(adapter: Adapter, rename: Callable[[str], str]) -> Adapter:
             extras={key(old): replace(effect, tensor=rename(effect.tensor)) for old, effect in told.extras.items()},
         ),
     )
+
+
+def by_component(adapter: Adapter) -> dict[str, Adapter]:
+    """What an adapter of a pipeline does to each of its components, as an adapter of that model alone."""
+    effects = adapter.resolved.extras
+    first = {key: effects[key].tensor.partition(".")[0] for key in adapter.extras}
+    found = {}
+    for component in sorted({name.partition(".")[0] for name in adapter.modules} | set(first.values())):
+        begin = f"{component}."
+        part = replace(
+            adapter,
+            modules={name: factors for name, factors in adapter.modules.items() if name.startswith(begin)},
+            extras={key: tensor for key, tensor in adapter.extras.items() if first[key] == component},
+            effects=replace(
+                adapter.resolved, extras={key: effects[key] for key in adapter.extras if first[key] == component}
+            ),
+        )
+        found[component] = _renamed(part, partial(_without, begin))
+    return found
+
+
+def _without(begin: str, name: str) -> str:
+    return name.removeprefix(begin)
 
 
 def _component(adapter: Adapter) -> str | None:

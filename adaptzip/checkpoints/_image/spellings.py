@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from adaptzip.checkpoints._image import unet
-from adaptzip.checkpoints._image.beside import Layer, Respelled, turned
+from adaptzip.checkpoints._image.beside import Layer, Respelled, turned_factors
 from adaptzip.checkpoints._image.families import FAMILIES, SAME
 from adaptzip.checkpoints._image.fusing import fuse_rows, split_rows
 from adaptzip.checkpoints._image.names import DENOISERS, ORIGINAL, SECOND, denoiser
@@ -223,15 +221,7 @@ def _as_one(family: Family, modules: Modules) -> dict[str, LoraFactors]:
 
 def _swapped(rule: Rule, factors: LoraFactors) -> LoraFactors:
     """With the halves of the rows the other way round, where they lie so: scale and shift of a modulated norm."""
-    if not rule.swaps(factors.shape):
-        return factors
-    return replace(
-        factors, B=turned(factors.B), magnitude=_turn_vector(factors.magnitude), bias=_turn_vector(factors.bias)
-    )
-
-
-def _turn_vector(vector: Tensor | None) -> Tensor | None:
-    return vector if vector is None or vector.ndim > 1 else turned(vector)
+    return turned_factors(factors) if rule.swaps(factors.shape) else factors
 
 
 def _together(found: dict[str, LoraFactors], rest: Mapping[str, LoraFactors]) -> dict[str, LoraFactors]:

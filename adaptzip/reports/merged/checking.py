@@ -17,6 +17,7 @@ from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import UsageError
 from adaptzip.models.folder import BaseModel
 from adaptzip.reports.merged.configs import config_differences
+from adaptzip.reports.merged.forms import joined, open_models
 from adaptzip.reports.merged.places import find_places, is_buffer, unclaimed
 from adaptzip.reports.merged.report import CheckReport, Kind, TensorCheck, Verdict
 from adaptzip.reports.merged.rules import rules_for
@@ -25,7 +26,7 @@ from adaptzip.reports.merged.tensors import Subject, check_tensor, one_rule, pro
 from adaptzip.restoring.combining import Source, combine
 from adaptzip.restoring.merging.edits import Edit
 from adaptzip.restoring.merging.labels import label_names
-from adaptzip.restoring.merging.plan import MergePlan, Output, listed, plan_merge
+from adaptzip.restoring.merging.plan import MergePlan, Output, listed
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
 from adaptzip.restoring.merging.provenance import load_provenance, weights_of
 from adaptzip.restoring.merging.tokenizers import adapter_folder
@@ -61,8 +62,8 @@ def check(
     names and, where transformers 4 and 5 differ, those of the tensors may be others than the base's.
 
     Args:
-        merged: the folder of the merged model.
-        base: the folder of the base model.
+        merged: the folder of the merged model, or of a pipeline, or its safetensors file.
+        base: the base model, in the same form.
         adapters: the adapter that it should hold, or several.
         weights: what each one's update was multiplied by; None for 1.
         scale: what all updates were multiplied by; -1 for a merge with --subtract.
@@ -92,17 +93,21 @@ def check(
     if len(given) != len(sources) or not sources:
         raise UsageError(f"{len(sources)} adapters have {len(given)} weights", hint="give one weight for each")
     how: dict[str, Any] = {"method": method, "rank": rank, "density": density, "majority": majority, "seed": seed}
-    whole, model = BaseModel.open(base, quantised="dequantised"), BaseModel.open(merged)
+    models = open_models(base, merged)
     parts = [adapter_from(source, base=base, **reading) for source in sources]
-    in_turn: list[MergePlan] = []
+    in_turn: list[Mapping[str, MergePlan]] = []
     labels = _labels(sources, parts)
     if len(parts) == 1:
-        plan = plan_merge(parts[0], whole, scale * given[0], untie=untie, labels=labels)
+        plans = models.plans(parts[0], scale * given[0], untie=untie, labels=labels)
     else:
-        plan = plan_merge(combine(parts, given, **how), whole, scale, untie=untie, labels=labels)
+        plans = models.plans(combine(parts, given, **how), scale, untie=untie, labels=labels)
         if method == "cat":
-            in_turn = [plan_merge(a, whole, scale * w, untie=untie) for a, w in zip(parts, given, strict=True)]
-    return _report(plan, model, in_turn, max_ulps)
+            in_turn = [models.plans(a, scale * w, untie=untie) for a, w in zip(parts, given, strict=True)]
+    reports = {
+        name: _report(plan, models.merged[name], [turn[name] for turn in in_turn], max_ulps)
+        for name, plan in plans.items()
+    }
+    return joined(Path(merged), reports)
 
 
 def _refuse_gguf(*models: str | Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from adaptzip.restoring.merging.edits import BiasUpdate, Edit, Update
+from adaptzip.restoring.merging.edits import BiasUpdate, Edit, Update, WithinRows
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def _cast(edit: Edit, dtype: torch.dtype) -> Edit:
             magnitude=None if magnitude is None else magnitude.to(dtype),
         )
         return replace(edit, factors=factors)
+    if isinstance(edit, WithinRows):
+        return replace(edit, edit=_cast(edit.edit, dtype))
     if isinstance(edit, BiasUpdate):
         return BiasUpdate(edit.bias.to(dtype) * edit.scaling, 1.0)
     return edit

@@ -19,7 +19,7 @@ from adaptzip.reports.merged.places import Place
 from adaptzip.reports.merged.reasons import Fit, fit, reason
 from adaptzip.reports.merged.report import Kind, TensorCheck, Verdict
 from adaptzip.reports.merged.rules import DEFAULT, Rule, rules_for
-from adaptzip.restoring.merging.edits import Edit, Update
+from adaptzip.restoring.merging.edits import Edit, Update, WithinRows
 from adaptzip.restoring.merging.plan import Output
 from adaptzip.restoring.merging.weights import BLOCK, goes_by_rows, on_rows
 
@@ -196,4 +196,5 @@ def _wrong_shape(subject: Subject) -> str | None:
 def _kind(output: Output) -> Kind:
     if not output.edits:
         return "unchanged"
-    return "module" if any(isinstance(edit, Update) for edit in output.edits) else "extra"
+    edits = (edit.edit if isinstance(edit, WithinRows) else edit for edit in output.edits)
+    return "module" if any(isinstance(edit, Update) for edit in edits) else "extra"

@@ -25,7 +25,12 @@ def base_card(base: BaseModel) -> str | None:
     """The text of the base's README, None where it has none; bytes that are no UTF-8 come through unchanged."""
     if Path(NAME) not in base.others:
         return None
-    return (base.path / NAME).read_bytes().decode("utf-8", "surrogateescape")
+    return read_card(base.path / NAME)
+
+
+def read_card(readme: Path) -> str:
+    """The text of a README, whose bytes that are no UTF-8 come through unchanged."""
+    return readme.read_bytes().decode("utf-8", "surrogateescape")
 
 
 def write_card(folder: Path, card: str | None, told: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.models.adding import goes_by_rows, merge_bias, merge_update, on_rows
+from adaptzip.models.adding import LEAST_ROWS, goes_by_rows, merge_bias, merge_update, on_rows
 from adaptzip.models.layouts import part_of
 
 
@@ -99,6 +99,31 @@ class Update:
             return None
         factors = self.factors if self.rows is None else on_rows(self.factors, "linear", *self.rows)
         return Update(on_rows(factors, self.layout, start, stop), self.layout)
+
+
+@dataclass(frozen=True, eq=False)
+class WithinRows:
+    """Makes another edit of some rows alone, those that are a tensor of their own in another form of the model."""
+
+    edit: Edit
+    start: int
+    stop: int
+
+    def apply(self, weight: Tensor, safe: bool) -> Tensor:
+        rows = weight[self.start : self.stop]
+        changed = self.edit.apply(rows, safe)
+        if changed is not rows:
+            rows.copy_(changed)
+        return weight
+
+    def on_rows(self, start: int, stop: int) -> Edit | None:
+        if self.start % LEAST_ROWS or self.stop % LEAST_ROWS:
+            return None  # A block could end so near that its product ended in other bits.
+        first, last = (min(max(row, self.start), self.stop) for row in (start, stop))
+        edit = self.edit.on_rows(first - self.start, last - self.start)
+        if edit is None or first == last:
+            return edit and _NOTHING
+        return WithinRows(edit, first - start, last - start)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,16 +24,23 @@ class Record:
     Attributes:
         journal: where they are noted.
         ledger: what is noted of updates, which goes into the journal with the file.
+        prefix: what stands before a file's name in the journal.
     """
 
     journal: Journal
     ledger: Ledger
+    prefix: str = ""
 
     def restored(self, folder: Path) -> dict[str, list[str]]:
         """The files in `folder` that an earlier run finished, each with its tensors that hold NaN or infinity."""
         kept = {}
-        for name, part in self.journal.parts().items():
-            if (folder / name).is_file() and sampled_digest(folder / name) == part.get("sample"):
+        for noted, part in self.journal.parts().items():
+            name = noted.removeprefix(self.prefix)
+            if (
+                noted.startswith(self.prefix)
+                and (folder / name).is_file()
+                and sampled_digest(folder / name) == part.get("sample")
+            ):
                 self.ledger.restore(part["squares"])
                 kept[name] = list(part["broken"])
         return kept
@@ -41,7 +48,7 @@ class Record:
     def note(self, path: Path, names: Iterable[str], broken: Sequence[str]) -> None:
         """Note a file that is durable, with the names of its tensors."""
         squares = self.ledger.sums(names)
-        self.journal.note(path.name, sample=sampled_digest(path), broken=broken, squares=squares)
+        self.journal.note(self.prefix + path.name, sample=sampled_digest(path), broken=broken, squares=squares)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -56,6 +56,7 @@ class MergePlan:
         extras: how many extras are applied.
         untied: embeddings that were one parameter are several in the merged model.
         warnings: what the user should know of the result, a line each.
+        metadata: what the header of each weight file says of it.
     """
 
     base: BaseModel
@@ -65,6 +66,7 @@ class MergePlan:
     extras: int
     untied: bool = False
     warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: {"format": "pt"})
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -122,6 +124,11 @@ def plan_merge(
     )
     check_plan(base, plan.tensors, config, extras.heads, extras.added)
     return plan
+
+
+def plan_nothing(base: BaseModel) -> MergePlan:
+    """The base model as it is."""
+    return MergePlan(base, tuple(_outputs(base, {}, {}, "")), None, 0, 0)
 
 
 def _check_layers(adapter: Adapter, base: BaseModel) -> None:

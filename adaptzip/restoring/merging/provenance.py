@@ -84,7 +84,10 @@ def provenance(
     return {
         "format": FORMAT,
         "made_by": MADE_BY,
-        "base": _base(plan.base, base_model),
+        "base": {
+            **told_place(plan.base.path, base_model, plan.base.config.get("_name_or_path")),
+            "files": weights_of(plan.base),
+        },
         "adapters": told_adapters(origins),
         "method": origins.method,
         "options": options,
@@ -128,27 +131,23 @@ def told_sources(told: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def repository(base: BaseModel, named: str | None) -> str | None:
-    """The name that the base model has on the Hub, as far as its cache, the adapter or the base's config tells it."""
-    cached = named_by_cache(base.path)
-    if cached is not None:
-        return cached[0]
-    return next(filter(is_repository, (named, base.config.get("_name_or_path"))), None)
-
-
 def is_repository(name: object) -> bool:
     """Whether it is the name of a repository on the Hub."""
     return isinstance(name, str) and _HUB.fullmatch(name) is not None and not is_local(name)
 
 
-def _base(base: BaseModel, named: str | None) -> dict[str, Any]:
-    """What is told of the base; `revision` is the commit of a snapshot in the Hub's cache."""
-    cached = named_by_cache(base.path)
+def told_place(path: Path, *names: object) -> dict[str, Any]:
+    """What is told of a base at a path; `revision` is the commit of a snapshot in the Hub's cache.
+
+    Args:
+        names: what may be its name on the Hub where it lies in no cache, the best first.
+    """
+    cached = named_by_cache(path)
+    name, revision = cached or (path.resolve().name, None)
     return {
-        "name": base.path.resolve().name if cached is None else cached[0],
-        "repository": repository(base, named),
-        "revision": None if cached is None else cached[1],
-        "files": weights_of(base),
+        "name": name,
+        "repository": name if cached else next(filter(is_repository, names), None),
+        "revision": revision,
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptzip.restoring.merging.plan import listed
 from adaptzip.restoring.merging.rounding import Rounding
 
 
@@ -47,3 +49,9 @@ class MergeReport:
             "warnings": list(self.warnings),
             "rounding": None if self.rounding is None else self.rounding.as_dict(),
         }
+
+
+def broken_warnings(names: Sequence[str]) -> Iterator[str]:
+    """What the user should know of tensors that hold NaN or infinity as in the base."""
+    if names:
+        yield f"NaN or infinity in {listed(names)}: the base holds it and the adapter does not change it"

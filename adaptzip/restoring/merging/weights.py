@@ -99,7 +99,7 @@ def write_weights(
             part
             for path, outputs in files.items()
             if path.name not in kept
-            for part in _parts_of_file(plan.base, path, outputs, stack, whole=device.type != "cpu")
+            for part in _parts_of_file(plan, path, outputs, stack, whole=device.type != "cpu")
         ]
         left = Counter(part.path for part in parts)
         finisher = stack.enter_context(finishing(record))
@@ -120,18 +120,18 @@ def write_weights(
 
 
 def _parts_of_file(
-    base: BaseModel, path: Path, outputs: Sequence[Output], stack: ExitStack, whole: bool
+    plan: MergePlan, path: Path, outputs: Sequence[Output], stack: ExitStack, whole: bool
 ) -> Iterator[_Part]:
     """The parts of one file, whose header is written; what a stopped run had begun of it is thrown away."""
     path.unlink(missing_ok=True)
     by_name = {output.stored.name: output for output in outputs}
-    header = build_header({output.stored.name: output.stored for output in outputs}, {"format": "pt"})
+    header = build_header({output.stored.name: output.stored for output in outputs}, plan.metadata)
     target = stack.enter_context(_opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
     write_at(target, memoryview(len(header).to_bytes(8, "little") + header), 0)
     begin, entries = 8 + len(header), json.loads(header)
     for key in sorted(by_name, key=lambda k: tuple(entries[k]["data_offsets"])):
         output, place = by_name[key], begin + entries[key]["data_offsets"][0]
-        blocks = [] if whole or not goes_by_rows(base, output) else list(row_blocks(output.stored.shape, BLOCK))
+        blocks = [] if whole or not goes_by_rows(plan.base, output) else list(row_blocks(output.stored.shape, BLOCK))
         if not blocks:
             yield _Part(output, path, target, place, None)
         for rows in blocks:

@@ -1,0 +1,101 @@
+"""Writing a file of an image model in original names with an adapter merged into the models in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from adaptzip.core.adapter import Adapter
+from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.files.atomic import atomic_draft, check_output
+from adaptzip.models.folder import BaseModel
+from adaptzip.models.shards import open_shard, read_metadata
+from adaptzip.models.single import SUFFIX, check_single, is_single_file, open_file
+from adaptzip.restoring.merging.image.pipelines import check_image_options
+from adaptzip.restoring.merging.image.planning import plan_file
+from adaptzip.restoring.merging.names import weight_file_names
+from adaptzip.restoring.merging.plan import MergePlan, listed
+from adaptzip.restoring.merging.provenance import provenance
+from adaptzip.restoring.merging.report import MergeReport, broken_warnings
+from adaptzip.restoring.merging.weights import write_weights
+from adaptzip.restoring.merging.writing import Form, Writing
+
+KEY = "adaptzip_merge"
+"""The field of a file's metadata that holds its provenance."""
+_OF_OLD_WEIGHTS = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+"""Fields that are fingerprints of the base's own weights."""
+
+
+def check_file_name(output: Path, base: Path) -> None:
+    """Refuse an output that is no file of safetensors.
+
+    Raises:
+        BaseModelError: if the base is no model by itself.
+        UsageError: if the output is no such file.
+    """
+    check_single(base)
+    if output.suffix != SUFFIX or output.is_dir():
+        raise UsageError(
+            f"{output}: expected the name of a {SUFFIX} file, as the base model {base} is one",
+            hint=f"name a file: -o {output.with_suffix(SUFFIX) if output.name else 'merged' + SUFFIX}",
+        )
+
+
+def _check(base: Path, output: Path, asked: Writing) -> None:
+    check_image_options(base, asked)
+    check_file_name(output, base)
+    check_output(output, asked.force)
+
+
+def _plan(adapter: Adapter, base: Path, output: Path, writing: Writing) -> MergePlan:
+    return plan_file(adapter, open_file(base), writing.scale)
+
+
+def _foretell(plan: MergePlan, output: Path) -> MergeReport:
+    size = sum(tensor.bytes for tensor in plan.tensors.values())
+    return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=plan.warnings)
+
+
+def write_file(plan: MergePlan, output: Path, writing: Writing) -> MergeReport:
+    """Write the file with its changed tensors; its metadata is the base's, with the provenance.
+
+    Raises:
+        CheckFailedError: if a weight holds NaN or infinity after its merge.
+        OutputError: if `output` exists without `force`, or cannot be written.
+    """
+    told = file_provenance(plan, writing)
+    plan = replace(plan, metadata=_metadata(plan.base) | {KEY: json.dumps(told, ensure_ascii=False)})
+    with atomic_draft(output, writing.force) as new:
+        broken = write_weights(plan, new.parent, safe=writing.safe, device=writing.device, progress=writing.progress)
+        (made,) = weight_file_names(plan.base)
+        (new.parent / made).rename(new)
+        _check_written(plan, new, output)
+        size = new.stat().st_size
+    warnings = (*plan.warnings, *broken_warnings(broken))
+    return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=warnings)
+
+
+FORM = Form(is_single_file, _check, _plan, _foretell, write_file)
+"""A safetensors file in the names of an original implementation."""
+
+
+def file_provenance(plan: MergePlan, writing: Writing) -> dict[str, Any]:
+    """What the file says of itself; it cannot hold its own fingerprint."""
+    told = provenance(plan, writing.origins, writing.base_model, writing.options, [])
+    return {key: value for key, value in told.items() if key != "files"}
+
+
+def _metadata(base: BaseModel) -> dict[str, str]:
+    found = read_metadata(base.shards[0].path) or {"format": "pt"}
+    return {key: value for key, value in found.items() if key not in _OF_OLD_WEIGHTS}
+
+
+def _check_written(plan: MergePlan, file: Path, output: Path) -> None:
+    written = BaseModel(output, (open_shard(file),))
+    form = {name: (written.stored(name).dtype, written.stored(name).shape) for name in written.tensors}
+    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in plan.tensors.items()}
+    wrong = sorted(name for name in form.keys() | expected if form.get(name) != expected.get(name))
+    if wrong:
+        raise CheckFailedError(f"{output}: {listed(wrong)} were not written as planned; nothing was published")
