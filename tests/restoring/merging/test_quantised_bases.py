@@ -203,7 +203,7 @@ def test_the_sums_do_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.M
     write_quantised(tmp_path / "base", CASES["nf4"])
     whole = merge(small(), tmp_path / "base", tmp_path / "one", dequantise=True)
     monkeypatch.setattr("adaptzip.restoring.merging.weights.BLOCK", 64)
-    monkeypatch.setattr("adaptzip.models.adding._LEAST_ROWS", 4)
+    monkeypatch.setattr("adaptzip.models.adding.LEAST_ROWS", 4)
     in_parts = [merge(small(), tmp_path / "base", tmp_path / f"{n}", dequantise=True) for n in range(2)]
     assert in_parts[0].rounding == in_parts[1].rounding
     assert in_parts[0].rounding is not None

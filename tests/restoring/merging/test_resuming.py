@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,14 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import adaptzip
+from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckFailedError
 from adaptzip.files.journal import DONE
 from adaptzip.restoring.merging import merge, weights
+from tests.cases.base_folders import MODULE, write_weights
+from tests.cases.image_bases import CLIP, UNET_FOLDER, lora, modules, pipeline
 from tests.cases.merge_cases import Built, Case, assert_same_tensors, build, llama, tensors_of
+from tests.cases.quantised_weights import CASES, write_quantised
 
 FIRST = "model-00001-of-"
 PATIENCE = 60
@@ -36,9 +44,9 @@ def drafts(output: Path) -> list[Path]:
 
 
 def wait_for_the_first(output: Path) -> None:
-    """Until the first file is noted as finished."""
+    """Until a file is noted as finished."""
     end = time.monotonic() + PATIENCE
-    while not any((draft / DONE).exists() and FIRST in (draft / DONE).read_text() for draft in drafts(output)):
+    while not any((draft / DONE).exists() and "sample" in (draft / DONE).read_text() for draft in drafts(output)):
         assert time.monotonic() < end
         time.sleep(0.005)
 
@@ -56,13 +64,18 @@ def stop(output: Path, error: BaseException) -> Callable[[int, int], None]:
 
 def stopped(built: Built, output: Path) -> tuple[int, int]:
     """A merge that is interrupted; what tells the first weight file of its draft."""
+    return the_first(interrupted(built.adapter, built.base, output))
+
+
+def interrupted(adapter: Path | Adapter, base: Path, output: Path, **how: Any) -> Path:
+    """What a merge that is interrupted leaves of the output."""
     error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt) as found:
-        merge(built.adapter, built.base, output, progress=stop(output, error))
+        merge(adapter, base, output, progress=stop(output, error), **how)
     (draft,) = drafts(output)
     assert found.value.__notes__ == [f"what was finished is kept in {draft}; the same command goes on with it"]
     assert not output.exists()
-    return the_first(draft / "new")
+    return draft / "new"
 
 
 def the_first(folder: Path) -> tuple[int, int]:
@@ -146,6 +159,49 @@ def test_a_file_that_was_changed_since_is_written_again(built: Built, tmp_path: 
     first.write_bytes(first.read_bytes()[:-1] + b"x")
     merge(built.adapter, built.base, output)
     assert_same_tensors(tensors_of(output), built.expected)
+
+
+def two_files(folder: Path, second: str) -> None:
+    """A quantised base of two files: one with a module, one with another module of the same numbers and the rest."""
+    write_quantised(folder, CASES["blocks"])
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{MODULE}.")}
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith((f"{MODULE}.", f"{second}."))}
+    files = {"a.safetensors": own, "b.safetensors": rest | {n.replace(MODULE, second): t for n, t in own.items()}}
+    for name, held in files.items():
+        write_weights(folder / name, held)
+    names = {name: file for file, held in files.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+@pytest.mark.parametrize("options", [{"dequantise": True}, {"requantise": True}])
+def test_what_rounding_left_in_finished_files_counts(options: dict[str, Any], tmp_path: Path) -> None:
+    second = MODULE.replace("q_proj", "k_proj")
+    two_files(tmp_path / "base", second)
+    lora = Adapter({name: LoraFactors(torch.ones(1, 16), torch.ones(16, 1), 1e-3) for name in (MODULE, second)})
+    plain = merge(lora, tmp_path / "base", tmp_path / "plain", **options)
+    interrupted(lora, tmp_path / "base", tmp_path / "out", **options)
+    told: list[int] = []
+    again = merge(lora, tmp_path / "base", tmp_path / "out", progress=lambda done, _: told.append(done), **options)
+    assert told[0] > 1
+    assert again.rounding is not None
+    assert again.rounding == plain.rounding
+    assert_same_tensors(tensors_of(tmp_path / "out"), tensors_of(tmp_path / "plain"))
+
+
+def test_a_pipeline_goes_on_at_its_component(tmp_path: Path) -> None:
+    pipeline(tmp_path / "base", {"unet": UNET_FOLDER, "text_encoder": CLIP})
+    adapter = lora({**modules("unet", UNET_FOLDER), **modules("text_encoder", CLIP)})
+    plain = merge(adapter, tmp_path / "base", tmp_path / "plain")
+    draft = interrupted(adapter, tmp_path / "base", tmp_path / "out")
+    kept = {file.relative_to(draft): file.stat().st_mtime_ns for file in draft.glob("*/*.safetensors")}
+    again = merge(adapter, tmp_path / "base", tmp_path / "out")
+    assert again.files == plain.files
+    same = [file for file, time in kept.items() if (tmp_path / "out" / file).stat().st_mtime_ns == time]
+    assert len(same) == 1
+    for file in kept:
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
 
 
 def test_nothing_is_kept_before_a_file_is_finished(built: Built, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_quantised_bases(case: Case, tmp_path: Path) -> None:
     told = "ffn_up.weight is Q4_0, and changed weights are quantised"
     error = refused(of(), base, told, RefusedError, requantise=True)
     assert "--dequantise" in str(error.hint)
-    refused(of(), base, "exclude each other", UsageError, dequantise=True, requantise=True)
+    refused(of(), base, "not both", UsageError, dequantise=True, requantise=True)
     mixed = copied(base, tmp_path / "mixed.gguf", tensors={"blk.0.ffn_up.weight": np.ones((96, 64), np.float16)})
     merge(of(), mixed, tmp_path / "out.gguf")
     (_, before), (_, after) = opened(mixed), opened(tmp_path / "out.gguf")
@@ -152,9 +152,9 @@ def test_quantised_bases(case: Case, tmp_path: Path) -> None:
     refused(of(), other, told, RefusedError, dequantise=True)
 
 
-def test_a_base_of_floats_has_nothing_to_dequantise(base: Path, tmp_path: Path) -> None:
-    report = merge(of(), base, tmp_path / "out.gguf", dequantise=True)
-    assert report.warnings == ("no tensor of base.gguf is quantised, so that there is nothing to dequantise",)
+def test_a_base_of_floats_has_nothing_to_dequantise(base: Path) -> None:
+    error = refused(of(), base, "base.gguf: is not quantised", UsageError, dequantise=True)
+    assert error.hint == "leave --dequantise out"
 
 
 def test_numbers_that_are_none(base: Path, tmp_path: Path) -> None:
