@@ -6,8 +6,10 @@ from pathlib import Path
 
 from adaptzip.errors import BaseModelError
 from adaptzip.models.config_file import load_config
+from adaptzip.models.dequantising.opening import decoded_shards
 from adaptzip.models.files import find_weights
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.quantised import refuse_quantised_tensors
 from adaptzip.models.shards import open_shard
 from adaptzip.models.strangers import WHICH
 
@@ -19,16 +21,24 @@ def is_single_file(path: str | Path) -> bool:
     return Path(path).is_file()
 
 
-def open_file(path: str | Path) -> BaseModel:
+def open_file(path: str | Path, *, dequantised: bool = False) -> BaseModel:
     """The model in one safetensors file.
+
+    Args:
+        path: the file.
+        dequantised: take quantised weights as float ones.
 
     Raises:
         BaseModelError: if it is no such file, cannot be read, or is the weight file of a model's folder.
-        RefusedError: if it holds a dtype that only quantised weights have.
+        RefusedError: if it is quantised and may not be, or in a way that is not read.
     """
     path = Path(path)
     check_single(path)
-    return BaseModel(path, (open_shard(path),))
+    shard = open_shard(path)
+    if dequantised:
+        return BaseModel(path, decoded_shards(path, {}, (shard,)))
+    refuse_quantised_tensors(path, shard.tensors.values())
+    return BaseModel(path, (shard,))
 
 
 def check_single(path: Path) -> None:

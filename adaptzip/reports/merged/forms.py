@@ -42,7 +42,7 @@ class Models:
             CheckpointError, RefusedError: as `merge`.
         """
         if is_single_file(self.base):
-            return {"": plan_file(adapter, open_file(self.base), scale)}
+            return {"": plan_file(adapter, open_file(self.base, dequantised=True), scale)}
         if not is_pipeline(self.base):
             model = BaseModel.open(self.base, quantised="dequantised")
             with naming_families(adapter, model):

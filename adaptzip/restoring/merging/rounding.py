@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.restoring.merging.edits import Edit, Update
+from adaptzip.restoring.merging.edits import Edit, Update, WithinRows
 from adaptzip.restoring.merging.plan import MergePlan, Output
 
 
@@ -146,8 +146,12 @@ def measured_outputs(plan: MergePlan, ledger: Ledger, outputs: Iterable[Output])
 
 def is_merged(plan: MergePlan, output: Output) -> bool:
     """Whether an output is a stored weight with a module's update, in its own shape."""
-    source, found = output.source, any(isinstance(edit, Update) for edit in output.edits)
+    source, found = output.source, any(map(_is_update, output.edits))
     return found and source is not None and plan.base.stored(source).shape == output.stored.shape
+
+
+def _is_update(edit: Edit) -> bool:
+    return isinstance(edit, Update) or (isinstance(edit, WithinRows) and _is_update(edit.edit))
 
 
 def _square(tensor: Tensor) -> float:

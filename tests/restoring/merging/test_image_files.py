@@ -426,3 +426,35 @@ def test_a_fused_layer_and_a_part_of_it(tmp_path: Path) -> None:
     expected = base[key] + fused
     expected[:D] += part
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_file_of_float8_is_written_in_bfloat16(tmp_path: Path) -> None:
+    """As checkpoints of large denoisers are handed on: matrices in float8 without scales, the rest in bfloat16."""
+    base = random(FLUX_BASE)
+    stored = {n: t.to(torch.float8_e4m3fn if t.ndim > 1 else torch.bfloat16) for n, t in base.items()}
+    save_file(stored, tmp_path / "base.safetensors")
+    adapter = lora(modules("transformer", FLUX_FOLDER))
+    with pytest.raises(RefusedError, match="is quantised") as refused:
+        merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors")
+    assert "--dequantise" in str(refused.value.hint)
+    report = merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", dequantise=True)
+    exact = {name: tensor.float() for name, tensor in stored.items()}
+    wanted = expected_flux(exact, adapter)
+    found = load_file(tmp_path / "out.safetensors")
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert found[name].dtype == torch.bfloat16
+        assert torch.equal(found[name], tensor.bfloat16()), name
+    lost = sum(float((found[n].double() - t.double()).square().sum()) for n, t in wanted.items())
+    size = sum(float((t.double() - exact[n].double()).square().sum()) for n, t in wanted.items())
+    assert report.rounding is not None
+    assert report.rounding.kept == pytest.approx(1 - lost / size, rel=1e-6)
+
+
+def test_what_a_file_is_not_asked_for(tmp_path: Path) -> None:
+    base_file(tmp_path / "base.safetensors", FLUX_BASE)
+    adapter = lora(modules("transformer", FLUX_FOLDER))
+    with pytest.raises(UsageError, match="is not quantised"):
+        merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", dequantise=True)
+    with pytest.raises(UsageError, match="--requantise is for folders"):
+        merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", requantise=True)

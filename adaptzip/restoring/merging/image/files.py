@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.files.atomic import atomic_draft, check_output
+from adaptzip.models.dequantising.opening import found_in
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.shards import open_shard, read_metadata
 from adaptzip.models.single import SUFFIX, check_single, is_single_file, open_file
-from adaptzip.restoring.merging.image.pipelines import check_image_options
+from adaptzip.restoring.merging.image.pipelines import check_untied
 from adaptzip.restoring.merging.image.planning import plan_file
 from adaptzip.restoring.merging.names import weight_file_names
 from adaptzip.restoring.merging.plan import MergePlan, listed
 from adaptzip.restoring.merging.provenance import provenance
+from adaptzip.restoring.merging.quantised_bases import not_quantised, prepared
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
+from adaptzip.restoring.merging.rounding import Ledger
 from adaptzip.restoring.merging.weights import write_weights
 from adaptzip.restoring.merging.writing import Form, Writing
 
@@ -43,29 +46,47 @@ def check_file_name(output: Path, base: Path) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class FilePlan:
+    """What will be written of a file, and where it is noted what rounding leaves of updates."""
+
+    merged: MergePlan
+    ledger: Ledger
+
+
 def _check(base: Path, output: Path, asked: Writing) -> None:
-    check_image_options(base, asked)
+    check_untied(base, asked)
+    if asked.how == "requantised":
+        raise UsageError(
+            f"{base}: --requantise is for folders and GGUF, and not for a file in original names",
+            hint="write bfloat16 with --dequantise",
+        )
     check_file_name(output, base)
     check_output(output, asked.force)
 
 
-def _plan(adapter: Adapter, base: Path, output: Path, writing: Writing) -> MergePlan:
-    return plan_file(adapter, open_file(base), writing.scale)
+def _plan(adapter: Adapter, base: Path, output: Path, writing: Writing) -> FilePlan:
+    file, ledger = open_file(base, dequantised=writing.how == "dequantised"), Ledger()
+    if writing.how is not None and not found_in(file.shards[0]):
+        raise not_quantised(base, writing.how)
+    return FilePlan(prepared(plan_file(adapter, file, writing.scale), writing.how, ledger), ledger)
 
 
-def _foretell(plan: MergePlan, output: Path) -> MergeReport:
-    size = sum(tensor.bytes for tensor in plan.tensors.values())
-    return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=plan.warnings)
+def _foretell(plan: FilePlan, output: Path) -> MergeReport:
+    merged = plan.merged
+    size = sum(tensor.bytes for tensor in merged.tensors.values())
+    return MergeReport(output, size, (output.name,), merged.modules, merged.extras, warnings=merged.warnings)
 
 
-def write_file(plan: MergePlan, output: Path, writing: Writing) -> MergeReport:
+def _write(whole: FilePlan, output: Path, writing: Writing) -> MergeReport:
     """Write the file with its changed tensors; its metadata is the base's, with the provenance.
 
     Raises:
         CheckFailedError: if a weight holds NaN or infinity after its merge.
         OutputError: if `output` exists without `force`, or cannot be written.
     """
-    told = file_provenance(plan, writing)
+    plan = whole.merged
+    told = _provenance(plan, writing)
     plan = replace(plan, metadata=_metadata(plan.base) | {KEY: json.dumps(told, ensure_ascii=False)})
     with atomic_draft(output, writing.force) as new:
         broken = write_weights(plan, new.parent, safe=writing.safe, device=writing.device, progress=writing.progress)
@@ -73,16 +94,17 @@ def write_file(plan: MergePlan, output: Path, writing: Writing) -> MergeReport:
         (new.parent / made).rename(new)
         _check_written(plan, new, output)
         size = new.stat().st_size
+    rounding = None if writing.how is None else whole.ledger.rounding(writing.how)
     warnings = (*plan.warnings, *broken_warnings(broken))
-    return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=warnings)
+    return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=warnings, rounding=rounding)
 
 
-FORM = Form(is_single_file, _check, _plan, _foretell, write_file)
+FORM = Form(is_single_file, _check, _plan, _foretell, _write)
 """A safetensors file in the names of an original implementation."""
 
 
-def file_provenance(plan: MergePlan, writing: Writing) -> dict[str, Any]:
-    """What the file says of itself; it cannot hold its own fingerprint."""
+def _provenance(plan: MergePlan, writing: Writing) -> dict[str, Any]:
+    """What the file says of itself, which is neither its own fingerprint nor what is measured while it is written."""
     told = provenance(plan, writing.origins, writing.base_model, writing.options, [])
     return {key: value for key, value in told.items() if key != "files"}
 

@@ -35,24 +35,19 @@ from adaptzip.restoring.model_card import NAME as README
 _TOLD = (README, PROVENANCE)
 
 
-def check_image_options(base: Path, asked: Writing) -> None:
-    """Refuse what is asked for that image models do not have.
-
-    Raises:
-        UsageError: if it is for tied embeddings, or quantised weights.
-    """
+def check_untied(base: Path, asked: Writing) -> None:
+    """Raises: UsageError: if tied embeddings are to be kept apart, which image models do not have."""
     if asked.untie:
         raise UsageError(f"{base}: an image model has no tied embeddings to keep apart", hint="leave --untie out")
-    if asked.how is not None:
-        option = "--dequantise" if asked.how == "dequantised" else "--requantise"
-        raise UsageError(
-            f"{base}: {option} is for the folder of one model and for GGUF",
-            hint="give the pipeline's component as the base, or the model in float weights",
-        )
 
 
 def _check(base: Path, output: Path, asked: Writing) -> None:
-    check_image_options(base, asked)
+    check_untied(base, asked)
+    if asked.how is not None:
+        option = "--dequantise" if asked.how == "dequantised" else "--requantise"
+        raise UsageError(
+            f"{base}: {option} is for one model and not for a pipeline", hint="give the component as the base"
+        )
     check_output_folder(output, asked.force)
 
 
