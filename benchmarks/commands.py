@@ -1,4 +1,4 @@
-"""Other tools' commands, each run as a process of its own: seconds and peak memory."""
+"""Other tools' commands, each run as a process of its own, and what machine they run on."""
 
 from __future__ import annotations
 
@@ -46,3 +46,11 @@ def watch_memory(peak: list[float], stop: threading.Event, process: int | str = 
         except OSError:
             return
         peak[0] = max(peak[0], *(float(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0.0)
+
+
+def machine() -> str:
+    """On what was measured, as the page tells it."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    limit = "" if threads is None else f", OMP_NUM_THREADS={threads}"
+    return f"Measured on {count} processor cores{limit}; load average {os.getloadavg()[0]:.1f}."

@@ -6,7 +6,7 @@ models with transformers, takes a dense float32 difference of each matrix and `t
 first directions with safetensors: no rank r is nearer. mergekit, which may be installed elsewhere, takes part where its
 program is given; its error is that of the adapter it writes, in the base's bfloat16. Needs transformers:
 
-    python -m benchmarks.extract --layers 4 --hidden 1024 [--mergekit BIN/mergekit-extract-lora]
+    python -m benchmarks.extract --layers 4 --hidden 1024 [--mergekit BIN/mergekit-extract-lora] [--write]
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ import torch
 from safetensors.torch import save_file
 
 from adaptzip.models.folder import BaseModel
-from benchmarks.commands import run
+from benchmarks.commands import machine, run
 from benchmarks.llama import random_llama, save
+from benchmarks.page import put, table
 
 
 def make_models(folder: Path, layers: int, hidden: int) -> None:
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--mergekit", type=Path)
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -129,19 +131,27 @@ def main() -> None:
         maker.start()
         maker.join()
         shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
-        print(f"base: bfloat16, {sum(shards) / 2**20:.0f} MiB in {len(shards)} shards; rank {options.rank}\n")
-        print("| | whole process, s | extract, s | peak memory, MiB | error |\n|---|---:|---:|---:|---:|")
         ways = [way for way in WAYS if options.plain or way == "adaptzip"]
         found = {way: run_alone(way, folder, options.rank) for way in ways}
         if options.mergekit:
             found["mergekit"] = by_mergekit(options.mergekit.absolute(), folder, options.rank)
-        for way, one in found.items():
-            times = f"{one['total']:.1f} | {one['extract']:.1f}"
-            print(f"| {way} | {times} | {one['peak'] / 2**20:.0f} | {one['error']:.6f} |")
-        own = found.pop("adaptzip")
-        for way, one in found.items():
-            told = ", ".join(f"{what} {own[what] / one[what]:.3f}" for what in ("total", "peak", "error"))
-            print(f"\nadaptzip / {way}: {told}")
+    own = found["adaptzip"]
+    rows = [
+        (
+            way,
+            f"{own['total'] / one['total']:.3f}",
+            f"{own['peak'] / one['peak']:.3f}",
+            f"{one['peak'] / 2**20:,.0f}",
+            f"{one['error']:.6f}",
+        )
+        for way, one in found.items()
+    ]
+    head = ("", "adaptzip's time / this", "adaptzip's memory / this", "peak memory, MiB", "error")
+    size = f"The base has {sum(shards) / 2**20:,.0f} MiB in {len(shards)} files of bfloat16, {options.layers} layers of"
+    text = f"{size} hidden size {options.hidden}; rank {options.rank}. {machine()}\n\n{table(head, rows)}"
+    print(text)
+    if options.write:
+        put("extract", text)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ that a merge can do; adaptzip and cp run in turn, from files that are in memory,
 With several --layers the exponent is fitted by which time grows with the size. Needs peft and transformers; mergekit,
 which may be installed elsewhere, takes part where its program is given:
 
-    python -m benchmarks.merge --layers 12 --hidden 2048 [--pairs 5] [--mergekit BIN/mergekit-yaml]
-    python -m benchmarks.merge --layers 2 6 24 --no-peft
+    python -m benchmarks.merge --layers 12 --hidden 2048 [--pairs 5] [--mergekit BIN/mergekit-yaml] [--write]
+    python -m benchmarks.merge --hidden 1024 --layers 1 6 33 110 --no-peft [--write]
 
 Exits with 1 where a tensor differs from PEFT's.
 """
@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -32,8 +33,9 @@ from statistics import median
 import torch
 from safetensors import safe_open
 
-from benchmarks.commands import run, watch_memory
+from benchmarks.commands import machine, run, watch_memory
 from benchmarks.llama import random_llama, save
+from benchmarks.page import put, table
 
 
 def make_model(folder: Path, layers: int, hidden: int, rank: int) -> None:
@@ -60,14 +62,14 @@ def merge_peft(folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(folder / "peft")
+    PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(folder / "PEFT")
 
 
 def copy(folder: Path) -> None:
     subprocess.run(["cp", "-r", str(folder / "base"), str(folder / "cp")], check=True)
 
 
-WAYS: dict[str, Callable[[Path], None]] = {"adaptzip": merge_adaptzip, "cp": copy, "peft": merge_peft}
+WAYS: dict[str, Callable[[Path], None]] = {"adaptzip": merge_adaptzip, "cp": copy, "PEFT": merge_peft}
 
 
 def run_alone(way: str, folder: Path) -> dict[str, float]:
@@ -129,32 +131,49 @@ def _read(file: Path, key: str) -> torch.Tensor:
     return tensor
 
 
-def compare(folder: Path, layers: int, options: argparse.Namespace) -> tuple[float, float, int]:
-    """Bytes of the base, adaptzip's seconds, and how many tensors differ from PEFT's."""
+@dataclass(frozen=True)
+class Comparison:
+    """Merges of one base: its bytes, adaptzip's seconds, how many tensors differ from PEFT's, and all in words."""
+
+    bytes: int
+    seconds: float
+    different: int
+    text: str
+
+
+def compare(folder: Path, layers: int, options: argparse.Namespace) -> Comparison:
+    """Merge an adapter into a new base in all ways."""
     # A child's peak memory starts from its parent's, so the model is made in another child.
     maker = get_context("spawn").Process(target=make_model, args=(folder, layers, options.hidden, options.rank))
     maker.start()
     maker.join()
     shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
-    print(f"\nbase: bfloat16, {sum(shards) / 2**20:,.0f} MiB in {len(shards)} shards\n")
     runs: dict[str, list[dict[str, float]]] = {"adaptzip": [], "cp": []}
     for pair in range(options.pairs):
         for way in sorted(runs, reverse=bool(pair % 2)):
             runs[way].append(run_alone(way, folder))
     if options.peft:
-        runs["peft"] = [run_alone("peft", folder)]
+        runs["PEFT"] = [run_alone("PEFT", folder)]
     if options.mergekit:
         runs["mergekit"] = [by_mergekit(options.mergekit.absolute(), folder)]
-    print("| | whole process, s | merge, s | merge / cp | anonymous memory, MiB |\n|---|---:|---:|---:|---:|")
-    for way, found in runs.items():
-        total, merge = (median(run[key] for run in found) for key in ("total", "merge"))
-        ratios = [run["merge"] / other["merge"] for run, other in zip(found, runs["cp"], strict=False)]
-        peak = max(run["peak"] for run in found) / 2**20
-        print(f"| {way} | {total:.2f} | {merge:.2f} | {median(ratios):.2f} | {peak:,.0f} |")
-    different = {way: count_different(folder / "adaptzip", folder / way) for way in runs if way in ("peft", "mergekit")}
-    for way, count in different.items():
-        print(f"\ntensors that differ from {way}'s: {count}")
-    return sum(shards), median(run["merge"] for run in runs["adaptzip"]), different.get("peft", 0)
+    whole = median(run["total"] for run in runs["adaptzip"])
+    rows = [_row(way, found, runs["cp"], whole) for way, found in runs.items()]
+    head = ("", "whole process / adaptzip's", "merge / cp", "anonymous memory, MiB")
+    size = f"The base has {sum(shards) / 2**20:,.0f} MiB in {len(shards)} files of bfloat16; rank {options.rank}."
+    others = [way for way in runs if way not in ("adaptzip", "cp")]
+    different = {way: count_different(folder / "adaptzip", folder / way) for way in others}
+    told = "".join(f"\nTensors that differ from {way}'s: {count}.\n" for way, count in different.items())
+    merge = median(run["merge"] for run in runs["adaptzip"])
+    return Comparison(sum(shards), merge, different.get("PEFT", 0), f"{size} {machine()}\n\n{table(head, rows)}{told}")
+
+
+def _row(
+    way: str, found: Sequence[dict[str, float]], copies: Sequence[dict[str, float]], whole: float
+) -> tuple[str, ...]:
+    ratios = [run["merge"] / copy["merge"] for run, copy in zip(found, copies, strict=False)]
+    share = f"{median(run['total'] for run in found) / whole:.2f}"
+    against = "" if math.isnan(ratios[0]) else f"{median(ratios):.2f}"
+    return way, share, against, f"{max(run['peak'] for run in found) / 2**20:,.0f}"
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
@@ -171,6 +190,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--mergekit", type=Path)
     parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -181,10 +201,14 @@ def main() -> int:
     for layers in options.layers:
         with tempfile.TemporaryDirectory() as name:
             found.append(compare(Path(name), layers, options))
+    text = "\n".join(one.text for one in found)
     if len(found) > 1:
-        sizes, seconds, _ = zip(*found, strict=True)
-        print(f"\ntime grows with the size to the power {exponent(sizes, seconds):.2f}")
-    return int(any(different for *_, different in found))
+        power = exponent([one.bytes for one in found], [one.seconds for one in found])
+        text += f"\nTime grows with the size to the power {power:.2f}.\n"
+    print(text)
+    if options.write:
+        put("merge" if len(found) == 1 else "merge-sizes", text)
+    return int(any(one.different for one in found))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import page
+from benchmarks.commands import machine
 
 COMPRESS_BAR, DECOMPRESS_BAR, MEMORY_BAR = 1.0, 3.0, 4.0
 AGREEMENT = 1e-5
@@ -287,7 +288,7 @@ def render(size: int, runs: Mapping[str, Sequence[Run]], found: Sequence[Compari
     return "\n".join(
         [
             f"The file has {size:,} bytes; zstd -19 makes it {runs['zstd -19'][-1].found['bytes']:,.0f}, adaptzip "
-            f"{coded['bytes']:,.0f} at relative error {coded['relative_error']:.4f}. {_machine()}\n",
+            f"{coded['bytes']:,.0f} at relative error {coded['relative_error']:.4f}. {machine()}\n",
             page.table(["time", "in process", "whole process", "processor time", "bar", "met"], times),
             page.table(["peak memory of the whole process", "", "of the file", "bar", "met"], space),
         ]
@@ -296,13 +297,6 @@ def render(size: int, runs: Mapping[str, Sequence[Run]], found: Sequence[Compari
 
 def _verdict(met: bool) -> str:
     return "yes" if met else "NO"
-
-
-def _machine() -> str:
-    threads = os.environ.get("OMP_NUM_THREADS")
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    limit = "" if threads is None else f", OMP_NUM_THREADS={threads}"
-    return f"Measured on {count} processor cores{limit}; load average {os.getloadavg()[0]:.1f}."
 
 
 def make_adapter(folder: Path, shape: str, layers: int) -> int:
