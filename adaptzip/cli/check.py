@@ -108,11 +108,11 @@ def check(
 
 
 def _incomplete(merged: Path, missing: str) -> UsageError:
-    from adaptzip.restoring.merging.provenance import NAME, load_provenance, told_sources
+    from adaptzip.restoring.merging.provenance import load_provenance, told_command
 
     told = load_provenance(merged)
-    known = "" if told is None else told_sources(told)
-    hint = f"{NAME} in it names {known}" if known else "say what the merged model should be made of"
+    known = "" if told is None else told_command(told)
+    hint = f"it says of itself: {known}" if known else "say what the merged model should be made of"
     return UsageError(f"check needs {missing}", hint=hint)
 
 

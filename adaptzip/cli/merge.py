@@ -21,7 +21,8 @@ def merge(
         Path,
         typer.Option(
             "--base",
-            help="The folder of the base model or of a diffusers pipeline, or an image model's safetensors file.",
+            help="The base model: its folder or name on the Hub, a diffusers pipeline, an image model's safetensors "
+            "file, or a GGUF file.  [required]",
             metavar="DIR|FILE",
             show_default=False,
         ),
@@ -31,7 +32,7 @@ def merge(
         typer.Option(
             "--output",
             "-o",
-            help="The folder to write; a safetensors file where the base is one.",
+            help="The folder to write, or a file of the same kind where the base is one file.  [required]",
             metavar="DIR|FILE",
             show_default=False,
         ),
@@ -76,13 +77,13 @@ def merge(
 ) -> None:
     """Add adapters to their base model's weights.
 
-    Writes the folder given with -o: the base model's files, file by file, with changed weights, so that the
+    Writes what -o names, in the form of the base: its files, one by one, with changed weights, so that the
     model is never in memory as a whole. On the CPU the weights are those of PEFT's merge_and_unload, bit for
     bit. The tokenizer is the adapter's where its folder brings one. Where transformers is installed, it must be able
     to open the result. A merge that was interrupted goes on, when it is run again, after the last file that was
     finished.
 
-    Several adapters are made one first: with --method cat, which is their weighted sum, or another of PEFT's
+    Several adapters are added up, each times its weight; --method chooses another way of PEFT's
     add_weighted_adapter. The tokenizer is then that of the first that brings one.
 
     A LoRA of an image model is merged into all components of a pipeline that it changes, or into a checkpoint of one
@@ -127,7 +128,7 @@ def merge(
     if subtract:
         combining.check_updates_alone(adapter)
         scale = -scale
-    origins = origins_of(paths, weights if len(paths) > 1 else [], method)
+    origins = origins_of(paths, weights if len(paths) > 1 else [], combined)
     how = asked | {"scale": scale, "tokenizer": combining.with_tokenizer(paths, base), "origins": origins}
     if dry_run:
         values = foretell(adapter, base, output, **how).as_dict() | {"dry_run": True}
@@ -152,6 +153,8 @@ def merge(
 def _say(sink: Output, values: dict[str, Any]) -> None:
     for message in values["warnings"]:
         sink.warning(message)
+    if values["resumed"]:
+        sink.note(f"{text.count(values['resumed'], 'weight file')} of a run that was stopped did for this one")
     if values["tokenizer"] is not None:
         sink.note(f"the tokenizer is the {values['tokenizer']}'s")
     if values["rounding"] is not None:

@@ -72,7 +72,8 @@ def combined(
     make = _maker(method, rank, density, majority, seed)
     names = sorted({name for part in parts for name in part.adapter.modules})
     members = {
-        name: [_Member(p, p.adapter.modules[name]) for p in parts if name in p.adapter.modules] for name in names
+        name: _in_one_form([_Member(p, p.adapter.modules[name]) for p in parts if name in p.adapter.modules])
+        for name in names
     }
     for name, found in members.items():
         _check_module(name, found)
@@ -89,6 +90,15 @@ class _Member:
 
     part: Weighted
     factors: LoraFactors
+
+
+def _in_one_form(members: Sequence[_Member]) -> Sequence[_Member]:
+    """A convolution of single pixels is a linear layer, as which some files have it: all as the convolution."""
+    forms = {(m.factors.layout, m.factors.kernel) for m in members}
+    point = next((form for form in forms if form[0] == "conv" and set(form[1]) == {1}), None)
+    if point is None or forms != {point, ("linear", ())}:
+        return members
+    return [replace(m, factors=replace(m.factors, layout="conv", kernel=point[1])) for m in members]
 
 
 _Make = Callable[[Sequence[_Member]], tuple[Tensor, Tensor]]

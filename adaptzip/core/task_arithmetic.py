@@ -38,9 +38,14 @@ class Rule:
 
     def __post_init__(self) -> None:
         if (self.pruned is None) != (self.density is None):
-            found = "none was given" if self.density is None else f"{self.density} was given"
-            expected = "expected one between 0 and 1" if self.density is None else "and nothing is pruned"
-            raise UsageError(f"a density is the share of numbers that pruning keeps; {found}, {expected}")
+            if self.density is None:
+                raise UsageError(
+                    "a method that prunes needs a density, the share of numbers that it keeps",
+                    hint="give one between 0 and 1: --density 0.5",
+                )
+            raise UsageError(
+                f"a density of {self.density} is for methods that prune, and this one does not", hint="leave it out"
+            )
         if self.density is not None and not 0 <= self.density <= 1:
             raise UsageError(f"a density of {self.density} was asked for, expected a number between 0 and 1")
 

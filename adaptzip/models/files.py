@@ -49,7 +49,7 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
     """The weight files that count, in the order of preference of transformers 5 or of diffusers.
 
     transformers takes model.safetensors before an index that lies beside it, diffusers the index first. A folder
-    with neither's names may hold one safetensors file of any name.
+    with neither's names may hold one safetensors file of any name, or the index of one variant.
 
     Raises:
         BaseModelError: if there are none, or the index or what it names is missing or malformed.
@@ -63,6 +63,10 @@ def find_weights(folder: Path, config: Mapping[str, Any]) -> WeightFiles:
             return WeightFiles(_files_of_index(path), path) if name.endswith(_INDEX) else WeightFiles((path,))
     if named is not None:
         raise BaseModelError(f"{folder}: lacks {named}, which config.json names as transformers_weights", hint=AGAIN)
+    variants = sorted(path for path in folder.glob("*.safetensors.index.*.json") if path.is_file())
+    if len(variants) == 1:
+        check_link(variants[0], folder)
+        return WeightFiles(_files_of_index(variants[0]), variants[0])
     return WeightFiles((_only_safetensors(folder),))
 
 

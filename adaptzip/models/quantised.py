@@ -29,7 +29,25 @@ _ENDINGS = {
 }
 """How the names of tensors end that quantisers write beside or in place of a weight."""
 
-_DEQUANTISE = "give the original float weights, or merge into these with `merge --dequantise`, which writes bfloat16"
+_FLOATS = "give the original float weights"
+_DEQUANTISE = f"{_FLOATS}; `merge` takes these as its base with --dequantise, which writes bfloat16"
+_REQUANTISE = f"{_DEQUANTISE}, and float8 with scales with --requantise as well"
+_UNREAD = (
+    "HQQ",
+    "quanto",
+    "AQLM",
+    "QTIP or EXL3",
+    "EXL2",
+    "torchao",
+    "MXFP4",
+    "hqq",
+    "aqlm",
+    "mxfp4",
+    "eetq",
+    "vptq",
+    "higgs",
+)
+"""What is not read in any way, among the names above and those of configurations."""
 _PACKED = frozenset((torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32))
 COMPANION = re.compile(r"scale|absmax|zero_?point|qzeros|codebook", re.IGNORECASE)
 """What the companions of a quantised weight are called."""
@@ -40,14 +58,21 @@ def refuse_quantised_config(path: Path, config: Mapping[str, Any]) -> None:
     for table in config_tables(config):
         for key in CONFIG_KEYS:
             if table.get(key):
-                raise quantised(path, _method(table[key]) or f"{key} in config.json", hint=_DEQUANTISE)
+                which = _method(table[key]) or f"{key} in config.json"
+                raise quantised(path, which, hint=_hint(which))
 
 
 def refuse_quantised_tensors(path: Path, tensors: Iterable[StoredTensor]) -> None:
     """Raise a RefusedError if the names or dtypes of tensors show that weights are quantised."""
     what = quantised_sign(tensors)
     if what is not None:
-        raise quantised(path, what, hint=_DEQUANTISE)
+        raise quantised(path, what, hint=_hint(what))
+
+
+def _hint(which: str) -> str:
+    if which in _UNREAD:
+        return _FLOATS
+    return _REQUANTISE if "fp8" in which or "float8" in which or which == "modelopt" else _DEQUANTISE
 
 
 def quantised_sign(tensors: Iterable[StoredTensor]) -> str | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from adaptzip.checkpoints._image.names import COMPONENTS
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.names import Renaming, locate_tensor
-from adaptzip.models.pipelines import components_of, is_pipeline
+from adaptzip.models.pipelines import component_folders, is_pipeline
 from adaptzip.models.renaming import find_renaming
 from adaptzip.models.single import is_single_file, open_file
 
@@ -35,7 +36,9 @@ class StoredBase:
         """As `BaseTensors.names`."""
         if not is_pipeline(self.path):
             return self.opened().tensors.keys()
-        return [f"{part}.{name}" for part, model in components_of(self.path).items() for name in model.tensors]
+        folders = component_folders(self.path)
+        models = {name: BaseModel.open(folders[name]) for name in COMPONENTS if name in folders}
+        return [f"{part}.{name}" for part, model in models.items() for name in model.tensors]
 
     def named_by(self, modules: Sequence[str]) -> StoredBase:
         """As `BaseTensors.named_by`."""

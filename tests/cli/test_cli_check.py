@@ -66,7 +66,7 @@ def test_what_it_needs(work: Path) -> None:
         run("check", work / "merged", "--adapter", work / "adapter"),
         2,
         "needs --base DIR",
-        "names --base base --adapter adapter",
+        "it says of itself: --base base --adapter adapter",
     )
     refused(run("check", work / "merged", "--base", work / "base"), 2, "needs --adapter SRC")
 

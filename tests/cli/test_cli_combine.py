@@ -74,7 +74,7 @@ def test_a_dry_run_writes_nothing(two: tuple[Path, Path], tmp_path: Path) -> Non
         (("{a}:inf", "{b}", "-o", "{out}"), "'inf' is no weight"),
         (("{a}", "{b}", "-o", "{out}.adz", "--as", "peft"), "--as is for the files of a dialect"),
         (("{a}", "{b}", "-o", "{out}", "--lossless"), "--lossless is for a .adz"),
-        (("{a}", "{b}", "-o", "{out}", "--method", "ties"), "none was given"),
+        (("{a}", "{b}", "-o", "{out}", "--method", "ties"), "needs a density"),
         (("{a}", "{b}", "-o", "{out}", "--rank", "3"), "cat tells the rank by itself"),
         (("{a}", "nowhere", "-o", "{out}"), "nowhere"),
         (("{a}", "{b}", "-o", "{a}", "-f"), "would replace its source"),

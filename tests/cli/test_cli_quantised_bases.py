@@ -43,7 +43,7 @@ def test_what_is_said(option: str, case: str, source: Path, tmp_path: Path) -> N
 def test_refused_with_the_way_out(source: Path, tmp_path: Path) -> None:
     write_quantised(tmp_path / "base", CASES["nf4"])
     done = run("merge", source, "--base", tmp_path / "base", "-o", tmp_path / "merged")
-    refused(done, 3, "is quantised (bitsandbytes)", "merge --dequantise")
+    refused(done, 3, "is quantised (bitsandbytes)", "as its base with --dequantise")
 
 
 def test_both_at_once(source: Path, tmp_path: Path) -> None:

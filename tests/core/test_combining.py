@@ -168,12 +168,12 @@ def test_heads_are_kept_where_they_agree() -> None:
     ("how", "said"),
     [
         ({"method": "mean"}, "no way to combine called 'mean'"),
-        ({"method": "ties"}, "none was given"),
-        ({"method": "linear", "density": 0.5}, "nothing is pruned"),
+        ({"method": "ties"}, "needs a density"),
+        ({"method": "linear", "density": 0.5}, "is for methods that prune"),
         ({"method": "cat", "rank": 3}, "cat tells the rank by itself"),
         ({"method": "svd", "rank": 0}, "a rank of 0"),
         ({"method": "ties", "density": 1.5}, "a density of 1.5"),
-        ({"method": "cat", "density": 0.5}, "nothing is pruned"),
+        ({"method": "cat", "density": 0.5}, "is for methods that prune"),
     ],
 )
 def test_what_does_not_belong_together(how: dict[str, Any], said: str) -> None:

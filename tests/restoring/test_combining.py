@@ -90,3 +90,19 @@ def test_several_are_merged_as_peft_merges_them(method: str, tmp_path: Path) -> 
             assert torch.allclose(tensor.float(), wanted[name].float(), atol=2e-2), name
         else:
             assert torch.equal(tensor, wanted[name]), name
+
+
+def test_a_convolution_of_single_pixels_is_a_linear_layer() -> None:
+    """As which some files of one model have it."""
+    name = "unet.down_blocks.0.attentions.0.proj_in"
+    A, B = torch.randn(2, 6), torch.randn(8, 2)
+    linear = adaptzip.Adapter({name: adaptzip.LoraFactors(A, B)}, meta=Meta("kohya"))
+    point = adaptzip.LoraFactors(A, B, layout="conv", kernel=(1, 1))
+    convolution = adaptzip.Adapter({name: point}, meta=Meta("kohya"))
+    for parts in ([linear, convolution], [convolution, linear]):
+        made = adaptzip.combine(parts, [1, 0.5]).modules[name]
+        assert (made.layout, made.kernel) == ("conv", (1, 1))
+        assert torch.allclose(made.delta(), 1.5 * (B @ A), atol=1e-5)
+    other = adaptzip.Adapter({name: adaptzip.LoraFactors(A, B, layout="conv", kernel=(3, 2))}, meta=Meta("kohya"))
+    with pytest.raises(RefusedError, match="proj_in is"):
+        adaptzip.combine([linear, other])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,12 +21,15 @@ class Layer:
     """What one layer, which is one layer elsewhere as well, is called there.
 
     Attributes:
-        name: the name.
+        name: the name; of a fused layer the one it has here.
         swapped: whether the halves of its rows change places.
+        parts: the layers that its rows come apart into there, in their order, with the share that each has of them; ()
+            for one layer.
     """
 
     name: str
     swapped: bool = False
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,28 @@ def carried(adapter: Adapter, respelled: Respelled) -> Adapter:
     effects: dict[str, Effect] = {}
     for key, tensor in adapter.extras.items():
         effect = told.extras[key]
-        name, tensor = _placed(effect.tensor, tensor, respelled)
-        key = key if name is None else f"{PREFIX}{name}"
-        extras[key] = tensor
-        effects[key] = effect if name is None else replace(effect, tensor=name)
+        for name, rows in _placed(effect.tensor, tensor, respelled):
+            there = key if name is None else f"{PREFIX}{name}"
+            extras[there] = rows
+            effects[there] = effect if name is None else replace(effect, tensor=name)
     effects_there = replace(told, extras=effects) if extras else adapter.effects
     return replace(adapter, modules=dict(respelled.modules), extras=extras, effects=effects_there)
 
 
-def _placed(name: str, tensor: Tensor, respelled: Respelled) -> tuple[str | None, Tensor]:
+def _placed(name: str, tensor: Tensor, respelled: Respelled) -> Iterator[tuple[str | None, Tensor]]:
     layer, _, leaf = name.rpartition(".")
     if leaf not in LEAVES:
         layer, leaf = name, ""
     found = respelled.layer(layer)
     if found is None:
-        return None, tensor
+        yield None, tensor
+        return
     rows = turned(tensor) if found.swapped else tensor
-    return f"{found.name}.{leaf}" if leaf else found.name, rows
+    parts = found.parts or ((found.name, 1),)
+    unit = rows.shape[0] // sum(share for _, share in parts) if found.parts else 0
+    pieces = torch.split(rows, [share * unit for _, share in parts]) if found.parts else (rows,)
+    for (part, _), piece in zip(parts, pieces, strict=True):
+        yield f"{part}.{leaf}" if leaf else part, piece
 
 
 def turned(rows: Tensor) -> Tensor:

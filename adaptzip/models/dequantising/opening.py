@@ -164,6 +164,8 @@ def _check_rest(source: Source, method: str | None, found: Mapping[str, Found], 
         raise source.refused(f"config.json {told}, but there is {left} as well")
     modules = {one.module for one in found.values()}
     for stored in rest:
+        if stored.name in found:
+            raise source.refused(f"{stored.name} is there as floats, and quantised as {found[stored.name].home}")
         module, _, last = stored.name.rpartition(".")
         beside = module in modules or module.removesuffix(".weight") in modules
         if beside and (COMPANION.search(last) or last.endswith("g_idx")) and not _is_of_activations(last, method):

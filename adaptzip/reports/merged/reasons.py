@@ -102,4 +102,9 @@ def _scaled(tally: Tally, scale: float) -> tuple[Reason, str]:
             "rounding",
             f"holds the update up to {share:.2g} of it, but up to {tally.ulps:.3g} units of the last place off",
         )
+    if abs(scale - 1) <= _NEAR:
+        return (
+            "other",
+            f"holds {scale:.3g} times the update, and something else: is an adapter or a method missing?",
+        )
     return "scale", f"holds {scale:.3g} times the update: another scale"

@@ -12,7 +12,7 @@ _OF_ALL: dict[Reason, str] = {
     "unmerged": "the adapter is not merged: all that it changes is as in the base",
     "twice": "the adapter is merged twice",
     "subtracted": "the adapter is taken away instead of added",
-    "other": "it is another adapter's merge, or none of this base",
+    "other": "it is a merge of another adapter or of more than these, or none of this base",
     "other base": "it is a merge into another base",
 }
 _ORDER: tuple[Reason, ...] = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.merging.provenance import told_command
 from adaptzip.restoring.merging.rounding import Rounding
 from adaptzip.restoring.model_card import NAME, is_ours, with_section
 
@@ -67,13 +68,12 @@ def _section(told: dict[str, Any]) -> str:
     revision = f", commit `{base['revision']}`" if base["revision"] else ""
     rows = [("base model", f"`{base['repository'] or base['name']}`{revision}")]
     rounding = told.get("rounding")
-    rows = [("base model", f"`{base['repository'] or base['name']}`")]
     rows += [("adapter", _adapter(adapter, many=len(told["adapters"]) > 1)) for adapter in told["adapters"]]
     rows += [("method", f"`{told['method']}`")] if told["method"] else []
     rows += [
         ("scale", f"{options['scale']:g}"),
         ("rounded", _ROUNDING[options["safe_merge"]] if rounding is None else Rounding(**rounding).told()),
-        ("tied embeddings", "each with its own updates" if options["untie"] else "as PEFT merges them"),
+        *([("tied embeddings", "each with its own updates")] if options["untie"] else []),
         ("merged", f"{told['modules']} modules, {told['extras']} other tensors"),
         ("bytes of weights", f"{sum(file['bytes'] for file in told['files'].values()):,}"),
         ("made by", told["made_by"]),
@@ -81,8 +81,16 @@ def _section(told: dict[str, Any]) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"## Merged\n\nThis is the base model with an adapter added to its weights.\n\n| | |\n|---|---|\n{table}\n\n"
-        "`adaptzip check . --base BASE --adapter ADAPTER` says tensor by tensor whether that is so.\n"
+        f"{_check(told)}\n"
     )
+
+
+def _check(told: dict[str, Any]) -> str:
+    """How it can be seen whether all this is so."""
+    if told["options"].get("quantised") == "requantised":
+        return "Weights that are quantised again cannot be checked; the same merge makes the same files."
+    command = told_command(told) or "--base BASE --adapter ADAPTER"
+    return f"`adaptzip check . {command}` says tensor by tensor whether that is so."
 
 
 def _adapter(adapter: dict[str, Any], *, many: bool) -> str:

@@ -16,7 +16,7 @@ from adaptzip.restoring.merging.finishing import Record
 from adaptzip.restoring.merging.image.planning import alone, naming_families
 from adaptzip.restoring.merging.index import write_index, write_json
 from adaptzip.restoring.merging.labels import label_names
-from adaptzip.restoring.merging.names import index_file_name, weight_file_names
+from adaptzip.restoring.merging.names import check_folder_name, index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
@@ -50,6 +50,7 @@ class FolderPlan:
 
 
 def _check(base: Path, output: Path, asked: Writing) -> None:
+    check_folder_name(output, base)
     check_output_folder(output, asked.force)
 
 
@@ -82,7 +83,7 @@ def _write(whole: FolderPlan, output: Path, writing: Writing) -> MergeReport:
         _write_others(plan, tokenizer, folder)
         warnings = (*plan.warnings, *_tokenizer_warnings(plan, tokenizer), *_opening_warnings(plan, folder, how))
         record = Record(Journal.beside(folder, key), whole.ledger)
-        broken = write_weights(
+        found = write_weights(
             plan, folder, safe=writing.safe, device=writing.device, progress=writing.progress, record=record
         )
         write_index(plan, folder)
@@ -102,8 +103,9 @@ def _write(whole: FolderPlan, output: Path, writing: Writing) -> MergeReport:
         plan.extras,
         tokenizer.origin,
         plan.untied,
-        (*warnings, *broken_warnings(broken)),
+        (*warnings, *broken_warnings(found.broken)),
         rounding,
+        found.resumed,
     )
 
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from pathlib import Path
 
+from adaptzip.errors import UsageError
 from adaptzip.models.folder import BaseModel
 
 _INDEX_ENDING = ".index.json"
+_VARIANT = re.compile(r".+\.safetensors\.index\.[^.]+\.json")
+"""The index of files of another dtype, as diffusers calls it."""
+_OF_FILES = (".safetensors", ".gguf", ".adz", ".bin")
+
+
+def check_folder_name(output: Path, base: Path) -> None:
+    """Refuse the name of a file for a merged model that is a folder, as its base is.
+
+    Raises:
+        UsageError: if it is one.
+    """
+    if output.suffix in _OF_FILES and not output.is_dir():
+        raise UsageError(
+            f"{output}: is called as a file, and {base} is a folder, which becomes another",
+            hint=f"name a folder: -o {output.with_suffix('')}",
+        )
 
 
 def weight_file_names(base: BaseModel) -> tuple[str, ...]:
@@ -31,6 +50,8 @@ def index_file_name(base: BaseModel) -> str | None:
     """The merged model's name for the base's index, None where it has none."""
     if base.index_name is None:
         return None
+    if _VARIANT.fullmatch(base.index_name):
+        return base.index_name
     return _in_safetensors(base.index_name.removesuffix(_INDEX_ENDING)) + _INDEX_ENDING
 
 

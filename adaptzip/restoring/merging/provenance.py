@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adaptzip._version import __version__
 from adaptzip.adz.container.reader import read_header
 from adaptzip.checkpoints._base_name import is_local
+from adaptzip.checkpoints._places import has_configuration
+from adaptzip.checkpoints._registry import weight_names
+from adaptzip.errors import BaseModelError
 from adaptzip.files.digest import sampled_digest, sha256_of
 from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
+from adaptzip.models.shards import read_metadata
 from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.reading import archive_file, weight_files
 
 NAME = "adaptzip_merge.json"
 FORMAT = 1
+KEY = "adaptzip_merge"
+"""The field of a single file's metadata that says the same."""
 MADE_BY = f"adaptzip {__version__}"
 _LARGEST = 1 << 20
+_UNSAID: Mapping[str, Any] = {"rank": None, "density": None, "majority": "total", "seed": 0}
+"""What `combine` takes where nothing is said."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 """A repository's name on the Hub."""
 
@@ -31,7 +40,8 @@ class Origin:
     """One adapter that a merged model is made of.
 
     Attributes:
-        name: of its file or folder, without what lies above; None for one that was made in memory.
+        name: of its file or folder, without what lies above, but for the folder of a file that has its name from it;
+            None for one that was made in memory.
         weight: what its update was multiplied by before all were.
         files: the sha256 of each of its weight files, by name.
         error: |dW - dW'| / |dW| that a `.adz` file states, None for others.
@@ -52,21 +62,33 @@ class Origins:
     Attributes:
         adapters: one for each.
         method: how several became one, None for one alone.
+        settings: `rank`, `density` and others of that method, those that were given.
     """
 
     adapters: tuple[Origin, ...] = (Origin(None),)
     method: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def origins_of(paths: Sequence[str | Path], weights: Sequence[float] = (), method: str | None = None) -> Origins:
+def origins_of(
+    paths: Sequence[str | Path], weights: Sequence[float] = (), combining: Mapping[str, Any] | None = None
+) -> Origins:
     """What the adapters at some paths are called, and their fingerprints.
+
+    Args:
+        paths: of one or several.
+        weights: of each, where there are several.
+        combining: `method` and the other arguments of `combine`.
 
     Raises:
         CheckpointError, FormatError: if one cannot be read.
     """
     given = weights or [1.0] * len(paths)
     found = tuple(_origin(Path(path), weight) for path, weight in zip(paths, given, strict=True))
-    return Origins(found, method if len(found) > 1 else None)
+    if combining is None or len(found) < 2:
+        return Origins(found)
+    settings = {name: value for name, value in combining.items() if name != "method" and value != _UNSAID[name]}
+    return Origins(found, combining["method"], settings)
 
 
 def provenance(
@@ -89,7 +111,7 @@ def provenance(
             "files": weights_of(plan.base),
         },
         "adapters": told_adapters(origins),
-        "method": origins.method,
+        **told_combining(origins),
         "options": options,
         "modules": plan.modules,
         "extras": plan.extras,
@@ -105,30 +127,48 @@ def told_adapters(origins: Origins) -> list[dict[str, Any]]:
     ]
 
 
+def told_combining(origins: Origins) -> dict[str, Any]:
+    """What the file says of how several adapters became one."""
+    return {"method": origins.method, "settings": dict(origins.settings)}
+
+
 def weights_of(base: BaseModel) -> dict[str, dict[str, Any]]:
     """The size and a fingerprint of each weight file of a base model, by name."""
     return fingerprints(shard.path for shard in base.shards)
 
 
 def load_provenance(folder: Path) -> dict[str, Any] | None:
-    """What the file in a folder says, None where there is none that can be read. It proves nothing."""
+    """What the file in a folder says, or a safetensors file of itself; None where nothing is read. It is no proof."""
     file = folder / NAME
     try:
-        value = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST else None
-    except (OSError, ValueError, RecursionError):
+        if folder.is_file():
+            value = json.loads((read_metadata(folder) or {}).get(KEY, "null"))
+        else:
+            value = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST else None
+    except (OSError, ValueError, RecursionError, BaseModelError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def told_sources(told: Mapping[str, Any]) -> str:
-    """The base and the adapters that such a file names, as options of `check`; "" where it names none."""
-    base, adapters = told.get("base"), told.get("adapters")
-    words = [f"--base {_told_base(base)}"] if isinstance(base, Mapping) and isinstance(base.get("name"), str) else []
+def told_command(told: Mapping[str, Any]) -> str:
+    """The options of `check` by which a merge is the one that such a file tells of; "" where it names no sources."""
+    base, adapters, options = (told.get(name) for name in ("base", "adapters", "options"))
+    words: list[str] = []
+    if isinstance(base, Mapping) and isinstance(base.get("name"), str):
+        words += ["--base", _told_base(base)]
     for adapter in adapters if isinstance(adapters, list) else ():
         if isinstance(adapter, Mapping) and isinstance(adapter.get("name"), str):
             weight = adapter.get("weight")
-            words.append(f"--adapter {adapter['name']}{'' if weight in (1, None) else f':{weight}'}")
-    return " ".join(words)
+            words += ["--adapter", adapter["name"] + ("" if weight in (1, None) else f":{weight}")]
+    if words and told.get("method") not in (None, "cat"):
+        words += ["--method", str(told["method"])]
+    settings = told.get("settings")
+    for name, value in settings.items() if words and isinstance(settings, Mapping) else ():
+        words += [f"--{name}", str(value)]
+    if words and isinstance(options, Mapping):
+        words += [] if options.get("scale") in (1, None) else ["--scale", f"{options['scale']:g}"]
+        words += ["--untie"] if options.get("untie") is True else []
+    return shlex.join(words)
 
 
 def is_repository(name: object) -> bool:
@@ -158,11 +198,14 @@ def _told_base(base: Mapping[str, Any]) -> str:
 
 def _origin(path: Path, weight: float) -> Origin:
     files = tuple((file.name, sha256_of(file)) for file in weight_files(path))
+    place = path.resolve()
+    within = place.name in weight_names() and has_configuration(place.parent)
+    name = f"{place.parent.name}/{place.name}" if within else place.name
     archive = archive_file(path)
     if archive is None:
-        return Origin(path.resolve().name, weight, files)
+        return Origin(name, weight, files)
     header = read_header(archive).header
-    return Origin(path.resolve().name, weight, files, header.provenance.relative_error, header.method)
+    return Origin(name, weight, files, header.provenance.relative_error, header.method)
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ class MergeReport:
         untied: tied embeddings became parameters of their own.
         warnings: what the user should know of the result, a line each.
         rounding: what rounding left of the update, None where the base is not quantised.
+        resumed: how many weight files an earlier run that was stopped had finished.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class MergeReport:
     untied: bool = False
     warnings: tuple[str, ...] = ()
     rounding: Rounding | None = None
+    resumed: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -48,6 +50,7 @@ class MergeReport:
             "untied": self.untied,
             "warnings": list(self.warnings),
             "rounding": None if self.rounding is None else self.rounding.as_dict(),
+            "resumed": self.resumed,
         }
 
 

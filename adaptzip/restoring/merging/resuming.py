@@ -17,15 +17,16 @@ from adaptzip.restoring.merging.provenance import weights_of
 
 
 def merge_key(plan: MergePlan, options: Mapping[str, Any]) -> str:
-    """A fingerprint of the base's weight files, of all that is done to them, and of this version of adaptzip.
+    """A fingerprint of the base's weight files and configuration, of all that is done to them, and of the versions.
 
     Args:
         plan: what is merged.
         options: how.
     """
     times = {shard.path.name: shard.path.stat().st_mtime_ns for shard in plan.base.shards}
-    about = [__version__, torch.__version__, weights_of(plan.base), times, options]
-    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    # The configuration tells what quantised numbers mean, and decides what is written beside the weights.
+    about = [__version__, torch.__version__, weights_of(plan.base), times, plan.base.config, options]
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for part in _parts(plan.outputs):
         sha.update(part)
     return sha.hexdigest()

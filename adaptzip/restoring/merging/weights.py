@@ -36,6 +36,19 @@ BLOCK = 1 << 20
 """Numbers of a block."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """What there is to say of weight files that were written.
+
+    Attributes:
+        broken: the tensors that hold NaN or infinity as in the base.
+        resumed: how many files an earlier run had finished.
+    """
+
+    broken: tuple[str, ...]
+    resumed: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Rows of one tensor to be written.
@@ -72,7 +85,8 @@ def write_weights(
     device: torch.device,
     progress: Progress | None,
     record: Record | None = None,
-) -> tuple[str, ...]:
+    names: Sequence[str] | None = None,
+) -> Written:
     """Write the weight files into `folder`, and make them durable.
 
     Args:
@@ -80,16 +94,15 @@ def write_weights(
         device: where weights are merged.
         progress: called after each tensor.
         record: where finished files are noted; those that it has already are kept.
-
-    Returns:
-        The tensors that hold NaN or infinity as in the base.
+        names: what the files are called, if not after the base's.
 
     Raises:
         BaseModelError: if a file of the base ends too early.
         CheckFailedError: if a weight that the adapter changes holds NaN or infinity.
     """
     kept = {} if record is None else record.restored(folder)
-    files = {folder / name: o for name, o in zip(weight_file_names(plan.base), plan.outputs, strict=True)}
+    called = weight_file_names(plan.base) if names is None else names
+    files = {folder / name: outputs for name, outputs in zip(called, plan.outputs, strict=True)}
     total = sum(map(len, plan.outputs))
     done = sum(len(outputs) for path, outputs in files.items() if path.name in kept)
     broken = {path.name: kept.get(path.name, []) for path in files}
@@ -111,12 +124,12 @@ def write_weights(
             finisher.wrote(part.target, part.bytes)
             left[part.path] -= 1
             if not left[part.path]:
-                names = (output.stored.name for output in files[part.path])
-                finisher.finish(part.path, part.target, names, here)
+                held = (output.stored.name for output in files[part.path])
+                finisher.finish(part.path, part.target, held, here)
             done += part.last
             if progress is not None and part.last:
                 progress(done, total)
-    return tuple(name for names in broken.values() for name in names)
+    return Written(tuple(name for found in broken.values() for name in found), len(kept))
 
 
 def _parts_of_file(

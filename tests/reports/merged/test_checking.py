@@ -162,7 +162,7 @@ def test_what_the_adapter_leaves_alone(built: Built, merged: Path, tmp_path: Pat
 
 def test_another_adapter_and_another_base(built: Built, merged: Path, tmp_path: Path) -> None:
     other = adaptzip.check(merged, built.base, other_adapter(built))
-    assert other.explanation == "it is another adapter's merge, or none of this base"
+    assert other.explanation == "it is a merge of another adapter or of more than these, or none of this base"
     base = rewritten(
         built.base, tmp_path / "b", lambda tensors: {k: t + 0.01 * torch.randn_like(t) for k, t in tensors.items()}
     )

@@ -18,6 +18,7 @@ from adaptzip.core.effects import Effect, Effects
 from adaptzip.errors import BaseModelError, OutputError, RefusedError, UsageError
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge, weights
+from adaptzip.restoring.merging.provenance import load_provenance, told_command
 from tests.cases.image_bases import (
     CLIP,
     FLUX_FILE,
@@ -355,7 +356,7 @@ def test_two_names_of_one_layer(tmp_path: Path) -> None:
 
 def test_an_adapter_of_a_single_model(tmp_path: Path) -> None:
     base_file(tmp_path / "base.safetensors", FLUX_BASE)
-    with pytest.raises(RefusedError, match="no component of an image pipeline"):
+    with pytest.raises(RefusedError, match="the adapter is no image model"):
         merge(
             lora({"layers.0.q_proj": (D, D)}, dialect="peft"), tmp_path / "base.safetensors", tmp_path / "m.safetensors"
         )
@@ -458,3 +459,30 @@ def test_what_a_file_is_not_asked_for(tmp_path: Path) -> None:
         merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", dequantise=True)
     with pytest.raises(UsageError, match="--requantise is for folders"):
         merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", requantise=True)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_a_file_that_fails(error: type[BaseException], tmp_path: Path) -> None:
+    base_file(tmp_path / "base.safetensors", FLUX_BASE)
+
+    def fail(done: int, total: int) -> None:
+        raise error
+
+    with pytest.raises(error):
+        merge(
+            lora(modules("transformer", FLUX_FOLDER)),
+            tmp_path / "base.safetensors",
+            tmp_path / "out.safetensors",
+            progress=fail,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
+
+
+def test_a_file_says_how_it_was_made(tmp_path: Path) -> None:
+    base_file(tmp_path / "base.safetensors", FLUX_BASE)
+    export(lora(modules("transformer", FLUX_FOLDER)), tmp_path / "lora.safetensors")
+    merge(tmp_path / "lora.safetensors", tmp_path / "base.safetensors", tmp_path / "out.safetensors", scale=0.5)
+    told = load_provenance(tmp_path / "out.safetensors")
+    assert told is not None
+    assert told_command(told) == "--base base.safetensors --adapter lora.safetensors --scale 0.5"
+    assert load_provenance(tmp_path / "base.safetensors") is None

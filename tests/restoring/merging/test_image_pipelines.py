@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.meta import Meta
-from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, OutputError, RefusedError
+from adaptzip.errors import BaseModelError, CheckFailedError, CheckpointError, OutputError, RefusedError, UsageError
+from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.merging import merge
 from tests.cases.image_bases import (
@@ -302,3 +304,52 @@ def test_rules_fit_the_names_that_a_file_has() -> None:
     assert sum(torch.Size(shape).numel() for shape in FLUX_FILE.values()) == sum(
         torch.Size(shape).numel() for shape in FLUX_FOLDER.values()
     )
+
+
+def test_a_bias_of_a_fused_layer_comes_apart(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base", FLUX)["transformer"]
+    bias = torch.randn(3 * D, generator=torch.Generator().manual_seed(2))
+    adapter = replace(lora({QKV: (3 * D, D)}, dialect="comfyui"), extras={f"base_model.model.{QKV}.bias": bias})
+
+    merge(resolved(adapter), tmp_path / "base", tmp_path / "merged")
+
+    found = stored(tmp_path / "merged" / "transformer")
+    for number, name in enumerate("qkv"):
+        key = f"transformer_blocks.0.attn.to_{name}.bias"
+        assert torch.allclose(found[key], base[key] + bias[number * D : (number + 1) * D], atol=1e-6)
+
+
+def test_a_variant_in_several_files(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base", SD1)
+    folder = tmp_path / "base" / "unet"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    names = sorted(base["unet"])
+    files = {"one": names[:3], "two": names[3:]}
+    for number, held in enumerate(files.values(), 1):
+        file = folder / f"diffusion_pytorch_model.fp16-0000{number}-of-00002.safetensors"
+        save_file({name: base["unet"][name] for name in held}, file)
+    weight_map = {
+        name: f"diffusion_pytorch_model.fp16-0000{number}-of-00002.safetensors"
+        for number, held in enumerate(files.values(), 1)
+        for name in held
+    }
+    index = "diffusion_pytorch_model.safetensors.index.fp16.json"
+    (folder / index).write_text(json.dumps({"weight_map": weight_map}))
+    adapter = lora(modules("unet", UNET_FOLDER))
+
+    report = merge(adapter, tmp_path / "base", tmp_path / "merged")
+
+    assert f"unet/{index}" in report.files
+    assert json.loads((tmp_path / "merged" / "unet" / index).read_text())["weight_map"] == weight_map
+    merged = BaseModel.open(tmp_path / "merged" / "unet")
+    for name, factors in adapter.modules.items():
+        key = f"{name.partition('.')[2]}.weight"
+        assert torch.allclose(merged.read(key), base["unet"][key] + factors.weight_delta(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "out.gguf"])
+def test_a_folder_that_is_called_as_a_file(name: str, tmp_path: Path) -> None:
+    pipeline(tmp_path / "base", SD1)
+    with pytest.raises(UsageError, match=f"{name}: is called as a file, and .*base is a folder") as error:
+        merge(lora(modules("unet", UNET_FOLDER)), tmp_path / "base", tmp_path / name)
+    assert error.value.hint == f"name a folder: -o {tmp_path / 'out'}"

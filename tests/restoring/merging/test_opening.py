@@ -128,12 +128,12 @@ def test_what_is_written_is_read_back(
     base, adapter = trained
     write = weights.write_weights
 
-    def lose_one(plan: MergePlan, folder: Path, **rest: Any) -> tuple[str, ...]:
-        broken = write(plan, folder, **rest)
+    def lose_one(plan: MergePlan, folder: Path, **rest: Any) -> weights.Written:
+        written = write(plan, folder, **rest)
         tensors = load_file(folder / "model.safetensors")
         del tensors["model.norm.weight"]
         save_file(tensors, folder / "model.safetensors")
-        return broken
+        return written
 
     monkeypatch.setattr(merging_folders, "write_weights", lose_one)
     with pytest.raises(CheckFailedError, match="model.norm.weight"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import adaptzip
 from adaptzip._version import __version__
 from adaptzip.errors import OutputError
 from adaptzip.restoring.merging import merge
-from adaptzip.restoring.merging.provenance import NAME, load_provenance
+from adaptzip.restoring.merging.provenance import NAME, load_provenance, told_command
 from tests.cases.merge_cases import Built, Case, assert_same_tensors, bert_encoder, build, tensors_of
 from tests.cli.cli_cases import run
 
@@ -184,3 +186,34 @@ def test_a_check_takes_the_provenance_for_no_proof(built: Built, tmp_path: Path)
     assert report.notes == (f"{NAME} names a base of other weights than {other}",)
     (merged / NAME).write_text("[")
     assert adaptzip.check(merged, built.base, built.adapter).verdict == "exact"
+
+
+COMBINED: dict[str, tuple[str, ...]] = {
+    "the sum": ("{adapter}:0.5", "{other}"),
+    "cut": ("{adapter}:0.5", "{other}:-1", "--method", "svd", "--rank", "2"),
+    "pruned": ("{adapter}", "{other}", "--method", "ties_svd", "--density", "0.5", "--majority", "frequency"),
+    "by chance": ("{adapter}", "{other}", "--method", "dare_linear", "--density", "0.5", "--seed", "3"),
+    "taken away": ("{adapter}:0.5", "--subtract"),
+    "of a file": ("{adapter}/adapter_model.safetensors", "--scale", "0.25"),
+    "apart": ("{adapter}", "--untie"),
+}
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+def test_what_it_says_of_itself_passes_the_check(
+    kind: str, built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder in which all of them lie."""
+    adapter = adaptzip.read(built.adapter)
+    halves = {name: replace(factors, scaling=factors.scaling / 2) for name, factors in adapter.modules.items()}
+    adaptzip.export(adaptzip.Adapter(halves), tmp_path / "other")
+    if "of a file" not in kind:
+        shutil.rmtree(tmp_path / "adapter")
+        adaptzip.export(adaptzip.Adapter(adapter.modules), tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    words = (word.format(adapter="adapter", other="other") for word in COMBINED[kind])
+    merged = run("merge", *words, "--base", "base", "-o", "merged", "--quiet")
+    assert merged.code == 0, merged.err
+    command = told_command(told(tmp_path / "merged"))
+    assert run("check", "merged", *shlex.split(command)).code == 0
+    assert f"`adaptzip check . {command}`" in (tmp_path / "merged" / "README.md").read_text()

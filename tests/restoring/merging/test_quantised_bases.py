@@ -281,3 +281,11 @@ def test_check_refuses_a_requantised_model(tmp_path: Path) -> None:
     merge(adapter(), tmp_path / "base", tmp_path / "merged", requantise=True)
     with pytest.raises(RefusedError, match="is quantised .fp8."):
         check(tmp_path / "merged", tmp_path / "base", adapter())
+
+
+def test_a_weight_that_is_there_twice(tmp_path: Path) -> None:
+    write_quantised(tmp_path / "base", CASES["gptq 4, ordered"])
+    file = tmp_path / "base" / "model.safetensors"
+    save_file(load_file(file) | {WEIGHT: torch.ones(16, 16)}, file)
+    with pytest.raises(RefusedError, match=f"{WEIGHT} is there as floats, and quantised as {MODULE}.qweight"):
+        merge(small(), tmp_path / "base", tmp_path / "merged", dequantise=True)

@@ -88,7 +88,8 @@ def test_an_interrupted_merge_goes_on(built: Built, tmp_path: Path) -> None:
     output = tmp_path / "out"
     kept = stopped(built, output)
     told: list[tuple[int, int]] = []
-    merge(built.adapter, built.base, output, progress=lambda *at: told.append(at))
+    report = merge(built.adapter, built.base, output, progress=lambda *at: told.append(at))
+    assert report.resumed > 0
     assert the_first(output) == kept
     assert told[0][0] > 1
     assert told[-1] == (told[0][1],) * 2
@@ -138,7 +139,7 @@ def test_another_merge_begins_anew(built: Built, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("what", ["factor", "base", "safe"])
+@pytest.mark.parametrize("what", ["factor", "base", "config", "safe"])
 def test_what_decides_the_result_decides_whether_it_goes_on(what: str, tmp_path: Path) -> None:
     built = build(Case(llama, {"target_modules": ["q_proj"]}), tmp_path / "made", shard_size="8KB")
     output = tmp_path / "out"
@@ -148,6 +149,9 @@ def test_what_decides_the_result_decides_whether_it_goes_on(what: str, tmp_path:
         next(iter(adapter.modules.values())).A[0, 0] += 1
     if what == "base":
         os.utime(next(built.base.glob(f"{FIRST}*")), ns=(1, 1))
+    if what == "config":
+        config = built.base / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"note": 1}))
     merge(adapter, built.base, output, safe_merge=what == "safe")
     assert the_first(output) != kept
 

@@ -16,7 +16,14 @@ from adaptzip.restoring.merging.gguf.base import open_base
 from adaptzip.restoring.merging.gguf.layout import head, lay_out
 from adaptzip.restoring.merging.gguf.plan import GgufPlan, plan_merge
 from adaptzip.restoring.merging.gguf.writing import write_tensors
-from adaptzip.restoring.merging.provenance import FORMAT, MADE_BY, fingerprints, told_adapters, told_place
+from adaptzip.restoring.merging.provenance import (
+    FORMAT,
+    MADE_BY,
+    fingerprints,
+    told_adapters,
+    told_combining,
+    told_place,
+)
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.rounding import Ledger, Rounding
 from adaptzip.restoring.merging.writing import Form, Writing
@@ -99,7 +106,7 @@ def _told(plan: GgufPlan, writing: Writing) -> dict[str, Any]:
         "made_by": MADE_BY,
         "base": {**told_place(plan.base.path, writing.base_model), "files": fingerprints(plan.base.files)},
         "adapters": told_adapters(writing.origins),
-        "method": writing.origins.method,
+        **told_combining(writing.origins),
         "options": writing.options,
         "modules": plan.modules,
         "extras": 0,

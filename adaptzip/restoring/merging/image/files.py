@@ -16,17 +16,14 @@ from adaptzip.models.shards import open_shard, read_metadata
 from adaptzip.models.single import SUFFIX, check_single, is_single_file, open_file
 from adaptzip.restoring.merging.image.pipelines import check_untied
 from adaptzip.restoring.merging.image.planning import plan_file
-from adaptzip.restoring.merging.names import weight_file_names
 from adaptzip.restoring.merging.plan import MergePlan, listed
-from adaptzip.restoring.merging.provenance import provenance
+from adaptzip.restoring.merging.provenance import KEY, provenance
 from adaptzip.restoring.merging.quantised_bases import not_quantised, prepared
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.rounding import Ledger
 from adaptzip.restoring.merging.weights import write_weights
 from adaptzip.restoring.merging.writing import Form, Writing
 
-KEY = "adaptzip_merge"
-"""The field of a file's metadata that holds its provenance."""
 _OF_OLD_WEIGHTS = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Fields that are fingerprints of the base's own weights."""
 
@@ -89,13 +86,18 @@ def _write(whole: FilePlan, output: Path, writing: Writing) -> MergeReport:
     told = _provenance(plan, writing)
     plan = replace(plan, metadata=_metadata(plan.base) | {KEY: json.dumps(told, ensure_ascii=False)})
     with atomic_draft(output, writing.force) as new:
-        broken = write_weights(plan, new.parent, safe=writing.safe, device=writing.device, progress=writing.progress)
-        (made,) = weight_file_names(plan.base)
-        (new.parent / made).rename(new)
+        found = write_weights(
+            plan,
+            new.parent,
+            safe=writing.safe,
+            device=writing.device,
+            progress=writing.progress,
+            names=[new.name],
+        )
         _check_written(plan, new, output)
         size = new.stat().st_size
     rounding = None if writing.how is None else whole.ledger.rounding(writing.how)
-    warnings = (*plan.warnings, *broken_warnings(broken))
+    warnings = (*plan.warnings, *broken_warnings(found.broken))
     return MergeReport(output, size, (output.name,), plan.modules, plan.extras, warnings=warnings, rounding=rounding)
 
 

@@ -65,9 +65,11 @@ def _layer(component: Component, path: str) -> Layer | None:
     if (name := unet.to_diffusers(path)) is not None:
         return Layer(name)
     rule = _rule(component, path)
-    if rule is None or len(rule.diffusers) > 1:
+    if rule is None:
         return None
-    (name,) = _names(rule, path)
+    name, *others = _names(rule, path)
+    if others:
+        return Layer(path, parts=tuple(zip((name, *others), rule.shares, strict=True)))
     weight = f"{name}.weight"
     shape = component.model.stored(weight).shape if weight in component.model.tensors else ()
     return Layer(name, rule.halves_swapped and len(shape) > 1 and rule.swaps((shape[0], shape[1])))

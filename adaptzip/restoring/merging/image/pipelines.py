@@ -20,7 +20,7 @@ from adaptzip.restoring.merging.card import is_merged_card, read_card, write_car
 from adaptzip.restoring.merging.finishing import Record
 from adaptzip.restoring.merging.image.planning import PipelinePlan, plan_pipeline
 from adaptzip.restoring.merging.index import write_index, write_json
-from adaptzip.restoring.merging.names import index_file_name, weight_file_names
+from adaptzip.restoring.merging.names import check_folder_name, index_file_name, weight_file_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
@@ -28,7 +28,7 @@ from adaptzip.restoring.merging.provenance import provenance, told_place
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.resuming import merge_key
 from adaptzip.restoring.merging.rounding import Ledger
-from adaptzip.restoring.merging.weights import Progress, write_weights
+from adaptzip.restoring.merging.weights import Progress, Written, write_weights
 from adaptzip.restoring.merging.writing import Form, Writing
 from adaptzip.restoring.model_card import NAME as README
 
@@ -48,6 +48,7 @@ def _check(base: Path, output: Path, asked: Writing) -> None:
         raise UsageError(
             f"{base}: {option} is for one model and not for a pipeline", hint="give the component as the base"
         )
+    check_folder_name(output, base)
     check_output_folder(output, asked.force)
 
 
@@ -78,7 +79,7 @@ def write_pipeline(plan: PipelinePlan, output: Path, writing: Writing) -> MergeR
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(plan.path / file, folder / file)
         warnings = [warning for name, part in plan.parts.items() for warning in _write_part(part, folder / name)]
-        broken = _write_weights(plan, folder, Journal.beside(folder, key), writing)
+        found = _write_weights(plan, folder, Journal.beside(folder, key), writing)
         told = _told(plan, folder, writing)
         write_json(folder / PROVENANCE, told)
         card = plan.path / README
@@ -92,7 +93,8 @@ def write_pipeline(plan: PipelinePlan, output: Path, writing: Writing) -> MergeR
         tuple(sorted(files)),
         plan.modules,
         plan.extras,
-        warnings=(*plan.warnings, *warnings, *broken_warnings(broken)),
+        warnings=(*plan.warnings, *warnings, *broken_warnings(found.broken)),
+        resumed=found.resumed,
     )
 
 
@@ -134,18 +136,19 @@ def _write_part(part: MergePlan, folder: Path) -> tuple[str, ...]:
     return check_opens(part, folder)
 
 
-def _write_weights(plan: PipelinePlan, folder: Path, journal: Journal, writing: Writing) -> list[str]:
+def _write_weights(plan: PipelinePlan, folder: Path, journal: Journal, writing: Writing) -> Written:
     total = sum(len(part.tensors) for part in plan.parts.values())
-    done, broken = 0, []
+    done, broken, resumed = 0, [], 0
     for name, part in plan.parts.items():
         progress = None if writing.progress is None else partial(_onwards, writing.progress, done, total)
         record = Record(journal, Ledger(), f"{name}/")
         found = write_weights(
             part, folder / name, safe=writing.safe, device=writing.device, progress=progress, record=record
         )
-        broken += [f"{name}.{tensor}" for tensor in found]
+        broken += [f"{name}.{tensor}" for tensor in found.broken]
+        resumed += found.resumed
         done += len(part.tensors)
-    return broken
+    return Written(tuple(broken), resumed)
 
 
 def _onwards(progress: Progress, before: int, total: int, done: int, _: int) -> None:

@@ -110,6 +110,11 @@ def alone(adapter: Adapter, base: BaseModel) -> Adapter:
         if len(parts) > 1 or not fits:
             own = {ORIGINAL, named} if named in DENOISERS else {named}
             other = next((other for other in parts if other not in own), name)
+            if named not in COMPONENTS:
+                raise BaseModelError(
+                    f"{base.path}: is one model, and the adapter is of several of a pipeline: {', '.join(parts)}",
+                    hint="give the pipeline that the adapter was trained on",
+                )
             raise _without(base.path, other, parts[other], [named])
         return fitted(part, folder_view(base))
     return adapter
@@ -121,7 +126,11 @@ def _components(adapter: Adapter) -> dict[str, Adapter]:
     try:
         return by_component(in_pipeline(adapter, "a pipeline"))
     except RefusedError as error:
-        raise RefusedError(str(error), hint="give the folder of the one model that it is of") from error
+        first = next(iter(adapter.modules))
+        raise RefusedError(
+            f"the adapter is no image model's, as the base is: {first} is a module of no component that is known",
+            hint="give the model that the adapter was trained on, or for a component its own folder",
+        ) from error
 
 
 def _plan(adapter: Adapter, component: Component, scale: float) -> MergePlan:
