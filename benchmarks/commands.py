@@ -40,7 +40,7 @@ def run(command: Sequence[str], folder: Path) -> dict[str, float]:
 def watch_memory(peak: list[float], stop: threading.Event, process: int | str = "self") -> None:
     """Note the largest anonymous memory of a process, where the system tells it."""
     status = Path(f"/proc/{process}/status")
-    while status.exists() and not stop.wait(0.01):
+    while status.exists() and not stop.wait(0.02):
         try:
             lines = status.read_text().splitlines()
         except OSError:

@@ -2,10 +2,10 @@
 
 Makes a Llama with random bfloat16 weights in several shards and a LoRA on all of its linear layers, merges it with each
 in a process of its own, and compares the results tensor by tensor. `cp` copies the base's folder, which is the least
-that a merge can do; adaptzip and cp run in turn, from files that are in memory, and the medians of their ratios count.
-"Merge" leaves out the interpreter's start and the imports, transformers' for the check of what was written included.
-With several --layers the exponent is fitted by which time grows with the size. Needs peft and transformers; mergekit,
-which may be installed elsewhere, takes part where its program is given:
+that a merge can do, without or with making it durable; they run in turn, from files that are in memory, and the medians
+of their ratios count. "Merge" leaves out the interpreter's start and the imports, those of transformers for the check
+of what was written included. With several --layers the exponent is fitted by which time grows with the size. Needs peft
+and transformers; mergekit, which may be installed elsewhere, takes part where its program is given:
 
     python -m benchmarks.merge --layers 12 --hidden 2048 [--pairs 5] [--mergekit BIN/mergekit-yaml] [--write]
     python -m benchmarks.merge --hidden 1024 --layers 1 6 33 110 --no-peft [--write]
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from statistics import median
 import torch
 from safetensors import safe_open
 
+from adaptzip.files.exchange import sync_tree
 from benchmarks.commands import machine, run, watch_memory
 from benchmarks.llama import random_llama, save
 from benchmarks.page import put, table
@@ -69,12 +71,23 @@ def copy(folder: Path) -> None:
     subprocess.run(["cp", "-r", str(folder / "base"), str(folder / "cp")], check=True)
 
 
-WAYS: dict[str, Callable[[Path], None]] = {"adaptzip": merge_adaptzip, "cp": copy, "PEFT": merge_peft}
+def copy_durably(folder: Path) -> None:
+    """What a merge does, too, before it gives the result its name."""
+    subprocess.run(["cp", "-r", str(folder / "base"), str(folder / DURABLE)], check=True)
+    sync_tree(folder / DURABLE)
+
+
+DURABLE = "cp and sync"
+WAYS: dict[str, Callable[[Path], None]] = {
+    "adaptzip": merge_adaptzip,
+    "cp": copy,
+    DURABLE: copy_durably,
+    "PEFT": merge_peft,
+}
 
 
 def run_alone(way: str, folder: Path) -> dict[str, float]:
     """Merge in a process of its own: seconds with and without imports, and peak bytes of memory that is no file's."""
-    shutil.rmtree(folder / way, ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.merge", "--only", way, "--folder", str(folder)]
     start = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -86,13 +99,18 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     if way == "adaptzip":
         from transformers import LlamaForCausalLM
 
+        from adaptzip.checkpoints import dialects
         from adaptzip.restoring.merging import merge
 
-        loaded = (LlamaForCausalLM, merge)
+        loaded = (LlamaForCausalLM, merge, dialects())
         assert all(loaded)
     peak, stop = [0.0], threading.Event()
     watcher = threading.Thread(target=watch_memory, args=(peak, stop))
     watcher.start()
+    # Memory that was free for some seconds costs more on virtual machines, and what another run left to be written is
+    # not this one's to wait for: each way begins right after its last result was taken away.
+    shutil.rmtree(folder / way, ignore_errors=True)
+    os.sync()
     start = time.perf_counter()
     WAYS[way](folder)
     seconds = time.perf_counter() - start
@@ -148,7 +166,7 @@ def compare(folder: Path, layers: int, options: argparse.Namespace) -> Compariso
     maker.start()
     maker.join()
     shards = [file.stat().st_size for file in (folder / "base").glob("*.safetensors")]
-    runs: dict[str, list[dict[str, float]]] = {"adaptzip": [], "cp": []}
+    runs: dict[str, list[dict[str, float]]] = {"adaptzip": [], "cp": [], DURABLE: []}
     for pair in range(options.pairs):
         for way in sorted(runs, reverse=bool(pair % 2)):
             runs[way].append(run_alone(way, folder))
@@ -157,10 +175,10 @@ def compare(folder: Path, layers: int, options: argparse.Namespace) -> Compariso
     if options.mergekit:
         runs["mergekit"] = [by_mergekit(options.mergekit.absolute(), folder)]
     whole = median(run["total"] for run in runs["adaptzip"])
-    rows = [_row(way, found, runs["cp"], whole) for way, found in runs.items()]
-    head = ("", "whole process / adaptzip's", "merge / cp", "anonymous memory, MiB")
+    rows = [_row(way, found, runs, whole) for way, found in runs.items()]
+    head = ("", "whole process / adaptzip's", "merge / cp", f"merge / {DURABLE}", "anonymous memory, MiB")
     size = f"The base has {sum(shards) / 2**20:,.0f} MiB in {len(shards)} files of bfloat16; rank {options.rank}."
-    others = [way for way in runs if way not in ("adaptzip", "cp")]
+    others = [way for way in runs if way not in ("adaptzip", "cp", DURABLE)]
     different = {way: count_different(folder / "adaptzip", folder / way) for way in others}
     told = "".join(f"\nTensors that differ from {way}'s: {count}.\n" for way, count in different.items())
     merge = median(run["merge"] for run in runs["adaptzip"])
@@ -168,12 +186,16 @@ def compare(folder: Path, layers: int, options: argparse.Namespace) -> Compariso
 
 
 def _row(
-    way: str, found: Sequence[dict[str, float]], copies: Sequence[dict[str, float]], whole: float
+    way: str, found: Sequence[dict[str, float]], runs: dict[str, list[dict[str, float]]], whole: float
 ) -> tuple[str, ...]:
-    ratios = [run["merge"] / copy["merge"] for run, copy in zip(found, copies, strict=False)]
     share = f"{median(run['total'] for run in found) / whole:.2f}"
-    against = "" if math.isnan(ratios[0]) else f"{median(ratios):.2f}"
-    return way, share, against, f"{max(run['peak'] for run in found) / 2**20:,.0f}"
+    ratios = (_against(found, runs[copy]) for copy in ("cp", DURABLE))
+    return way, share, *ratios, f"{max(run['peak'] for run in found) / 2**20:,.0f}"
+
+
+def _against(found: Sequence[dict[str, float]], copies: Sequence[dict[str, float]]) -> str:
+    ratio = median(run["merge"] / copy["merge"] for run, copy in zip(found, copies, strict=False))
+    return "" if math.isnan(ratio) else f"{ratio:.2f}"
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

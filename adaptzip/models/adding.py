@@ -15,15 +15,17 @@ from torch.nn import functional
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import TURNED, Layout
+from adaptzip.core.scratch import Scratch
 from adaptzip.errors import RefusedError
 
-BLOCK = 2**17
+BLOCK = 2**18
 """Numbers of a weight that are merged at a time: what is made of them on the way stays in a core's own cache."""
 
 LEAST_ROWS = 64
 """Of a block of a matrix. BLAS multiplies fewer by other means, whose sums can end in other bits."""
 _ROWS_ARE_OUT = ("linear", "conv", "expert")
 _ROUNDED_FIRST = ("embedding", "expert", "expert_transposed")
+_scratch = Scratch()
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -68,7 +70,7 @@ def merge_update(
         if magnitude is None:
             if safe or layout in _ROUNDED_FIRST:
                 update = update.to(weight.dtype)
-            weight[part] = update.add_(weight[part].to(update.dtype))
+            weight[part] = update.add_(_wide(weight[part], update.dtype))
         elif magnitude.ndim > 1:
             weight[part] = _dora_inputs(weight, update, magnitude)
         elif layout in _ROWS_ARE_OUT:
@@ -107,13 +109,27 @@ def _update(A: Tensor, B: Tensor, layout: Layout, kernel: tuple[int, ...]) -> Te
     if layout in TURNED:
         return (B @ A).T
     if layout != "conv":
-        return B @ A
+        return _product(A, B)
     ones = (1,) * len(kernel)
     if kernel == (1, 1):
         return (B @ A).reshape(-1, A.shape[1], 1, 1)
     # A convolution of the factors sums in another order than a product of flat matrices does; PEFT convolves.
     kernels = A.reshape(A.shape[0], -1, *kernel)
     return _CONVOLUTIONS[len(kernel)](kernels.transpose(0, 1), B.reshape(*B.shape, *ones)).transpose(0, 1)
+
+
+def _product(A: Tensor, B: Tensor) -> Tensor:
+    """B @ A; on the CPU good until the next one is taken."""
+    if A.device.type != "cpu":
+        return B @ A
+    return torch.mm(B, A, out=_scratch.take("update", (B.shape[0], A.shape[1]), A.dtype))
+
+
+def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in another dtype; likewise."""
+    if weight.device.type != "cpu" or weight.dtype == dtype:
+        return weight.to(dtype)
+    return _scratch.take("weight", weight.shape, dtype).copy_(weight)
 
 
 def _dora_rows(weight: Tensor, update: Tensor, magnitude: Tensor) -> Tensor:

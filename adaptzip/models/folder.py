@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from adaptzip.core.scratch import Scratch
 from adaptzip.errors import BaseModelError
 from adaptzip.models.config_file import load_config
 from adaptzip.models.configs import output_name, says_untied
@@ -123,9 +124,12 @@ class BaseModel:
         """Dtype and shape of the tensor called `name`."""
         return self.tensors[name].tensors[name]
 
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
-        """A writable copy of the tensor called `name`, or of its rows from the first of `rows` to before the second."""
-        return self.tensors[name].read(name, rows)
+    def read(self, name: str, rows: tuple[int, int] | None = None, scratch: Scratch | None = None) -> Tensor:
+        """A writable copy of the tensor called `name`, or of its rows from the first of `rows` to before the second.
+
+        With `scratch` it may lie there, and is good until the next.
+        """
+        return self.tensors[name].read(name, rows, scratch)
 
     def digest(self, name: str) -> str:
         """sha256 of the stored bytes of one tensor."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.core.scratch import Scratch
 from adaptzip.errors import BaseModelError, CheckpointError, RefusedError
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.magic import is_pytorch, is_safetensors, refuse_pointers
@@ -53,8 +54,14 @@ class Shard:
     tensors: Mapping[str, StoredTensor]
     loaded: Mapping[str, Tensor] | None = None
 
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
-        """A writable copy of one tensor, or of its rows from the first of `rows` to before the second."""
+    def read(self, name: str, rows: tuple[int, int] | None = None, scratch: Scratch | None = None) -> Tensor:
+        """A writable copy of one tensor, or of its rows from the first of `rows` to before the second.
+
+        Args:
+            name: the tensor's.
+            rows: None for all.
+            scratch: where the copy may be put, good until the next.
+        """
         stored = self.tensors[name]
         if self.loaded is not None:
             whole = self.loaded[name].detach()
@@ -63,7 +70,7 @@ class Shard:
         if rows is not None:
             offset += rows[0] * (stored.bytes // max(1, shape[0]))
             shape = (rows[1] - rows[0], *shape[1:])
-        tensor = torch.empty(shape, dtype=stored.dtype)
+        tensor = scratch.take("read", shape, stored.dtype) if scratch else torch.empty(shape, dtype=stored.dtype)
         if tensor.numel():
             with self.path.open("rb") as handle:
                 handle.seek(offset)

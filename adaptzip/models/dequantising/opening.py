@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.core.scratch import Scratch
 from adaptzip.errors import RefusedError
 from adaptzip.models.adding import row_blocks
 from adaptzip.models.dequantising.awq import find_awq
@@ -56,10 +57,10 @@ class DecodedShard(Shard):
     stored: Shard | None = None
     found: Mapping[str, Found] = field(default_factory=dict)
 
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+    def read(self, name: str, rows: tuple[int, int] | None = None, scratch: Scratch | None = None) -> Tensor:
         """A writable copy of one tensor or some of its rows; of a quantised weight float32."""
         if name not in self.found:
-            return super().read(name, rows)
+            return super().read(name, rows, scratch)
         decoder: Decoder = self.found[name].decoder
         if rows is not None:
             return decoder.rows(*rows)

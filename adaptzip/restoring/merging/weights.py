@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adaptzip.core.scratch import Scratch
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.files.copying import copy_range, write_at
@@ -34,6 +35,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of tensors written so far and the number of all tensors."""
 BLOCK = 1 << 20
 """Numbers of a block."""
+_scratch = Scratch()
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _read(base: BaseModel, output: Output, rows: tuple[int, int] | None) -> Tens
     """A copy of what an output starts from, or of some rows of it."""
     if output.source is None:
         return torch.empty(output.stored.shape, dtype=output.stored.dtype)
-    return base.read(output.source, rows)
+    return base.read(output.source, rows, None if rows is None else _scratch)
 
 
 def _not_finite(base: BaseModel, output: Output) -> CheckFailedError:
