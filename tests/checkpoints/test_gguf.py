@@ -327,12 +327,12 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         read(write_gguf(tmp_path / "a.gguf", PLAIN, {}, "bloom"))
 
 
-def test_lists_are_skipped(tmp_path: Path) -> None:
-    out = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+def write_with_lists(path: Path, lists: Mapping[str, list[str] | list[int]]) -> None:
+    out = gguf.GGUFWriter(path, "llama")
     out.add_type("adapter")
     out.add_string("adapter.type", "lora")
-    out.add_array("general.tags", ["a", "bc"])
-    out.add_array("general.numbers", [1, 2, 3])
+    for key, values in lists.items():
+        out.add_array(key, values)
     out.add_bool("general.told", True)
     for name, tensor in PLAIN.items():
         out.add_tensor(name, tensor.numpy())
@@ -340,6 +340,16 @@ def test_lists_are_skipped(tmp_path: Path) -> None:
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
+
+
+def test_an_adapter_that_does_not_always_count_is_refused(tmp_path: Path) -> None:
+    write_with_lists(tmp_path / "a.gguf", {"adapter.alora.invocation_tokens": [1, 2]})
+    with pytest.raises(RefusedError, match="is an aLoRA, which counts after its invocation tokens"):
+        read(tmp_path / "a.gguf")
+
+
+def test_lists_are_skipped(tmp_path: Path) -> None:
+    write_with_lists(tmp_path / "a.gguf", {"general.tags": ["a", "bc"], "general.numbers": [1, 2, 3]})
     assert torch.equal(
         read(tmp_path / "a.gguf").modules["model.layers.1.mlp.up_proj"].A, PLAIN["blk.1.ffn_up.weight.lora_a"]
     )

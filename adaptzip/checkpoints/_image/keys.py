@@ -39,7 +39,6 @@ _PARTS: Mapping[str, str] = {
 }
 """What each end of a key is."""
 
-_NO_FACTORS = ("alpha", "bias", "diff", "diff_b")
 _REFUSED: Mapping[str, str] = {
     "oft_blocks": "OFT, which multiplies the base weight by a rotation",
     "oft_diag": "Diag-OFT, which multiplies the base weight by a rotation",

@@ -15,6 +15,7 @@ from adaptzip.files.weights import Weights
 
 _FLOATS = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
 _Q8_0, _BLOCK = 8, 32
+_INVOCATION = "adapter.alora.invocation_tokens"
 
 
 def open_gguf(path: Path) -> Weights:
@@ -22,12 +23,17 @@ def open_gguf(path: Path) -> Weights:
 
     Raises:
         CheckpointError: if it is malformed or truncated.
-        RefusedError: if its tensors are in another type than floats and q8_0.
+        RefusedError: if its tensors are in another type than floats and q8_0, or it is an aLoRA.
         OSError: if the system cannot read it.
     """
     with path.open("rb") as handle:
         data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
     header = read_header(path, data)
+    if _INVOCATION in header.values:
+        raise RefusedError(
+            f"{path}: is an aLoRA, which counts after its invocation tokens ({_INVOCATION}) alone",
+            hint="it is no update of the weights, and stays as it is",
+        )
     sizes = [_size(path, entry) for entry in header.entries]
     check_places(path, header, sizes)
     places = zip(header.entries, sizes, strict=True)

@@ -33,7 +33,6 @@ ALPHA = "adapter.lora.alpha"
 BASE_NAME = "general.base_model.0.name"
 _TYPES = {"general.type": "adapter", "adapter.type": "lora"}
 _KEY = re.compile(r"(.+)\.(lora_a|lora_b)")
-_INVOCATION = "adapter.alora.invocation_tokens"
 
 
 def read(source: Checkpoint) -> Adapter:
