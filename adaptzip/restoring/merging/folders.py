@@ -16,11 +16,11 @@ from adaptzip.restoring.merging.finishing import Record
 from adaptzip.restoring.merging.image.planning import alone, naming_families
 from adaptzip.restoring.merging.index import write_index, write_json
 from adaptzip.restoring.merging.labels import label_names
-from adaptzip.restoring.merging.names import check_folder_name, index_file_name, weight_file_names
+from adaptzip.restoring.merging.names import check_folder_name, weight_file_names, written_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan, listed, plan_merge
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
-from adaptzip.restoring.merging.provenance import provenance
+from adaptzip.restoring.merging.provenance import fingerprints, provenance, told_base
 from adaptzip.restoring.merging.quantised_bases import How, open_base, prepared
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.resuming import merge_key
@@ -89,7 +89,8 @@ def _write(whole: FolderPlan, output: Path, writing: Writing) -> MergeReport:
         write_index(plan, folder)
         written = [folder / name for name in weight_file_names(plan.base)]
         rounding = None if how is None else whole.ledger.rounding(how)
-        told = provenance(plan, writing.origins, writing.base_model, writing.options, written)
+        told = provenance(told_base(plan.base, writing.base_model), plan, writing.origins, writing.options)
+        told["files"] = fingerprints(written)
         told |= {} if rounding is None else {"rounding": rounding.as_dict()}
         write_json(folder / PROVENANCE, told)
         write_card(folder, base_card(plan.base), told)
@@ -137,12 +138,7 @@ def _tokenizer_warnings(plan: MergePlan, tokenizer: Tokenizer) -> Iterator[str]:
 def _files(plan: MergePlan, tokenizer: Tokenizer) -> list[str]:
     """The names of a merged model's files, sorted."""
     others = (file.as_posix() for file in _others(plan, tokenizer))
-    return sorted({*_weight_names(plan), *_TOLD, *others})
-
-
-def _weight_names(plan: MergePlan) -> list[str]:
-    index = index_file_name(plan.base)
-    return [*weight_file_names(plan.base), *([] if index is None else [index])]
+    return sorted({*written_names(plan.base), *_TOLD, *others})
 
 
 def _others(plan: MergePlan, tokenizer: Tokenizer) -> dict[Path, Path]:
@@ -159,7 +155,7 @@ def _is_owned(plan: MergePlan, output: Path, name: str) -> bool:
     if name == PROVENANCE or (name == README and is_merged_card(output / README)):
         return True
     others = (file.as_posix() for file in plan.base.others)
-    return is_tokenizer_file(name) or name in (*_weight_names(plan), "config.json", *others)
+    return is_tokenizer_file(name) or name in (*written_names(plan.base), "config.json", *others)
 
 
 def _write_others(plan: MergePlan, tokenizer: Tokenizer, folder: Path) -> None:

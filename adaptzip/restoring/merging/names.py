@@ -46,6 +46,12 @@ def weight_file_names(base: BaseModel) -> tuple[str, ...]:
     return tuple(names)
 
 
+def written_names(base: BaseModel) -> list[str]:
+    """The merged model's weight files, and its index where it has one."""
+    index = index_file_name(base)
+    return [*weight_file_names(base), *([] if index is None else [index])]
+
+
 def index_file_name(base: BaseModel) -> str | None:
     """The merged model's name for the base's index, None where it has none."""
     if base.index_name is None:

@@ -50,12 +50,20 @@ def check_written(plan: MergePlan, folder: Path) -> None:
         BaseModelError: if they cannot be read.
         CheckFailedError: if a tensor is missing, or has another dtype or shape.
     """
-    written = BaseModel.open(folder, quantised="stored")
+    check_tensors(plan, BaseModel.open(folder, quantised="stored"))
+
+
+def check_tensors(plan: MergePlan, written: BaseModel) -> None:
+    """Compare what the headers of a written model say with the plan.
+
+    Raises:
+        CheckFailedError: if a tensor is missing, or has another dtype or shape.
+    """
     found = {name: _form(written.stored(name)) for name in written.tensors}
     expected = {name: _form(tensor) for name, tensor in plan.tensors.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
-        raise CheckFailedError(f"{folder}: {listed(wrong)} were not written as planned; nothing was published")
+        raise CheckFailedError(f"{written.path}: {listed(wrong)} were not written as planned; nothing was published")
 
 
 def _judged(plan: MergePlan, found: DryLoad, base: DryLoad | None) -> Iterator[str]:

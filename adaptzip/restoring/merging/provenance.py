@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from adaptzip._version import __version__
 from adaptzip.adz.container.reader import read_header
@@ -20,14 +20,12 @@ from adaptzip.files.digest import sampled_digest, sha256_of
 from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.shards import read_metadata
-from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.reading import archive_file, weight_files
 
 NAME = "adaptzip_merge.json"
-FORMAT = 1
+_FORMAT = 1
 KEY = "adaptzip_merge"
 """The field of a single file's metadata that says the same."""
-MADE_BY = f"adaptzip {__version__}"
 _LARGEST = 1 << 20
 _UNSAID: Mapping[str, Any] = {"rank": None, "density": None, "majority": "total", "seed": 0}
 """What `combine` takes where nothing is said."""
@@ -91,45 +89,46 @@ def origins_of(
     return Origins(found, combining["method"], settings)
 
 
-def provenance(
-    plan: MergePlan, origins: Origins, base_model: str | None, options: dict[str, Any], files: Iterable[Path]
-) -> dict[str, Any]:
-    """The content of the file; of paths on this machine it holds the last part alone.
+class Merged(Protocol):
+    """What counts of a plan."""
+
+    @property
+    def modules(self) -> int:
+        """How many modules are merged."""
+
+    @property
+    def extras(self) -> int:
+        """How many extras are applied."""
+
+
+def provenance(base: Mapping[str, Any], plan: Merged, origins: Origins, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a merge, but for the files that were written; of paths on this machine it holds the last part.
 
     Args:
+        base: what is told of the base.
         plan: what was merged.
         origins: the adapters.
-        base_model: the name that the adapter has for its base model.
         options: how it was merged.
-        files: the weight files that were written.
     """
     return {
-        "format": FORMAT,
-        "made_by": MADE_BY,
-        "base": {
-            **told_place(plan.base.path, base_model, plan.base.config.get("_name_or_path")),
-            "files": weights_of(plan.base),
-        },
-        "adapters": told_adapters(origins),
-        **told_combining(origins),
-        "options": options,
+        "format": _FORMAT,
+        "made_by": f"adaptzip {__version__}",
+        "base": dict(base),
+        "adapters": [
+            {"name": o.name, "weight": o.weight, "sha256": dict(o.files), "method": o.method, "relative_error": o.error}
+            for o in origins.adapters
+        ],
+        "method": origins.method,
+        "settings": dict(origins.settings),
+        "options": dict(options),
         "modules": plan.modules,
         "extras": plan.extras,
-        "files": fingerprints(files),
     }
 
 
-def told_adapters(origins: Origins) -> list[dict[str, Any]]:
-    """What the file says of each adapter."""
-    return [
-        {"name": o.name, "weight": o.weight, "sha256": dict(o.files), "method": o.method, "relative_error": o.error}
-        for o in origins.adapters
-    ]
-
-
-def told_combining(origins: Origins) -> dict[str, Any]:
-    """What the file says of how several adapters became one."""
-    return {"method": origins.method, "settings": dict(origins.settings)}
+def told_base(base: BaseModel, named: str | None) -> dict[str, Any]:
+    """What is told of a base; `named` is the name that the adapter has for it."""
+    return {**told_place(base.path, named, base.config.get("_name_or_path")), "files": weights_of(base)}
 
 
 def weights_of(base: BaseModel) -> dict[str, dict[str, Any]]:

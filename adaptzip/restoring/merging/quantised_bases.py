@@ -15,6 +15,8 @@ from adaptzip.restoring.merging.rounding import Ledger, measured
 
 How = Literal["dequantised", "requantised"]
 """How the weights of a quantised base are written."""
+OPTIONS: dict[How, str] = {"dequantised": "--dequantise", "requantised": "--requantise"}
+"""The option that asks for each."""
 _OPENED: dict[How | None, Quantised] = {None: "refused", "dequantised": "dequantised", "requantised": "decoded"}
 
 
@@ -43,15 +45,19 @@ def open_base(path: str | Path, how: How | None) -> BaseModel:
         UsageError: if nothing is quantised although something is asked for.
     """
     base = BaseModel.open(path, quantised=_OPENED[how])
-    if how is not None and not any(map(found_in, base.shards)):
-        raise not_quantised(path, how)
+    check_quantised(base, how)
     return base
+
+
+def check_quantised(base: BaseModel, how: How | None) -> None:
+    """Raises: UsageError: if a form is asked for that only quantised bases have, and nothing in this one is."""
+    if how is not None and not any(map(found_in, base.shards)):
+        raise not_quantised(base.path, how)
 
 
 def not_quantised(path: str | Path, how: How) -> UsageError:
     """The error about a base of which a form is asked for that only quantised ones have."""
-    option = "--dequantise" if how == "dequantised" else "--requantise"
-    return UsageError(f"{path}: is not quantised", hint=f"leave {option} out")
+    return UsageError(f"{path}: is not quantised", hint=f"leave {OPTIONS[how]} out")
 
 
 def prepared(plan: MergePlan, how: How | None, ledger: Ledger) -> MergePlan:

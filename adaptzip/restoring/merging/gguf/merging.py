@@ -16,14 +16,7 @@ from adaptzip.restoring.merging.gguf.base import open_base
 from adaptzip.restoring.merging.gguf.layout import head, lay_out
 from adaptzip.restoring.merging.gguf.plan import GgufPlan, plan_merge
 from adaptzip.restoring.merging.gguf.writing import write_tensors
-from adaptzip.restoring.merging.provenance import (
-    FORMAT,
-    MADE_BY,
-    fingerprints,
-    told_adapters,
-    told_combining,
-    told_place,
-)
+from adaptzip.restoring.merging.provenance import fingerprints, provenance, told_place
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.rounding import Ledger, Rounding
 from adaptzip.restoring.merging.writing import Form, Writing
@@ -54,13 +47,16 @@ def _plan(adapter: Adapter, base: Path, output: Path, writing: Writing) -> FileP
     opened = open_base(base)
     check_apart(output, base=list(opened.files))
     plan = plan_merge(adapter, opened, writing.how, writing.scale)
-    return FilePlan(plan, _told(plan, writing))
+    told = {**told_place(opened.path, writing.base_model), "files": fingerprints(opened.files)}
+    return FilePlan(plan, provenance(told, plan, writing.origins, writing.options))
 
 
 def _foretell(plan: FilePlan, output: Path) -> MergeReport:
     tensors = plan.tensors
     size = lay_out(tensors, _room(tensors, plan.told)).size
-    return MergeReport(output, size, (output.name,), tensors.modules, 0, tokenizer(tensors), warnings=tensors.warnings)
+    return MergeReport(
+        output, size, (output.name,), tensors.modules, tensors.extras, tokenizer(tensors), warnings=tensors.warnings
+    )
 
 
 def _write(plan: FilePlan, output: Path, writing: Writing) -> MergeReport:
@@ -83,7 +79,7 @@ def _write(plan: FilePlan, output: Path, writing: Writing) -> MergeReport:
         layout.size,
         (output.name,),
         tensors.modules,
-        0,
+        tensors.extras,
         tokenizer(tensors),
         warnings=(*tensors.warnings, *broken_warnings(broken)),
         rounding=rounding,
@@ -97,20 +93,6 @@ FORM = Form(is_gguf, _check, _plan, _foretell, _write)
 def tokenizer(plan: GgufPlan) -> str | None:
     """Whose tokenizer the file carries."""
     return "base" if any(key.startswith("tokenizer.") for key in plan.base.header.values) else None
-
-
-def _told(plan: GgufPlan, writing: Writing) -> dict[str, Any]:
-    """What the file says of the merge, as adaptzip_merge.json does of a folder."""
-    return {
-        "format": FORMAT,
-        "made_by": MADE_BY,
-        "base": {**told_place(plan.base.path, writing.base_model), "files": fingerprints(plan.base.files)},
-        "adapters": told_adapters(writing.origins),
-        **told_combining(writing.origins),
-        "options": writing.options,
-        "modules": plan.modules,
-        "extras": 0,
-    }
 
 
 def _room(plan: GgufPlan, told: dict[str, Any]) -> int:

@@ -59,6 +59,11 @@ class GgufPlan:
         return sum(output.module is not None for output in self.outputs)
 
     @property
+    def extras(self) -> int:
+        """How many extras are applied: a base in GGUF takes none."""
+        return 0
+
+    @property
     def dequantised(self) -> bool:
         """Whether tensors become bfloat16 that were quantised."""
         return any(output.kind != output.base.kind for output in self.outputs)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.errors import UsageError
 from adaptzip.files.atomic import atomic_draft, check_output
-from adaptzip.models.dequantising.opening import found_in
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.shards import open_shard, read_metadata
 from adaptzip.models.single import SUFFIX, check_single, is_single_file, open_file
 from adaptzip.restoring.merging.image.pipelines import check_untied
 from adaptzip.restoring.merging.image.planning import plan_file
-from adaptzip.restoring.merging.plan import MergePlan, listed
-from adaptzip.restoring.merging.provenance import KEY, provenance
-from adaptzip.restoring.merging.quantised_bases import not_quantised, prepared
+from adaptzip.restoring.merging.opening import check_tensors
+from adaptzip.restoring.merging.plan import MergePlan
+from adaptzip.restoring.merging.provenance import KEY, provenance, told_base
+from adaptzip.restoring.merging.quantised_bases import check_quantised, prepared
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.rounding import Ledger
 from adaptzip.restoring.merging.weights import write_weights
@@ -64,8 +63,7 @@ def _check(base: Path, output: Path, asked: Writing) -> None:
 
 def _plan(adapter: Adapter, base: Path, output: Path, writing: Writing) -> FilePlan:
     file, ledger = open_file(base, dequantised=writing.how == "dequantised"), Ledger()
-    if writing.how is not None and not found_in(file.shards[0]):
-        raise not_quantised(base, writing.how)
+    check_quantised(file, writing.how)
     return FilePlan(prepared(plan_file(adapter, file, writing.scale), writing.how, ledger), ledger)
 
 
@@ -83,7 +81,8 @@ def _write(whole: FilePlan, output: Path, writing: Writing) -> MergeReport:
         OutputError: if `output` exists without `force`, or cannot be written.
     """
     plan = whole.merged
-    told = _provenance(plan, writing)
+    # The file can hold neither its own fingerprint nor what is measured while it is written.
+    told = provenance(told_base(plan.base, writing.base_model), plan, writing.origins, writing.options)
     plan = replace(plan, metadata=_metadata(plan.base) | {KEY: json.dumps(told, ensure_ascii=False)})
     with atomic_draft(output, writing.force) as new:
         found = write_weights(
@@ -94,7 +93,7 @@ def _write(whole: FilePlan, output: Path, writing: Writing) -> MergeReport:
             progress=writing.progress,
             names=[new.name],
         )
-        _check_written(plan, new, output)
+        check_tensors(plan, BaseModel(output, (open_shard(new),)))
         size = new.stat().st_size
     rounding = None if writing.how is None else whole.ledger.rounding(writing.how)
     warnings = (*plan.warnings, *broken_warnings(found.broken))
@@ -105,21 +104,6 @@ FORM = Form(is_single_file, _check, _plan, _foretell, _write)
 """A safetensors file in the names of an original implementation."""
 
 
-def _provenance(plan: MergePlan, writing: Writing) -> dict[str, Any]:
-    """What the file says of itself, which is neither its own fingerprint nor what is measured while it is written."""
-    told = provenance(plan, writing.origins, writing.base_model, writing.options, [])
-    return {key: value for key, value in told.items() if key != "files"}
-
-
 def _metadata(base: BaseModel) -> dict[str, str]:
     found = read_metadata(base.shards[0].path) or {"format": "pt"}
     return {key: value for key, value in found.items() if key not in _OF_OLD_WEIGHTS}
-
-
-def _check_written(plan: MergePlan, file: Path, output: Path) -> None:
-    written = BaseModel(output, (open_shard(file),))
-    form = {name: (written.stored(name).dtype, written.stored(name).shape) for name in written.tensors}
-    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in plan.tensors.items()}
-    wrong = sorted(name for name in form.keys() | expected if form.get(name) != expected.get(name))
-    if wrong:
-        raise CheckFailedError(f"{output}: {listed(wrong)} were not written as planned; nothing was published")

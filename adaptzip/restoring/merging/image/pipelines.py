@@ -20,11 +20,12 @@ from adaptzip.restoring.merging.card import is_merged_card, read_card, write_car
 from adaptzip.restoring.merging.finishing import Record
 from adaptzip.restoring.merging.image.planning import PipelinePlan, plan_pipeline
 from adaptzip.restoring.merging.index import write_index, write_json
-from adaptzip.restoring.merging.names import check_folder_name, index_file_name, weight_file_names
+from adaptzip.restoring.merging.names import check_folder_name, weight_file_names, written_names
 from adaptzip.restoring.merging.opening import check_opens, check_written
 from adaptzip.restoring.merging.plan import MergePlan
 from adaptzip.restoring.merging.provenance import NAME as PROVENANCE
-from adaptzip.restoring.merging.provenance import provenance, told_place
+from adaptzip.restoring.merging.provenance import fingerprints, provenance, told_place, weights_of
+from adaptzip.restoring.merging.quantised_bases import OPTIONS
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.resuming import merge_key
 from adaptzip.restoring.merging.rounding import Ledger
@@ -44,9 +45,9 @@ def check_untied(base: Path, asked: Writing) -> None:
 def _check(base: Path, output: Path, asked: Writing) -> None:
     check_untied(base, asked)
     if asked.how is not None:
-        option = "--dequantise" if asked.how == "dequantised" else "--requantise"
         raise UsageError(
-            f"{base}: {option} is for one model and not for a pipeline", hint="give the component as the base"
+            f"{base}: {OPTIONS[asked.how]} is for one model and not for a pipeline",
+            hint="give the component as the base",
         )
     check_folder_name(output, base)
     check_output_folder(output, asked.force)
@@ -119,13 +120,8 @@ def carried_files(plan: PipelinePlan) -> tuple[Path, ...]:
 
 def pipeline_files(plan: PipelinePlan) -> list[str]:
     """The names of all files of the merged pipeline, sorted."""
-    weights = [f"{name}/{file}" for name, part in plan.parts.items() for file in _weight_files(part)]
+    weights = [f"{name}/{file}" for name, part in plan.parts.items() for file in written_names(part.base)]
     return sorted({*_TOLD, *weights, *(file.as_posix() for file in carried_files(plan))})
-
-
-def _weight_files(part: MergePlan) -> list[str]:
-    index = index_file_name(part.base)
-    return [*weight_file_names(part.base), *([] if index is None else [index])]
 
 
 def _write_part(part: MergePlan, folder: Path) -> tuple[str, ...]:
@@ -157,27 +153,13 @@ def _onwards(progress: Progress, before: int, total: int, done: int, _: int) -> 
 
 def _told(plan: PipelinePlan, folder: Path, writing: Writing) -> dict[str, Any]:
     """The provenance of the whole, of whose files each has its component before its name."""
-    told = {
-        name: provenance(
-            part,
-            writing.origins,
-            writing.base_model,
-            writing.options,
-            [folder / name / f for f in weight_file_names(part.base)],
-        )
+    before = _prefixed({name: weights_of(part.base) for name, part in plan.parts.items()})
+    after = {
+        name: fingerprints(folder / name / file for file in weight_file_names(part.base))
         for name, part in plan.parts.items()
     }
-    first = next(iter(told.values()))
-    return {
-        **first,
-        "base": {
-            **told_place(plan.path, writing.base_model),
-            "files": _prefixed({name: part["base"]["files"] for name, part in told.items()}),
-        },
-        "modules": plan.modules,
-        "extras": plan.extras,
-        "files": _prefixed({name: part["files"] for name, part in told.items()}),
-    }
+    base = {**told_place(plan.path, writing.base_model), "files": before}
+    return provenance(base, plan, writing.origins, writing.options) | {"files": _prefixed(after)}
 
 
 def _prefixed(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
