@@ -10,7 +10,24 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-BasisSource = Literal["base", "file", "embedded"]
+BasisSource = Literal["base", "file", "embedded", "start", "reference"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A random generator's numbers that modules' A began with, which a reader makes again.
+
+    Attributes:
+        generator: which numbers (formats/adz-1.md), such as "uniform": MT19937, as torch's CPU generator draws them.
+        seed: of the generator.
+        offsets: numbers before those of each module that has directions, in the order of the modules' names.
+        correlation: of the A that were compressed with what they began with, the mean over modules; only told.
+    """
+
+    generator: str
+    seed: int
+    offsets: tuple[int, ...]
+    correlation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -18,16 +35,20 @@ class BasisReference:
     """Where a compressed adapter's basis is found.
 
     Attributes:
-        source: "base": recomputed from the base model's weights; "file": an artefact; "embedded": in the file itself.
+        source: "base": recomputed from the base model's weights; "file": an artefact; "embedded": in the file itself;
+            "start": made again from a seed; "reference": the rows of another adapter's A.
         size: most directions a module has on either side.
-        hash: digest of the base tensors, or of the artefact's content; "" where embedded.
+        hash: digest of the base tensors, or of the artefact's or the other adapter's content; "" where a reader needs
+            nothing else.
         description: what made it, such as the base model's name or the adapters' count, for messages.
+        start: the seed, and where each module's numbers are, for a start.
     """
 
     source: BasisSource
     size: int
     hash: str = ""
     description: str = ""
+    start: Start | None = None
 
 
 @dataclass(frozen=True, eq=False)

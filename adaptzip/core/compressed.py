@@ -65,7 +65,12 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Site:
-    """A module that an adapter changes: its update's (out, in) and how the base weight lies (`adapter.Layout`).
+    """A module that an adapter changes.
+
+    Attributes:
+        out, width: shape of its update, (out, in).
+        layout, kernel: how the base weight lies (`adapter.Layout`), and the sizes of a convolution's kernel.
+        frame: directions of the module's frame, for methods that code in-vectors in one; 0 without.
 
     Example:
         >>> adaptzip.Site(out=6, width=8)
@@ -76,6 +81,7 @@ class Site:
     width: int
     layout: str = "linear"
     kernel: tuple[int, ...] = ()
+    frame: int = field(default=0, repr=False)
 
 
 Figures = tuple[float | None, float | None, float | None]
@@ -189,8 +195,9 @@ class Compressed:
         shared: the coded block of what all modules share; b"" where the method shares nothing.
         gains: gain index (`adaptzip.core.gains`) of each module in the order of `sites`; empty where all are 0.
         basis: where the frozen basis is found, for methods that need one.
-        basis_sizes, basis_payload: of an embedded basis: directions of each module in the order of `sites`, and
-            U (out, k) and V (in, k) of each module in turn, packed as float16.
+        basis_sizes: directions of each module in the order of `sites`, where the basis is embedded or a frame (0 for a
+            module without); else empty.
+        basis_payload: of an embedded basis U (out, k) and V (in, k) of each module in turn, packed as float16.
         step: the quantiser step that all real tensors share.
         extras: every tensor that is not a factor.
         meta: where the adapter came from; its `header` and `config_text` are kept by a lossless file alone, and its
