@@ -18,7 +18,8 @@ from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe
 from adaptzip.reports.yardsticks import yardsticks
-from adaptzip.restoring.reading import read, source_bytes
+from adaptzip.restoring.opening import source_bytes
+from adaptzip.restoring.reading import read
 
 ERRORS = (0.1, 0.2, 0.316)
 """The relative errors that costs are given for."""

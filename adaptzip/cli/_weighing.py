@@ -43,7 +43,7 @@ def sensitivities(
     from adaptzip.fitting.calibration.moments import collect_moments
     from adaptzip.models.live.running import sample_texts
     from adaptzip.models.texts.examples import read_examples
-    from adaptzip.restoring.reading import tokeniser_folder
+    from adaptzip.restoring.opening import tokeniser_folder
 
     texts = sample_texts(read_examples(calibration, **fields), _MOST_TEXTS, seed=0)
     return collect_moments(base, adapter, texts, tokeniser=tokeniser_folder(path))

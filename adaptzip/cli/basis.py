@@ -212,7 +212,8 @@ def _from_gradient(
     from adaptzip.bases.gradients import basis_from_gradients
     from adaptzip.fitting.calibration.gradients import module_gradients
     from adaptzip.models.texts.examples import read_examples
-    from adaptzip.restoring.reading import read, tokeniser_folder
+    from adaptzip.restoring.opening import tokeniser_folder
+    from adaptzip.restoring.reading import read
 
     texts = read_examples(calibration, **fields)
     modules = list(read(modules_of, base=base).modules)

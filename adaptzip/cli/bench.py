@@ -64,7 +64,7 @@ def bench(
       adaptzip bench my-adapter/ --to svd --to vblora --budget 100x --budget 200x
       adaptzip bench my-adapter/ --plot sizes.png
     """
-    from adaptzip.restoring.reading import source_bytes
+    from adaptzip.restoring.opening import source_bytes
 
     source_bytes(source)
     sink = Output(as_json, quiet, verbose)

@@ -73,7 +73,7 @@ def combine(
     reading: dict[str, Any] = {"alpha": alpha, "base": base, "basis": basis, "dialect": dialect}
     with sink.warnings():
         from adaptzip.restoring.combining import combine as run
-        from adaptzip.restoring.reading import source_bytes
+        from adaptzip.restoring.opening import source_bytes
 
         limit = making.in_bytes(budget, lambda: sum(map(source_bytes, paths)))
         adapter = run(paths, weights, **how, **reading)

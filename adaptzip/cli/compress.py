@@ -84,7 +84,7 @@ def compress(
       adaptzip compress my-adapter/ --plan plan.json
       adaptzip compress my-adapter/ --lossless -o exact.adz
     """
-    from adaptzip.restoring.reading import source_bytes
+    from adaptzip.restoring.opening import source_bytes
 
     size = source_bytes(source)
     target = output or default_output(source)

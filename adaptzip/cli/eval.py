@@ -110,7 +110,7 @@ def eval(
     from adaptzip.models.live.batches import hold_out, read_examples
     from adaptzip.reports.evaluation import TEACHER, evaluate
     from adaptzip.reports.sizes import sizes_of
-    from adaptzip.restoring.reading import tokeniser_folder
+    from adaptzip.restoring.opening import tokeniser_folder
 
     students = {name: adapters[path] for name, path in paths.items()}
     tokeniser = tokeniser_folder(teacher)
@@ -178,7 +178,7 @@ def _read(
     """The adapters; --alpha and --config are for those that have no configuration of their own, --from for no .adz."""
     from adaptzip.checkpoints._places import config_file
     from adaptzip.restoring.functions import read_either
-    from adaptzip.restoring.reading import archive_file, weight_file
+    from adaptzip.restoring.opening import archive_file, weight_file
 
     read_as = {path: dialect if archive_file(path) is None else None for path in paths}
     bare = {p for p in paths if archive_file(p) is None and not config_file(weight_file(p)).is_file()}

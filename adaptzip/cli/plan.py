@@ -67,7 +67,7 @@ def plan(
       adaptzip plan my-adapter/ --budget 50k --to vblora --to loretta
       adaptzip plan my-adapter/ --budget 100x -o plan.json
     """
-    from adaptzip.restoring.reading import source_bytes
+    from adaptzip.restoring.opening import source_bytes
 
     methods = to or []
     if setting and len(methods) != 1:

@@ -56,7 +56,7 @@ class ModuleBasis:
     """One module's directions: U (out, k) and V (in, k), float32, the most important first.
 
     Columns are orthonormal to the rounding of the dtype they were stored in. A side that has fewer directions than
-    the other, or than can be told apart from rounding, ends in zero columns.
+    the other, or than can be told apart from rounding, ends in zero columns. A frame has V alone: its U has none.
     """
 
     U: Tensor
@@ -65,7 +65,7 @@ class ModuleBasis:
     @property
     def size(self) -> int:
         """k, the number of directions on either side."""
-        return self.U.shape[1]
+        return self.V.shape[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from adaptzip.core.compressed import Site, TensorSpec
 
 BASIS_U = "basis.U"
 BASIS_V = "basis.V"
-"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one."""
+"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one. A frame,
+which is known directions of inputs alone, has the second."""
 
 
 class MethodConfig(Protocol):
@@ -32,8 +33,8 @@ class Family(ABC, Generic[ConfigT]):
 
     Stateless; everything that a file needs is in its config, its tensors, `Site` and the basis.
 
-    Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, and with
-    `needs_basis` the module's `BASIS_U` and `BASIS_V`.
+    Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, with `needs_basis`
+    the module's `BASIS_U` and `BASIS_V`, and with `takes_frame` its `BASIS_V` if its `Site.frame` is not 0.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,9 @@ class Family(ABC, Generic[ConfigT]):
     """Roles of the tensors that are stored once for the whole adapter."""
     needs_basis: ClassVar[bool] = False
     """Whether modules are put together from a frozen basis that lies elsewhere, or once in the file."""
+    takes_frame: ClassVar[bool] = False
+    """Whether it codes a module's in-vectors in a frame, known directions of inputs, where the module has one. A role
+    that only such modules have is among `roles` all the same."""
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 

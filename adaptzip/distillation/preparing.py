@@ -49,7 +49,7 @@ from adaptzip.models.live.running import Kind, LoadedModel, Loading, load_bare
 from adaptzip.reports.measures.metrics import metric_name
 from adaptzip.reports.outputs import teacher_outputs
 from adaptzip.reports.scores import Score, score
-from adaptzip.restoring.reading import tokeniser_folder
+from adaptzip.restoring.opening import tokeniser_folder
 
 SELF = "self"
 """In place of a file of texts: texts that base and teacher write themselves."""

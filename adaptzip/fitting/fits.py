@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, framed
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape, over_batches
 from adaptzip.core.compressed import Site
@@ -237,7 +237,7 @@ def fit_adapter(
             modules = {name: modules[name] for name in nonzero}
         else:
             modules = {}
-    coder = Coder(method, config, sites_of(adapter), 0, context.basis)
+    coder = Coder(method, config, framed(sites_of(adapter), method, context.basis), 0, context.basis)
     bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
     return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
 

@@ -30,7 +30,8 @@ from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.restoring.functions import function_checkpoint
-from adaptzip.restoring.reading import archive_file, read, source_bytes, tokeniser_folder, weight_files
+from adaptzip.restoring.opening import archive_file, source_bytes, tokeniser_folder, weight_files
+from adaptzip.restoring.reading import read
 from adaptzip.restoring.reconstruction import reconstruct
 
 _LARGEST = 1e18

@@ -8,12 +8,16 @@ V is fitted again by least squares after U was quantised.
 Where calibration gives second moments M of a module's inputs, the error is tr(E M E^T), and U S comes from the SVD of
 dW M^(1/2). V stays in plain coordinates, since a decoder has no M; as M has trace `in`, an error spread evenly over a
 row of V costs there what it costs without M, and one step remains right.
+
+Where a module has a frame F, orthonormal directions of inputs that the reader knows (the random numbers that A began
+with, another adapter's A, singular directions of the base weight), a row of V is coded as coordinates C in it and the
+rest: V = C F^T + W. What training left of the start then costs as many numbers as the frame has directions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +27,7 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
+from adaptzip.core.family import BASIS_V
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
@@ -45,12 +50,14 @@ class SvdFit:
         S: (k,) falling: the singular values, of dW M^(1/2) where there are moments.
         V: (in, k); orthonormal columns unless there are moments.
         moments: M (in, in), or None.
+        frame: F (in, r0), orthonormal columns, or None.
     """
 
     U: Tensor
     S: Tensor
     V: Tensor
     moments: Tensor | None = None
+    frame: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +66,16 @@ class SvdProfile:
 
     Attributes:
         stretch: (k,) lengths of the columns of V, 1 without moments.
+        frame: directions of the frame, 0 without one.
+        outside: (k,) share of each column's energy that lies outside the frame; None without one.
     """
 
     singular: NDArray[np.float64]
     out: int
     width: int
     stretch: NDArray[np.float64] | None = None
+    frame: int = 0
+    outside: NDArray[np.float64] | None = None
 
     @property
     def energy(self) -> float:
@@ -84,11 +95,13 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     summary = "quantised singular factors, rate-distortion-optimal; the reference"
     paper = "Cover and Thomas, Elements of Information Theory, section 10.3.3; Fischer and Wang 1992"
     config_type = Config
-    roles = ("U", "V")
+    roles = ("U", "C", "V")
+    takes_frame = True
     grows = True
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
-        return TensorSpec("U", rank, site.out, directions=True), TensorSpec("V", rank, site.width)
+        inside = (TensorSpec("C", rank, site.frame),) if site.frame else ()
+        return TensorSpec("U", rank, site.out, directions=True), *inside, TensorSpec("V", rank, site.width)
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
@@ -103,18 +116,24 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         for name, sensitivity in context.sensitivities.items():
             if name in fits and sensitivity.moments is not None:
                 fits[name] = _under_moments(fits[name], sensitivity.moments.to(fits[name].U))
-        return fits
+        frames = {} if context.basis is None else context.basis.modules
+        return {name: replace(f, frame=frames[name].V.to(f.V)) if name in frames else f for name, f in fits.items()}
 
     def profile(self, fitted: SvdFit) -> SvdProfile:
         stretch = None if fitted.moments is None else fitted.V.double().norm(dim=0).cpu().numpy()
-        return SvdProfile(fitted.S.double().cpu().numpy(), fitted.U.shape[0], fitted.V.shape[0], stretch)
+        bare = SvdProfile(fitted.S.double().cpu().numpy(), fitted.U.shape[0], fitted.V.shape[0], stretch)
+        if fitted.frame is None:
+            return bare
+        V, frame = fitted.V.double(), fitted.frame.double()
+        rest = (V - frame @ (frame.T @ V)).square().sum(0) / V.square().sum(0).clamp(min=torch.finfo(V.dtype).tiny)
+        return replace(bare, frame=frame.shape[1], outside=rest.clamp(max=1.0).cpu().numpy())
 
     def rank(self, profile: SvdProfile, step: float) -> int:
         """Components that save more squared error than their bits are worth."""
         bits, error = _component_costs(profile, step)
         saved = np.square(profile.singular) - error - BIT_WEIGHT * step**2 * bits
-        if profile.stretch is not None:
-            # With moments a component may cost more than the one after it.
+        if profile.stretch is not None or profile.outside is not None:
+            # With moments or a frame a component may cost more than the one after it.
             total = np.concatenate([[0.0], saved.cumsum()])
             return int(np.argmax(total))
         worth = saved > 0
@@ -128,7 +147,10 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         if role == "U":
             return (fitted.U[:, :rank] * fitted.S[:rank]).T.contiguous()
         unit, inverse = _unit_rows(done["U"])
-        return _least_squares(fitted, unit, inverse) @ fitted.V.T
+        rows = _least_squares(fitted, unit, inverse) @ fitted.V.T
+        if fitted.frame is None:
+            return rows
+        return rows @ fitted.frame if role == "C" else rows - done["C"] @ fitted.frame.T
 
     def squared_error(self, fitted: SvdFit, tensors: Mapping[str, Tensor]) -> float:
         """The part of the update outside the span of U', and the difference within it; no cancellation in either."""
@@ -136,6 +158,8 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         core = _least_squares(fitted, unit, inverse)
         outside = fitted.U * fitted.S - unit.T @ core
         inside = core @ fitted.V.T - tensors["V"]
+        if fitted.frame is not None:
+            inside -= tensors["C"] @ fitted.frame.T
         seen = inside if fitted.moments is None else inside @ fitted.moments
         gram = (unit @ unit.T).double() * (seen @ inside.T).double()
         return float(outside.double().square().sum() + gram.sum())
@@ -145,7 +169,8 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         squares = U.double().square().sum(1, keepdim=True)
         # A row of zeros stays one, and has no gradient.
         norm = torch.where(squares > 0, squares, 1.0).sqrt().to(U.dtype)
-        return tensors["V"], torch.where(squares > 0, U / norm, 0.0).T
+        A = _placed(tensors["C"], tensors[BASIS_V], tensors["V"]) if site.frame else tensors["V"]
+        return A, torch.where(squares > 0, U / norm, 0.0).T
 
 
 def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:
@@ -156,16 +181,35 @@ def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:
     return SvdFit(U[0], S[0], torch.where(S[0].unsqueeze(1) > 0, V, 0.0).T, moments)
 
 
+def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
+    """C F^T + W: in training as a product, in decoding in an order that every machine keeps.
+
+    A number of C, which is a whole number times the step, times one of F is exact in float64; what is rounded are the
+    sums, one direction of the frame after the other.
+    """
+    if C.requires_grad or rest.requires_grad:
+        return C @ frame.T + rest
+    total = rest.double()
+    for column, direction in zip(C.double().T, frame.double().T, strict=True):
+        total += column[:, None] * direction
+    return total.float()
+
+
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Expected bits and squared error of every component, both (k,)."""
     singular, count = profile.singular, len(profile.singular)
     length = np.ones_like(singular) if profile.stretch is None else profile.stretch
-    # Rows of U and of V at once: this is asked for many times, of many modules.
-    rows = (singular / np.sqrt(profile.out), singular * length / np.sqrt(profile.width))
-    rate, error = row_costs(np.concatenate(rows) / step)
-    bits = 2 * ROW_BITS + profile.out * rate[:count] + profile.width * rate[count:]
+    outside = np.ones_like(singular) if profile.outside is None else profile.outside
+    widths = (profile.out, profile.width, profile.frame)[: 2 if profile.outside is None else 3]
+    rows = (singular, singular * length * np.sqrt(outside), singular * length * np.sqrt(1 - outside))
+    # Rows of all tensors at once: this is asked for many times, of many modules.
+    deviations = [row / np.sqrt(width) for row, width in zip(rows, widths, strict=False)]
+    rate, error = row_costs(np.concatenate(deviations) / step)
+    rates, errors = rate.reshape(-1, count), error.reshape(-1, count)
+    bits = len(widths) * ROW_BITS + np.asarray(widths) @ rates
+    lost = errors[1] * outside + (errors[2] * (1 - outside) if profile.frame else 0.0)
     # An error spread evenly costs the same with moments, and never more than the whole component.
-    kept = (1 - np.minimum(error[:count], 1.0)) * (1 - np.minimum(error[count:] * length**2, 1.0))
+    kept = (1 - np.minimum(errors[0], 1.0)) * (1 - np.minimum(lost * length**2, 1.0))
     return bits, np.square(singular) * (1 - kept)
 
 

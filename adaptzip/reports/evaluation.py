@@ -31,7 +31,7 @@ from adaptzip.reports.results import NOTHING, TEACHER, Evaluation
 from adaptzip.reports.scores import Score, score, score_of, tallied
 from adaptzip.reports.sizes import Sizes, sizes_of
 from adaptzip.restoring.functions import Functions, read_either
-from adaptzip.restoring.reading import tokeniser_folder
+from adaptzip.restoring.opening import tokeniser_folder
 
 __all__ = [
     "NOTHING",

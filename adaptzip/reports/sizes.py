@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptzip.adz.container.reader import read_header
 from adaptzip.core.adapter import Adapter
 from adaptzip.restoring.functions import Functions
-from adaptzip.restoring.reading import archive_file, source_bytes
+from adaptzip.restoring.opening import archive_file, source_bytes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from adaptzip.core.resizing import Resized, resized
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.files.names import names_a_file
 from adaptzip.restoring.exporting import DTYPES, ExportReport, export
-from adaptzip.restoring.reading import adapter_from, source_bytes
+from adaptzip.restoring.opening import source_bytes
+from adaptzip.restoring.reading import adapter_from
 
 _TRIES = 3
 """How often a size is aimed at; what is beside the factors depends little on their ranks."""

@@ -28,8 +28,9 @@ from adaptzip.files.names import SINGLE, names_a_file
 from adaptzip.restoring.content import WITH_CARD, factor_content, native_content, own_writer, with_base_name
 from adaptzip.restoring.model_card import source_card
 from adaptzip.restoring.native import native, written_again
+from adaptzip.restoring.opening import base_config
 from adaptzip.restoring.placing import to_file, to_folder
-from adaptzip.restoring.reading import adapter_from, base_config
+from adaptzip.restoring.reading import adapter_from
 
 PORTABLE = "peft-portable"
 """What `as_` may call PEFT's dialect in its portable profile."""

@@ -17,7 +17,7 @@ from adaptzip.files.atomic import atomic_directory, atomic_file
 from adaptzip.restoring.content import Content
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, with_loading
-from adaptzip.restoring.reading import open_checkpoint, understood
+from adaptzip.restoring.opening import open_checkpoint, understood
 
 
 def to_folder(

@@ -45,7 +45,8 @@ from adaptzip.files.names import is_file_name
 from adaptzip.files.weights import open_weights
 from adaptzip.fitting.compression import compress
 from adaptzip.restoring.exporting import export
-from adaptzip.restoring.reading import open_checkpoint, read, weight_file
+from adaptzip.restoring.opening import open_checkpoint, weight_file
+from adaptzip.restoring.reading import read
 from adaptzip.restoring.reconstruction import reconstruct
 from adaptzip.testing._adapters import (
     STRANGE,

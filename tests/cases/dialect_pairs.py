@@ -14,7 +14,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.comparing import same_bits
 from adaptzip.errors import AdaptzipError
 from adaptzip.restoring.exporting import PORTABLE
-from adaptzip.restoring.reading import open_checkpoint
+from adaptzip.restoring.opening import open_checkpoint
 from adaptzip.testing._adapters import by_target
 
 SOURCES = tuple(name for name, found in dialects().items() if isinstance(found, Writer) and isinstance(found, Reader))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import adaptzip
 from adaptzip.errors import AdaptzipWarning, CheckpointError
-from adaptzip.restoring.reading import read, source_bytes, weight_files
+from adaptzip.restoring.opening import source_bytes, weight_files
+from adaptzip.restoring.reading import read
 from tests.cases.tiny_peft import llama, merged_by_peft, train
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

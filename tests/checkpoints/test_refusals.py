@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adaptzip.checkpoints.peft import refusals
 from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError, UsageError
-from adaptzip.restoring.reading import read, source_bytes
+from adaptzip.restoring.opening import source_bytes
+from adaptzip.restoring.reading import read
 
 _STEM = "base_model.model.model.layers.0.self_attn.q_proj"
 _CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}

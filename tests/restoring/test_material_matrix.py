@@ -20,7 +20,7 @@ from adaptzip.checkpoints import Writer, dialect
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipError
 from adaptzip.restoring.exporting import PORTABLE
-from adaptzip.restoring.reading import weight_file
+from adaptzip.restoring.opening import weight_file
 from tests.cases.dialect_pairs import (
     DENOISER,
     EXTRAS,

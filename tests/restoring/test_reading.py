@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError
-from adaptzip.restoring.reading import read, source_bytes, weight_file
+from adaptzip.restoring.opening import source_bytes, weight_file
+from adaptzip.restoring.reading import read
 from tests.cases.tiny_peft import llama, train
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -73,7 +73,7 @@ class Coder(Generic[FamilyT]):
         config: the method's, settled.
         sites: every module's shape.
         max_rank: largest rank that a block may have.
-        basis: the frozen basis, for methods that need one.
+        basis: the frozen basis, for methods that need one, or the frames of some modules.
     """
 
     method: FamilyT
@@ -83,14 +83,24 @@ class Coder(Generic[FamilyT]):
     basis: Basis | None = None
 
     def basis_tensors(self, name: str) -> dict[str, Tensor]:
-        """A module's basis, by role; {} for methods without one."""
+        """A module's basis or frame, by role; {} where it has none."""
+        if self.method.takes_frame and not self.sites[name].frame:
+            return {}
         if self.basis is None:
             return {}
         module = self.basis.modules[name]
-        return {BASIS_U: module.U, BASIS_V: module.V}
+        return {BASIS_V: module.V} if self.method.takes_frame else {BASIS_U: module.U, BASIS_V: module.V}
 
 
 AnyCoder: TypeAlias = Coder[AnyFamily]
+
+
+def framed(sites: Mapping[str, Site], family: AnyFamily, basis: Basis | None) -> Mapping[str, Site]:
+    """The sites as a family that takes frames has them: with the directions of each module's frame."""
+    if basis is None or not family.takes_frame:
+        return sites
+    sizes = {name: module.size for name, module in basis.modules.items()}
+    return {name: replace(site, frame=sizes.get(name, 0)) for name, site in sites.items()}
 
 
 def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.restoring.reading import base_config
+from adaptzip.restoring.opening import base_config
 
 
 def label_names(adapter: Adapter, folder: Path | None) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from adaptzip.files.digest import sampled_digest, sha256_of
 from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.shards import read_metadata
-from adaptzip.restoring.reading import archive_file, weight_files
+from adaptzip.restoring.opening import archive_file, weight_files
 
 NAME = "adaptzip_merge.json"
 _FORMAT = 1
