@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from adaptzip.bases.artefact import read_basis, round_basis
+from adaptzip.bases.frames import check_sizes, cut_frames, frames_of_start
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
 from adaptzip.core.adapter import Adapter
@@ -22,6 +23,7 @@ EMBEDDED_DTYPE = torch.float16
 """What a basis is stored as within a `.adz` file."""
 
 _SHOWN = 8
+_CALLED: Mapping[str, str] = {"file": "a shared basis", "reference": "another adapter's A"}
 
 
 def basis_for_compress(
@@ -70,7 +72,7 @@ def basis_for_reconstruct(
     embedded: Basis | None = None,
     only: Collection[str] | None = None,
 ) -> Basis:
-    """The basis that a compressed adapter names.
+    """The basis that a compressed adapter's cores stand on.
 
     Args:
         reference: what the file says of it.
@@ -89,11 +91,54 @@ def basis_for_reconstruct(
         if embedded is None:
             raise FormatError("the file names an embedded basis, and holds none")
         found = embedded
-    elif reference.source == "base":
-        found = _again_from_base(reference, sites, base, only)
     else:
-        found = _artefact(reference, basis)
+        found = _found(reference, sites, base, basis, only)
     return Basis(_fitting(found, sites), reference)
+
+
+def frames_for_reconstruct(
+    reference: BasisReference,
+    sites: Mapping[str, Site],
+    sizes: Sequence[int],
+    block_bytes: int,
+    *,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    only: Collection[str] | None = None,
+) -> Basis:
+    """The frames that a compressed adapter's in-vectors are coded in.
+
+    Args:
+        reference, sites, base, only: as for `basis_for_reconstruct`.
+        sizes: directions of each module's frame, in the order of `sites`; 0 without.
+        block_bytes: bytes of all blocks.
+        basis: the artefact or its path, or the frames of the adapter that the file refers to (`reference_frames`).
+
+    Raises:
+        RefusedError, FormatError, BaseModelError: as `basis_for_reconstruct`.
+    """
+    check_sizes(sizes, sites, block_bytes)
+    framed = {name: size for name, size in zip(sites, sizes, strict=True) if size}
+    if reference.source == "embedded" or (reference.source == "start") != (reference.start is not None):
+        raise FormatError(f"the file's frames cannot come from what is {reference.source!r}")
+    if reference.start is not None:
+        return Basis(frames_of_start(reference.start, sites, framed, only=only), reference)
+    wanted = framed if only is None else {name: size for name, size in framed.items() if name in only}
+    found = _found(reference, sites, base, basis, wanted)
+    return Basis(cut_frames(found, wanted), reference)
+
+
+def _found(
+    reference: BasisReference,
+    sites: Mapping[str, Site],
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+    only: Collection[str] | None,
+) -> Basis:
+    """What lies outside the file."""
+    if reference.source == "base":
+        return _again_from_base(reference, sites, base, only)
+    return _artefact(reference, basis)
 
 
 def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool) -> Basis:
@@ -128,7 +173,7 @@ def _again_from_base(
 ) -> Basis:
     if base is None:
         raise RefusedError(
-            "the adapter is a core between directions of its base weights, and no base model was given",
+            "the adapter is coded in directions of its base weights, and no base model was given",
             hint="add --base DIR, the folder of the base model that it was compressed with",
         )
     model = BaseModel.open(base)
@@ -144,19 +189,18 @@ def _again_from_base(
 
 def _artefact(reference: BasisReference, basis: str | Path | Basis | None) -> Basis:
     if basis is None:
-        what = f" ({reference.description})" if reference.description else ""
+        what = _CALLED[reference.source] + (f" ({reference.description})" if reference.description else "")
         raise RefusedError(
-            f"the adapter is a core within a shared basis{what} of hash {reference.hash[:_SHOWN]}..., which was not "
-            "given",
-            hint="add --basis FILE, the basis that it was compressed with",
+            f"the adapter is coded in {what} of hash {reference.hash[:_SHOWN]}..., which was not given",
+            hint="add --basis FILE, the very one that it was compressed with",
         )
     found = basis if isinstance(basis, Basis) else read_basis(basis)
     if found.reference.hash != reference.hash:
-        where = "the basis" if isinstance(basis, Basis) else str(basis)
+        where = _CALLED[reference.source] if isinstance(basis, Basis) else str(basis)
         raise RefusedError(
             f"{where}: has hash {found.reference.hash[:_SHOWN]}..., the adapter was compressed with "
             f"{reference.hash[:_SHOWN]}...",
-            hint="give the very basis that the adapter was compressed with",
+            hint="give the very one that the adapter was compressed with",
         )
     return found
 

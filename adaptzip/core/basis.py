@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -84,3 +84,13 @@ class Basis:
         """The same on a device."""
         modules = {name: ModuleBasis(m.U.to(device), m.V.to(device)) for name, m in self.modules.items()}
         return replace(self, modules=modules)
+
+    def of(self, names: Collection[str]) -> Basis:
+        """The basis of these of its modules alone."""
+        modules = {name: module for name, module in self.modules.items() if name in names}
+        size = max((module.size for module in modules.values()), default=0)
+        start = self.reference.start
+        if start is not None:
+            kept = zip(sorted(self.modules), start.offsets, strict=True)
+            start = replace(start, offsets=tuple(offset for name, offset in kept if name in names))
+        return Basis(modules, replace(self.reference, size=size, start=start))

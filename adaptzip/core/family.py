@@ -59,6 +59,11 @@ class Family(ABC, Generic[ConfigT]):
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
+    @property
+    def takes_basis(self) -> bool:
+        """Whether a file of it may name a basis."""
+        return self.needs_basis or self.takes_frame
+
     def max_rank(self, site: Site, config: ConfigT) -> int:
         """The largest rank a module of this shape may have in a file."""
         return min(site.out, site.width)

@@ -44,7 +44,8 @@ class FitContext:
     Attributes:
         device: where to compute.
         seed: of every random choice.
-        basis: the frozen basis, for methods with `needs_basis`.
+        basis: the frozen basis, for methods with `needs_basis`; the frames of some modules, for those with
+            `takes_frame`.
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         progress: called with the share of `prepare` that is done.
@@ -125,6 +126,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     @abstractmethod
     def predict(self, profile: ProfileT, rank: int, step: float) -> tuple[float, float]:
         """Expected (bits, squared error) of a module coded at `rank` and `step`."""
+
+    def frame_gain(self, profile: ProfileT, step: float) -> float:
+        """Expected bits that a module's frame saves at a step, errors counted; 0 where it has none."""
+        return 0.0
 
     def shared_target(self, prepared: StateT, role: str, done: Mapping[str, Tensor]) -> Tensor:
         """What to quantise for a shared role, (rows, width), given the shared tensors before it."""

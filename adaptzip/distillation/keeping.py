@@ -16,7 +16,7 @@ from adaptzip.distillation.student import Guest, magnitudes_of
 from adaptzip.errors import RefusedError
 from adaptzip.models.live.running import Loading, load_bare
 from adaptzip.models.live.unknown import every_parameter
-from adaptzip.restoring.reconstruction import extras_of
+from adaptzip.restoring.extras import extras_of
 
 
 def as_kept(teacher: Adapter, plan: Compressed) -> Adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -33,12 +34,15 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
     """
     basis = fitted.coder.basis
     embedded = basis is not None and basis.reference.source == "embedded"
-    sizes, payload = pack_basis(basis, fitted.sites) if basis is not None and embedded else ((), b"")
+    sizes: Sequence[int] = [site.frame for site in fitted.sites.values()]
+    payload = b""
+    if basis is not None and embedded:
+        sizes, payload = pack_basis(basis, fitted.sites)
     return Compressed(
         method=fitted.method.name,
         method_version=fitted.method.version,
         config=stored_options(fitted.config),
-        sites=fitted.sites,
+        sites={name: replace(site, frame=0) for name, site in fitted.sites.items()},
         max_rank=fitted.max_rank,
         chunks=[coded.modules.get(name, _EMPTY).chunk for name in fitted.sites],
         step=step,
@@ -49,7 +53,7 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
         shared=coded.shared.chunk,
         gains=[fitted.gains.get(name, 0) for name in fitted.sites] if fitted.gains else (),
         basis=None if basis is None else basis.reference,
-        basis_sizes=sizes,
+        basis_sizes=sizes if any(sizes) else (),
         basis_payload=payload,
     )
 

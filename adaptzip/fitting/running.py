@@ -17,8 +17,9 @@ from adaptzip.core.survey import AnyCandidate
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.assembly import assemble, fixed_size
-from adaptzip.fitting.candidates import candidates, fit_candidate, smallest, with_ranks
-from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED
+from adaptzip.fitting.candidates import candidates, smallest, with_ranks
+from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter
+from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome
@@ -135,7 +136,22 @@ def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
 
 @on_one_core()
 def _run(job: Job, candidate: AnyCandidate, progress: Progress | None) -> Made:
-    fitted = fit_candidate(job, candidate, progress)
+    """One setting, in the frames that pay; where it is not clear whether they do, with and without them."""
+    made: Made | None = None
+    failure: CheckFailedError | None = None
+    for fitted in fit_framed(job, candidate, progress):
+        try:
+            found = _coded(job, fitted, progress)
+        except CheckFailedError as error:
+            failure = error
+            continue
+        made = found if made is None else min(made, found, key=partial(_order, job))
+    if made is None:
+        raise failure or CheckFailedError("the setting gives nothing", hint="choose another with --to")
+    return made
+
+
+def _coded(job: Job, fitted: FittedAdapter, progress: Progress | None) -> Made:
     if not fitted.profiles:
         compressed = assemble(job, fitted, 0.0, NOTHING_CODED, 0.0)
         return Made(compressed, 0.0, writer.size(compressed), {})

@@ -130,14 +130,19 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
 
     def rank(self, profile: SvdProfile, step: float) -> int:
         """Components that save more squared error than their bits are worth."""
-        bits, error = _component_costs(profile, step)
-        saved = np.square(profile.singular) - error - BIT_WEIGHT * step**2 * bits
+        worth = _worth(profile, step)
         if profile.stretch is not None or profile.outside is not None:
             # With moments or a frame a component may cost more than the one after it.
-            total = np.concatenate([[0.0], saved.cumsum()])
-            return int(np.argmax(total))
-        worth = saved > 0
-        return len(worth) if worth.all() else int(np.argmin(worth))
+            return int(np.argmax(np.concatenate([[0.0], worth.cumsum()])))
+        useful = worth > 0
+        return len(useful) if useful.all() else int(np.argmin(useful))
+
+    def frame_gain(self, profile: SvdProfile, step: float) -> float:
+        if not profile.frame:
+            return 0.0
+        plain = replace(profile, frame=0, outside=None)
+        kept = [_worth(one, step)[: self.rank(one, step)].sum() for one in (profile, plain)]
+        return float(kept[0] - kept[1]) / (BIT_WEIGHT * step**2)
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
         bits, error = _component_costs(profile, step)
@@ -211,6 +216,13 @@ def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float
     # An error spread evenly costs the same with moments, and never more than the whole component.
     kept = (1 - np.minimum(errors[0], 1.0)) * (1 - np.minimum(lost * length**2, 1.0))
     return bits, np.square(singular) * (1 - kept)
+
+
+def _worth(profile: SvdProfile, step: float) -> NDArray[np.float64]:
+    """Squared error that each component saves, less what its bits are held to be worth; (k,)."""
+    bits, error = _component_costs(profile, step)
+    saved: NDArray[np.float64] = np.square(profile.singular) - error - BIT_WEIGHT * step**2 * bits
+    return saved
 
 
 def _unit_rows(U: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,10 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.function_method import Function, FunctionMethod
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
+from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint
 from adaptzip.restoring.reading import read
-from adaptzip.restoring.reconstruction import coder_of, extras_of, holds_functions, reconstruct_native
+from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct_native
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
+from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint
 from adaptzip.restoring.reading import refuse_reading
-from adaptzip.restoring.reconstruction import Decoded, extras_of, reconstruct_native
+from adaptzip.restoring.reconstruction import Decoded, reconstruct_native
 
 
 def native(

@@ -5,29 +5,31 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared
-from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
+from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared, framed
+from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.bases.resolve import basis_for_reconstruct
+from adaptzip.bases.frames import reference_frames
+from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import PARTS, Compressed, ExtraEntry, Site
-from adaptzip.core.family import AnyFamily, MethodConfig
+from adaptzip.core.compressed import PARTS, Compressed, Site
+from adaptzip.core.family import AnyFamily
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
 from adaptzip.core.layouts import Layout
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
-from adaptzip.methods import load, names
+from adaptzip.restoring.extras import extras_of
+from adaptzip.restoring.families import config_of, family_of
+from adaptzip.restoring.opening import archive_file, open_checkpoint, understood
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,7 @@ def holds_functions(compressed: Compressed) -> bool:
         RefusedError: if its method is unknown.
     """
     # A lossless file of updates needs no method; one of functions has no modules, but their tensors among its extras.
-    return not (compressed.lossless and compressed.sites) and isinstance(_method(compressed), FunctionMethod)
+    return not (compressed.lossless and compressed.sites) and isinstance(family_of(compressed), FunctionMethod)
 
 
 def refuse_functions(compressed: Compressed) -> None:
@@ -181,7 +183,7 @@ def decode(
     Raises:
         FormatError, RefusedError: as `reconstruct`.
     """
-    coder = coder_of(compressed, base, basis)
+    coder = coder_of(compressed, base, basis, only=names)
     stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
     shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
     chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
@@ -193,7 +195,7 @@ def decode(
         if not own:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
-        A, B = coder.method.reconstruct(tensors, site, coder.config)
+        A, B = coder.method.reconstruct(tensors, coder.sites[name], coder.config)
         gain = divisor(gains[name]) if name in gains else 1.0
         if name in gains:
             A = A * gain
@@ -205,58 +207,55 @@ def decode(
 
 
 def coder_of(
-    compressed: Compressed, base: str | Path | None = None, basis: str | Path | Basis | None = None
+    compressed: Compressed,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> AnyCoder:
     """What the modules of a file are decoded with.
+
+    Args:
+        only: modules that are wanted, where making the basis or the frames of others can be saved.
 
     Raises:
         FormatError, RefusedError: as `reconstruct`.
     """
-    method = _method(compressed)
-    try:
-        config: MethodConfig = method.config_type(**_options(method, compressed.config))
-    except (TypeError, UsageError) as error:
-        raise FormatError(f"metadata: 'config' does not fit method {method.name!r}: {error}") from error
-    found = None
+    method = family_of(compressed)
+    config = config_of(compressed, method)
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
-    if method.needs_basis != (compressed.basis is not None):
+    found = _basis(compressed, method, base, basis, only)
+    sites = framed(compressed.sites, method, found)
+    return Coder(method, config, sites, compressed.max_rank, found)
+
+
+def _basis(
+    compressed: Compressed,
+    method: AnyFamily,
+    base: str | Path | None,
+    basis: str | Path | Basis | None,
+    only: Collection[str] | None,
+) -> Basis | None:
+    reference = compressed.basis
+    if method.needs_basis and reference is None or reference is not None and not method.takes_basis:
         raise FormatError(f"metadata: 'basis' is missing, or method {method.name!r} has no use for it")
-    if compressed.basis is not None:
-        found = basis_for_reconstruct(
-            compressed.basis, compressed.sites, base=base, basis=basis, embedded=_embedded(compressed)
-        )
-    return Coder(method, config, compressed.sites, compressed.max_rank, found)
+    if reference is None:
+        return None
+    if not method.takes_frame:
+        embedded = _embedded(compressed)
+        return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
+    if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
+        basis = reference_frames(_reference(basis))
+    blocks = sum(map(len, compressed.chunks))
+    sizes = compressed.basis_sizes or [0] * len(compressed.sites)
+    return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 
 
-def _options(method: AnyFamily, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's options, each of the type that the method declares; whole numbers stand for float ones too.
-
-    Raises:
-        TypeError: if one is of another type.
-        UsageError: if a number is beyond all sense.
-    """
-    types = get_type_hints(method.config_type)
-    return {key: _typed(key, value, types[key]) for key, value in config.items() if key in types}
-
-
-def _typed(key: str, value: Any, declared: Any) -> Any:
-    kinds = _kinds(declared)
-    if type(value) is int and abs(value) >= 2**63:
-        raise UsageError(f"{key} is beyond 2^63")
-    if type(value) is int and int not in kinds and float in kinds:
-        return float(value)
-    if type(value) not in kinds:
-        raise TypeError(f"{key} is of the wrong type")
-    return value
-
-
-def _kinds(declared: Any) -> set[type]:
-    """The types that a declared one allows: a union's, and those of a literal's values."""
-    inner = get_args(declared)
-    if get_origin(declared) is Literal:
-        return set(map(type, inner))
-    return set().union(*map(_kinds, inner)) if inner else {declared}
+def _reference(path: str | Path) -> Adapter:
+    """The adapter at a path that another is coded in; it has to stand for itself."""
+    weights = archive_file(path)
+    return understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
 
 
 def _embedded(compressed: Compressed) -> Basis | None:
@@ -264,46 +263,3 @@ def _embedded(compressed: Compressed) -> Basis | None:
         return None
     modules = unpack_basis(compressed.basis_sizes, compressed.basis_payload, compressed.sites)
     return Basis(modules, compressed.basis)
-
-
-def _method(compressed: Compressed) -> AnyFamily:
-    if compressed.method not in names():
-        raise RefusedError(
-            f"the file was made by method {compressed.method!r}, which is not installed",
-            hint="install a newer adaptzip, or the package that brings the method",
-        )
-    method = load(compressed.method)
-    if compressed.method_version > method.version:
-        raise RefusedError(
-            f"method {compressed.method!r} version {compressed.method_version} is newer than {method.version}",
-            hint="install a newer adaptzip",
-        )
-    known = {"lossless", *(field.name for field in dataclasses.fields(method.config_type))}
-    unknown = sorted(compressed.config.keys() - known)
-    if unknown:
-        message = f"method {compressed.method!r} has no option {unknown[0]!r}"
-        raise RefusedError(message, hint="install a newer adaptzip")
-    return method
-
-
-def _shapes(entry: ExtraEntry, site: Site) -> tuple[tuple[int, ...], ...]:
-    """The shapes that a module's magnitude or bias may have; a magnitude may be one for each input as well."""
-    by_input = [(1, site.width // prod(site.kernel))] if entry.role == "magnitude" else []
-    return ((site.out,), *by_input)
-
-
-def extras_of(compressed: Compressed) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Extras by key, DoRA magnitudes by module, LoRA biases by module."""
-    tables: dict[str, dict[str, Tensor]] = {"extra": {}, "magnitude": {}, "bias": {}}
-    for entry, tensor in zip(compressed.extras.entries, unpack_tensors(compressed.extras), strict=True):
-        if entry.role not in tables:
-            raise FormatError(f"extra {entry.name!r} has unknown role {entry.role!r}")
-        site = compressed.sites.get(entry.name)
-        if entry.role != "extra" and (site is None or entry.shape not in _shapes(entry, site)):
-            raise FormatError(f"the {entry.role} of {entry.name!r} does not fit a module of the file")
-        if entry.role != "extra":
-            if not (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
-                raise FormatError(f"the {entry.role} of {entry.name!r} is {entry.dtype}, expected F32 or the like")
-            check_finite(tensor, f"the {entry.role} of {entry.name!r}")
-        tables[entry.role][entry.name] = tensor
-    return tables["extra"], tables["magnitude"], tables["bias"]

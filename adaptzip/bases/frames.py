@@ -1,0 +1,130 @@
+"""Frames: directions of modules' inputs that a reader makes again: of a seed, an adapter, a base or an artefact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+
+from adaptzip.bases.starts.generators import Place, check_start, matrices
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis, BasisReference, ModuleBasis, Start
+from adaptzip.core.compressed import Site
+from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, frame, whole_rows
+from adaptzip.core.workers import parallel_map
+from adaptzip.errors import FormatError, RefusedError
+from adaptzip.files.digest import digest
+
+FREE_WORK = 2**28
+"""Multiplications that any file may ask for to make its frames, some tenths of a second's work."""
+WORK_PER_BYTE = 2**18
+"""How many more, for each byte of its blocks."""
+_AT_ONCE = 16
+
+
+def check_sizes(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> None:
+    """Refuse frames that would take too much work, before any is made.
+
+    Args:
+        sizes: directions of each module's frame, from a file that nobody vouches for; 0 without.
+        sites: the modules.
+        block_bytes: bytes of all blocks.
+
+    Raises:
+        FormatError: if no module has a frame, one is larger than its module or than frames may be, or all together
+            are too much for so small a file.
+    """
+    if not any(sizes):
+        raise FormatError("the file names frames, and no module has one")
+    for size, (name, site) in zip(sizes, sites.items(), strict=True):
+        if size and not possible(size, site.width):
+            raise FormatError(f"module {name!r}, {site.out} x {site.width}, cannot have a frame of {size} directions")
+    if not affordable(sizes, sites, block_bytes):
+        raise FormatError(f"the frames of the file are too much work for blocks of {block_bytes} bytes")
+
+
+def possible(size: int, width: int) -> bool:
+    """Whether a module of so many inputs may have a frame of so many directions."""
+    return 1 <= size <= min(width, MOST_ROWS) and width <= MOST_WIDTH
+
+
+def affordable(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> bool:
+    """Whether a file of so many bytes in its blocks may ask for frames of these sizes."""
+    work = sum(size * size * site.width for size, site in zip(sizes, sites.values(), strict=True))
+    return work <= FREE_WORK + WORK_PER_BYTE * block_bytes
+
+
+def frames_of_start(
+    start: Start, sites: Mapping[str, Site], sizes: Mapping[str, int], *, only: Collection[str] | None = None
+) -> dict[str, ModuleBasis]:
+    """The frames of a generator's numbers.
+
+    Args:
+        sizes: directions of each module that has a frame, by sorted name.
+        only: make the frames of these modules alone.
+
+    Raises:
+        FormatError: if the start is malformed, out of bounds, or has rows that depend on each other.
+    """
+    if len(start.offsets) != len(sizes):
+        raise FormatError(f"the start has {len(start.offsets)} offsets for {len(sizes)} modules with a frame")
+    places = {
+        name: Place(offset, size, sites[name].width)
+        for offset, (name, size) in zip(start.offsets, sizes.items(), strict=True)
+    }
+    check_start(start.generator, start.seed, places)
+    wanted = {name: place for name, place in places.items() if only is None or name in only}
+    numbers = matrices(start.generator, start.seed, wanted)
+    made = parallel_map(lambda item: (item[0], frame(item[1])), numbers, most=_AT_ONCE)
+    return {name: ModuleBasis(torch.zeros(sites[name].out, 0), V) for name, V in made}
+
+
+def reference_frames(adapter: Adapter) -> Basis:
+    """The row spaces of another adapter's A, for those modules that can have a frame.
+
+    Raises:
+        RefusedError: if no module can.
+    """
+    modules = {}
+    for name, module in sorted(adapter.modules.items()):
+        if possible(module.rank, module.shape[1]):
+            try:
+                V = frame(whole_rows(module.A))
+            except FormatError:
+                continue  # Rows that are zero, or depend on each other, are no frame.
+            modules[name] = ModuleBasis(torch.zeros(module.shape[0], 0), V)
+    if not modules:
+        raise RefusedError(
+            "the reference has no module whose A could serve as a frame", hint="give an adapter that was trained"
+        )
+    size = max(module.size for module in modules.values())
+    reference = BasisReference("reference", size, _content(adapter.modules), adapter.meta.base_model or "")
+    return Basis(modules, reference)
+
+
+def cut_frames(basis: Basis, sizes: Mapping[str, int]) -> dict[str, ModuleBasis]:
+    """The first directions of modules' inputs, as many as each has in a file.
+
+    Raises:
+        FormatError: if the basis has fewer.
+    """
+    found = {}
+    for name, size in sizes.items():
+        module = basis.modules.get(name)
+        if module is None or module.size < size:
+            have = 0 if module is None else module.size
+            raise FormatError(f"module {name!r} is coded in a frame of {size} directions, the basis has {have}")
+        found[name] = ModuleBasis(module.U[:, :0], module.V[:, :size].contiguous())
+    return found
+
+
+def _content(modules: Mapping[str, LoraFactors]) -> str:
+    """Digest over every module's name and A, whatever their dtype: (r, in), as float32."""
+
+    def parts() -> Iterator[bytes | memoryview]:
+        for name, module in sorted(modules.items()):
+            yield json.dumps([name, list(module.A.shape)], ensure_ascii=False).encode() + b"\n"
+            yield module.A.to("cpu", torch.float32).contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+    return digest(parts())
