@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import exp, log, sqrt
 from typing import TypeVar
 
 TOLERANCE = 0.002
 """A result this close to its limit, as a share of it, ends the search."""
 PASSES = 12
 """Most evaluations of one search; each codes the whole adapter or a sample of it."""
+_STEEPEST = 0.5
+"""What a prediction is off by grows at most as this power of the step."""
+_CLOSE = 1e-9
+"""Relative accuracy of a step that is solved for; float32, which steps are rounded to, has less."""
+_ABOVE = 1 + 2 * _CLOSE
 
 
 @dataclass(frozen=True)
@@ -39,50 +44,68 @@ def search(
     bounds: tuple[float, float],
     tolerance: float = TOLERANCE,
     fixed: float = 0.0,
+    known: P | None = None,
 ) -> P | None:
     """The best step whose distortion (`rising`) or size is at most `limit`, or None if none was found.
 
     Args:
         measure: evaluates a step exactly.
-        predict: a cheap estimate of the limited quantity at a step; each measurement rescales it.
+        predict: a cheap estimate of the limited quantity at a step; what is measured corrects it.
         limit: the most that the distortion or the size may be.
         rising: whether the distortion is limited, which grows with the step, or the size, which falls.
         bounds: smallest and largest step.
         tolerance: stop when the limited quantity is in ((1 - tolerance) * limit, limit].
         fixed: bytes that no step changes; a limited size is that of the rest.
+        known: a step within the bounds that was evaluated already.
 
     Among the feasible points the smallest size wins when the distortion is limited, the largest when the size is.
     """
     low, high = bounds
-    aim, correction = limit * (1 - tolerance / 2), 1.0
+    aim = limit * (1 - tolerance / 2)
     best: P | None = None
     tried: set[float] = set()
+    seen: list[tuple[float, float]] = []
     for _ in range(PASSES):
-        step = solve(predict, aim / correction, low, high, rising)
-        if step in tried or not low < step < high:
-            step = (low * high) ** 0.5
+        if known is None:
+            step = solve(lambda step: predict(step) * _correction(seen, step), aim, low, high, rising)
+            if step in tried or not low * _ABOVE < step < high / _ABOVE:
+                step = sqrt(low) * sqrt(high)
+            point = measure(step)
+        else:
+            point, known = known, None
+        step = point.step
         tried.add(step)
-        point = measure(step)
         value, predicted = point.distortion if rising else point.size - fixed, predict(step)
-        correction = value / predicted if predicted > 0 and value > 0 else 1.0
+        if predicted > 0 and value > 0:
+            seen.append((log(step), log(value / predicted)))
         feasible = value <= limit
         if feasible and (best is None or (point.size < best.size) == rising):
             best = point
         if feasible and value > limit * (1 - tolerance):
             break
         if feasible == rising:
-            low = step
+            low = max(low, step)
         else:
-            high = step
+            high = min(high, step)
         if high / low < 1 + tolerance / 2:
             break
     return best
 
 
+def _correction(seen: Sequence[tuple[float, float]], step: float) -> float:
+    """By what a prediction is off at a step: on the line through the last two logarithms that were measured."""
+    if not seen:
+        return 1.0
+    (at, off), slope = seen[-1], 0.0
+    if len(seen) > 1 and seen[-2][0] != at:
+        slope = (off - seen[-2][1]) / (at - seen[-2][0])
+    return exp(off + min(max(slope, -_STEEPEST), _STEEPEST) * (log(step) - at))
+
+
 def solve(value: Callable[[float], float], aim: float, low: float, high: float, rising: bool) -> float:
     """The step in [low, high] where a monotone `value` passes `aim`, by bisection of its logarithm."""
     a, b = log(low), log(high)
-    for _ in range(40):
+    while b - a > _CLOSE:
         middle = (a + b) / 2
         if (value(exp(middle)) > aim) == rising:
             b = middle

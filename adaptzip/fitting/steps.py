@@ -114,7 +114,8 @@ class StepSearch:
         if coarse is None or not coarse.ranks:
             return coarse
         near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
-        fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=TOLERANCE if rising else _BYTE_TOLERANCE)
+        tolerance = TOLERANCE if rising else _BYTE_TOLERANCE
+        fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)
         return coarse if fine is None else fine
 
     def _pass(
@@ -125,6 +126,7 @@ class StepSearch:
         *,
         rising: bool,
         tolerance: float,
+        known: Outcome | None = None,
     ) -> Outcome | None:
         def ranks_at(step: float) -> Mapping[str, int]:
             return self.fitted.ranks(step, self.caps) if ranks is None else ranks
@@ -139,7 +141,9 @@ class StepSearch:
         if not rising:
             tolerance = min(max(tolerance, GRAIN / 2 / limit), _LOOSEST)
         fixed = 0 if rising else self.fixed_size
-        return search(measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance, fixed=fixed)
+        return search(
+            measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance, fixed=fixed, known=known
+        )
 
     def _once(self, step: float, ranks: Mapping[str, int]) -> Outcome:
         """`measure`, where the search comes back to a step without coding it again."""

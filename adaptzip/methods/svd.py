@@ -202,20 +202,20 @@ def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
 
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Expected bits and squared error of every component, both (k,)."""
-    singular, count = profile.singular, len(profile.singular)
+    singular, out, width, frame = profile.singular, profile.out, profile.width, profile.frame
     length = np.ones_like(singular) if profile.stretch is None else profile.stretch
-    outside = np.ones_like(singular) if profile.outside is None else profile.outside
-    widths = (profile.out, profile.width, profile.frame)[: 2 if profile.outside is None else 3]
-    rows = (singular, singular * length * np.sqrt(outside), singular * length * np.sqrt(1 - outside))
-    # Rows of all tensors at once: this is asked for many times, of many modules.
-    deviations = [row / np.sqrt(width) for row, width in zip(rows, widths, strict=False)]
-    rate, error = row_costs(np.concatenate(deviations) / step)
-    rates, errors = rate.reshape(-1, count), error.reshape(-1, count)
-    bits = len(widths) * ROW_BITS + np.asarray(widths) @ rates
-    lost = errors[1] * outside + (errors[2] * (1 - outside) if profile.frame else 0.0)
+    bits, rest = np.full_like(singular, 2 * ROW_BITS), np.ones_like(singular)
+    if profile.outside is not None:
+        inside = singular * length * np.sqrt((1 - profile.outside) / frame)
+        rate, lost = row_costs(inside / step)
+        # What is lost of the coordinates is left to the rest.
+        bits, rest = bits + ROW_BITS + frame * rate, profile.outside + (1 - profile.outside) * np.minimum(lost, 1.0)
+    # Rows of U and of V at once: this is asked for many times, of many modules.
+    rows = (singular / np.sqrt(out), singular * length * np.sqrt(rest / width))
+    rates, errors = (both.reshape(2, -1) for both in row_costs(np.concatenate(rows) / step))
     # An error spread evenly costs the same with moments, and never more than the whole component.
-    kept = (1 - np.minimum(errors[0], 1.0)) * (1 - np.minimum(lost * length**2, 1.0))
-    return bits, np.square(singular) * (1 - kept)
+    kept = (1 - np.minimum(errors[0], 1.0)) * (1 - np.minimum(rest * errors[1] * length**2, 1.0))
+    return bits + out * rates[0] + width * rates[1], np.square(singular) * (1 - kept)
 
 
 def _worth(profile: SvdProfile, step: float) -> NDArray[np.float64]:
