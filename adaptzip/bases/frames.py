@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from adaptzip.bases.starts.generators import Place, check_start, matrices
+from adaptzip.bases.starts.generators import NORMAL, NORMAL_UNIT, UNIFORM_UNIT, Place, check_start, matrices
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis, Start
 from adaptzip.core.compressed import Site
-from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, frame, whole_rows
+from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, Whole, frame, whole_rows
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import FormatError, RefusedError
 from adaptzip.files.digest import digest
@@ -19,6 +21,10 @@ from adaptzip.files.digest import digest
 FREE_WORK = 2**28
 """Multiplications that any file may ask for to make its frames, some tenths of a second's work."""
 WORK_PER_BYTE = 2**18
+"""How many more, for each byte of its blocks."""
+FREE_NUMBERS = 2**22
+"""Numbers that any file may have in its frames."""
+NUMBERS_PER_BYTE = 2**12
 """How many more, for each byte of its blocks."""
 _AT_ONCE = 16
 
@@ -35,13 +41,24 @@ def check_sizes(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: in
         FormatError: if no module has a frame, one is larger than its module or than frames may be, or all together
             are too much for so small a file.
     """
-    if not any(sizes):
-        raise FormatError("the file names frames, and no module has one")
+    check_numbers(sizes, sites, block_bytes)
+    if not affordable(sizes, sites, block_bytes):
+        raise FormatError(f"the frames of the file are too much work for blocks of {block_bytes} bytes")
+
+
+def check_numbers(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> None:
+    """The part of `check_sizes` that is of numbers to be made again.
+
+    Raises:
+        FormatError: as `check_sizes`.
+    """
+    if len(sizes) != len(sites) or not any(sizes):
+        raise FormatError("the file names frames or a start, and no module has one")
     for size, (name, site) in zip(sizes, sites.items(), strict=True):
         if size and not possible(size, site.width):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}, cannot have a frame of {size} directions")
-    if not affordable(sizes, sites, block_bytes):
-        raise FormatError(f"the frames of the file are too much work for blocks of {block_bytes} bytes")
+    if _numbers(sizes, sites) > FREE_NUMBERS + NUMBERS_PER_BYTE * block_bytes:
+        raise FormatError(f"the frames of the file have too many numbers for blocks of {block_bytes} bytes")
 
 
 def possible(size: int, width: int) -> bool:
@@ -52,7 +69,12 @@ def possible(size: int, width: int) -> bool:
 def affordable(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> bool:
     """Whether a file of so many bytes in its blocks may ask for frames of these sizes."""
     work = sum(size * size * site.width for size, site in zip(sizes, sites.values(), strict=True))
-    return work <= FREE_WORK + WORK_PER_BYTE * block_bytes
+    few = _numbers(sizes, sites) <= FREE_NUMBERS + NUMBERS_PER_BYTE * block_bytes
+    return few and work <= FREE_WORK + WORK_PER_BYTE * block_bytes
+
+
+def _numbers(sizes: Sequence[int], sites: Mapping[str, Site]) -> int:
+    return sum(size * site.width for size, site in zip(sizes, sites.values(), strict=True))
 
 
 def frames_of_start(
@@ -67,17 +89,39 @@ def frames_of_start(
     Raises:
         FormatError: if the start is malformed, out of bounds, or has rows that depend on each other.
     """
+    numbers = start_numbers(start, sites, sizes, only=only)
+    made = parallel_map(lambda item: (item[0], frame(item[1])), numbers, most=_AT_ONCE)
+    return {name: ModuleBasis(torch.zeros(sites[name].out, 0), V) for name, V in made}
+
+
+def start_numbers(
+    start: Start, sites: Mapping[str, Site], sizes: Mapping[str, int], *, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Whole]]:
+    """The whole numbers (rows, in) that modules' A began with, up to their scale.
+
+    Args:
+        sizes, only: as for `frames_of_start`.
+
+    Raises:
+        FormatError: if the start is malformed or out of bounds, before any is made.
+    """
     if len(start.offsets) != len(sizes):
-        raise FormatError(f"the start has {len(start.offsets)} offsets for {len(sizes)} modules with a frame")
+        raise FormatError(f"the start has {len(start.offsets)} offsets for {len(sizes)} modules that begin with it")
     places = {
         name: Place(offset, size, sites[name].width)
         for offset, (name, size) in zip(start.offsets, sizes.items(), strict=True)
     }
     check_start(start.generator, start.seed, places)
     wanted = {name: place for name, place in places.items() if only is None or name in only}
-    numbers = matrices(start.generator, start.seed, wanted)
-    made = parallel_map(lambda item: (item[0], frame(item[1])), numbers, most=_AT_ONCE)
-    return {name: ModuleBasis(torch.zeros(sites[name].out, 0), V) for name, V in made}
+    return matrices(start.generator, start.seed, wanted)
+
+
+def first_values(generator: str, numbers: Whole) -> Tensor:
+    """The A that whole numbers (rows, in) stand for, as libraries scale it; float64, each operation rounded once."""
+    rows, width = numbers.shape
+    if generator == NORMAL:
+        return torch.from_numpy(numbers * NORMAL_UNIT / rows)
+    return torch.from_numpy(numbers * UNIFORM_UNIT / np.sqrt(float(width)))
 
 
 def reference_frames(adapter: Adapter) -> Basis:

@@ -139,6 +139,16 @@ Basis = Annotated[
 EmbedBasis = Annotated[
     bool, typer.Option("--embed-basis", help="Store the basis in the file, so that it needs nothing else.")
 ]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        help="Where A began, which svd need not store then: auto, none, base, SEED[:OFFSET], or the path of another "
+        "adapter, a basis or a recorded start.  [default: auto]",
+        metavar="START",
+        show_default=False,
+    ),
+]
 Calibration = Annotated[
     Path | None,
     typer.Option(

@@ -38,6 +38,7 @@ def bench(
     base: options.Base = None,
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
+    start: options.Start = None,
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -89,6 +90,7 @@ def bench(
         base=base,
         basis=basis,
         embed_basis=embed_basis,
+        start=start,
         calibration=calibration,
         **text_fields(calibration, text_field, pair_field, completion_field),
     )

@@ -84,6 +84,7 @@ def distill(
     temperature: Annotated[float, _number("Divides logits before the KL divergence.")] = 1.0,
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
+    start: options.Start = None,
     base_name: options.BaseName = None,
     extras: options.KeepExtras = "lossless",
     alpha: options.Alpha = None,
@@ -126,7 +127,7 @@ def distill(
 
     request = Request(
         budget=Budget.of(budget), extras=extras, alpha=alpha, config=config, dialect=dialect, device=device, seed=seed,
-        base=base, basis=basis, embed_basis=embed_basis, options=settings, base_name=base_name, **chosen,
+        base=base, basis=basis, embed_basis=embed_basis, start=start, options=settings, base_name=base_name, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)

@@ -23,9 +23,11 @@ from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import Tensors, start
 from adaptzip.distillation.trainable import as_trainable, trained
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
+from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
-from adaptzip.fitting.candidates import candidates, empty_file, fit_candidate, smallest, with_ranks
+from adaptzip.fitting.candidates import candidates, empty_file, smallest, with_ranks
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
+from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
@@ -92,7 +94,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     _check_nothing_chosen(request, compressed)
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
-    found: dict[str, Any] = {"base": request.base, "basis": request.basis}
+    found: dict[str, Any] = {"base": request.base, "basis": request.coded_in}
     coder = trained(coder_of(compressed, **found))
     if coder.basis is not None:
         coder = replace(coder, basis=coder.basis.to(device))
@@ -145,6 +147,7 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
         "--set": bool(request.options),
         "--extras": request.extras != Request.extras,
         "--embed-basis": request.embed_basis,
+        "--start": asked_start(request.start).given,
         "--to": request.to not in (Request.to, compressed.method),
     }
     for option, given in chosen.items():
@@ -173,7 +176,7 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     if limit is None:
         _check_parameters(plan.provenance.parameters, request.budget)
         limit = writer.size(plan) + room
-    found = {"base": request.base, "basis": request.basis}
+    found = {"base": request.base, "basis": request.coded_in}
     growth = growth_of(fitted, ranks, step) if growing else None
     return Beginning(
         trained(fitted.coder), fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
@@ -186,7 +189,7 @@ def _first_that_fits(
     """The best setting that keeps to the budget, with its step and ranks."""
     failures: list[CheckFailedError] = []
     for candidate in (*candidates(job)[:_FITTED], *smallest(job)[:1]):
-        fitted = fit_candidate(job, candidate)
+        fitted = fit_framed(job, candidate)[0]
         if not fitted.profiles:
             raise RefusedError("every update of the teacher is zero: there is nothing to act like")
         try:
@@ -233,7 +236,8 @@ def _step_and_ranks(
 
 def _untrained(job: Job) -> bool:
     """Whether the directions were made without the adapter, so that what a fit keeps says little."""
-    return job.context.basis is not None and job.context.basis.reference.source == "base"
+    basis = job.context.basis
+    return job.method.needs_basis and basis is not None and basis.reference.source == "base"
 
 
 def _for_training(source: Original, request: Request, room: int) -> Request:

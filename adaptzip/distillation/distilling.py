@@ -105,6 +105,7 @@ def distill(
     seed: int = 0,
     basis: str | Path | Basis | None = None,
     embed_basis: bool = False,
+    start: str | Path | None = None,
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -137,6 +138,7 @@ def distill(
         seed: of every random choice of the fit; a `Schedule` has that of training.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
+        start: where A began, as for `compress`.
         calibration: a file of texts; the fit's errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module of the fit; modules that it does not name are left out.
@@ -184,6 +186,7 @@ def distill(
         base=base,
         basis=basis,
         embed_basis=embed_basis,
+        start=start,
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,

@@ -88,6 +88,7 @@ class Run:
             "device",
             "seed",
             "embed_basis",
+            "start",
             "allocate",
             "options",
             "base_name",

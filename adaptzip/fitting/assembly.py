@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -14,7 +14,9 @@ from adaptzip._version import __version__
 from adaptzip.adz.coding.modules import CodedModule
 from adaptzip.adz.coding.packing import pack_basis, pack_factors
 from adaptzip.adz.container import writer
-from adaptzip.core.adapter import Adapter
+from adaptzip.bases.frames import first_values, start_numbers
+from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Provenance, Site
 from adaptzip.core.family import MethodConfig
 from adaptzip.files.dtypes import NAMES
@@ -69,22 +71,49 @@ def fixed_size(compressed: Compressed) -> int:
 
 
 def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
-    """A lossless file: every factor as it is, or every tensor of functions, which are extras."""
+    """A lossless file: every factor as it is, or every tensor of functions, which are extras.
+
+    Of modules whose A began with known numbers, the steps that it moved are stored where that is smaller.
+    """
     modules = dict(sorted(source.adapter.modules.items()))
     functions = () if modules else source.adapter.extras.values()
     parameters = source.adapter.parameters + sum(tensor.numel() for tensor in functions)
+    sites = {name: Site(*m.shape, m.layout, m.kernel) for name, m in modules.items()}
+    chunks = {name: pack_factors(module) for name, module in modules.items()}
+    moved = _moved(source.frames, modules, sites, chunks)
+    frames = source.frames.of(moved) if source.frames is not None and moved else None
+    sizes = [modules[name].rank if name in moved else 0 for name in modules]
     return Compressed(
         method=method,
         method_version=version,
         config={"lossless": True},
-        sites={name: Site(*m.shape, m.layout, m.kernel) for name, m in modules.items()},
+        sites=sites,
         max_rank=max((m.rank for m in modules.values()), default=0),
-        chunks=[pack_factors(m) for m in modules.values()],
+        chunks=list((chunks | moved).values()),
         step=0.0,
         provenance=_provenance(source, seed, 0.0, parameters),
         extras=source.extras,
         meta=replace(source.adapter.meta, dtype=None),
+        basis=None if frames is None else frames.reference,
+        basis_sizes=sizes if moved else (),
     )
+
+
+def _moved(
+    frames: Basis | None, modules: Mapping[str, LoraFactors], sites: Mapping[str, Site], chunks: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Blocks that are smaller with the steps from a start in place of A."""
+    start = None if frames is None else frames.reference.start
+    if frames is None or start is None:
+        return {}
+    sizes = {name: module.size for name, module in sorted(frames.modules.items())}
+    found = {}
+    for name, numbers in start_numbers(start, sites, sizes):
+        module = modules[name]
+        less = pack_factors(module, first_values(start.generator, numbers).to(module.A.dtype))
+        if len(less) < len(chunks[name]):
+            found[name] = less
+    return found
 
 
 def factor_dtype(adapter: Adapter) -> str:

@@ -42,6 +42,7 @@ def plan(
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     embed_basis: bool = False,
+    start: str | Path | None = None,
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -67,6 +68,7 @@ def plan(
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file.
+        start: where A began, as for `compress`.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
@@ -106,6 +108,7 @@ def plan(
         base=base_path(base),
         basis=basis,
         embed_basis=embed_basis,
+        start=start,
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,

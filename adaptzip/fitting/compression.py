@@ -46,6 +46,7 @@ def compress(
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     embed_basis: bool = False,
+    start: str | Path | None = None,
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -75,6 +76,10 @@ def compress(
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
+        start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a record
+            beside the source, popular seeds, and `base` where the configuration tells of it; "none" does not; a seed,
+            or "SEED:OFFSET" with the number to look from; "base"; or the path of a recorded start, of another adapter
+            that began alike or of a basis artefact, which is then needed to decode.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
@@ -118,6 +123,7 @@ def compress(
         base=base_path(base),
         basis=basis,
         embed_basis=embed_basis,
+        start=start,
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,

@@ -11,8 +11,9 @@ from adaptzip.core.progress import Progress
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
-from adaptzip.fitting.candidates import bare_size, candidates, fit_candidate, with_ranks
+from adaptzip.fitting.candidates import bare_size, candidates, with_ranks
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
+from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
@@ -141,13 +142,13 @@ def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | No
     Raises:
         RefusedError, CheckFailedError: if the method can't represent the adapter, or the limits can't be met.
     """
-    return _foreseen(job, fit_candidate(job, candidate, progress))
+    return _foreseen(job, fit_framed(job, candidate, progress)[0])
 
 
 def foresee_errors(source: Original, request: Request, errors: Sequence[float], progress: Progress) -> list[Forecast]:
     """What the reference method is expected to give at each of some errors, from one fit, which no limit changes."""
     jobs = [prepare_job(source, replace(request, to=REFERENCE, max_error=error)) for error in errors]
-    fitted = fit_candidate(jobs[0], candidates(jobs[0])[0], progress)
+    fitted = fit_framed(jobs[0], candidates(jobs[0])[0], progress)[0]
     found = []
     for number, job in enumerate(jobs):
         found.append(_foreseen(job, fitted))

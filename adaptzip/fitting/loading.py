@@ -29,6 +29,7 @@ from adaptzip.fitting.fits import KEPT_NUMBERS
 from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
+from adaptzip.fitting.starting import known_frames
 from adaptzip.restoring.functions import function_checkpoint
 from adaptzip.restoring.opening import archive_file, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reading import read
@@ -62,7 +63,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
         adapter = resolved(adapter)
     if not request.lossless:
         _check_square(adapter)
-    found = Original(adapter, size, content, pack_extras(adapter, request.extras, folded=not request.lossless))
+    extras = pack_extras(adapter, request.extras, folded=not request.lossless)
+    found = Original(adapter, size, content, extras, frames=known_frames(source, adapter, request))
     if request.calibration is None or request.base is None:
         return found
     calibration = calibrate(
@@ -114,7 +116,8 @@ def _copier(source: Original, request: Request) -> Copier | None:
 
     def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
         with without_warnings():
-            return reconstruct(run(prepare_job(replace(source, sensitivities=sensitivities), plain)).compressed)
+            made = run(prepare_job(replace(source, sensitivities=sensitivities), plain))
+            return reconstruct(made.compressed, base=request.base, basis=request.coded_in)
 
     return copy
 

@@ -15,7 +15,7 @@ def calibrated_error(source: Original, compressed: Compressed, request: Request)
     """The relative error as the base model's activations see it; None without calibration."""
     if not source.sensitivities:
         return None
-    after = reconstruct(compressed, base=request.base, basis=request.basis_path)
+    after = reconstruct(compressed, base=request.base, basis=request.coded_in)
     return diff(source.adapter, after, source.sensitivities).weighted_error
 
 
@@ -27,7 +27,7 @@ def measured_error(source: Original, compressed: Compressed, request: Request) -
 
 def captured(job: Job) -> float | None:
     """Share of |dW|^2 within a job's basis, as far as the method's options let it use that; None without a basis."""
-    if job.context.basis is None:
+    if job.context.basis is None or not job.method.needs_basis:
         return None
     most = getattr(job.config, "rank", None)
     modules = {name: leading(module, most) for name, module in job.context.basis.modules.items()}

@@ -26,6 +26,7 @@ from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import check_allocation
+from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.fits import survey_of
 from adaptzip.methods import REFERENCE, load_fittable
 
@@ -50,6 +51,7 @@ class Request:
     base: str | Path | None = None
     basis: str | Path | Basis | None = None
     embed_basis: bool = False
+    start: str | Path | None = None
     calibration: str | Path | None = None
     allocate: str | None = None
     ranks: Mapping[str, int] | None = None
@@ -77,6 +79,8 @@ class Request:
             raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give --calibration FILE")
         if self.base_name is not None:
             check_name(self.base_name)
+        if asked_start(self.start).kind == "base" and self.base is None:
+            raise UsageError("the start is the base model's, and no base model was given", hint="add --base DIR")
         if self.allocate is not None:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
@@ -95,9 +99,20 @@ class Request:
         return None if isinstance(self.basis, Basis) else self.basis
 
     @property
+    def coded_in(self) -> str | Path | Basis | None:
+        """What a result may be coded in that is not the base: the basis artefact, or another adapter."""
+        return self.basis if self.basis is not None else asked_start(self.start).path
+
+    @property
     def inputs(self) -> dict[str, object]:
         """What is read besides the source, as for `files.inputs.check_apart`."""
-        return {"config": self.config, "base": self.base, "basis": self.basis, "calibration": self.calibration}
+        return {
+            "config": self.config,
+            "base": self.base,
+            "basis": self.basis,
+            "start": asked_start(self.start).path,
+            "calibration": self.calibration,
+        }
 
 
 def _check_types(request: Request) -> None:
@@ -121,6 +136,7 @@ class Original:
         extras: its extras, packed as the request says.
         sensitivities: by module, from calibration; empty without.
         importance: by module, from calibration; empty without.
+        frames: known directions of modules' inputs that methods may code in; None without any.
     """
 
     adapter: Adapter
@@ -129,6 +145,7 @@ class Original:
     extras: PackedExtras
     sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
     importance: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    frames: Basis | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +178,7 @@ def prepare_job(source: Original, request: Request) -> Job:
     context = FitContext(
         device=device,
         seed=request.seed,
-        basis=_basis(method, config, source.adapter, request, device),
+        basis=_basis(method, config, source, request, device),
         sensitivities=source.sensitivities,
         ranks=request.ranks,
     )
@@ -169,13 +186,15 @@ def prepare_job(source: Original, request: Request) -> Job:
 
 
 def _basis(
-    method: AnyMethod, config: MethodConfig, adapter: Adapter, request: Request, device: torch.device
+    method: AnyMethod, config: MethodConfig, source: Original, request: Request, device: torch.device
 ) -> Basis | None:
+    if method.takes_frame:
+        return None if source.frames is None else source.frames.to(device)
     if not method.needs_basis:
         return None
     basis: Basis = basis_for_compress(
         method.default_basis,
-        adapter,
+        source.adapter,
         base=None if request.base is None else Path(request.base),
         basis=Path(request.basis) if isinstance(request.basis, str) else request.basis,
         size=getattr(config, "rank", None),

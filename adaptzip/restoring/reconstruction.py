@@ -29,6 +29,7 @@ from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageErr
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.families import config_of, family_of
+from adaptzip.restoring.first_values import first_values_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint, understood
 
 
@@ -101,12 +102,18 @@ def _reconstruct(
     wanted = [name for name in compressed.sites if modules is None or name in modules]
     refuse_functions(compressed)
     if compressed.lossless:
-        chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
-        plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
+        plain = _exact(compressed, wanted)
     else:
         plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
     moved = {name: dataclasses.replace(m, A=m.A.to(device), B=m.B.to(device)) for name, m in plain.items()}
     return _assembled(compressed, moved, complete=modules is None)
+
+
+def _exact(compressed: Compressed, names: Sequence[str]) -> dict[str, LoraFactors]:
+    """Modules of a lossless file."""
+    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    first = first_values_of(compressed, names)
+    return {name: unpack_factors(chunks[name], compressed.sites[name], name, first.get(name)) for name in names}
 
 
 def reconstruct_native(
@@ -246,14 +253,18 @@ def _basis(
         embedded = _embedded(compressed)
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
-        basis = reference_frames(_reference(basis))
+        basis = reference_frames(reference_at(basis))
     blocks = sum(map(len, compressed.chunks))
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 
 
-def _reference(path: str | Path) -> Adapter:
-    """The adapter at a path that another is coded in; it has to stand for itself."""
+def reference_at(path: str | Path) -> Adapter:
+    """The adapter at a path that another is coded in; it has to stand for itself.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError: if it can't be read, or needs a base or a basis of its own.
+    """
     weights = archive_file(path)
     return understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding import planes
+from adaptzip.adz.coding.moving import moved, moved_back, steps_of
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, ModuleBasis
 from adaptzip.core.compressed import Buffer, ExtraEntry, PackedExtras, Site
@@ -80,16 +81,26 @@ def unpack_tensors(packed: PackedExtras) -> list[Tensor]:
     return result
 
 
-def pack_factors(module: LoraFactors) -> bytes:
-    """A module's factors and scaling, exactly: the block of a lossless file."""
+def pack_factors(module: LoraFactors, first: Tensor | None = None) -> bytes:
+    """A module's factors and scaling, exactly: the block of a lossless file.
+
+    Args:
+        first: what A began with, in its dtype: how far each number moved is stored in place of A.
+    """
     codes = [_CODES.index(NAMES[t.dtype]) for t in (module.A, module.B)]
-    packed = pack_tensors([("factor", "A", module.A), ("factor", "B", module.B)])
+    A = module.A if first is None else moved(module.A.detach().cpu(), first)
+    packed = pack_tensors([("factor", "A", A), ("factor", "B", module.B)])
     stored = [_CODES.index(entry.stored) for entry in packed.entries]
     return _EXACT.pack(module.scaling, module.rank, *codes, *stored) + bytes(packed.payload)
 
 
-def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
+def unpack_factors(
+    chunk: Buffer, site: Site, name: str, first: Callable[[int, torch.dtype], Tensor] | None = None
+) -> LoraFactors:
     """Inverse of `pack_factors`, without magnitude and bias.
+
+    Args:
+        first: what A of a rank and dtype began with, where the block holds how far it moved.
 
     Raises:
         FormatError: if the block is damaged.
@@ -100,14 +111,17 @@ def unpack_factors(chunk: Buffer, site: Site, name: str) -> LoraFactors:
     if max(codes) >= len(_CODES) or not isfinite(scaling):
         raise FormatError(f"module {name!r}: its block has an unknown dtype or an impossible scaling")
     dtypes = [_CODES[code] for code in codes]
-    entries = (
-        ExtraEntry("factor", "A", dtypes[0], (rank, site.width), dtypes[2]),
-        ExtraEntry("factor", "B", dtypes[1], (site.out, rank), dtypes[3]),
-    )
     if any(dtype not in _ROUNDED for dtype in dtypes[:2]):
         kinds = " and ".join(sorted(set(dtypes[:2])))
         raise FormatError(f"module {name!r}: its factors are {kinds}, expected {', '.join(_ROUNDED)}")
+    held = dtypes[0] if first is None else NAMES[steps_of(DTYPES[dtypes[0]])]
+    entries = (
+        ExtraEntry("factor", "A", held, (rank, site.width), dtypes[2]),
+        ExtraEntry("factor", "B", dtypes[1], (site.out, rank), dtypes[3]),
+    )
     A, B = unpack_tensors(PackedExtras(entries, chunk[_EXACT.size :]))
+    if first is not None:
+        A = moved_back(A, first(rank, DTYPES[dtypes[0]]))
     check_finite(A, f"A of module {name!r}")
     check_finite(B, f"B of module {name!r}")
     return LoraFactors(A, B, scaling, cast("Layout", site.layout), site.kernel)

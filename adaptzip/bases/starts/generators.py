@@ -25,6 +25,7 @@ DRAWS_EACH = 16
 """How many more, for each number of A that it has."""
 MOST_KEYS = 2**16
 
+UNIFORM_UNIT = 2.0**-23
 NORMAL_UNIT = 2.0**-20
 BLOCK = 16
 _LOW = (1 << 24) - 1

@@ -1,0 +1,119 @@
+"""The frames that an adapter can be coded in: where its A began, as far as that is known or can be found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from adaptzip.bases.artefact import read_basis
+from adaptzip.bases.frames import cut_frames, frames_of_start, possible, reference_frames
+from adaptzip.bases.starts.finding import find_start
+from adaptzip.bases.starts.found import POPULAR, FoundStart
+from adaptzip.bases.starts.recording import read_start, recorded_at
+from adaptzip.bases.starts.streams import CHUNK
+from adaptzip.bases.weights import basis_from_base
+from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis, BasisReference
+from adaptzip.errors import RefusedError, UsageError
+from adaptzip.fitting.asked_starts import AskedStart, asked_start
+from adaptzip.fitting.fits import sites_of
+from adaptzip.fitting.requests import Request
+from adaptzip.models.folder import BaseModel
+from adaptzip.restoring.reconstruction import reference_at
+
+_OF_BASE = ("pissa", "olora", "corda", "eva", "loftq")
+"""What PEFT's `init_lora_weights` begins with where A begins with directions of the base."""
+
+
+def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Request) -> Basis | None:
+    """Directions of modules' inputs that a reader makes again, and that an adapter's in-vectors may lie near to.
+
+    Args:
+        source: where it was read, beside which a start may be recorded.
+        adapter: what was read.
+
+    Returns:
+        Frames of those modules that have one; None without any.
+
+    Raises:
+        RefusedError: if what was asked for is no start of this adapter.
+        CheckpointError, FormatError, BaseModelError: if it is unreadable.
+    """
+    asked = asked_start(request.start)
+    if asked.kind == "none":
+        return None
+    if request.basis is not None:
+        found: Basis | None = request.basis if isinstance(request.basis, Basis) else read_basis(request.basis)
+    else:
+        found = _asked(asked, source, adapter, request)
+    frames = None if found is None else _fitting(found, adapter)
+    if frames is None and asked.given:
+        raise RefusedError(
+            f"no module of the adapter can have begun with what --start {request.start} says",
+            hint="leave --start out to look for its start",
+        )
+    return frames
+
+
+def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, request: Request) -> Basis | None:
+    if asked.kind == "base":
+        return _of_base(adapter, request)
+    if asked.path is not None:
+        return _at(asked.path, adapter)
+    if asked.kind == "seed":
+        draws = CHUNK + (asked.offset or 0)
+        return _of_start(find_start(adapter.modules, (asked.seed,), draws), adapter)
+    recorded = None if isinstance(source, Adapter) else recorded_at(Path(source))
+    if recorded is not None:
+        return _of_start(read_start(recorded), adapter)
+    found = find_start(adapter.modules, POPULAR)
+    if found is None and request.base is not None and _began_with_base(adapter):
+        return _of_base(adapter, request)
+    return _of_start(found, adapter)
+
+
+def _began_with_base(adapter: Adapter) -> bool:
+    began = adapter.meta.config.get("init_lora_weights")
+    return isinstance(began, str) and began.startswith(_OF_BASE)
+
+
+def _of_start(found: FoundStart | None, adapter: Adapter) -> Basis | None:
+    """The frames of a start; a module whose numbers make none has none."""
+    if found is None:
+        return None
+    sites = sites_of(adapter)
+    names = [n for n in sorted(found.places) if n in sites and possible(found.places[n].rank, sites[n].width)]
+    start = found.start(names)
+    sizes = {name: found.places[name].rank for name in names}
+    modules = frames_of_start(start, sites, sizes)
+    return Basis(modules, BasisReference("start", max(sizes.values(), default=0), start=start))
+
+
+def _of_base(adapter: Adapter, request: Request) -> Basis:
+    """The first directions of the base weights, as many as each module has rows in A."""
+    if request.base is None:
+        raise UsageError("the start is the base model's, and no base model was given", hint="add --base DIR")
+    sizes = {name: module.rank for name, module in adapter.modules.items() if possible(module.rank, module.shape[1])}
+    found = basis_from_base(BaseModel.open(request.base), sites_of(adapter), max(sizes.values(), default=1))
+    return Basis(cut_frames(found, sizes), found.reference)
+
+
+def _at(path: Path, adapter: Adapter) -> Basis | None:
+    """What lies at a path: a recorded start, an artefact, or another adapter."""
+    recorded = recorded_at(path)
+    if recorded is not None:
+        return _of_start(read_start(recorded), adapter)
+    return read_basis(path) if path.suffix == ".basis" else reference_frames(reference_at(path))
+
+
+def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:
+    """The frames of the adapter's modules, where there are any."""
+    shapes = {name: module.shape for name, module in adapter.modules.items()}
+    names = [
+        name
+        for name, module in basis.modules.items()
+        if name in shapes and len(module.V) == shapes[name][1] and possible(module.size, shapes[name][1])
+    ]
+    found = basis.of(names)
+    modules = cut_frames(found, {name: module.size for name, module in found.modules.items()})
+    return replace(found, modules=modules) if modules else None
