@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,17 @@ def first_key(seed: int) -> Key:
 
 def keys(seed: int) -> Iterator[Key]:
     """The keys of the tensors that are drawn after a seed, without end."""
-    state = first_key(seed)
+    for key in keys_of(np.array([first_key(seed)], np.uint32)):
+        yield int(key[0, 0]), int(key[0, 1])
+
+
+def keys_of(state: Words) -> Iterator[Words]:
+    """The same of many seeds at once, whose first keys (seeds, 2) are given: (seeds, 2) each time."""
+    low, high = np.array([[0, 1]], np.uint32), np.array([[2, 3]], np.uint32)
     while True:
-        state, key = _split(state)
-        yield key
+        first, second = _rounds(_schedule(state), low, high)
+        state = first
+        yield second
 
 
 def bits(key: Key, count: int) -> Words:
@@ -42,21 +49,37 @@ def bits(key: Key, count: int) -> Words:
     return np.concatenate([first, second])[:count]
 
 
-def _split(key: Key) -> tuple[Key, Key]:
-    four = [int(word) for word in bits(key, 4)]
-    return (four[0], four[1]), (four[2], four[3])
+def some_bits(many: Words, count: int, hashes: int) -> tuple[NDArray[np.int64], Words]:
+    """A few of the numbers that each of many keys (keys, 2) makes of `count`: the first hashes' both words.
+
+    Returns:
+        Which numbers (2 * hashes,), and their values (keys, 2 * hashes).
+    """
+    half = (count + 1) // 2
+    low = np.arange(hashes, dtype=np.uint32)
+    first, second = _rounds(_schedule(many), low[None], low[None] + np.uint32(half))
+    return np.concatenate([low, low + half]).astype(np.int64), np.concatenate([first, second], axis=1)
 
 
 def _hash(key: Key, x: Words, y: Words) -> tuple[Words, Words]:
-    """Threefry-2x32 of 20 rounds, modulo 2^32 throughout."""
-    schedule = [np.uint32(word) for word in (key[0], key[1], key[0] ^ key[1] ^ _PARITY)]
+    first, second = _rounds(_schedule(np.array([key], np.uint32)), x[None], y[None])
+    return first[0], second[0]
+
+
+def _schedule(many: Words) -> Sequence[Words]:
+    """The three words (keys, 1) of each of many keys (keys, 2) that are added in turn."""
+    return many[:, :1], many[:, 1:], many[:, :1] ^ many[:, 1:] ^ np.uint32(_PARITY)
+
+
+def _rounds(schedule: Sequence[Words], x: Words, y: Words) -> tuple[Words, Words]:
+    """Threefry-2x32 of 20 rounds, modulo 2^32 throughout: sums of arrays wrap silently."""
     x, y = x + schedule[0], y + schedule[1]
     for group in range(5):
         for turn in _TURNS[group % 2]:
-            x = x + y
+            x += y
             y = (y << np.uint32(turn)) | (y >> np.uint32(32 - turn))
-            y = y ^ x
-        # An array's sum wraps silently; a sum of two numpy numbers would warn.
-        x, y = x + schedule[(group + 1) % 3], y + schedule[(group + 2) % 3]
-        y = y + np.uint32(group + 1)
+            y ^= x
+        x += schedule[(group + 1) % 3]
+        y += schedule[(group + 2) % 3]
+        y += np.uint32(group + 1)
     return x, y

@@ -1,0 +1,38 @@
+"""What finding and recording say of a start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from adaptzip.bases.starts.generators import Place
+from adaptzip.core.basis import Start
+
+POPULAR = (42, 0, 3407, 1337, 1234, 123, 1, 2, 3, 7, 10, 100, 2021, 2022, 2023, 2024, 2025, 4053586177)
+"""Seeds that scripts set, the most popular first; the last is what torch seeds a new generator object with."""
+
+
+@dataclass(frozen=True)
+class FoundStart:
+    """The random numbers that an adapter's A began with.
+
+    Attributes:
+        generator: one of `generators.GENERATORS`.
+        seed: 0 to 2^64 - 1.
+        places: of the modules that were found in the generator's stream, by name.
+        correlations: of each one's A with its first value, 0 to 1.
+    """
+
+    generator: str
+    seed: int
+    places: Mapping[str, Place]
+    correlations: Mapping[str, float]
+
+    @property
+    def correlation(self) -> float:
+        """The mean over modules."""
+        return sum(self.correlations.values()) / max(1, len(self.correlations))
+
+    def start(self, names: Sequence[str]) -> Start:
+        """What a file says of it, for these modules in this order."""
+        return Start(self.generator, self.seed, tuple(self.places[name].offset for name in names), self.correlation)
