@@ -9,7 +9,6 @@ from adaptzip.bases.artefact import read_basis
 from adaptzip.bases.frames import cut_frames, frames_of_start, possible, reference_frames
 from adaptzip.bases.starts.finding import find_start
 from adaptzip.bases.starts.found import POPULAR, FoundStart
-from adaptzip.bases.starts.recording import read_start, recorded_at
 from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
@@ -63,9 +62,6 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if asked.kind == "seed":
         draws = CHUNK + (asked.offset or 0)
         return _of_start(find_start(adapter.modules, (asked.seed,), draws), adapter)
-    recorded = None if isinstance(source, Adapter) else recorded_at(Path(source))
-    if recorded is not None:
-        return _of_start(read_start(recorded), adapter)
     found = find_start(adapter.modules, POPULAR)
     if found is None and request.base is not None and _began_with_base(adapter):
         return _of_base(adapter, request)
@@ -100,9 +96,6 @@ def _of_base(adapter: Adapter, request: Request) -> Basis:
 
 def _at(path: Path, adapter: Adapter) -> Basis | None:
     """What lies at a path: a recorded start, an artefact, or another adapter."""
-    recorded = recorded_at(path)
-    if recorded is not None:
-        return _of_start(read_start(recorded), adapter)
     return read_basis(path) if path.suffix == ".basis" else reference_frames(reference_at(path))
 
 
