@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -200,8 +201,9 @@ def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
     return total.float()
 
 
+@lru_cache(maxsize=4096)
 def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected bits and squared error of every component, both (k,)."""
+    """Expected bits and squared error of every component, both (k,); asked for twice at every step that is tried."""
     singular, out, width, frame = profile.singular, profile.out, profile.width, profile.frame
     length = np.ones_like(singular) if profile.stretch is None else profile.stretch
     bits, rest = np.full_like(singular, 2 * ROW_BITS), np.ones_like(singular)
