@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,7 +19,7 @@ from adaptzip.bases.resolve import basis_for_reconstruct
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import PARTS, Compressed, ExtraEntry, Site
+from adaptzip.core.compressed import PARTS, Buffer, Compressed, ExtraEntry, Site
 from adaptzip.core.family import AnyFamily, MethodConfig
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
@@ -99,8 +99,8 @@ def _reconstruct(
     wanted = [name for name in compressed.sites if modules is None or name in modules]
     refuse_functions(compressed)
     if compressed.lossless:
-        chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
-        plain = {name: unpack_factors(chunks[name], compressed.sites[name], name) for name in wanted}
+        chunk = _blocks(compressed)
+        plain = {name: unpack_factors(chunk(name), compressed.sites[name], name) for name in wanted}
     else:
         plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
     moved = {name: dataclasses.replace(m, A=m.A.to(device), B=m.B.to(device)) for name, m in plain.items()}
@@ -184,12 +184,12 @@ def decode(
     coder = coder_of(compressed, base, basis)
     stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
     shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
-    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    chunk = _blocks(compressed)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
 
     def module(name: str) -> Decoded:
         site = compressed.sites[name]
-        own = decode_module(coder, chunks[name], compressed.step, name)
+        own = decode_module(coder, chunk(name), compressed.step, name)
         if not own:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
@@ -202,6 +202,12 @@ def decode(
         return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
 
     yield from zip(names, parallel_map(module, names), strict=True)
+
+
+def _blocks(compressed: Compressed) -> Callable[[str], Buffer]:
+    """The block of a module by its name; of a file, no other is read."""
+    places = {name: place for place, name in enumerate(compressed.sites)}
+    return lambda name: compressed.chunks[places[name]]
 
 
 def coder_of(
