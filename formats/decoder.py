@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 _PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
 TABLES_FILE = _PACKAGE / "adz" / "coding" / "tables.bin"
 DICTIONARY_FILE = _PACKAGE / "adz" / "container" / "dictionary.txt"
+DEFAULTS_FILE = _PACKAGE / "adz" / "container" / "peft_defaults.json"
 
 Floats = NDArray[np.float32]
 
@@ -92,24 +93,22 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     Raises:
         Broken: if adz-1.md says that it must be refused.
     """
-    start, text, streams = parse_frame(data)
-    metadata = parse_metadata(text)
-    check_hash(start, streams, metadata["hash"])
-    sites = parse_modules(metadata["modules"])
-    tables = parse_tables(streams["tables"])
-    need(bool(tables.extras) == ("extras" in streams), "extras and their table do not belong together")
-    need(len(tables.lengths) == len(sites), "the index does not have one length per module")
-    need(sum(tables.lengths) == len(streams["modules"]), "the index does not add up to the stream of modules")
-    check_belongings(metadata, tables, streams)
-    plan = plan_of(metadata, sites, tables, streams, basis)
-    modules, position = {}, 0
-    gains = tables.gains or (0,) * len(sites)
-    for (name, site), length, gain in zip(sites.items(), tables.lengths, gains, strict=True):
-        chunk = streams["modules"][position : position + length]
-        modules[name] = decode_module(chunk, name, site, gain, plan)
+    head_bytes, payload = parse_file(data)
+    head = parse_head(head_bytes)
+    metadata, sites = head.metadata, head.sites
+    sizes = (head.shared, sum(head.lengths), head.basis)
+    need(sum(sizes) <= len(payload), "the blocks are longer than the payload")
+    shared, packed = payload[: head.shared], payload[sum(sizes) :]
+    need(bool(head.extras) == (len(packed) > 0), "extras and their table do not belong together")
+    check_belongings(head)
+    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], basis)
+    modules, position = {}, head.shared
+    gains = head.gains or (0,) * len(sites)
+    for (name, site), length, gain in zip(sites.items(), head.lengths, gains, strict=True):
+        modules[name] = decode_module(payload[position : position + length], name, site, gain, plan)
         position += length
-    unpacked = unpack(tables.extras, streams.get("extras", b""))
-    extras = {(e.role, e.name): tensor for e, tensor in zip(tables.extras, unpacked, strict=True)}
+    unpacked = unpack(head.extras, packed)
+    extras = {(e.role, e.name): tensor for e, tensor in zip(head.extras, unpacked, strict=True)}
     for role, name in extras:
         need(role in ("extra", "magnitude", "bias"), f"unknown role {role!r}")
         if role != "extra":
@@ -118,7 +117,7 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
                 f"{role} of {name!r} fits no module",
             )
             need_finite(extras[role, name])
-    return Decoded(metadata, tables.config, sites, modules, extras, tables.source_header, plan.shared)
+    return Decoded(metadata, head.config, sites, modules, extras, head.source_header, plan.shared)
 
 
 def shapes(role: str, site: Site) -> tuple[tuple[int, ...], ...]:
@@ -133,47 +132,54 @@ def need(condition: bool, message: str) -> None:
         raise Broken(message)
 
 
-# 1. Frame ------------------------------------------------------------------------------------------------------------
+# 1. The file ---------------------------------------------------------------------------------------------------------
 
-MAX_HEADER = 2**24
-STREAMS = ("tables", "shared", "modules", "basis", "extras")
+MAX_FRAME = 2**16
+MAX_HEAD = 2**24
+PIECE = 2**17
 
 
-def parse_frame(data: bytes) -> tuple[bytes, str, dict[str, bytes]]:
-    """The bytes before the streams, the metadata text, and the streams in file order."""
+def parse_file(data: bytes) -> tuple[bytes, bytes]:
+    """The head and the payload, both compared with their hashes."""
+    start = parse_frame(data)
+    need(len(data) > start and data[start] == 1, "another version of the format")
+    begin = Reader(data[start + 1 : start + 26])
+    found, length = begin.take(16), begin.whole(MAX_HEAD)
+    first = start + 1 + begin.place
+    need(length <= len(data) - first, "the head is longer than the file")
+    size = len(data) - first - length
+    count = 0 if size <= PIECE else -(-size // (PIECE + 16))
+    end = first + length + 16 * count
+    payload = data[end:]
+    need(count == (0 if size <= PIECE else -(-len(payload) // PIECE)) != 1, "there is not one hash for each piece")
+    blank = data[: start + 1] + bytes(16) + data[start + 17 : end]
+    need(sha(blank if count else blank + payload) == found, "the hash does not match")
+    for number in range(count):
+        piece = payload[number * PIECE : (number + 1) * PIECE]
+        expected = data[first + length + 16 * number :][:16]
+        need(sha(piece) == expected, "the hash of a piece does not match")
+    return data[first : first + length], payload
+
+
+def parse_frame(data: bytes) -> int:
+    """Section 1.1: the bytes of the safetensors header, its length included."""
     length = int.from_bytes(data[:8], "little")
-    need(len(data) >= 8 and length <= min(MAX_HEADER, len(data) - 8), "no header that fits the file")
+    need(len(data) >= 8 and 0 < length <= min(MAX_FRAME, len(data) - 8), "no header that fits the file")
     need(data[8:9] == b"{", "the header is not a JSON object")
     header = strict_json(data[8 : 8 + length])
-    metadata = header.pop("__metadata__", None)
-    text = metadata.get("adaptzip") if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
-        raise Broken("no 'adaptzip' metadata")
-    spans = {}
-    for name, entry in header.items():
-        need(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}, f"stream {name!r}")
-        need(entry["dtype"] == "U8" and whole_numbers(entry["shape"], 1), f"stream {name!r} is not 1-D U8")
-        need(whole_numbers(entry["data_offsets"], 2), f"stream {name!r} has malformed offsets")
-        first, end = entry["data_offsets"]
-        need(first <= end and end - first == entry["shape"][0], f"stream {name!r} has wrong offsets")
-        spans[name] = (first, end)
-    streams, position = {}, 0
-    for name, (first, end) in sorted(spans.items(), key=lambda item: item[1]):
-        need(first == position, f"stream {name!r} leaves a hole or overlaps")
-        streams[name] = data[8 + length + first : 8 + length + end]
-        position = end
-    need(8 + length + position == len(data), "the file is not as long as its header says")
-    need(list(streams) == [name for name in STREAMS if name in streams], "unknown streams, or in another order")
-    need("tables" in streams and "modules" in streams, "a stream is missing")
-    return data[: 8 + length], text, streams
+    need(header.keys() | {"__metadata__"} == {"adz", "__metadata__"}, "not one tensor 'adz'")
+    entry = header["adz"]
+    need(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}, "the tensor is malformed")
+    need(entry["dtype"] == "U8" and whole_numbers(entry["shape"], 1), "the tensor is not 1-D U8")
+    need(whole_numbers(entry["data_offsets"], 2), "the tensor has malformed offsets")
+    need(entry["data_offsets"] == [0, entry["shape"][0]], "the tensor has wrong offsets")
+    need(8 + length + entry["shape"][0] == len(data), "the file is not as long as its header says")
+    return 8 + length
 
 
-def check_hash(start: bytes, streams: Mapping[str, bytes], expected: str) -> None:
-    """Section 1.2: the hash of the file with 22 zeros in the hash's own place."""
-    need(expected.encode() in start, "the hash is not written plainly")
-    blank = start.replace(expected.encode(), b"0" * 22, 1)
-    sha = hashlib.sha256(blank + b"".join(streams.values())).digest()
-    need(base64.urlsafe_b64encode(sha[:16]).rstrip(b"=") == expected.encode(), "the hash does not match")
+def sha(data: bytes) -> bytes:
+    """Section 1.2: the first 16 bytes of the SHA-256."""
+    return hashlib.sha256(data).digest()[:16]
 
 
 def strict_json(text: bytes | str) -> Any:
@@ -200,65 +206,210 @@ def whole_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(type(n) is int and n >= 0 for n in value)
 
 
-# 2. Metadata ---------------------------------------------------------------------------------------------------------
+class Reader:
+    """Section 1.3: numbers out of bytes, one after another."""
+
+    def __init__(self, data: bytes, place: int = 0) -> None:
+        self.data, self.place = data, place
+
+    def take(self, count: int) -> bytes:
+        """The next bytes."""
+        need(self.place + count <= len(self.data), "data is truncated")
+        self.place += count
+        return self.data[self.place - count : self.place]
+
+    def whole(self, most: int = 2**63 - 1) -> int:
+        """A LEB128 number in its shortest form."""
+        value = shift = 0
+        while True:
+            (byte,) = self.take(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+            need(shift < 63, "a number is too large")
+        need(byte > 0 or shift == 0, "a number is longer than it need be")
+        need(value <= most, "a number is out of range")
+        return value
+
+    def signed(self) -> int:
+        """A number in zigzag."""
+        return unzigzag(self.whole())
+
+    def decimal(self) -> float:
+        """A decimal number."""
+        return self.decimal_of(self.whole())
+
+    def figure(self) -> float | None:
+        """A decimal number or nothing."""
+        code = self.whole()
+        return self.decimal_of(code - 1) if code else None
+
+    def decimal_of(self, code: int) -> float:
+        """The decimal number of a code."""
+        digits, power = code >> 5, (code & 31) - 15
+        need(digits < 2**42 and (power < 16 or digits == 0), "a malformed decimal")
+        if power == 16:
+            return ranged(struct.unpack("<d", self.take(8))[0])
+        return ranged(float(digits * 10**power) if power >= 0 else digits / 10**-power)
+
+
+def unzigzag(code: int) -> int:
+    """0, -1, 1, -2, 2, ..."""
+    return -(code // 2) - 1 if code % 2 else code // 2
+
+
+def ranged(number: float) -> float:
+    """A number that is at least 0 and below 2^63."""
+    need(math.isfinite(number) and 0 <= number < 2.0**63, "a number is out of range")
+    return number
+
+
+# 2. The head ---------------------------------------------------------------------------------------------------------
 
 MAX_RANK = 2**20
+MAX_JSON = 2**24
 LAYOUTS = ("linear", "transposed", "conv", "embedding", "expert", "expert_transposed")
+METRICS = (None, "accuracy", "loss", "F1", "squared error")
 
 
-def parse_metadata(text: str) -> dict[str, Any]:
-    """The metadata with its defaults filled in."""
+class Entry(NamedTuple):
+    """One packed tensor."""
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+
+
+class Head(NamedTuple):
+    """Everything that is told of the blocks; `metadata` has the numbers of the head as well."""
+
+    metadata: dict[str, Any]
+    sites: dict[str, Site]
+    config: dict[str, Any]
+    extras: list[Entry]
+    source_header: bytes
+    gains: tuple[int, ...]
+    basis_sizes: tuple[int, ...]
+    lengths: list[int]
+    shared: int
+    basis: int
+
+
+def parse_head(data: bytes) -> Head:
+    """Sections 2.1 and 4: the numbers, then what is deflated, then the index."""
+    reader = Reader(data)
+    flags = reader.whole()
+    need(flags < 256, "the head has parts that this decoder does not know")
+    has_source, has_report, has_gains, has_sizes, has_config, has_header, has_shared, has_basis = (
+        bool(flags >> bit & 1) for bit in range(8)
+    )
+    numbers: dict[str, Any] = {"step": ranged(struct.unpack("<f", reader.take(4))[0]), "error": reader.decimal()}
+    numbers |= {"parameters": reader.whole(), "max_rank": reader.whole(MAX_RANK), "seed": reader.whole()}
+    numbers["source"] = [reader.whole(), base64url(reader.take(16)) if has_source else None]
+    basis_hash = base64url(reader.take(16)) if has_basis else ""
+    numbers["distilled"] = parse_report(reader) if has_report else None
+    present = (has_sizes, has_config, has_header, has_shared)
+    basis_size, config_size, header_size, shared_size = (reader.whole(2**42 - 1) if it else 0 for it in present)
+    need(config_size <= MAX_JSON, "a JSON text is too long")
+    texts, index = inflate(data[reader.place :])
+    line, _, tables = texts.partition(b"\n")
+    need(len(line) <= MAX_JSON, "a JSON text is too long")
+    metadata = parse_metadata(line) | numbers
+    check_basis(metadata.get("basis"), basis_hash)
+    sites = parse_modules(metadata["modules"])
+    rows = Reader(tables)
+    gains = struct.unpack(f"{len(sites)}b", rows.take(len(sites))) if has_gains else ()
+    sizes = tuple(rows.whole(MAX_RANK) for _ in sites) if has_sizes else ()
+    for size, site in zip(sizes, sites.values(), strict=False):
+        need(size <= max(site.out, site.width), "a basis has more directions than its module")
+    if metadata.get("basis") and metadata["basis"][0] == "start":
+        metadata["offsets"] = parse_offsets(rows, sum(size > 0 for size in sizes))
+    config_text, header = rows.take(config_size), rows.take(header_size)
+    need(rows.place == len(tables), "bytes follow the tables")
+    config = parse_adapter(metadata["adapter"]) if "adapter" in metadata else {}
+    need(not (has_config and config), "the configuration is there twice")
+    return Head(
+        metadata=metadata,
+        sites=sites,
+        config=parse_text(config_text) if has_config else config,
+        extras=parse_extras(metadata["extras"]),
+        source_header=header,
+        gains=gains,
+        basis_sizes=sizes,
+        lengths=parse_index(index, list(sites.values())),
+        shared=shared_size,
+        basis=basis_size,
+    )
+
+
+def base64url(data: bytes) -> str:
+    """A hash as text."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def parse_report(reader: Reader) -> list[Any]:
+    """Section 2.2: four counts, the metric, and four rows of three figures."""
+    counts = [reader.whole() for _ in range(4)]
+    metric = reader.whole()
+    need(metric < len(METRICS), "an unknown metric")
+    return [*counts, METRICS[metric], *([reader.figure() for _ in range(3)] for _ in range(4))]
+
+
+def parse_metadata(text: str | bytes) -> dict[str, Any]:
+    """Section 2.3: the metadata with its defaults filled in."""
     value: dict[str, Any] = strict_json(text)
-    need(isinstance(value, dict) and type(value.get("format")) is int, "no format version")
-    need(value["format"] == 1, "another format version")
+    need(isinstance(value, dict), "the metadata is no object")
     need(value.get("requires", []) == [], "the file requires what this decoder lacks")
-    value = {"base": "", "config": {}, "dialect": "peft", "dtype": "F32", "renamed": False, "seed": 0, **value}
-    for key in ("by", "hash", "method", "base", "dialect", "dtype"):
+    defaults = {"base": "", "config": {}, "dialect": "peft", "dtype": "F32", "extras": [], "method": "svd/1"}
+    value = {**defaults, "renamed": False, **value}
+    for key in ("by", "method", "base", "dialect", "dtype"):
         need(isinstance(value.get(key), str), f"{key!r} is not text")
-    for key, most in (("parameters", 2**63 - 1), ("seed", 2**63 - 1), ("max_rank", MAX_RANK)):
-        need(type(value.get(key)) is int and 0 <= value[key] <= most, f"{key!r} is no whole number in range")
-    for key in ("error", "step"):
-        need(type(value.get(key)) in (int, float) and 0 <= value[key] < 2**63, f"{key!r} is no number in range")
-    source: Any = value.get("source")
-    need(isinstance(source, list) and len(source) == 2 and isinstance(source[1], str | None), "'source'")
-    need(type(source[0]) is int and 0 <= source[0] < 2**63, "'source' has no size")
-    need(bool(re.fullmatch("[A-Za-z0-9_-]{22}", value["hash"])), "'hash' is no hash")
-    check_report(value.get("distilled"))
     need(isinstance(value["renamed"], bool), "'renamed' is neither true nor false")
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
+    need(isinstance(value["extras"], list), "'extras' is no list")
     name, _, version = value["method"].partition("/")
     need(name in METHODS and version == "1", f"unknown method {value['method']!r}")
     need(isinstance(value["config"].get("lossless", False), bool), "'lossless' is neither true nor false")
     METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
-    check_basis(value.get("basis"))
     need(value["dtype"] in ("F32", "F16", "BF16"), "'dtype' is none of a factor")
     return value
 
 
-def check_report(item: Any) -> None:
-    """The metadata's `distilled`, null or four counts, the metric's name or null, and four rows of three figures."""
-    if item is None:
-        return
-    need(isinstance(item, list) and len(item) == 9, "'distilled' is malformed")
-    need(all(type(count) is int and 0 <= count < 2**63 for count in item[:4]), "'distilled' has a bad count")
-    need(item[4] in (None, "accuracy", "loss", "F1", "squared error"), "'distilled' has an unknown metric")
-    need(all(isinstance(row, list) and len(row) == 3 for row in item[5:]), "'distilled' has a malformed row")
-    figures = [figure for row in item[5:] for figure in row if figure is not None]
-    need(
-        all(type(figure) in (int, float) and 0 <= figure < 2**63 for figure in figures), "'distilled' has a bad figure"
-    )
+def parse_adapter(item: Any) -> dict[str, Any]:
+    """Section 2.4: the configuration of differences from one of `peft_defaults.json`."""
+    table = json.loads(DEFAULTS_FILE.read_text())
+    need(isinstance(item, list) and len(item) >= 2, "'adapter' is malformed")
+    number, differing, *absent = item
+    need(type(number) is int and 0 <= number <= len(table["newer"]), "'adapter' has an unknown number")
+    need(isinstance(differing, dict), "'adapter' is malformed")
+    newer = {key for keys in table["newer"][:number] for key in keys}
+    fields = {key: default for key, default in table["fields"].items() if number and key not in newer}
+    for key in absent:
+        need(isinstance(key, str) and key in fields.keys() - differing.keys(), "'adapter' lacks what it cannot lack")
+    merged = {key: default for key, default in fields.items() if key not in absent} | differing
+    return dict(sorted(merged.items())) if number else merged
 
 
-def check_basis(item: Any) -> None:
-    """The metadata's `basis`, null or [source, size, hash, description]."""
-    if item is None:
-        return
-    need(isinstance(item, list) and len(item) == 4, "'basis' is malformed")
-    source, size, found, description = item
-    need(source in ("base", "file", "embedded"), "'basis' has an unknown source")
-    need(type(size) is int and 0 < size <= MAX_RANK, "'basis' has an impossible size")
-    need(isinstance(found, str) and isinstance(description, str), "'basis' is malformed")
-    need(source == "embedded" or bool(re.fullmatch("[A-Za-z0-9_-]{22}", found)), "'basis' has no hash")
+def parse_extras(table: list[Any]) -> list[Entry]:
+    """Section 2.5: the table of extras."""
+    entries = []
+    for item in table:
+        need(isinstance(item, list) and 2 <= len(item) <= 5, "an extra's entry is malformed")
+        name, shape, *rest = item
+        need(all(isinstance(text, str) for text in (name, *rest)), "an extra's entry is malformed")
+        dtype = rest[0] if rest else "F32"
+        stored = rest[1] if len(rest) > 1 else dtype
+        role = rest[2] if len(rest) > 2 else "extra"
+        need(isinstance(shape, list) and len(shape) <= 16 and whole_numbers(shape, len(shape)), "an extra's shape")
+        need(math.prod(n for n in shape if n) < 2**40, "an extra is too large")
+        entries.append(Entry(role, name, dtype, tuple(shape), stored))
+    need(len({(e.role, e.name) for e in entries}) == len(entries), "an extra is repeated")
+    factor = re.compile(r"^lora_|\.lora_|\.vblora_|lora_latent_mapping")
+    need(not any(e.role == "extra" and factor.search(e.name) for e in entries), "an extra is named as part of a factor")
+    return entries
 
 
 # 3. Module names -----------------------------------------------------------------------------------------------------
@@ -348,106 +499,107 @@ def spelled(piece: Sequence[str | range]) -> list[str]:
     return [text for item in piece for text in ([item] if isinstance(item, str) else map(str, item))]
 
 
-# 4. The stream of tables ---------------------------------------------------------------------------------------------
-
-
-class Entry(NamedTuple):
-    """One packed tensor."""
-
-    role: str
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    stored: str
-
-
-class Tables(NamedTuple):
-    """The sections of the stream."""
-
-    config: dict[str, Any]
-    extras: list[Entry]
-    source_header: bytes
-    gains: tuple[int, ...]
-    basis_sizes: list[int]
-    lengths: list[int]
-
+# 4. What is deflated, and the index ----------------------------------------------------------------------------------
 
 MAX_INFLATED = 2**26
-MAX_JSON = 2**24
+MAX_LENGTH = 2**42 - 1
 
 
-def parse_tables(stream: bytes) -> Tables:
-    """Inflate the stream and cut it into its sections."""
+def inflate(data: bytes) -> tuple[bytes, bytes]:
+    """Section 4.1: the texts and tables, and what follows the deflated data."""
     inflater = zlib.decompressobj(-15, zdict=DICTIONARY_FILE.read_bytes())
     try:
-        data = inflater.decompress(stream, MAX_INFLATED)
+        texts = inflater.decompress(data, MAX_INFLATED)
     except zlib.error as error:
-        raise Broken(f"the tables are damaged: {error}") from error
-    need(inflater.eof and not inflater.unused_data, "the tables are damaged or too long")
-    need(len(data) > 0 and len(data) > data[0], "the tables are truncated")
-    position = 1 + data[0]
-    sizes = leb128(data[1:position])
-    need(len(sizes) == 5 and position + sum(sizes) <= len(data), "the tables are truncated")
-    need(max(sizes[:2]) <= MAX_JSON, "a JSON text is too long")
-    sections = []
-    for size in sizes:
-        sections.append(data[position : position + size])
-        position += size
+        raise Broken(f"the texts are damaged: {error}") from error
+    need(inflater.eof, "the texts are damaged or too long")
+    return texts, inflater.unused_data
+
+
+def parse_text(text: bytes) -> dict[str, Any]:
+    """A configuration that is kept as text."""
     try:
-        config = json.loads(sections[0].decode() or "{}")
+        config = json.loads(text.decode() or "{}")
     except (ValueError, RecursionError) as error:
         raise Broken(f"the configuration is not JSON: {error}") from error
-    need(isinstance(config, dict), "the configuration is not a JSON object")
-    gains = struct.unpack(f"{len(sections[3])}b", sections[3])
-    extras = parse_extras(sections[1])
-    return Tables(config, extras, sections[2], gains, leb128(sections[4]), leb128(data[position:]))
+    if not isinstance(config, dict):
+        raise Broken("the configuration is not a JSON object")
+    return config
 
 
-def check_belongings(metadata: Mapping[str, Any], tables: Tables, streams: Mapping[str, bytes]) -> None:
-    """Which sections, streams and keys of the metadata go together."""
-    count, basis = len(tables.lengths), metadata.get("basis")
-    need(len(tables.gains) in (0, count), "there is not one gain for each module")
-    need(len(tables.basis_sizes) in (0, count), "there is not one basis size for each module")
-    need(bool(tables.basis_sizes) == ("basis" in streams), "the basis and its sizes do not belong together")
-    embedded = basis is not None and basis[0] == "embedded"
-    need(embedded == ("basis" in streams), "an embedded basis is missing, or one is embedded that is not named")
-    if metadata["config"].get("lossless", False):
-        spare = tables.gains or basis is not None or "shared" in streams
-        need(not spare, "a lossless file has gains, a basis or shared tensors")
+def check_basis(item: Any, found: str) -> None:
+    """Section 4.2: null or [source, size, description, [generator, seed, hundredths]], the last two optional."""
+    if item is None:
+        need(not found, "a hash of a basis that is not named")
+        return
+    need(isinstance(item, list) and 2 <= len(item) <= 4, "'basis' is malformed")
+    fields: list[Any] = [*item, *["", None][len(item) - 2 :]]
+    source, size, description, start = fields
+    need(source in ("base", "file", "embedded", "start", "reference"), "'basis' has an unknown source")
+    need(type(size) is int and 0 < size <= MAX_RANK, "'basis' has an impossible size")
+    need(isinstance(description, str), "'basis' is malformed")
+    need(source in ("embedded", "start") or found != "", "'basis' has no hash")
+    need((len(item) == 4) == (source == "start"), "a start that is none, or is missing")
+    if source == "start":
+        need(isinstance(start, list) and len(start) == 3 and isinstance(start[0], str), "a malformed start")
+        need(whole_numbers(start[1:], 2) and start[1] < 2**64 and start[2] <= 100, "a start out of range")
 
 
-def parse_extras(text: bytes) -> list[Entry]:
-    """The table of extras."""
-    table = strict_json(text or b"[]")
-    need(isinstance(table, list), "the table of extras is not a list")
-    entries = []
-    for item in table:
-        need(isinstance(item, list) and len(item) == 5, "an extra's entry is malformed")
-        role, name, dtype, shape, stored = item
-        need(all(isinstance(text, str) for text in (role, name, dtype, stored)), "an extra's entry is malformed")
-        need(isinstance(shape, list) and len(shape) <= 16 and whole_numbers(shape, len(shape)), "an extra's shape")
-        need(math.prod(n for n in shape if n) < 2**40, "an extra is too large")
-        entries.append(Entry(role, name, dtype, tuple(shape), stored))
-    need(len({(e.role, e.name) for e in entries}) == len(entries), "an extra is repeated")
-    factor = re.compile(r"^lora_|\.lora_|\.vblora_|lora_latent_mapping")
-    need(not any(e.role == "extra" and factor.search(e.name) for e in entries), "an extra is named as part of a factor")
-    return entries
+def parse_offsets(rows: Reader, count: int) -> list[int]:
+    """Section 4.2: the place of each module's numbers, as differences."""
+    offsets, offset = [], 0
+    for _ in range(count):
+        offset += rows.signed()
+        need(0 <= offset < 2**42, "an offset is out of range")
+        offsets.append(offset)
+    return offsets
 
 
-def leb128(data: bytes) -> list[int]:
-    """Unsigned LEB128 numbers below 2^42, in their shortest form."""
-    numbers: list[int] = []
-    value = shift = 0
-    for byte in data:
-        need(len(numbers) < MAX_MODULES and (byte > 0 or shift == 0), "too many numbers, or one that is too long")
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            numbers.append(value)
-            value = shift = 0
-        need(shift < 42, "a number is too large")
-    need(shift == 0, "the data ends within a number")
-    return numbers
+def parse_index(data: bytes, sites: Sequence[Site]) -> list[int]:
+    """Section 4.3: the length of each module's block."""
+    if not sites:
+        need(data == b"", "an index of no modules")
+        return []
+    need(len(data) > 0 and data[0] < 128 and data[0] & 63 < 43, "the index is missing or malformed")
+    need(len(data) <= 12 * len(sites) + 1, "the index is too long")
+    order, empty = data[0] & 63, data[0] >= 64
+    bits = "".join(f"{byte:08b}" for byte in data[1:])
+    place, last = 0, 0
+    expected: dict[tuple[int, int], int] = {}
+    lengths = []
+    for site in sites:
+        if empty:
+            need(place < len(bits), "the index is too short")
+            place += 1
+            if bits[place - 1] == "0":
+                lengths.append(0)
+                continue
+        one = bits.find("1", place)
+        end = 2 * one - place + 1 + order
+        need(place <= one <= place + 43 and end <= len(bits), "the index ends within a number")
+        code = (int(bits[one : end - order], 2) - 1 << order) + int(bits[end - order : end] or "0", 2)
+        shape = site.out, site.width
+        length = expected.get(shape, last) + unzigzag(code)
+        need(0 < length <= MAX_LENGTH, "the index holds an impossible length")
+        expected[shape] = (expected[shape] + length + 1) >> 1 if shape in expected else length
+        place, last = end, length
+        lengths.append(length)
+    need(len(bits) - place < 8 and "1" not in bits[place:], "the index is too long")
+    return lengths
+
+
+def check_belongings(head: Head) -> None:
+    """Which parts of the head and of the payload go together."""
+    basis = head.metadata.get("basis")
+    source = basis[0] if basis else ""
+    need(bool(head.basis_sizes) <= (basis is not None), "sizes of a basis that is not named")
+    if source in ("embedded", "start", "reference"):
+        need(len(head.basis_sizes) == len(head.sites), "the sizes of the basis are missing")
+    need((source == "embedded") == (head.basis > 0), "a basis is embedded that is not named, or the other way round")
+    if head.metadata["config"].get("lossless", False):
+        need(
+            not (head.gains or basis is not None or head.shared), "a lossless file has gains, a basis or shared tensors"
+        )
 
 
 # 5. The entropy coder ------------------------------------------------------------------------------------------------
@@ -715,27 +867,21 @@ class Method(NamedTuple):
     linear: bool = True
 
 
-def plan_of(
-    metadata: Mapping[str, Any],
-    sites: Mapping[str, Site],
-    tables: Tables,
-    streams: Mapping[str, bytes],
-    basis: Basis | None,
-) -> Plan:
+def plan_of(head: Head, block: bytes, embedded: bytes, basis: Basis | None) -> Plan:
     """Decode what modules share and take or decode the basis (section 7.2)."""
+    metadata = head.metadata
     method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
     step = np.float32(metadata["step"])
     if config.get("lossless", False):
         return Plan(metadata, method, config, step, (), {})
-    need(method.linear or not tables.gains, "functions have gains")
+    need(method.linear or not head.gains, "functions have gains")
     specs = method.shared(config)
-    need(bool(specs) == ("shared" in streams), "shared tensors are missing, or the method has none")
-    need(not specs or len(streams["shared"]) > 0, "the block of shared tensors is empty")
-    shared = decode_block(streams["shared"], 1, lambda _: specs) if specs else []
+    need(bool(specs) == (len(block) > 0), "shared tensors are missing, or the method has none")
+    shared = decode_block(block, 1, lambda _: specs) if specs else []
     named = metadata.get("basis")
     need((named is not None) == method.needs_basis, "a basis is missing, or the method needs none")
     if named is not None and named[0] == "embedded":
-        basis = unpack_basis(tables.basis_sizes, streams["basis"], sites)
+        basis = unpack_basis(head.basis_sizes, embedded, head.sites)
     need(named is None or basis is not None, "the basis was not given")
     return Plan(metadata, method, config, step, tuple(shared), basis or {})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from adaptzip.adz.coding.modules import Coder, decode_shared
 from adaptzip.adz.container import writer
+from adaptzip.adz.container.adapter_config import read_config
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.compressed import Compressed, Provenance, TrainingReport
+from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Provenance, TrainingReport
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.core.meta import Meta
 from adaptzip.core.sensitivity import Sensitivity
@@ -151,6 +153,17 @@ def odd() -> Adapter:
     return Adapter(modules | {"z": LoraFactors(torch.zeros(2, 31), torch.zeros(31, 2))})
 
 
+def odd_configuration() -> Adapter:
+    """A configuration that JSON proper can't hold."""
+    return replace(mixed(), meta=Meta(config={"r": 4, "lora_dropout": float("nan"), "note": "\ud800"}))
+
+
+def usual_configuration() -> Adapter:
+    """A configuration of PEFT's usual fields but for a few, from before one was new."""
+    config = read_config([4, {"r": 4, "lora_alpha": 2.0, "target_modules": ["q_proj"], "revision": "a"}, "bias"])
+    return replace(mixed(), meta=Meta(config=config))
+
+
 def ranked() -> Adapter:
     """Modules of ranks 1 to 6, whose cores have different sizes."""
     return Adapter({f"h.{i}.w": factors(24 + i, 40 - i, 1 + i, seed=20 + i, scaling=0.8**i) for i in range(6)})
@@ -171,6 +184,9 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "extras-bfloat16": (extras, {"extras": "bfloat16"}),
     "extras-int8": (extras, {"extras": "int8"}),
     "extras-skewed": (skewed, {}),
+    "pieces": (mixed, {"max_error": 0.4, "filler": 140_000}),
+    "odd-configuration": (odd_configuration, {"max_error": 0.5}),
+    "usual-configuration": (usual_configuration, {"max_error": 0.5}),
     "lossless": (mixed_dtypes, {"lossless": True}),
     "gains": (mixed, {"max_error": 0.2, "weights": True}),
     "vblora-k1": (odd, {"to": "vblora", "rank": 3, "length": 7, "vectors": 20, "top_k": 1}),
@@ -274,11 +290,16 @@ def stored(path: Path) -> dict[str, Any]:
 
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
-    `distilled`, as if it had been trained."""
-    plain = {key: value for key, value in options.items() if key not in ("weights", "distilled")}
+    `distilled`, as if it had been trained; with `filler`, and an extra of so many bytes that are kept as they are."""
+    plain = {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
         write_functions(make(), path, method, {key: value for key, value in plain.items() if key != "to"})
+        return
+    if "filler" in options:
+        count = options["filler"]
+        packed = PackedExtras((ExtraEntry("extra", "filler", "U8", (count,), "U8"),), plane(filler(count)))
+        writer.write(replace(compress(make(), **plain), extras=packed), path)
         return
     if "distilled" in options:
         compressed = compress(make(), **plain)
@@ -293,6 +314,16 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     names = sorted(source.adapter.modules)
     source = replace(source, sensitivities={name: Sensitivity(4.0**i / 7) for i, name in enumerate(names)})
     writer.write(make_from(source, request).compressed, path)
+
+
+def filler(count: int) -> bytes:
+    """Bytes that repeat after a prime number."""
+    return (bytes(range(251)) * (count // 251 + 1))[:count]
+
+
+def plane(data: bytes) -> bytes:
+    """A plane of packed tensors that is kept as it is."""
+    return struct.pack("<BQ", 0, len(data)) + data
 
 
 def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, options: Mapping[str, Any]) -> None:

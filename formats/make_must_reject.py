@@ -8,14 +8,11 @@ as the fault.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,133 +25,11 @@ from adaptzip.adz.coding import entropy
 from adaptzip.adz.coding.packing import pack_factors, pack_tensors
 from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.coding.trellis import Quantised
-from adaptzip.adz.container.deflate import DICTIONARY
-from adaptzip.adz.container.streams import write_lengths
 from adaptzip.core.adapter import LoraFactors
+from formats.taken_apart import USUAL, File, index, leb128, sha, single
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "must-reject"
-STREAMS = ("tables", "shared", "modules", "basis", "extras")
-Header = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class File:
-    """A file taken apart.
-
-    Attributes:
-        metadata: parsed.
-        config, extras, source_header, gains, sizes: the sections of the stream of tables, the table of extras parsed.
-        blocks: one for each module.
-        payload: the stream of extras.
-        shared, basis: the streams; b"" where there is none.
-    """
-
-    metadata: Mapping[str, Any]
-    config: bytes
-    extras: list[Any]
-    source_header: bytes
-    blocks: tuple[bytes, ...]
-    payload: bytes
-    gains: bytes = b""
-    sizes: bytes = b""
-    shared: bytes = b""
-    basis: bytes = b""
-
-    @classmethod
-    def open(cls, name: str) -> File:
-        """A golden file."""
-        data = (HERE / "golden" / f"{name}.adz").read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        streams = {key: data[8 + length :][slice(*header[key]["data_offsets"])] for key in STREAMS if key in header}
-        tables = zlib.decompressobj(-15, zdict=DICTIONARY).decompress(streams["tables"])
-        sizes, position = _lengths(tables[1 : 1 + tables[0]]), 1 + tables[0]
-        sections = []
-        for size in sizes:
-            sections.append(tables[position : position + size])
-            position += size
-        blocks, first = [], 0
-        for size in _lengths(tables[position:]):
-            blocks.append(streams["modules"][first : first + size])
-            first += size
-        metadata = json.loads(header["__metadata__"]["adaptzip"])
-        extras = json.loads(sections[1] or b"[]")
-        rest = [streams.get(key, b"") for key in ("shared", "basis")]
-        payload = streams.get("extras", b"")
-        return cls(metadata, sections[0], extras, sections[2], tuple(blocks), payload, *sections[3:], *rest)
-
-    def with_metadata(self, **changes: Any) -> File:
-        """With some metadata changed; a value of `...` leaves the key out."""
-        merged = {**self.metadata, **changes}
-        return replace(self, metadata={key: value for key, value in merged.items() if value is not ...})
-
-    def tables(self, *, extras: bytes | None = None, index: bytes | None = None) -> bytes:
-        """The stream of tables before it is deflated."""
-        if extras is None:
-            extras = json.dumps(self.extras, separators=(",", ":"), ensure_ascii=False).encode() if self.extras else b""
-        sections = (self.config, extras, self.source_header, self.gains, self.sizes)
-        head = write_lengths(map(len, sections))
-        index = write_lengths(map(len, self.blocks)) if index is None else index
-        return bytes([len(head)]) + head + b"".join(sections) + index
-
-    def streams(self, tables: bytes | None = None) -> dict[str, bytes]:
-        """The streams; `tables` is a replacement that is not yet deflated."""
-        found = {
-            "tables": _deflate(self.tables() if tables is None else tables),
-            "shared": self.shared,
-            "modules": b"".join(self.blocks),
-            "basis": self.basis,
-            "extras": self.payload,
-        }
-        return {name: data for name, data in found.items() if data or name in ("tables", "modules")}
-
-    def build(
-        self,
-        streams: Mapping[str, bytes] | None = None,
-        *,
-        text: str | None = None,
-        edit: Callable[[Header], Header] | None = None,
-    ) -> bytes:
-        """The file's bytes, with a right hash.
-
-        Args:
-            streams: replaces the streams.
-            text: replaces the metadata's text; its hash is then found in `metadata`.
-            edit: changes the safetensors header.
-        """
-        streams = self.streams() if streams is None else streams
-        text = json.dumps(self.metadata, ensure_ascii=False) if text is None else text
-        header: Header = {"__metadata__": {"adaptzip": text.replace(self.metadata["hash"], "0" * 22)}}
-        position = 0
-        for name, data in streams.items():
-            header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [position, position + len(data)]}
-            position += len(data)
-        start = json.dumps(edit(header) if edit else header, ensure_ascii=False).encode()
-        return hashed(len(start).to_bytes(8, "little") + start + b"".join(streams.values()))
-
-
-def hashed(data: bytes) -> bytes:
-    """A file whose hash is blank, with the hash put in."""
-    sha = base64.urlsafe_b64encode(hashlib.sha256(data).digest()[:16]).rstrip(b"=")
-    return data.replace(b"0" * 22, sha, 1)
-
-
-def _deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
-    return packer.compress(data) + packer.flush()
-
-
-def _lengths(data: bytes) -> list[int]:
-    numbers, value, shift = [], 0, 0
-    for byte in data:
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            numbers.append(value)
-            value = shift = 0
-    return numbers
-
 
 Case = tuple[str, str, str, bytes]
 """Name, error, reason, content."""
@@ -164,10 +39,14 @@ BROKEN, REFUSED = "FormatError", "RefusedError"
 def cases() -> Iterator[Case]:
     """Every file."""
     lossy, lossless = File.open("layouts"), File.open("lossless")
-    for make in (_frames, _hashes, _headers, _metadata, _modules, _tables, _extras, _blocks, _planes):
+    for make in (_frames, _hashes, _headers, _numbers, _metadata, _modules, _tables, _index, _extras, _blocks, _planes):
         yield from make(lossy)
+    yield from _pieces(File.open("pieces"))
+    yield from _configurations(lossy, File.open("odd-configuration"))
     yield from _lossless(lossless)
     yield from _gains(File.open("gains"))
+    yield from _reports(File.open("distilled"))
+    yield from _starts(File.open("gains"))
     yield from _cores(File.open("lora-sb-embedded"), lossy)
     yield from _banks(File.open("vblora-k2"))
     yield from _trains(File.open("loretta-delta"))
@@ -175,69 +54,120 @@ def cases() -> Iterator[Case]:
 
 
 def _frames(file: File) -> Iterator[Case]:
-    data = file.build()
+    data, head = file.build(), file.head()
     length = int.from_bytes(data[:8], "little")
     yield "empty", BROKEN, "no bytes at all", b""
     yield "stub", BROKEN, "shorter than the header's length", data[:5]
     yield "length-alone", BROKEN, "a header's length and no header", data[:8]
     yield "truncated", BROKEN, "its last ten bytes are missing", data[:-10]
     yield "truncated-header", BROKEN, "ends within its header", data[: length // 2]
-    yield "appended", BROKEN, "has bytes after its last stream", data + b"more"
+    yield "truncated-head", BROKEN, "ends within its head", data[: 8 + length + 30]
+    yield "appended", BROKEN, "has bytes after its tensor", data + b"more"
     yield "header-huge", BROKEN, "announces a header of 2^62 bytes", (2**62).to_bytes(8, "little") + data[8:]
     yield "header-long", BROKEN, "announces a header longer than the file", len(data).to_bytes(8, "little") + data[8:]
+    yield "header-wide", BROKEN, "its header is longer than 2^16 bytes", file.build(header=USUAL + " " * 2**16)
     yield "header-empty", BROKEN, "has a header of no bytes", bytes(8) + data[8 + length :]
     yield "pointer", BROKEN, "is a pointer to a file elsewhere", b"version https://git-lfs.github.com/spec/v1\n"
     yield "safetensors", BROKEN, "is another safetensors file", b"\x02" + bytes(7) + b"{}"
+    yield "tensor-empty", BROKEN, "its tensor holds nothing", _framed(b"")
+    yield "tensor-version", BROKEN, "its tensor holds a version alone", _framed(b"\1")
+    yield "tensor-hash", BROKEN, "its tensor ends within the hash", _framed(b"\1" + bytes(9))
+    yield "head-absent", BROKEN, "its tensor ends after the hash", _framed(b"\1" + bytes(16))
+    yield "head-long", BROKEN, "its head is longer than the file", file.build(length=leb128([len(data)]))
+    yield "head-huge", BROKEN, "its head is longer than 2^24 bytes", file.build(length=leb128([2**24 + 1]))
+    yield "head-endless", BROKEN, "the head's length has no end", file.build(length=b"\xff" * 9)
+    yield "head-padded", BROKEN, "the head's length is longer than it need be", file.build(length=_padded(len(head)))
+    yield "head-empty", BROKEN, "a head of no bytes", file.build(b"")
+    yield "head-short", BROKEN, "a head that lacks a byte", file.build(head[:-1], head[-1:] + file.payload())
+    yield "head-alone", BROKEN, "nothing but a head", file.build(payload=b"")
+    yield "version-0", REFUSED, "is of version 0", file.build(version=0)
+    yield "version-2", REFUSED, "is of version 2", file.build(version=2)
+
+
+def _framed(data: bytes) -> bytes:
+    """A safetensors file with these bytes as its tensor."""
+    header = USUAL.replace("SIZE", str(len(data))).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def _padded(number: int) -> bytes:
+    """A number with a byte that it does not need."""
+    plain = leb128([number])
+    return plain[:-1] + bytes([plain[-1] | 128, 0])
 
 
 def _hashes(file: File) -> Iterator[Case]:
     data = file.build()
-    yield "hash-stream", BROKEN, "a bit of its last stream is flipped", data[:-1] + bytes([data[-1] ^ 1])
-    step = data.index(b'"step\\": ') + len(b'"step\\": 0.0')
-    flipped = data[:step] + bytes([data[step] ^ 1]) + data[step + 1 :]
-    yield "hash-step", BROKEN, "a digit of its step is changed", flipped
-    for name, reason, content in (("short", "its hash is too short", "short"), ("missing", "has no hash", None)):
-        yield f"hash-{name}", BROKEN, reason, file.build(text=json.dumps(dict(file.metadata) | {"hash": content}))
+    start = 8 + int.from_bytes(data[:8], "little")
+
+    def flipped(place: int) -> bytes:
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    yield "hash-payload", BROKEN, "a bit of its last extra is flipped", flipped(len(data) - 1)
+    yield "hash-step", BROKEN, "a bit of its step is flipped", flipped(start + 21)
+    yield "hash-own", BROKEN, "a bit of its hash is flipped", flipped(start + 1)
+    longer = (start - 7).to_bytes(8, "little")
+    yield "hash-header", BROKEN, "a space was put behind its header", longer + data[8:start] + b" " + data[start:]
+
+
+def _pieces(file: File) -> Iterator[Case]:
+    """A payload of two pieces, each with a hash."""
+    data, payload = file.build(), file.payload()
+    pieces = [payload[: 2**17], payload[2**17 :]]
+    hashes = b"".join(map(sha, pieces))
+
+    def flipped(place: int) -> bytes:
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    first = len(data) - len(payload)
+    yield "piece-first", BROKEN, "a bit of its first piece is flipped", flipped(first + 99)
+    yield "piece-last", BROKEN, "a bit of its last piece is flipped", flipped(len(data) - 1)
+    yield "piece-hash", BROKEN, "the hash of a piece is wrong", file.build(hashes=hashes[:-1] + b"?")
+    yield (
+        "piece-hashes-swapped",
+        BROKEN,
+        "the hashes of pieces are swapped",
+        file.build(hashes=hashes[16:] + hashes[:16]),
+    )
+    yield "piece-hashes-few", BROKEN, "the hash of a piece is missing", file.build(hashes=hashes[:16])
+    yield "piece-hashes-none", BROKEN, "the hashes of pieces are missing", file.build(hashes=b"")
+    yield "piece-hashes-many", BROKEN, "there is a hash too many", file.build(hashes=hashes + sha(b""))
+    small = replace(file, packed=b"").with_metadata(extras=[])
+    yield "piece-needless", BROKEN, "the only piece has a hash", small.build(hashes=sha(small.payload()))
+    edge = replace(file, packed=b"")
+    spare = 2**17 - len(edge.payload())
+    body = struct.pack("<BQ", 0, spare - 9) + bytes(spare - 9)
+    named = replace(edge, packed=body).with_metadata(extras=[["filler", [spare - 9], "U8"]])
+    yield "piece-whole", BROKEN, "a payload of one whole piece has a hash", named.build(hashes=sha(named.payload()))
 
 
 def _headers(file: File) -> Iterator[Case]:
-    def edited(change: Callable[[Header], Any]) -> bytes:
-        def edit(header: Header) -> Header:
-            change(header)
-            return header
+    def headed(header: str) -> bytes:
+        return file.build(header=header)
 
-        return file.build(edit=edit)
-
-    def replaced(old: bytes, new: bytes) -> bytes:
-        data = file.build()
-        length = int.from_bytes(data[:8], "little")
-        start = data[8 : 8 + length].replace(old, new, 1)
-        return len(start).to_bytes(8, "little") + start + data[8 + length :]
-
-    size = len(file.streams()["tables"])
-    yield "header-no-json", BROKEN, "its header is not JSON", replaced(b"{", b"{{")
-    yield "header-list", BROKEN, "its header is a list", replaced(b"{", b"[{")
+    entry = USUAL.removeprefix('{"adz":').removesuffix("}")
+    yield "header-no-json", BROKEN, "its header is not JSON", headed("{" + USUAL)
     yield "header-utf16", BROKEN, "its header is UTF-16", _utf16(file.build())
-    yield "header-repeated", BROKEN, "names a stream twice", replaced(b'"tables"', b'"tables": {}, "tables"')
-    yield "metadata-absent", BROKEN, "has no metadata", edited(lambda h: h.pop("__metadata__"))
-    yield "metadata-number", BROKEN, "its metadata is no text", edited(lambda h: h["__metadata__"].update(adaptzip=1))
-    yield "stream-f32", BROKEN, "a stream is not U8", edited(lambda h: h["tables"].update(dtype="F32"))
-    yield "stream-2d", BROKEN, "a stream has two dimensions", edited(lambda h: h["tables"].update(shape=[1, size]))
-    yield "stream-wrong-size", BROKEN, "a stream's shape is wrong", edited(lambda h: h["tables"].update(shape=[1]))
-    yield "stream-extra-key", BROKEN, "a stream has an unknown key", edited(lambda h: h["tables"].update(more=1))
-    yield "stream-bool", BROKEN, "an offset is a truth value", edited(lambda h: h["tables"].update(_span(False, size)))
-    yield "stream-negative", BROKEN, "an offset is negative", edited(lambda h: h["tables"].update(_span(-1, size - 1)))
-    yield "stream-overlap", BROKEN, "two streams overlap", edited(lambda h: h["tables"].update(_span(0, size + 1)))
-    yield "stream-hole", BROKEN, "there is a hole between streams", edited(lambda h: h["tables"].update(_span(0, 9)))
-    yield "stream-outside", BROKEN, "a stream ends outside", edited(lambda h: h["extras"].update(_span(0, 2**60)))
-    yield "stream-unknown", BROKEN, "has an unknown stream", file.build(file.streams() | {"more": b"1"})
-    swapped = {key: file.streams()[key] for key in ("modules", "tables", "extras")}
-    yield "stream-order", BROKEN, "its streams are in another order", file.build(swapped)
-    yield "stream-absent", BROKEN, "has no stream of modules", file.build({"tables": file.streams()["tables"]})
-
-
-def _span(first: Any, end: int) -> Header:
-    return {"shape": [end - first], "data_offsets": [first, end]}
+    yield "header-repeated", BROKEN, "names its tensor twice", headed(USUAL[:-1] + ',"adz":' + entry + "}")
+    yield "header-deep", BROKEN, "its header is nested too deeply", headed('{"__metadata__":' + "[" * 50000)
+    yield "tensor-absent", BROKEN, "has no tensor", headed("{}")
+    yield "tensor-other", BROKEN, "its tensor has another name", headed(USUAL.replace("adz", "tables"))
+    yield (
+        "tensor-second",
+        BROKEN,
+        "has a second tensor",
+        headed(USUAL[:-1] + ',"x":' + entry.replace("SIZE", "0") + "}"),
+    )
+    yield "tensor-f32", BROKEN, "its tensor is not U8", headed(USUAL.replace("U8", "F32"))
+    yield "tensor-2d", BROKEN, "its tensor has two dimensions", headed(USUAL.replace("[SIZE]", "[1,SIZE]"))
+    yield "tensor-wrong-size", BROKEN, "its tensor's shape is wrong", headed(USUAL.replace("[SIZE]", "[1]"))
+    yield "tensor-extra-key", BROKEN, "its tensor has an unknown key", headed(USUAL[:-2] + ',"more":1}}')
+    yield "tensor-bool", BROKEN, "an offset is a truth value", headed(USUAL.replace("[0,", "[false,"))
+    yield "tensor-negative", BROKEN, "an offset is negative", headed(USUAL.replace("[0,", "[-1,"))
+    yield "tensor-hole", BROKEN, "bytes lie before its tensor", headed(USUAL.replace("[0,", "[9,"))
+    yield "tensor-outside", BROKEN, "its tensor ends outside", headed(USUAL.replace("SIZE", str(2**60)))
+    yield "tensor-short", BROKEN, "its tensor ends before the file", headed(USUAL.replace("SIZE", "9"))
+    yield "tensor-list", BROKEN, "its tensor is a list", headed('{"adz":[SIZE]}')
 
 
 def _utf16(data: bytes) -> bytes:
@@ -246,43 +176,99 @@ def _utf16(data: bytes) -> bytes:
     return len(start).to_bytes(8, "little") + start + data[8 + length :]
 
 
+def _numbers(file: File) -> Iterator[Case]:
+    def with_number(**changes: bytes) -> bytes:
+        return file.with_numbers(**changes).build()
+
+    head = file.head()
+    yield (
+        "flags-unknown",
+        REFUSED,
+        "its head has a part that no reader knows",
+        file.build(leb128([head[0] | 256]) + head[1:]),
+    )
+    yield "flags-endless", BROKEN, "its flags have no end", file.build(b"\xff" * 12 + head[1:])
+    yield "flags-shared", BROKEN, "a shared block that is not there", file.build(file.head(flags=head[0] | 64))
+    yield "step-nan", BROKEN, "its step is NaN", with_number(step=single(math.nan))
+    yield "step-infinite", BROKEN, "its step is infinite", with_number(step=single(math.inf))
+    yield "step-huge", BROKEN, "its step is 2^63", with_number(step=single(2.0**63))
+    yield "step-negative", BROKEN, "its step is negative", with_number(step=single(-1.0))
+    yield "error-nan", BROKEN, "its error is NaN", with_number(error=b"\x1f" + struct.pack("<d", math.nan))
+    yield "error-negative", BROKEN, "its error is negative", with_number(error=b"\x1f" + struct.pack("<d", -0.5))
+    yield "error-huge", BROKEN, "its error is 2^63", with_number(error=b"\x1f" + struct.pack("<d", 2.0**63))
+    yield "error-code", BROKEN, "its error has digits and is a float64", with_number(error=b"\x3f" + bytes(8))
+    yield "error-digits", BROKEN, "its error has more digits than there may be", with_number(error=leb128([2**47]))
+    yield "error-padded", BROKEN, "its error is longer than it need be", with_number(error=b"\x80\0")
+    yield "rank-huge", BROKEN, "its largest rank is beyond the limit", with_number(max_rank=leb128([2**20 + 1]))
+    yield "parameters-huge", BROKEN, "its parameters are 2^63", with_number(parameters=leb128([2**63]))
+    yield "parameters-endless", BROKEN, "its parameters have no end", with_number(parameters=b"\x80" * 400)
+    yield "seed-huge", BROKEN, "its seed is 2^63", with_number(seed=leb128([2**63]))
+    yield "source-huge", BROKEN, "its source has 2^63 bytes", with_number(size=leb128([2**63]))
+    yield "head-number", BROKEN, "its head ends within a number", file.build(head[:6])
+
+
 def _metadata(file: File) -> Iterator[Case]:
     def changed(**changes: Any) -> bytes:
         return file.with_metadata(**changes).build()
 
-    def texted(old: str, new: str) -> bytes:
-        return file.build(text=json.dumps(dict(file.metadata)).replace(old, new, 1))
+    def texted(text: str | bytes) -> bytes:
+        return file.build(file.head(texts=file.texts(text)))
 
-    step = f'"step": {file.metadata["step"]}'
-    yield "format-2", REFUSED, "is of version 2", changed(format=2)
-    yield "format-true", BROKEN, "its version is a truth value", changed(format=True)
-    yield "format-absent", BROKEN, "has no version", changed(format=...)
+    plain = json.dumps(dict(file.metadata))
     yield "requires-unknown", REFUSED, "requires what no reader has", changed(requires=["time-travel"])
     yield "requires-text", REFUSED, "its requirements are no list", changed(requires="time-travel")
     yield "method-unknown", REFUSED, "its method is unknown", changed(method="no-such-method/1")
     yield "method-newer", REFUSED, "its method is of a newer version", changed(method="svd/999")
     yield "method-zero", BROKEN, "its method's version is 0", changed(method="svd/0")
     yield "method-bare", BROKEN, "its method has no version", changed(method="svd")
+    yield "method-null", BROKEN, "its method is null", changed(method=None)
     yield "option-unknown", REFUSED, "has an unknown option", changed(config={"colour": "blue"})
+    yield "options-list", BROKEN, "its options are a list", changed(config=[])
     yield "lossless-text", BROKEN, "'lossless' is no truth value", changed(config={"lossless": "no"})
-    yield "step-nan", BROKEN, "its step is NaN", texted(step, '"step": NaN')
-    yield "step-infinite", BROKEN, "its step is beyond float64", texted(step, '"step": 1e400')
-    yield "step-huge", BROKEN, "its step is a whole number of 400 digits", texted(step, f'"step": {10**400}')
-    yield "step-negative", BROKEN, "its step is negative", changed(step=-1.0)
     yield "dtype-unknown", BROKEN, "its factors had a dtype of four bits", changed(dtype="F4")
     yield "dtype-whole", BROKEN, "its factors were whole numbers", changed(dtype="I8")
     yield "dtype-list", BROKEN, "its factors' dtype is a list", changed(dtype=["BF16"])
-    yield "step-absent", BROKEN, "has no step", changed(step=...)
-    yield "error-text", BROKEN, "its error is a text", changed(error="0.1")
-    yield "rank-negative", BROKEN, "its largest rank is negative", changed(max_rank=-1)
-    yield "rank-huge", BROKEN, "its largest rank is beyond the limit", changed(max_rank=2**40)
-    yield "parameters-huge", BROKEN, "its parameters take 400 digits", changed(parameters=10**400)
-    yield "source-short", BROKEN, "its source lacks the hash", changed(source=[1])
-    yield "source-negative", BROKEN, "its source has a negative size", changed(source=[-1, None])
-    yield "metadata-list", BROKEN, "its metadata is a list", file.build(text="[]")
-    yield "metadata-repeated", BROKEN, "its metadata repeats a key", texted('"by"', '"by": "", "by"')
-    yield "metadata-deep", BROKEN, "its metadata is nested too deeply", file.build(text="[" * 5000)
-    yield "metadata-surrogate", BROKEN, "a name holds half a character", texted('"by": "', '"by": "\\ud800')
+    yield "by-absent", BROKEN, "does not say what made it", changed(by=...)
+    yield "by-number", BROKEN, "was made by a number", changed(by=1)
+    yield "renamed-number", BROKEN, "'renamed' is no truth value", changed(renamed=1)
+    yield "metadata-empty", BROKEN, "its metadata is empty", texted("")
+    yield "metadata-list", BROKEN, "its metadata is a list", texted("[]")
+    yield "metadata-number", BROKEN, "its metadata is a number", texted("1")
+    yield "metadata-repeated", BROKEN, "its metadata repeats a key", texted(plain.replace('"by"', '"by": "", "by"'))
+    yield "metadata-nan", BROKEN, "its metadata holds NaN", texted(plain.replace("{", '{"x": NaN, ', 1))
+    yield "metadata-deep", BROKEN, "its metadata is nested too deeply", texted("[" * 5000)
+    yield (
+        "metadata-surrogate",
+        BROKEN,
+        "a name holds half a character",
+        texted(plain.replace('"by": "', '"by": "\\ud800')),
+    )
+    yield "metadata-utf16", BROKEN, "its metadata is UTF-16", texted(plain.encode("utf-16-le"))
+    yield "metadata-lines", BROKEN, "its metadata takes two lines", texted(plain.replace(", ", ",\n", 1))
+    yield "metadata-long", BROKEN, "its metadata has more than 2^24 bytes", texted(plain + " " * 2**24)
+
+
+def _configurations(file: File, kept: File) -> Iterator[Case]:
+    def adapter(*item: Any) -> bytes:
+        return file.with_metadata(adapter=list(item)).build()
+
+    yield "adapter-object", BROKEN, "a configuration is no list", file.with_metadata(adapter={}).build()
+    yield "adapter-empty", BROKEN, "a configuration is an empty list", adapter()
+    yield "adapter-number", BROKEN, "a configuration of unknown defaults", adapter(99, {})
+    yield "adapter-negative", BROKEN, "a configuration of defaults -1", adapter(-1, {})
+    yield "adapter-true", BROKEN, "a configuration whose defaults are a truth value", adapter(True, {})
+    yield "adapter-list", BROKEN, "a configuration's fields are a list", adapter(1, [])
+    yield "adapter-absent", BROKEN, "a configuration lacks what no defaults have", adapter(1, {}, "colour")
+    yield "adapter-nothing", BROKEN, "a configuration without defaults lacks a field", adapter(0, {}, "r")
+    yield "adapter-both", BROKEN, "a field is absent and there", adapter(1, {"r": 4}, "r")
+    yield "adapter-odd", BROKEN, "a list is absent", adapter(1, {}, ["r"])
+    twice = kept.with_metadata(adapter=[1, {}])
+    yield "config-twice", BROKEN, "the configuration is there twice", twice.build()
+    yield "config-list", BROKEN, "the configuration is a list", replace(kept, config=b"[]").build()
+    yield "config-broken", BROKEN, "the configuration is not JSON", replace(kept, config=b'{"r":').build()
+    yield "config-utf16", BROKEN, "the configuration is UTF-16", replace(kept, config="{}".encode("utf-16")).build()
+    long = replace(kept, config=b"{" + b" " * 2**24 + b"}")
+    yield "config-long", BROKEN, "the configuration has more than 2^24 bytes", long.build()
 
 
 def _modules(file: File) -> Iterator[Case]:
@@ -326,45 +312,68 @@ def _modules(file: File) -> Iterator[Case]:
 
 def _tables(file: File) -> Iterator[Case]:
     def raw(data: bytes) -> bytes:
-        return file.build(file.streams() | {"tables": data})
+        return file.build(file.head(deflated=data))
 
-    def plain(tables: bytes) -> bytes:
-        return raw(_deflate(tables))
+    def plain(texts: bytes) -> bytes:
+        return file.build(file.head(texts=texts))
 
-    index = write_lengths(map(len, file.blocks))
-    longer = write_lengths([*map(len, file.blocks[:-1]), len(file.blocks[-1]) + 1])
-    yield "tables-damaged", BROKEN, "the tables are not deflated", raw(b"\xff\xff\xff\xff")
-    yield "tables-short", BROKEN, "the deflated tables are cut off", raw(_deflate(file.tables())[:-3])
-    yield "tables-appended", BROKEN, "bytes follow the deflated tables", raw(_deflate(file.tables()) + b"1")
-    yield "tables-bomb", BROKEN, "the tables inflate to 2^26 bytes and more", plain(bytes(2**26 + 1))
-    yield "tables-empty", BROKEN, "the tables hold nothing", plain(b"")
-    yield "tables-sections", BROKEN, "the tables' sections are longer than they", plain(b"\x03\x7f\x7f\x7f")
-    yield "tables-four", BROKEN, "the tables have four sections", plain(b"\x04\0\0\0\0" + index)
-    yield "tables-six", BROKEN, "the tables have six sections", plain(b"\x06\0\0\0\0\0\0" + index)
-    yield "index-short", BROKEN, "the index lacks a module", plain(file.tables(index=index[1:]))
-    yield "index-long", BROKEN, "the index has a module too many", plain(file.tables(index=index + b"\0"))
-    yield "index-sum", BROKEN, "the index does not add up", plain(file.tables(index=longer))
-    yield "index-open", BROKEN, "the index ends within a number", plain(file.tables(index=index + b"\x80"))
-    yield "index-padded", BROKEN, "a number of the index is too long", plain(file.tables(index=b"\x80\0" + index[1:]))
-    yield "index-huge", BROKEN, "a number of the index is too large", plain(file.tables(index=b"\xff" * 6 + b"\x01"))
-    yield "config-list", BROKEN, "the configuration is a list", replace(file, config=b"[]").build()
-    yield "config-broken", BROKEN, "the configuration is not JSON", replace(file, config=b'{"r":').build()
-    yield "config-utf16", BROKEN, "the configuration is UTF-16", replace(file, config="{}".encode("utf-16")).build()
-    yield "extras-broken", BROKEN, "the table of extras is not JSON", plain(file.tables(extras=b"[["))
-    yield "extras-object", BROKEN, "the table of extras is an object", plain(file.tables(extras=b"{}"))
+    texts = file.texts()
+    yield "texts-damaged", BROKEN, "the texts are not deflated", raw(b"\xff\xff\xff\xff")
+    yield "texts-short", BROKEN, "the deflated texts are cut off", file.build(file.head(index=b"")[:-5])
+    yield "texts-absent", BROKEN, "there are no texts", file.build(file.head(deflated=b"", index=b""))
+    yield "texts-bomb", BROKEN, "the texts inflate to 2^26 bytes and more", plain(texts + bytes(2**26 + 1))
+    yield "texts-empty", BROKEN, "the texts are empty", plain(b"")
+    yield "texts-appended", BROKEN, "bytes follow the tables", plain(texts + b"1")
+    yield "texts-lines", BROKEN, "a line follows the metadata, and no table is told of", plain(texts + b"\n")
+
+
+def _index(file: File) -> Iterator[Case]:
+    def indexed(data: bytes) -> bytes:
+        return file.build(file.head(index=data))
+
+    def lengths(*numbers: int) -> bytes:
+        return indexed(index(list(numbers), [(0, 0)] * len(numbers)))
+
+    good = file.index()
+    sizes = list(map(len, file.blocks))
+    yield "index-absent", BROKEN, "there is no index", indexed(b"")
+    yield "index-short", BROKEN, "the index is cut off", indexed(good[:-1])
+    yield "index-head-alone", BROKEN, "the index has its first byte alone", indexed(good[:1])
+    yield "index-long", BROKEN, "bytes follow the index", indexed(good + b"\0")
+    yield "index-endless", BROKEN, "an index of more bytes than its modules can need", indexed(good + bytes(999))
+    yield "index-bits", BROKEN, "bits follow the index", indexed(good[:-1] + bytes([good[-1] | 1]))
+    yield "index-order", BROKEN, "an index of order 43", indexed(bytes([64 + 43]) + good[1:])
+    yield "index-flag", BROKEN, "an index with an unknown flag", indexed(bytes([128 + good[0]]) + good[1:])
+    yield "index-open", BROKEN, "the index ends within a number", indexed(bytes([0]) + bytes(4))
+    yield (
+        "index-huge",
+        BROKEN,
+        "a number of the index has 44 zeros before it",
+        indexed(bytes([0]) + bytes(6) + b"\xff" * 60),
+    )
+    yield "index-negative", BROKEN, "a length is below 0", indexed(bytes([0, 0b01000000, *[255] * 40]))
+    yield "index-sum", BROKEN, "the index adds up to more than there is", file.build(payload=b"".join(file.blocks)[:-1])
+    wide = replace(file, packed=b"").with_metadata(extras=[])
+    yield "index-sum-less", BROKEN, "the index adds up to less than there is", wide.build(payload=wide.payload() + b"1")
+    yield "index-length-huge", BROKEN, "a block of 2^41 bytes", lengths(2**41, *sizes[1:])
 
 
 def _extras(file: File) -> Iterator[Case]:
-    entries = file.extras
+    entries = file.metadata["extras"]
 
     def listed(*table: Any) -> bytes:
-        return replace(file, extras=list(table)).build()
+        return file.with_metadata(extras=list(table)).build()
 
-    def first(*entry: Any) -> bytes:
-        return listed(list(entry), *entries[1:])
+    def first(role: Any, name: Any, dtype: Any, shape: Any, stored: Any) -> bytes:
+        return listed([name, shape, dtype, stored, role], *entries[1:])
 
-    role, name, dtype, shape, stored = entries[0]
-    yield "extras-no-stream", BROKEN, "has a table of extras and no extras", replace(file, payload=b"").build()
+    name, shape, dtype, stored, role = entries[0]
+    yield "extras-object", BROKEN, "the table of extras is an object", file.with_metadata(extras={}).build()
+    yield "extras-short", BROKEN, "an entry has no shape", listed([name], *entries[1:])
+    yield "extras-long", BROKEN, "an entry has six items", listed([*entries[0], "more"], *entries[1:])
+    yield "extras-text", BROKEN, "an entry is a text", listed("entry", *entries[1:])
+    yield "extras-name", BROKEN, "a name is a number", first(role, 1, dtype, shape, stored)
+    yield "extras-none", BROKEN, "has a table of extras and no extras", replace(file, packed=b"").build()
     yield "extras-no-table", BROKEN, "has extras and no table of them", listed()
     yield "extras-repeated", BROKEN, "an extra is named twice", listed(entries[0], *entries)
     yield "extras-role", BROKEN, "an extra has an unknown role", first("spare", name, dtype, shape, stored)
@@ -395,7 +404,7 @@ def _extras(file: File) -> Iterator[Case]:
         "extras-many-bombs",
         BROKEN,
         "extras of 2^43 bytes",
-        listed(*(["extra", str(i), "U8", [2**39], "U8"] for i in range(16))),
+        listed(*([str(i), [2**39], "U8"] for i in range(16))),
     )
     yield "extras-large", BROKEN, "an extra of 2^80 elements", first("extra", "b", "U8", [2**40, 2**40], "U8")
     yield "extras-hidden", BROKEN, "an empty extra with sizes of 2^80", first("extra", "b", "U8", [0, 2**80], "U8")
@@ -406,8 +415,8 @@ def _extras(file: File) -> Iterator[Case]:
 def _alone(file: File, role: str, name: str, tensor: torch.Tensor) -> File:
     """A file with one extra only."""
     packed = pack_tensors([(role, name, tensor)])
-    entries = [[e.role, e.name, e.dtype, list(e.shape), e.stored] for e in packed.entries]
-    return replace(file, extras=entries, payload=bytes(packed.payload))
+    entries = [[e.name, list(e.shape), e.dtype, e.stored, e.role] for e in packed.entries]
+    return replace(file.with_metadata(extras=entries), packed=bytes(packed.payload))
 
 
 def _blocks(file: File) -> Iterator[Case]:
@@ -422,16 +431,33 @@ def _blocks(file: File) -> Iterator[Case]:
     yield "block-zeros", BROKEN, "a block ends in zeros", with_block(0, full + bytes(4)).build()
     yield "block-all-zero", BROKEN, "a block is a zero", with_block(0, b"\0").build()
     yield "block-swapped", BROKEN, "two blocks are swapped", replace(file, blocks=file.blocks[::-1]).build()
-    yield "block-no-rank", BROKEN, "blocks have ranks where none is allowed", file.with_metadata(max_rank=0).build()
+    yield (
+        "block-no-rank",
+        BROKEN,
+        "blocks have ranks where none is allowed",
+        file.with_numbers(max_rank=leb128([0])).build(),
+    )
     wide = [["m", 2**31 - 1, 2**31 - 1]]
     one = replace(File.open("extras"), blocks=(block,)).with_metadata(modules=wide)
     yield "block-bomb", BROKEN, "a few bytes for 2^32 numbers", one.build()
-    small = replace(one, blocks=(_encode(3, [3, 3], [0] * 6),)).with_metadata(modules=[["m", 2, 2]], max_rank=3)
+    small = (
+        replace(one, blocks=(_encode(3, [3, 3], [0] * 6),))
+        .with_metadata(modules=[["m", 2, 2]])
+        .with_numbers(max_rank=leb128([3]))
+    )
     yield "block-rank", BROKEN, "a rank beyond its module's shape", small.build()
-    large = replace(one, blocks=(_encode(1, [1, 1], [2**22, 0]),)).with_metadata(modules=[["m", 1, 1]], max_rank=1)
+    large = (
+        replace(one, blocks=(_encode(1, [1, 1], [2**22, 0]),))
+        .with_metadata(modules=[["m", 1, 1]])
+        .with_numbers(max_rank=leb128([1]))
+    )
     yield "block-level", BROKEN, "a level beyond the format's", large.build()
     levels = [2**20] * 4096 + [0]
-    long = replace(one, blocks=(_encode(1, [4096, 1], levels),)).with_metadata(modules=[["m", 4096, 1]], max_rank=1)
+    long = (
+        replace(one, blocks=(_encode(1, [4096, 1], levels),))
+        .with_metadata(modules=[["m", 4096, 1]])
+        .with_numbers(max_rank=leb128([1]))
+    )
     yield "block-norm", BROKEN, "a row of U whose squares exceed 2^53", long.build()
 
 
@@ -467,7 +493,7 @@ def _gains(file: File) -> Iterator[Case]:
     count = len(file.blocks)
     yield "gains-short", BROKEN, "a gain is missing", replace(file, gains=file.gains[:-1]).build()
     yield "gains-long", BROKEN, "there is a gain too many", replace(file, gains=bytes(count + 1)).build()
-    named = file.with_metadata(basis=["file", 4, "A" * 22, ""])
+    named = file.with_metadata(basis=["file", 4]).with_numbers(basis_hash=bytes(16))
     yield "basis-needless", BROKEN, "a method that needs no basis names one", named.build()
     yield (
         "shared-needless",
@@ -475,28 +501,82 @@ def _gains(file: File) -> Iterator[Case]:
         "a method that shares nothing has shared tensors",
         replace(file, shared=b"1").build(),
     )
-    yield from _reports(file)
     lossless = File.open("lossless")
     gained = replace(lossless, gains=bytes(len(lossless.blocks)))
     yield "exact-gains", BROKEN, "a lossless file has gains", gained.build()
     yield "exact-shared", BROKEN, "a lossless file has shared tensors", replace(lossless, shared=b"1").build()
-    based = lossless.with_metadata(basis=["file", 4, "A" * 22, ""])
+    based = lossless.with_metadata(basis=["file", 4]).with_numbers(basis_hash=bytes(16))
     yield "exact-basis", BROKEN, "a lossless file names a basis", based.build()
 
 
 def _reports(file: File) -> Iterator[Case]:
-    def told(*item: Any) -> bytes:
-        return file.with_metadata(distilled=list(item)).build()
+    report = file.numbers["report"]
+    rows = report[5:]
 
-    row = [0.5, 1, None]
-    yield "report-text", BROKEN, "a report is a text", file.with_metadata(distilled="well").build()
-    yield "report-short", BROKEN, "a report lacks a row", told(9, 1, 2, 3, "loss", row, row, row)
-    yield "report-count", BROKEN, "a report counts half a text", told(9.5, 1, 2, 3, None, row, row, row, row)
-    yield "report-true", BROKEN, "a report's step is a truth value", told(9, 1, True, 3, None, row, row, row, row)
-    yield "report-metric", BROKEN, "a report's metric is a number", told(9, 1, 2, 3, 4, row, row, row, row)
-    yield "report-metric-name", BROKEN, "a report's metric is unknown", told(9, 1, 2, 3, "luck", row, row, row, row)
-    yield "report-row", BROKEN, "a report's row has two figures", told(9, 1, 2, 3, None, row, row, row, [0.5, 1])
-    yield "report-figure", BROKEN, "a report's distance is below 0", told(9, 1, 2, 3, None, row, row, row, [-1, 1, 1])
+    def told(data: bytes) -> bytes:
+        return file.with_numbers(report=data).build()
+
+    yield "report-short", BROKEN, "a report has no figures", file.build(file.head()[:60])
+    yield "report-count", BROKEN, "a report counts 2^63 texts", told(leb128([2**63]) + report[2:])
+    yield "report-metric", BROKEN, "a report's metric is unknown", told(leb128([9, 1, 2, 3, 5]) + rows[1:])
+    negative = b"\x20" + struct.pack("<d", -1.0)
+    for name, figure in (
+        ("negative", negative),
+        ("nan", b"\x20" + struct.pack("<d", math.nan)),
+        ("code", b"\x40" + bytes(8)),
+    ):
+        yield (
+            f"report-{name}",
+            BROKEN,
+            f"a report's figure is {name}",
+            told(leb128([9, 1, 2, 3, 0]) + figure + bytes(11)),
+        )
+
+
+def _starts(file: File) -> Iterator[Case]:
+    """What a start must look like, whatever its method."""
+    count = len(file.blocks)
+    sizes, offsets = bytes([2] * count), leb128([2000, *[64] * (count - 1)])
+
+    def started(start: Any, **tables: bytes) -> bytes:
+        named = file.with_metadata(basis=["start", 2, "", start])
+        found = {"sizes": sizes, "offsets": offsets, **tables}
+        return replace(named, sizes=found["sizes"], offsets=found["offsets"]).build()
+
+    good = ["uniform", 42, 93]
+    yield "start-text", BROKEN, "a start is a text", started("uniform")
+    yield "start-short", BROKEN, "a start has no seed", started(["uniform"])
+    yield "start-generator", BROKEN, "a start's generator is a number", started([1, 42, 93])
+    yield "start-seed", BROKEN, "a start's seed is 2^64", started(["uniform", 2**64, 93])
+    yield "start-seed-negative", BROKEN, "a start's seed is negative", started(["uniform", -1, 93])
+    yield "start-seed-true", BROKEN, "a start's seed is a truth value", started(["uniform", True, 93])
+    yield "start-correlation", BROKEN, "a start's correlation is above 1", started(["uniform", 42, 101])
+    yield "start-sizes", BROKEN, "a start's sizes are missing", started(good, sizes=b"", offsets=b"")
+    yield "start-offsets", BROKEN, "a start's offset is missing", started(good, offsets=offsets[:-1])
+    yield "start-offsets-many", BROKEN, "a start has an offset too many", started(good, offsets=offsets + b"\2")
+    yield (
+        "start-offset-negative",
+        BROKEN,
+        "a start's offset is negative",
+        started(good, offsets=b"\1" + bytes(count - 1)),
+    )
+    far = leb128([2**43]) + bytes(count - 1)
+    yield "start-offset-far", BROKEN, "a start's offset is 2^42", started(good, offsets=far)
+    zeros = started(good, sizes=bytes(count))
+    yield "start-frameless", BROKEN, "offsets of modules without directions", zeros
+    other = file.with_metadata(basis=["base", 2, "", good]).with_numbers(basis_hash=bytes(16))
+    yield "start-base", BROKEN, "a basis of base weights has a start", other.build()
+    unnamed = file.with_metadata(basis=["reference", 2])
+    yield "reference-hash", BROKEN, "a reference has no hash", replace(unnamed, sizes=sizes).build()
+    known = unnamed.with_numbers(basis_hash=bytes(16))
+    yield "reference-sizes", BROKEN, "a reference's sizes are missing", known.build()
+    yield (
+        "basis-hash-needless",
+        BROKEN,
+        "a hash of a basis that is not named",
+        file.with_numbers(basis_hash=bytes(16)).build(),
+    )
+    yield "sizes-needless", BROKEN, "sizes of a basis that is not named", replace(file, sizes=sizes).build()
 
 
 def _cores(file: File, svd: File) -> Iterator[Case]:
@@ -504,27 +584,35 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
         return file.with_metadata(basis=list(basis)).build()
 
     def sized(*sizes: int) -> bytes:
-        return replace(file, sizes=write_lengths(sizes)).build()
+        return replace(file, sizes=leb128(sizes)).build()
 
     def configured(**config: Any) -> bytes:
         return file.with_metadata(config=config).build()
 
-    sizes = _lengths(file.sizes)
+    sizes = list(file.sizes)
     largest = file.metadata["basis"][1]
-    names = {key: data for key, data in file.streams().items() if key != "basis"}
     bare = replace(file, sizes=b"", basis=b"")
     yield "basis-unnamed", BROKEN, "a method needs a basis and none is named", bare.with_metadata(basis=...).build()
-    yield "basis-source", BROKEN, "a basis is of an unknown source", named("disk", largest, "A" * 22, "")
-    yield "basis-short", BROKEN, "a basis has no description", named("embedded", largest, "")
+    yield "basis-source", BROKEN, "a basis is of an unknown source", named("disk", largest)
+    yield "basis-short", BROKEN, "a basis has no size", named("embedded")
+    yield "basis-long", BROKEN, "a basis has five items", named("embedded", largest, "", None, None)
+    yield "basis-null", BROKEN, "a basis's description is null", named("embedded", largest, None)
     yield "basis-text", BROKEN, "a basis is a text", file.with_metadata(basis="embedded").build()
-    yield "basis-size-zero", BROKEN, "a basis has no directions", named("embedded", 0, "", "")
-    yield "basis-size-huge", BROKEN, "a basis of 2^21 directions", named("embedded", 2**21, "", "")
-    yield "basis-size-true", BROKEN, "a basis's size is a truth value", named("embedded", True, "", "")
-    yield "basis-hash", BROKEN, "a basis in a file has no hash", named("file", largest, "", "")
-    yield "basis-not-embedded", BROKEN, "a basis is embedded, and another named", named("file", largest, "A" * 22, "")
+    yield "basis-size-zero", BROKEN, "a basis has no directions", named("embedded", 0)
+    yield "basis-size-huge", BROKEN, "a basis of 2^21 directions", named("embedded", 2**21)
+    yield "basis-size-true", BROKEN, "a basis's size is a truth value", named("embedded", True)
+    alone = file.with_numbers(basis_hash=b"")
+    yield "basis-hash", BROKEN, "a basis in a file has no hash", alone.with_metadata(basis=["file", largest]).build()
+    other = file.with_numbers(basis_hash=bytes(16))
+    yield (
+        "basis-not-embedded",
+        BROKEN,
+        "a basis is embedded, and another named",
+        other.with_metadata(basis=["file", 4]).build(),
+    )
     yield "basis-absent", BROKEN, "an embedded basis is not there", bare.build()
-    yield "basis-no-stream", BROKEN, "sizes of a basis, and no stream of it", replace(file, basis=b"").build()
-    yield "basis-no-sizes", BROKEN, "a stream of a basis, and no sizes", replace(file, sizes=b"").build()
+    yield "basis-none", BROKEN, "sizes of a basis, and nothing of it", replace(file, basis=b"").build()
+    yield "basis-no-sizes", BROKEN, "a basis, and no sizes", replace(file, sizes=b"").build()
     yield "basis-sizes-few", BROKEN, "the size of a module's basis is missing", sized(*sizes[:-1])
     yield "basis-sizes-many", BROKEN, "there is a basis's size too many", sized(*sizes, 1)
     yield "basis-sizes-large", BROKEN, "a basis has more directions than its module", sized(41, *sizes[1:])
@@ -533,13 +621,11 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
     yield "basis-cut", BROKEN, "the basis is cut off", replace(file, basis=file.basis[:-1]).build()
     yield "basis-appended", BROKEN, "bytes follow the basis", replace(file, basis=file.basis + b"1").build()
     wide = file.with_metadata(modules=[["m", 2**31 - 1, 2**31 - 1]])
-    bomb = replace(wide, sizes=write_lengths([2**31 - 1]), blocks=file.blocks[:1])
+    bomb = replace(wide, sizes=leb128([2**31 - 1]), blocks=file.blocks[:1])
     yield "basis-bomb", BROKEN, "a basis of 2^62 numbers in a few bytes", bomb.build()
-    order = {key: file.streams()[key] for key in ("tables", "basis", "modules")}
-    yield "stream-basis-first", BROKEN, "the basis stands before the modules", file.build(order)
-    yield "stream-basis-lost", BROKEN, "the stream of the basis is missing", file.build(names)
+    yield "basis-first", BROKEN, "the basis stands before the modules", file.build(payload=_turned(file))
     small = [1, *sizes[1:]]
-    short = replace(file, blocks=(_encode_core(2), *file.blocks[1:]), sizes=write_lengths(small))
+    short = replace(file, blocks=(_encode_core(2), *file.blocks[1:]), sizes=leb128(small))
     yield "core-rank", BROKEN, "a core is larger than its basis", replace(short, basis=_halves(file, small)).build()
     yield "core-option-text", BROKEN, "an option is a text", configured(rank="4")
     yield "core-option-true", BROKEN, "an option is a truth value", configured(rank=True)
@@ -549,10 +635,15 @@ def _cores(file: File, svd: File) -> Iterator[Case]:
     yield "svd-embedded", BROKEN, "svd with an embedded basis", _embedding(svd).build()
 
 
+def _turned(file: File) -> bytes:
+    """The payload with the basis before the blocks."""
+    return file.basis + b"".join(file.blocks) + file.packed
+
+
 def _embedding(file: File) -> File:
     """A file with an empty basis embedded."""
     empty = 2 * (struct.pack("<BQ", 0, 0))
-    named = file.with_metadata(basis=["embedded", 1, "", ""])
+    named = file.with_metadata(basis=["embedded", 1])
     return replace(named, sizes=bytes(len(file.blocks)), basis=empty)
 
 
@@ -600,25 +691,20 @@ def _banks(file: File) -> Iterator[Case]:
     yield "bank-rank-beyond", BROKEN, "a rank beyond the configuration's", configured(rank=1)
     yield "shared-absent", BROKEN, "the shared tensors are missing", replace(file, shared=b"").build()
     yield (
-        "shared-empty",
+        "shared-unsaid",
         BROKEN,
-        "the block of shared tensors is empty",
-        file.build({key: b"" if key == "shared" else data for key, data in file.streams().items()}),
+        "shared tensors that the head does not tell of",
+        file.build(replace(file, shared=b"").head()),
     )
     yield "shared-cut", BROKEN, "the shared tensors are cut off", replace(file, shared=file.shared[4:]).build()
-    yield (
-        "shared-last",
-        BROKEN,
-        "the shared tensors stand after the modules",
-        file.build({key: file.streams()[key] for key in ("tables", "modules", "shared")}),
-    )
+    last = b"".join(file.blocks) + file.shared + file.packed
+    yield "shared-last", BROKEN, "the shared tensors stand after the modules", file.build(payload=last)
     yield "block-guard", BROKEN, "a block of whole numbers lacks its guard", _guardless(file).build()
     yield "simplex-sum", BROKEN, "weights add up to more than 1", _overweight().build()
     huge = file.with_metadata(
         modules=[["m", 2**31 - 1, 2**31 - 1]],
         config={"rank": 1, "length": 2**20, "vectors": 1, "top_k": 1},
-        max_rank=1,
-    )
+    ).with_numbers(max_rank=leb128([1]))
     bomb = replace(huge, shared=_bank(1, 2**20), blocks=(b"\0\0\x80",))
     yield "factors-bomb", BROKEN, "factors of 2^32 numbers in four bytes", bomb.build()
 
@@ -626,7 +712,7 @@ def _banks(file: File) -> Iterator[Case]:
 def _guardless(file: File) -> File:
     """One module of one piece on either side, whose indices are 1 and whose last bits are no guard."""
     config = {"rank": 1, "length": 4, "vectors": 300, "top_k": 1}
-    alone = file.with_metadata(modules=[["m", 4, 4]], config=config, max_rank=1)
+    alone = file.with_metadata(modules=[["m", 4, 4]], config=config).with_numbers(max_rank=leb128([1]))
     coder = stream.stack.AnsCoder()
     coder.encode_reverse(np.array([1, 1], dtype=np.int32), stream.model.Uniform(300))
     block = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
@@ -638,7 +724,7 @@ def _overweight() -> File:
     file = File.open("vblora-k3-levels")
     config = {"rank": 1, "length": 4, "vectors": 6, "top_k": 4, "levels": 16}
     pair = [entropy.Whole(np.zeros((1, 4), np.int32), 6), entropy.Whole(np.full((1, 3), 8, np.int32), 9)]
-    alone = file.with_metadata(modules=[["m", 4, 4]], config=config, max_rank=1)
+    alone = file.with_metadata(modules=[["m", 4, 4]], config=config).with_numbers(max_rank=leb128([1]))
     return replace(alone, blocks=(entropy.encode(1, 1, pair * 2),), shared=_bank(6, 4))
 
 
@@ -659,7 +745,9 @@ def _trains(file: File) -> Iterator[Case]:
     yield "train-tolerance", BROKEN, "a tolerance of 1", configured(tolerance=1)
     yield "train-sweeps", BROKEN, "negative sweeps", configured(sweeps=-1)
     yield "train-rank-beyond", BROKEN, "ranks beyond the largest of their shapes", configured(lora_rank=1)
-    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"order": "delta", "lora_rank": 1}, max_rank=1)
+    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"order": "delta", "lora_rank": 1}).with_numbers(
+        max_rank=leb128([1])
+    )
     shapes = [*[(1, 8)] * 9, (1, 8)] * 2
     zeros = [np.zeros(shape, dtype=np.int32) for shape in shapes]
     blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
@@ -690,14 +778,16 @@ def _functions(file: File) -> Iterator[Case]:
     gains = bytes([4] * len(file.blocks))
     yield "function-gains", BROKEN, "functions have gains", replace(file, gains=gains).build()
     yield "function-shape", BROKEN, "numbers that are too few for their widths", configured(bottleneck=7)
-    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"bottleneck": 2**20}, max_rank=1)
+    wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"bottleneck": 2**20}).with_numbers(
+        max_rank=leb128([1])
+    )
     bomb = replace(wide, blocks=(file.blocks[-1],))
     yield "function-bomb", BROKEN, "matrices of 2^51 numbers in a few bytes", bomb.build()
 
 
 def _planes(file: File) -> Iterator[Case]:
     def one(dtype: str, shape: list[int], stored: str, payload: bytes) -> bytes:
-        return replace(file, extras=[["extra", "x", dtype, shape, stored]], payload=payload).build()
+        return replace(file.with_metadata(extras=[["x", shape, dtype, stored]]), packed=payload).build()
 
     def plane(coding: int, body: bytes) -> bytes:
         return struct.pack("<BQ", coding, len(body)) + body

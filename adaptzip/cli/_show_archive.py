@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptzip.adz.container.header import Header
+from adaptzip.adz.container.head import Head
 from adaptzip.adz.container.names import expand
 from adaptzip.adz.container.reader import Opened, read_header
-from adaptzip.adz.container.tables import parse_config, read_tables
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._show_scores import ROWS, figure, share
@@ -26,49 +25,45 @@ _HASH_SHOWN = 8
 
 @dataclass(frozen=True)
 class _Archive:
-    """A file's header, and what else can be read without decoding."""
+    """A file's head, and what else can be read without decoding."""
 
     path: Path
     opened: Opened
-    lengths: tuple[int, ...]
-    gains: tuple[int, ...]
-    extras: tuple[ExtraEntry, ...]
-    config: dict[str, Any]
+
+    @property
+    def head(self) -> Head:
+        return self.opened.head
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return self.head.lengths
+
+    @property
+    def extras(self) -> tuple[ExtraEntry, ...]:
+        return self.head.metadata.extras
 
     @property
     def bytes(self) -> int:
-        return self.opened.header_bytes + sum(map(len, self.opened.streams.values()))
-
-    def parts(self) -> dict[str, int]:
-        """Bytes by part of the file."""
-        sizes = {name: len(stream) for name, stream in self.opened.streams.items()}
-        return {"header": self.opened.header_bytes, "extras": 0, "shared": 0, "basis": 0} | sizes
+        return sum(self.opened.parts.values())
 
     @property
     def gained(self) -> int:
         """How many modules were multiplied by a gain before they were coded."""
-        return sum(gain != 0 for gain in self.gains)
+        return sum(gain != 0 for gain in self.head.gains)
 
 
 def show(path: Path, output: Output) -> None:
-    """Describe the `.adz` at `path`."""
-    archive = _open(path)
+    """Describe the `.adz` at `path`, all of which is compared with its hashes."""
+    opened = read_header(path)
+    with naming(path, FormatError):
+        opened.payload.check()
+    archive = _Archive(path, opened)
     output.result(_values(archive), lambda: _text(archive, output.verbose))
 
 
-def _open(path: Path) -> _Archive:
-    opened = read_header(path)
-    with naming(path, FormatError):
-        tables = read_tables(opened.streams["tables"])
-        config = parse_config(tables.config)
-    if len(tables.lengths) != len(opened.header.sites):
-        raise FormatError(f"{path}: the index has {len(tables.lengths)} entries for {len(opened.header.sites)} modules")
-    return _Archive(path, opened, tables.lengths, tables.gains, tables.extras, config)
-
-
 def _values(archive: _Archive) -> dict[str, Any]:
-    header, parts = archive.opened.header, archive.parts()
-    provenance = header.provenance
+    head, header, parts = archive.head, archive.head.metadata, archive.opened.parts
+    provenance = head.provenance
     return {
         "kind": "adz",
         "path": str(archive.path),
@@ -76,7 +71,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "method": header.method,
         "method_version": header.method_version,
         "method_config": dict(header.config),
-        "linear": _linear(header),
+        "linear": _linear(head),
         "lossless": bool(header.config.get("lossless", False)),
         "relative_error": provenance.relative_error,
         "parameters": provenance.parameters,
@@ -91,8 +86,8 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "renamed": header.renamed,
         "basis": None if header.basis is None else dataclasses.asdict(header.basis),
         "gained_modules": archive.gained,
-        "step": header.step,
-        "max_rank": header.max_rank,
+        "step": head.step,
+        "max_rank": head.max_rank,
         "parts": parts,
         "extras_share": parts["extras"] / archive.bytes,
         "patterns": [
@@ -108,17 +103,18 @@ def _values(archive: _Archive) -> dict[str, Any]:
             {"role": e.role, "name": e.name, "dtype": e.dtype, "shape": list(e.shape), "stored": e.stored}
             for e in archive.extras
         ],
-        "config": archive.config,
+        "config": dict(head.config),
     }
 
 
-def _linear(header: Header) -> bool | None:
+def _linear(head: Head) -> bool | None:
     """Whether the file holds updates of weights; None where its method is unknown.
 
     Only what was trained, or has no modules, can be anything else, so that torch, which methods need, is imported for
     such files alone.
     """
-    if header.sites and (header.config.get("lossless") or not header.provenance.distilled):
+    header = head.metadata
+    if header.sites and (header.config.get("lossless") or not head.provenance.distilled):
         return True
     from adaptzip.core.method import Method
     from adaptzip.methods import load, names
@@ -127,7 +123,7 @@ def _linear(header: Header) -> bool | None:
 
 
 def _base_model(archive: _Archive) -> str | None:
-    named = archive.opened.header.base_model or archive.config.get("base_model_name_or_path")
+    named = archive.head.metadata.base_model or archive.head.config.get("base_model_name_or_path")
     return None if named is None else str(named)
 
 
@@ -136,18 +132,19 @@ def _count(pattern: str, archive: _Archive) -> int:
 
 
 def _text(archive: _Archive, verbose: bool) -> str:
-    header, size = archive.opened.header, archive.bytes
+    header, size = archive.head.metadata, archive.bytes
+    distilled = archive.head.provenance.distilled
     patterns = [
         [pattern, str(_count(pattern, archive)), f"{site.out} x {site.width}", site.layout]
         for pattern, site in header.patterns
     ]
-    kept = {name: part for name, part in archive.parts().items() if part or name == "extras"}
+    kept = {name: part for name, part in archive.opened.parts.items() if part or name == "extras"}
     parts = [[name, text.size(part), text.share(part, size)] for name, part in kept.items()]
     blocks = [
         text.fields(_overview(archive)),
         text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
         text.table(parts, head=["part", "size", "share"], indent=""),
-        "" if header.provenance.distilled is None else _trained(header.provenance.distilled),
+        "" if distilled is None else _trained(distilled),
         _modules(archive) if verbose else "",
         _extras(archive.extras, len(archive.extras) if verbose else _MOST_EXTRAS),
     ]
@@ -155,8 +152,8 @@ def _text(archive: _Archive, verbose: bool) -> str:
 
 
 def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
-    header, size = archive.opened.header, archive.bytes
-    made = header.provenance
+    header, size = archive.head.metadata, archive.bytes
+    made = archive.head.provenance
     yield "file", f"{archive.path}, {text.size(size)}"
     if made.source_bytes:
         yield "source", f"{text.size(made.source_bytes)} ({header.dialect})"
@@ -165,15 +162,15 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
     yield "basis", "" if header.basis is None else _basis(header.basis, _base_model(archive))
     yield "gains", f"in {archive.gained} of {text.count(len(archive.lengths), 'module')}" if archive.gained else ""
-    if _linear(header) is False:
+    if _linear(archive.head) is False:
         yield "kind", f"functions behind {text.count(len(header.sites), 'layer')}: not linear, can't be merged"
     else:
         yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
     yield "parameters", f"{made.parameters:,} stored"
-    yield "modules", f"{len(header.sites):,}, of rank {header.max_rank} at most"
+    yield "modules", f"{len(header.sites):,}, of rank {archive.head.max_rank} at most"
     zero = archive.lengths.count(0)
     if zero == len(archive.lengths):
-        unscaled = archive.config.get("lora_alpha") == 0
+        unscaled = archive.head.config.get("lora_alpha") == 0
         yield "update", f"{'alpha is 0' if unscaled else 'never trained'}: every update is zero"
     elif zero:
         yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
@@ -209,6 +206,8 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
         "base": f"recomputed from the weights of {base_model or 'the base model'} (--base DIR)",
         "file": f"a file of its own (--basis FILE), {basis.description}".removesuffix(", "),
         "embedded": "in the file itself",
+        "start": "made again from a seed",
+        "reference": f"the rows of another adapter's A, {basis.description}".removesuffix(", "),
     }
     known = f", hash {basis.hash[:_HASH_SHOWN]}..." if basis.hash else ""
     return f"{places[basis.source]}, {text.count(basis.size, 'direction')} at most{known}"
@@ -217,7 +216,7 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
 def _modules(archive: _Archive) -> str:
     rows = [
         [name, f"{site.out} x {site.width}", f"{length:,} B"]
-        for (name, site), length in zip(archive.opened.header.sites.items(), archive.lengths, strict=True)
+        for (name, site), length in zip(archive.head.metadata.sites.items(), archive.lengths, strict=True)
     ]
     return text.table(rows, head=["module", "out x in", "coded"], indent="")
 

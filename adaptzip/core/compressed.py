@@ -244,6 +244,12 @@ class Compressed:
         return bool(self.config.get("lossless", False))
 
     @property
+    def lengths(self) -> Sequence[int]:
+        """Bytes of each module's block; of a file that was opened, without reading any."""
+        known: Sequence[int] | None = getattr(self.chunks, "lengths", None)
+        return [len(chunk) for chunk in self.chunks] if known is None else known
+
+    @property
     def payload_bytes(self) -> int:
         """Coded bytes of all modules and what they share, without header, index, basis and extras."""
-        return len(self.shared) + sum(len(chunk) for chunk in self.chunks)
+        return len(self.shared) + sum(self.lengths)

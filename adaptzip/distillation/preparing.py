@@ -159,7 +159,7 @@ def prepare(
     kept = encode(loaded, split[1], max_tokens=options.max_tokens, reading=reading)
     check_labels(loaded.kind, train_on, schedule.weights)
     counts = (len(train_on), len(kept))
-    told = longest(*counts, schedule.steps, metric_name(loaded.kind))
+    told = longest(*counts, schedule.steps)
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)

@@ -39,10 +39,10 @@ def sizes_of(path: str | Path, adapter: Adapter | Functions) -> Sizes:
             return Sizes(whole, whole)
         return Sizes(whole, sum(factors.A.nbytes + factors.B.nbytes for factors in adapter.modules.values()))
     opened = read_header(archive)
-    parts = {name: len(stream) for name, stream in opened.streams.items()}
     # A file without modules keeps functions, whose tensors are among its extras.
-    beside = 0 if opened.header.sites else parts["extras"]
-    return Sizes(whole, update_bytes(parts) + beside, opened.header.method)
+    metadata = opened.head.metadata
+    beside = 0 if metadata.sites else opened.parts["extras"]
+    return Sizes(whole, update_bytes(opened.parts) + beside, metadata.method)
 
 
 def update_bytes(parts: Mapping[str, int]) -> int:

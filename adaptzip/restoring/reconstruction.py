@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,7 +19,7 @@ from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import PARTS, Compressed, Site
+from adaptzip.core.compressed import PARTS, Buffer, Compressed, Site
 from adaptzip.core.family import AnyFamily
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
@@ -111,9 +111,8 @@ def _reconstruct(
 
 def _exact(compressed: Compressed, names: Sequence[str]) -> dict[str, LoraFactors]:
     """Modules of a lossless file."""
-    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
-    first = first_values_of(compressed, names)
-    return {name: unpack_factors(chunks[name], compressed.sites[name], name, first.get(name)) for name in names}
+    chunk, first = _blocks(compressed), first_values_of(compressed, names)
+    return {name: unpack_factors(chunk(name), compressed.sites[name], name, first.get(name)) for name in names}
 
 
 def reconstruct_native(
@@ -191,14 +190,14 @@ def decode(
         FormatError, RefusedError: as `reconstruct`.
     """
     coder = coder_of(compressed, base, basis, only=names)
-    stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
+    stored = len(compressed.shared) > 0 or any(compressed.lengths)
     shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
-    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    chunk = _blocks(compressed)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
 
     def module(name: str) -> Decoded:
         site = compressed.sites[name]
-        own = decode_module(coder, chunks[name], compressed.step, name)
+        own = decode_module(coder, chunk(name), compressed.step, name)
         if not own:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
@@ -211,6 +210,12 @@ def decode(
         return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
 
     yield from zip(names, parallel_map(module, names), strict=True)
+
+
+def _blocks(compressed: Compressed) -> Callable[[str], Buffer]:
+    """The block of a module by its name; of a file, no other is read."""
+    places = {name: place for place, name in enumerate(compressed.sites)}
+    return lambda name: compressed.chunks[places[name]]
 
 
 def coder_of(
@@ -254,7 +259,7 @@ def _basis(
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
         basis = reference_frames(reference_at(basis))
-    blocks = sum(map(len, compressed.chunks))
+    blocks = sum(compressed.lengths)
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 

@@ -77,7 +77,7 @@ def test_the_json_is_explained_and_what_the_library_finds(place: Workplace) -> N
     opened = read_header(place.packed)
     row = values["rows"][2]
     assert row["bytes"] == place.packed.stat().st_size
-    assert row["update_bytes"] == row["bytes"] - opened.header_bytes - len(opened.streams["extras"])
+    assert row["update_bytes"] == row["bytes"] - opened.header_bytes - opened.parts["extras"]
     assert (values["kind"], values["metric"], values["texts"], values["samples"]) == ("classifier", "accuracy", 6, 6)
 
 

@@ -38,23 +38,33 @@ def expand(patterns: Sequence[str], limit: int) -> list[str]:
     """The names that `patterns` stand for, in pattern order.
 
     Raises:
-        FormatError: if a pattern is malformed, or all together stand for more than `limit` names or `MOST_TEXT`
-            characters; nothing is expanded before this is certain.
+        FormatError: as `expand_each`.
     """
-    names: list[str] = []
-    text = MOST_TEXT
+    return [name for names in expand_each(patterns, limit) for name in names]
+
+
+def expand_each(patterns: Sequence[str], limit: int) -> list[list[str]]:
+    """The names that each pattern stands for.
+
+    Raises:
+        FormatError: if a pattern is malformed, or all together stand for more than `limit` names or `MOST_TEXT`
+            characters; no pattern is expanded before this is certain of it and those before.
+    """
+    found: list[list[str]] = []
+    left, text = limit, MOST_TEXT
     for pattern in patterns:
         pieces = _parse(pattern)
         count = 1
         for piece in pieces:
             count *= _count(piece)
-            if count > limit - len(names):
+            if count > left:
                 raise FormatError(f"module patterns stand for more than {limit} names")
+        left -= count
         text -= count * sum(max(map(_longest, piece)) for piece in pieces)
         if text < 0:
             raise FormatError(f"module patterns stand for more than {MOST_TEXT} characters")
-        names += map("".join, product(*map(_texts, pieces)))
-    return names
+        found.append(list(map("".join, product(*map(_texts, pieces)))))
+    return found
 
 
 def parameter_of(name: str) -> str | None:

@@ -2,76 +2,68 @@
 
 from __future__ import annotations
 
+import base64
 import mmap
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-from adaptzip.adz.container.header import BLANK_HASH, Header, parse_metadata
-from adaptzip.adz.container.streams import parse_frame
-from adaptzip.adz.container.tables import parse_config, read_tables
+from adaptzip.adz.container.frame import MAX_FRAME, frame_end
+from adaptzip.adz.container.head import MAX_HEAD, Head, read_head
+from adaptzip.adz.container.numbers import Cursor
+from adaptzip.adz.container.payload import HASH, Blocks, OpenedExtras, Payload, pieces_of, sha
 from adaptzip.core.compressed import Compressed, PackedExtras
 from adaptzip.core.meta import Meta
-from adaptzip.errors import AdaptzipError, FormatError, naming
-from adaptzip.files.digest import digest
+from adaptzip.errors import AdaptzipError, FormatError, RefusedError, naming
 
-_STREAMS = ("tables", "shared", "modules", "basis", "extras")
-_ALWAYS = {"tables", "modules"}
+FORMAT = 1
+"""The version of the format, the first byte behind the safetensors header."""
+_LONGEST_NUMBER = 9
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A file's header and streams, nothing decoded.
+    """A file's head, checked, and its payload, of which nothing was decoded.
 
     Attributes:
-        header: the checked metadata.
-        start: the file's bytes before its streams.
-        streams: bytes of each stream in file order, mapped from the file.
+        head: what is told of the blocks.
+        hash: of the whole file, 22 characters.
+        payload: the blocks, checked as they are read.
+        header_bytes: size of all that is not payload.
     """
 
-    header: Header
-    start: memoryview
-    streams: Mapping[str, memoryview]
+    head: Head
+    hash: str
+    payload: Payload
+    header_bytes: int
 
     @property
-    def header_bytes(self) -> int:
-        """Size of the file's start."""
-        return len(self.start)
-
-    def check_hash(self) -> None:
-        """Compare the file with its hash.
-
-        Raises:
-            FormatError: if a byte of it was changed.
-        """
-        before, found, after = bytes(self.start).partition(self.header.hash.encode())
-        if digest([before, BLANK_HASH.encode(), after, *self.streams.values()]) != self.header.hash or not found:
-            raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
+    def parts(self) -> dict[str, int]:
+        """Bytes of each part of the file: header, shared, modules, basis, extras."""
+        head, modules = self.head, sum(self.head.lengths)
+        extras = len(self.payload) - head.shared - modules - head.basis
+        return {
+            "header": self.header_bytes,
+            "shared": head.shared,
+            "modules": modules,
+            "basis": head.basis,
+            "extras": extras,
+        }
 
 
 def read_header(path: str | Path) -> Opened:
-    """Map a file and check its header; no stream is read.
+    """Read and check a file's head; of a large payload nothing is read.
 
     Raises:
-        FormatError: if it is no `.adz` file or malformed.
+        FormatError: if it is no `.adz` file, or its head is malformed or damaged.
         RefusedError: if it needs a newer adaptzip.
     """
     path = Path(path)
     with naming(path, AdaptzipError):
-        view = _map(path)
-        start = view[: 8 + int.from_bytes(view[:8], "little")]
-        metadata, spans = parse_frame(start, len(view))
-        header = parse_metadata(metadata)
-        if tuple(spans) != tuple(name for name in _STREAMS if name in spans) or not spans.keys() >= _ALWAYS:
-            raise FormatError(f"its streams are {', '.join(spans)}, not those of the format")
-    streams = {name: view[first:end] for name, (first, end) in spans.items()}
-    return Opened(header, start, streams)
+        return _opened(_map(path))
 
 
 def open_adz(path: str | Path) -> Compressed:
-    """Open a file: its hash and header are checked, no module is decoded.
+    """Open a file: its head is read and checked, and each block when it is used; no module is decoded.
 
     Raises:
         FormatError: if it is damaged.
@@ -85,75 +77,89 @@ def open_adz(path: str | Path) -> Compressed:
     """
     opened = read_header(path)
     with naming(Path(path), AdaptzipError):
-        opened.check_hash()
         return _compressed(opened)
 
 
+def _opened(mapped: mmap.mmap) -> Opened:
+    size = len(mapped)
+    start = frame_end(mapped[: 8 + MAX_FRAME], size)
+    begin = Cursor(mapped[start : start + 1 + HASH + _LONGEST_NUMBER], "the file")
+    version, found = begin.take(1)[0], begin.take(HASH)
+    if version != FORMAT:
+        raise RefusedError(f"format version {version} is not {FORMAT}", hint="install a newer adaptzip")
+    length = begin.whole(MAX_HEAD)
+    first = start + min(1 + HASH + _LONGEST_NUMBER, size - start) - begin.left
+    if length > size - first:
+        raise FormatError(f"the head is {length} bytes long, of which the file holds {size - first}")
+    count = pieces_of(size - first - length)
+    end = first + length + count * HASH
+    payload = b"" if count else mapped[end:]
+    if sha(mapped[: start + 1], bytes(HASH), mapped[start + 1 + HASH : end], payload) != found:
+        raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
+    head = read_head(mapped[first : first + length])
+    hashes = mapped[end - count * HASH : end]
+    lazy = Payload(mapped, end, hashes) if count else Payload(memoryview(payload), 0, b"")
+    opened = Opened(head, base64.urlsafe_b64encode(found).decode().rstrip("="), lazy, end)
+    _check_parts(opened)
+    return opened
+
+
+def _check_parts(opened: Opened) -> None:
+    head, parts = opened.head, opened.parts
+    metadata, modules = head.metadata, parts["modules"]
+    told = head.shared + modules + head.basis
+    if parts["extras"] < 0:
+        raise FormatError(f"the head tells of {told} bytes of blocks, the file holds {len(opened.payload)}")
+    if bool(metadata.extras) != (parts["extras"] > 0):
+        raise FormatError(f"{parts['extras']} bytes follow the blocks, and {len(metadata.extras)} extras are listed")
+    embedded = metadata.basis is not None and metadata.basis.source == "embedded"
+    if embedded != (head.basis > 0):
+        raise FormatError("an embedded basis is missing, or one is there that the metadata does not name")
+    begun = metadata.basis is None or metadata.basis.source == "start"
+    if metadata.config.get("lossless", False) and (head.gains or head.shared or not begun):
+        raise FormatError("a lossless file has gains, shared tensors, or a basis that is no start")
+
+
 def _compressed(opened: Opened) -> Compressed:
-    header = opened.header
-    tables = read_tables(opened.streams["tables"])
-    config = parse_config(tables.config)
-    if bool(tables.extras) != ("extras" in opened.streams):
-        raise FormatError("the table of extras and the stream of extras do not belong together")
-    if bool(tables.basis_sizes) != ("basis" in opened.streams):
-        raise FormatError("the sizes of the basis and the stream of the basis do not belong together")
-    for what, numbers in (("gains", tables.gains), ("sizes of the basis", tables.basis_sizes)):
-        if numbers and len(numbers) != len(header.sites):
-            raise FormatError(f"there are {len(numbers)} {what} for {len(header.sites)} modules")
-    embedded = header.basis is not None and header.basis.source == "embedded"
-    if embedded != ("basis" in opened.streams):
-        raise FormatError("the stream of the basis and what the metadata says of it do not belong together")
-    lossless = bool(header.config.get("lossless", False))
-    if lossless and (tables.gains or header.basis is not None or "shared" in opened.streams):
-        raise FormatError("a lossless file has gains, a basis or shared tensors")
+    head, payload = opened.head, opened.payload
+    metadata, modules = head.metadata, sum(head.lengths)
+    lossless = bool(metadata.config.get("lossless", False))
+    behind = head.shared + modules
+    end = behind + head.basis
+    named = head.config.get("base_model_name_or_path")
     return Compressed(
-        method=header.method,
-        method_version=header.method_version,
-        config=header.config,
-        sites=header.sites,
-        max_rank=header.max_rank,
-        chunks=_chunks(opened, tables.lengths),
-        step=header.step,
-        provenance=header.provenance,
-        extras=PackedExtras(tables.extras, opened.streams.get("extras", b"")),
+        method=metadata.method,
+        method_version=metadata.method_version,
+        config=metadata.config,
+        sites=metadata.sites,
+        max_rank=head.max_rank,
+        chunks=Blocks(payload, head.shared, head.lengths),
+        step=head.step,
+        provenance=head.provenance,
+        extras=OpenedExtras(metadata.extras, payload, end) if metadata.extras else PackedExtras(),
         meta=Meta(
-            dialect=header.dialect,
-            config=config,
-            base_model=header.base_model or _base_model(config),
-            header=tables.source_header or None,
-            config_text=tables.config.decode() if lossless and tables.config else None,
+            dialect=metadata.dialect,
+            config=head.config,
+            base_model=metadata.base_model or (named if isinstance(named, str) else None),
+            header=head.source_header or None,
+            config_text=head.config_text if lossless else None,
         ),
-        dtype=header.dtype,
-        shared=opened.streams.get("shared", b""),
-        gains=tables.gains,
-        basis=header.basis,
-        basis_sizes=tables.basis_sizes,
-        basis_payload=opened.streams.get("basis", b""),
-        renamed=header.renamed,
+        dtype=metadata.dtype,
+        shared=payload.read(0, head.shared),
+        gains=head.gains,
+        basis=metadata.basis,
+        basis_sizes=head.basis_sizes,
+        basis_payload=payload.read(behind, end),
+        renamed=metadata.renamed,
     )
 
 
-def _base_model(config: Mapping[str, Any]) -> str | None:
-    name = config.get("base_model_name_or_path")
-    return name if isinstance(name, str) else None
-
-
-def _chunks(opened: Opened, lengths: Sequence[int]) -> Sequence[memoryview]:
-    modules = opened.streams["modules"]
-    if len(lengths) != len(opened.header.sites):
-        raise FormatError(f"the index has {len(lengths)} entries for {len(opened.header.sites)} modules")
-    if sum(lengths) != len(modules):
-        raise FormatError(f"the index counts {sum(lengths)} bytes of modules, the file holds {len(modules)}")
-    ends = accumulate(lengths)
-    return [modules[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-
-
-def _map(path: Path) -> memoryview:
+def _map(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as handle:
             if path.stat().st_size == 0:
                 raise FormatError("the file is empty")
-            return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise FormatError("no such file", hint="check its name") from error
     except IsADirectoryError as error:

@@ -1,49 +1,43 @@
-"""`distilled` in the metadata: what training said of a file (formats/adz-1.md, section 2.1)."""
+"""What training said of a file, as bytes of its head (formats/adz-1.md, section 2.2)."""
 
 from __future__ import annotations
 
-from dataclasses import astuple
-from typing import Any, cast
-
+from adaptzip.adz.container.numbers import Cursor, decimal, leb128
 from adaptzip.core.compressed import Figures, TrainingReport
-from adaptzip.errors import FormatError
+from adaptzip.errors import FormatError, UsageError
 
-_COUNTS = 4
-_ROWS = 4
 _METRICS = (None, "accuracy", "loss", "F1", "squared error")
-_FIGURES = 3
-_MOST = 2**63
 
 
-def write_report(report: TrainingReport | None) -> list[Any] | None:
-    """The list that stands in the metadata."""
-    return None if report is None else list(astuple(report))
-
-
-def read_report(item: Any) -> TrainingReport | None:
-    """Inverse of `write_report`, for an item of parsed JSON.
+def write_report(report: TrainingReport) -> bytes:
+    """Four counts, the metric's number, and twelve figures.
 
     Raises:
-        FormatError: if it is neither null nor such a list.
+        UsageError: if a file cannot hold them.
     """
-    if item is None:
-        return None
-    if isinstance(item, list) and len(item) == _COUNTS + 1 + _ROWS:
-        counts, metric, rows = item[:_COUNTS], item[_COUNTS], item[_COUNTS + 1 :]
-        if all(map(_is_count, counts)) and metric in _METRICS and all(map(_is_row, rows)):
-            texts, held_out, step, steps = counts
-            none, teacher, fitted, distilled = (cast("Figures", tuple(row)) for row in rows)
-            return TrainingReport(texts, held_out, step, steps, metric, none, teacher, fitted, distilled)
-    raise FormatError(f"metadata: 'distilled' is malformed: {repr(item)[:100]}")
+    if report.metric not in _METRICS:
+        raise UsageError(f"a file cannot hold the metric {report.metric!r}, expected one of {_METRICS}")
+    counts = (report.texts, report.held_out, report.step, report.steps, _METRICS.index(report.metric))
+    return leb128(counts) + b"".join(map(_figure, (f for row in report.rows.values() for f in row)))
 
 
-def _is_count(item: Any) -> bool:
-    return type(item) is int and 0 <= item < _MOST
+def read_report(cursor: Cursor) -> TrainingReport:
+    """Inverse of `write_report`.
+
+    Raises:
+        FormatError: if it is malformed.
+    """
+    texts, held_out, step, steps = cursor.wholes(4)
+    metric = cursor.whole()
+    if metric >= len(_METRICS):
+        raise FormatError(f"metadata: the report's metric is number {metric}, expected one below {len(_METRICS)}")
+    rows = [_row(cursor) for _ in range(4)]
+    return TrainingReport(texts, held_out, step, steps, _METRICS[metric], *rows)
 
 
-def _is_row(row: Any) -> bool:
-    return isinstance(row, list) and len(row) == _FIGURES and all(map(_is_figure, row))
+def _row(cursor: Cursor) -> Figures:
+    return cursor.optional(), cursor.optional(), cursor.optional()
 
 
-def _is_figure(item: Any) -> bool:
-    return item is None or (type(item) in (int, float) and 0 <= item < _MOST)
+def _figure(figure: float | None) -> bytes:
+    return b"\0" if figure is None else decimal(figure, spare=1)

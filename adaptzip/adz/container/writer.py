@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adaptzip.adz.container.header import BLANK_HASH, parse_metadata, write_metadata
-from adaptzip.adz.container.streams import frame
-from adaptzip.adz.container.tables import Tables, read_tables, write_tables
+from adaptzip.adz.container.frame import frame
+from adaptzip.adz.container.head import read_head, write_head
+from adaptzip.adz.container.numbers import leb128
+from adaptzip.adz.container.payload import HASH, PIECE, piece_hashes, sha
+from adaptzip.adz.container.reader import FORMAT
 from adaptzip.core.compressed import Buffer, Compressed
 from adaptzip.files.atomic import atomic_file
-from adaptzip.files.digest import digest
 
-Streams = Mapping[str, Sequence[Buffer]]
-"""The parts of each stream, by its name."""
+Parts = Mapping[str, Sequence[Buffer]]
+"""What the payload is made of, in its order."""
 
 
 def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> int:
@@ -26,18 +26,21 @@ def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> i
     Raises:
         OutputError: if `path` exists without `force` or cannot be written.
         FormatError: if no reader would take it, as its modules or extras have names that mean something else.
+        RefusedError: if its head would be longer than readers take.
+        UsageError: if a hash in it is none.
     """
-    streams = _streams(compressed)
-    parse_metadata(write_metadata(compressed, BLANK_HASH))
-    read_tables(memoryview(streams["tables"][0]))
-    blank = _start(compressed, streams, BLANK_HASH)
-    content = digest([blank, *(part for parts in streams.values() for part in parts)])
-    start = _start(compressed, streams, content)
+    head, parts = write_head(compressed), _parts(compressed)
+    read_head(head)
+    payload = [part for several in parts.values() for part in several]
+    size = sum(map(len, payload))
+    hashes = piece_hashes(payload, size)
+    rest = leb128([len(head)]) + head + hashes
+    start = frame(1 + HASH + len(rest) + size) + bytes([FORMAT])
+    found = sha(start, bytes(HASH), rest, *(() if hashes else payload))
     with atomic_file(path, force) as handle:
-        handle.write(start)
-        for parts in streams.values():
-            handle.writelines(parts)
-    return sum(_sizes(start, streams).values())
+        handle.writelines((start, found, rest))
+        handle.writelines(payload)
+    return len(start) + HASH + len(rest) + size
 
 
 def size(compressed: Compressed) -> int:
@@ -46,41 +49,21 @@ def size(compressed: Compressed) -> int:
 
 
 def sizes(compressed: Compressed) -> dict[str, int]:
-    """Bytes by part: "header", and each stream."""
-    streams = _streams(compressed)
-    return _sizes(_start(compressed, streams, BLANK_HASH), streams)
+    """Bytes by part: "header", which is all but blocks, and what there is of "shared", "modules", "basis", "extras"."""
+    parts = {name: sum(map(len, several)) for name, several in _parts(compressed).items()}
+    payload = sum(parts.values())
+    head = len(write_head(compressed))
+    inner = 1 + HASH + len(leb128([head])) + head + (HASH * -(-payload // PIECE) if payload > PIECE else 0)
+    return {"header": len(frame(inner + payload)) + inner} | parts
 
 
-def _sizes(start: bytes, streams: Streams) -> dict[str, int]:
-    return {"header": len(start)} | {name: sum(map(len, parts)) for name, parts in streams.items()}
-
-
-def _start(compressed: Compressed, streams: Streams, content: str) -> bytes:
-    return frame(write_metadata(compressed, content), {n: sum(map(len, parts)) for n, parts in streams.items()})
-
-
-def _streams(compressed: Compressed) -> Streams:
-    """The streams in file order."""
-    tables = Tables(
-        _config_text(compressed),
-        compressed.extras.entries,
-        compressed.meta.header or b"",
-        tuple(compressed.gains),
-        tuple(compressed.basis_sizes),
-        tuple(map(len, compressed.chunks)),
-    )
-    streams: dict[str, Sequence[Buffer]] = {"tables": [write_tables(tables)]}
+def _parts(compressed: Compressed) -> Parts:
+    parts: dict[str, Sequence[Buffer]] = {}
     if compressed.shared:
-        streams["shared"] = [compressed.shared]
-    streams["modules"] = compressed.chunks
-    if compressed.basis_sizes:
-        streams["basis"] = [compressed.basis_payload]
+        parts["shared"] = [compressed.shared]
+    parts["modules"] = compressed.chunks
+    if compressed.basis_sizes and compressed.basis_payload:
+        parts["basis"] = [compressed.basis_payload]
     if compressed.extras.entries:
-        streams["extras"] = [compressed.extras.payload]
-    return streams
-
-
-def _config_text(compressed: Compressed) -> bytes:
-    if compressed.meta.config_text is not None:
-        return compressed.meta.config_text.encode()
-    return json.dumps(dict(compressed.meta.config), separators=(",", ":"), ensure_ascii=False).encode()
+        parts["extras"] = [compressed.extras.payload]
+    return parts

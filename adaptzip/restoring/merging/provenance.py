@@ -203,8 +203,8 @@ def _origin(path: Path, weight: float) -> Origin:
     archive = archive_file(path)
     if archive is None:
         return Origin(name, weight, files)
-    header = read_header(archive).header
-    return Origin(name, weight, files, header.provenance.relative_error, header.method)
+    head = read_header(archive).head
+    return Origin(name, weight, files, head.provenance.relative_error, head.metadata.method)
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
