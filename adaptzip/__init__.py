@@ -11,6 +11,10 @@ from adaptzip._version import __version__
 
 if TYPE_CHECKING:
     from adaptzip.adz.container.reader import open_adz as open
+    from adaptzip.bases.starts.callback import start_callback
+    from adaptzip.bases.starts.files import read_start
+    from adaptzip.bases.starts.found import FoundStart, KeptStart
+    from adaptzip.bases.starts.recording import record_start
     from adaptzip.checkpoints import Dialect
     from adaptzip.core.adapter import Adapter, LoraFactors
     from adaptzip.core.budget import Budget
@@ -40,7 +44,9 @@ __all__ = [
     "Compressed",
     "Dialect",
     "FitContext",
+    "FoundStart",
     "FunctionMethod",
+    "KeptStart",
     "LoraFactors",
     "Method",
     "Profile",
@@ -59,7 +65,10 @@ __all__ = [
     "open",
     "plan",
     "read",
+    "read_start",
     "reconstruct",
+    "record_start",
+    "start_callback",
 ]
 
 _HOMES = {
@@ -69,7 +78,9 @@ _HOMES = {
     "Compressed": ("adaptzip.core.compressed", "Compressed"),
     "Dialect": ("adaptzip.checkpoints", "Dialect"),
     "FitContext": ("adaptzip.core.method", "FitContext"),
+    "FoundStart": ("adaptzip.bases.starts.found", "FoundStart"),
     "FunctionMethod": ("adaptzip.core.function_method", "FunctionMethod"),
+    "KeptStart": ("adaptzip.bases.starts.found", "KeptStart"),
     "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),
     "Method": ("adaptzip.core.method", "Method"),
     "Profile": ("adaptzip.core.method", "Profile"),
@@ -88,7 +99,10 @@ _HOMES = {
     "open": ("adaptzip.adz.container.reader", "open_adz"),
     "plan": ("adaptzip.fitting.choosing", "plan"),
     "read": ("adaptzip.restoring.reading", "read"),
+    "read_start": ("adaptzip.bases.starts.files", "read_start"),
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
+    "record_start": ("adaptzip.bases.starts.recording", "record_start"),
+    "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),
 }
 
 

@@ -9,9 +9,9 @@ import torch
 from adaptzip.bases.starts.candidates import Candidate, candidates, likely_first
 from adaptzip.bases.starts.correlating import LONGEST, Spectrum
 from adaptzip.bases.starts.found import POPULAR, FoundStart
-from adaptzip.bases.starts.generators import MLX, NORMAL, UNIFORM, Place, check_start, matrices
+from adaptzip.bases.starts.generators import MLX, NORMAL, UNIFORM, Place, matrices
 from adaptzip.bases.starts.keys import place_keys
-from adaptzip.bases.starts.placing import AT_ONCE, place_all, score, strongest
+from adaptzip.bases.starts.placing import AT_ONCE, SURE, place_all, score, strongest
 from adaptzip.bases.starts.streams import CHUNK, Stream
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.workers import on_one_core
@@ -47,18 +47,43 @@ def find_start(
         for generator, likely in looks.items():
             if (hit := _first_hit(stream, generator, likely, draws)) is not None:
                 kind = _kind(stream, *hit)
-                return judged(modules, kind, seed, place_all(seed, stream, kind, found, *hit))
+                return _judged(modules, kind, seed, place_all(seed, stream, kind, found, *hit))
     if looks[UNIFORM] and (keyed := place_keys(found, looks[UNIFORM], seeds)) is not None:
-        return judged(modules, MLX, *keyed)
+        return _judged(modules, MLX, *keyed)
     return None
 
 
-def judged(
-    modules: Mapping[str, LoraFactors], generator: str, seed: int, placed: Mapping[Candidate, int]
+def start_at(modules: Mapping[str, LoraFactors], seed: int, offset: int) -> FoundStart | None:
+    """The start of an adapter of which some module begins at a number of a seed's stream, and the others by it.
+
+    Args:
+        offset: numbers before the A of any one module, as `Place` counts them in MT19937's stream.
+
+    Returns:
+        As `find_start`.
+    """
+    found = candidates(modules)
+    for generator in (UNIFORM, NORMAL):
+        stream = Stream(seed)
+        scores = [score(stream, generator, one, offset, len(one.probe)) for one in found]
+        best = max(range(len(found)), key=lambda k: scores[k], default=None)
+        if best is not None and scores[best] > SURE:
+            kind = _kind(stream, found[best], offset)
+            return _judged(modules, kind, seed, place_all(seed, stream, kind, found, found[best], offset))
+    return None
+
+
+def measured(
+    modules: Mapping[str, LoraFactors], generator: str, seed: int, places: Mapping[str, Place]
 ) -> FoundStart | None:
-    """The start with every module's correlation, those that have hardly any left out; None if none is left."""
-    places = {name: Place(offset, *one.A.shape) for one, offset in placed.items() for name in one.names}
-    check_start(generator, seed, places)
+    """A start with every module's correlation, those that have hardly any left out; None if none is left.
+
+    Args:
+        places: of modules that there are, and of the shapes of their A.
+
+    Raises:
+        FormatError: as `check_start`.
+    """
     correlations = {}
     for name, numbers in matrices(generator, seed, places):
         A, whole = modules[name].A.detach().to("cpu", torch.float32), torch.from_numpy(numbers).float()
@@ -70,6 +95,13 @@ def judged(
     return FoundStart(
         generator, seed, {name: places[name] for name in kept}, {name: correlations[name] for name in kept}
     )
+
+
+def _judged(
+    modules: Mapping[str, LoraFactors], generator: str, seed: int, placed: Mapping[Candidate, int]
+) -> FoundStart | None:
+    places = {name: Place(offset, *one.A.shape) for one, offset in placed.items() for name in one.names}
+    return measured(modules, generator, seed, places)
 
 
 def _first_hit(stream: Stream, generator: str, likely: Sequence[Candidate], draws: int) -> tuple[Candidate, int] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from adaptzip.bases.starts.generators import Place
 from adaptzip.core.basis import Start
 
@@ -21,6 +23,12 @@ class FoundStart:
         seed: 0 to 2^64 - 1.
         places: of the modules that were found in the generator's stream, by name.
         correlations: of each one's A with its first value, 0 to 1.
+
+    Example:
+        >>> from adaptzip.bases.starts.generators import Place
+        >>> start = adaptzip.FoundStart("uniform", 42, {"q_proj": Place(4096, 8, 64)}, {"q_proj": 0.97})
+        >>> start.correlation, start.places["q_proj"].offset
+        (0.97, 4096)
     """
 
     generator: str
@@ -36,3 +44,18 @@ class FoundStart:
     def start(self, names: Sequence[str]) -> Start:
         """What a file says of it, for these modules in this order."""
         return Start(self.generator, self.seed, tuple(self.places[name].offset for name in names), self.correlation)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptStart:
+    """The first A of an adapter themselves, where no generator makes them again.
+
+    Attributes:
+        A: by module, (rank, in), float16, or float32 where that would lose rows.
+
+    Example:
+        >>> adaptzip.KeptStart({"q_proj": torch.ones(2, 8)}).A["q_proj"].shape
+        torch.Size([2, 8])
+    """
+
+    A: Mapping[str, Tensor]

@@ -36,9 +36,9 @@ RECIPES: tuple[Recipe, ...] = (
     lambda one: _layers(one) + one.out * one.A.shape[1],
     lambda one: _layers(one) + one.out * (one.A.shape[1] + 1),
 )
-"""Numbers that are drawn between one module's A and the next: PEFT, kohya and LyCORIS make A and B as layers, which
-draw, and then fill A; loralib fills A alone, and experts' A are parts of one; a bias of B draws too; and cloneofsimo
-makes the linear layer itself again, without or with its bias."""
+"""Numbers that are drawn between one module's A and the next: PEFT and LyCORIS make A and B as layers, which draw, and
+then fill A; experts' A are parts of one; a bias of B draws too; and cloneofsimo makes the linear layer itself again,
+without or with its bias."""
 
 
 @dataclass
