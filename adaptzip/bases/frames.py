@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adaptzip.bases.starts.generators import NORMAL, NORMAL_UNIT, UNIFORM_UNIT, Place, check_start, matrices
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.bases.starts.generators import NORMAL, NORMAL_UNIT, UNIFORM_UNIT, Place, check_start
+from adaptzip.bases.starts.generators import matrices as made_again
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis, Start
 from adaptzip.core.compressed import Site
 from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, Whole, frame, whole_rows
@@ -91,7 +92,7 @@ def frames_of_start(
     """
     numbers = start_numbers(start, sites, sizes, only=only)
     made = parallel_map(lambda item: (item[0], frame(item[1])), numbers, most=_AT_ONCE)
-    return {name: ModuleBasis(torch.zeros(sites[name].out, 0), V) for name, V in made}
+    return {name: ModuleBasis(torch.zeros(0, 0), V) for name, V in made}
 
 
 def start_numbers(
@@ -113,7 +114,7 @@ def start_numbers(
     }
     check_start(start.generator, start.seed, places)
     wanted = {name: place for name, place in places.items() if only is None or name in only}
-    return matrices(start.generator, start.seed, wanted)
+    return made_again(start.generator, start.seed, wanted)
 
 
 def first_values(generator: str, numbers: Whole) -> Tensor:
@@ -124,27 +125,27 @@ def first_values(generator: str, numbers: Whole) -> Tensor:
     return torch.from_numpy(numbers * UNIFORM_UNIT / np.sqrt(float(width)))
 
 
-def reference_frames(adapter: Adapter) -> Basis:
-    """The row spaces of another adapter's A, for those modules that can have a frame.
+def reference_frames(matrices: Mapping[str, Tensor], description: str = "") -> Basis:
+    """The row spaces of known matrices, such as another adapter's A, for those modules that can have a frame.
+
+    Args:
+        matrices: (rows, in) by module.
+        description: what they are, for messages.
 
     Raises:
         RefusedError: if no module can.
     """
     modules = {}
-    for name, module in sorted(adapter.modules.items()):
-        if possible(module.rank, module.shape[1]):
-            try:
-                V = frame(whole_rows(module.A))
-            except FormatError:
-                continue  # Rows that are zero, or depend on each other, are no frame.
-            modules[name] = ModuleBasis(torch.zeros(module.shape[0], 0), V)
+    for name, matrix in sorted(matrices.items()):
+        if possible(*matrix.shape):
+            with suppress(FormatError):  # Rows that are zero, or depend on each other, are no frame.
+                modules[name] = ModuleBasis(torch.zeros(0, 0), frame(whole_rows(matrix)))
     if not modules:
         raise RefusedError(
             "the reference has no module whose A could serve as a frame", hint="give an adapter that was trained"
         )
     size = max(module.size for module in modules.values())
-    reference = BasisReference("reference", size, _content(adapter.modules), adapter.meta.base_model or "")
-    return Basis(modules, reference)
+    return Basis(modules, BasisReference("reference", size, _content(matrices), description))
 
 
 def cut_frames(basis: Basis, sizes: Mapping[str, int]) -> dict[str, ModuleBasis]:
@@ -163,12 +164,12 @@ def cut_frames(basis: Basis, sizes: Mapping[str, int]) -> dict[str, ModuleBasis]
     return found
 
 
-def _content(modules: Mapping[str, LoraFactors]) -> str:
-    """Digest over every module's name and A, whatever their dtype: (r, in), as float32."""
+def _content(matrices: Mapping[str, Tensor]) -> str:
+    """Digest over every module's name and matrix, whatever its dtype, as float32."""
 
     def parts() -> Iterator[bytes | memoryview]:
-        for name, module in sorted(modules.items()):
-            yield json.dumps([name, list(module.A.shape)], ensure_ascii=False).encode() + b"\n"
-            yield module.A.to("cpu", torch.float32).contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for name, matrix in sorted(matrices.items()):
+            yield json.dumps([name, list(matrix.shape)], ensure_ascii=False).encode() + b"\n"
+            yield matrix.to("cpu", torch.float32).contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return digest(parts())

@@ -21,7 +21,7 @@ class AskedStart:
     Attributes:
         kind: "auto": a record beside the source, popular seeds, and the base where the configuration tells that A began
             with its directions; "none"; "base"; "seed"; "path": a record, another adapter or a basis artefact.
-        seed, offset: of the generator, and the number to look from; None looks from the beginning.
+        seed, offset: of the generator, and the numbers drawn before the A of any one module; None looks for it.
         path: what was named.
     """
 

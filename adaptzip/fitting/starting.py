@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import read_basis
-from adaptzip.bases.frames import cut_frames, frames_of_start, possible, reference_frames
-from adaptzip.bases.starts.finding import find_start
-from adaptzip.bases.starts.found import POPULAR, FoundStart
-from adaptzip.bases.starts.streams import CHUNK
+from adaptzip.bases.frames import cut_frames, frames_of_start, possible
+from adaptzip.bases.starts.files import NOTE, read_start, start_note
+from adaptzip.bases.starts.finding import find_start, measured, start_at
+from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
@@ -22,6 +22,8 @@ from adaptzip.restoring.reconstruction import reference_at
 
 _OF_BASE = ("pissa", "olora", "corda", "eva", "loftq")
 """What PEFT's `init_lora_weights` begins with where A begins with directions of the base."""
+_FURTHER = 1 << 25
+"""Numbers of the stream that are looked through where the seed is given."""
 
 
 def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Request) -> Basis | None:
@@ -60,12 +62,20 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if asked.path is not None:
         return _at(asked.path, adapter)
     if asked.kind == "seed":
-        draws = CHUNK + (asked.offset or 0)
-        return _of_start(find_start(adapter.modules, (asked.seed,), draws), adapter)
+        return _of_start(_of_seed(asked.seed, asked.offset, adapter), adapter)
+    recorded = None if isinstance(source, Adapter) else start_note(source)
+    if recorded is not None:
+        return _recorded(recorded, adapter)
     found = find_start(adapter.modules, POPULAR)
     if found is None and request.base is not None and _began_with_base(adapter):
         return _of_base(adapter, request)
     return _of_start(found, adapter)
+
+
+def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | None:
+    if offset is None:
+        return find_start(adapter.modules, (seed,), _FURTHER)
+    return start_at(adapter.modules, seed, offset)
 
 
 def _began_with_base(adapter: Adapter) -> bool:
@@ -95,8 +105,20 @@ def _of_base(adapter: Adapter, request: Request) -> Basis:
 
 
 def _at(path: Path, adapter: Adapter) -> Basis | None:
-    """What lies at a path: a recorded start, an artefact, or another adapter."""
-    return read_basis(path) if path.suffix == ".basis" else reference_frames(reference_at(path))
+    """What lies at a path: a recorded start, a basis artefact, or another adapter."""
+    note = start_note(path) if path.is_dir() or path.name == NOTE else None
+    if note is not None:
+        return _recorded(note, adapter)
+    return read_basis(path) if path.suffix == ".basis" else reference_at(path)
+
+
+def _recorded(note: Path, adapter: Adapter) -> Basis | None:
+    found = read_start(note)
+    if isinstance(found, KeptStart):
+        return reference_at(note)
+    shapes = {name: tuple(module.A.shape) for name, module in adapter.modules.items()}
+    places = {name: place for name, place in found.places.items() if shapes.get(name) == (place.rank, place.width)}
+    return _of_start(measured(adapter.modules, found.generator, found.seed, places), adapter)
 
 
 def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:

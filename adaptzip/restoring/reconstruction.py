@@ -16,6 +16,8 @@ from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_facto
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.frames import reference_frames
 from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
+from adaptzip.bases.starts.files import read_start, start_note
+from adaptzip.bases.starts.found import KeptStart
 from adaptzip.checkpoints import resolved, vet
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
@@ -258,20 +260,26 @@ def _basis(
         embedded = _embedded(compressed)
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
-        basis = reference_frames(reference_at(basis))
+        basis = reference_at(basis)
     blocks = sum(compressed.lengths)
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 
 
-def reference_at(path: str | Path) -> Adapter:
-    """The adapter at a path that another is coded in; it has to stand for itself.
+def reference_at(path: str | Path) -> Basis:
+    """The frames of the adapter at a path, which has to stand for itself, or of a start that was recorded there whole.
 
     Raises:
-        CheckpointError, FormatError, RefusedError: if it can't be read, or needs a base or a basis of its own.
+        CheckpointError, FormatError: if it can't be read.
+        RefusedError: if it needs a base or a basis of its own, or has no frames.
     """
+    note = start_note(path)
+    kept = None if note is None else read_start(note)
+    if isinstance(kept, KeptStart):
+        return reference_frames(kept.A)
     weights = archive_file(path)
-    return understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
+    adapter = understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
+    return reference_frames({name: m.A for name, m in adapter.modules.items()}, adapter.meta.base_model or "")
 
 
 def _embedded(compressed: Compressed) -> Basis | None:

@@ -89,6 +89,13 @@ def read_start(path: str | Path) -> FoundStart | KeptStart:
     raise FormatError(f"{note}: is malformed", hint=_HINT)
 
 
+def start_note(path: str | Path) -> Path | None:
+    """The note of a start at a path or in its folder, or, for a weight file, beside it; None where there is none."""
+    path = Path(path)
+    note = path if path.name == NOTE else (path if path.is_dir() else path.parent) / NOTE
+    return note if note.is_file() else None
+
+
 def _note(start: FoundStart | KeptStart) -> dict[str, object]:
     if isinstance(start, KeptStart):
         return {"format": FORMAT, "tensors": TENSORS}
