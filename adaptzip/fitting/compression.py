@@ -78,8 +78,8 @@ def compress(
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
         start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a record
             beside the source, popular seeds, and `base` where the configuration tells of it; "none" does not; a seed,
-            or "SEED:OFFSET" with the numbers drawn before some module; "base"; or the path of a recorded start, of another adapter
-            that began alike or of a basis artefact, which is then needed to decode.
+            or "SEED:OFFSET" with the numbers drawn before some module; "base"; or the path of a recorded start, of
+            another adapter that began alike or of a basis artefact, which is then needed to decode.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
