@@ -45,6 +45,7 @@ def search(
     tolerance: float = TOLERANCE,
     fixed: float = 0.0,
     known: P | None = None,
+    either_side: bool = False,
 ) -> P | None:
     """The best step whose distortion (`rising`) or size is at most `limit`, or None if none was found.
 
@@ -57,11 +58,12 @@ def search(
         tolerance: stop when the limited quantity is in ((1 - tolerance) * limit, limit].
         fixed: bytes that no step changes; a limited size is that of the rest.
         known: a step within the bounds that was evaluated already.
+        either_side: end at any step that comes as close as the tolerance, even if it is beyond the limit.
 
     Among the feasible points the smallest size wins when the distortion is limited, the largest when the size is.
     """
     low, high = bounds
-    aim = limit * (1 - tolerance / 2)
+    aim = limit if either_side else limit * (1 - tolerance / 2)
     best: P | None = None
     tried: set[float] = set()
     seen: list[tuple[float, float]] = []
@@ -78,6 +80,8 @@ def search(
         value, predicted = point.distortion if rising else point.size - fixed, predict(step)
         if predicted > 0 and value > 0:
             seen.append((log(step), log(value / predicted)))
+        if either_side and abs(value - limit) <= tolerance * limit:
+            return point
         feasible = value <= limit
         if feasible and (best is None or (point.size < best.size) == rising):
             best = point

@@ -110,13 +110,13 @@ class StepSearch:
     def _search(self, limit: float, *, rising: bool) -> Outcome | None:
         """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
         bounds = self.bounds
-        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE)
+        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE, either_side=True)
         if coarse is None or not coarse.ranks:
             return coarse
         near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
         tolerance = TOLERANCE if rising else _BYTE_TOLERANCE
         fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)
-        return coarse if fine is None else fine
+        return fine or self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE)
 
     def _pass(
         self,
@@ -127,6 +127,7 @@ class StepSearch:
         rising: bool,
         tolerance: float,
         known: Outcome | None = None,
+        either_side: bool = False,
     ) -> Outcome | None:
         def ranks_at(step: float) -> Mapping[str, int]:
             return self.fitted.ranks(step, self.caps) if ranks is None else ranks
@@ -142,7 +143,15 @@ class StepSearch:
             tolerance = min(max(tolerance, GRAIN / 2 / limit), _LOOSEST)
         fixed = 0 if rising else self.fixed_size
         return search(
-            measure, predict, limit, rising=rising, bounds=bounds, tolerance=tolerance, fixed=fixed, known=known
+            measure,
+            predict,
+            limit,
+            rising=rising,
+            bounds=bounds,
+            tolerance=tolerance,
+            fixed=fixed,
+            known=known,
+            either_side=either_side,
         )
 
     def _once(self, step: float, ranks: Mapping[str, int]) -> Outcome:
