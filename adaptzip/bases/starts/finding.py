@@ -9,7 +9,7 @@ import torch
 from adaptzip.bases.starts.candidates import Candidate, candidates, likely_first
 from adaptzip.bases.starts.correlating import LONGEST, Spectrum
 from adaptzip.bases.starts.found import POPULAR, FoundStart
-from adaptzip.bases.starts.generators import MLX, NORMAL, UNIFORM, Place, matrices
+from adaptzip.bases.starts.generators import MLX, NORMAL, UNIFORM, Place, matrices, within_limits
 from adaptzip.bases.starts.keys import place_keys
 from adaptzip.bases.starts.placing import AT_ONCE, SURE, place_all, score, strongest
 from adaptzip.bases.starts.streams import CHUNK, Stream
@@ -76,25 +76,24 @@ def start_at(modules: Mapping[str, LoraFactors], seed: int, offset: int) -> Foun
 def measured(
     modules: Mapping[str, LoraFactors], generator: str, seed: int, places: Mapping[str, Place]
 ) -> FoundStart | None:
-    """A start with every module's correlation, those that have hardly any left out; None if none is left.
+    """A start with every module's correlation; None if no module is left.
+
+    Modules that have hardly any are left out, and those that are too far on for a reader.
 
     Args:
         places: of modules that there are, and of the shapes of their A.
 
     Raises:
-        FormatError: as `check_start`.
+        FormatError: as `check_start`, but for what is too far on.
     """
     correlations = {}
-    for name, numbers in matrices(generator, seed, places):
+    for name, numbers in matrices(generator, seed, within_limits(generator, places)):
         A, whole = modules[name].A.detach().to("cpu", torch.float32), torch.from_numpy(numbers).float()
         lengths = torch.linalg.norm(A) * torch.linalg.norm(whole)
         correlations[name] = abs(float((A * whole).sum(dtype=torch.float64) / lengths))
-    kept = sorted(name for name, value in correlations.items() if value >= LEAST_CORRELATION)
-    if not kept:
-        return None
-    return FoundStart(
-        generator, seed, {name: places[name] for name in kept}, {name: correlations[name] for name in kept}
-    )
+    alike = sorted(name for name, value in correlations.items() if value >= LEAST_CORRELATION)
+    kept = within_limits(generator, {name: places[name] for name in alike})
+    return FoundStart(generator, seed, kept, {name: correlations[name] for name in kept}) if kept else None
 
 
 def _judged(

@@ -78,9 +78,20 @@ def check_start(generator: str, seed: int, places: Mapping[str, Place]) -> None:
             raise FormatError(f"module {name} starts from {place.numbers} normal numbers, expected {BLOCK} or more")
     most = _most_offset(generator, places.values())
     for name, place in places.items():
-        last = place.offset + (0 if generator == MLX else _draws(generator, place.numbers))
-        if place.offset < 0 or last > most:
+        if place.offset < 0 or _last(generator, place) > most:
             raise FormatError(f"module {name} starts at number {place.offset}, expected 0 to {most} at its end")
+
+
+def within_limits(generator: str, places: Mapping[str, Place]) -> dict[str, Place]:
+    """The places that `check_start` lets through together: those furthest on are left out, as many as need be.
+
+    A writer calls it last, as what is left out lowers the limit for the others.
+    """
+    order = sorted(places, key=lambda name: _last(generator, places[name]))
+    while order and _last(generator, places[order[-1]]) > _most_offset(generator, (places[name] for name in order)):
+        order.pop()
+    kept = set(order)
+    return {name: place for name, place in places.items() if name in kept}
 
 
 def whole_numbers(generator: str, seed: int, place: Place) -> Whole:
@@ -116,6 +127,11 @@ def _most_offset(generator: str, places: Iterable[Place]) -> int:
     if generator == MLX:
         return MOST_KEYS
     return FREE_DRAWS + DRAWS_EACH * sum(place.numbers for place in places)
+
+
+def _last(generator: str, place: Place) -> int:
+    """Where a tensor ends in the stream; with MLX, its key."""
+    return place.offset + (0 if generator == MLX else _draws(generator, place.numbers))
 
 
 def _draws(generator: str, numbers: int) -> int:

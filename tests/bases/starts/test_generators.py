@@ -17,6 +17,7 @@ from adaptzip.bases.starts.generators import (
     check_start,
     matrices,
     whole_numbers,
+    within_limits,
 )
 from adaptzip.bases.starts.mersenne import Mersenne
 from adaptzip.errors import FormatError
@@ -111,6 +112,20 @@ def test_places_up_to_the_limit_are_accepted_and_beyond_refused() -> None:
     for generator, offset in (("uniform", most - 99), ("normal", most - 115), ("mlx", MOST_KEYS + 1), ("uniform", -1)):
         with pytest.raises(FormatError, match=f"module a starts at number {offset}, expected 0 to"):
             check_start(generator, 0, {"a": Place(offset, 4, 25)})
+
+
+@pytest.mark.parametrize("generator", ["uniform", "normal"])
+def test_places_too_far_on_are_left_out_until_the_rest_is_within_limits(generator: str) -> None:
+    most = FREE_DRAWS + DRAWS_EACH * 100
+    places = {"far": Place(most + DRAWS_EACH * 160, 4, 16), "edge": Place(most - 50, 4, 16), "near": Place(7, 4, 25)}
+    with pytest.raises(FormatError, match="module far"):
+        check_start(generator, 0, places)
+    kept = within_limits(generator, places)
+    assert list(kept) == ["edge", "near"]
+    check_start(generator, 0, kept)
+    assert list(within_limits(generator, {"edge": Place(most + 1000, 4, 16), "near": places["near"]})) == ["near"]
+    assert list(within_limits("mlx", {"a": Place(MOST_KEYS, 1, 9), "b": Place(MOST_KEYS + 1, 1, 9)})) == ["a"]
+    assert within_limits(generator, {"far": Place(2**40, 4, 16)}) == {}
 
 
 @pytest.mark.parametrize(("rank", "width"), [(0, 4), (5, 4), (1, 2**16), (1025, 2000)])
