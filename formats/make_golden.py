@@ -291,10 +291,11 @@ def stored(path: Path) -> dict[str, Any]:
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
     `distilled`, as if it had been trained; with `filler`, and an extra of so many bytes that are kept as they are."""
-    plain = {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
+    plain = {"start": "none"}
+    plain |= {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
-        write_functions(make(), path, method, {key: value for key, value in plain.items() if key != "to"})
+        write_functions(make(), path, method, {k: v for k, v in plain.items() if k not in ("to", "start")})
         return
     if "filler" in options:
         count = options["filler"]
@@ -309,7 +310,8 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     if "weights" not in options:
         compress(make(), path, **plain)
         return
-    request = Request(plain.pop("to", "svd"), max_error=plain.pop("max_error"), options=plain)
+    own = {name: plain.pop(name) for name in ("start", "to", "max_error") if name in plain}
+    request = Request(**own, options=plain)
     source = load_source(make(), request)
     names = sorted(source.adapter.modules)
     source = replace(source, sensitivities={name: Sensitivity(4.0**i / 7) for i, name in enumerate(names)})

@@ -11,6 +11,13 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+@pytest.fixture(autouse=True)
+def unknown_starts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters that tests draw from small seeds are taken for others; tests marked `starts` find theirs."""
+    if "starts" not in request.keywords:
+        monkeypatch.setattr("adaptzip.fitting.starting.POPULAR", ())
+
+
 @pytest.fixture(scope="session")
 def material(request: pytest.FixtureRequest) -> Path:
     """The folder of real adapters beside the repository; tests that need it skip where it is absent."""

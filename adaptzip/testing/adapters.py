@@ -31,13 +31,17 @@ _LAYOUTS: tuple[tuple[Layout, tuple[int, ...]], ...] = (
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool)
 
 
+_UNKNOWN = 9_000_000
+"""Seeds from here on are not among those that a start is looked for with."""
+
+
 def factors(out: int, width: int, rank: int, *, seed: int = 0, **options: Any) -> LoraFactors:
     """Random factors A (rank, width) and B (out, rank) whose singular values fall by a third from one to the next.
 
     Args:
         options: further fields of `LoraFactors`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_UNKNOWN + seed)
     strength = 0.66 ** torch.arange(rank)
     A = torch.randn(rank, width, generator=generator)
     B = torch.randn(out, rank, generator=generator) * strength / max(out * width, 1) ** 0.5
