@@ -17,6 +17,7 @@ from adaptzip.errors import RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.requests import Request
+from adaptzip.fitting.seed_search import SeedSearch, search
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.reconstruction import reference_at
 
@@ -64,11 +65,15 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if asked.kind == "seed":
         return _of_start(_of_seed(asked.seed, asked.offset, adapter), adapter)
     recorded = None if isinstance(source, Adapter) else start_note(source)
-    if recorded is not None:
-        return _recorded(recorded, adapter)
+    noted = None if recorded is None else _recorded(recorded, adapter)
+    if noted is not None:
+        return noted
     found = find_start(adapter.modules, POPULAR)
     if found is None and request.base is not None and _began_with_base(adapter):
         return _of_base(adapter, request)
+    if found is None and request.search_starts:
+        how = request.search_starts if isinstance(request.search_starts, SeedSearch) else SeedSearch()
+        found = search(adapter, how, request.device)
     return _of_start(found, adapter)
 
 
