@@ -61,7 +61,7 @@ def show(
         costs = [] if loaded is None or device is None else _costs(loaded, size, device, progress)
     frames = None if loaded is None else loaded.frames
     framed = 0 if frames is None else len(frames.modules)
-    start = show_start.values(frames and frames.reference, framed, len(adapter.modules))
+    start = show_start.values(None if frames is None else frames.reference, framed, len(adapter.modules))
     values = {
         "kind": "checkpoint",
         "path": str(path),
