@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaptzip.adz.container.frame import is_adz
 from adaptzip.checkpoints import Checkpoint, opener, read_by, reader, recognise, resolved
 from adaptzip.checkpoints._beside import add_beside, files_beside, warn_of_others
 from adaptzip.checkpoints._copies import check_copies
@@ -66,9 +67,9 @@ def read(
     """
     with _readable(path):
         weights = weight_file(path)
-        opened = None if weights.suffix == ".adz" else _open(weights)
-        if opened is None or "adaptzip" in opened.metadata:
+        if is_adz(weights):
             return _read_adz(weights, alpha, base, basis, dialect)
+        opened = _open(weights)
         given = None if config is None else Path(config)
         adapter = understood(_source(Path(path), weights, opened, alpha, given, base), dialect)
         if Path(path).is_dir():
@@ -144,9 +145,7 @@ def archive_file(path: str | Path) -> Path | None:
     """
     with _readable(path):
         weights = weight_file(path)
-        if weights.suffix == ".adz" or "adaptzip" in _open(weights).metadata:
-            return weights
-        return None
+        return weights if is_adz(weights) else None
 
 
 def source_bytes(path: str | Path) -> int:
