@@ -237,7 +237,7 @@ def test_decimals_come_back(number: float) -> None:
 
 
 def test_decimals_of_few_digits_are_short() -> None:
-    for number, length in ((0.0, 1), (0.5, 2), (0.9999, 3), (9.999e18, 3), (0.299786, 4), (1 / 3, 9)):
+    for number, length in ((0.0, 1), (0.5, 2), (0.9999, 3), (9.22e18, 3), (0.299786, 4), (1 / 3, 9)):
         assert len(decimal(number)) == length
     assert Cursor(b"\0", "x").optional() is None
 
