@@ -291,7 +291,7 @@ def stored(path: Path) -> dict[str, Any]:
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
     `distilled`, as if it had been trained; with `filler`, and an extra of so many bytes that are kept as they are."""
-    plain = {"start": "none"}
+    plain: dict[str, Any] = {"start": "none"}
     plain |= {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
