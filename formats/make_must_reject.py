@@ -25,8 +25,9 @@ import zstandard
 from constriction import stream
 
 from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.packing import pack_factors, pack_tensors
-from adaptzip.adz.coding.tables import Class
+from adaptzip.adz.coding.tables import NOTHING, Class
 from adaptzip.adz.coding.trellis import Quantised
 from adaptzip.adz.container.deflate import DICTIONARY
 from adaptzip.adz.container.streams import write_lengths
@@ -48,6 +49,7 @@ class File:
         blocks: one for each module.
         payload: the stream of extras.
         shared, basis: the streams; b"" where there is none.
+        grouped: the one bit string of all modules, in place of blocks.
     """
 
     metadata: Mapping[str, Any]
@@ -60,6 +62,7 @@ class File:
     sizes: bytes = b""
     shared: bytes = b""
     basis: bytes = b""
+    grouped: bytes = b""
 
     @classmethod
     def open(cls, name: str) -> File:
@@ -81,6 +84,7 @@ class File:
         metadata = json.loads(header["__metadata__"]["adaptzip"])
         extras = json.loads(sections[1] or b"[]")
         rest = [streams.get(key, b"") for key in ("shared", "basis")]
+        rest.append(b"" if blocks else streams["modules"])
         payload = streams.get("extras", b"")
         return cls(metadata, sections[0], extras, sections[2], tuple(blocks), payload, *sections[3:], *rest)
 
@@ -103,7 +107,7 @@ class File:
         found = {
             "tables": _deflate(self.tables() if tables is None else tables),
             "shared": self.shared,
-            "modules": b"".join(self.blocks),
+            "modules": self.grouped or b"".join(self.blocks),
             "basis": self.basis,
             "extras": self.payload,
         }
@@ -166,6 +170,7 @@ def cases() -> Iterator[Case]:
     lossy, lossless = File.open("layouts"), File.open("lossless")
     for make in (_frames, _hashes, _headers, _metadata, _modules, _tables, _extras, _blocks, _planes):
         yield from make(lossy)
+    yield from _groups(File.open("default"), lossless)
     yield from _lossless(lossless)
     yield from _gains(File.open("gains"))
     yield from _cores(File.open("lora-sb-embedded"), lossy)
@@ -435,6 +440,37 @@ def _blocks(file: File) -> Iterator[Case]:
     yield "block-norm", BROKEN, "a row of U whose squares exceed 2^53", long.build()
 
 
+def _groups(file: File, lossless: File) -> Iterator[Case]:
+    """The one bit string of all modules."""
+
+    def grouped(data: bytes) -> bytes:
+        return replace(file, grouped=data).build()
+
+    full = file.grouped + bytes(-len(file.grouped) % 4)
+    yield "group-short", BROKEN, "the group lacks its first word", grouped(full[4:])
+    yield "group-cut", BROKEN, "the group lacks its last word", grouped(full[:-4])
+    yield "group-long", BROKEN, "the group has a word too many", grouped(b"\1\2\3\4" + full)
+    yield "group-zeros", BROKEN, "the group ends in zeros", grouped(full + bytes(4))
+    yield "group-large", BROKEN, "the group has more than 65536 bytes", grouped(bytes(65533) + full)
+    yield "group-fewer", BROKEN, "the group has more modules than the file", _fewer(file).build()
+    yield "group-lossless", BROKEN, "a lossless file is grouped", replace(lossless, blocks=(), grouped=full).build()
+    yield "group-no-rank", BROKEN, "modules have ranks where none is allowed", file.with_metadata(max_rank=0).build()
+    wide = [(name, 2**31 - 1, 2**31 - 1) for name, *_ in file.metadata["modules"]]
+    yield "group-bomb", BROKEN, "a few bytes for 2^32 numbers", file.with_metadata(modules=wide).build()
+    # Of rows of zeros, nothing but their class is coded, whatever their width.
+    zeros = np.zeros((1, 8), dtype=np.int32)
+    rows = Levels(Quantised(zeros, np.zeros(zeros.shape, dtype=np.uint8)), (Class(NOTHING, 0),))
+    many = entropy.encode_group([((8, 8), entropy.Coded(1, (rows, rows)))] * 200, 1)
+    assert many is not None
+    bomb = replace(file, grouped=many).with_metadata(modules=[["h.{0-199}", 4096, 4096]], max_rank=1)
+    yield "group-zero-bomb", BROKEN, "a few bytes for 200 modules of zeros", bomb.build()
+
+
+def _fewer(file: File) -> File:
+    """Without the last entry of the list of modules."""
+    return file.with_metadata(modules=file.metadata["modules"][:-1])
+
+
 def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
     """A block of `rank` rows in each tensor, all of one class, without regard for what a module allows."""
     blocks, position = [], 0
@@ -443,7 +479,7 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
         part = np.resize(part, (rank, width))
         position += rank * width
         quantised = Quantised(part, _quantisers(part))
-        blocks.append(entropy.Levels(quantised, (Class(3, 30),) * rank))
+        blocks.append(Levels(quantised, (Class(3, 30),) * rank))
     return entropy.encode(rank, max(rank, 1), blocks)
 
 
@@ -567,7 +603,7 @@ def _encode_core(rank: int) -> bytes:
     """A block of a core of zeros."""
     parts = [(1, rank), (1, rank * (rank - 1))]
     zeros = [np.zeros(shape, dtype=np.int32) for shape in parts]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     return entropy.encode(rank, 6, blocks)
 
 
@@ -645,7 +681,7 @@ def _overweight() -> File:
 def _bank(vectors: int, length: int) -> bytes:
     """A bank of zeros."""
     zeros = np.zeros((vectors, length), dtype=np.int32)
-    return entropy.encode(1, 1, [entropy.Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
+    return entropy.encode(1, 1, [Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
 
 
 def _trains(file: File) -> Iterator[Case]:
@@ -662,7 +698,7 @@ def _trains(file: File) -> Iterator[Case]:
     wide = file.with_metadata(modules=[["m", 2**30, 2**30]], config={"order": "delta", "lora_rank": 1}, max_rank=1)
     shapes = [*[(1, 8)] * 9, (1, 8)] * 2
     zeros = [np.zeros(shape, dtype=np.int32) for shape in shapes]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     bomb = replace(wide, blocks=(entropy.encode(1, 1, blocks),), gains=b"")
     yield "train-bomb", BROKEN, "factors of 2^31 numbers in a few bytes", bomb.build()
 

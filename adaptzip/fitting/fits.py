@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adaptzip.adz.coding.grouping import MOST_BYTES
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape, over_batches
@@ -164,13 +165,16 @@ class FittedAdapter:
             return NOTHING_CODED
         shared = code_shared(self.coder, self.prepared, step)
         coded: dict[str, CodedModule] = {}
+        size = 0
 
         def code(batch: list[str]) -> dict[str, CodedModule]:
             fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
             return code_modules(self.coder, shared, fits, ranks, step)
 
         for part in over_batches(code, wanted, self.adapter.modules, self.context.device):
-            coded |= part
+            size += sum(len(module.chunk) for module in part.values())
+            # What is too large for a group does not keep its numbers.
+            coded |= part if size <= MOST_BYTES else {name: replace(m, blocks=None) for name, m in part.items()}
             if progress is not None:
                 progress("coding", len(coded) / len(wanted))
         return CodedAdapter(shared, coded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from adaptzip.adz.coding.grouping import decode_group
 from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
@@ -182,14 +183,14 @@ def decode(
         FormatError, RefusedError: as `reconstruct`.
     """
     coder = coder_of(compressed, base, basis)
-    stored = len(compressed.shared) > 0 or any(len(chunk) > 0 for chunk in compressed.chunks)
+    stored = any(map(len, (compressed.shared, compressed.grouped, *compressed.chunks)))
     shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
-    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    own_tensors = _own_tensors(coder, compressed)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
 
     def module(name: str) -> Decoded:
         site = compressed.sites[name]
-        own = decode_module(coder, chunks[name], compressed.step, name)
+        own = own_tensors(name)
         if not own:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
@@ -202,6 +203,15 @@ def decode(
         return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
 
     yield from zip(names, parallel_map(module, names), strict=True)
+
+
+def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[str], dict[str, Tensor]]:
+    """What gives the tensors of a module, by its name; {} for a zero update. A group is decoded at once."""
+    if compressed.grouped:
+        group = decode_group(coder, compressed.grouped, compressed.step)
+        return lambda name: group[name][1] if name in group else {}
+    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
+    return lambda name: decode_module(coder, chunks[name], compressed.step, name)
 
 
 def coder_of(

@@ -106,13 +106,17 @@ def _compressed(opened: Opened) -> Compressed:
     lossless = bool(header.config.get("lossless", False))
     if lossless and (tables.gains or header.basis is not None or "shared" in opened.streams):
         raise FormatError("a lossless file has gains, a basis or shared tensors")
+    grouped = b"" if tables.lengths else opened.streams["modules"]
+    if lossless and grouped:
+        raise FormatError("a lossless file has no index of its modules")
     return Compressed(
         method=header.method,
         method_version=header.method_version,
         config=header.config,
         sites=header.sites,
         max_rank=header.max_rank,
-        chunks=_chunks(opened, tables.lengths),
+        chunks=() if grouped else _chunks(opened, tables.lengths),
+        grouped=grouped,
         step=header.step,
         provenance=header.provenance,
         extras=PackedExtras(tables.extras, opened.streams.get("extras", b"")),

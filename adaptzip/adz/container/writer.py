@@ -67,12 +67,12 @@ def _streams(compressed: Compressed) -> Streams:
         compressed.meta.header or b"",
         tuple(compressed.gains),
         tuple(compressed.basis_sizes),
-        tuple(map(len, compressed.chunks)),
+        () if compressed.grouped else tuple(map(len, compressed.chunks)),
     )
     streams: dict[str, Sequence[Buffer]] = {"tables": [write_tables(tables)]}
     if compressed.shared:
         streams["shared"] = [compressed.shared]
-    streams["modules"] = compressed.chunks
+    streams["modules"] = [compressed.grouped] if compressed.grouped else compressed.chunks
     if compressed.basis_sizes:
         streams["basis"] = [compressed.basis_payload]
     if compressed.extras.entries:

@@ -77,13 +77,16 @@ def test_the_size_is_known_before_writing(compressed: Compressed, tmp_path: Path
     assert read_header(tmp_path / "x.adz").header_bytes == writer.sizes(compressed)["header"]
 
 
-def test_what_is_opened_is_what_was_written(compressed: Compressed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grouped", [True, False])
+def test_what_is_opened_is_what_was_written(compressed: Compressed, tmp_path: Path, grouped: bool) -> None:
+    assert compressed.grouped
+    compressed = compressed if grouped else dataclasses.replace(compressed, grouped=b"")
     writer.write(compressed, tmp_path / "x.adz")
     again = adaptzip.open(tmp_path / "x.adz")
     for field in dataclasses.fields(Compressed):
         before, after = getattr(compressed, field.name), getattr(again, field.name)
         if field.name == "chunks":
-            assert [bytes(chunk) for chunk in after] == [bytes(chunk) for chunk in before]
+            assert [bytes(chunk) for chunk in after] == ([] if grouped else [bytes(chunk) for chunk in before])
         elif field.name == "extras":
             assert after.entries == before.entries
             assert bytes(after.payload) == bytes(before.payload)
@@ -171,7 +174,7 @@ def test_the_order_of_modules_and_extras_does_not_matter() -> None:
 def test_reading_one_module_decodes_no_other(
     compressed: Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer.write(compressed, tmp_path / "x.adz")
+    writer.write(dataclasses.replace(compressed, grouped=b""), tmp_path / "x.adz")
     whole = adaptzip.reconstruct(tmp_path / "x.adz")
     calls: list[str] = []
     decode = entropy.decode
@@ -192,7 +195,8 @@ def test_reading_one_module_decodes_no_other(
 
 def test_opening_decodes_nothing(compressed: Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(compressed, tmp_path / "x.adz")
-    monkeypatch.setattr(entropy, "decode", lambda *_: pytest.fail("a module was decoded"))
+    for function in ("decode", "decode_group"):
+        monkeypatch.setattr(entropy, function, lambda *_: pytest.fail("a module was decoded"))
     assert adaptzip.open(tmp_path / "x.adz").modules == ("a.0.q", "a.1.q", "b")
 
 
