@@ -96,7 +96,7 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     head_bytes, payload = parse_file(data)
     head = parse_head(head_bytes)
     metadata, sites = head.metadata, head.sites
-    sizes = (head.shared, sum(head.lengths), head.basis)
+    sizes = (head.shared, head.grouped or sum(head.lengths), head.basis)
     need(sum(sizes) <= len(payload), "the blocks are longer than the payload")
     shared, packed = payload[: head.shared], payload[sum(sizes) :]
     need(bool(head.extras) == (len(packed) > 0), "extras and their table do not belong together")
@@ -104,7 +104,9 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], basis)
     modules, position = {}, head.shared
     gains = head.gains or (0,) * len(sites)
-    for (name, site), length, gain in zip(sites.items(), head.lengths, gains, strict=True):
+    if head.grouped:
+        modules = decode_modules(payload[position : position + head.grouped], sites, gains, plan)
+    for (name, site), length, gain in () if head.grouped else zip(sites.items(), head.lengths, gains, strict=True):
         modules[name] = decode_module(payload[position : position + length], name, site, gain, plan)
         position += length
     unpacked = unpack(head.extras, packed)
@@ -294,6 +296,7 @@ class Head(NamedTuple):
     gains: tuple[int, ...]
     basis_sizes: tuple[int, ...]
     lengths: list[int]
+    grouped: int
     shared: int
     basis: int
 
@@ -331,6 +334,7 @@ def parse_head(data: bytes) -> Head:
     need(rows.place == len(tables), "bytes follow the tables")
     config = parse_adapter(metadata["adapter"]) if "adapter" in metadata else {}
     need(not (has_config and config), "the configuration is there twice")
+    lengths, grouped = parse_index(index, list(sites.values()))
     return Head(
         metadata=metadata,
         sites=sites,
@@ -339,7 +343,8 @@ def parse_head(data: bytes) -> Head:
         source_header=header,
         gains=gains,
         basis_sizes=sizes,
-        lengths=parse_index(index, list(sites.values())),
+        lengths=lengths,
+        grouped=grouped,
         shared=shared_size,
         basis=basis_size,
     )
@@ -555,11 +560,16 @@ def parse_offsets(rows: Reader, count: int) -> list[int]:
     return offsets
 
 
-def parse_index(data: bytes, sites: Sequence[Site]) -> list[int]:
-    """Section 4.3: the length of each module's block."""
+def parse_index(data: bytes, sites: Sequence[Site]) -> tuple[list[int], int]:
+    """Section 4.3: the length of each module's block, or of a group of all."""
     if not sites:
         need(data == b"", "an index of no modules")
-        return []
+        return [], 0
+    if data[:1] == b"\x80":
+        reader = Reader(data[1:])
+        grouped = reader.whole(65536)
+        need(grouped > 0 and reader.place == len(data) - 1, "the index is not of a group")
+        return [], grouped
     need(len(data) > 0 and data[0] < 128 and data[0] & 63 < 43, "the index is missing or malformed")
     need(len(data) <= 12 * len(sites) + 1, "the index is too long")
     order, empty = data[0] & 63, data[0] >= 64
@@ -585,7 +595,7 @@ def parse_index(data: bytes, sites: Sequence[Site]) -> list[int]:
         place, last = end, length
         lengths.append(length)
     need(len(bits) - place < 8 and "1" not in bits[place:], "the index is too long")
-    return lengths
+    return lengths, 0
 
 
 def check_belongings(head: Head) -> None:
@@ -668,12 +678,15 @@ LEVELS = 31
 ESCAPE = 2 * LEVELS + 1
 LARGEST_SCALE = SCALES - 1 + PER_OCTAVE * 15
 NUMBERS_PER_BYTE = 16384
-SHAPE_WEIGHTS = (2, 4, 10, 32, 12, 4)
+SHAPE_WEIGHTS = (2, 4, 10, 32, 12, 4, 1)
+ZEROS = 6
+RANK_WEIGHTS = (4, 4, 2)
+LARGEST_GROUP = 65536
 H0, H1 = 0o235, 0o126
 
 
 class RowClass(NamedTuple):
-    """A row's class: the shape and the scale of its distribution."""
+    """A row's class: the shape and the scale of its distribution. Of shape `ZEROS`, all its numbers are 0."""
 
     shape: int
     scale: int
@@ -704,26 +717,48 @@ class Spec(NamedTuple):
 
 
 Shapes = Callable[[int], Sequence[Spec]]
+Kind = tuple[int, int] | None
 
 
 def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np.int64]]:
     """The tensors of a block, real ones in units of the step."""
     coder = Ans(chunk)
-    rank = coder.uniform(max_rank) + 1
-    specs = shapes(rank)
-    numbers = sum(spec.rows * spec.width for spec in specs)
-    need(numbers <= NUMBERS_PER_BYTE * (len(chunk) + 8), "more numbers than so few bytes can hold")
-    real = [spec.rows for spec in specs if spec.kind == "real"]
-    classes = iter(decode_classes(coder, real))
-    tensors = [
+    specs = shapes(coder.uniform(max_rank) + 1)
+    need_room(sum(spec.rows * spec.width for spec in specs), len(chunk))
+    tensors = decode_tensors(coder, Contexts(), None, specs)
+    need(any(spec.kind == "real" for spec in specs) or coder.uniform(2) == 1, "whole numbers lack their guard")
+    coder.finish()
+    return tensors
+
+
+def decode_group(data: bytes, max_rank: int, modules: Sequence[tuple[Kind, Shapes]]) -> list[list[NDArray[np.int64]]]:
+    """Section 6.8: the tensors of each module; none of a zero one."""
+    need(0 < len(data) <= LARGEST_GROUP, "the one bit string of the modules is too long")
+    coder, contexts, numbers, found = Ans(data), Contexts(), 0, []
+    for kind, shapes in modules:
+        rank = contexts.rank(coder, kind, max_rank)
+        specs = shapes(rank) if rank else []
+        numbers += sum(spec.rows * spec.width for spec in specs)
+        need_room(numbers, len(data))
+        found.append(decode_tensors(coder, contexts, kind, specs))
+    coder.finish()
+    return found
+
+
+def need_room(numbers: int, size: int) -> None:
+    """Refuse more numbers than so few bytes may hold."""
+    need(numbers <= NUMBERS_PER_BYTE * (size + 64), "more numbers than so few bytes can hold")
+
+
+def decode_tensors(coder: Ans, contexts: Contexts, kind: Kind, specs: Sequence[Spec]) -> list[NDArray[np.int64]]:
+    """The classes of the rows of a module's tensors of real numbers, then all its numbers."""
+    classes = iter(contexts.classes(coder, kind, [(s.rows, s.width) for s in specs if s.kind == "real"]))
+    return [
         decode_numbers(coder, spec.rows, spec.width, next(classes))
         if spec.kind == "real"
         else decode_whole(coder, spec)
         for spec in specs
     ]
-    need(bool(real) or coder.uniform(2) == 1, "a block of whole numbers lacks its guard")
-    coder.finish()
-    return tensors
 
 
 def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
@@ -735,27 +770,93 @@ def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
     return tensor
 
 
-def decode_classes(coder: Ans, rows: Sequence[int]) -> list[list[RowClass]]:
-    """Section 6.2: first the scales of all rows of all tensors, then their shapes."""
-    span = LARGEST_SCALE
-    differences_model = model([2**20 * 3 ** abs(d) // 4 ** abs(d) + 1 for d in range(-span, span + 1)])
-    shape_model = model(SHAPE_WEIGHTS)
-    scales: list[list[int]] = []
-    for tensor, count in enumerate(rows):
-        scales.append([])
-        for row in range(count):
-            difference = coder.symbol(differences_model) - span
-            scales[tensor].append(min(max(predicted_scale(scales, tensor, row) + difference, 0), span))
-    return [[RowClass(coder.symbol(shape_model), scale) for scale in tensor] for tensor in scales]
+class Counts:
+    """Section 6.2: weights that grow with use, and are halved beyond a sum."""
+
+    def __init__(self, weights: Sequence[int], step: int, most: int) -> None:
+        self.weights, self.step, self.most = list(weights), step, most
+
+    def symbol(self, coder: Ans) -> int:
+        symbol = coder.symbol(model(self.weights))
+        self.weights[symbol] += self.step
+        if sum(self.weights) > self.most:
+            self.weights = [(weight + 1) // 2 for weight in self.weights]
+        return symbol
 
 
-def predicted_scale(scales: Sequence[Sequence[int]], tensor: int, row: int) -> int:
-    """The scale that a row is expected to have."""
-    own, first = scales[tensor], scales[0]
-    if tensor == 0 or row >= len(first):
-        return own[row - 1] if row else 15
-    guess = own[row - 1] + first[row] - first[row - 1] if row else first[0]
-    return min(max(guess, 0), LARGEST_SCALE)
+class Differences:
+    """Section 6.2: the model of differences of scales."""
+
+    def __init__(self) -> None:
+        self.sum, self.count = 2, 1
+
+    def symbol(self, coder: Ans) -> int:
+        falling = [2**20]
+        for _ in range(LARGEST_SCALE):
+            falling.append(falling[-1] * self.sum // (self.sum + self.count))
+        found = coder.symbol(model([weight + 16 for weight in falling[:0:-1] + falling])) - LARGEST_SCALE
+        self.sum, self.count = self.sum + abs(found), self.count + 1
+        if self.count > 20:
+            self.sum, self.count = (self.sum + 1) // 2, (self.count + 1) // 2
+        return found
+
+
+class Contexts:
+    """What is remembered along a bit string."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[tuple[int, bool], Counts] = {}
+        self.differences: dict[tuple[int, bool], Differences] = {}
+        self.firsts: dict[Kind, list[int]] = {}
+        self.choices: dict[bool | None, Counts] = {}
+        self.zero: dict[Kind, bool] = {}
+        self.ranks: dict[Kind, int] = {}
+
+    def rank(self, coder: Ans, kind: Kind, max_rank: int) -> int:
+        """Section 6.8."""
+        choice = self.choices.setdefault(self.zero.get(kind), Counts(RANK_WEIGHTS, 8, 128)).symbol(coder)
+        self.zero[kind] = choice == 0
+        if choice == 0:
+            return 0
+        rank = self.ranks.get(kind, self.ranks.get(None, 1)) if choice == 1 else coder.uniform(max_rank) + 1
+        self.ranks[kind] = self.ranks[None] = rank
+        return rank
+
+    def classes(self, coder: Ans, kind: Kind, sizes: Sequence[tuple[int, int]]) -> list[list[RowClass]]:
+        """Section 6.2: the classes of rows of tensors of these (rows, width)."""
+        before = self.firsts.get(kind) or self.firsts.get(None) or []
+        scales: list[list[int]] = []
+        found: list[list[RowClass]] = []
+        for tensor, (rows, _) in enumerate(sizes):
+            scales.append([])
+            found.append([])
+            for row in range(rows):
+                scale = min(max(expected_scale(scales, before, [width for _, width in sizes]), 0), LARGEST_SCALE)
+                after_zeros = row > 0 and found[tensor][-1].shape == ZEROS
+                shape = self.shapes.setdefault((tensor, after_zeros), Counts(SHAPE_WEIGHTS, 32, 1024)).symbol(coder)
+                if shape != ZEROS:
+                    scale += self.differences.setdefault((tensor, row == 0), Differences()).symbol(coder)
+                scales[tensor].append(min(max(scale, 0), LARGEST_SCALE))
+                found[tensor].append(RowClass(shape, scales[tensor][-1]))
+        if any(scales):
+            self.firsts[kind] = self.firsts[None] = [(own or scales[0] or [15])[0] for own in scales]
+        return found
+
+
+def expected_scale(scales: Sequence[Sequence[int]], before: Sequence[int], widths: Sequence[int]) -> int:
+    """The scale that the next row of the last tensor in `scales` is expected to have."""
+    tensor, first, own = len(scales) - 1, scales[0], scales[-1]
+    row = len(own)
+    if row > 0:
+        moved = first[row] - first[row - 1] if tensor > 0 and row < len(first) else 0
+        return own[-1] + moved
+    if tensor == 0:
+        return before[0] if before else 15
+    if not first:
+        return 15
+    if tensor < len(before):
+        return first[0] + before[tensor] - before[0]
+    return first[0] + ((widths[0] ** 6).bit_length() - (widths[tensor] ** 6).bit_length()) // 2
 
 
 def level_models(table: int) -> tuple[Model, Model]:
@@ -781,13 +882,14 @@ def decode_numbers(coder: Ans, rows: int, width: int, classes: Sequence[RowClass
     stages = 128 if numbers < 32768 else 64
     lanes = -(-numbers // stages)
     state = [0] * lanes
-    models = {c.table: level_models(c.table) for c in classes}
+    models = {c.table: level_models(c.table) for c in classes if c.shape != ZEROS}
     values: list[int] = []
     for first, end in runs(numbers, width, lanes):
         c = classes[first // width]
         lane = range(first % lanes, first % lanes + end - first)
         quantisers = [state[i] & 1 for i in lane]
-        levels = decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
+        zeros = c.shape == ZEROS
+        levels = [0] * len(quantisers) if zeros else decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
         for i, k, q in zip(lane, levels, quantisers, strict=True):
             values.append(2 * k - q * ((k > 0) - (k < 0)))
             state[i] = next_state(state[i], k & 1)
@@ -890,19 +992,63 @@ def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) ->
     """The factors of one module."""
     if plan.config.get("lossless", False):
         return decode_exact(chunk, site)
-    if not chunk:
-        return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
-    method, config, max_rank = plan.method, plan.config, plan.metadata["max_rank"]
+    stored = decode_block(chunk, plan.metadata["max_rank"], specs_of(site, plan, len(chunk))) if chunk else []
+    return module_of(stored, name, site, gain, plan)
+
+
+def decode_modules(data: bytes, sites: Mapping[str, Site], gains: Sequence[int], plan: Plan) -> dict[str, Module]:
+    """The factors of all modules of one bit string."""
+    need(not plan.config.get("lossless", False), "a lossless file has no index")
+    total = 0
+
+    def counted(site: Site) -> Shapes:
+        specs = specs_of(site, plan, len(data))
+
+        def count(rank: int) -> Sequence[Spec]:
+            nonlocal total
+            found = specs(rank)
+            total += factor_numbers(site, rank, plan)
+            need_factors(total, len(data))
+            return found
+
+        return count
+
+    kinds = [((site.out, site.width), counted(site)) for site in sites.values()]
+    stored = decode_group(data, plan.metadata["max_rank"], kinds)
+    return {
+        name: module_of(own, name, site, gain, plan)
+        for own, (name, site), gain in zip(stored, sites.items(), gains, strict=True)
+    }
+
+
+def specs_of(site: Site, plan: Plan, size: int) -> Shapes:
+    """A module's tensors by its rank, for decoding it from `size` bytes."""
 
     def specs(rank: int) -> list[Spec]:
-        need(rank <= min(max_rank, method.most(site, config)), "a rank is out of range")
-        numbers = method.middle(site, rank, config) * (site.out + site.width)
-        need(numbers <= FACTOR_NUMBERS_PER_BYTE * (len(chunk) + 64), "larger factors than so few bytes can stand for")
-        return method.specs(site, rank, config)
+        most = min(plan.metadata["max_rank"], plan.method.most(site, plan.config))
+        need(rank <= most, "a rank is out of range")
+        need_factors(factor_numbers(site, rank, plan), size)
+        return plan.method.specs(site, rank, plan.config)
 
-    stored = decode_block(chunk, max_rank, specs)
+    return specs
+
+
+def factor_numbers(site: Site, rank: int, plan: Plan) -> int:
+    """Numbers in the factors of a module."""
+    return plan.method.middle(site, rank, plan.config) * (site.out + site.width)
+
+
+def need_factors(numbers: int, size: int) -> None:
+    """Refuse factors of more numbers than so few bytes may stand for."""
+    need(numbers <= FACTOR_NUMBERS_PER_BYTE * (size + 64), "larger factors than so few bytes can stand for")
+
+
+def module_of(stored: Sequence[NDArray[np.int64]], name: str, site: Site, gain: int, plan: Plan) -> Module:
+    """The factors of decoded tensors; of none, those of a zero update."""
+    if not stored:
+        return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
     with np.errstate(all="ignore"):
-        A, B = method.factors(stored, name, site, plan)
+        A, B = plan.method.factors(stored, name, site, plan)
         A = A * undo_gain(gain)
     need(bool(np.isfinite(A).all() and np.isfinite(B).all()), "a factor is not finite")
     return Module(np.ascontiguousarray(A), np.ascontiguousarray(B), 1.0, tuple(stored))

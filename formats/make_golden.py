@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.adz.coding.grouping import alone, decode_group
 from adaptzip.adz.coding.modules import Coder, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.adapter_config import read_config
@@ -43,6 +44,17 @@ from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconst
 FOLDER = Path(__file__).resolve().parent / "golden"
 TEAM = FOLDER / "team.basis"
 """The basis that some files name."""
+APART = {
+    "layouts",
+    "extras",
+    "gains",
+    "lora-sb-embedded",
+    "vblora-k2",
+    "vblora-k3-levels",
+    "loretta-delta",
+    "finest",
+}
+"""Files whose modules are blocks of their own, as those of large files are; of the others most are grouped."""
 NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB", "loretta-adp": "AB"}
 """Factors that decoders may round differently in the last bit."""
 REPORT = TrainingReport(
@@ -291,7 +303,7 @@ def stored(path: Path) -> dict[str, Any]:
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
     `distilled`, as if it had been trained; with `filler`, and an extra of so many bytes that are kept as they are."""
-    plain = {"start": "none"}
+    plain: dict[str, Any] = {"start": "none"}
     plain |= {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
@@ -326,6 +338,15 @@ def filler(count: int) -> bytes:
 def plane(data: bytes) -> bytes:
     """A plane of packed tensors that is kept as it is."""
     return struct.pack("<BQ", 0, len(data)) + data
+
+
+def separate(path: Path) -> None:
+    """Write a file again with a block for each module."""
+    compressed = open_adz(path)
+    coder = coder_of(compressed)
+    found = decode_group(coder, compressed.grouped, compressed.step)
+    chunks = [alone(coder, found[name][0]).chunk if name in found else b"" for name in compressed.sites]
+    writer.write(replace(compressed, grouped=b"", chunks=chunks), path, force=True)
 
 
 def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, options: Mapping[str, Any]) -> None:
@@ -363,6 +384,8 @@ def main() -> None:
         path = FOLDER / f"{name}.adz"
         if not path.exists():
             write(make, path, options)
+            if name in APART:
+                separate(path)
         expected[path.name] = expectation(path)
     (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

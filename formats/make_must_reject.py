@@ -22,8 +22,9 @@ import zstandard
 from constriction import stream
 
 from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.packing import pack_factors, pack_tensors
-from adaptzip.adz.coding.tables import Class
+from adaptzip.adz.coding.tables import NOTHING, Class
 from adaptzip.adz.coding.trellis import Quantised
 from adaptzip.core.adapter import LoraFactors
 from formats.taken_apart import USUAL, File, index, leb128, sha, single
@@ -43,6 +44,7 @@ def cases() -> Iterator[Case]:
         yield from make(lossy)
     yield from _pieces(File.open("pieces"))
     yield from _configurations(lossy, File.open("odd-configuration"))
+    yield from _groups(File.open("default"), lossless)
     yield from _lossless(lossless)
     yield from _gains(File.open("gains"))
     yield from _reports(File.open("distilled"))
@@ -461,6 +463,39 @@ def _blocks(file: File) -> Iterator[Case]:
     yield "block-norm", BROKEN, "a row of U whose squares exceed 2^53", long.build()
 
 
+def _groups(file: File, lossless: File) -> Iterator[Case]:
+    """The one bit string of all modules."""
+
+    def grouped(data: bytes) -> bytes:
+        return replace(file, grouped=data).build()
+
+    full = file.grouped + bytes(-len(file.grouped) % 4)
+    yield "group-short", BROKEN, "the group lacks its first word", grouped(full[4:])
+    yield "group-cut", BROKEN, "the group lacks its last word", grouped(full[:-4])
+    yield "group-long", BROKEN, "the group has a word too many", grouped(b"\1\2\3\4" + full)
+    yield "group-zeros", BROKEN, "the group ends in zeros", grouped(full + bytes(4))
+    yield "group-large", BROKEN, "the group has more than 65536 bytes", grouped(bytes(65533) + full)
+    yield "group-fewer", BROKEN, "the group has more modules than the file", _fewer(file).build()
+    yield "group-lossless", BROKEN, "a lossless file is grouped", replace(lossless, blocks=(), grouped=full).build()
+    none = file.with_numbers(max_rank=leb128([0]))
+    yield "group-no-rank", BROKEN, "modules have ranks where none is allowed", none.build()
+    wide = [(name, 2**31 - 1, 2**31 - 1) for name, *_ in file.metadata["modules"]]
+    yield "group-bomb", BROKEN, "a few bytes for 2^32 numbers", file.with_metadata(modules=wide).build()
+    # Of rows of zeros, nothing but their class is coded, whatever their width.
+    zeros = np.zeros((1, 8), dtype=np.int32)
+    rows = Levels(Quantised(zeros, np.zeros(zeros.shape, dtype=np.uint8)), (Class(NOTHING, 0),))
+    many = entropy.encode_group([((8, 8), entropy.Coded(1, (rows, rows)))] * 200, 1)
+    assert many is not None
+    bomb = replace(file, grouped=many).with_metadata(modules=[["h.{0-199}", 4096, 4096]])
+    bomb = bomb.with_numbers(max_rank=leb128([1]))
+    yield "group-zero-bomb", BROKEN, "a few bytes for 200 modules of zeros", bomb.build()
+
+
+def _fewer(file: File) -> File:
+    """Without the last entry of the list of modules."""
+    return file.with_metadata(modules=file.metadata["modules"][:-1])
+
+
 def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
     """A block of `rank` rows in each tensor, all of one class, without regard for what a module allows."""
     blocks, position = [], 0
@@ -469,7 +504,7 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
         part = np.resize(part, (rank, width))
         position += rank * width
         quantised = Quantised(part, _quantisers(part))
-        blocks.append(entropy.Levels(quantised, (Class(3, 30),) * rank))
+        blocks.append(Levels(quantised, (Class(3, 30),) * rank))
     return entropy.encode(rank, max(rank, 1), blocks)
 
 
@@ -658,7 +693,7 @@ def _encode_core(rank: int) -> bytes:
     """A block of a core of zeros."""
     parts = [(1, rank), (1, rank * (rank - 1))]
     zeros = [np.zeros(shape, dtype=np.int32) for shape in parts]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     return entropy.encode(rank, 6, blocks)
 
 
@@ -731,7 +766,7 @@ def _overweight() -> File:
 def _bank(vectors: int, length: int) -> bytes:
     """A bank of zeros."""
     zeros = np.zeros((vectors, length), dtype=np.int32)
-    return entropy.encode(1, 1, [entropy.Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
+    return entropy.encode(1, 1, [Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
 
 
 def _trains(file: File) -> Iterator[Case]:
@@ -750,7 +785,7 @@ def _trains(file: File) -> Iterator[Case]:
     )
     shapes = [*[(1, 8)] * 9, (1, 8)] * 2
     zeros = [np.zeros(shape, dtype=np.int32) for shape in shapes]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     bomb = replace(wide, blocks=(entropy.encode(1, 1, blocks),), gains=b"")
     yield "train-bomb", BROKEN, "factors of 2^31 numbers in a few bytes", bomb.build()
 
