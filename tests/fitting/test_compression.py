@@ -141,7 +141,7 @@ def test_extras_count_in_every_size() -> None:
     full = Adapter(bare.modules, {"head": torch.randn(500)}, bare.meta)
     with pytest.raises(CheckFailedError, match="1000 bytes cannot be reached"):
         adaptzip.compress(full, budget="1000B")
-    assert writer.size(adaptzip.compress(bare, budget="1000B")) <= 1000
+    assert writer.size(adaptzip.compress(bare, budget="800B")) <= 800
     assert 2000 < writer.size(adaptzip.compress(full, budget="2.4KB")) <= 2400
 
 
