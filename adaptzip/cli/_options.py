@@ -153,7 +153,7 @@ SearchStarts = Annotated[
     bool,
     typer.Option(
         "--search-starts",
-        help="Where A's start is not found otherwise, try all 2^32 seeds: an hour or so on a CPU, which needs the "
+        help="Where A's start is not found otherwise, try all 2^32 seeds, which takes hours, and on a CPU the "
         "package numba. Ctrl-C leaves FILE.search, and the same command goes on.",
     ),
 ]

@@ -83,8 +83,8 @@ def compress(
             or "SEED:OFFSET" with the numbers drawn before some module; "base"; or the path of a recorded start, of
             another adapter that began alike or of a basis artefact, which is then needed to decode.
         search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
-            first module: minutes on a GPU, and an hour or so on a CPU, which needs numba. With `output` it can be
-            stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
+            first module: an hour of processor time or several, and numba, where there is no GPU. With `output` it can
+            be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.

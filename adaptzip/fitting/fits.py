@@ -241,7 +241,7 @@ def fit_adapter(
             modules = {name: modules[name] for name in nonzero}
         else:
             modules = {}
-    coder = Coder(method, config, _sites(adapter, method, context), 0, context.basis)
+    coder = Coder(method, config, framed_sites(adapter, method, context), 0, context.basis)
     bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
     return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
 
@@ -266,7 +266,7 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
     return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
 
 
-def _sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
+def framed_sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
     """Every module's shape, with its frame where the method takes frames."""
     sites = sites_of(adapter)
     if context.basis is None or not method.takes_frame:

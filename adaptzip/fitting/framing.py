@@ -29,6 +29,9 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     if not fitted.method.takes_frame or basis is None or not fitted.profiles:
         return [fitted]
     plain = replace(job, context=replace(job.context, basis=None))
+    if job.request.budget is not None and job.request.budget.unit == "parameters":
+        # Coordinates in a frame are numbers too, however few bits they take.
+        return [fitted, fit_candidate(plain, candidate, progress)]
     try:
         control, limits = control_of(job, fitted, progress)
         step, ranks = control.foresee(limits)

@@ -13,7 +13,7 @@ from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.requests import Request
@@ -21,8 +21,8 @@ from adaptzip.fitting.seed_search import SeedSearch, search
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.reconstruction import reference_at
 
-_OF_BASE = ("pissa", "olora", "corda", "eva", "loftq")
-"""What PEFT's `init_lora_weights` begins with where A begins with directions of the base."""
+_OF_BASE = 0.5
+"""An A with this share of its energy in directions of the base began with them: of PiSSA, OLoRA and the like."""
 _FURTHER = 1 << 25
 """Numbers of the stream that are looked through where the seed is given."""
 
@@ -69,7 +69,7 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if noted is not None:
         return noted
     found = find_start(adapter.modules, POPULAR)
-    if found is None and request.base is not None and _began_with_base(adapter):
+    if found is None and request.base is not None and _began_with_base(adapter, request.base):
         return _of_base(adapter, request)
     if found is None and request.search_starts:
         how = request.search_starts if isinstance(request.search_starts, SeedSearch) else SeedSearch()
@@ -83,9 +83,21 @@ def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | No
     return start_at(adapter.modules, seed, offset)
 
 
-def _began_with_base(adapter: Adapter) -> bool:
-    began = adapter.meta.config.get("init_lora_weights")
-    return isinstance(began, str) and began.startswith(_OF_BASE)
+def _began_with_base(adapter: Adapter, base: str | Path) -> bool:
+    """Whether the smallest module's A lies in the first directions of its base weight.
+
+    No configuration tells: adapters of PiSSA and the like are plain ones of twice the rank before others can read them.
+    """
+    fitting = {name: module for name, module in adapter.modules.items() if possible(module.rank, module.shape[1])}
+    if not fitting:
+        return False
+    name = min(fitting, key=lambda name: fitting[name].shape[0] * fitting[name].shape[1])
+    try:
+        found = basis_from_base(BaseModel.open(base), sites_of(adapter), fitting[name].rank, only=(name,))
+    except AdaptzipError:
+        return False  # A base that lacks a module serves calibration well enough.
+    A, V = fitting[name].A.detach().cpu().double(), found.modules[name].V.cpu().double()
+    return float((A @ V).square().sum()) > _OF_BASE * float(A.square().sum()) and V.shape[0] > 2 * V.shape[1]
 
 
 def _of_start(found: FoundStart | None, adapter: Adapter) -> Basis | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,5 +47,8 @@ def folder(
 ) -> Path:
     """A PEFT folder of an adapter whose start is that of a seed."""
     model: Any = train(adapted(make, config() if lora is None else lora, seed), by)
-    model.save_pretrained(path)
+    with warnings.catch_warnings():
+        # Of embedding layers, which are saved as well.
+        warnings.simplefilter("ignore", UserWarning)
+        model.save_pretrained(path)
     return path
