@@ -34,6 +34,7 @@ PROGRAMS = (
     "rate_distortion",
     "shaped_adapter",
     "speed",
+    "starts",
     "trains",
 )
 

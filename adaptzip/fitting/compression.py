@@ -78,10 +78,10 @@ def compress(
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
-        start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a record
-            beside the source, popular seeds, and `base` where the configuration tells of it; "none" does not; a seed,
-            or "SEED:OFFSET" with the numbers drawn before some module; "base"; or the path of a recorded start, of
-            another adapter that began alike or of a basis artefact, which is then needed to decode.
+        start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a recorded
+            seed beside the source, popular seeds, and directions of `base`; "none" does not; a seed, or "SEED:OFFSET"
+            with the numbers drawn before some module; "base"; or the path of a recorded start, of another adapter that
+            began alike or of a basis artefact, which is then needed to decode.
         search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
             first module: an hour of processor time or several, and numba, where there is no GPU. With `output` it can
             be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.

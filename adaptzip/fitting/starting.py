@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import read_basis
 from adaptzip.bases.frames import cut_frames, frames_of_start, possible
-from adaptzip.bases.starts.files import NOTE, read_start, start_note
+from adaptzip.bases.starts.files import NOTE, TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
-from adaptzip.errors import AdaptzipError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.requests import Request
@@ -65,7 +66,7 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if asked.kind == "seed":
         return _of_start(_of_seed(asked.seed, asked.offset, adapter), adapter)
     recorded = None if isinstance(source, Adapter) else start_note(source)
-    noted = None if recorded is None else _recorded(recorded, adapter)
+    noted = None if recorded is None or _kept_whole(recorded) else _recorded(recorded, adapter)
     if noted is not None:
         return noted
     found = find_start(adapter.modules, POPULAR)
@@ -75,6 +76,19 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
         how = request.search_starts if isinstance(request.search_starts, SeedSearch) else SeedSearch()
         found = search(adapter, how, request.device)
     return _of_start(found, adapter)
+
+
+def _kept_whole(note: Path) -> bool:
+    """Whether a start is kept as tensors, which a file would need beside it: that has to be asked for."""
+    if not isinstance(read_start(note), KeptStart):
+        return False
+    warnings.warn(
+        f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with --start "
+        f"{note.parent}, and then needs them to be decoded; they are left alone",
+        AdaptzipWarning,
+        stacklevel=6,
+    )
+    return True
 
 
 def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | None:

@@ -24,7 +24,7 @@ from adaptzip.bases.starts.found import KeptStart
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.comparing import diff, same_bits
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
@@ -218,6 +218,9 @@ def test_a_start_that_was_recorded_beside_the_source(kin: tuple[Path, Path], tmp
     (source / "adapter_start.json").write_text(json.dumps(note))
     recorded = adaptzip.compress(source, max_error=0.1)
     assert recorded.basis == start
+    write_start(KeptStart({name: one.A for name, one in adapter.modules.items()}), source, force=True)
+    with pytest.warns(AdaptzipWarning, match="needs them to be decoded; they are left alone"):
+        assert adaptzip.compress(source, max_error=0.1).basis is None
     assert writer.size(recorded) < 0.9 * writer.size(bare)
 
 
