@@ -299,7 +299,7 @@ def test_reading_one_module_decodes_no_other(
 
     monkeypatch.setattr(entropy, "decode", counted)
     monkeypatch.setattr(
-        "adaptzip.restoring.reconstruction.unpack_tensors", lambda _: pytest.fail("extras were unpacked")
+        "adaptzip.restoring.extras.unpack_tensors", lambda _: pytest.fail("extras were unpacked")
     )
     part = adaptzip.reconstruct(tmp_path / "x.adz", modules=["b"])
     assert calls == ["b"]
