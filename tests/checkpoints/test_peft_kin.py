@@ -165,6 +165,27 @@ def test_places_that_are_left_out_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "adapter")
 
 
+def test_any_places_and_scales_mean_what_peft_makes_of_them(tmp_path: Path) -> None:
+    """A of numbers that no vector holds: one place for all, whose number is 1, and scales of both signs."""
+    saved("unilora", "llama", tmp_path)
+
+    def change(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        tensors[VECTOR][7] = 1.0
+        for key, tensor in tensors.items():
+            if key.endswith("indices_A"):
+                tensor.fill_(7)
+            elif "scales" in key:
+                tensor.copy_(torch.randn_like(tensor))
+
+    tiny_peft.changed(tmp_path / "adapter", change)
+    scales = load_file(tmp_path / "adapter" / "adapter_model.safetensors")[f"{Q}.unilora_scales_A"]
+    name = Q.removeprefix("base_model.model.")
+    assert torch.equal(read(tmp_path / "adapter").modules[name].A, scales)
+    theirs = tiny_peft.merged_by_peft(MODELS["llama"][0](), tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
+    agree(load_file(tmp_path / "merged" / "model.safetensors"), theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_projections_are_known_in_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     saved("tinylora", "llama", tmp_path)
