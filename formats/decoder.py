@@ -26,6 +26,13 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+try:
+    from formats.decoder_starts import BrokenStart, frame, start_matrices
+    from formats.decoder_starts import Module as StartModule
+except ImportError:  # As a program, from its own folder.
+    from decoder_starts import BrokenStart, frame, start_matrices  # type: ignore[import-not-found,no-redef]
+    from decoder_starts import Module as StartModule  # type: ignore[no-redef]
+
 _PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
 TABLES_FILE = _PACKAGE / "adz" / "coding" / "tables.bin"
 DICTIONARY_FILE = _PACKAGE / "adz" / "container" / "dictionary.txt"
@@ -60,12 +67,13 @@ class Module(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A module's (out, in), how its base weight lies, and a convolution's kernel."""
+    """A module's (out, in), how its base weight lies, a convolution's kernel, and the directions of its frame."""
 
     out: int
     width: int
     layout: str
     kernel: tuple[int, ...]
+    frame: int = 0
 
 
 Basis = Mapping[str, tuple[Floats, Floats]]
@@ -101,7 +109,9 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     shared, packed = payload[: head.shared], payload[sum(sizes) :]
     need(bool(head.extras) == (len(packed) > 0), "extras and their table do not belong together")
     check_belongings(head)
-    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], basis)
+    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], sizes[1], basis)
+    if plan.method.frames and head.basis_sizes:
+        sites = {name: site._replace(frame=size) for (name, site), size in zip_sizes(head)}
     modules, position = {}, head.shared
     gains = head.gains or (0,) * len(sites)
     if head.grouped:
@@ -120,6 +130,11 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
             )
             need_finite(extras[role, name])
     return Decoded(metadata, head.config, sites, modules, extras, head.source_header, plan.shared)
+
+
+def zip_sizes(head: Head) -> Iterator[tuple[tuple[str, Site], int]]:
+    """Names and sites with their sizes."""
+    return zip(head.sites.items(), head.basis_sizes, strict=True)
 
 
 def shapes(role: str, site: Site) -> tuple[tuple[int, ...], ...]:
@@ -607,9 +622,8 @@ def check_belongings(head: Head) -> None:
         need(len(head.basis_sizes) == len(head.sites), "the sizes of the basis are missing")
     need((source == "embedded") == (head.basis > 0), "a basis is embedded that is not named, or the other way round")
     if head.metadata["config"].get("lossless", False):
-        need(
-            not (head.gains or basis is not None or head.shared), "a lossless file has gains, a basis or shared tensors"
-        )
+        spare = head.gains or head.shared or head.grouped or source not in ("", "start")
+        need(not spare, "a lossless file has gains, a group, shared tensors, or a basis that is no start")
 
 
 # 5. The entropy coder ------------------------------------------------------------------------------------------------
@@ -717,7 +731,7 @@ class Spec(NamedTuple):
 
 
 Shapes = Callable[[int], Sequence[Spec]]
-Kind = tuple[int, int] | None
+Kind = tuple[int, ...] | None
 
 
 def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np.int64]]:
@@ -935,7 +949,7 @@ Stored = Sequence[NDArray[np.int64]]
 
 
 class Plan(NamedTuple):
-    """What every module of a file is decoded with: metadata, shared tensors and basis."""
+    """What every module of a file is decoded with: metadata, shared tensors, basis or frames, and first values of A."""
 
     metadata: Mapping[str, Any]
     method: Method
@@ -943,6 +957,8 @@ class Plan(NamedTuple):
     step: np.float32
     shared: tuple[NDArray[np.int64], ...]
     basis: Basis
+    frames: Mapping[str, Floats]
+    first: Mapping[str, Floats]
 
 
 class Method(NamedTuple):
@@ -956,6 +972,7 @@ class Method(NamedTuple):
         shared: shared tensors: (config); none for most methods.
         middle: rank of the factors: (site, rank, config).
         needs_basis: whether a basis must be named.
+        frames: whether vectors are coded in frames where a basis is named.
         linear: whether it stores updates; else A and B are the matrices of functions.
     """
 
@@ -967,31 +984,97 @@ class Method(NamedTuple):
     middle: Callable[[Site, int, Config], int] = lambda _, rank, __: rank
     needs_basis: bool = False
     linear: bool = True
+    frames: bool = False
 
 
-def plan_of(head: Head, block: bytes, embedded: bytes, basis: Basis | None) -> Plan:
-    """Decode what modules share and take or decode the basis (section 7.2)."""
+def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis | None) -> Plan:
+    """Decode what modules share and take, make or decode the basis (section 7.2).
+
+    Args:
+        size: bytes of all blocks.
+    """
     metadata = head.metadata
     method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
     step = np.float32(metadata["step"])
+    named: list[Any] = metadata.get("basis") or []
     if config.get("lossless", False):
-        return Plan(metadata, method, config, step, (), {})
+        numbers = start_numbers(head, size) if named else {}
+        first = {name: first_values(named[3][0], N) for name, N in numbers.items()}
+        return Plan(metadata, method, config, step, (), {}, {}, first)
     need(method.linear or not head.gains, "functions have gains")
     specs = method.shared(config)
     need(bool(specs) == (len(block) > 0), "shared tensors are missing, or the method has none")
     shared = decode_block(block, 1, lambda _: specs) if specs else []
-    named = metadata.get("basis")
-    need((named is not None) == method.needs_basis, "a basis is missing, or the method needs none")
-    if named is not None and named[0] == "embedded":
+    need(bool(named) or not method.needs_basis, "a basis is missing")
+    need(not named or method.needs_basis or method.frames, "a basis that the method does not need")
+    frames = frames_of(head, size, basis) if named and method.frames else {}
+    if method.needs_basis and named[0] == "embedded":
         basis = unpack_basis(head.basis_sizes, embedded, head.sites)
-    need(named is None or basis is not None, "the basis was not given")
-    return Plan(metadata, method, config, step, tuple(shared), basis or {})
+    need(not method.needs_basis or basis is not None, "the basis was not given")
+    return Plan(metadata, method, config, step, tuple(shared), basis or {}, frames, {})
+
+
+def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
+    """Section 7.2: V (in, k) of each module that has a frame."""
+    source = str(head.metadata["basis"][0])
+    need(source != "embedded", "frames are embedded")
+    check_frames(head, size)
+    work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
+    need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    if source == "start":
+        return {name: made(frame, N) for name, N in start_numbers(head, size).items()}
+    need(basis is not None, "the frames were not given")
+    found = {}
+    for (name, site), k in zip_sizes(head):
+        if k:
+            need(basis is not None and name in basis, "the frames lack a module")
+            V = (basis or {})[name][1]
+            need(V.shape[0] == site.width and V.shape[1] >= k, "a frame does not fit its module")
+            found[name] = V[:, :k]
+    return found
+
+
+def check_frames(head: Head, size: int) -> None:
+    """The part of section 7.2's limits that holds of lossless files too."""
+    need(any(head.basis_sizes), "no module has a frame")
+    for (_, site), k in zip_sizes(head):
+        need(not k or (k <= min(1024, site.width) and site.width < 2**16), "a frame is too large")
+    numbers = sum(k * site.width for (_, site), k in zip_sizes(head))
+    need(numbers <= 2**22 + 2**12 * size, "the frames have too many numbers for so few bytes")
+
+
+def start_numbers(head: Head, size: int) -> dict[str, NDArray[np.int64]]:
+    """N of each module that begins with a generator's numbers."""
+    check_frames(head, size)
+    generator, seed, _ = head.metadata["basis"][3]
+    framed = [(name, k, site.width) for (name, site), k in zip_sizes(head) if k]
+    places = zip(head.metadata["offsets"], framed, strict=True)
+    modules = {name: StartModule(offset, k, width) for offset, (name, k, width) in places}
+    found: dict[str, NDArray[np.int64]] = made(start_matrices, generator, seed, modules)
+    return found
+
+
+def made(make: Callable[..., Any], *arguments: Any) -> Any:
+    """What starts-1.md says is made; its refusals are this page's."""
+    try:
+        return make(*arguments)
+    except BrokenStart as error:
+        raise Broken(str(error)) from error
+
+
+def first_values(generator: str, N: NDArray[np.int64]) -> Floats:
+    """Section 9: what A began with."""
+    rows, width = N.shape
+    values: NDArray[np.float64] = N * 2.0**-20 / rows
+    if generator != "normal":
+        values = N * 2.0**-23 / np.sqrt(np.float64(width))
+    return values.astype(np.float32)
 
 
 def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) -> Module:
     """The factors of one module."""
     if plan.config.get("lossless", False):
-        return decode_exact(chunk, site)
+        return decode_exact(chunk, site, plan.first.get(name))
     stored = decode_block(chunk, plan.metadata["max_rank"], specs_of(site, plan, len(chunk))) if chunk else []
     return module_of(stored, name, site, gain, plan)
 
@@ -1013,7 +1096,7 @@ def decode_modules(data: bytes, sites: Mapping[str, Site], gains: Sequence[int],
 
         return count
 
-    kinds = [((site.out, site.width), counted(site)) for site in sites.values()]
+    kinds = [((site.out, site.width, site.frame), counted(site)) for site in sites.values()]
     stored = decode_group(data, plan.metadata["max_rank"], kinds)
     return {
         name: module_of(own, name, site, gain, plan)
@@ -1090,19 +1173,31 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
 # methods/svd.md
 
 
+def svd_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    inside = [Spec(rank, site.frame)] if site.frame else []
+    return [Spec(rank, site.out), *inside, Spec(rank, site.width)]
+
+
 def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
-    U, V = stored
+    U, *inside, V = stored
     norm = square_roots(U).astype(np.float32)
     lengths: Floats = np.maximum(norm, np.finfo(np.float32).tiny)
     unit = U.astype(np.float32) / lengths[:, None]
-    return V.astype(np.float32) * plan.step, unit.T
+    A = V.astype(np.float32) * plan.step
+    if inside:
+        C, total = (inside[0].astype(np.float32) * plan.step).astype(np.float64), A.astype(np.float64)
+        for d in range(site.frame):
+            total = total + C[:, d, None] * plan.frames[name][:, d].astype(np.float64)
+        A = total.astype(np.float32)
+    return A, unit.T
 
 
 SVD = Method(
     lambda config: check_options(config, {}),
-    lambda site, rank, _: [Spec(rank, site.out), Spec(rank, site.width)],
+    svd_specs,
     lambda site, _: min(site.out, site.width),
     svd_factors,
+    frames=True,
 )
 
 
@@ -1535,21 +1630,42 @@ def from_float32(words: NDArray[np.uint32], dtype: str) -> NDArray[Any]:
 # 9. Lossless files ---------------------------------------------------------------------------------------------------
 
 
-def decode_exact(chunk: bytes, site: Site) -> Module:
-    """A module's block in a lossless file."""
+def decode_exact(chunk: bytes, site: Site, first: Floats | None = None) -> Module:
+    """A module's block in a lossless file; with what its A began with, the distance from that."""
     need(len(chunk) >= 16, "a block is truncated")
     scaling, rank, *codes = struct.unpack("<dIBBBB", chunk[:16])
     names = list(DTYPES)
     need(math.isfinite(scaling) and max(codes) < len(names), "a block has an impossible scaling or dtype")
     a, b, stored_a, stored_b = (names[code] for code in codes)
+    need(first is None or (a in ROTATED and len(first) == rank), "a block is not of what its A began with")
+    held = a if first is None else f"I{8 * DTYPES[a]}"
     entries = [
-        Entry("factor", "A", a, (rank, site.width), stored_a),
+        Entry("factor", "A", held, (rank, site.width), stored_a),
         Entry("factor", "B", b, (site.out, rank), stored_b),
     ]
     A, B = unpack(entries, chunk[16:])
+    if first is not None:
+        A = Tensor(a, A.shape, moved_back(A.words, first, a))
     need_finite(A)
     need_finite(B)
     return Module(A, B, scaling)
+
+
+def moved_back(words: NDArray[Any], first: Floats, dtype: str) -> NDArray[Any]:
+    """Section 9: the words of A from its distance to what it began with."""
+    bits = 8 * DTYPES[dtype]
+    begun: NDArray[Any] = first.reshape(-1).view(np.uint32)
+    if dtype == "F64":
+        begun = first.reshape(-1).astype(np.float64).view(np.uint64)
+    elif dtype != "F32":
+        begun = from_float32(begun, dtype)
+    top, full = 1 << bits - 1, (1 << bits) - 1
+    found = []
+    for code, word in zip(words.reshape(-1).tolist(), begun.tolist(), strict=True):
+        order = word ^ (top - 1) if word & top else word
+        order = (order + ((code & full) >> 1 ^ -(code & 1))) & full
+        found.append(order ^ (top - 1) if order & top else order)
+    return np.array(found, f"u{bits // 8}").reshape(words.shape)
 
 
 def main(path: Path) -> None:

@@ -49,6 +49,8 @@ def cases() -> Iterator[Case]:
     yield from _gains(File.open("gains"))
     yield from _reports(File.open("distilled"))
     yield from _starts(File.open("gains"))
+    yield from _made_again(File.open("start-uniform"))
+    yield from _moved(File.open("start-lossless"))
     yield from _cores(File.open("lora-sb-embedded"), lossy)
     yield from _banks(File.open("vblora-k2"))
     yield from _trains(File.open("loretta-delta"))
@@ -612,6 +614,50 @@ def _starts(file: File) -> Iterator[Case]:
         file.with_numbers(basis_hash=bytes(16)).build(),
     )
     yield "sizes-needless", BROKEN, "sizes of a basis that is not named", replace(file, sizes=sizes).build()
+
+
+def _made_again(file: File) -> Iterator[Case]:
+    """Frames of known starts and of other adapters."""
+
+    def start(generator: str) -> bytes:
+        return file.with_metadata(basis=["start", 5, "", [generator, 42, 97]]).build()
+
+    def sized(*sizes: int) -> bytes:
+        return replace(file, sizes=leb128(sizes)).build()
+
+    def placed(*offsets: int) -> bytes:
+        return replace(file, offsets=leb128([2 * offset for offset in offsets])).build()
+
+    yield "start-unknown", BROKEN, "a start of an unknown generator", start("philox")
+    yield "start-offset", BROKEN, "an offset beyond the work that a reader does", placed(2**40, 0, 0)
+    yield "start-offset-end", BROKEN, "a start's last numbers are beyond it", placed(2**28 + 16 * 459 - 159, 0, 0)
+    yield "start-offsets-few", BROKEN, "a start has too few offsets", placed(7, 293)
+    yield "frame-none", BROKEN, "no module has a frame", replace(file, sizes=bytes(4), offsets=b"").build()
+    yield "frame-wide", BROKEN, "a frame of more directions than inputs", sized(4, 34, 5, 0)
+    yield "frame-other", BROKEN, "a frame of another size than its block has", sized(4, 2, 5, 0)
+    key = file.with_metadata(basis=["start", 5, "", ["mlx", 42, 97]])
+    late = replace(key, offsets=leb128([2 * 65537, 0, 0]))
+    yield "start-key", BROKEN, "a key beyond those that a reader draws", late.build()
+    shapes = [(name, 2**16, 2**16 - 1) for name, *_ in file.metadata["modules"]]
+    large = file.with_metadata(modules=shapes)
+    yield "frame-large", BROKEN, "a frame of 1025 directions", replace(large, sizes=leb128([1025, 3, 5, 0])).build()
+    yield "frame-numbers", BROKEN, "2^27 numbers of frames", replace(large, sizes=leb128([1024, 1024, 5, 0])).build()
+    square = file.with_metadata(modules=[(name, 4096, 4096) for name, *_ in file.metadata["modules"]])
+    yield "frame-work", BROKEN, "2^31 multiplications", replace(square, sizes=leb128([700, 3, 5, 0])).build()
+    within = replace(file, basis=bytes(8), offsets=b"").with_metadata(basis=["embedded", 5])
+    yield "frame-embedded", BROKEN, "frames that are embedded", within.build()
+    other = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["reference", 5, "it"])
+    yield "reference-missing", REFUSED, "the frames are another adapter's, which is not there", other.build()
+    foreign = file.with_metadata(method="vblora/1", config={"rank": 2, "length": 4, "vectors": 4})
+    yield "frame-method", BROKEN, "frames for a method that has no use for them", foreign.build()
+
+
+def _moved(file: File) -> Iterator[Case]:
+    """Lossless files whose A is stored as its distance from a start."""
+    yield "moved-rank", BROKEN, "an A of another rank than its start", replace(file, sizes=leb128([3, 3, 5, 0])).build()
+    yield "moved-none", BROKEN, "a start that no module has", replace(file, sizes=bytes(4), offsets=b"").build()
+    other = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["reference", 5, "it"])
+    yield "moved-reference", BROKEN, "a lossless file with a reference", other.build()
 
 
 def _cores(file: File, svd: File) -> Iterator[Case]:

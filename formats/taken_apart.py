@@ -79,6 +79,8 @@ class File:
         blocks = tuple(payload[first:end] for first, end in pairwise(ends))
         count = len(head.sites)
         gains = tables[: count * (flags >> 2 & 1)]
+        own = leb128(head.basis_sizes)
+        behind = sum(sizes[1:3])
         config, header = (tables[len(tables) - sum(sizes[1 + i : 3]) :][: sizes[1 + i]] for i in range(2))
         return cls(
             metadata=json.loads(line),
@@ -89,7 +91,8 @@ class File:
             shared=payload[: head.shared],
             basis=payload[ends[-1] : ends[-1] + head.basis],
             gains=gains,
-            sizes=leb128(head.basis_sizes),
+            sizes=own,
+            offsets=tables[len(gains) + len(own) : len(tables) - behind],
             config=config,
             source_header=header,
         )
