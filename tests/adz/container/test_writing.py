@@ -298,9 +298,7 @@ def test_reading_one_module_decodes_no_other(
         return decode(*arguments)
 
     monkeypatch.setattr(entropy, "decode", counted)
-    monkeypatch.setattr(
-        "adaptzip.restoring.extras.unpack_tensors", lambda _: pytest.fail("extras were unpacked")
-    )
+    monkeypatch.setattr("adaptzip.restoring.extras.unpack_tensors", lambda _: pytest.fail("extras were unpacked"))
     part = adaptzip.reconstruct(tmp_path / "x.adz", modules=["b"])
     assert calls == ["b"]
     assert list(part.modules) == ["b"]
