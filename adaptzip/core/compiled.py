@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WORTHWHILE = 2**18
+_WORTHWHILE = 2**20
 """Numbers that take about as long to code without numba as numba takes to import."""
 
 _log = logging.getLogger(__name__)
