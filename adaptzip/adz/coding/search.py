@@ -33,7 +33,7 @@ def quantise(tensors: Sequence[Tensor], classes: Sequence[Tensor], rates: Tensor
         step: the quantiser step.
     """
     weighted = (rates * BIT_WEIGHT).float()
-    numbers = [(tensor / step).cpu() for tensor in tensors]
+    numbers = [(tensor.detach() / step).cpu() for tensor in tensors]
     own = [index.cpu() for index in classes]
     return (compiled_search if compiled.available() else interpreted_search)(numbers, own, weighted)
 
