@@ -26,6 +26,13 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+try:
+    from formats.decoder_starts import BrokenStart, frame, start_matrices
+    from formats.decoder_starts import Module as StartModule
+except ImportError:  # As a program, from its own folder.
+    from decoder_starts import BrokenStart, frame, start_matrices  # type: ignore[import-not-found,no-redef]
+    from decoder_starts import Module as StartModule  # type: ignore[no-redef]
+
 _PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
 TABLES_FILE = _PACKAGE / "adz" / "coding" / "tables.bin"
 DICTIONARY_FILE = _PACKAGE / "adz" / "container" / "dictionary.txt"
@@ -60,12 +67,13 @@ class Module(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A module's (out, in), how its base weight lies, and a convolution's kernel."""
+    """A module's (out, in), how its base weight lies, a convolution's kernel, and the directions of its frame."""
 
     out: int
     width: int
     layout: str
     kernel: tuple[int, ...]
+    frame: int = 0
 
 
 Basis = Mapping[str, tuple[Floats, Floats]]
@@ -96,15 +104,19 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     head_bytes, payload = parse_file(data)
     head = parse_head(head_bytes)
     metadata, sites = head.metadata, head.sites
-    sizes = (head.shared, sum(head.lengths), head.basis)
+    sizes = (head.shared, head.grouped or sum(head.lengths), head.basis)
     need(sum(sizes) <= len(payload), "the blocks are longer than the payload")
     shared, packed = payload[: head.shared], payload[sum(sizes) :]
     need(bool(head.extras) == (len(packed) > 0), "extras and their table do not belong together")
     check_belongings(head)
-    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], basis)
+    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], sizes[1], basis)
+    if plan.method.frames and head.basis_sizes:
+        sites = {name: site._replace(frame=size) for (name, site), size in zip_sizes(head)}
     modules, position = {}, head.shared
     gains = head.gains or (0,) * len(sites)
-    for (name, site), length, gain in zip(sites.items(), head.lengths, gains, strict=True):
+    if head.grouped:
+        modules = decode_modules(payload[position : position + head.grouped], sites, gains, plan)
+    for (name, site), length, gain in () if head.grouped else zip(sites.items(), head.lengths, gains, strict=True):
         modules[name] = decode_module(payload[position : position + length], name, site, gain, plan)
         position += length
     unpacked = unpack(head.extras, packed)
@@ -118,6 +130,11 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
             )
             need_finite(extras[role, name])
     return Decoded(metadata, head.config, sites, modules, extras, head.source_header, plan.shared)
+
+
+def zip_sizes(head: Head) -> Iterator[tuple[tuple[str, Site], int]]:
+    """Names and sites with their sizes."""
+    return zip(head.sites.items(), head.basis_sizes, strict=True)
 
 
 def shapes(role: str, site: Site) -> tuple[tuple[int, ...], ...]:
@@ -294,6 +311,7 @@ class Head(NamedTuple):
     gains: tuple[int, ...]
     basis_sizes: tuple[int, ...]
     lengths: list[int]
+    grouped: int
     shared: int
     basis: int
 
@@ -331,6 +349,7 @@ def parse_head(data: bytes) -> Head:
     need(rows.place == len(tables), "bytes follow the tables")
     config = parse_adapter(metadata["adapter"]) if "adapter" in metadata else {}
     need(not (has_config and config), "the configuration is there twice")
+    lengths, grouped = parse_index(index, list(sites.values()))
     return Head(
         metadata=metadata,
         sites=sites,
@@ -339,7 +358,8 @@ def parse_head(data: bytes) -> Head:
         source_header=header,
         gains=gains,
         basis_sizes=sizes,
-        lengths=parse_index(index, list(sites.values())),
+        lengths=lengths,
+        grouped=grouped,
         shared=shared_size,
         basis=basis_size,
     )
@@ -555,11 +575,16 @@ def parse_offsets(rows: Reader, count: int) -> list[int]:
     return offsets
 
 
-def parse_index(data: bytes, sites: Sequence[Site]) -> list[int]:
-    """Section 4.3: the length of each module's block."""
+def parse_index(data: bytes, sites: Sequence[Site]) -> tuple[list[int], int]:
+    """Section 4.3: the length of each module's block, or of a group of all."""
     if not sites:
         need(data == b"", "an index of no modules")
-        return []
+        return [], 0
+    if data[:1] == b"\x80":
+        reader = Reader(data[1:])
+        grouped = reader.whole(65536)
+        need(grouped > 0 and reader.place == len(data) - 1, "the index is not of a group")
+        return [], grouped
     need(len(data) > 0 and data[0] < 128 and data[0] & 63 < 43, "the index is missing or malformed")
     need(len(data) <= 12 * len(sites) + 1, "the index is too long")
     order, empty = data[0] & 63, data[0] >= 64
@@ -585,7 +610,7 @@ def parse_index(data: bytes, sites: Sequence[Site]) -> list[int]:
         place, last = end, length
         lengths.append(length)
     need(len(bits) - place < 8 and "1" not in bits[place:], "the index is too long")
-    return lengths
+    return lengths, 0
 
 
 def check_belongings(head: Head) -> None:
@@ -597,9 +622,8 @@ def check_belongings(head: Head) -> None:
         need(len(head.basis_sizes) == len(head.sites), "the sizes of the basis are missing")
     need((source == "embedded") == (head.basis > 0), "a basis is embedded that is not named, or the other way round")
     if head.metadata["config"].get("lossless", False):
-        need(
-            not (head.gains or basis is not None or head.shared), "a lossless file has gains, a basis or shared tensors"
-        )
+        spare = head.gains or head.shared or head.grouped or source not in ("", "start")
+        need(not spare, "a lossless file has gains, a group, shared tensors, or a basis that is no start")
 
 
 # 5. The entropy coder ------------------------------------------------------------------------------------------------
@@ -668,12 +692,15 @@ LEVELS = 31
 ESCAPE = 2 * LEVELS + 1
 LARGEST_SCALE = SCALES - 1 + PER_OCTAVE * 15
 NUMBERS_PER_BYTE = 16384
-SHAPE_WEIGHTS = (2, 4, 10, 32, 12, 4)
+SHAPE_WEIGHTS = (2, 4, 10, 32, 12, 4, 1)
+ZEROS = 6
+RANK_WEIGHTS = (4, 4, 2)
+LARGEST_GROUP = 65536
 H0, H1 = 0o235, 0o126
 
 
 class RowClass(NamedTuple):
-    """A row's class: the shape and the scale of its distribution."""
+    """A row's class: the shape and the scale of its distribution. Of shape `ZEROS`, all its numbers are 0."""
 
     shape: int
     scale: int
@@ -704,26 +731,48 @@ class Spec(NamedTuple):
 
 
 Shapes = Callable[[int], Sequence[Spec]]
+Kind = tuple[int, ...] | None
 
 
 def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np.int64]]:
     """The tensors of a block, real ones in units of the step."""
     coder = Ans(chunk)
-    rank = coder.uniform(max_rank) + 1
-    specs = shapes(rank)
-    numbers = sum(spec.rows * spec.width for spec in specs)
-    need(numbers <= NUMBERS_PER_BYTE * (len(chunk) + 8), "more numbers than so few bytes can hold")
-    real = [spec.rows for spec in specs if spec.kind == "real"]
-    classes = iter(decode_classes(coder, real))
-    tensors = [
+    specs = shapes(coder.uniform(max_rank) + 1)
+    need_room(sum(spec.rows * spec.width for spec in specs), len(chunk))
+    tensors = decode_tensors(coder, Contexts(), None, specs)
+    need(any(spec.kind == "real" for spec in specs) or coder.uniform(2) == 1, "whole numbers lack their guard")
+    coder.finish()
+    return tensors
+
+
+def decode_group(data: bytes, max_rank: int, modules: Sequence[tuple[Kind, Shapes]]) -> list[list[NDArray[np.int64]]]:
+    """Section 6.8: the tensors of each module; none of a zero one."""
+    need(0 < len(data) <= LARGEST_GROUP, "the one bit string of the modules is too long")
+    coder, contexts, numbers, found = Ans(data), Contexts(), 0, []
+    for kind, shapes in modules:
+        rank = contexts.rank(coder, kind, max_rank)
+        specs = shapes(rank) if rank else []
+        numbers += sum(spec.rows * spec.width for spec in specs)
+        need_room(numbers, len(data))
+        found.append(decode_tensors(coder, contexts, kind, specs))
+    coder.finish()
+    return found
+
+
+def need_room(numbers: int, size: int) -> None:
+    """Refuse more numbers than so few bytes may hold."""
+    need(numbers <= NUMBERS_PER_BYTE * (size + 64), "more numbers than so few bytes can hold")
+
+
+def decode_tensors(coder: Ans, contexts: Contexts, kind: Kind, specs: Sequence[Spec]) -> list[NDArray[np.int64]]:
+    """The classes of the rows of a module's tensors of real numbers, then all its numbers."""
+    classes = iter(contexts.classes(coder, kind, [(s.rows, s.width) for s in specs if s.kind == "real"]))
+    return [
         decode_numbers(coder, spec.rows, spec.width, next(classes))
         if spec.kind == "real"
         else decode_whole(coder, spec)
         for spec in specs
     ]
-    need(bool(real) or coder.uniform(2) == 1, "a block of whole numbers lacks its guard")
-    coder.finish()
-    return tensors
 
 
 def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
@@ -735,27 +784,93 @@ def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
     return tensor
 
 
-def decode_classes(coder: Ans, rows: Sequence[int]) -> list[list[RowClass]]:
-    """Section 6.2: first the scales of all rows of all tensors, then their shapes."""
-    span = LARGEST_SCALE
-    differences_model = model([2**20 * 3 ** abs(d) // 4 ** abs(d) + 1 for d in range(-span, span + 1)])
-    shape_model = model(SHAPE_WEIGHTS)
-    scales: list[list[int]] = []
-    for tensor, count in enumerate(rows):
-        scales.append([])
-        for row in range(count):
-            difference = coder.symbol(differences_model) - span
-            scales[tensor].append(min(max(predicted_scale(scales, tensor, row) + difference, 0), span))
-    return [[RowClass(coder.symbol(shape_model), scale) for scale in tensor] for tensor in scales]
+class Counts:
+    """Section 6.2: weights that grow with use, and are halved beyond a sum."""
+
+    def __init__(self, weights: Sequence[int], step: int, most: int) -> None:
+        self.weights, self.step, self.most = list(weights), step, most
+
+    def symbol(self, coder: Ans) -> int:
+        symbol = coder.symbol(model(self.weights))
+        self.weights[symbol] += self.step
+        if sum(self.weights) > self.most:
+            self.weights = [(weight + 1) // 2 for weight in self.weights]
+        return symbol
 
 
-def predicted_scale(scales: Sequence[Sequence[int]], tensor: int, row: int) -> int:
-    """The scale that a row is expected to have."""
-    own, first = scales[tensor], scales[0]
-    if tensor == 0 or row >= len(first):
-        return own[row - 1] if row else 15
-    guess = own[row - 1] + first[row] - first[row - 1] if row else first[0]
-    return min(max(guess, 0), LARGEST_SCALE)
+class Differences:
+    """Section 6.2: the model of differences of scales."""
+
+    def __init__(self) -> None:
+        self.sum, self.count = 2, 1
+
+    def symbol(self, coder: Ans) -> int:
+        falling = [2**20]
+        for _ in range(LARGEST_SCALE):
+            falling.append(falling[-1] * self.sum // (self.sum + self.count))
+        found = coder.symbol(model([weight + 16 for weight in falling[:0:-1] + falling])) - LARGEST_SCALE
+        self.sum, self.count = self.sum + abs(found), self.count + 1
+        if self.count > 20:
+            self.sum, self.count = (self.sum + 1) // 2, (self.count + 1) // 2
+        return found
+
+
+class Contexts:
+    """What is remembered along a bit string."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[tuple[int, bool], Counts] = {}
+        self.differences: dict[tuple[int, bool], Differences] = {}
+        self.firsts: dict[Kind, list[int]] = {}
+        self.choices: dict[bool | None, Counts] = {}
+        self.zero: dict[Kind, bool] = {}
+        self.ranks: dict[Kind, int] = {}
+
+    def rank(self, coder: Ans, kind: Kind, max_rank: int) -> int:
+        """Section 6.8."""
+        choice = self.choices.setdefault(self.zero.get(kind), Counts(RANK_WEIGHTS, 8, 128)).symbol(coder)
+        self.zero[kind] = choice == 0
+        if choice == 0:
+            return 0
+        rank = self.ranks.get(kind, self.ranks.get(None, 1)) if choice == 1 else coder.uniform(max_rank) + 1
+        self.ranks[kind] = self.ranks[None] = rank
+        return rank
+
+    def classes(self, coder: Ans, kind: Kind, sizes: Sequence[tuple[int, int]]) -> list[list[RowClass]]:
+        """Section 6.2: the classes of rows of tensors of these (rows, width)."""
+        before = self.firsts.get(kind) or self.firsts.get(None) or []
+        scales: list[list[int]] = []
+        found: list[list[RowClass]] = []
+        for tensor, (rows, _) in enumerate(sizes):
+            scales.append([])
+            found.append([])
+            for row in range(rows):
+                scale = min(max(expected_scale(scales, before, [width for _, width in sizes]), 0), LARGEST_SCALE)
+                after_zeros = row > 0 and found[tensor][-1].shape == ZEROS
+                shape = self.shapes.setdefault((tensor, after_zeros), Counts(SHAPE_WEIGHTS, 32, 1024)).symbol(coder)
+                if shape != ZEROS:
+                    scale += self.differences.setdefault((tensor, row == 0), Differences()).symbol(coder)
+                scales[tensor].append(min(max(scale, 0), LARGEST_SCALE))
+                found[tensor].append(RowClass(shape, scales[tensor][-1]))
+        if any(scales):
+            self.firsts[kind] = self.firsts[None] = [(own or scales[0] or [15])[0] for own in scales]
+        return found
+
+
+def expected_scale(scales: Sequence[Sequence[int]], before: Sequence[int], widths: Sequence[int]) -> int:
+    """The scale that the next row of the last tensor in `scales` is expected to have."""
+    tensor, first, own = len(scales) - 1, scales[0], scales[-1]
+    row = len(own)
+    if row > 0:
+        moved = first[row] - first[row - 1] if tensor > 0 and row < len(first) else 0
+        return own[-1] + moved
+    if tensor == 0:
+        return before[0] if before else 15
+    if not first:
+        return 15
+    if tensor < len(before):
+        return first[0] + before[tensor] - before[0]
+    return first[0] + ((widths[0] ** 6).bit_length() - (widths[tensor] ** 6).bit_length()) // 2
 
 
 def level_models(table: int) -> tuple[Model, Model]:
@@ -781,13 +896,14 @@ def decode_numbers(coder: Ans, rows: int, width: int, classes: Sequence[RowClass
     stages = 128 if numbers < 32768 else 64
     lanes = -(-numbers // stages)
     state = [0] * lanes
-    models = {c.table: level_models(c.table) for c in classes}
+    models = {c.table: level_models(c.table) for c in classes if c.shape != ZEROS}
     values: list[int] = []
     for first, end in runs(numbers, width, lanes):
         c = classes[first // width]
         lane = range(first % lanes, first % lanes + end - first)
         quantisers = [state[i] & 1 for i in lane]
-        levels = decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
+        zeros = c.shape == ZEROS
+        levels = [0] * len(quantisers) if zeros else decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
         for i, k, q in zip(lane, levels, quantisers, strict=True):
             values.append(2 * k - q * ((k > 0) - (k < 0)))
             state[i] = next_state(state[i], k & 1)
@@ -833,7 +949,7 @@ Stored = Sequence[NDArray[np.int64]]
 
 
 class Plan(NamedTuple):
-    """What every module of a file is decoded with: metadata, shared tensors and basis."""
+    """What every module of a file is decoded with: metadata, shared tensors, basis or frames, and first values of A."""
 
     metadata: Mapping[str, Any]
     method: Method
@@ -841,6 +957,8 @@ class Plan(NamedTuple):
     step: np.float32
     shared: tuple[NDArray[np.int64], ...]
     basis: Basis
+    frames: Mapping[str, Floats]
+    first: Mapping[str, Floats]
 
 
 class Method(NamedTuple):
@@ -854,6 +972,7 @@ class Method(NamedTuple):
         shared: shared tensors: (config); none for most methods.
         middle: rank of the factors: (site, rank, config).
         needs_basis: whether a basis must be named.
+        frames: whether vectors are coded in frames where a basis is named.
         linear: whether it stores updates; else A and B are the matrices of functions.
     """
 
@@ -865,44 +984,154 @@ class Method(NamedTuple):
     middle: Callable[[Site, int, Config], int] = lambda _, rank, __: rank
     needs_basis: bool = False
     linear: bool = True
+    frames: bool = False
 
 
-def plan_of(head: Head, block: bytes, embedded: bytes, basis: Basis | None) -> Plan:
-    """Decode what modules share and take or decode the basis (section 7.2)."""
+def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis | None) -> Plan:
+    """Decode what modules share and take, make or decode the basis (section 7.2).
+
+    Args:
+        size: bytes of all blocks.
+    """
     metadata = head.metadata
     method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
     step = np.float32(metadata["step"])
+    named: list[Any] = metadata.get("basis") or []
     if config.get("lossless", False):
-        return Plan(metadata, method, config, step, (), {})
+        numbers = start_numbers(head, size) if named else {}
+        first = {name: first_values(named[3][0], N) for name, N in numbers.items()}
+        return Plan(metadata, method, config, step, (), {}, {}, first)
     need(method.linear or not head.gains, "functions have gains")
     specs = method.shared(config)
     need(bool(specs) == (len(block) > 0), "shared tensors are missing, or the method has none")
     shared = decode_block(block, 1, lambda _: specs) if specs else []
-    named = metadata.get("basis")
-    need((named is not None) == method.needs_basis, "a basis is missing, or the method needs none")
-    if named is not None and named[0] == "embedded":
+    need(bool(named) or not method.needs_basis, "a basis is missing")
+    need(not named or method.needs_basis or method.frames, "a basis that the method does not need")
+    frames = frames_of(head, size, basis) if named and method.frames else {}
+    if method.needs_basis and named[0] == "embedded":
         basis = unpack_basis(head.basis_sizes, embedded, head.sites)
-    need(named is None or basis is not None, "the basis was not given")
-    return Plan(metadata, method, config, step, tuple(shared), basis or {})
+    need(not method.needs_basis or basis is not None, "the basis was not given")
+    return Plan(metadata, method, config, step, tuple(shared), basis or {}, frames, {})
+
+
+def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
+    """Section 7.2: V (in, k) of each module that has a frame."""
+    source = str(head.metadata["basis"][0])
+    need(source != "embedded", "frames are embedded")
+    check_frames(head, size)
+    work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
+    need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    if source == "start":
+        return {name: made(frame, N) for name, N in start_numbers(head, size).items()}
+    need(basis is not None, "the frames were not given")
+    found = {}
+    for (name, site), k in zip_sizes(head):
+        if k:
+            need(basis is not None and name in basis, "the frames lack a module")
+            V = (basis or {})[name][1]
+            need(V.shape[0] == site.width and V.shape[1] >= k, "a frame does not fit its module")
+            found[name] = V[:, :k]
+    return found
+
+
+def check_frames(head: Head, size: int) -> None:
+    """The part of section 7.2's limits that holds of lossless files too."""
+    need(any(head.basis_sizes), "no module has a frame")
+    for (_, site), k in zip_sizes(head):
+        need(not k or (k <= min(1024, site.width) and site.width < 2**16), "a frame is too large")
+    numbers = sum(k * site.width for (_, site), k in zip_sizes(head))
+    need(numbers <= 2**22 + 2**12 * size, "the frames have too many numbers for so few bytes")
+
+
+def start_numbers(head: Head, size: int) -> dict[str, NDArray[np.int64]]:
+    """N of each module that begins with a generator's numbers."""
+    check_frames(head, size)
+    generator, seed, _ = head.metadata["basis"][3]
+    framed = [(name, k, site.width) for (name, site), k in zip_sizes(head) if k]
+    places = zip(head.metadata["offsets"], framed, strict=True)
+    modules = {name: StartModule(offset, k, width) for offset, (name, k, width) in places}
+    found: dict[str, NDArray[np.int64]] = made(start_matrices, generator, seed, modules)
+    return found
+
+
+def made(make: Callable[..., Any], *arguments: Any) -> Any:
+    """What starts-1.md says is made; its refusals are this page's."""
+    try:
+        return make(*arguments)
+    except BrokenStart as error:
+        raise Broken(str(error)) from error
+
+
+def first_values(generator: str, N: NDArray[np.int64]) -> Floats:
+    """Section 9: what A began with."""
+    rows, width = N.shape
+    values: NDArray[np.float64] = N * 2.0**-20 / rows
+    if generator != "normal":
+        values = N * 2.0**-23 / np.sqrt(np.float64(width))
+    return values.astype(np.float32)
 
 
 def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) -> Module:
     """The factors of one module."""
     if plan.config.get("lossless", False):
-        return decode_exact(chunk, site)
-    if not chunk:
-        return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
-    method, config, max_rank = plan.method, plan.config, plan.metadata["max_rank"]
+        return decode_exact(chunk, site, plan.first.get(name))
+    stored = decode_block(chunk, plan.metadata["max_rank"], specs_of(site, plan, len(chunk))) if chunk else []
+    return module_of(stored, name, site, gain, plan)
+
+
+def decode_modules(data: bytes, sites: Mapping[str, Site], gains: Sequence[int], plan: Plan) -> dict[str, Module]:
+    """The factors of all modules of one bit string."""
+    need(not plan.config.get("lossless", False), "a lossless file has no index")
+    total = 0
+
+    def counted(site: Site) -> Shapes:
+        specs = specs_of(site, plan, len(data))
+
+        def count(rank: int) -> Sequence[Spec]:
+            nonlocal total
+            found = specs(rank)
+            total += factor_numbers(site, rank, plan)
+            need_factors(total, len(data))
+            return found
+
+        return count
+
+    kinds = [((site.out, site.width, site.frame), counted(site)) for site in sites.values()]
+    stored = decode_group(data, plan.metadata["max_rank"], kinds)
+    return {
+        name: module_of(own, name, site, gain, plan)
+        for own, (name, site), gain in zip(stored, sites.items(), gains, strict=True)
+    }
+
+
+def specs_of(site: Site, plan: Plan, size: int) -> Shapes:
+    """A module's tensors by its rank, for decoding it from `size` bytes."""
 
     def specs(rank: int) -> list[Spec]:
-        need(rank <= min(max_rank, method.most(site, config)), "a rank is out of range")
-        numbers = method.middle(site, rank, config) * (site.out + site.width)
-        need(numbers <= FACTOR_NUMBERS_PER_BYTE * (len(chunk) + 64), "larger factors than so few bytes can stand for")
-        return method.specs(site, rank, config)
+        most = min(plan.metadata["max_rank"], plan.method.most(site, plan.config))
+        need(rank <= most, "a rank is out of range")
+        need_factors(factor_numbers(site, rank, plan), size)
+        return plan.method.specs(site, rank, plan.config)
 
-    stored = decode_block(chunk, max_rank, specs)
+    return specs
+
+
+def factor_numbers(site: Site, rank: int, plan: Plan) -> int:
+    """Numbers in the factors of a module."""
+    return plan.method.middle(site, rank, plan.config) * (site.out + site.width)
+
+
+def need_factors(numbers: int, size: int) -> None:
+    """Refuse factors of more numbers than so few bytes may stand for."""
+    need(numbers <= FACTOR_NUMBERS_PER_BYTE * (size + 64), "larger factors than so few bytes can stand for")
+
+
+def module_of(stored: Sequence[NDArray[np.int64]], name: str, site: Site, gain: int, plan: Plan) -> Module:
+    """The factors of decoded tensors; of none, those of a zero update."""
+    if not stored:
+        return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
     with np.errstate(all="ignore"):
-        A, B = method.factors(stored, name, site, plan)
+        A, B = plan.method.factors(stored, name, site, plan)
         A = A * undo_gain(gain)
     need(bool(np.isfinite(A).all() and np.isfinite(B).all()), "a factor is not finite")
     return Module(np.ascontiguousarray(A), np.ascontiguousarray(B), 1.0, tuple(stored))
@@ -944,19 +1173,31 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
 # methods/svd.md
 
 
+def svd_specs(site: Site, rank: int, config: Config) -> list[Spec]:
+    inside = [Spec(rank, site.frame)] if site.frame else []
+    return [Spec(rank, site.out), *inside, Spec(rank, site.width)]
+
+
 def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
-    U, V = stored
+    U, *inside, V = stored
     norm = square_roots(U).astype(np.float32)
     lengths: Floats = np.maximum(norm, np.finfo(np.float32).tiny)
     unit = U.astype(np.float32) / lengths[:, None]
-    return V.astype(np.float32) * plan.step, unit.T
+    A = V.astype(np.float32) * plan.step
+    if inside:
+        C, total = (inside[0].astype(np.float32) * plan.step).astype(np.float64), A.astype(np.float64)
+        for d in range(site.frame):
+            total = total + C[:, d, None] * plan.frames[name][:, d].astype(np.float64)
+        A = total.astype(np.float32)
+    return A, unit.T
 
 
 SVD = Method(
     lambda config: check_options(config, {}),
-    lambda site, rank, _: [Spec(rank, site.out), Spec(rank, site.width)],
+    svd_specs,
     lambda site, _: min(site.out, site.width),
     svd_factors,
+    frames=True,
 )
 
 
@@ -1389,21 +1630,42 @@ def from_float32(words: NDArray[np.uint32], dtype: str) -> NDArray[Any]:
 # 9. Lossless files ---------------------------------------------------------------------------------------------------
 
 
-def decode_exact(chunk: bytes, site: Site) -> Module:
-    """A module's block in a lossless file."""
+def decode_exact(chunk: bytes, site: Site, first: Floats | None = None) -> Module:
+    """A module's block in a lossless file; with what its A began with, the distance from that."""
     need(len(chunk) >= 16, "a block is truncated")
     scaling, rank, *codes = struct.unpack("<dIBBBB", chunk[:16])
     names = list(DTYPES)
     need(math.isfinite(scaling) and max(codes) < len(names), "a block has an impossible scaling or dtype")
     a, b, stored_a, stored_b = (names[code] for code in codes)
+    need(first is None or (a in ROTATED and len(first) == rank), "a block is not of what its A began with")
+    held = a if first is None else f"I{8 * DTYPES[a]}"
     entries = [
-        Entry("factor", "A", a, (rank, site.width), stored_a),
+        Entry("factor", "A", held, (rank, site.width), stored_a),
         Entry("factor", "B", b, (site.out, rank), stored_b),
     ]
     A, B = unpack(entries, chunk[16:])
+    if first is not None:
+        A = Tensor(a, A.shape, moved_back(A.words, first, a))
     need_finite(A)
     need_finite(B)
     return Module(A, B, scaling)
+
+
+def moved_back(words: NDArray[Any], first: Floats, dtype: str) -> NDArray[Any]:
+    """Section 9: the words of A from its distance to what it began with."""
+    bits = 8 * DTYPES[dtype]
+    begun: NDArray[Any] = first.reshape(-1).view(np.uint32)
+    if dtype == "F64":
+        begun = first.reshape(-1).astype(np.float64).view(np.uint64)
+    elif dtype != "F32":
+        begun = from_float32(begun, dtype)
+    top, full = 1 << bits - 1, (1 << bits) - 1
+    found = []
+    for code, word in zip(words.reshape(-1).tolist(), begun.tolist(), strict=True):
+        order = word ^ (top - 1) if word & top else word
+        order = (order + ((code & full) >> 1 ^ -(code & 1))) & full
+        found.append(order ^ (top - 1) if order & top else order)
+    return np.array(found, f"u{bits // 8}").reshape(words.shape)
 
 
 def main(path: Path) -> None:

@@ -13,19 +13,25 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adaptzip.adz.coding.grouping import alone, decode_group
 from adaptzip.adz.coding.modules import Coder, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.adapter_config import read_config
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
+from adaptzip.bases.frames import first_values, frames_of_start
+from adaptzip.bases.starts.generators import Place, whole_numbers
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.basis import Basis, BasisReference, Start
 from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Provenance, TrainingReport
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.core.meta import Meta
@@ -35,6 +41,7 @@ from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES
 from adaptzip.fitting.assembly import stored_options
 from adaptzip.fitting.compression import compress, make_from
+from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, configure
 from adaptzip.methods import load
@@ -43,8 +50,23 @@ from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconst
 FOLDER = Path(__file__).resolve().parent / "golden"
 TEAM = FOLDER / "team.basis"
 """The basis that some files name."""
+FIRST = FOLDER / "default.adz"
+"""The adapter that some files refer to."""
+BASE = FOLDER / "base"
+"""The base model in whose directions some files are."""
+APART = {
+    "layouts",
+    "extras",
+    "gains",
+    "lora-sb-embedded",
+    "vblora-k2",
+    "vblora-k3-levels",
+    "loretta-delta",
+    "finest",
+}
+"""Files whose modules are blocks of their own, as those of large files are; of the others most are grouped."""
 NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB", "loretta-adp": "AB"}
-"""Factors that decoders may round differently in the last bit."""
+"""Factors that decoders may round differently in the last bit, by method; with frames of base weights also A of svd."""
 REPORT = TrainingReport(
     900, 100, 48, 50, "accuracy", (1.25, 0.5, 0.5), (0, 1, 0.9), (0.625, 0.75, None), (0.0625, 0.96875, 0.875)
 )
@@ -169,6 +191,52 @@ def ranked() -> Adapter:
     return Adapter({f"h.{i}.w": factors(24 + i, 40 - i, 1 + i, seed=20 + i, scaling=0.8**i) for i in range(6)})
 
 
+def begun(generator: str) -> Adapter:
+    """Modules whose A moved a little from a generator's numbers, to `BEGUN`, in three dtypes, and one that is none."""
+    modules = {}
+    for i, (name, place) in enumerate(PLACES.items()):
+        first = first_values(generator, whole_numbers(generator, SEED, place))
+        noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(40 + i)) / place.width**0.5
+        B = factors(20 + 4 * i, place.width, place.rank, seed=50 + i).B
+        modules[name] = LoraFactors((first + noise / 8).to(_BEGUN_DTYPES[i]), B, 0.5)
+    return Adapter(modules | {"h.9.w": factors(16, 30, 2, seed=49)})
+
+
+PLACES = {"h.0.w": Place(7, 4, 40), "h.1.w": Place(300, 3, 33), "h.2.v": Place(1000, 5, 40)}
+SEED = 42
+_BEGUN_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def alike() -> Adapter:
+    """Modules whose A are near those of `FIRST`, but for one."""
+    modules = dict(mixed().modules)
+    for i, (name, module) in enumerate(reconstruct(FIRST).modules.items()):
+        A = module.A + module.A.std() / 8 * factors(1, module.shape[1], module.rank, seed=60 + i).A
+        B = factors(module.shape[0], 1, module.rank, seed=70 + i).B
+        modules[name] = LoraFactors(A, B)
+    last = max(modules)
+    return Adapter(modules | {last: mixed().modules[last]})
+
+
+def principal() -> Adapter:
+    """Modules whose A are near the first directions of `BASE`, as PiSSA begins."""
+    modules = {}
+    for i, (name, weight) in enumerate(sorted(load_file(BASE / "model.safetensors").items())):
+        V = torch.linalg.svd(weight.double())[2][:4].float()
+        A = V + V.std() / 8 * factors(1, V.shape[1], 4, seed=80 + i).A
+        modules[name.removesuffix(".weight")] = LoraFactors(A, factors(len(weight), 1, 4, seed=90 + i).B)
+    return Adapter(modules)
+
+
+def write_base() -> None:
+    """A base model of two linear layers."""
+    BASE.mkdir(exist_ok=True)
+    shapes = {"h.0.w": (24, 32), "h.1.w": (16, 40)}
+    weights = {f"{name}.weight": factors(*shape, 16, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    save_file({name: (m.B @ m.A).half() for name, m in weights.items()}, BASE / "model.safetensors")
+    (BASE / "config.json").write_text('{"model_type": "plain"}\n')
+
+
 CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "coarse": (mixed, {"max_error": 0.5}),
     "default": (mixed, {}),
@@ -188,6 +256,14 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "odd-configuration": (odd_configuration, {"max_error": 0.5}),
     "usual-configuration": (usual_configuration, {"max_error": 0.5}),
     "lossless": (mixed_dtypes, {"lossless": True}),
+    "start-uniform": (partial(begun, "uniform"), {"generator": "uniform"}),
+    "start-normal": (partial(begun, "normal"), {"generator": "normal"}),
+    "start-mlx": (partial(begun, "mlx"), {"generator": "mlx"}),
+    "start-lossless": (partial(begun, "uniform"), {"lossless": True, "generator": "uniform"}),
+    "start-lossless-normal": (partial(begun, "normal"), {"lossless": True, "generator": "normal"}),
+    "frame-reference": (alike, {"max_error": 0.05, "start": FIRST}),
+    "frame-base": (principal, {"max_error": 0.05, "start": "base", "base": BASE}),
+    "frame-file": (mixed, {"max_error": 0.2, "basis": TEAM, "start": "auto"}),
     "gains": (mixed, {"max_error": 0.2, "weights": True}),
     "vblora-k1": (odd, {"to": "vblora", "rank": 3, "length": 7, "vectors": 20, "top_k": 1}),
     "vblora-k1-large": (odd, {"to": "vblora", "rank": 2, "length": 4, "vectors": 260, "top_k": 1}),
@@ -246,41 +322,51 @@ def outline(tensor: Tensor) -> list[Any]:
 
 def expectation(path: Path) -> dict[str, Any]:
     """What a file decodes to."""
-    adapter = read_back(path, TEAM if named_basis(path) else None)
+    adapter = read_back(path)
     extras = {f"extra {name}": describe(tensor) for name, tensor in adapter.extras.items()}
     for name, module in adapter.modules.items():
         parts = {"magnitude": module.magnitude, "bias": module.bias}
         extras |= {f"{role} {name}": describe(part) for role, part in parts.items() if part is not None}
-    compressed = open_adz(path)
-    near = "" if compressed.lossless else NEAR.get(compressed.method, "")
+    near = free(path)
     modules = {
         name: {key: (outline if key in near else describe)(getattr(module, key)) for key in "AB"}
         | {"scaling": module.scaling}
         for name, module in adapter.modules.items()
     }
     found = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "modules": modules, "extras": extras}
-    return found if compressed.lossless else found | {"stored": stored(path)}
+    return found if open_adz(path).lossless else found | {"stored": stored(path)}
 
 
-def read_back(path: Path, basis: Path | None = None) -> Adapter:
+def free(path: Path) -> str:
+    """The factors of a file whose last bits are free."""
+    compressed = open_adz(path)
+    if compressed.lossless:
+        return ""
+    of_base = compressed.basis is not None and compressed.basis.source == "base"
+    return NEAR.get(compressed.method, "A" if of_base else "")
+
+
+def read_back(path: Path) -> Adapter:
     """The adapter in a file; of functions, their matrices in its place."""
     compressed = open_adz(path)
-    return reconstruct_native(compressed)[1] if holds_functions(compressed) else reconstruct(path, basis=basis)
+    if holds_functions(compressed):
+        return reconstruct_native(compressed)[1]
+    return reconstruct(path, **beside(path))
 
 
-def named_basis(path: Path) -> bool:
-    """Whether a file stands on the basis of `TEAM`."""
+def beside(path: Path) -> dict[str, Any]:
+    """What a file needs beside itself to be decoded."""
     reference = open_adz(path).basis
-    return reference is not None and reference.source == "file"
+    needed = {"file": {"basis": TEAM}, "reference": {"basis": FIRST}, "base": {"base": BASE}}
+    return {} if reference is None else needed.get(reference.source, {})
 
 
 def stored(path: Path) -> dict[str, Any]:
     """The stored tensors of each module and of all together, by role, before anything is made of them."""
     compressed = open_adz(path)
-    basis = TEAM if named_basis(path) else None
     roles = load(compressed.method).shared_roles
-    shared = decode_shared(coder_of(compressed, basis=basis), compressed.shared, compressed.step)
-    decoded, _ = reconstruct_native(compressed, basis=basis)
+    shared = decode_shared(coder_of(compressed, **beside(path)), compressed.shared, compressed.step)
+    decoded, _ = reconstruct_native(compressed, **beside(path))
     found = {
         name: {r: describe(t) for r, t in module.tensors.items() if r not in roles and not r.startswith("basis.")}
         for name, module in decoded.items()
@@ -291,8 +377,10 @@ def stored(path: Path) -> dict[str, Any]:
 def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -> None:
     """Compress an adapter; with `weights`, as calibration has it that gives each module four times the last's; with
     `distilled`, as if it had been trained; with `filler`, and an extra of so many bytes that are kept as they are."""
-    plain = {"start": "none"}
-    plain |= {key: value for key, value in options.items() if key not in ("weights", "distilled", "filler")}
+    plain: dict[str, Any] = {"start": "none"}
+    plain |= {
+        key: value for key, value in options.items() if key not in ("weights", "distilled", "filler", "generator")
+    }
     method = load(plain.get("to", "svd"))
     if isinstance(method, FunctionMethod):
         write_functions(make(), path, method, {k: v for k, v in plain.items() if k not in ("to", "start")})
@@ -301,6 +389,9 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
         count = options["filler"]
         packed = PackedExtras((ExtraEntry("extra", "filler", "U8", (count,), "U8"),), plane(filler(count)))
         writer.write(replace(compress(make(), **plain), extras=packed), path)
+        return
+    if "generator" in options:
+        write_begun(make(), path, options["generator"], lossless=plain.pop("lossless", False))
         return
     if "distilled" in options:
         compressed = compress(make(), **plain)
@@ -318,6 +409,17 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     writer.write(make_from(source, request).compressed, path)
 
 
+def write_begun(adapter: Adapter, path: Path, generator: str, *, lossless: bool) -> None:
+    """A file of modules that begin with a generator's numbers."""
+    start = Start(generator, SEED, tuple(place.offset for place in PLACES.values()), 0.97)
+    sizes = {name: place.rank for name, place in PLACES.items()}
+    modules = frames_of_start(start, sites_of(adapter), sizes)
+    request = Request(start="none", lossless=lossless, max_error=None if lossless else 0.05)
+    source = load_source(adapter, request)
+    frames = Basis(modules, BasisReference("start", max(sizes.values()), start=start))
+    writer.write(make_from(replace(source, frames=frames), request).compressed, path)
+
+
 def filler(count: int) -> bytes:
     """Bytes that repeat after a prime number."""
     return (bytes(range(251)) * (count // 251 + 1))[:count]
@@ -326,6 +428,15 @@ def filler(count: int) -> bytes:
 def plane(data: bytes) -> bytes:
     """A plane of packed tensors that is kept as it is."""
     return struct.pack("<BQ", 0, len(data)) + data
+
+
+def separate(path: Path) -> None:
+    """Write a file again with a block for each module."""
+    compressed = open_adz(path)
+    coder = coder_of(compressed, **beside(path))
+    found = decode_group(coder, compressed.grouped, compressed.step)
+    chunks = [alone(coder, found[name][0]).chunk if name in found else b"" for name in compressed.sites]
+    writer.write(replace(compressed, grouped=b"", chunks=chunks), path, force=True)
 
 
 def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, options: Mapping[str, Any]) -> None:
@@ -356,6 +467,8 @@ def write_functions(adapter: Adapter, path: Path, method: AnyFunctionMethod, opt
 def main() -> None:
     """Make every file that is not there yet."""
     FOLDER.mkdir(exist_ok=True)
+    if not BASE.exists():
+        write_base()
     if not TEAM.exists():
         write_basis(build_basis([mixed()], 4), TEAM)
     expected = {}
@@ -363,6 +476,8 @@ def main() -> None:
         path = FOLDER / f"{name}.adz"
         if not path.exists():
             write(make, path, options)
+            if name in APART:
+                separate(path)
         expected[path.name] = expectation(path)
     (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

@@ -22,8 +22,9 @@ import zstandard
 from constriction import stream
 
 from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.packing import pack_factors, pack_tensors
-from adaptzip.adz.coding.tables import Class
+from adaptzip.adz.coding.tables import NOTHING, Class
 from adaptzip.adz.coding.trellis import Quantised
 from adaptzip.core.adapter import LoraFactors
 from formats.taken_apart import USUAL, File, index, leb128, sha, single
@@ -43,10 +44,13 @@ def cases() -> Iterator[Case]:
         yield from make(lossy)
     yield from _pieces(File.open("pieces"))
     yield from _configurations(lossy, File.open("odd-configuration"))
+    yield from _groups(File.open("default"), lossless)
     yield from _lossless(lossless)
     yield from _gains(File.open("gains"))
     yield from _reports(File.open("distilled"))
     yield from _starts(File.open("gains"))
+    yield from _made_again(File.open("start-uniform"))
+    yield from _moved(File.open("start-lossless"))
     yield from _cores(File.open("lora-sb-embedded"), lossy)
     yield from _banks(File.open("vblora-k2"))
     yield from _trains(File.open("loretta-delta"))
@@ -461,6 +465,39 @@ def _blocks(file: File) -> Iterator[Case]:
     yield "block-norm", BROKEN, "a row of U whose squares exceed 2^53", long.build()
 
 
+def _groups(file: File, lossless: File) -> Iterator[Case]:
+    """The one bit string of all modules."""
+
+    def grouped(data: bytes) -> bytes:
+        return replace(file, grouped=data).build()
+
+    full = file.grouped + bytes(-len(file.grouped) % 4)
+    yield "group-short", BROKEN, "the group lacks its first word", grouped(full[4:])
+    yield "group-cut", BROKEN, "the group lacks its last word", grouped(full[:-4])
+    yield "group-long", BROKEN, "the group has a word too many", grouped(b"\1\2\3\4" + full)
+    yield "group-zeros", BROKEN, "the group ends in zeros", grouped(full + bytes(4))
+    yield "group-large", BROKEN, "the group has more than 65536 bytes", grouped(bytes(65533) + full)
+    yield "group-fewer", BROKEN, "the group has more modules than the file", _fewer(file).build()
+    yield "group-lossless", BROKEN, "a lossless file is grouped", replace(lossless, blocks=(), grouped=full).build()
+    none = file.with_numbers(max_rank=leb128([0]))
+    yield "group-no-rank", BROKEN, "modules have ranks where none is allowed", none.build()
+    wide = [(name, 2**31 - 1, 2**31 - 1) for name, *_ in file.metadata["modules"]]
+    yield "group-bomb", BROKEN, "a few bytes for 2^32 numbers", file.with_metadata(modules=wide).build()
+    # Of rows of zeros, nothing but their class is coded, whatever their width.
+    zeros = np.zeros((1, 8), dtype=np.int32)
+    rows = Levels(Quantised(zeros, np.zeros(zeros.shape, dtype=np.uint8)), (Class(NOTHING, 0),))
+    many = entropy.encode_group([((8, 8), entropy.Coded(1, (rows, rows)))] * 200, 1)
+    assert many is not None
+    bomb = replace(file, grouped=many).with_metadata(modules=[["h.{0-199}", 4096, 4096]])
+    bomb = bomb.with_numbers(max_rank=leb128([1]))
+    yield "group-zero-bomb", BROKEN, "a few bytes for 200 modules of zeros", bomb.build()
+
+
+def _fewer(file: File) -> File:
+    """Without the last entry of the list of modules."""
+    return file.with_metadata(modules=file.metadata["modules"][:-1])
+
+
 def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
     """A block of `rank` rows in each tensor, all of one class, without regard for what a module allows."""
     blocks, position = [], 0
@@ -469,7 +506,7 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
         part = np.resize(part, (rank, width))
         position += rank * width
         quantised = Quantised(part, _quantisers(part))
-        blocks.append(entropy.Levels(quantised, (Class(3, 30),) * rank))
+        blocks.append(Levels(quantised, (Class(3, 30),) * rank))
     return entropy.encode(rank, max(rank, 1), blocks)
 
 
@@ -579,6 +616,50 @@ def _starts(file: File) -> Iterator[Case]:
     yield "sizes-needless", BROKEN, "sizes of a basis that is not named", replace(file, sizes=sizes).build()
 
 
+def _made_again(file: File) -> Iterator[Case]:
+    """Frames of known starts and of other adapters."""
+
+    def start(generator: str) -> bytes:
+        return file.with_metadata(basis=["start", 5, "", [generator, 42, 97]]).build()
+
+    def sized(*sizes: int) -> bytes:
+        return replace(file, sizes=leb128(sizes)).build()
+
+    def placed(*offsets: int) -> bytes:
+        return replace(file, offsets=leb128([2 * offset for offset in offsets])).build()
+
+    yield "start-unknown", BROKEN, "a start of an unknown generator", start("philox")
+    yield "start-offset", BROKEN, "an offset beyond the work that a reader does", placed(2**40, 0, 0)
+    yield "start-offset-end", BROKEN, "a start's last numbers are beyond it", placed(2**28 + 16 * 459 - 159, 0, 0)
+    yield "start-offsets-few", BROKEN, "a start has too few offsets", placed(7, 293)
+    yield "frame-none", BROKEN, "no module has a frame", replace(file, sizes=bytes(4), offsets=b"").build()
+    yield "frame-wide", BROKEN, "a frame of more directions than inputs", sized(4, 34, 5, 0)
+    yield "frame-other", BROKEN, "a frame of another size than its block has", sized(4, 2, 5, 0)
+    key = file.with_metadata(basis=["start", 5, "", ["mlx", 42, 97]])
+    late = replace(key, offsets=leb128([2 * 65537, 0, 0]))
+    yield "start-key", BROKEN, "a key beyond those that a reader draws", late.build()
+    shapes = [(name, 2**16, 2**16 - 1) for name, *_ in file.metadata["modules"]]
+    large = file.with_metadata(modules=shapes)
+    yield "frame-large", BROKEN, "a frame of 1025 directions", replace(large, sizes=leb128([1025, 3, 5, 0])).build()
+    yield "frame-numbers", BROKEN, "2^27 numbers of frames", replace(large, sizes=leb128([1024, 1024, 5, 0])).build()
+    square = file.with_metadata(modules=[(name, 4096, 4096) for name, *_ in file.metadata["modules"]])
+    yield "frame-work", BROKEN, "2^31 multiplications", replace(square, sizes=leb128([700, 3, 5, 0])).build()
+    within = replace(file, basis=bytes(8), offsets=b"").with_metadata(basis=["embedded", 5])
+    yield "frame-embedded", BROKEN, "frames that are embedded", within.build()
+    other = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["reference", 5, "it"])
+    yield "reference-missing", REFUSED, "the frames are another adapter's, which is not there", other.build()
+    foreign = file.with_metadata(method="vblora/1", config={"rank": 2, "length": 4, "vectors": 4})
+    yield "frame-method", BROKEN, "frames for a method that has no use for them", foreign.build()
+
+
+def _moved(file: File) -> Iterator[Case]:
+    """Lossless files whose A is stored as its distance from a start."""
+    yield "moved-rank", BROKEN, "an A of another rank than its start", replace(file, sizes=leb128([3, 3, 5, 0])).build()
+    yield "moved-none", BROKEN, "a start that no module has", replace(file, sizes=bytes(4), offsets=b"").build()
+    other = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["reference", 5, "it"])
+    yield "moved-reference", BROKEN, "a lossless file with a reference", other.build()
+
+
 def _cores(file: File, svd: File) -> Iterator[Case]:
     def named(*basis: Any) -> bytes:
         return file.with_metadata(basis=list(basis)).build()
@@ -658,7 +739,7 @@ def _encode_core(rank: int) -> bytes:
     """A block of a core of zeros."""
     parts = [(1, rank), (1, rank * (rank - 1))]
     zeros = [np.zeros(shape, dtype=np.int32) for shape in parts]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     return entropy.encode(rank, 6, blocks)
 
 
@@ -731,7 +812,7 @@ def _overweight() -> File:
 def _bank(vectors: int, length: int) -> bytes:
     """A bank of zeros."""
     zeros = np.zeros((vectors, length), dtype=np.int32)
-    return entropy.encode(1, 1, [entropy.Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
+    return entropy.encode(1, 1, [Levels(Quantised(zeros, _quantisers(zeros)), (Class(3, 0),) * vectors)])
 
 
 def _trains(file: File) -> Iterator[Case]:
@@ -750,7 +831,7 @@ def _trains(file: File) -> Iterator[Case]:
     )
     shapes = [*[(1, 8)] * 9, (1, 8)] * 2
     zeros = [np.zeros(shape, dtype=np.int32) for shape in shapes]
-    blocks = [entropy.Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
+    blocks = [Levels(Quantised(part, _quantisers(part)), (Class(3, 30),)) for part in zeros]
     bomb = replace(wide, blocks=(entropy.encode(1, 1, blocks),), gains=b"")
     yield "train-bomb", BROKEN, "factors of 2^31 numbers in a few bytes", bomb.build()
 

@@ -39,12 +39,13 @@ class File:
         metadata: parsed.
         numbers: bytes of each number of the head, by its name: step, error, parameters, max_rank, seed, size; of
             source_hash, basis_hash and report, b"" where the head has none.
-        blocks: one for each module.
+        blocks: one for each module; () where they are grouped.
         packed: the packed extras.
         shared, basis: the shared block and an embedded basis; b"" where there is none.
         gains, sizes, offsets: these tables; b"" where the file has none.
         config: the configuration where it is kept as text, else b"".
         source_header: the source's header in a lossless file, else b"".
+        grouped: the one bit string of all modules, in place of blocks.
     """
 
     metadata: Mapping[str, Any]
@@ -58,6 +59,7 @@ class File:
     offsets: bytes = b""
     config: bytes = b""
     source_header: bytes = b""
+    grouped: bytes = b""
 
     @classmethod
     def open(cls, name: str) -> File:
@@ -73,19 +75,24 @@ class File:
             numbers[key] = data[place : reader.place]
         sizes = [reader.whole() if flags >> bit & 1 else 0 for bit in (3, 4, 5, 6)]
         line, _, tables = inflate(data[reader.place :])[0].partition(b"\n")
-        ends = list(accumulate(head.lengths, initial=head.shared))
+        ends = list(accumulate([head.grouped] if head.grouped else head.lengths, initial=head.shared))
+        blocks = tuple(payload[first:end] for first, end in pairwise(ends))
         count = len(head.sites)
         gains = tables[: count * (flags >> 2 & 1)]
+        own = leb128(head.basis_sizes)
+        behind = sum(sizes[1:3])
         config, header = (tables[len(tables) - sum(sizes[1 + i : 3]) :][: sizes[1 + i]] for i in range(2))
         return cls(
             metadata=json.loads(line),
             numbers=numbers,
-            blocks=tuple(payload[first:end] for first, end in pairwise(ends)),
+            blocks=() if head.grouped else blocks,
+            grouped=blocks[0] if head.grouped else b"",
             packed=payload[ends[-1] + head.basis :],
             shared=payload[: head.shared],
             basis=payload[ends[-1] : ends[-1] + head.basis],
             gains=gains,
-            sizes=leb128(head.basis_sizes),
+            sizes=own,
+            offsets=tables[len(gains) + len(own) : len(tables) - behind],
             config=config,
             source_header=header,
         )
@@ -108,6 +115,8 @@ class File:
 
     def index(self) -> bytes:
         """The lengths of the blocks, each a whole number with its distance from what is expected of its shape."""
+        if self.grouped:
+            return b"\x80" + leb128([len(self.grouped)])
         return index(list(map(len, self.blocks)), self._shapes())
 
     def _shapes(self) -> list[tuple[int, int]]:
@@ -153,7 +162,7 @@ class File:
 
     def payload(self) -> bytes:
         """What follows the head and the hashes of its pieces."""
-        return self.shared + b"".join(self.blocks) + self.basis + self.packed
+        return self.shared + (self.grouped or b"".join(self.blocks)) + self.basis + self.packed
 
     def build(self, head: bytes | None = None, payload: bytes | None = None, **framed: Any) -> bytes:
         """The file; `framed` as `frame` takes it."""

@@ -19,6 +19,7 @@ from benchmarks import page, peers, quantiser, rate_distortion, speed, storage
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
+from benchmarks.shared_vectors import Config, Named, Shared, places, signs, spread
 
 PROGRAMS = (
     "banks",
@@ -33,6 +34,7 @@ PROGRAMS = (
     "rate_distortion",
     "shaped_adapter",
     "speed",
+    "students",
     "trains",
 )
 
@@ -280,6 +282,29 @@ def test_configurations_meet_the_error(adapter: Path) -> None:
     assert 1 < coded.bits / 8 / least_bytes(real.parts, 0.2) < 1.5
     # Gaussian rows have no context that helps.
     assert all(0 <= saving(coded.rows, family, context) < 0.02 for context in CONTEXTS)
+
+
+@pytest.mark.parametrize(("count", "numbers", "seed"), [(40, 7, 0), (64, 16, 42), (5, 9, 3)])
+def test_places_are_those_of_peft(count: int, numbers: int, seed: int) -> None:
+    from peft.tuners.unilora.model import UniLoraModel
+
+    assert torch.equal(places(count, numbers, seed), UniLoraModel.generate_index(count, numbers, seed))
+
+
+@pytest.mark.parametrize("shares_a", [True, False])
+def test_a_shared_vector_keeps_its_length(shares_a: bool) -> None:
+    sites = {name: Named(out, 8, name=name) for name, out in (("a", 6), ("b", 11))}
+    numbers = 17
+    made = spread(sites, numbers, None if shares_a else signs(sites), signed=True)
+    method, vector = Shared(made), torch.randn(1, numbers, generator=torch.Generator().manual_seed(0))
+    factors = [method.reconstruct({"vector": vector}, site, Config(numbers)) for site in sites.values()]
+    length = sum(float(B.square().sum()) + shares_a * float(A.square().sum()) for A, B in factors)
+    assert length == pytest.approx(float(vector.square().sum()), rel=1e-5)
+    assert all(
+        A.shape == (4, 8) and B.shape == (site.out, 4) for (A, B), site in zip(factors, sites.values(), strict=True)
+    )
+    if not shares_a:
+        assert all(torch.allclose(A.norm(dim=1), torch.ones(4)) for A, _ in factors)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -118,11 +118,10 @@ def start_numbers(
 
 
 def first_values(generator: str, numbers: Whole) -> Tensor:
-    """The A that whole numbers (rows, in) stand for, as libraries scale it; float64, each operation rounded once."""
+    """The A that whole numbers (rows, in) stand for, as libraries scale it; float32, from float64."""
     rows, width = numbers.shape
-    if generator == NORMAL:
-        return torch.from_numpy(numbers * NORMAL_UNIT / rows)
-    return torch.from_numpy(numbers * UNIFORM_UNIT / np.sqrt(float(width)))
+    values = numbers * NORMAL_UNIT / rows if generator == NORMAL else numbers * UNIFORM_UNIT / np.sqrt(float(width))
+    return torch.from_numpy(values).float()
 
 
 def reference_frames(matrices: Mapping[str, Tensor], description: str = "") -> Basis:

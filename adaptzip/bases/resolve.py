@@ -91,6 +91,8 @@ def basis_for_reconstruct(
         if embedded is None:
             raise FormatError("the file names an embedded basis, and holds none")
         found = embedded
+    elif reference.source in ("start", "reference"):
+        raise FormatError(f"the file's cores cannot stand on what is a {reference.source}")
     else:
         found = _found(reference, sites, base, basis, only)
     return Basis(_fitting(found, sites), reference)

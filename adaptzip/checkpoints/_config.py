@@ -27,7 +27,10 @@ _SHOWN = 80
 LARGEST = 1e30
 DIFFERENT = "the weights and the configuration belong to different adapters"
 """The hint where one says what the other does not."""
-ONLY = ("lora_only", "delora_only", "gralora_only", "tinylora_only", "vblora_only", "vera_only", "MiSS_only")
+ONLY = (
+    *("lora_only", "delora_only", "gralora_only", "tinylora_only", "unilora_only"),
+    *("vblora_only", "vera_only", "MiSS_only"),
+)
 """What PEFT's methods call it where only the biases of targets are trained."""
 _REPAIR = "repair adapter_config.json: it must say what the adapter was trained with"
 

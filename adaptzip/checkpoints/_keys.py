@@ -25,12 +25,12 @@ _NAMED = re.compile(
     r"|(?:\.lora_embedding_[AB]|\.lora_magnitude_vector|\.vblora_logits_[AB]|\.vblora_vector_bank"
     r"|\.lora_[ABE]|\.delora_(?:A|B|lambda|w_norm)|\.gralora_[AB]|\.hada_(?:w[12]_[ab]|t[12])"
     r"|\.lokr_(?:w[12](?:_[ab])?|t2)|\.miss_block|\.tinylora_[ABP]|\.vera_(?:lambda_[bd]|[AB])"
-    r"|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$)"
+    r"|\.unilora_(?:(?:indices|scales)_[AB]|theta_d)|\.token_adapter\.trainable_tokens_delta)(?=\.[^.]+$)"
     r"|^base_model\.tinylora_v(?=\.[^.]+\.\d+$))\.(?P<name>[^.]+)"
 )
 _KIN = (
     r"delora_\w+|gralora_[AB]|gralora_[AB]_general\.weight|hada_\w+|lokr_\w+|miss_block|tinylora_[ABP]"
-    r"|vera_lambda_\w"
+    r"|unilora_(?:indices|scales)_[AB]|vera_lambda_\w"
 )
 _FACTOR = re.compile(rf"\.(lora_(A|B|E|embedding_A|embedding_B)(\.|$)|({_KIN})$)")
 _SAVED = re.compile(rf"\.(lora_([AB]\.weight|embedding_[AB])|{_KIN})$")
@@ -57,6 +57,7 @@ _METHODS = {
     ".vera_lambda": "VeRA",
     ".vblora_": "VB-LoRA",
     ".tinylora_": "TinyLoRA",
+    ".unilora_": "UniLoRA",
     ".fourierft_spectrum": "FourierFT",
     ".delora_": "DeLoRA",
     ".gralora_": "GraLoRA",

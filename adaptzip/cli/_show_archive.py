@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,20 @@ class _Archive:
         return self.opened.head
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.head.lengths
+    def modules(self) -> int:
+        return len(self.head.metadata.sites)
+
+    @property
+    def lengths(self) -> Sequence[int | None]:
+        """Bytes of each module's block; None where all modules are in one bit string."""
+        return [None] * self.modules if self.head.grouped else self.head.lengths
+
+    @property
+    def zero(self) -> list[str] | None:
+        """The modules without a block, whose update is zero; None where only decoding would tell."""
+        if self.head.grouped:
+            return None
+        return [name for name, length in zip(self.head.metadata.sites, self.lengths, strict=True) if not length]
 
     @property
     def extras(self) -> tuple[ExtraEntry, ...]:
@@ -98,7 +110,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
             {"name": name, "shape": [site.out, site.width], "layout": site.layout, "bytes": length}
             for (name, site), length in zip(header.sites.items(), archive.lengths, strict=True)
         ],
-        "zero_modules": [name for name, length in zip(header.sites, archive.lengths, strict=True) if not length],
+        "zero_modules": archive.zero,
         "extras": [
             {"role": e.role, "name": e.name, "dtype": e.dtype, "shape": list(e.shape), "stored": e.stored}
             for e in archive.extras
@@ -128,7 +140,7 @@ def _base_model(archive: _Archive) -> str | None:
 
 
 def _count(pattern: str, archive: _Archive) -> int:
-    return len(expand([pattern], len(archive.lengths)))
+    return len(expand([pattern], archive.modules))
 
 
 def _text(archive: _Archive, verbose: bool) -> str:
@@ -161,19 +173,19 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     yield "method", f"{header.method}, version {header.method_version}"
     yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
     yield "basis", "" if header.basis is None else _basis(header.basis, _base_model(archive))
-    yield "gains", f"in {archive.gained} of {text.count(len(archive.lengths), 'module')}" if archive.gained else ""
+    yield "gains", f"in {archive.gained} of {text.count(archive.modules, 'module')}" if archive.gained else ""
     if _linear(archive.head) is False:
         yield "kind", f"functions behind {text.count(len(header.sites), 'layer')}: not linear, can't be merged"
     else:
         yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
     yield "parameters", f"{made.parameters:,} stored"
     yield "modules", f"{len(header.sites):,}, of rank {archive.head.max_rank} at most"
-    zero = archive.lengths.count(0)
-    if zero == len(archive.lengths):
+    zero = len(archive.zero or ())
+    if zero == archive.modules:
         unscaled = archive.head.config.get("lora_alpha") == 0
         yield "update", f"{'alpha is 0' if unscaled else 'never trained'}: every update is zero"
     elif zero:
-        yield "update", f"zero in {zero} of {text.count(len(archive.lengths), 'module')}"
+        yield "update", f"zero in {zero} of {text.count(archive.modules, 'module')}"
     yield "base model", f"{_base_model(archive) or ''}{', not as its source calls it' if header.renamed else ''}"
     yield "made by", made.made_by
 
@@ -215,7 +227,7 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
 
 def _modules(archive: _Archive) -> str:
     rows = [
-        [name, f"{site.out} x {site.width}", f"{length:,} B"]
+        [name, f"{site.out} x {site.width}", "with all" if length is None else f"{length:,} B"]
         for (name, site), length in zip(archive.head.metadata.sites.items(), archive.lengths, strict=True)
     ]
     return text.table(rows, head=["module", "out x in", "coded"], indent="")

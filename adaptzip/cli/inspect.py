@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from adaptzip.cli import _options as options
 from adaptzip.cli._output import Output
 from adaptzip.errors import UsageError
@@ -33,7 +31,9 @@ def inspect(
       adaptzip inspect my-adapter/ --json
     """
     sink = Output(as_json, quiet, verbose)
-    if _is_adz(source):
+    from adaptzip.adz.container.frame import is_adz
+
+    if is_adz(source):
         if dialect is not None:
             raise UsageError(f"--from {dialect} was given, but {source} is a .adz file", hint="leave --from out")
         from adaptzip.cli._show_archive import show as show_archive
@@ -44,14 +44,3 @@ def inspect(
 
         chosen = device if costs else None
         show_adapter(source, sink, alpha=alpha, config=config, base=base, dialect=dialect, device=chosen)
-
-
-def _is_adz(path: Path) -> bool:
-    """Whether a file is a `.adz` by its name, or by the start of its safetensors header."""
-    if not path.is_file():
-        return False
-    if path.suffix == ".adz":
-        return True
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        return b'"adaptzip"' in handle.read(min(length, 2**20))

@@ -191,7 +191,9 @@ class Compressed:
         config: the method's own configuration.
         sites: shape and layout by module name, sorted by name.
         max_rank: largest rank that a module may have.
-        chunks: one coded block per module in the order of `sites`; an empty block is a zero update.
+        chunks: one coded block per module in the order of `sites`; an empty block is a zero update. Nothing where a
+            file was opened whose modules are grouped.
+        grouped: all modules in one bit string, where they are written so, in place of `chunks`; else b"".
         shared: the coded block of what all modules share; b"" where the method shares nothing.
         gains: gain index (`adaptzip.core.gains`) of each module in the order of `sites`; empty where all are 0.
         basis: where the frozen basis is found, for methods that need one.
@@ -227,6 +229,7 @@ class Compressed:
     meta: Meta = field(default_factory=Meta)
     dtype: str = "F32"
     shared: Buffer = b""
+    grouped: Buffer = b""
     gains: Sequence[int] = ()
     basis: BasisReference | None = None
     basis_sizes: Sequence[int] = ()
@@ -252,4 +255,9 @@ class Compressed:
     @property
     def payload_bytes(self) -> int:
         """Coded bytes of all modules and what they share, without header, index, basis and extras."""
-        return len(self.shared) + sum(self.lengths)
+        return len(self.shared) + self.module_bytes
+
+    @property
+    def module_bytes(self) -> int:
+        """Coded bytes of all modules."""
+        return len(self.grouped) or sum(self.lengths)

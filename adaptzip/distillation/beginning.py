@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
+from adaptzip.adz.coding.grouping import alone, decode_group
+from adaptzip.adz.coding.modules import AnyCoder, CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints._base_name import renamed
@@ -102,12 +103,11 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     shared = _in_units(decode_shared(coder, compressed.shared, step), coder.method.shared_layout(coder.config), step)
     modules: dict[str, dict[str, Tensor]] = {}
     ranks: dict[str, int] = {}
-    for name, chunk in zip(compressed.sites, compressed.chunks, strict=True):
-        rank, own = decode_ranked(coder, chunk, step, name)
-        if rank:
-            ranks[name] = rank
-            layout = coder.method.layout(coder.sites[name], rank, coder.config)
-            modules[name] = _in_units(own, layout, step)
+    own = _modules(coder, compressed)
+    for name, (module, found_tensors) in own.items():
+        ranks[name] = module.rank
+        layout = coder.method.layout(coder.sites[name], module.rank, coder.config)
+        modules[name] = _in_units(found_tensors, layout, step)
     tensors = Tensors(shared, modules, ranks).to(device)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
     limit = (
@@ -119,17 +119,27 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
         raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
     basis_numbers = compressed.provenance.parameters - tensors.numbers
     size = writer.size(compressed)
-    given = Written(step, _as_it_is(compressed, tensors), tensors, size) if size <= limit else None
+    shared_block = CodedBlock(
+        bytes(compressed.shared), tensors.shared, sum(tensor.numel() for tensor in tensors.shared.values())
+    )
+    as_it_is = CodedAdapter(shared_block, {name: module for name, (module, _) in own.items()})
+    given = Written(step, as_it_is, tensors, size) if size <= limit else None
     return Beginning(coder, gains, tensors, step, compressed, limit, basis_numbers, found, given)
 
 
-def _as_it_is(compressed: Compressed, tensors: Tensors) -> CodedAdapter:
-    """A file's own blocks, of the modules that have a rank."""
-    chunks = dict(zip(compressed.sites, compressed.chunks, strict=True))
-    numbers = {name: sum(tensor.numel() for tensor in own.values()) for name, own in tensors.modules.items()}
-    modules = {name: CodedModule(bytes(chunks[name]), nan, count) for name, count in numbers.items()}
-    shared = sum(tensor.numel() for tensor in tensors.shared.values())
-    return CodedAdapter(CodedBlock(bytes(compressed.shared), tensors.shared, shared), modules)
+def _modules(coder: AnyCoder, compressed: Compressed) -> dict[str, tuple[CodedModule, dict[str, Tensor]]]:
+    """A file's own blocks and their tensors, of the modules that have a rank."""
+    step = compressed.step
+    if compressed.grouped:
+        group = decode_group(coder, compressed.grouped, step)
+        return {name: (alone(coder, coded), tensors) for name, (coded, tensors) in group.items()}
+    found = {}
+    for name, chunk in zip(compressed.sites, compressed.chunks, strict=True):
+        rank, tensors = decode_ranked(coder, chunk, step, name)
+        if rank:
+            numbers = sum(tensor.numel() for tensor in tensors.values())
+            found[name] = CodedModule(bytes(chunk), nan, numbers, rank), tensors
+    return found
 
 
 def _named(compressed: Compressed, base_name: str | None) -> Compressed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from adaptzip.adz.coding.grouping import group
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, TrainingReport
 from adaptzip.distillation.beginning import Beginning
@@ -25,7 +26,8 @@ def assembled(beginning: Beginning, step: float, coded: CodedAdapter, told: Trai
         parameters=coded.numbers + beginning.basis_numbers,
         distilled=told,
     )
-    return replace(plan, step=step, chunks=chunks, shared=coded.shared.chunk, provenance=provenance)
+    grouped = group(beginning.coder, coded.modules)
+    return replace(plan, step=step, chunks=chunks, grouped=grouped, shared=coded.shared.chunk, provenance=provenance)
 
 
 def whole(parts: Parts) -> Callable[[float, CodedAdapter], int]:

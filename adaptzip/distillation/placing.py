@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from adaptzip._version import __version__
+from adaptzip.adz.coding.grouping import group
 from adaptzip.adz.coding.modules import Coder
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, Provenance, Site
@@ -92,7 +93,8 @@ def _from_nothing(
     tensors = Tensors({}, method.start(sites, ranks, config, request.seed), ranks).to(device)
     step = _FIRST_STEP * scale_of(tensors)
     coded, _ = code(coder, tensors, step)
-    plan = replace(plan, max_rank=most, step=step, chunks=[coded.modules[name].chunk for name in sites])
+    chunks, grouped = [coded.modules[name].chunk for name in sites], group(coder, coded.modules)
+    plan = replace(plan, max_rank=most, step=step, chunks=chunks, grouped=grouped)
     return Beginning(coder, {}, tensors, step, plan, limit or writer.size(plan) + room, 0, {})
 
 

@@ -53,7 +53,7 @@ def code(coder: AnyCoder, tensors: Tensors, step: float) -> tuple[CodedAdapter, 
     blocks += [(tensors.ranks[n], most, layout, _targets(layout, tensors.modules[n])) for n, layout in layouts.items()]
     shared, *own = code_as_they_are(blocks, step)
     found = dict(zip(layouts, own, strict=True))
-    modules = {name: CodedModule(block.chunk, nan, block.numbers) for name, block in found.items()}
+    modules = {name: CodedModule(b.chunk, nan, b.numbers, tensors.ranks[name], b.blocks) for name, b in found.items()}
     decoded = Tensors(dict(shared.tensors), {name: dict(b.tensors) for name, b in found.items()}, tensors.ranks)
     return CodedAdapter(shared, modules), decoded
 

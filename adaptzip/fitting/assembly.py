@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from adaptzip._version import __version__
+from adaptzip.adz.coding.grouping import group
 from adaptzip.adz.coding.modules import CodedModule
 from adaptzip.adz.coding.packing import pack_basis, pack_factors
 from adaptzip.adz.container import writer
@@ -47,6 +48,7 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
         sites={name: replace(site, frame=0) for name, site in fitted.sites.items()},
         max_rank=fitted.max_rank,
         chunks=[coded.modules.get(name, _EMPTY).chunk for name in fitted.sites],
+        grouped=group(fitted.coder, coded.modules),
         step=step,
         provenance=_provenance(job.source, job.request.seed, error, coded.numbers + fitted.basis_numbers),
         extras=job.source.extras,
@@ -67,7 +69,7 @@ def file_size(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter,
 
 def fixed_size(compressed: Compressed) -> int:
     """Bytes of the file without any module: header, tables, extras and an embedded basis."""
-    return writer.size(replace(compressed, chunks=[b""] * len(compressed.chunks), shared=b""))
+    return writer.size(replace(compressed, chunks=[b""] * len(compressed.sites), grouped=b"", shared=b""))
 
 
 def exact(source: Original, method: str, version: int, seed: int) -> Compressed:

@@ -95,16 +95,17 @@ def bare_size(job: Job) -> int:
     Every open option is taken for a number that has to be written, every module that is not zero for one that is kept.
     """
     empty, survey = empty_file(job), job.survey or Survey({}, {})
-    kept = [bytes(_BLOCK + i % 64) if len(survey.singular[name]) else b"" for i, name in enumerate(survey.sites)]
+    kept = sum(len(survey.singular[name]) > 0 for name in survey.sites)
     open_options = {f.name: _NUMBER for f in fields(job.config) if getattr(job.config, f.name) is None}
     file = replace(
         empty,
         config={**empty.config, **open_options},
-        chunks=kept,
+        chunks=(),
+        grouped=bytes(_BLOCK),
         shared=bytes(_BLOCK) if job.method.shared_roles else b"",
         provenance=replace(empty.provenance, parameters=_NUMBER),
     )
-    return writer.size(file) - file.payload_bytes + _ROUNDING * sum(map(bool, kept))
+    return writer.size(file) - file.payload_bytes + _ROUNDING * kept
 
 
 def empty_file(job: Job) -> Compressed:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adaptzip.adz.coding.grouping import MOST_BYTES
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, framed
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape, over_batches
@@ -164,13 +165,16 @@ class FittedAdapter:
             return NOTHING_CODED
         shared = code_shared(self.coder, self.prepared, step)
         coded: dict[str, CodedModule] = {}
+        size = 0
 
         def code(batch: list[str]) -> dict[str, CodedModule]:
             fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
             return code_modules(self.coder, shared, fits, ranks, step)
 
         for part in over_batches(code, wanted, self.adapter.modules, self.context.device):
-            coded |= part
+            size += sum(len(module.chunk) for module in part.values())
+            # What is too large for a group does not keep its numbers.
+            coded |= part if size <= MOST_BYTES else {name: replace(m, blocks=None) for name, m in part.items()}
             if progress is not None:
                 progress("coding", len(coded) / len(wanted))
         return CodedAdapter(shared, coded)
@@ -237,7 +241,7 @@ def fit_adapter(
             modules = {name: modules[name] for name in nonzero}
         else:
             modules = {}
-    coder = Coder(method, config, framed(sites_of(adapter), method, context.basis), 0, context.basis)
+    coder = Coder(method, config, _sites(adapter, method, context), 0, context.basis)
     bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
     return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
 
@@ -260,6 +264,15 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
     sample = list(profiles) if small else _sample(list(profiles), bare.adapter.modules, bare.context.seed)
     coder = replace(bare.coder, max_rank=max((len(p.scores) for p in profiles.values()), default=0))
     return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
+
+
+def _sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
+    """Every module's shape, with its frame where the method takes frames."""
+    sites = sites_of(adapter)
+    if context.basis is None or not method.takes_frame:
+        return sites
+    found = context.basis.modules
+    return framed(sites, [found[name].size if name in found else 0 for name in sites])
 
 
 def sites_of(adapter: Adapter) -> dict[str, Site]:

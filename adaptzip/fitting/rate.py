@@ -72,11 +72,11 @@ def search(
             step = solve(lambda step: predict(step) * _correction(seen, step), aim, low, high, rising)
             if step in tried or not low * _ABOVE < step < high / _ABOVE:
                 step = sqrt(low) * sqrt(high)
+            tried.add(step)
             point = measure(step)
         else:
             point, known = known, None
-        step = point.step
-        tried.add(step)
+        step = point.step  # As the file will have it, which may be rounded.
         value, predicted = point.distortion if rising else point.size - fixed, predict(step)
         if predicted > 0 and value > 0:
             seen.append((log(step), log(value / predicted)))

@@ -24,7 +24,7 @@ def first_values_of(compressed: Compressed, names: Sequence[str]) -> Mapping[str
     start = compressed.basis.start
     if start is None or compressed.basis.source != "start":
         raise FormatError("metadata: a lossless file has no use for a 'basis' but a start")
-    check_numbers(compressed.basis_sizes, compressed.sites, sum(compressed.lengths))
+    check_numbers(compressed.basis_sizes, compressed.sites, compressed.module_bytes)
     sizes = {name: size for name, size in zip(compressed.sites, compressed.basis_sizes, strict=True) if size}
     numbers = start_numbers(start, compressed.sites, sizes, only=names)
     return {name: partial(_as_stored, first_values(start.generator, found), name) for name, found in numbers}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adaptzip.adz.container.frame import is_adz
 from adaptzip.checkpoints import Checkpoint, opener, read_by, reader, recognise
 from adaptzip.checkpoints._beside import add_beside, files_beside
 from adaptzip.checkpoints._copies import check_copies
@@ -71,9 +72,7 @@ def archive_file(path: str | Path) -> Path | None:
     """
     with readable(path):
         weights = weight_file(path)
-        if weights.suffix == ".adz" or "adaptzip" in opened_weights(weights).metadata:
-            return weights
-        return None
+        return weights if is_adz(weights) else None
 
 
 def source_bytes(path: str | Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adaptzip.adz.container.frame import is_adz
 from adaptzip.checkpoints import resolved
 from adaptzip.checkpoints._beside import warn_of_others
 from adaptzip.core.adapter import Adapter
@@ -50,9 +51,9 @@ def read(
     """
     with readable(path):
         weights = weight_file(path)
-        opened = None if weights.suffix == ".adz" else opened_weights(weights)
-        if opened is None or "adaptzip" in opened.metadata:
+        if is_adz(weights):
             return _read_adz(weights, alpha, base, basis, dialect)
+        opened = opened_weights(weights)
         given = None if config is None else Path(config)
         adapter = understood(checkpoint_at(Path(path), weights, opened, alpha, given, base), dialect)
         if Path(path).is_dir():

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from adaptzip.adz.coding.grouping import decode_group
 from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared, framed
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
@@ -192,14 +193,14 @@ def decode(
         FormatError, RefusedError: as `reconstruct`.
     """
     coder = coder_of(compressed, base, basis, only=names)
-    stored = len(compressed.shared) > 0 or any(compressed.lengths)
+    stored = compressed.payload_bytes > 0
     shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
-    chunk = _blocks(compressed)
+    own_tensors = _own_tensors(coder, compressed)
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
 
     def module(name: str) -> Decoded:
         site = compressed.sites[name]
-        own = decode_module(coder, chunk(name), compressed.step, name)
+        own = own_tensors(name)
         if not own:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
@@ -218,6 +219,15 @@ def _blocks(compressed: Compressed) -> Callable[[str], Buffer]:
     """The block of a module by its name; of a file, no other is read."""
     places = {name: place for place, name in enumerate(compressed.sites)}
     return lambda name: compressed.chunks[places[name]]
+
+
+def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[str], dict[str, Tensor]]:
+    """What gives the tensors of a module, by its name; {} for a zero update. A group is decoded at once."""
+    if compressed.grouped:
+        group = decode_group(coder, compressed.grouped, compressed.step)
+        return lambda name: group[name][1] if name in group else {}
+    block = _blocks(compressed)
+    return lambda name: decode_module(coder, block(name), compressed.step, name)
 
 
 def coder_of(
@@ -240,7 +250,7 @@ def coder_of(
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     found = _basis(compressed, method, base, basis, only)
-    sites = framed(compressed.sites, method, found)
+    sites = framed(compressed.sites, compressed.basis_sizes) if method.takes_frame else compressed.sites
     return Coder(method, config, sites, compressed.max_rank, found)
 
 
@@ -261,7 +271,7 @@ def _basis(
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
         basis = reference_at(basis)
-    blocks = sum(compressed.lengths)
+    blocks = compressed.module_bytes
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 
@@ -283,7 +293,7 @@ def reference_at(path: str | Path) -> Basis:
 
 
 def _embedded(compressed: Compressed) -> Basis | None:
-    if compressed.basis is None or not compressed.basis_sizes:
+    if compressed.basis is None or compressed.basis.source != "embedded" or not compressed.basis_sizes:
         return None
     modules = unpack_basis(compressed.basis_sizes, compressed.basis_payload, compressed.sites)
     return Basis(modules, compressed.basis)

@@ -24,7 +24,7 @@ from tests.cases import oracle
 from tests.cases.models_on_disk import save, set_tokeniser
 
 TEXTS = ("a b c d e f", "b d f a", "c c <pad> a b", "f e d c b a a b", "e a", "d d d b a c e", "c a", "f b e")
-_REPORT = 300
+_REPORT = 100
 TARGETS = ("f e", "a b c d e", "c", "b b a", "d e f", "a", "c f d", "e e b a")
 _SIZES: dict[str, float] = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 _SIZES |= {"num_attention_heads": 2, "initializer_range": 0.2}

@@ -182,6 +182,18 @@ class TestPeftTinylora(DialectTests):
         return kin(folder, shapes, shared, peft_type="TINYLORA", r=2, u=3)
 
 
+class TestPeftUnilora(DialectTests):
+    dialect = dialect("peft-unilora")
+
+    def checkpoint(self, folder: Path) -> Path:
+        """A vector of five numbers."""
+        shared = {"base_model.unilora_theta_d": torch.randn(5)}
+        for side, shape in (("A", (2, 16)), ("B", (24, 2))):
+            shared[f"{PREFIX}model.layers.0.self_attn.q_proj.unilora_indices_{side}"] = torch.randint(0, 5, shape)
+        shapes = {"unilora_scales_A": (2, 16), "unilora_scales_B": (24, 2)}
+        return kin(folder, shapes, shared, peft_type="UNILORA", r=2, theta_d_length=5)
+
+
 class TestPeftMergedLinear(DialectTests):
     dialect = dialect("peft-merged-linear")
 

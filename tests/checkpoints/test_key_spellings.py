@@ -19,6 +19,7 @@ from peft import (
     MissConfig,
     PeftModel,
     TinyLoraConfig,
+    UniLoraConfig,
     VBLoRAConfig,
     VeraConfig,
     get_peft_model,
@@ -94,9 +95,10 @@ KIN: dict[str, tuple[Make, dict[str, Any]]] = {
     "lokr": (LoKrConfig, {"r": 1}),
     "miss": (MissConfig, {"r": 4}),
     "tinylora": (TinyLoraConfig, {"r": 2, "u": 3}),
+    "unilora": (UniLoraConfig, {"r": 3, "theta_d_length": 50, "save_indices": True}),
     "vera": (VeraConfig, {"r": 3}),
 }
-OWN = re.compile(r"\.(lora_[ABE]|(delora|gralora|hada|lokr|miss|tinylora|vera)_[A-Za-z0-9_]+)")
+OWN = re.compile(r"\.(lora_[ABE]|(delora|gralora|hada|lokr|miss|tinylora|unilora|vera)_[A-Za-z0-9_]+)")
 
 
 def named(key: str) -> str:
@@ -118,7 +120,7 @@ def test_other_methods_are_read_under_the_same_spellings(
     assert all(torch.equal(found.modules[name].delta(), expected.modules[name].delta()) for name in found.modules)
 
 
-@pytest.mark.parametrize("kind", sorted(KIN.keys() - {"tinylora", "vera"}))
+@pytest.mark.parametrize("kind", sorted(KIN.keys() - {"tinylora", "unilora", "vera"}))
 def test_the_prefix_of_other_methods_may_be_missing(kind: str, tmp_path: Path) -> None:
     peft_kin.saved(*KIN[kind], "llama", tmp_path)
     expected = read(tmp_path / "adapter", base=tmp_path / "base")

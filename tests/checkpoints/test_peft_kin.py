@@ -1,4 +1,4 @@
-"""DeLoRA, GraLoRA, LoHa, LoKr and TinyLoRA as PEFT saves them mean what PEFT makes of them."""
+"""DeLoRA, GraLoRA, LoHa, LoKr, TinyLoRA and UniLoRA as PEFT saves them mean what PEFT makes of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig, TinyLoraConfig, get_peft_model
+from peft import DeloraConfig, GraloraConfig, LoHaConfig, LoKrConfig, TinyLoraConfig, UniLoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 import adaptzip
@@ -39,6 +39,11 @@ KINDS: dict[str, tuple[Make, dict[str, Any]]] = {
     "tinylora": (TinyLoraConfig, {"r": 3, "u": 5}),
     "tinylora-tied": (TinyLoraConfig, {"r": 2, "u": 7, "weight_tying": 0.6, "projection_seed": 3}),
     "tinylora-one": (TinyLoraConfig, {"r": 2, "u": 2, "weight_tying": 1.0, "bias": "tinylora_only"}),
+    "unilora": (UniLoraConfig, {"r": 3, "theta_d_length": 40, "save_indices": True}),
+    "unilora-biases": (
+        UniLoraConfig,
+        {"r": 2, "theta_d_length": 5000, "save_indices": True, "bias": "unilora_only"},
+    ),
     "gralora-hybrid": (GraloraConfig, {"r": 4, "gralora_k": 2, "hybrid_r": 3}),
 }
 CASES = [(kind, model) for kind in KINDS for model in ("llama", "bert")]
@@ -83,6 +88,7 @@ def test_a_rank_of_zeros_is_none_and_no_nan(tmp_path: Path) -> None:
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
+VECTOR = "base_model.unilora_theta_d"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +123,15 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ("tinylora", lambda c, t: t.update({"base_model.tinylora_v.6": torch.ones(5)}), "is there, but is not among"),
         ("tinylora", lambda c, t: c.update(weight_tying=2), "weight_tying is 2, expected 0 to 1"),
         ("tinylora", lambda c, t: c.update(projection_seed=-1), "projection_seed is -1, expected a whole number"),
+        ("unilora", lambda c, t: t.pop(f"{Q}.unilora_scales_B"), "but no unilora_scales_B"),
+        ("unilora", lambda c, t: t.pop(f"{Q}.unilora_indices_A"), "has no unilora_indices_A"),
+        ("unilora", lambda c, t: t.pop(VECTOR), "has no base_model.unilora_theta_d"),
+        ("unilora", lambda c, t: c.update(theta_d_length=41), r"is \[40\], but adapter_config.json says 41"),
+        ("unilora", lambda c, t: c.update(r=4), r"expected A \(4, in\) and B \(out, 4\)"),
+        ("unilora", lambda c, t: t[f"{Q}.unilora_indices_A"].fill_(40), "has places from 40 to 40, expected 0 to 39"),
+        ("unilora", lambda c, t: t[f"{Q}.unilora_indices_A"].fill_(-1), "has places from -1 to -1, expected 0 to 39"),
+        ("unilora", lambda c, t: t.update({f"{Q}.unilora_scales_A": torch.ones(3, 2)}), "two matrices of one shape"),
+        ("unilora", lambda c, t: t.update({f"{Q}.unilora_indices_A": torch.ones(3, 16)}), "expected int64 or int32"),
     ],
 )
 def test_what_is_wrong_is_named(kind: str, change: tiny_peft.Change, message: str, tmp_path: Path) -> None:
@@ -142,6 +157,33 @@ def test_modules_without_a_turn_are_refused(change: tiny_peft.Change, message: s
     tiny_peft.changed(tmp_path / "adapter", change)
     with pytest.raises(RefusedError, match=message):
         read(tmp_path / "adapter")
+
+
+def test_places_that_are_left_out_are_refused(tmp_path: Path) -> None:
+    peft_kin.saved(UniLoraConfig, {"r": 3, "theta_d_length": 40}, "llama", tmp_path)
+    with pytest.raises(RefusedError, match="has no unilora_indices"):
+        read(tmp_path / "adapter")
+
+
+def test_any_places_and_scales_mean_what_peft_makes_of_them(tmp_path: Path) -> None:
+    """A of numbers that no vector holds: one place for all, whose number is 1, and scales of both signs."""
+    saved("unilora", "llama", tmp_path)
+
+    def change(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        tensors[VECTOR][7] = 1.0
+        for key, tensor in tensors.items():
+            if key.endswith("indices_A"):
+                tensor.fill_(7)
+            elif "scales" in key:
+                tensor.copy_(torch.randn_like(tensor))
+
+    tiny_peft.changed(tmp_path / "adapter", change)
+    scales = load_file(tmp_path / "adapter" / "adapter_model.safetensors")[f"{Q}.unilora_scales_A"]
+    name = Q.removeprefix("base_model.model.")
+    assert torch.equal(read(tmp_path / "adapter").modules[name].A, scales)
+    theirs = tiny_peft.merged_by_peft(MODELS["llama"][0](), tmp_path / "adapter")
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
+    agree(load_file(tmp_path / "merged" / "model.safetensors"), theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -190,7 +232,14 @@ def test_an_embeddings_cores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [("delora", "DeLoRA"), ("gralora", "GraLoRA"), ("loha", "LoHa"), ("lokr", "LoKr"), ("tinylora", "TinyLoRA")],
+    [
+        ("delora", "DeLoRA"),
+        ("gralora", "GraLoRA"),
+        ("loha", "LoHa"),
+        ("lokr", "LoKr"),
+        ("tinylora", "TinyLoRA"),
+        ("unilora", "UniLoRA"),
+    ],
 )
 def test_another_methods_configuration_beside_it_is_refused(kind: str, what: str, tmp_path: Path) -> None:
     saved(kind, "llama", tmp_path)

@@ -300,7 +300,7 @@ def test_a_file_is_never_made_worse(tmp_path: Path) -> None:
     assert (own.step, own.rows["distilled"]) == (0, own.rows["fitted"])
     with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
         larger = train(base, teacher, REFERENCE, "1900B", source=file, schedule=harmful)
-    assert larger.compressed.chunks == adaptzip.open(file).chunks
+    assert larger.compressed.grouped == bytes(adaptzip.open(file).grouped) != b""
     assert larger.compressed.provenance.distilled is not None
     assert larger.compressed.provenance.parameters == adaptzip.open(file).provenance.parameters
 

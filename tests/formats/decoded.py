@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from adaptzip import Adapter
-from adaptzip.bases.artefact import read_basis
+from adaptzip.adz.container.reader import open_adz
 from adaptzip.files.dtypes import NAMES
+from adaptzip.restoring.reconstruction import coder_of
 from adaptzip.testing.adapters import bits
-from formats import decoder
+from formats import decoder, decoder_starts
+from formats.make_golden import FIRST, beside
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 MUST_REJECT = GOLDEN.parent / "must-reject"
@@ -28,9 +30,9 @@ def plain(adapter: Adapter) -> dict[str, Any]:
     return values | {f"extra {name}": _tensor(tensor) for name, tensor in adapter.extras.items()}
 
 
-def decoded(data: bytes, basis: Path | None = None) -> dict[str, Any]:
+def decoded(data: bytes, basis: decoder.Basis | None = None) -> dict[str, Any]:
     """The same, from the independent decoder."""
-    found = decoder.decode(data, None if basis is None else given(basis))
+    found = decoder.decode(data, basis)
     values: dict[str, Any] = {}
     for name, module in found.modules.items():
         site = found.sites[name]
@@ -39,9 +41,18 @@ def decoded(data: bytes, basis: Path | None = None) -> dict[str, Any]:
     return values | {f"{role} {name}": _words(tensor) for (role, name), tensor in found.extras.items()}
 
 
-def given(path: Path) -> decoder.Basis:
-    """A basis artefact as the independent decoder takes it."""
-    return {name: (m.U.float().numpy(), m.V.float().numpy()) for name, m in read_basis(path).modules.items()}
+def given(path: Path) -> decoder.Basis | None:
+    """What a golden file needs beside itself, as the independent decoder takes it."""
+    reference = open_adz(path).basis
+    if reference is None or reference.source in ("embedded", "start"):
+        return None
+    if reference.source == "reference":
+        first = decoder.decode(FIRST.read_bytes()).modules
+        whole = {name: decoder_starts.reference_matrix(module.A) for name, module in first.items()}
+        return {name: (np.zeros((0, 0), np.float32), decoder_starts.frame(N)) for name, N in whole.items()}
+    basis = coder_of(open_adz(path), **beside(path)).basis
+    assert basis is not None
+    return {name: (m.U.float().numpy(), m.V.float().numpy()) for name, m in basis.modules.items()}
 
 
 def agree(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, *, near: bool = True) -> bool:

@@ -154,11 +154,13 @@ def test_changed_tables_before_they_are_deflated(path: Path, name: str, content:
 @given(names, positions, st.integers(-8, 8))
 def test_blocks_that_are_too_short_or_too_long(path: Path, name: str, place: float, more: int) -> None:
     file = parts(name)
+
+    def longer(block: bytes) -> bytes:
+        return block[:more] if more < 0 else block + bytes(range(1, more + 1))
+
     index = int(place * len(file.blocks))
-    block = file.blocks[index]
-    block = block[:more] if more < 0 else block + bytes(range(1, more + 1))
-    blocks = (*file.blocks[:index], block, *file.blocks[index + 1 :])
-    data = dataclasses.replace(file, blocks=blocks).build()
+    blocks = tuple(longer(block) if i == index else block for i, block in enumerate(file.blocks))
+    data = dataclasses.replace(file, blocks=blocks, grouped=longer(file.grouped) if file.grouped else b"").build()
     assert agree(read(path, data), read_independently(data))
 
 

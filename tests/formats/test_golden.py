@@ -16,12 +16,11 @@ import pytest
 from safetensors import safe_open
 
 from adaptzip import errors
-from adaptzip.adz.container.reader import open_adz
 from adaptzip.restoring.functions import read_either
 from formats import decoder
-from formats.make_golden import CASES, NEAR, expectation, named_basis, read_back
+from formats.make_golden import CASES, expectation, free, read_back
 from formats.make_must_reject import cases
-from tests.formats.decoded import GOLDEN, MUST_REJECT, TEAM, agree, decoded, given, plain
+from tests.formats.decoded import GOLDEN, MUST_REJECT, agree, decoded, given, plain
 
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
 REJECTED: dict[str, Any] = json.loads((MUST_REJECT / "expected.json").read_text())
@@ -49,9 +48,7 @@ def test_a_golden_file_decodes_as_ever(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_the_independent_decoder_agrees(name: str) -> None:
     path = GOLDEN / name
-    basis = TEAM if named_basis(path) else None
-    near = open_adz(path).method in NEAR
-    assert agree(plain(read_back(path, basis)), decoded(path.read_bytes(), basis), near=near)
+    assert agree(plain(read_back(path)), decoded(path.read_bytes(), given(path)), near=bool(free(path)))
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -59,8 +56,7 @@ def test_the_independent_decoder_finds_the_stored_numbers(name: str) -> None:
     path = GOLDEN / name
     if "stored" not in EXPECTED[name]:
         pytest.skip("a lossless file has none")
-    basis = TEAM if named_basis(path) else None
-    found = decoder.decode(path.read_bytes(), None if basis is None else given(basis))
+    found = decoder.decode(path.read_bytes(), given(path))
     expected = EXPECTED[name]["stored"]
     levels = found.metadata["config"].get("levels", 64)
     for module, tensors in expected["modules"].items():
@@ -109,7 +105,7 @@ def test_golden_files_use_every_part_of_the_format(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(decoder, "decode_numbers", spy_numbers)
     monkeypatch.setattr(decoder, "decode_run", spy_run)
     for path in GOLDEN.glob("*.adz"):
-        decoder.decode(path.read_bytes(), given(TEAM))
+        decoder.decode(path.read_bytes(), given(path))
     assert codings == {0, 1, 2}
     assert stages == {True, False}
     assert escapes == {True, False}

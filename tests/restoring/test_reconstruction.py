@@ -102,7 +102,7 @@ def test_extras_that_are_not_there_are_missed(compressed: Compressed) -> None:
 def test_errors_name_the_file_and_the_module(compressed: Compressed, tmp_path: Path) -> None:
     chunks = [bytes(chunk) for chunk in compressed.chunks]
     chunks[1] = chunks[1] + b"\1\1\1\1"
-    broken = dataclasses.replace(compressed, chunks=chunks)
+    broken = dataclasses.replace(compressed, chunks=chunks, grouped=b"")
     adaptzip.adz.container.writer.write(broken, tmp_path / "x.adz")
     with pytest.raises(FormatError, match=r"x\.adz: module 'b'"):
         adaptzip.reconstruct(tmp_path / "x.adz")

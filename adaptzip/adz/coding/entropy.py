@@ -1,16 +1,15 @@
-"""Entropy coding of one block: a module's rank, the classes of its rows, and its numbers, in one ANS bit string.
+"""Entropy coding of modules: ranks, the classes of rows, and numbers, in one ANS bit string.
 
-The coder is constriction's stack (ANS with 32-bit words, a 64-bit state and 24-bit probabilities). It is last in,
-first out, so everything is encoded in the reverse of the order in which it is decoded. All models are integers from
-the format (formats/adz-1.md, "module block").
+A bit string holds one module, its block, or all modules of a small file, a group. The coder is constriction's stack
+(ANS with 32-bit words, a 64-bit state and 24-bit probabilities). It is last in, first out, so everything is encoded in
+the reverse of the order in which it is decoded. All models are integers from the format (formats/adz-1.md, sections 5
+and 6).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,29 +17,17 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from adaptzip.adz.coding import tables
-from adaptzip.adz.coding.classes import decode_classes, encode_classes
-from adaptzip.adz.coding.tables import LEVELS, Class
-from adaptzip.adz.coding.trellis import Quantised, lanes_of, next_states
+from adaptzip.adz.coding.contexts import Coding, Contexts
+from adaptzip.adz.coding.levels import Levels, decode_levels, decode_uniform, encode_levels, encode_uniform
+from adaptzip.adz.coding.tables import NOTHING
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.errors import FormatError
 
-ESCAPE = 2 * LEVELS + 1
-"""Symbol of a level whose coded part is beyond +-LEVELS; level k has symbol k + LEVELS."""
 _GUARD = np.array([1])
 """What a block of whole numbers alone ends with: zeros, as the coder's last numbers, would leave no trace."""
-_LENGTHS = 24
-_LONGEST = 20
-"""Most bits of an escape's excess and the row's raw bits together, so that every level is below 2^22."""
-_NUMBERS_PER_BYTE = 16384
-"""More numbers than this never fit a byte: even a sure zero costs 0.0015 bits in the tables."""
-
-
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """A coded tensor of real numbers: its levels and the class of each row."""
-
-    quantised: Quantised
-    classes: tuple[Class, ...]
+NUMBERS_PER_BYTE = 16384
+SPARE_BYTES = 64
+"""A bit string holds at most so many numbers for each of its bytes and these. A sure zero costs 0.0015 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +39,36 @@ class Whole:
 
 
 Block = Levels | Whole
+Layout = Callable[[int], Sequence[TensorSpec]]
+"""A method's tensors for a given rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A module of a group: its rank, and the method's tensors in layout order; none for rank 0."""
+
+    rank: int
+    blocks: Sequence[Block] = ()
+
+    @property
+    def numbers(self) -> int:
+        """In all its tensors."""
+        return sum(_size(block) for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known of a module of a group before it is decoded.
+
+    Attributes:
+        name: for error messages.
+        kind: modules of one kind are expected to be alike.
+        layout: the method's tensors for a given rank.
+    """
+
+    name: str
+    kind: Hashable
+    layout: Layout
 
 
 def size_of(spec: TensorSpec) -> int:
@@ -59,13 +76,9 @@ def size_of(spec: TensorSpec) -> int:
     return spec.bound if spec.kind == "index" else spec.bound // 2 + 1
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run of elements in decoding order that lie in one row and one stage."""
-
-    start: int
-    stop: int
-    row: int
+def fits(numbers: int, size: int) -> bool:
+    """Whether a bit string of `size` bytes may hold so many numbers."""
+    return numbers <= NUMBERS_PER_BYTE * (size + SPARE_BYTES)
 
 
 def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
@@ -77,23 +90,26 @@ def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
     """
     if rank == 0:
         return b""
+    found = _encode_alone(rank, max_rank, blocks)
+    if fits(sum(map(_size, blocks)), len(found)):
+        return found
+    # Rows of zeros take no room, but numbers have to take some.
+    return _encode_alone(rank, max_rank, [_in_full(block) for block in blocks])
+
+
+def _encode_alone(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
     coder = stream.stack.AnsCoder()
     if not any(isinstance(block, Levels) for block in blocks):
-        _encode_uniform(coder, _GUARD, 2)
-    for block in reversed(blocks):
-        if isinstance(block, Levels):
-            _encode_levels(coder, block)
-        else:
-            _encode_uniform(coder, block.numbers.reshape(-1), block.size)
-    encode_classes(coder, [block.classes for block in blocks if isinstance(block, Levels)])
-    _encode_uniform(coder, np.array([rank - 1]), max_rank)
-    words: NDArray[np.uint32] = coder.get_compressed()
-    return words.astype("<u4").tobytes().rstrip(b"\0")
+        encode_uniform(coder, _GUARD, 2)
+    noted = _Noted()
+    _note_classes(noted, Contexts(), None, blocks)
+    _encode_numbers(coder, blocks)
+    noted.encode(coder)
+    encode_uniform(coder, np.array([rank - 1]), max_rank)
+    return _bytes(coder)
 
 
-def decode(
-    chunk: bytes | memoryview, max_rank: int, layout: Callable[[int], Sequence[TensorSpec]], name: str
-) -> list[Block]:
+def decode(chunk: bytes | memoryview, max_rank: int, layout: Layout, name: str) -> list[Block]:
     """Decode one module.
 
     Args:
@@ -103,150 +119,129 @@ def decode(
     Raises:
         FormatError: if the bit string does not end exactly where the numbers do.
     """
-    coder = _open(bytes(chunk), name)
-    specs = layout(int(_decode_uniform(coder, 1, max_rank)[0]) + 1)
-    if sum(spec.numbers for spec in specs) > _NUMBERS_PER_BYTE * (len(chunk) + 8):
+    coder = _open(bytes(chunk), f"module {name!r}")
+    specs = layout(int(decode_uniform(coder, 1, max_rank)[0]) + 1)
+    if not fits(sum(spec.numbers for spec in specs), len(chunk)):
         sizes = [(spec.rows, spec.width) for spec in specs]
         raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot hold tensors of {sizes}")
-    classes = iter(decode_classes(coder, [spec.rows for spec in specs if spec.kind == "real"]))
-    blocks: list[Block] = []
-    for spec in specs:
-        if spec.kind == "real":
-            row_classes = next(classes)
-            blocks.append(Levels(_decode_levels(coder, spec.rows, spec.width, row_classes), row_classes))
-        else:
-            numbers = _decode_uniform(coder, spec.numbers, size_of(spec)).reshape(spec.rows, spec.width)
-            blocks.append(Whole(numbers, size_of(spec)))
+    blocks = _decode_blocks(coder, Contexts(), None, specs)
     guarded = not any(isinstance(block, Levels) for block in blocks)
-    if (guarded and _decode_uniform(coder, 1, 2)[0] != _GUARD) or not coder.is_empty():
+    if (guarded and decode_uniform(coder, 1, 2)[0] != _GUARD) or not coder.is_empty():
         raise FormatError(f"module {name!r}: coded data does not end where its tensors do")
     return blocks
 
 
-def _open(chunk: bytes, name: str) -> Any:
-    words = np.frombuffer(chunk + b"\0" * (-len(chunk) % 4), dtype="<u4").astype(np.uint32)
+def encode_group(modules: Sequence[tuple[Hashable, Coded]], max_rank: int) -> bytes | None:
+    """Code many modules in one bit string; None where so few bytes may not hold so many numbers.
+
+    Args:
+        modules: the kind of each, and what it holds; not all of rank 0.
+    """
+    contexts, notes = Contexts(), []
+    for kind, module in modules:
+        noted = _Noted()
+        contexts.rank(noted, kind, max_rank, module.rank)
+        _note_classes(noted, contexts, kind, module.blocks)
+        notes.append(noted)
+    coder = stream.stack.AnsCoder()
+    for (_, module), noted in zip(reversed(modules), reversed(notes), strict=True):
+        _encode_numbers(coder, module.blocks)
+        noted.encode(coder)
+    found = _bytes(coder)
+    return found if fits(sum(module.numbers for _, module in modules), len(found)) else None
+
+
+def decode_group(group: bytes | memoryview, max_rank: int, places: Sequence[Place]) -> list[Coded]:
+    """Inverse of `encode_group`.
+
+    Args:
+        places: of the modules, in their order.
+
+    Raises:
+        FormatError: if the bit string does not end exactly where the numbers do.
+    """
+    coder, contexts = _open(bytes(group), "the modules"), Contexts()
+    found, numbers = [], 0
+
+    for place in places:
+        rank = contexts.rank(_finding(coder), place.kind, max_rank)
+        specs = place.layout(rank) if rank else ()
+        numbers += sum(spec.numbers for spec in specs)
+        if not fits(numbers, len(group)):
+            raise FormatError(f"module {place.name!r}: {len(group)} bytes cannot hold the tensors up to here")
+        found.append(Coded(rank, _decode_blocks(coder, contexts, place.kind, specs)))
+    if not coder.is_empty():
+        raise FormatError("coded data does not end where the modules do")
+    return found
+
+
+class _Noted:
+    """Remembers what is to be encoded, in the order in which it will be decoded."""
+
+    def __init__(self) -> None:
+        self._symbols: list[tuple[Any, int]] = []
+
+    def __call__(self, model: Any, symbol: int | None) -> int:
+        assert symbol is not None
+        self._symbols.append((model, symbol))
+        return symbol
+
+    def encode(self, coder: Any) -> None:
+        """Encode it."""
+        for model, symbol in reversed(self._symbols):
+            coder.encode_reverse(np.array([symbol], dtype=np.int32), model)
+
+
+def _finding(coder: Any) -> Coding:
+    return lambda model, _: int(coder.decode(model))
+
+
+def _note_classes(noted: _Noted, contexts: Contexts, kind: Hashable, blocks: Sequence[Block]) -> None:
+    real = [block for block in blocks if isinstance(block, Levels)]
+    sizes = [(len(block.classes), block.quantised.levels.shape[1]) for block in real]
+    contexts.classes(noted, kind, sizes, [block.classes for block in real])
+
+
+def _encode_numbers(coder: Any, blocks: Sequence[Block]) -> None:
+    for block in reversed(blocks):
+        if isinstance(block, Levels):
+            encode_levels(coder, block)
+        else:
+            encode_uniform(coder, block.numbers.reshape(-1), block.size)
+
+
+def _decode_blocks(coder: Any, contexts: Contexts, kind: Hashable, specs: Sequence[TensorSpec]) -> list[Block]:
+    sizes = [(spec.rows, spec.width) for spec in specs if spec.kind == "real"]
+    classes = iter(contexts.classes(_finding(coder), kind, sizes))
+    blocks: list[Block] = []
+    for spec in specs:
+        if spec.kind == "real":
+            row_classes = next(classes)
+            blocks.append(Levels(decode_levels(coder, spec.rows, spec.width, row_classes), row_classes))
+        else:
+            numbers = decode_uniform(coder, spec.numbers, size_of(spec)).reshape(spec.rows, spec.width)
+            blocks.append(Whole(numbers, size_of(spec)))
+    return blocks
+
+
+def _size(block: Block) -> int:
+    return block.quantised.levels.size if isinstance(block, Levels) else block.numbers.size
+
+
+def _in_full(block: Block) -> Block:
+    """A block whose rows of zeros are coded number by number."""
+    if isinstance(block, Whole):
+        return block
+    return replace(block, classes=tuple(tables.surest() if c.shape == NOTHING else c for c in block.classes))
+
+
+def _bytes(coder: Any) -> bytes:
+    words: NDArray[np.uint32] = coder.get_compressed()
+    return words.astype("<u4").tobytes().rstrip(b"\0")
+
+
+def _open(data: bytes, what: str) -> Any:
+    words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype="<u4").astype(np.uint32)
     if words[-1] == 0:
-        raise FormatError(f"module {name!r}: coded data ends in zeros")
+        raise FormatError(f"{what}: coded data ends in zeros")
     return stream.stack.AnsCoder(words)
-
-
-def _runs(rows: int, width: int) -> Iterator[_Run]:
-    """Runs in decoding order: stage by stage, cut where a row ends."""
-    numbers = rows * width
-    lanes = lanes_of(numbers)
-    cuts = sorted({*range(0, numbers, lanes), *range(0, numbers, width), numbers})
-    for start, stop in pairwise(cuts):
-        yield _Run(start, stop, start // width)
-
-
-@cache
-def _level_model(table: int, quantiser: int) -> Any:
-    frequency = tables.frequencies()[table, quantiser].astype(np.float64)
-    both = np.concatenate([frequency[LEVELS:0:-1], frequency[: LEVELS + 1], frequency[LEVELS + 1 :]])
-    return stream.model.Categorical(both / tables.TOTAL, perfect=False)
-
-
-def _encode_uniform(coder: Any, numbers: NDArray[Any], size: int) -> None:
-    if size > 1:
-        coder.encode_reverse(numbers.astype(np.int32), stream.model.Uniform(size))
-
-
-def _decode_uniform(coder: Any, count: int, size: int) -> NDArray[np.int32]:
-    if size <= 1:
-        return np.zeros(count, dtype=np.int32)
-    result: NDArray[np.int32] = coder.decode(stream.model.Uniform(size), count)
-    return result
-
-
-def _encode_levels(coder: Any, block: Levels) -> None:
-    levels, quantiser = block.quantised.levels.reshape(-1), block.quantised.quantiser.reshape(-1)
-    for run in reversed(list(_runs(*block.quantised.levels.shape))):
-        c = block.classes[run.row]
-        _encode_run(coder, c, levels[run.start : run.stop], quantiser[run.start : run.stop])
-
-
-def _encode_run(coder: Any, c: Class, levels: NDArray[np.int32], quantiser: NDArray[np.uint8]) -> None:
-    raw = c.raw_bits
-    half = (1 << raw) >> 1
-    high = (levels + half) >> raw
-    if raw:
-        _encode_uniform(coder, (levels + half) & ((1 << raw) - 1), 1 << raw)
-    outside = np.abs(high) > LEVELS
-    if outside.any():
-        _encode_escapes(coder, high[outside])
-    symbols = np.where(outside, ESCAPE, high + LEVELS).astype(np.int32)
-    if raw:
-        coder.encode_reverse(symbols, _level_model(c.table, 0))
-        return
-    odd = quantiser.astype(bool)
-    coder.encode_reverse(symbols[odd], _level_model(c.table, 1))
-    coder.encode_reverse(symbols[~odd], _level_model(c.table, 0))
-
-
-def _encode_escapes(coder: Any, high: NDArray[np.int32]) -> None:
-    excess = np.abs(high) - LEVELS - 1
-    length = int(excess.max()).bit_length()
-    _encode_uniform(coder, excess, 1 << length)
-    _encode_uniform(coder, (high < 0).astype(np.int32), 2)
-    _encode_uniform(coder, np.array([length]), _LENGTHS)
-
-
-def _decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) -> Quantised:
-    lanes = lanes_of(rows * width)
-    levels = np.empty(rows * width, dtype=np.int32)
-    quantiser = np.empty(rows * width, dtype=np.uint8)
-    state = np.zeros(lanes, dtype=np.uint8)
-    models = [_RowModels.of(c) for c in classes]
-    for run in _runs(rows, width):
-        first = run.start % lanes
-        lane = state[first : first + run.stop - run.start]
-        q: NDArray[np.uint8] = lane & np.uint8(1)
-        k = _decode_run(coder, models[run.row], q)
-        levels[run.start : run.stop] = k
-        quantiser[run.start : run.stop] = q
-        lane[:] = _NEXT.take(2 * lane.astype(np.int16) + (k & 1))
-    return Quantised(levels.reshape(rows, width), quantiser.reshape(rows, width))
-
-
-_NEXT = next_states().reshape(-1)
-
-
-@dataclass(frozen=True)
-class _RowModels:
-    """What decoding needs of a row's class."""
-
-    raw_bits: int
-    even: Any
-    odd: Any
-
-    @classmethod
-    def of(cls, c: Class) -> _RowModels:
-        return cls(c.raw_bits, _level_model(c.table, 0), _level_model(c.table, 1))
-
-
-def _decode_run(coder: Any, models: _RowModels, quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
-    raw = models.raw_bits
-    if raw:
-        symbols: NDArray[np.int32] = coder.decode(models.even, len(quantiser))
-    else:
-        symbols = np.empty(len(quantiser), dtype=np.int32)
-        odd = quantiser.view(np.bool_)
-        ones = int(np.count_nonzero(odd))
-        symbols[~odd] = coder.decode(models.even, len(quantiser) - ones)
-        symbols[odd] = coder.decode(models.odd, ones)
-    high = symbols - LEVELS
-    if symbols.max() == ESCAPE:
-        outside = symbols == ESCAPE
-        high[outside] = _decode_escapes(coder, int(outside.sum()), raw)
-    if raw:
-        high = (high << raw) + _decode_uniform(coder, len(high), 1 << raw) - (1 << raw >> 1)
-    return high
-
-
-def _decode_escapes(coder: Any, count: int, raw: int) -> NDArray[np.int32]:
-    length = int(_decode_uniform(coder, 1, _LENGTHS)[0])
-    if length + raw > _LONGEST:
-        raise FormatError(f"a level is beyond the format's: its escape has {length} bits above {raw} raw ones")
-    sign = 1 - 2 * _decode_uniform(coder, count, 2)
-    excess = _decode_uniform(coder, count, 1 << length)
-    return sign * (excess + LEVELS + 1)

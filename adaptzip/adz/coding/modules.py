@@ -12,7 +12,8 @@ from torch import Tensor
 
 from adaptzip.adz.coding import entropy, tables
 from adaptzip.adz.coding.classes import choose_classes
-from adaptzip.adz.coding.entropy import Block, Levels, Whole
+from adaptzip.adz.coding.entropy import Block, Layout, Whole
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.coding.trellis import MAX_LEVEL, Quantised, quantise
 from adaptzip.core.basis import Basis
@@ -39,11 +40,15 @@ class CodedModule:
         chunk: its coded block.
         squared_error: |dW - dW'|^2.
         numbers: numbers that the block holds.
+        rank: of its layout.
+        blocks: what was coded, for coding it in a group; None where it was not kept.
     """
 
     chunk: bytes
     squared_error: float
     numbers: int
+    rank: int = 0
+    blocks: Sequence[Block] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +59,13 @@ class CodedBlock:
         chunk: their coded block; b"" where there are none.
         tensors: as they will be decoded, by role.
         numbers: numbers that the block holds.
+        blocks: what was coded.
     """
 
     chunk: bytes
     tensors: Mapping[str, Tensor]
     numbers: int
+    blocks: Sequence[Block] = ()
 
 
 FamilyT = TypeVar("FamilyT", bound=AnyFamily, covariant=True)
@@ -95,12 +102,11 @@ class Coder(Generic[FamilyT]):
 AnyCoder: TypeAlias = Coder[AnyFamily]
 
 
-def framed(sites: Mapping[str, Site], family: AnyFamily, basis: Basis | None) -> Mapping[str, Site]:
-    """The sites as a family that takes frames has them: with the directions of each module's frame."""
-    if basis is None or not family.takes_frame:
+def framed(sites: Mapping[str, Site], sizes: Sequence[int]) -> Mapping[str, Site]:
+    """The sites with as many directions in each module's frame, in the order of the sites; () for no frames."""
+    if not sizes:
         return sites
-    sizes = {name: module.size for name, module in basis.modules.items()}
-    return {name: replace(site, frame=sizes.get(name, 0)) for name, site in sites.items()}
+    return {name: replace(site, frame=size) for (name, site), size in zip(sites.items(), sizes, strict=True)}
 
 
 def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:
@@ -148,6 +154,8 @@ def code_modules(
             entropy.encode(ranks[name], coder.max_rank, blocks[name]),
             method.squared_error(fits[name], done[name]),
             sum(spec.numbers for spec in layouts[name]),
+            ranks[name],
+            blocks[name],
         )
         for name in names
     }
@@ -172,7 +180,7 @@ def code_as_they_are(
         own = [next(coded) for _ in layout]
         chunk = entropy.encode(rank, most, [block for block, _ in own]) if own else b""
         values = {spec.role: values for spec, (_, values) in zip(layout, own, strict=True)}
-        found.append(CodedBlock(chunk, values, sum(spec.numbers for spec in layout)))
+        found.append(CodedBlock(chunk, values, sum(spec.numbers for spec in layout), [block for block, _ in own]))
     return found
 
 
@@ -200,7 +208,7 @@ def decode_shared(coder: AnyCoder, chunk: bytes | memoryview, step: float) -> di
     if not specs:
         return {}
     blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
-    return {spec.role: _decoded(block, spec, step, SHARED) for spec, block in zip(specs, blocks, strict=True)}
+    return decoded(blocks, specs, step, SHARED)
 
 
 def decode_module(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
@@ -224,21 +232,54 @@ def decode_ranked(coder: AnyCoder, chunk: bytes | memoryview, step: float, name:
         return 0, {}
     specs: Sequence[TensorSpec] = ()
     found = 0
-    site = coder.sites[name]
+    checked = layout_of(coder, name, len(chunk))
 
     def layout(rank: int) -> Sequence[TensorSpec]:
         nonlocal specs, found
-        found = rank
-        if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
-            raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
-        numbers = coder.method.factor_rank(site, rank, coder.config) * (site.out + site.width)
-        if numbers > MOST_FACTOR_NUMBERS_PER_BYTE * (len(chunk) + 64):
-            raise FormatError(f"module {name!r}: {len(chunk)} bytes cannot stand for factors of {numbers} numbers")
-        specs = coder.method.layout(site, rank, coder.config)
+        found, specs = rank, checked(rank)
         return specs
 
     blocks = entropy.decode(chunk, coder.max_rank, layout, name)
-    return found, {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
+    return found, decoded(blocks, specs, step, name)
+
+
+def layout_of(coder: AnyCoder, name: str, size: int) -> Layout:
+    """A module's layout by its rank, for decoding it from `size` bytes.
+
+    The layout raises:
+        FormatError: if the rank is out of range, or its factors would be too large for so few bytes.
+    """
+    site = coder.sites[name]
+
+    def layout(rank: int) -> Sequence[TensorSpec]:
+        if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
+            raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
+        numbers = factor_numbers(coder, name, rank)
+        if numbers > most_factor_numbers(size):
+            raise FormatError(f"module {name!r}: {size} bytes cannot stand for factors of {numbers} numbers")
+        return coder.method.layout(site, rank, coder.config)
+
+    return layout
+
+
+def factor_numbers(coder: AnyCoder, name: str, rank: int) -> int:
+    """Numbers in the factors that a module of this rank has."""
+    site = coder.sites[name]
+    return coder.method.factor_rank(site, rank, coder.config) * (site.out + site.width)
+
+
+def most_factor_numbers(size: int) -> int:
+    """How many numbers of factors `size` bytes may stand for."""
+    return MOST_FACTOR_NUMBERS_PER_BYTE * (size + entropy.SPARE_BYTES)
+
+
+def decoded(blocks: Sequence[Block], specs: Sequence[TensorSpec], step: float, name: str) -> dict[str, Tensor]:
+    """Tensors by role, as `decode_module` gives them.
+
+    Raises:
+        FormatError: if a tensor is none that the method could have.
+    """
+    return {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
 
 
 def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:

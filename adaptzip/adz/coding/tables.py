@@ -21,6 +21,8 @@ SCALES = 36
 """Scales that have a table; rows of larger scale are coded with raw low bits (see `Class`)."""
 STEPS_PER_OCTAVE = 6
 SMALLEST_SCALE = 0.25
+NOTHING = len(SHAPES)
+"""The shape of a row whose numbers are all 0: it has scale 0, and nothing else is coded of it."""
 LEVELS = 31
 """Largest |level| that has a symbol of its own; larger ones are escapes."""
 TOTAL = 65536
@@ -34,7 +36,7 @@ class Class:
     """The model of one row.
 
     Attributes:
-        shape: index into `SHAPES`.
+        shape: index into `SHAPES`, or `NOTHING`.
         scale: index of the row's standard deviation, `SMALLEST_SCALE * 2 ** (scale / STEPS_PER_OCTAVE)` steps.
     """
 
@@ -67,6 +69,12 @@ def bits() -> NDArray[np.float32]:
     """
     cost = -np.log2(frequencies().astype(np.float64) / TOTAL)
     return np.concatenate([cost, np.zeros_like(cost[:1])]).astype(np.float32)
+
+
+@cache
+def surest() -> Class:
+    """The class of the least scale under which zeros are cheapest."""
+    return Class(int(bits()[: SCALES * len(SHAPES) : SCALES, :, 0].sum(1).argmin()), 0)
 
 
 def scale_index(deviation: NDArray[np.float64]) -> NDArray[np.int64]:

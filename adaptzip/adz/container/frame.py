@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from adaptzip.errors import FormatError
@@ -41,6 +42,25 @@ def frame_end(start: bytes, file_size: int) -> int:
     if 8 + length + size != file_size:
         raise FormatError(f"the file has {file_size} bytes where its header announces {8 + length + size}")
     return 8 + length
+
+
+def is_adz(path: Path) -> bool:
+    """Whether a file is a `.adz`, by its name or by what its safetensors header names.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    if path.suffix == ".adz":
+        return True
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = handle.read(length) if length <= MAX_FRAME else b""
+    try:
+        return set(strict_json.parse(header, str(path))) - {"__metadata__"} == {TENSOR}
+    except (FormatError, TypeError):
+        return False
 
 
 def _size(entries: Any) -> int | None:

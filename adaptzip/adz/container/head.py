@@ -52,7 +52,8 @@ class Head:
         basis_sizes: directions of each module's basis or frame, or nothing.
         config: the source's configuration, and `config_text`, its own text, where that is kept.
         source_header: the source's safetensors header in a lossless file, else b"".
-        lengths: bytes of each module's block, in the order of the sorted names.
+        lengths: bytes of each module's block, in the order of the sorted names; () where all are in one bit string.
+        grouped: bytes of that bit string, else 0.
         shared, basis: bytes of the shared block, and of an embedded basis.
     """
 
@@ -66,8 +67,14 @@ class Head:
     config_text: str | None
     source_header: bytes
     lengths: tuple[int, ...]
+    grouped: int
     shared: int
     basis: int
+
+    @property
+    def modules(self) -> int:
+        """Bytes of all modules."""
+        return self.grouped or sum(self.lengths)
 
 
 def write_head(compressed: Compressed) -> bytes:
@@ -102,8 +109,8 @@ def write_head(compressed: Compressed) -> bytes:
         write_report(made.distilled) if made.distilled is not None else b"",
         leb128(len(item) for flag, item in sizes.items() if flags & flag),
     )
-    lengths = list(map(len, compressed.chunks))
-    head = b"".join(numbers) + deflate(_texts(compressed, text, header)) + write_index(compressed.sites, lengths)
+    index = write_index(compressed.sites, compressed.lengths, len(compressed.grouped))
+    head = b"".join(numbers) + deflate(_texts(compressed, text, header)) + index
     if len(head) > MAX_HEAD:
         raise RefusedError(f"the adapter's module names and tables take {len(head)} bytes, more than {MAX_HEAD}")
     return head
@@ -168,6 +175,7 @@ def read_head(data: bytes) -> Head:
     basis_sizes = read_sizes(rows, metadata.sites) if flags & _SIZES else ()
     check_sizes(metadata.basis, bool(flags & _SIZES))
     metadata = replace(metadata, basis=_with_offsets(metadata.basis, rows, basis_sizes))
+    lengths, grouped = read_index(index, metadata.sites)
     config = rows.take(sizes[_CONFIG])
     header = rows.take(sizes[_HEADER])
     if rows.left:
@@ -184,7 +192,8 @@ def read_head(data: bytes) -> Head:
         config=parse_config(config) if flags & _CONFIG else metadata.adapter,
         config_text=config.decode() if flags & _CONFIG else None,
         source_header=header,
-        lengths=read_index(index, metadata.sites),
+        lengths=lengths,
+        grouped=grouped,
         shared=sizes[_SHARED],
         basis=sizes[_SIZES],
     )

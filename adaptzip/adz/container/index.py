@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptzip.adz.container.numbers import unzigzag, zigzag
+from adaptzip.adz.container.numbers import Cursor, leb128, unzigzag, zigzag
 from adaptzip.core.compressed import Site
 from adaptzip.errors import FormatError
 
@@ -15,11 +15,21 @@ MOST_LENGTH = 2**42 - 1
 """Longest block."""
 _ZEROS = 64
 """In the first byte: every module has a bit that says whether it has a block."""
+_GROUPED = 128
+"""The first byte where all modules are in one bit string."""
+MOST_GROUPED = 2**16
+"""Most bytes of that string."""
 _ORDERS = 43
 
 
-def write_index(sites: Mapping[str, Site], lengths: Sequence[int]) -> bytes:
-    """Lengths of the modules' blocks, each told by its difference from what is expected of its shape."""
+def write_index(sites: Mapping[str, Site], lengths: Sequence[int], grouped: int = 0) -> bytes:
+    """Lengths of the modules' blocks, each told by its difference from what is expected of its shape.
+
+    Args:
+        grouped: bytes of the one bit string that all modules are in, in place of blocks.
+    """
+    if grouped:
+        return bytes([_GROUPED]) + leb128([grouped])
     if not lengths:
         return b""
     empty = 0 in lengths
@@ -38,8 +48,8 @@ def write_index(sites: Mapping[str, Site], lengths: Sequence[int]) -> bytes:
     return bytes([order | _ZEROS * empty]) + int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big")
 
 
-def read_index(data: bytes, sites: Mapping[str, Site]) -> tuple[int, ...]:
-    """Inverse of `write_index`.
+def read_index(data: bytes, sites: Mapping[str, Site]) -> tuple[tuple[int, ...], int]:
+    """Inverse of `write_index`: the lengths, and the bytes of one bit string in their place.
 
     Raises:
         FormatError: if `data` is not the lengths of these modules, none above `MOST_LENGTH`, and nothing else.
@@ -47,7 +57,13 @@ def read_index(data: bytes, sites: Mapping[str, Site]) -> tuple[int, ...]:
     if not sites:
         if data:
             raise FormatError("there is an index, and no module")
-        return ()
+        return (), 0
+    if data[:1] == bytes([_GROUPED]):
+        cursor = Cursor(data, "the index", 1)
+        grouped = cursor.whole(MOST_GROUPED)
+        if not grouped or cursor.left:
+            raise FormatError("the index is not of one bit string")
+        return (), grouped
     if not data or data[0] & ~_ZEROS >= _ORDERS:
         raise FormatError("the index is missing or of an unknown order")
     if len(data) > 12 * len(sites) + 1:
@@ -70,7 +86,7 @@ def read_index(data: bytes, sites: Mapping[str, Site]) -> tuple[int, ...]:
         lengths.append(length)
     if len(bits) - place >= 8 or "1" in bits[place:]:
         raise FormatError("the index is longer than its modules need")
-    return tuple(lengths)
+    return tuple(lengths), 0
 
 
 class _Expected:

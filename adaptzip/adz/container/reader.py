@@ -39,7 +39,7 @@ class Opened:
     @property
     def parts(self) -> dict[str, int]:
         """Bytes of each part of the file: header, shared, modules, basis, extras."""
-        head, modules = self.head, sum(self.head.lengths)
+        head, modules = self.head, self.head.modules
         extras = len(self.payload) - head.shared - modules - head.basis
         return {
             "header": self.header_bytes,
@@ -118,11 +118,13 @@ def _check_parts(opened: Opened) -> None:
     begun = metadata.basis is None or metadata.basis.source == "start"
     if metadata.config.get("lossless", False) and (head.gains or head.shared or not begun):
         raise FormatError("a lossless file has gains, shared tensors, or a basis that is no start")
+    if metadata.config.get("lossless", False) and head.grouped:
+        raise FormatError("a lossless file has its modules in one bit string")
 
 
 def _compressed(opened: Opened) -> Compressed:
     head, payload = opened.head, opened.payload
-    metadata, modules = head.metadata, sum(head.lengths)
+    metadata, modules = head.metadata, head.modules
     lossless = bool(metadata.config.get("lossless", False))
     behind = head.shared + modules
     end = behind + head.basis
@@ -133,7 +135,8 @@ def _compressed(opened: Opened) -> Compressed:
         config=metadata.config,
         sites=metadata.sites,
         max_rank=head.max_rank,
-        chunks=Blocks(payload, head.shared, head.lengths),
+        chunks=() if head.grouped else Blocks(payload, head.shared, head.lengths),
+        grouped=payload.read(head.shared, behind) if head.grouped else b"",
         step=head.step,
         provenance=head.provenance,
         extras=OpenedExtras(metadata.extras, payload, end) if metadata.extras else PackedExtras(),

@@ -61,7 +61,7 @@ def _parts(compressed: Compressed) -> Parts:
     parts: dict[str, Sequence[Buffer]] = {}
     if compressed.shared:
         parts["shared"] = [compressed.shared]
-    parts["modules"] = compressed.chunks
+    parts["modules"] = [compressed.grouped] if compressed.grouped else compressed.chunks
     if compressed.basis_sizes and compressed.basis_payload:
         parts["basis"] = [compressed.basis_payload]
     if compressed.extras.entries:

@@ -50,7 +50,7 @@ _KNOWN = {
 }  # fmt: skip
 
 _CONVERTIBLE = {
-    "UNILORA", "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
+    "RANDLORA", "C3A", "FOURIERFT", "WAVEFT",
     "PSOFT",
 }  # fmt: skip
 _PROMPTS = {
@@ -60,7 +60,7 @@ _PROMPTS = {
 
 READ_ELSEWHERE = {
     "ADALORA": "AdaLoRA", "DELORA": "DeLoRA", "GRALORA": "GraLoRA", "LOHA": "LoHa", "LOKR": "LoKr",
-    "MISS": "MiSS", "TINYLORA": "TinyLoRA", "VBLORA": "a VB-LoRA", "VERA": "VeRA",
+    "MISS": "MiSS", "TINYLORA": "TinyLoRA", "UNILORA": "UniLoRA", "VBLORA": "a VB-LoRA", "VERA": "VeRA",
 }  # fmt: skip
 """Methods that other dialects read, where the keys are of one."""
 _ROUTERS = {"POLY", "XLORA"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from adaptzip.adz.coding import entropy, tables
-from adaptzip.adz.coding.entropy import Block, Levels, Whole, size_of
+from adaptzip.adz.coding.entropy import Block, Whole, size_of
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.tables import Class
 from adaptzip.adz.coding.trellis import Quantised, lanes_of, next_states
 from adaptzip.core.compressed import TensorSpec

@@ -11,7 +11,7 @@ from constriction import stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptzip.adz.coding import classes, entropy, planes, tables
+from adaptzip.adz.coding import contexts, levels, planes, tables
 from formats import decoder
 
 WHOLE = 2**decoder.PRECISION
@@ -31,14 +31,21 @@ def assert_same(model: Any, lefts: Sequence[int]) -> None:
 @pytest.mark.parametrize("table", range(0, len(tables.SHAPES) * tables.SCALES, 5))
 def test_levels(table: int) -> None:
     for quantiser, lefts in enumerate(decoder.level_models(table)):
-        assert_same(entropy._level_model(table, quantiser), lefts)
+        assert_same(levels._level_model(table, quantiser), lefts)
 
 
-def test_classes() -> None:
+@pytest.mark.parametrize(("total", "count"), [(2, 1), (1, 20), (700, 7), (125 * 20, 20)])
+def test_differences_of_scales(total: int, count: int) -> None:
     span = tables.LARGEST_SCALE_INDEX
-    weights = [2**20 * 3 ** abs(d) // 4 ** abs(d) + 1 for d in range(-span, span + 1)]
-    assert_same(classes._scale_model(), decoder.model(weights))
-    assert_same(classes._shape_model(), decoder.model(decoder.SHAPE_WEIGHTS))
+    weights = [2**20]
+    while len(weights) <= span:
+        weights.append(weights[-1] * total // (total + count))
+    both = [weights[abs(d)] + 16 for d in range(-span, span + 1)]
+    assert_same(contexts._differences(total, count), decoder.model(both))
+
+
+def test_weights() -> None:
+    assert_same(contexts.weighted(decoder.SHAPE_WEIGHTS), decoder.model(decoder.SHAPE_WEIGHTS))
 
 
 @settings(max_examples=40, deadline=None)

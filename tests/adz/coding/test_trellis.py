@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaptzip.adz.coding import entropy, tables, trellis
 from adaptzip.adz.coding.classes import choose_classes
-from adaptzip.adz.coding.entropy import Levels
+from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.modules import _first_classes
 from adaptzip.adz.coding.trellis import Quantised, lanes_of, stages_of
 from formats import decoder

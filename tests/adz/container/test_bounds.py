@@ -237,7 +237,7 @@ def test_decimals_come_back(number: float) -> None:
 
 
 def test_decimals_of_few_digits_are_short() -> None:
-    for number, length in ((0.0, 1), (0.5, 2), (0.9999, 3), (9.999e18, 3), (0.299786, 4), (1 / 3, 9)):
+    for number, length in ((0.0, 1), (0.5, 2), (0.9999, 3), (9.22e18, 3), (0.299786, 4), (1 / 3, 9)):
         assert len(decimal(number)) == length
     assert Cursor(b"\0", "x").optional() is None
 
@@ -269,7 +269,7 @@ def sites(*shapes: tuple[int, int]) -> dict[str, Site]:
 def test_lengths_come_back(lengths: list[int]) -> None:
     modules_ = sites(*[(8, 6 + i % 2) for i in range(len(lengths))])
     data = write_index(modules_, lengths)
-    assert read_index(data, modules_) == tuple(lengths)
+    assert read_index(data, modules_) == (tuple(lengths), 0)
     assert len(data) <= 12 * len(lengths) + 1
     for wrong in (data[:-1], data + b"\0", data + bytes(99)):
         if wrong != data:

@@ -29,7 +29,7 @@ def compressed() -> Compressed:
     made = adaptzip.compress(adapter({"a": (20, 30, 2), "b": (9, 7, 1)}), max_error=0.2)
     plane = struct.pack("<BQ", 0, FILLER) + bytes(range(251)) * (FILLER // 251 + 1)
     entry = ExtraEntry("extra", "filler", "U8", (FILLER,), "U8")
-    return dataclasses.replace(made, extras=PackedExtras((entry,), plane[: 9 + FILLER]))
+    return dataclasses.replace(made, grouped=b"", extras=PackedExtras((entry,), plane[: 9 + FILLER]))
 
 
 @pytest.fixture
