@@ -90,7 +90,7 @@ def _cost(fitted: FittedAdapter, name: str) -> int:
 
 
 def held_in_frames(coder: AnyCoder, tensors: Tensors) -> Tensors:
-    """The tensors with nothing outside the frames, which stays so."""
+    """The tensors with zero outside the frames, where they stay so."""
     zeros = {place: torch.zeros_like(tensor) for place, tensor in _outside(coder, tensors)}
     return replace(tensors.replaced(zeros), held=frozenset(zeros))
 
