@@ -276,6 +276,18 @@ def test_a_start_never_makes_a_file_larger(by: float, error: float, tmp_path: Pa
     assert framed <= 1.003 * plain
 
 
+def test_no_frame_is_embedded_and_a_start_goes_before_a_basis(
+    found: Path, kin: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = basis_file(found, tmp_path / "shared.basis")
+    assert load_source(found, Request(basis=file)).frames is not None
+    assert load_source(found, Request(basis=file, embed_basis=True)).frames is None
+    assert load_source(found, Request(basis=build_basis([adaptzip.read(found)]))).frames is None
+    frames = load_source(found, Request(basis=file, start="42")).frames
+    assert frames is not None
+    assert frames.reference.start is not None
+
+
 def test_a_search_and_a_given_start_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="the start is given"):
         Request(search_starts=True, start="42")
