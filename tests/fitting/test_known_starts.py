@@ -28,6 +28,7 @@ from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
+from adaptzip.fitting.seed_search import SeedSearch, search
 from tests.bases.starts.made import tiny_llama
 from tests.cases.started import config, folder, train
 
@@ -293,3 +294,19 @@ def test_a_search_and_a_given_start_contradict_each_other() -> None:
         Request(search_starts=True, start="42")
     with pytest.raises(UsageError, match="search_starts is 5"):
         Request(search_starts=5)  # type: ignore[arg-type]
+
+
+def test_a_search_tells_the_time_that_is_left(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0])
+    monkeypatch.setattr("adaptzip.fitting.seed_search.monotonic", lambda: next(clock))
+
+    def searched(*_: object, progress: Callable[[int], None], **__: object) -> None:
+        for done in (100, 200, 300):
+            progress(done)
+
+    monkeypatch.setattr("adaptzip.bases.starts.searching.search_start", searched)
+    said: list[str] = []
+    how = SeedSearch(last=1000, note=tmp_path / "note", progress=lambda phase, _: said.append(phase))
+    assert search(adaptzip.read(found), how, "cpu") is None
+    # The first part takes 10 s, the second was noted by an earlier run, and the third takes 10 s again.
+    assert said == ["trying all seeds, 2 min left", "trying all seeds", "trying all seeds, 70 s left"]
