@@ -15,6 +15,8 @@ from adaptzip.core.linalg import choose_device
 from adaptzip.core.progress import Progress
 
 _MINUTES = 90
+_NOTED = 0.02
+"""A part that takes fewer seconds was noted by an earlier run, and says nothing of the time that is left."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,18 @@ def search(adapter: Adapter, how: SeedSearch, device: str) -> FoundStart | None:
     """
     places = predicted(adapter.modules, drawn_before(adapter.extras))
     last = searching.ALL if how.last is None else how.last
-    began, count = monotonic(), last - how.first
-    before: int | None = None
+    count, told, noted = last - how.first, monotonic(), 0
+    began = told
 
     def tell(done: int) -> None:
-        nonlocal before
-        if how.progress is None:
-            return
-        if before is None:
-            # What an earlier run had done takes no time, and says nothing of the time that is left.
-            before = done
-        now = done - before
-        left = (monotonic() - began) * (count - done) / now if now else None
-        how.progress("trying all seeds" if left is None else f"trying all seeds, {_span(left)} left", done / count)
+        nonlocal began, told, noted
+        spent, told = monotonic() - told, monotonic()
+        if spent < _NOTED:
+            began, noted = told, done
+        left = (told - began) * (count - done) / (done - noted) if done > noted else None
+        if how.progress is not None:
+            said = "" if left is None else f", {_span(left)} left"
+            how.progress(f"trying all seeds{said}", done / count)
 
     found = None
     if places:

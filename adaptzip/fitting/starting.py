@@ -45,8 +45,10 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     asked = asked_start(request.start)
     if asked.kind == "none":
         return None
-    if request.basis is not None:
+    if request.basis is not None and not asked.given:
         found: Basis | None = request.basis if isinstance(request.basis, Basis) else read_basis(request.basis)
+        if request.embed_basis or found is None or found.reference.source == "embedded":
+            return None  # No file holds a frame, and of this basis there may be no other.
     else:
         found = _asked(asked, source, adapter, request)
     frames = None if found is None else _fitting(found, adapter)

@@ -28,6 +28,7 @@ from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
+from adaptzip.fitting.seed_search import SeedSearch, search
 from tests.bases.starts.made import tiny_llama
 from tests.cases.started import config, folder, train
 
@@ -276,8 +277,36 @@ def test_a_start_never_makes_a_file_larger(by: float, error: float, tmp_path: Pa
     assert framed <= 1.003 * plain
 
 
+def test_no_frame_is_embedded_and_a_start_goes_before_a_basis(
+    found: Path, kin: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = basis_file(found, tmp_path / "shared.basis")
+    assert load_source(found, Request(basis=file)).frames is not None
+    assert load_source(found, Request(basis=file, embed_basis=True)).frames is None
+    assert load_source(found, Request(basis=build_basis([adaptzip.read(found)]))).frames is None
+    frames = load_source(found, Request(basis=file, start="42")).frames
+    assert frames is not None
+    assert frames.reference.start is not None
+
+
 def test_a_search_and_a_given_start_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="the start is given"):
         Request(search_starts=True, start="42")
     with pytest.raises(UsageError, match="search_starts is 5"):
         Request(search_starts=5)  # type: ignore[arg-type]
+
+
+def test_a_search_tells_the_time_that_is_left(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0])
+    monkeypatch.setattr("adaptzip.fitting.seed_search.monotonic", lambda: next(clock))
+
+    def searched(*_: object, progress: Callable[[int], None], **__: object) -> None:
+        for done in (100, 200, 300):
+            progress(done)
+
+    monkeypatch.setattr("adaptzip.bases.starts.searching.search_start", searched)
+    said: list[str] = []
+    how = SeedSearch(last=1000, note=tmp_path / "note", progress=lambda phase, _: said.append(phase))
+    assert search(adaptzip.read(found), how, "cpu") is None
+    # The first part takes 10 s, the second was noted by an earlier run, and the third takes 10 s again.
+    assert said == ["trying all seeds, 2 min left", "trying all seeds", "trying all seeds, 70 s left"]
