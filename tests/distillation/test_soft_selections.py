@@ -63,7 +63,8 @@ def test_a_selection_trains_and_is_then_frozen(
     fit = dict(problem.tensors.items())
     for place, tensor in hardened(problem.coder, state.parameters).items():
         if place[1] not in problem.coder.method.shared_roles:
-            torch.testing.assert_close(tensor, fit[place], atol=0, rtol=0)
+            # Vectors of equal shares come in any order.
+            torch.testing.assert_close(tensor.sort(-1).values, fit[place].sort(-1).values, atol=0, rtol=0)
     with pytest.raises(KeyboardInterrupt):
         run(setup, state, SHORT.first_quantised - 1)
     assert any(not torch.equal(state.parameters[place], before[place]) for place in places)

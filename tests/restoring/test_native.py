@@ -48,7 +48,9 @@ def test_compressed_exported_and_loaded_by_peft(
     for name, tensor in ours.items():
         assert float((theirs[name] - tensor).abs().max()) <= 1e-6 * float(tensor.abs().max())
     changed = {name for name in ours if not torch.equal(ours[name], before[name])}
-    assert changed == {f"{name}.weight" for name in made.sites}
+    # At so large an error modules may come to nothing.
+    kept = {name for name, module in adaptzip.reconstruct(made).modules.items() if bool(module.delta().any())}
+    assert changed == {f"{name}.weight" for name in kept} != set()
 
 
 def test_the_tensors_make_the_factors() -> None:
