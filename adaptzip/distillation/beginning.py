@@ -21,7 +21,7 @@ from adaptzip.core.compressed import Compressed, TensorSpec
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.quantising import Written, code
-from adaptzip.distillation.tensors import Tensors, start
+from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of, start
 from adaptzip.distillation.trainable import as_trainable, trained
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.asked_starts import asked_start
@@ -32,6 +32,7 @@ from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
+from adaptzip.fitting.steps import round_step
 from adaptzip.methods import load_fittable
 from adaptzip.restoring.reconstruction import coder_of
 
@@ -181,6 +182,8 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     tensors = start(fitted, ranks, step)
+    if fitted.method.fits_little:
+        step = round_step(FIRST_STEP * scale_of(tensors))
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, LONGEST_ERROR)
     if limit is None:
@@ -221,7 +224,7 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
 def _step_and_ranks(
     job: Job, fitted: FittedAdapter, room: int, more: float, limit: int | None
 ) -> tuple[float, dict[str, int]]:
-    """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
+    """As a fit would have them; every module has the whole rank where a fit holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
     control = replace(control, reserved=room)
     if limit is not None and limit <= room:
@@ -245,9 +248,9 @@ def _step_and_ranks(
 
 
 def _untrained(job: Job) -> bool:
-    """Whether the directions were made without the adapter, so that what a fit keeps says little."""
+    """Whether what a fit keeps says little: the method's all do, or the directions were made without the adapter."""
     basis = job.context.basis
-    return job.method.needs_basis and basis is not None and basis.reference.source == "base"
+    return job.method.fits_little or (job.method.needs_basis and basis is not None and basis.reference.source == "base")
 
 
 def _for_training(source: Original, request: Request, room: int) -> Request:
@@ -261,7 +264,7 @@ def _for_training(source: Original, request: Request, room: int) -> Request:
     sites = list(sites_of(source.adapter).values())
     numbers = limit.amount if limit and limit.unit == "parameters" else 0
     if limit and not numbers:
-        plain = prepare_job(source, Request(device=request.device, seed=request.seed))
+        plain = prepare_job(replace(source, frames=None), Request(device=request.device, seed=request.seed))
         left = (limit.bytes_for(source.bytes) or 0) - writer.size(empty_file(plain)) - room
         numbers = 8 * max(0, left) / _BITS
     rank = 1

@@ -14,7 +14,7 @@ from adaptzip.core.survey import Allowance, AnyCandidate, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
 from adaptzip.fitting.assembly import assemble, stored_options
-from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_of
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_within
 from adaptzip.fitting.requests import Job
 from adaptzip.methods import REFERENCE, load_fittable
 
@@ -23,7 +23,8 @@ _NUMBER = 12345
 _BLOCK = 300
 """A step, a number and a block's length that take about as much room as any."""
 _ROUNDING = 4
-"""Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank."""
+"""Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank. Blocks without numbers are
+of a group, where they take next to nothing."""
 
 
 def candidates(job: Job, aim: float = 1.0) -> list[AnyCandidate]:
@@ -105,14 +106,16 @@ def bare_size(job: Job) -> int:
         shared=bytes(_BLOCK) if job.method.shared_roles else b"",
         provenance=replace(empty.provenance, parameters=_NUMBER),
     )
-    return writer.size(file) - file.payload_bytes + _ROUNDING * kept
+    own = _ROUNDING * kept if job.method.roles else 0
+    return writer.size(file) - file.payload_bytes + own
 
 
 def empty_file(job: Job) -> Compressed:
     """The file without any module."""
     reference = load_fittable(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
-    fitted = replace(bare, coder=replace(bare.coder, sites=sites_of(job.adapter)))
+    sites = sites_within(job.adapter, job.method, job.context)
+    fitted = replace(bare, coder=replace(bare.coder, sites=sites))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
     return replace(empty, method=job.method.name, config=stored_options(job.config))
 
