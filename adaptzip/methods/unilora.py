@@ -27,6 +27,7 @@ from adaptzip.core.trainable import Trainable
 from adaptzip.errors import CheckFailedError
 from adaptzip.methods._rates import row_costs
 from adaptzip.methods._shared_vector.config import Config, numbers_of
+from adaptzip.methods._shared_vector.drawing import places
 from adaptzip.methods._shared_vector.fitting import (
     Prepared,
     VectorFit,
@@ -202,6 +203,12 @@ class Unilora(Method[Config, VectorFit, VectorProfile, Prepared], Trainable[Conf
         theta = tensors["theta"]
         A = tensors[BASIS_V].T if site.frame else drawn(site, config).to(theta.device)
         return A, placed(theta, site, config)
+
+    def native(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> Mapping[str, Tensor]:
+        """With `B.places` and `B.scales`, (out, rank): where in the vector B's numbers stand, and their factors."""
+        index, sign = places(config.seed, site.number, entries_of(site, config), numbers_of(config))
+        shape = site.out, rank_of(site, config)
+        return {**tensors, "B.places": index.reshape(shape), "B.scales": (sign * config.scale).reshape(shape)}
 
 
 METHOD = Unilora()

@@ -255,8 +255,12 @@ def coder_of(
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     found = _basis(compressed, method, base, basis, only)
-    sites = numbered(compressed.sites, compressed.basis_sizes if method.takes_frame else ())
-    return Coder(method, config, sites, compressed.max_rank, found)
+    return Coder(method, config, coder_sites(compressed, method), compressed.max_rank, found)
+
+
+def coder_sites(compressed: Compressed, method: AnyFamily) -> dict[str, Site]:
+    """The modules of a file as its method is told of them: with their numbers, and frames where it takes them."""
+    return numbered(compressed.sites, compressed.basis_sizes if method.takes_frame else ())
 
 
 def _basis(
