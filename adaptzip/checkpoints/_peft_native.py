@@ -101,7 +101,6 @@ def build_config(native: Native, targets: Collection[str], own: Mapping[str, Any
         **{name: meta.config.get(name) for name in _KEPT},
         "base_model_name_or_path": meta.base_model,
         "bias": biases.get(str(meta.config.get("bias")), "none"),
-        "exclude_modules": None,
         "fan_in_fan_out": any(module.layout == "transposed" for module in native.modules.values()),
         "inference_mode": True,
         "layers_pattern": None,

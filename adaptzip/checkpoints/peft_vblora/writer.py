@@ -30,6 +30,7 @@ def write(native: Native, folder: Path, options: WriteOptions) -> None:
         raise RefusedError(f"the bank has numbers that {dtype} cannot hold", hint="export with --dtype float32")
     targets = [name for name, module in native.modules.items() if module.tensors]
     own = {
+        "exclude_modules": None,
         "num_vectors": sizes.vectors,
         "peft_type": "VBLORA",
         "r": sizes.rank,
