@@ -46,6 +46,8 @@ from adaptzip.methods._shared_vector.fitting import (
 
 _BITS = 2.5
 """What a number takes, about, where their count follows from a size (docs/decisions/0015-unilora.md)."""
+_FEWEST = 64
+"""Numbers that are proposed however small the size: fewer leave nothing that could be seen."""
 _MODULE_BITS = 8.0
 """What is told of a module: next to nothing in a group, three bytes alone."""
 
@@ -98,7 +100,7 @@ class Unilora(Method[Config, VectorFit, VectorProfile, Prepared], Trainable[Conf
         if numbers is None and most is not None:
             numbers = most
         elif numbers is None and allowance.bytes is not None:
-            numbers = max(1, int(8 * allowance.bytes / _BITS))
+            numbers = max(_FEWEST, int(8 * allowance.bytes / _BITS))
         if numbers is not None and most is not None and not 0 < numbers <= most:
             raise CheckFailedError(
                 f"these settings store {numbers} numbers, more than the {most} allowed",

@@ -126,6 +126,14 @@ def test_more_numbers_than_entries_are_not_stored(source: Adapter) -> None:
         of(source, numbers=90, budget="50")
 
 
+def test_a_size_that_is_too_small_is_told_what_would_do(source: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(CheckFailedError, match="without any module the file takes") as caught:
+        of(source, budget="90B")
+    assert caught.value.hint is not None
+    least = caught.value.hint.removeprefix("allow at least ")
+    assert writer.size(of(source, budget=least)) <= int(least.removesuffix("B"))
+
+
 def test_a_seed_gives_other_places(source: Adapter) -> None:
     one, other = (adaptzip.reconstruct(of(source, budget="100", seed=seed)) for seed in (0, 1))
     assert relative_error(one, other) > 0.5
