@@ -17,8 +17,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import adaptzip
 from adaptzip.adz.container import writer
@@ -28,6 +29,7 @@ from adaptzip.distillation.distilling import finish
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.pacing import paced
 from adaptzip.distillation.preparing import DataOptions, prepare
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.selecting import soft_places
@@ -46,6 +48,8 @@ from fixtures.names import Rows, base_model_folder
 
 ROOT = Path(__file__).parent.parent
 MINUTES = 15
+_LOOSE = 10_000_000
+"""Bytes of a file that need not be small."""
 REPORT = 150
 """Bytes of the report in the header, about."""
 HEAD = [
@@ -69,6 +73,10 @@ class Run:
     Attributes:
         gain: what it should keep.
         steps, weights: of its training.
+        settings: others of its `Schedule`; with `minutes` the steps are chosen.
+        texts: share of the texts that it is trained on.
+        start: as `compress` takes it.
+        loose: whether the bytes decide the form alone, so that its numbers are stored as finely as is of any use.
         allocate: how ranks are shared out.
         selects: whether a selection is trained, by methods that have one.
     """
@@ -78,6 +86,10 @@ class Run:
     gain: float | None = None
     steps: int = 1000
     weights: LossWeights = LossWeights()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    texts: float = 1.0
+    start: str | None = None
+    loose: bool = False
     allocate: str | None = None
     selects: bool = True
 
@@ -180,13 +192,14 @@ def measure(name: str, case: Case, run: Run) -> Row:
     teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
     fixed, report = _fixed(case), 0 if case.header else REPORT
     began = time.monotonic()
-    schedule = Schedule(steps=run.steps, weights=run.weights)
+    schedule = Schedule(steps=run.steps, weights=run.weights, **run.settings)
+    asked = Budget.parse(f"{fixed + run.bytes}B")
     setup = prepare(
         None,
         teacher=case.teacher,
         base=case.base,
-        data=case.train,
-        request=Request(run.method, Budget.parse(f"{fixed + run.bytes}B"), base=case.base, allocate=run.allocate),
+        data=case.train[: round(run.texts * len(case.train))],
+        request=Request(run.method, asked, base=case.base, allocate=run.allocate, start=run.start),
         schedule=schedule,
         options=DataOptions(max_tokens=case.max_tokens),
     )
@@ -194,13 +207,15 @@ def measure(name: str, case: Case, run: Run) -> Row:
     def size_of(step: float, coded: CodedAdapter) -> int:
         return _counted(setup.parts(step, coded), header=case.header)
 
-    problem = replace(setup.problem, size_of=size_of, limit=run.bytes)
+    problem = replace(setup.problem, size_of=size_of, limit=_LOOSE if run.loose else run.bytes)
     setup = replace(setup, problem=problem)
     state = first_state(problem, setup.beginning.step)
     if not run.selects:
         for place in soft_places(problem.coder, state.parameters):
             del state.parameters[place]
     fitted = problem.fill(setup.beginning.tensors, setup.beginning.step)
+    schedule = paced(problem, schedule, state, setup.machines, began)
+    setup = replace(setup, schedule=schedule)
     train(problem, schedule, state, setup.machines, save=lambda _: None, report=lambda _: None)
     made = finish(setup, state)
     minutes = (time.monotonic() - began) / 60
@@ -220,7 +235,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
     numbers = made.compressed.provenance.parameters
     return Row(
         name, run.method, run.bytes, size, half_bytes(teacher), gains["svd"], gains["fitted"], gains["distilled"],
-        run.gain, kl, minutes, numbers, run.steps,
+        run.gain, kl, minutes, numbers, state.step,
     )  # fmt: skip
 
 

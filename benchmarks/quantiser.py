@@ -125,7 +125,7 @@ class Problem:
 
     @classmethod
     def of(cls, real: RealAdapter, error: float) -> Problem:
-        price = price_at(real.parts, error)
+        price = price_at(real.parts.unknown, error)
         fits = _METHOD.fit(real.adapter.modules, _METHOD.config_type(), None, FitContext())
         return cls(real, error, fits, {name: _components_kept(fitted, price) for name, fitted in fits.items()})
 
@@ -236,7 +236,7 @@ def study(
         for problem in problems:
             coded = solve(problem, configuration, family)
             size, name = coded.bits / 8, problem.real.name
-            ratio = size / least_bytes(problem.real.parts, coded.error)
+            ratio = size / least_bytes(problem.real.parts.unknown, coded.error)
             results.append(Result(configuration.name, name, problem.asked, coded.error, size, ratio, seconds))
             print(f"{configuration.name}, {name}, error {coded.error:.4f}: {ratio:.4f}", file=sys.stderr)
             if configuration.name == CONTEXTS_UNDER:

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 import adaptzip
 from adaptzip.adz.container import writer
 from adaptzip.core.comparing import diff
@@ -29,6 +31,7 @@ from benchmarks import page, storage
 from benchmarks.bound import ERRORS
 from benchmarks.real_adapters import RealAdapter, add_folders, find
 
+_KNOWN = ("start known", "ratio")
 MEDIAN_BAR, WORST_BAR = 1.15, 1.30
 INT4_MEDIAN_BAR, INT4_WORST_BAR = 0.5, 1.0
 
@@ -50,7 +53,11 @@ class Point:
 
 @dataclass(frozen=True)
 class BoundRow:
-    """A file beside the bound at the error it reached."""
+    """A file beside the bound at the error it reached.
+
+    Attributes:
+        known: the bound for a reader who knows where A began; None where nobody does.
+    """
 
     adapter: str
     asked: float
@@ -58,6 +65,7 @@ class BoundRow:
     bytes: int
     bound: float
     ratio: float
+    known: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,9 @@ def compress(real: RealAdapter, error: float) -> Point:
 
 def against_bound(real: RealAdapter, error: float) -> BoundRow:
     point = compress(real, error)
-    bound = least_bytes(real.parts, point.error)
-    return BoundRow(real.name, error, point.error, point.bytes, bound, point.bytes / bound)
+    bound = least_bytes(real.parts.unknown, point.error)
+    known = least_bytes(real.parts, point.error) if np.any(real.parts.frame) else None
+    return BoundRow(real.name, error, point.error, point.bytes, bound, point.bytes / bound, known)
 
 
 def against_int4(real: RealAdapter) -> Int4Row:
@@ -126,7 +135,8 @@ def _summary(name: str, values: Sequence[float], median_bar: float, worst_bar: f
 
 def render(bounds: Sequence[BoundRow], int4: Sequence[Int4Row], summaries: Sequence[Summary]) -> str:
     by_bound = [
-        [row.adapter, f"{row.error:.4f}", f"{row.bytes:,}", f"{row.bound:,.0f}", f"{row.ratio:.3f}"] for row in bounds
+        [row.adapter, f"{row.error:.4f}", f"{row.bytes:,}", f"{row.bound:,.0f}", f"{row.ratio:.3f}", *_known(row)]
+        for row in bounds
     ]
     by_int4 = [
         [row.adapter, row.variant, f"{row.int4_error:.4f}", f"{row.int4_bytes:,}", f"{row.bytes:,}", f"{row.share:.3f}"]
@@ -136,10 +146,14 @@ def render(bounds: Sequence[BoundRow], int4: Sequence[Int4Row], summaries: Seque
     return "\n".join(
         [
             page.table(["bytes against", "median", "worst", "median bar", "worst bar", "met"], bars),
-            page.table(["adapter", "relative error", "bytes", "bound", "ratio"], by_bound),
+            page.table(["adapter", "relative error", "bytes", "bound", "ratio", *_KNOWN], by_bound),
             page.table(["adapter", "int4 groups", "its error", "its bytes", "our bytes", "share"], by_int4),
         ]
     )
+
+
+def _known(row: BoundRow) -> tuple[str, str]:
+    return ("-", "-") if row.known is None else (f"{row.known:,.0f}", f"{row.bytes / row.known:.3f}")
 
 
 def _bars(summary: Summary) -> tuple[str, str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import adaptzip
+from adaptzip.fitting.requests import Request
+from adaptzip.fitting.starting import known_frames
 from adaptzip.reports.bounds import Components, components
 
 MATERIAL = Path(__file__).parent.parent / ".." / "shared" / "material" / "adapters"
@@ -16,7 +18,11 @@ MATERIAL = Path(__file__).parent.parent / ".." / "shared" / "material" / "adapte
 
 @dataclass(frozen=True, eq=False)
 class RealAdapter:
-    """One adapter of a run."""
+    """One adapter of a run.
+
+    Attributes:
+        parts: its components; to a reader who knows where its A began, if that is found, and else as they are.
+    """
 
     name: str
     path: Path
@@ -61,7 +67,7 @@ def _load(name: str, path: Path) -> Iterator[RealAdapter]:
     except adaptzip.AdaptzipError as error:
         print(f"left out {name}: {str(error).replace(str(path), '').lstrip(':/ ')}", file=sys.stderr)
         return
-    parts = components(adapter)
+    parts = components(adapter, known_frames(path, adapter, Request()))
     if parts.energy.sum() > 0:
         yield RealAdapter(name, path, adapter, parts)
     else:

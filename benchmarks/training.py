@@ -1,4 +1,4 @@
-"""What the choices within distillation are worth: losses, a trained selection, ranks that grow.
+"""What the choices within distillation are worth: losses, a trained selection, ranks that grow, starts and rates.
 
 Everything but the choice is the same: files of equal bytes, equal steps, equal texts, as `benchmarks.distillation` has
 them; gain and KL are those on texts that nothing was trained on or chosen by. Runs that were made before are taken from
@@ -20,6 +20,7 @@ from benchmarks import page, results
 from benchmarks.distillation import CASES, Case, Run, measure
 
 _SMALL = Run(REFERENCE, 600, steps=300)
+_TINY = Run(REFERENCE, 1327, steps=300)
 _BANK = Run("vblora", 3000, steps=300)
 
 LOSSES = {
@@ -38,6 +39,14 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Run]]] = {
     "growth": (
         "trec",
         {"ranks of the fit": _SMALL, "grown while training": replace(_SMALL, allocate="increlora")},
+    ),
+    "small": (
+        "lists",
+        {
+            "known start": _TINY,
+            "no start": replace(_TINY, start="none"),
+            **{f"known start, rate {rate}": replace(_TINY, settings={"rate": rate}) for rate in (0.03, 0.06, 0.2)},
+        },
     ),
 }
 HEAD = ["choice", "bytes", "steps", "gain", "KL", "minutes"]

@@ -717,13 +717,6 @@ class RowClass(NamedTuple):
         return self.shape * SCALES + self.scale - PER_OCTAVE * self.raw_bits
 
 
-class Row(NamedTuple):
-    """What decoding needs of a row: raw bits, and a model for each quantiser."""
-
-    raw: int
-    models: tuple[Model, Model]
-
-
 class Spec(NamedTuple):
     """A stored tensor: kind "real", "index" or "simplex"; `bound` of the latter two."""
 
@@ -751,7 +744,7 @@ def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np
 def decode_group(
     data: bytes, max_rank: int, modules: Sequence[tuple[Kind, Shapes]]
 ) -> list[list[NDArray[np.int64]] | None]:
-    """Section 6.8: the tensors of each module; None for a zero one."""
+    """Section 6.7: the tensors of each module; None for a zero one."""
     need(0 < len(data) <= LARGEST_GROUP, "the one bit string of the modules is too long")
     found: list[list[NDArray[np.int64]] | None] = []
     coder, contexts, numbers = Ans(data), Contexts(), 0
@@ -783,7 +776,7 @@ def decode_tensors(coder: Ans, contexts: Contexts, kind: Kind, specs: Sequence[S
 
 
 def decode_whole(coder: Ans, spec: Spec) -> NDArray[np.int64]:
-    """Section 6.7: a tensor of whole numbers."""
+    """Section 6.6: a tensor of whole numbers."""
     size = spec.bound if spec.kind == "index" else spec.bound // 2 + 1
     numbers = [coder.uniform(size) for _ in range(spec.rows * spec.width)]
     tensor = np.array(numbers, dtype=np.int64).reshape(spec.rows, spec.width)
@@ -834,7 +827,7 @@ class Contexts:
         self.ranks: dict[Kind, int] = {}
 
     def rank(self, coder: Ans, kind: Kind, max_rank: int) -> int:
-        """Section 6.8."""
+        """Section 6.7."""
         choice = self.choices.setdefault(self.zero.get(kind), Counts(RANK_WEIGHTS, 8, 128)).symbol(coder)
         self.zero[kind] = choice == 0
         if choice == 0:
@@ -898,52 +891,30 @@ def next_state(state: int, parity: int) -> int:
 
 
 def decode_numbers(coder: Ans, rows: int, width: int, classes: Sequence[RowClass]) -> NDArray[np.int64]:
-    """Section 6.5: one tensor, run by run."""
-    numbers = rows * width
-    stages = 128 if numbers < 32768 else 64
-    lanes = -(-numbers // stages)
-    state = [0] * lanes
-    models = {c.table: level_models(c.table) for c in classes if c.shape != ZEROS}
+    """Sections 6.4 and 6.5: one tensor."""
+    state = 0
     values: list[int] = []
-    for first, end in runs(numbers, width, lanes):
-        c = classes[first // width]
-        lane = range(first % lanes, first % lanes + end - first)
-        quantisers = [state[i] & 1 for i in lane]
-        zeros = c.shape == ZEROS
-        levels = [0] * len(quantisers) if zeros else decode_run(coder, Row(c.raw_bits, models[c.table]), quantisers)
-        for i, k, q in zip(lane, levels, quantisers, strict=True):
+    models = {c.table: level_models(c.table) for c in classes if c.shape != ZEROS}
+    for c in classes:
+        for _ in range(width):
+            q = state & 1
+            k = 0 if c.shape == ZEROS else decode_level(coder, c.raw_bits, models[c.table][0 if c.raw_bits else q])
             values.append(2 * k - q * ((k > 0) - (k < 0)))
-            state[i] = next_state(state[i], k & 1)
+            state = next_state(state, k & 1)
     return np.array(values, dtype=np.int64).reshape(rows, width)
 
 
-def runs(numbers: int, width: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Elements in order, cut where a row or a stage ends."""
-    first = 0
-    while first < numbers:
-        end = min(first - first % width + width, first - first % lanes + lanes, numbers)
-        yield first, end
-        first = end
-
-
-def decode_run(coder: Ans, row: Row, quantisers: Sequence[int]) -> list[int]:
-    """Section 6.6: the levels of a run."""
-    symbols = [0] * len(quantisers)
-    for quantiser in (0, 1):
-        for i, q in enumerate(quantisers):
-            if (0 if row.raw else q) == quantiser:
-                symbols[i] = coder.symbol(row.models[quantiser])
-    levels = [symbol - LEVELS for symbol in symbols]
-    escaped = [i for i, symbol in enumerate(symbols) if symbol == ESCAPE]
-    if escaped:
+def decode_level(coder: Ans, raw: int, symbols: Model) -> int:
+    """Section 6.5: one level."""
+    k = coder.symbol(symbols) - LEVELS
+    if k > LEVELS:
         length = coder.uniform(24)
-        need(length + row.raw <= 20, "a level is too large")
-        signs = [1 - 2 * coder.uniform(2) for _ in escaped]
-        for i, sign in zip(escaped, signs, strict=True):
-            levels[i] = sign * (coder.uniform(2**length) + LEVELS + 1)
-    if row.raw:
-        levels = [(k << row.raw) + coder.uniform(2**row.raw) - 2 ** (row.raw - 1) for k in levels]
-    return levels
+        need(length + raw <= 20, "a level is too large")
+        sign = 1 - 2 * coder.uniform(2)
+        k = sign * (LEVELS + 2**length + coder.uniform(2**length))
+    if raw:
+        k = (k << raw) + coder.uniform(2**raw) - 2 ** (raw - 1)
+    return k
 
 
 # 7. Methods (methods/*.md) -------------------------------------------------------------------------------------------

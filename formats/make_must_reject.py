@@ -512,17 +512,15 @@ def _encode(rank: int, widths: list[int], levels: list[int]) -> bytes:
 
 def _quantisers(levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The quantiser of every level, from the trellis."""
-    from adaptzip.adz.coding.trellis import lanes_of, next_states
+    from adaptzip.adz.coding.trellis import next_states
 
     if not levels.any():
         return np.zeros(levels.shape, dtype=np.uint8)
-    lanes = lanes_of(levels.size)
-    state = np.zeros(lanes, dtype=np.int64)
+    state, following = 0, next_states().tolist()
     found = np.empty(levels.size, dtype=np.uint8)
     for e, level in enumerate(levels.reshape(-1)):
-        lane = e % lanes
-        found[e] = state[lane] & 1
-        state[lane] = next_states()[state[lane], int(level) & 1]
+        found[e] = state & 1
+        state = following[state][int(level) & 1]
     return found.reshape(levels.shape)
 
 

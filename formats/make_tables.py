@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import gamma
 from scipy.stats import gennorm
 
-from adaptzip.adz.coding import tables, trellis
+from adaptzip.adz.coding import search, tables, trellis
 from adaptzip.core.workers import parallel_map
 
 ROUNDS = 4
@@ -52,7 +52,7 @@ def count(samples: list[torch.Tensor], rates: NDArray[np.float64]) -> NDArray[np
     prices = torch.from_numpy(rates).float()
 
     def quantise(index: int) -> trellis.Quantised:
-        return trellis.quantise([samples[index]], [torch.full((ROWS,), index)], prices, 1.0)[0]
+        return search.quantise([samples[index]], [torch.full((ROWS,), index)], prices, 1.0)[0]
 
     for index, result in enumerate(parallel_map(quantise, range(len(samples)))):
         size = np.minimum(np.abs(result.levels), tables.LEVELS + 1)

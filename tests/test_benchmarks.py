@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from math import log2, sqrt
 from pathlib import Path
 
@@ -34,6 +35,7 @@ PROGRAMS = (
     "rate_distortion",
     "shaped_adapter",
     "speed",
+    "starts",
     "students",
     "trains",
 )
@@ -81,6 +83,32 @@ def test_bound_fills_water_over_components() -> None:
     bits, error = allot(two, price_at(two, 0.01))
     assert error[0] == pytest.approx(error[1], rel=1e-3)
     assert bits[0] - bits[1] == pytest.approx(400 * log2(4), rel=1e-3)
+
+
+@pytest.mark.parametrize("outside", [0.002, 0.3, 1.0])
+@pytest.mark.parametrize(("out", "width", "frame"), [(300, 500, 8), (900, 200, 64), (100, 100, 100)])
+@pytest.mark.parametrize("price", [3000.0, 3e5])
+def test_bound_with_known_directions_is_the_best_of_all_splits(
+    outside: float, out: int, width: int, frame: int, price: float
+) -> None:
+    known = replace(parts((1.0, out, width)), frame=np.array([float(frame)]), outside=np.array([outside]))
+    u = np.exp(np.linspace(np.log(1e-6), 0, 700))[:, None]
+    parts_of_v = [(outside, width)] + ([(1 - outside, frame)] if outside < 1 else [])
+    level = np.exp(np.linspace(np.log(1e-9), 0, 700))[None]
+    v = sum(np.minimum(share, count * level) for share, count in parts_of_v)
+    bits = sum(count / 2 * np.log2(np.maximum(share / (count * level), 1)) for share, count in parts_of_v)
+    cost = bits - out / 2 * np.log2(u) + price * (1 - (1 - u) * (1 - v))
+    spent, error = spend(known, price)
+    least = min(cost.min(), price)
+    assert least + 1e-9 >= spent + price * error >= least * (1 - 5e-3)
+
+
+def test_bound_with_known_directions_is_the_plain_one_where_they_tell_nothing() -> None:
+    plain = parts(*((1 / k**2, 300 + k, 200) for k in range(1, 30)))
+    known = replace(plain, frame=np.full(29, 8.0), outside=np.ones(29))
+    assert least_bytes(known, 0.2) == pytest.approx(least_bytes(plain, 0.2), rel=1e-9)
+    assert least_bytes(replace(known, outside=np.full(29, 0.1)), 0.2) < 0.8 * least_bytes(plain, 0.2)
+    assert least_bytes(replace(known, outside=np.full(29, 0.1)).unknown, 0.2) == least_bytes(plain, 0.2)
 
 
 def test_bound_drops_what_is_not_worth_its_bits() -> None:
@@ -279,7 +307,7 @@ def test_configurations_meet_the_error(adapter: Path) -> None:
     problem = quantiser.Problem.of(real, 0.2)
     coded = quantiser.solve(problem, configuration, family)
     assert coded.error == pytest.approx(0.2, rel=1e-3)
-    assert 1 < coded.bits / 8 / least_bytes(real.parts, 0.2) < 1.5
+    assert 1 < coded.bits / 8 / least_bytes(real.parts.unknown, 0.2) < 1.5
     # Gaussian rows have no context that helps.
     assert all(0 <= saving(coded.rows, family, context) < 0.02 for context in CONTEXTS)
 

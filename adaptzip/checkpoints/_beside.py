@@ -20,7 +20,9 @@ from adaptzip.files.weights import open_weights
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STEP = re.compile(r"\d{7}_adapters\.safetensors")
 """What mlx-lm saves while it trains; its adapters.safetensors is as new as the newest of them."""
-_QUIET = {*BESIDE, *OTHER_NAMES, *WHOLE_MODELS}
+_START = "adapter_start.safetensors"
+"""What `record_start` keeps of an adapter that was just made."""
+_QUIET = {*BESIDE, *OTHER_NAMES, *WHOLE_MODELS, _START}
 
 
 def files_beside(weights: Path) -> tuple[Path, ...]:

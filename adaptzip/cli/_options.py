@@ -149,6 +149,14 @@ Start = Annotated[
         show_default=False,
     ),
 ]
+SearchStarts = Annotated[
+    bool,
+    typer.Option(
+        "--search-starts",
+        help="Where A's start is not found otherwise, try all 2^32 seeds, which takes hours, and on a CPU the "
+        "package numba. Ctrl-C leaves FILE.search, and the same command goes on.",
+    ),
+]
 Calibration = Annotated[
     Path | None,
     typer.Option(

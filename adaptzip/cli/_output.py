@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -88,7 +89,12 @@ class Output:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+
+        def show(text: str) -> None:
+            console.print(text, markup=False, highlight=False)
+
+        with Progress(*columns, console=console, transient=True) as bar, _logged(show):
             task = bar.add_task("starting", total=1.0)
             yield lambda phase, share: bar.update(task, description=phase, completed=share)
 
@@ -101,6 +107,25 @@ class Output:
                 self.detail(phase)
 
         return report
+
+
+@contextmanager
+def _logged(show: Callable[[str], None]) -> Iterator[None]:
+    """Show what the package logs beside its progress: why something takes longer than usual."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(one_line(record.getMessage()))
+
+    logger, handler = logging.getLogger("adaptzip"), Handler()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def error(message: str, hint: str | None, exit_code: int, *, kind: str, json_too: bool) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from adaptzip.adz.container.names import expand, factor
+from adaptzip.cli import _show_start as show_start
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.forecasts import foresee_errors
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import Request
+from adaptzip.fitting.requests import Original, Request
+from adaptzip.fitting.starting import known_frames
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe
 from adaptzip.reports.yardsticks import yardsticks
@@ -50,30 +52,39 @@ def show(
     dialect: str | None,
     device: str | None,
 ) -> None:
-    """Describe the adapter at `path`; with a device, also what each method would cost."""
+    """Describe the adapter at `path`; with a device, also what each method would cost, and where its A began."""
     size = source_bytes(path)
     adapter = read(path, alpha=alpha, config=config, base=base, dialect=dialect)
     with output.progress() as progress:
         report = describe(adapter, progress)
-        costs = _costs(adapter, size, device, progress) if device and not report.is_zero else []
+        loaded = _loaded(path, adapter, device) if device and not report.is_zero else None
+        costs = [] if loaded is None or device is None else _costs(loaded, size, device, progress)
+    frames = None if loaded is None else loaded.frames
+    framed = 0 if frames is None else len(frames.modules)
+    start = show_start.values(None if frames is None else frames.reference, framed, len(adapter.modules))
     values = {
         "kind": "checkpoint",
         "path": str(path),
         "bytes": size,
         **report.as_dict(),
         "patterns": [{"pattern": p, "modules": n} for p, n in _patterns(report)],
+        "start": start,
         "costs": costs,
     }
-    output.result(values, lambda: _text(path, size, report, costs, output.verbose))
+    output.result(values, lambda: _text(path, size, report, start, costs, output.verbose))
 
 
-def _costs(adapter: Adapter, size: int, device: str, progress: Progress) -> list[dict[str, Any]]:
+def _loaded(path: Path, adapter: Adapter, device: str) -> Original:
+    """What was read at `path`, ready to be compressed; costs depend on where its A began, which is looked for."""
+    loaded = load_source(adapter, Request(device=device, start="none"))
+    return replace(loaded, frames=known_frames(path, loaded.adapter, Request(device=device)))
+
+
+def _costs(source: Original, size: int, device: str, progress: Progress) -> list[dict[str, Any]]:
     """Bytes and errors: the simple ways to store the factors, then the reference method at a few errors."""
-    rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(adapter)]
+    rows = [{**asdict(row), "method": None, "ratio": size / row.bytes} for row in yardsticks(source.adapter)]
     request = Request(device=device)
-    for error, planned in zip(
-        ERRORS, foresee_errors(load_source(adapter, request), request, ERRORS, progress), strict=True
-    ):
+    for error, planned in zip(ERRORS, foresee_errors(source, request, ERRORS, progress), strict=True):
         rows.append(
             {
                 "name": f"{REFERENCE} --max-error {error:g}",
@@ -86,9 +97,17 @@ def _costs(adapter: Adapter, size: int, device: str, progress: Progress) -> list
     return rows
 
 
-def _text(path: Path, size: int, report: AdapterReport, costs: list[dict[str, Any]], verbose: bool) -> str:
+def _text(
+    path: Path,
+    size: int,
+    report: AdapterReport,
+    start: Mapping[str, Any] | None,
+    costs: list[dict[str, Any]],
+    verbose: bool,
+) -> str:
+    began = [("start", show_start.told(start))] if start else []
     blocks = [
-        text.fields(_overview(path, size, report)),
+        text.fields([*_overview(path, size, report), *began]),
         text.table(
             [[pattern, str(number)] for pattern, number in _patterns(report)],
             head=["modules", ""],

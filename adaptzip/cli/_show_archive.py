@@ -12,6 +12,7 @@ from typing import Any
 from adaptzip.adz.container.head import Head
 from adaptzip.adz.container.names import expand
 from adaptzip.adz.container.reader import Opened, read_header
+from adaptzip.cli import _show_start as show_start
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._show_scores import ROWS, figure, share
@@ -97,6 +98,7 @@ def _values(archive: _Archive) -> dict[str, Any]:
         "base_model": _base_model(archive),
         "renamed": header.renamed,
         "basis": None if header.basis is None else dataclasses.asdict(header.basis),
+        "start": _start(archive),
         "gained_modules": archive.gained,
         "step": head.step,
         "max_rank": head.max_rank,
@@ -117,6 +119,13 @@ def _values(archive: _Archive) -> dict[str, Any]:
         ],
         "config": dict(head.config),
     }
+
+
+def _start(archive: _Archive) -> dict[str, Any] | None:
+    """Known directions that in-vectors are coded in; None where the file has a basis of another kind, or none."""
+    basis, sizes = archive.head.metadata.basis, archive.head.basis_sizes
+    framed = 0 if archive.head.basis else show_start.count(sizes)
+    return show_start.values(basis, framed, archive.modules)
 
 
 def _linear(head: Head) -> bool | None:
@@ -172,7 +181,9 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "ratio", text.ratio(made.source_bytes, size)
     yield "method", f"{header.method}, version {header.method_version}"
     yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
-    yield "basis", "" if header.basis is None else _basis(header.basis, _base_model(archive))
+    start = _start(archive)
+    yield "start", show_start.told(start) if start else ""
+    yield "basis", "" if header.basis is None or start else _basis(header.basis, _base_model(archive))
     yield "gains", f"in {archive.gained} of {text.count(archive.modules, 'module')}" if archive.gained else ""
     if _linear(archive.head) is False:
         yield "kind", f"functions behind {text.count(len(header.sites), 'layer')}: not linear, can't be merged"
@@ -218,8 +229,6 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
         "base": f"recomputed from the weights of {base_model or 'the base model'} (--base DIR)",
         "file": f"a file of its own (--basis FILE), {basis.description}".removesuffix(", "),
         "embedded": "in the file itself",
-        "start": "made again from a seed",
-        "reference": f"the rows of another adapter's A, {basis.description}".removesuffix(", "),
     }
     known = f", hash {basis.hash[:_HASH_SHOWN]}..." if basis.hash else ""
     return f"{places[basis.source]}, {text.count(basis.size, 'direction')} at most{known}"

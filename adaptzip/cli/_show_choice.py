@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptzip.cli import _show_start as start
 from adaptzip.cli import _text as text
 
 if TYPE_CHECKING:
@@ -83,9 +84,17 @@ def made(
         "extras_bytes": len(compressed.extras.payload),
         "lossless": compressed.lossless,
         "seed": compressed.provenance.seed,
+        "start": _start(found),
         **around,
         "bytes": found.size,
     }
+
+
+def _start(found: Made) -> dict[str, Any] | None:
+    compressed, saved = found.compressed, found.saved
+    embedded = compressed.basis is not None and compressed.basis.source == "embedded"
+    framed = 0 if embedded else start.count(compressed.basis_sizes)
+    return start.values(compressed.basis, framed, len(compressed.sites), saved)
 
 
 def _around(found: Made, beside: Appraisal, captured: float | None, basis: str | Path | Basis | None) -> dict[str, Any]:
@@ -122,8 +131,15 @@ def foreseen(found: Foreseen, *, weighted: bool) -> dict[str, Any]:
         "relative_error": None if weighted else best.relative_error,
         "kept_modules": len(best.ranks) if best.ranks else None,
         "lossless": False,
+        "start": start.values(best.frames, best.framed, best.modules, best.saved),
         "bytes": best.bytes,
     }
+
+
+def started(values: Mapping[str, Any]) -> str:
+    """Where A is known to have begun, and what that saves; "" where it is not."""
+    found = values["start"]
+    return f"start: {start.told(found)}{start.saving(found, values.get('module_bytes'))}" if found else ""
 
 
 def weighted(values: Mapping[str, Any]) -> bool:

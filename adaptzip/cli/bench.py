@@ -115,7 +115,9 @@ def _methods(found: Bench) -> int:
 def _text(found: Bench) -> str:
     """The table, the simple ways to store the factors, and what could not be made."""
     weighted = any(point.weighted_error is not None for point in found.points)
+    known = any(point.known_bound for point in found.points)
     head = ["method", "size", "ratio", "parameters", "error", *(["weighted"] if weighted else []), "bound", "x bound"]
+    head += ["start known", "x bound"] if known else []
     rows = [
         [
             point.method,
@@ -124,8 +126,8 @@ def _text(found: Bench) -> str:
             f"{point.parameters:,}",
             text.number(point.relative_error),
             *([_number(point.weighted_error)] if weighted else []),
-            "-" if point.bound is None else text.size(point.bound),
-            "-" if not point.bound else f"{point.bytes / point.bound:.2f}",
+            *_against(point.bytes, point.bound),
+            *(_against(point.bytes, point.known_bound) if known else []),
         ]
         for point in found.points
     ]
@@ -141,6 +143,11 @@ def _text(found: Bench) -> str:
     if found.extras_bytes:
         lines.append(f"all sizes include {text.size(found.extras_bytes)} of extras")
     return "\n".join(lines)
+
+
+def _against(size: int, bound: int | None) -> list[str]:
+    """The bytes of a bound, and how many times as large a file is."""
+    return [text.size(bound), f"{size / bound:.2f}"] if bound else ["-", "-"]
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,16 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _show_choice as show
 from adaptzip.cli import _text as text
+from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file, default_output
 from adaptzip.cli._requests import method_settings, planned_settings, request_of, text_fields
 from adaptzip.files.inputs import check_apart
 
 if TYPE_CHECKING:
+    from adaptzip.bases.starts.found import FoundStart
     from adaptzip.fitting.requests import Original, Request
+    from adaptzip.fitting.seed_search import SeedSearch
 
 
 _NOTHING = 0.95
@@ -41,6 +45,7 @@ def compress(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
+    search_starts: options.SearchStarts = False,
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -84,6 +89,7 @@ def compress(
       adaptzip compress my-adapter/ --to auto --budget 100x
       adaptzip compress my-adapter/ --plan plan.json
       adaptzip compress my-adapter/ --lossless -o exact.adz
+      adaptzip compress my-adapter/ --search-starts
     """
     from adaptzip.restoring.opening import source_bytes
 
@@ -102,6 +108,7 @@ def compress(
         "basis": basis,
         "embed_basis": embed_basis,
         "start": start,
+        "search_starts": search_starts,
         "calibration": calibration,
         "base_name": base_name,
         **text_fields(calibration, text_field, pair_field, completion_field),
@@ -120,17 +127,34 @@ def compress(
         check_file(target, force=force, **inputs)
     request = request_of(settings)
     limits = (None if request.budget is None else request.budget.bytes_for(size), request.max_error)
-    with sink.warnings():
+    with sink.warnings(), stops_told(), sink.progress() as report:
+        request = replace(request, search_starts=_search(target, report, sink)) if search_starts else request
+        loaded = _load(source, request, plan)
         if dry_run:
-            found = _foreseen(_load(source, request, plan), request)
+            found = _foreseen(loaded, request)
             _preview(show.result(found, target, size, dry_run=True), limits, sink)
             return
-        with sink.progress() as report:
-            loaded = _load(source, request, plan)
-            made = _made(loaded, request, target, sink, report, force=force, reference=reference)
+        made = _made(loaded, request, target, sink, report, force=force, reference=reference)
     values = show.result(made, target, size, dry_run=False)
     _tell(values, sink)
     sink.wrote(target, show.summary(values, *limits), values)
+
+
+def _search(target: Path, report: Report, sink: Output) -> SeedSearch:
+    """All seeds, noted beside the output; what is found is told in the words that find it at once."""
+    from adaptzip.fitting.seed_search import SeedSearch, search_note
+
+    def told(found: FoundStart | None, places: int) -> None:
+        if found is not None:
+            offset = min(place.offset for place in found.places.values())
+            given = f"--start {found.seed}:{offset}"
+            sink.note(f"found seed {found.seed} at {offset:,}: {given} finds it at once")
+        elif places:
+            sink.note(f"no seed gives the adapter's first numbers at {text.count(places, 'place')} of the stream")
+        else:
+            sink.note("no module looks like random numbers that it began with: no seed was tried")
+
+    return SeedSearch(note=search_note(target), progress=report, told=told)
 
 
 def _load(source: Path, request: Request, plan: Path | None) -> Original:
@@ -177,7 +201,8 @@ def _foreseen(source: Original, request: Request) -> dict[str, Any]:
 
 
 def _preview(values: Mapping[str, Any], limits: tuple[float | None, float | None], sink: Output) -> None:
-    told = [f"would write {values['path']}  {show.summary(values, *limits)}", show.counts(values), _tried(values)]
+    told = [f"would write {values['path']}  {show.summary(values, *limits)}", show.counts(values)]
+    told += [show.started(values), _tried(values)]
     sink.result(values, lambda: "\n".join(filter(None, told)))
 
 
@@ -186,6 +211,8 @@ def _tell(values: Mapping[str, Any], sink: Output) -> None:
     sink.detail(show.counts(values))
     if values["relative_error"] > _NOTHING:
         sink.warning("hardly anything of the update is left at this size")
+    if values["start"]:
+        sink.note(show.started(values))
     if values["tried"]:
         sink.note(_tried(values))
     if values["reference"]:

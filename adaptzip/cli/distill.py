@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from math import isnan
 from pathlib import Path
@@ -69,7 +70,11 @@ def distill(
     held_out: Annotated[float, _number("Share of the data that is not trained on, and judges.")] = 0.1,
     max_tokens: Annotated[int, _number("Cut texts to so many tokens.")] = 256,
     packed: Annotated[bool, typer.Option("--packed", help="Join causal texts and cut them into even pieces.")] = False,
-    steps: Annotated[int, _number("Updates to make.")] = 1000,
+    steps: Annotated[int | None, _number("Updates to make.", "1000")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Minutes of the whole run; decide the steps.", metavar="NUMBER", show_default=False),
+    ] = None,
     batch_size: Annotated[int, _number("Texts for each update, over all processes.")] = 32,
     micro_batch: Annotated[int | None, _number("Texts in memory at once.", "the batch")] = None,
     rate: Annotated[float | None, _number("Learning rate, relative.", "the method's own")] = None,
@@ -112,6 +117,8 @@ def distill(
     """
     if to == AUTO:
         raise UsageError("distilling needs one method", hint="name the method with --to")
+    began = time.monotonic()
+    _check_one_length(steps=steps, minutes=minutes, max_time=max_time)
     seconds = None if max_time is None else _seconds(max_time)
     texts = None if data == "self" else Path(data)
     check_file(output, force=force, source=source, teacher=teacher, base=base, data=texts, basis=basis, config=config)
@@ -130,7 +137,10 @@ def distill(
         base=base, basis=basis, embed_basis=embed_basis, start=start, options=settings, base_name=base_name, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
-    schedule = Schedule(steps, batch_size, micro_batch, rate, seconds=seconds, seed=seed, weights=weights)
+    schedule = Schedule(
+        Schedule.steps if steps is None else steps, batch_size, micro_batch, rate, seconds=seconds, minutes=minutes,
+        seed=seed, weights=weights,
+    )  # fmt: skip
     fed = DataOptions(
         text_field, label_field, held_out, max_tokens, packed, pair_field=pair_field, completion_field=completion_field,
         score=score,
@@ -139,7 +149,7 @@ def distill(
     first = os.environ.get("RANK", "0") == "0"
     sink = Output(as_json and first, quiet or not first, verbose)
     with sink.warnings(), sink.progress() as report:
-        made, setup = carry_out(run, resume=resume, force=force, say=report, report=_shown(report))
+        made, setup = carry_out(run, resume=resume, force=force, began=began, say=report, report=_shown(report))
     found = _evaluation(made, setup)
     values = {"path": str(output), "teacher": str(teacher), "base": str(base), "data": data, **_values(made, setup)}
     values |= {"tokeniser": str(setup.tokeniser or base), "seed": seed, **found.as_dict()}
@@ -152,6 +162,12 @@ def distill(
 
 _NOT_TOLD = ("method", "bytes", "update_bytes", "metrics")
 """What `eval` says of a row, but these have no files of their own, and training counts the main metric alone."""
+
+
+def _check_one_length(*, steps: int | None, minutes: float | None, max_time: str | None) -> None:
+    if minutes is not None and (steps is not None or max_time is not None):
+        other = "--steps" if steps is not None else "--max-time"
+        raise UsageError(f"--minutes decides how long training is, and so does {other}", hint="give one of them")
 
 
 def _seconds(words: str) -> float:

@@ -22,7 +22,8 @@ def inspect(
     """Show what an adapter holds.
 
     These are its modules, ranks, energy per rank, extras, dtypes and configuration, and what each method
-    would roughly cost. Of a .adz only the header is read: modules, sizes, error and origin. Writes nothing.
+    would roughly cost, with where its A began if that is recorded beside it or found. Of a .adz only the
+    header is read: modules, sizes, error and origin. Writes nothing.
 
     \b
     Examples:

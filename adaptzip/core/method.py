@@ -138,6 +138,11 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
         """Expected bits that a module's frame saves at a step, errors counted; 0 where it has none."""
         return 0.0
 
+    def kept_in_frame(self, profile: ProfileT) -> list[float]:
+        """Energy of each component without what lies outside a module's frame, if there is one; [] by methods that
+        take none."""
+        return []
+
     def shared_target(self, prepared: StateT, role: str, done: Mapping[str, Tensor]) -> Tensor:
         """What to quantise for a shared role, (rows, width), given the shared tensors before it."""
         raise NotImplementedError(f"method {self.name!r} shares no tensors")

@@ -27,6 +27,9 @@ class Trainable(Family[ConfigT]):
     """Learning rate of Adam, as a share of the root mean square that spreads the update's energy evenly over the
     trained numbers."""
 
+    rests: ClassVar[tuple[str, ...]] = ()
+    """Roles of what lies outside a module's frame, which stay zero where training keeps to the frame."""
+
     grows: ClassVar[bool] = False
     """Whether a module's tensors can be made one unit of rank larger while they are trained (`grown`)."""
 
@@ -35,6 +38,10 @@ class Trainable(Family[ConfigT]):
 
     soft_rate: ClassVar[float] = 0.01
     """Learning rate of Adam for the soft tensors."""
+
+    def relative_rate(self, role: str, site: Site) -> float:
+        """The learning rate of a role of a module's tensors, relative to the method's."""
+        return 1.0
 
     def grown(
         self, tensors: Mapping[str, Tensor], full: Mapping[str, Tensor], site: Site, rank: int, config: ConfigT

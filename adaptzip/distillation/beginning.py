@@ -20,6 +20,7 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed, TensorSpec
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
+from adaptzip.distillation.in_frames import held_in_frames, in_frames, still_in_frames
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of, start
 from adaptzip.distillation.trainable import as_trainable, trained
@@ -109,7 +110,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
         ranks[name] = module.rank
         layout = coder.method.layout(coder.sites[name], module.rank, coder.config)
         modules[name] = _in_units(found_tensors, layout, step)
-    tensors = Tensors(shared, modules, ranks).to(device)
+    tensors = still_in_frames(coder, Tensors(shared, modules, ranks).to(device))
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
     limit = (
         writer.size(compressed)
@@ -181,7 +182,13 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     fitted, step, ranks = _first_that_fits(job, room, more, limit)
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
+    # Where no file fits with larger ranks, neither would one with more components.
+    inside = None if growing or limit is None or more <= 1 else in_frames(job, candidates(job)[0], _blocks(job, fitted))
+    if inside is not None:
+        fitted, ranks = inside.fitted, inside.ranks
     tensors = start(fitted, ranks, step)
+    if inside is not None:
+        tensors = held_in_frames(fitted.coder, tensors)
     if fitted.method.fits_little:
         step = round_step(FIRST_STEP * scale_of(tensors))
     coded, _ = code(fitted.coder, tensors, step)
@@ -194,6 +201,12 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     return Beginning(
         trained(fitted.coder), fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth
     )  # fmt: skip
+
+
+def _blocks(job: Job, fitted: FittedAdapter) -> int:
+    """Bytes that the budget leaves for blocks."""
+    control, limits = control_of(job, fitted)
+    return (limits.size or 0) - control.steps.fixed_size
 
 
 def _first_that_fits(

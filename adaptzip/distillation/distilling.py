@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from adaptzip.core.function_method import FunctionMethod
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import concluded, first_state, train
+from adaptzip.distillation.pacing import paced
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.reports import report
@@ -171,6 +173,7 @@ def distill(
         >>> made.steps, sorted(made.rows)
         (4, ['distilled', 'fitted', 'none', 'teacher'])
     """
+    began = time.monotonic()
     check_options(distill, (to,), options)
     base = base_path(base)
     asked = Request(
@@ -211,6 +214,8 @@ def distill(
         kind=kind,
     )
     state = first_state(setup.problem, setup.beginning.step, setup.beginning.given)
+    planned = paced(setup.problem, setup.schedule, state, setup.machines, began)
+    setup = replace(setup, schedule=planned)
     train(
         setup.problem,
         setup.schedule,

@@ -117,7 +117,7 @@ def needed(teacher: Teacher, schedule: Schedule) -> list[int]:
     """Texts that the schedule comes to."""
     lengths = [len(text.ids) for text in teacher.texts]
     per_epoch = -(-len(lengths) // schedule.batch)
-    if schedule.steps >= per_epoch:
+    if schedule.most >= per_epoch:
         return list(range(len(lengths)))
     batches = order(lengths, schedule.batch, schedule.seed)
     return sorted({i for _ in range(schedule.steps) for i in next(batches)})

@@ -113,13 +113,22 @@ class Training:
         self.trained = {place: state.parameters[place].requires_grad_() for place in [*real, *self.soft]}
         rate = problem.coder.method.training_rate if schedule.rate is None else schedule.rate
         self.rate = rate * problem.scale
-        groups: list[dict[str, Any]] = [{"params": [self.trained[place] for place in real], "highest": self.rate}]
+        groups = self._groups(real)
         if self.soft:
             rate = problem.coder.method.soft_rate
             groups.append({"params": [self.trained[place] for place in self.soft], "highest": rate})
         self.adam = torch.optim.Adam(groups, lr=self.rate, betas=_BETAS)
         if state.optimizer:
             self.adam.load_state_dict(state.optimizer)
+
+    def _groups(self, places: list[Place]) -> list[dict[str, Any]]:
+        """What Adam trains, by learning rate."""
+        coder = self.problem.coder
+        found: dict[float, list[Tensor]] = {}
+        for name, role in places:
+            relative = coder.method.relative_rate(role, coder.sites[name]) if name else 1.0
+            found.setdefault(relative, []).append(self.trained[name, role])
+        return [{"params": tensors, "highest": self.rate * relative} for relative, tensors in found.items()]
 
     @property
     def due(self) -> bool:
@@ -174,7 +183,7 @@ class Training:
         for place in self.soft:
             self.adam.state.pop(self.trained.pop(place), None)
         self.soft = []
-        del self.adam.param_groups[1]
+        del self.adam.param_groups[-1]
         self.state.optimizer = self.adam.state_dict()
 
     def _decoded(self) -> dict[Place, Tensor]:

@@ -17,10 +17,11 @@ from adaptzip.core.gains import divisor
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import Parts, parts_of, whole
-from adaptzip.distillation.growing import grown
+from adaptzip.distillation.growing import GROWING, grown
 from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
+from adaptzip.distillation.pacing import check_even
 from adaptzip.distillation.placing import starting_from
 from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.quantising import fill
@@ -140,6 +141,7 @@ def prepare(
         UsageError, CheckFailedError: if the request makes no sense, or nothing fits the budget.
     """
     machines = machines or find_machines(request.device)
+    check_even(schedule, growing=request.allocate == GROWING)
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     read = _read(data, options)
@@ -159,7 +161,7 @@ def prepare(
     kept = encode(loaded, split[1], max_tokens=options.max_tokens, reading=reading)
     check_labels(loaded.kind, train_on, schedule.weights)
     counts = (len(train_on), len(kept))
-    told = longest(*counts, schedule.steps)
+    told = longest(*counts, schedule.most)
     say("fitting", 0.0)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)

@@ -71,6 +71,7 @@ class State:
         best_quantiser: its step.
         best_distance: its distance to the teacher on the held-out texts.
         best_step: when it was seen.
+        planned: updates and seconds of training, where the time of the whole run decided them.
         seconds: trained so far.
         loss, agreement: running means over batches.
     """
@@ -84,6 +85,7 @@ class State:
     best_quantiser: float = 0.0
     best_distance: float = inf
     best_step: int = 0
+    planned: tuple[int, float] | None = None
     seconds: float = 0.0
     loss: float = 0.0
     agreement: float = 0.0

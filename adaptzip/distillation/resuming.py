@@ -18,7 +18,7 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.atomic import atomic_file
 
-VERSION = 2
+VERSION = 3
 _DAMAGE = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 """What torch raises for a file that is none of its own."""
 _END = 2**20

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from adaptzip.adz.container import writer
 from adaptzip.distillation.distilling import Distilled, finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.machines import find_machines
+from adaptzip.distillation.pacing import paced
 from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
@@ -103,6 +104,7 @@ def carry_out(
     *,
     resume: bool = False,
     force: bool = False,
+    began: float | None = None,
     say: Callable[[str, float], None] = lambda *_: None,
     report: Callable[[Moment], None] = lambda _: None,
 ) -> tuple[Distilled, Setup]:
@@ -111,6 +113,7 @@ def carry_out(
     Args:
         resume: go on from the progress that is there; without any, begin.
         force: replace an existing output.
+        began: when the run began, by `time.monotonic`, where its minutes are stated; None for now.
 
     Raises:
         StoppedError: if a signal came; the progress is kept, and the best file so far written as `run.best`.
@@ -131,7 +134,7 @@ def carry_out(
             f"{run.progress}: a run was stopped here", hint="add --resume to go on, or remove that file to start anew"
         )
     try:
-        return _carry_out(run, force, say, report)
+        return _carry_out(run, force, time.monotonic() if began is None else began, say, report)
     except KeyboardInterrupt:
         if not run.progress.exists():
             raise
@@ -139,7 +142,7 @@ def carry_out(
 
 
 def _carry_out(
-    run: Run, force: bool, say: Callable[[str, float], None], report: Callable[[Moment], None]
+    run: Run, force: bool, began: float, say: Callable[[str, float], None], report: Callable[[Moment], None]
 ) -> tuple[Distilled, Setup]:
     machines = find_machines(run.request.device)
     if machines.first:
@@ -155,6 +158,8 @@ def _carry_out(
     state = (
         first_state(setup.problem, begun.step, begun.given) if before is None else on_device(before, machines.device)
     )
+    planned = paced(setup.problem, setup.schedule, state, setup.machines, began)
+    setup = replace(setup, schedule=planned)
     _train(run, setup, state, mark, report)
     if setup.machines.first and run.progress.exists():
         save_state(run.progress, state, mark)

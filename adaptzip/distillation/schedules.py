@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import cos, isfinite, pi
+from math import cos, inf, isfinite, pi
 
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.errors import UsageError
@@ -12,6 +12,8 @@ _WARM_UP = 20
 """Steps over which the learning rate rises."""
 _LAST_RATE = 0.01
 _TRIES = 20
+MOST_STEPS = 1_000_000
+"""Updates that are planned for a stated time, at most."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Schedule:
     """How long and how fast to train.
 
     Attributes:
-        steps: updates of the tensors.
+        steps: updates of the tensors; with `minutes` they are chosen.
         batch: texts per update, over all processes.
         micro: texts run through the model at once; None runs a batch whole.
         rate: learning rate of Adam, as a share of the root mean square that spreads the teacher's |dW| evenly over
@@ -27,6 +29,8 @@ class Schedule:
         quantised: share of the steps, the last ones, that run at the step of the file.
         every: steps between two files that are tried, in that part.
         seconds: time after which training ends; its parts are shorter then in proportion. None for no limit.
+        minutes: time of the whole run, with what comes before and after training, which decides the steps; None where
+            they are given.
         seed: of the order of texts.
         weights: of the losses.
     """
@@ -38,6 +42,7 @@ class Schedule:
     quantised: float = 0.5
     every: int = 50
     seconds: float | None = None
+    minutes: float | None = None
     seed: int = 0
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -52,6 +57,15 @@ class Schedule:
             raise UsageError(f"the quantised share is {self.quantised:g}, expected 0 to 1")
         if self.seconds is not None and not self.seconds > 0:
             raise UsageError(f"the time allowed is {self.seconds:g} s, expected more than 0")
+        if self.minutes is not None and not 0 < self.minutes < inf:
+            raise UsageError(f"the time of the run is {self.minutes:g} minutes, expected more than 0")
+        if self.minutes is not None and self.seconds is not None:
+            raise UsageError("a run has a time of its own, or training has: minutes and seconds are both given")
+
+    @property
+    def most(self) -> int:
+        """Most updates that there may be."""
+        return self.steps if self.minutes is None else MOST_STEPS
 
     @property
     def first_quantised(self) -> int:
@@ -63,12 +77,13 @@ class Schedule:
         return max(step / self.steps, 0.0 if self.seconds is None else min(1.0, seconds / self.seconds))
 
     def tries(self, step: int, seconds: float, before: float) -> bool:
-        """Whether a file is tried after this step; under a time limit also after every twentieth of the run.
+        """Whether a file is tried after this step; also after every twentieth of a run that time cuts short.
 
         Args:
             before: what was `done` before the step.
         """
-        crossed = self.seconds is not None and int(_TRIES * self.done(step, seconds)) > int(_TRIES * before)
+        cut = self.seconds is not None and seconds / self.seconds > step / self.steps
+        crossed = cut and int(_TRIES * self.done(step, seconds)) > int(_TRIES * before)
         return step % self.every == 0 or step == self.steps or crossed
 
     def is_quantised(self, step: int, seconds: float) -> bool:

@@ -32,11 +32,13 @@ class Tensors:
         shared: tensors that all modules share, by role.
         modules: the tensors of each module that has a rank, by role.
         ranks: its rank.
+        held: places of real tensors that stay as they are.
     """
 
     shared: dict[str, Tensor]
     modules: dict[str, dict[str, Tensor]]
     ranks: dict[str, int]
+    held: frozenset[Place] = frozenset()
 
     @property
     def numbers(self) -> int:
@@ -60,7 +62,7 @@ class Tensors:
             name: {role: new.get((name, role), tensor) for role, tensor in roles.items()}
             for name, roles in self.modules.items()
         }
-        return Tensors(shared, modules, self.ranks)
+        return Tensors(shared, modules, self.ranks, self.held)
 
 
 def scale_of(tensors: Tensors) -> float:
@@ -100,12 +102,12 @@ def _decoded(tensor: Tensor, spec: TensorSpec, step: float) -> Tensor:
 
 
 def trained_places(coder: AnyCoder, tensors: Tensors) -> list[Place]:
-    """Places of the real tensors: those that gradients reach."""
+    """Places of the real tensors that are not held: those that gradients reach."""
     real = {("", spec.role) for spec in coder.method.shared_layout(coder.config) if spec.kind == "real"}
     for name, rank in tensors.ranks.items():
         layout = coder.method.layout(coder.sites[name], rank, coder.config)
         real |= {(name, spec.role) for spec in layout if spec.kind == "real"}
-    return [place for place, _ in tensors.items() if place in real]
+    return [place for place, _ in tensors.items() if place in real - tensors.held]
 
 
 def trained_of(coder: AnyCoder, tensors: Tensors) -> dict[Place, Tensor]:

@@ -72,10 +72,13 @@ def fixed_size(compressed: Compressed) -> int:
     return writer.size(replace(compressed, chunks=[b""] * len(compressed.sites), grouped=b"", shared=b""))
 
 
-def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
+def exact(source: Original, method: str, version: int, seed: int) -> tuple[Compressed, int | None]:
     """A lossless file: every factor as it is, or every tensor of functions, which are extras.
 
     Of modules whose A began with known numbers, the steps that it moved are stored where that is smaller.
+
+    Returns:
+        The file, and the bytes of blocks that this saves; None where it saves none.
     """
     modules = dict(sorted(source.adapter.modules.items()))
     functions = () if modules else source.adapter.extras.values()
@@ -85,7 +88,8 @@ def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
     moved = _moved(source.frames, modules, sites, chunks)
     frames = source.frames.of(moved) if source.frames is not None and moved else None
     sizes = [modules[name].rank if name in moved else 0 for name in modules]
-    return Compressed(
+    saved = sum(len(chunks[name]) - len(less) for name, less in moved.items()) if moved else None
+    compressed = Compressed(
         method=method,
         method_version=version,
         config={"lossless": True},
@@ -99,6 +103,7 @@ def exact(source: Original, method: str, version: int, seed: int) -> Compressed:
         basis=None if frames is None else frames.reference,
         basis_sizes=sizes if moved else (),
     )
+    return compressed, saved
 
 
 def _moved(

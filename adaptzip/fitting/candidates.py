@@ -14,7 +14,7 @@ from adaptzip.core.survey import Allowance, AnyCandidate, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
 from adaptzip.fitting.assembly import assemble, stored_options
-from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, sites_within
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter, framed_sites
 from adaptzip.fitting.requests import Job
 from adaptzip.methods import REFERENCE, load_fittable
 
@@ -114,7 +114,7 @@ def empty_file(job: Job) -> Compressed:
     """The file without any module."""
     reference = load_fittable(REFERENCE)
     bare = fit_adapter(reference, reference.config_type(), replace(job.adapter, modules={}), job.context)
-    sites = sites_within(job.adapter, job.method, job.context)
+    sites = framed_sites(job.adapter, job.method, job.context)
     fitted = replace(bare, coder=replace(bare.coder, sites=sites))
     empty = assemble(job, fitted, _STEP, NOTHING_CODED, _STEP)
     return replace(empty, method=job.method.name, config=stored_options(job.config))

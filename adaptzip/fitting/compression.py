@@ -25,6 +25,7 @@ from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
+from adaptzip.fitting.seed_search import SeedSearch, search_note
 from adaptzip.methods import REFERENCE, fittable, load, load_fittable
 from adaptzip.models.hub import base_path
 
@@ -47,6 +48,7 @@ def compress(
     basis: str | Path | Basis | None = None,
     embed_basis: bool = False,
     start: str | Path | None = None,
+    search_starts: bool | SeedSearch = False,
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -76,10 +78,13 @@ def compress(
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
-        start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a record
-            beside the source, popular seeds, and `base` where the configuration tells of it; "none" does not; a seed,
-            or "SEED:OFFSET" with the numbers drawn before some module; "base"; or the path of a recorded start, of
-            another adapter that began alike or of a basis artefact, which is then needed to decode.
+        start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a recorded
+            seed beside the source, popular seeds, and directions of `base`; "none" does not; a seed, or "SEED:OFFSET"
+            with the numbers drawn before some module; "base"; or the path of a recorded start, of another adapter that
+            began alike or of a basis artefact, which is then needed to decode.
+        search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
+            first module: an hour of processor time or several, and numba, where there is no GPU. With `output` it can
+            be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
@@ -109,6 +114,8 @@ def compress(
         0.0
     """
     check_options(compress, fittable() if to == AUTO else (to,), options)
+    if search_starts is True:
+        search_starts = SeedSearch(note=None if output is None else search_note(output), progress=progress)
     request = Request(
         to=to,
         budget=Budget.of(budget),
@@ -124,6 +131,7 @@ def compress(
         basis=basis,
         embed_basis=embed_basis,
         start=start,
+        search_starts=search_starts,
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,
@@ -178,6 +186,7 @@ def job_of(source: Original, request: Request) -> Job | None:
 def _exact(source: Original, request: Request) -> Made:
     own = conventions(source.adapter.meta.dialect)
     method = load(own.takes[0]) if isinstance(own, FunctionDialect) else load_fittable(request.to)
-    compressed = exact(source, method.name, method.version, request.seed)
+    compressed, saved = exact(source, method.name, method.version, request.seed)
     compressed = replace(compressed, renamed=request.base_name is not None)
-    return Made(compressed, 0.0, writer.size(compressed), {name: m.rank for name, m in source.adapter.modules.items()})
+    ranks = {name: m.rank for name, m in source.adapter.modules.items()}
+    return Made(compressed, 0.0, writer.size(compressed), ranks, saved=saved)

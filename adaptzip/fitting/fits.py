@@ -232,7 +232,7 @@ def fit_adapter(
         context = replace(context, sensitivities=unweighted)
     if progress is not None:
         context = replace(context, progress=partial(progress, "preparing"))
-    sites = sites_within(adapter, method, context)
+    sites = framed_sites(adapter, method, context)
     context = replace(context, sites=sites)
     prepared: object = None
     if method.spans_modules:
@@ -268,7 +268,7 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
     return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
 
 
-def sites_within(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
+def framed_sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
     """Every module's shape and number, with its frame where the method takes frames."""
     sites = sites_of(adapter)
     if context.basis is None or not method.takes_frame:

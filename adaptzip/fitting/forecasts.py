@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
+from adaptzip.core.basis import BasisReference
 from adaptzip.core.progress import Progress
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
 from adaptzip.fitting.candidates import bare_size, candidates, with_ranks
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
-from adaptzip.fitting.framing import fit_framed
+from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
@@ -34,6 +35,9 @@ class Forecast:
         parameters: stored numbers, extras not counted.
         relative_error: |dW - dW'| / |dW|, weighted where there is calibration.
         ranks: rank of each module that is kept; {} where the setting was not fitted to tell.
+        frames: where the known directions come from that modules are coded in; None without.
+        framed, modules: how many modules are, and how many there are.
+        saved: bytes that these are expected to save; None without.
     """
 
     method: str
@@ -42,6 +46,10 @@ class Forecast:
     parameters: int
     relative_error: float
     ranks: Mapping[str, int]
+    frames: BasisReference | None = None
+    framed: int = 0
+    modules: int = 0
+    saved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
     control, limits = control_of(job, fitted)
     step, ranks = control.foresee(limits)
     size, error = fitted.predict(step, ranks)
+    saved, basis = foreseen_saving(fitted, step), fitted.coder.basis
     foreseen = control.steps.foreseen_size(size, ranks)
     return Forecast(
         method=job.method.name,
@@ -181,4 +190,8 @@ def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
         relative_error=sqrt(error / fitted.energy),
         ranks=ranks,
+        frames=None if saved is None or basis is None else basis.reference,
+        framed=sum(site.frame > 0 for site in fitted.sites.values()),
+        modules=len(fitted.sites),
+        saved=saved,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from adaptzip.bases.frames import affordable
@@ -29,21 +29,39 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     if not fitted.method.takes_frame or basis is None or not fitted.profiles:
         return [fitted]
     plain = replace(job, context=replace(job.context, basis=None))
+    if job.request.budget is not None and job.request.budget.unit == "parameters":
+        # Coordinates in a frame are numbers too, however few bits they take.
+        return [fitted, fit_candidate(plain, candidate, progress)]
     try:
         control, limits = control_of(job, fitted, progress)
         step, ranks = control.foresee(limits)
     except CheckFailedError:
         return [fitted, fit_candidate(plain, candidate, progress)]
-    gains = {name: fitted.method.frame_gain(profile, step) / 8 for name, profile in fitted.profiles.items()}
-    useful = {name: gain for name, gain in gains.items() if gain > _PLACED_BYTES}
+    useful = {name: gain for name, gain in _gains(fitted, step).items() if gain > _PLACED_BYTES}
     size = fitted.predict(step, ranks)[0]
-    saved = sum(useful.values()) - _NAMED_BYTES - _PLACED_BYTES * len(useful)
+    saved = _saved(useful)
     if not useful or saved < -_NEAR * size or not _affordable(fitted, useful, size - saved):
         return [fit_candidate(plain, candidate, progress)]
     if len(useful) < len(basis.modules):
         narrowed = replace(job, context=replace(job.context, basis=basis.of(useful)))
         fitted = fit_candidate(narrowed, candidate, progress)
     return [fitted] if saved > _NEAR * size else [fitted, fit_candidate(plain, candidate, progress)]
+
+
+def foreseen_saving(fitted: FittedAdapter, step: float) -> int | None:
+    """Bytes that a fit's frames are expected to save at a step, against none; None for a fit without frames."""
+    framed = fitted.method.takes_frame and any(site.frame for site in fitted.sites.values())
+    return max(0, round(_saved(_gains(fitted, step)))) if framed else None
+
+
+def _gains(fitted: FittedAdapter, step: float) -> dict[str, float]:
+    """Bytes that each module is expected to take less in its frame, at what its error is worth."""
+    return {name: fitted.method.frame_gain(profile, step) / 8 for name, profile in fitted.profiles.items()}
+
+
+def _saved(gains: Mapping[str, float]) -> float:
+    """What modules save, less what it takes to name the start and their places in it."""
+    return sum(gains.values()) - _NAMED_BYTES - _PLACED_BYTES * len(gains)
 
 
 def _affordable(fitted: FittedAdapter, names: Collection[str], size: float) -> bool:

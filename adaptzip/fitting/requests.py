@@ -28,6 +28,7 @@ from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.fits import survey_of
+from adaptzip.fitting.seed_search import SeedSearch
 from adaptzip.methods import REFERENCE, load_fittable
 
 AUTO = "auto"
@@ -52,6 +53,7 @@ class Request:
     basis: str | Path | Basis | None = None
     embed_basis: bool = False
     start: str | Path | None = None
+    search_starts: bool | SeedSearch = False
     calibration: str | Path | None = None
     allocate: str | None = None
     ranks: Mapping[str, int] | None = None
@@ -81,6 +83,10 @@ class Request:
             check_name(self.base_name)
         if asked_start(self.start).kind == "base" and self.base is None:
             raise UsageError("the start is the base model's, and no base model was given", hint="add --base DIR")
+        if self.search_starts and (self.basis is not None or asked_start(self.start).kind != "auto"):
+            raise UsageError(
+                "the start is given, and all seeds are to be searched for it", hint="drop search_starts, or the start"
+            )
         if self.allocate is not None:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
@@ -122,6 +128,7 @@ def _check_types(request: Request) -> None:
         ("seed", request.seed, int, "a whole number"),
         ("ranks", request.ranks, Mapping | None, "a mapping from modules' names to ranks"),
         ("device", request.device, str, "text"),
+        ("search_starts", request.search_starts, bool | SeedSearch, "True, False or a SeedSearch"),
     ):
         if not isinstance(value, kind):
             raise UsageError(f"{name} is {value!r}, expected {expected}")

@@ -19,7 +19,7 @@ from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, OutO
 from adaptzip.fitting.assembly import assemble, fixed_size
 from adaptzip.fitting.candidates import candidates, smallest, with_ranks
 from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter
-from adaptzip.fitting.framing import fit_framed
+from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome
@@ -61,6 +61,7 @@ class Made:
         ranks: rank of each module that was kept.
         distortion: the error but for what the settings leave out at every step.
         tried: every method that was considered, where the choice was left open.
+        saved: bytes that known directions are expected to save, in a lossless file exactly; None where none are used.
     """
 
     compressed: Compressed
@@ -69,6 +70,7 @@ class Made:
     ranks: Mapping[str, int]
     distortion: float = 0.0
     tried: tuple[Tried, ...] = ()
+    saved: int | None = None
 
 
 def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> Made:
@@ -160,7 +162,8 @@ def _coded(job: Job, fitted: FittedAdapter, progress: Progress | None) -> Made:
     compressed = assemble(job, fitted, outcome.step, outcome.coded, outcome.error)
     if job.source.sensitivities:
         compressed = _with_plain_error(job, compressed)
-    return Made(compressed, outcome.error, writer.size(compressed), _kept(outcome), outcome.distortion)
+    saved = foreseen_saving(fitted, outcome.step)
+    return Made(compressed, outcome.error, writer.size(compressed), _kept(outcome), outcome.distortion, saved=saved)
 
 
 def _kept(outcome: Outcome) -> dict[str, int]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import read_basis
 from adaptzip.bases.frames import cut_frames, frames_of_start, possible
-from adaptzip.bases.starts.files import NOTE, read_start, start_note
+from adaptzip.bases.starts.files import NOTE, TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.requests import Request
+from adaptzip.fitting.seed_search import SeedSearch, search
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.reconstruction import reference_at
 
-_OF_BASE = ("pissa", "olora", "corda", "eva", "loftq")
-"""What PEFT's `init_lora_weights` begins with where A begins with directions of the base."""
+_OF_BASE = 0.5
+"""An A with this share of its energy in directions of the base began with them: of PiSSA, OLoRA and the like."""
 _FURTHER = 1 << 25
 """Numbers of the stream that are looked through where the seed is given."""
 
@@ -43,8 +45,10 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     asked = asked_start(request.start)
     if asked.kind == "none":
         return None
-    if request.basis is not None:
+    if request.basis is not None and not asked.given:
         found: Basis | None = request.basis if isinstance(request.basis, Basis) else read_basis(request.basis)
+        if request.embed_basis or found is None or found.reference.source == "embedded":
+            return None  # No file holds a frame, and of this basis there may be no other.
     else:
         found = _asked(asked, source, adapter, request)
     frames = None if found is None else _fitting(found, adapter)
@@ -64,12 +68,29 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     if asked.kind == "seed":
         return _of_start(_of_seed(asked.seed, asked.offset, adapter), adapter)
     recorded = None if isinstance(source, Adapter) else start_note(source)
-    if recorded is not None:
-        return _recorded(recorded, adapter)
+    noted = None if recorded is None or _kept_whole(recorded) else _recorded(recorded, adapter)
+    if noted is not None:
+        return noted
     found = find_start(adapter.modules, POPULAR)
-    if found is None and request.base is not None and _began_with_base(adapter):
+    if found is None and request.base is not None and _began_with_base(adapter, request.base):
         return _of_base(adapter, request)
+    if found is None and request.search_starts:
+        how = request.search_starts if isinstance(request.search_starts, SeedSearch) else SeedSearch()
+        found = search(adapter, how, request.device)
     return _of_start(found, adapter)
+
+
+def _kept_whole(note: Path) -> bool:
+    """Whether a start is kept as tensors, which a file would need beside it: that has to be asked for."""
+    if not isinstance(read_start(note), KeptStart):
+        return False
+    warnings.warn(
+        f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with --start "
+        f"{note.parent}, and then needs them to be decoded; they are left alone",
+        AdaptzipWarning,
+        stacklevel=6,
+    )
+    return True
 
 
 def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | None:
@@ -78,9 +99,21 @@ def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | No
     return start_at(adapter.modules, seed, offset)
 
 
-def _began_with_base(adapter: Adapter) -> bool:
-    began = adapter.meta.config.get("init_lora_weights")
-    return isinstance(began, str) and began.startswith(_OF_BASE)
+def _began_with_base(adapter: Adapter, base: str | Path) -> bool:
+    """Whether the smallest module's A lies in the first directions of its base weight.
+
+    No configuration tells: adapters of PiSSA and the like are plain ones of twice the rank before others can read them.
+    """
+    fitting = {name: module for name, module in adapter.modules.items() if possible(module.rank, module.shape[1])}
+    if not fitting:
+        return False
+    name = min(fitting, key=lambda name: fitting[name].shape[0] * fitting[name].shape[1])
+    try:
+        found = basis_from_base(BaseModel.open(base), sites_of(adapter), fitting[name].rank, only=(name,))
+    except AdaptzipError:
+        return False  # A base that lacks a module serves calibration well enough.
+    A, V = fitting[name].A.detach().cpu().double(), found.modules[name].V.cpu().double()
+    return float((A @ V).square().sum()) > _OF_BASE * float(A.square().sum()) and V.shape[0] > 2 * V.shape[1]
 
 
 def _of_start(found: FoundStart | None, adapter: Adapter) -> Basis | None:

@@ -98,6 +98,7 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     config_type = Config
     roles = ("U", "C", "V")
     takes_frame = True
+    rests = ("V",)
     grows = True
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
@@ -144,6 +145,15 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         plain = replace(profile, frame=0, outside=None)
         kept = [_worth(one, step)[: self.rank(one, step)].sum() for one in (profile, plain)]
         return float(kept[0] - kept[1]) / (BIT_WEIGHT * step**2)
+
+    def kept_in_frame(self, profile: SvdProfile) -> list[float]:
+        share = 1.0 if profile.outside is None else 1 - profile.outside
+        kept: list[float] = (np.square(profile.singular) * share).tolist()
+        return kept
+
+    def relative_rate(self, role: str, site: Site) -> float:
+        """Coordinates in a frame are few, and as much larger: what moves a row by the same share is as well."""
+        return float(np.sqrt(site.out / site.frame)) if role == "C" else 1.0
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
         bits, error = _component_costs(profile, step)

@@ -41,6 +41,7 @@ class Point:
         weighted_error: the same as the base model's activations see it; None without calibration.
         options: the method's options, settled.
         bound: bytes that the Gaussian bound allows at this error, the extras' bytes included; None for no error.
+        known_bound: the same for a reader who knows where A began; None where nobody does, and for no error.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Point:
     weighted_error: float | None
     options: Mapping[str, Any]
     bound: int | None = None
+    known_bound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Bench:
         points: files by method, each from large to small.
         missed: what could not be made.
         bound: (relative error, bytes) of the Gaussian bound, the extras' bytes included.
+        known_bound: the same for a reader who knows where A began; empty where nobody does.
         yardsticks: simple ways to store the factors, the extras' bytes included.
         source_bytes: of the source's weight file.
         extras_bytes: of the packed extras, which are part of every size here.
@@ -81,6 +84,7 @@ class Bench:
     yardsticks: tuple[Yardstick, ...]
     source_bytes: int
     extras_bytes: int
+    known_bound: tuple[tuple[float, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The bench as JSON values."""
@@ -89,7 +93,8 @@ class Bench:
             "extras_bytes": self.extras_bytes,
             "points": [{**asdict(point), "options": dict(point.options)} for point in self.points],
             "missed": [asdict(row) for row in self.missed],
-            "bound": [{"relative_error": error, "bytes": size} for error, size in self.bound],
+            "bound": _as_rows(self.bound),
+            "known_bound": _as_rows(self.known_bound),
             "yardsticks": [asdict(row) for row in self.yardsticks],
         }
 
@@ -127,15 +132,29 @@ def bench(
         found, failed = _method(loaded, replace(plain, to=name), targets, _part(progress, name, number, len(chosen)))
         points += found
         missed += failed
-    extras, parts = len(loaded.extras.payload), components(loaded.adapter)
+    extras, known = len(loaded.extras.payload), components(loaded.adapter, loaded.frames)
+    errors, parts = [point.relative_error for point in points], known.unknown
+    told = loaded.frames is not None
     return Bench(
-        points=tuple(replace(point, bound=_bound_at(parts, extras, point.relative_error)) for point in points),
+        points=tuple(
+            replace(
+                point,
+                bound=_bound_at(parts, extras, point.relative_error),
+                known_bound=_bound_at(known, extras, point.relative_error) if told else None,
+            )
+            for point in points
+        ),
         missed=tuple(missed),
-        bound=_bound(parts, extras, [point.relative_error for point in points]),
+        bound=_bound(parts, extras, errors),
+        known_bound=_bound(known, extras, errors) if told else (),
         yardsticks=tuple(replace(row, bytes=row.bytes + extras) for row in yardsticks(loaded.adapter)),
         source_bytes=loaded.bytes,
         extras_bytes=extras,
     )
+
+
+def _as_rows(bound: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
+    return [{"relative_error": error, "bytes": size} for error, size in bound]
 
 
 def _method(

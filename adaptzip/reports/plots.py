@@ -178,9 +178,11 @@ def _method(axes: Any, points: Sequence[Point], number: int) -> None:
 
 
 def _references(axes: Any, bench: Bench) -> None:
-    if bench.bound:
-        sizes, errors = [size for _, size in bench.bound], [error for error, _ in bench.bound]
-        axes.plot(sizes, errors, color="black", linestyle="--", linewidth=1.2, label="Gaussian bound", zorder=2)
+    bounds = (("Gaussian bound", "--", bench.bound), ("with the start known", "-.", bench.known_bound))
+    for label, style, bound in bounds:
+        if bound:
+            sizes, errors = [size for _, size in bound], [error for error, _ in bound]
+            axes.plot(sizes, errors, color="black", linestyle=style, linewidth=1.2, label=label, zorder=2)
     for row in bench.yardsticks:
         if row.relative_error:
             axes.axvline(row.bytes, color=_GREY, linewidth=1, linestyle=":", zorder=1)

@@ -22,6 +22,7 @@ from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.functions import functions
 from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reconstruct_native
 
+_HASH_SHOWN = 8
 AGREEMENT = 1e-3
 """How far, relatively, the stated error may be from the measured one: machines sum in different orders."""
 
@@ -116,6 +117,7 @@ def verify(
         Check("structure", True, "hashes and structure are intact"),
         Check("decoding", True, f"all {len(restored.modules)} modules decode"),
         Check("numbers", True, "all are finite"),
+        *_made_again(compressed),
     ]
     stated = compressed.provenance.relative_error
     if source is None:
@@ -132,6 +134,19 @@ def verify(
     return VerifyReport(
         compressed.method, stated, found.relative_error, tuple(checks), found.modules, found.weighted_error
     )
+
+
+def _made_again(compressed: Compressed) -> Iterator[Check]:
+    """Known directions that modules were decoded in, which had to be made again or found for that."""
+    reference, framed = compressed.basis, sum(size > 0 for size in compressed.basis_sizes)
+    if reference is None or not framed or reference.source == "embedded":
+        return
+    modules = "1 module" if framed == 1 else f"{framed:,} modules"
+    if reference.start is not None:
+        yield Check("start", True, f"made again from seed {reference.start.seed} for {modules}")
+        return
+    origin = "made again from the base weights" if reference.source == "base" else "given"
+    yield Check("start", True, f"{origin}, of hash {reference.hash[:_HASH_SHOWN]}..., for {modules}")
 
 
 def _refuse_models(path: Path) -> None:

@@ -34,7 +34,7 @@ def clean(result: Result) -> None:
     assert "warning" not in result.err
 
 
-@pytest.mark.parametrize("words", [[], ["--lossless"], ["--to", "vblora", "--budget", "22%"], ["-n"]])
+@pytest.mark.parametrize("words", [[], ["--lossless"], ["--to", "vblora", "--budget", "14%"], ["-n"]])
 def test_compress(words: list[str], local: Path) -> None:
     out = local.parent / "out.adz"
     warned(run("compress", local, "-o", out, *words))

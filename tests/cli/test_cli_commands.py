@@ -340,7 +340,7 @@ def test_diff(adapter: Path, archive: Path) -> None:
     result = run("diff", adapter, archive, "--max-error", "0.01")
     assert result.code == 1
     assert "all modules" in result.out
-    assert re.fullmatch(r"error: \S+: the relative error is 0.0\d+, expected at most 0.01\n", result.err)
+    assert re.fullmatch(r"error: \S+: the relative error is 0\.\d+, expected at most 0.01\n", result.err)
 
 
 def test_diff_of_adapters_with_other_modules(adapter: Path, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from tests.cli.test_cli_reference import documented
 
 SHORT = ("--steps", "6", "--batch-size", "2", "--budget", "6kB", "--label-field", "label", "--device", "cpu")
 
+LONG = SHORT[2:]
+"""The same without the length of training."""
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -90,12 +93,19 @@ def test_time_ends_a_run_with_the_usual_output(place: Workplace) -> None:
     assert place.out.exists()
 
 
+def test_the_minutes_of_a_run_decide_its_steps(place: Workplace) -> None:
+    """A thousandth of a minute holds nothing; what else minutes do is in tests/distillation/test_pacing.py."""
+    refused(place.distill(*LONG, "--minutes", "0.001"), 1, "0.001 minutes hold no update")
+    assert not place.out.exists()
+
+
 def test_the_options_have_the_library_s_defaults() -> None:
     """They are repeated, because reading them from the library would load torch for --help."""
     given = {name: p.default for name, p in inspect.signature(distill).parameters.items()}
     schedule, weights = Schedule(), LossWeights()
-    assert [given[name] for name in ("steps", "batch_size", "micro_batch", "rate", "seed")] == [
-        schedule.steps, schedule.batch, schedule.micro, schedule.rate, schedule.seed,
+    assert (given["steps"], schedule.steps) == (None, 1000)  # As the help says.
+    assert [given[name] for name in ("batch_size", "micro_batch", "rate", "seed")] == [
+        schedule.batch, schedule.micro, schedule.rate, schedule.seed,
     ]  # fmt: skip
     assert {name: given[name] for name in vars(weights)} == vars(weights)
 
@@ -106,6 +116,9 @@ def test_bad_input_is_one_line(place: Workplace) -> None:
     refused(place.distill(*SHORT, "--data", empty), 2, "empty.jsonl")
     refused(place.distill(*SHORT, "--text-field", "body"), 2, "body")
     refused(place.distill(*SHORT, "--max-time", "soon"), 2, "--max-time soon")
+    refused(place.distill(*SHORT, "--minutes", "2"), 2, "--minutes decides how long training is, and so does --steps")
+    refused(place.distill("--minutes", "2", "--max-time", "9s"), 2, "and so does --max-time")
+    refused(place.distill("--budget", "6kB", "--minutes", "-1"), 2, "the time of the run is -1 minutes")
     refused(place.distill(*SHORT, "--to", "auto"), 2, "one method")
     refused(place.distill(*SHORT, "--base", place.teacher), 2, "holds an adapter, expected a base model")
     refused(place.distill(*SHORT, "--kl", "0"), 2, "every loss has the weight 0")

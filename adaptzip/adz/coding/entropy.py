@@ -103,7 +103,7 @@ def _encode_alone(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
         encode_uniform(coder, _GUARD, 2)
     noted = _Noted()
     _note_classes(noted, Contexts(), None, blocks)
-    _encode_numbers(coder, blocks)
+    coder = _encode_numbers(coder, blocks)
     noted.encode(coder)
     encode_uniform(coder, np.array([rank - 1]), max_rank)
     return _bytes(coder)
@@ -145,7 +145,7 @@ def encode_group(modules: Sequence[tuple[Hashable, Coded]], max_rank: int) -> by
         notes.append(noted)
     coder = stream.stack.AnsCoder()
     for (_, module), noted in zip(reversed(modules), reversed(notes), strict=True):
-        _encode_numbers(coder, module.blocks)
+        coder = _encode_numbers(coder, module.blocks)
         noted.encode(coder)
     found = _bytes(coder)
     return found if fits(sum(module.numbers for _, module in modules), len(found)) else None
@@ -202,12 +202,14 @@ def _note_classes(noted: _Noted, contexts: Contexts, kind: Hashable, blocks: Seq
     contexts.classes(noted, kind, sizes, [block.classes for block in real])
 
 
-def _encode_numbers(coder: Any, blocks: Sequence[Block]) -> None:
+def _encode_numbers(coder: Any, blocks: Sequence[Block]) -> Any:
+    """Encode tensors, and give the coder to go on with."""
     for block in reversed(blocks):
         if isinstance(block, Levels):
-            encode_levels(coder, block)
+            coder = encode_levels(coder, block)
         else:
             encode_uniform(coder, block.numbers.reshape(-1), block.size)
+    return coder
 
 
 def _decode_blocks(coder: Any, contexts: Contexts, kind: Hashable, specs: Sequence[TensorSpec]) -> list[Block]:

@@ -1,11 +1,13 @@
-"""Coding the levels of a tensor of real numbers, run by run, under the tables of its rows' classes."""
+"""Coding the levels of a tensor of real numbers, one by one, under the tables of its rows' classes.
+
+Where much is to be coded, that is compiled (`kernels.levels`); what is interpreted here gives the same bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from adaptzip.adz.coding import tables
 from adaptzip.adz.coding.tables import LEVELS, NOTHING, Class
-from adaptzip.adz.coding.trellis import Quantised, lanes_of, next_states
+from adaptzip.adz.coding.trellis import Quantised, next_states
+from adaptzip.core import compiled
 from adaptzip.errors import FormatError
 
 ESCAPE = 2 * LEVELS + 1
@@ -22,10 +25,10 @@ ESCAPE = 2 * LEVELS + 1
 _LENGTHS = 24
 _LONGEST = 20
 """Most bits of an escape's excess and the row's raw bits together, so that every level is below 2^22."""
-_SHORT = 32
-"""Runs of up to this many numbers are encoded many at a time."""
-_TOGETHER = 256
-"""How many such runs: each of their numbers takes a row of weights."""
+_TOGETHER = 4096
+"""Numbers that are encoded in one call: each takes a row of weights."""
+_MOST_WORDS = 3
+"""A number's symbol, escape and raw bits take fewer words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +39,22 @@ class Levels:
     classes: tuple[Class, ...]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run of elements in decoding order that lie in one row and one stage."""
-
-    start: int
-    stop: int
-    row: int
-
-
-def _runs(rows: int, width: int) -> Iterator[_Run]:
-    """Runs in decoding order: stage by stage, cut where a row ends."""
-    numbers = rows * width
-    lanes = lanes_of(numbers)
-    cuts = sorted({*range(0, numbers, lanes), *range(0, numbers, width), numbers})
-    for start, stop in pairwise(cuts):
-        yield _Run(start, stop, start // width)
-
-
 @cache
 def _weights() -> NDArray[np.float64]:
     """(tables, 2, symbols): the share of each symbol."""
     frequency = tables.frequencies().astype(np.float64)
     both = (frequency[..., LEVELS:0:-1], frequency[..., : LEVELS + 1], frequency[..., LEVELS + 1 :])
     return np.concatenate(both, axis=-1) / tables.TOTAL
+
+
+@cache
+def lefts() -> NDArray[np.uint32]:
+    """(tables, 2, symbols + 1): where each symbol's interval begins (formats/adz-1.md, 5.2), and 2^24."""
+    weights = _weights()
+    symbols = weights.shape[-1]
+    before = np.cumsum(weights, axis=-1) - weights
+    begin = np.floor(before * (2.0**24 - symbols)) + np.arange(symbols)
+    return np.concatenate([begin, np.full((*begin.shape[:2], 1), 2**24)], axis=-1).astype(np.uint32)
 
 
 @cache
@@ -87,62 +82,62 @@ def decode_uniform(coder: Any, count: int, size: int) -> NDArray[np.int32]:
     return result
 
 
-def encode_levels(coder: Any, block: Levels) -> None:
-    """Encode a tensor's levels; rows of the class NOTHING take no room."""
-    levels = block.quantised.levels.reshape(-1)
-    coded = [run for run in _runs(*block.quantised.levels.shape) if block.classes[run.row].shape != NOTHING]
+def encode_levels(coder: Any, block: Levels) -> Any:
+    """Encode a tensor's levels, and give the coder to go on with; rows of the class NOTHING take no room."""
+    if compiled.worthwhile(block.quantised.levels.size):
+        return _encode_compiled(coder, block)
+    encode_interpreted(coder, block)
+    return coder
 
-    def batch(place: tuple[int, _Run]) -> tuple[bool, int]:
-        index, run = place
-        short = run.stop - run.start <= _SHORT and not block.classes[run.row].raw_bits
-        plain = short and int(np.abs(levels[run.start : run.stop]).max()) <= LEVELS
-        return plain, index // _TOGETHER if plain else 0
 
-    for (plain, _), places in groupby(enumerate(reversed(coded)), batch):
-        runs = [run for _, run in places]
-        if plain:
-            _encode_together(coder, runs[::-1], block)
+def _encode_compiled(coder: Any, block: Levels) -> Any:
+    from adaptzip.adz.coding.kernels.levels import encode
+
+    levels, quantiser = block.quantised.levels, block.quantised.quantiser
+    position, state = coder.pos()
+    before = coder.get_compressed()[:position]
+    words = np.empty(_MOST_WORDS * levels.size, dtype=np.uint32)
+    state, count = encode(np.uint64(state), levels, quantiser, *_models(block.classes), lefts().reshape(-1), words)
+    last = [state & 0xFFFFFFFF, state >> 32] if state >> 32 else [state][: int(state > 0)]
+    return stream.stack.AnsCoder(np.concatenate([before, words[:count], np.array(last, dtype=np.uint32)]))
+
+
+def encode_interpreted(coder: Any, block: Levels) -> None:
+    """`encode_levels` without numba, as many numbers together as have no escape and no raw bits."""
+    raw, table = (np.repeat(of_row, block.quantised.levels.shape[1]) for of_row in _models(block.classes))
+    coded = np.flatnonzero(table >= 0)
+    raw, table = raw[coded], table[coded]
+    levels = block.quantised.levels.reshape(-1)[coded]
+    quantiser = block.quantised.quantiser.reshape(-1)[coded].astype(np.int64)
+    alone = (raw > 0) | (np.abs(levels) > LEVELS)
+    ends = [*(np.flatnonzero(alone[1:] | alone[:-1]) + 1), len(levels)] if len(levels) else []
+    for start, stop in reversed(list(zip([0, *ends], ends, strict=False))):
+        if alone[start]:
+            _encode_number(coder, int(levels[start]), int(raw[start]), int(table[start]), int(quantiser[start]))
             continue
-        for run in runs:
-            part = slice(run.start, run.stop)
-            _encode_run(coder, block.classes[run.row], levels[part], block.quantised.quantiser.reshape(-1)[part])
+        for first in reversed(range(start, stop, _TOGETHER)):
+            part = slice(first, min(first + _TOGETHER, stop))
+            symbols = (levels[part] + LEVELS).astype(np.int32)
+            coder.encode_reverse(symbols, _any_model(), _weights()[table[part], quantiser[part]])
 
 
-def _encode_together(coder: Any, runs: Sequence[_Run], block: Levels) -> None:
-    """Encode short runs without escapes and raw bits in one call: each call takes as long as tens of numbers."""
-    numbers = np.concatenate([np.arange(run.start, run.stop) for run in runs])
-    of_run = np.repeat(np.arange(len(runs)), [run.stop - run.start for run in runs])
-    table = np.array([block.classes[run.row].table for run in runs])[of_run]
-    quantiser = block.quantised.quantiser.reshape(-1)[numbers].astype(np.int64)
-    order = np.argsort(2 * of_run + quantiser, kind="stable")
-    symbols = (block.quantised.levels.reshape(-1)[numbers] + LEVELS)[order].astype(np.int32)
-    coder.encode_reverse(symbols, _any_model(), _weights()[table[order], quantiser[order]])
-
-
-def _encode_run(coder: Any, c: Class, levels: NDArray[np.int32], quantiser: NDArray[np.uint8]) -> None:
-    raw = c.raw_bits
-    half = (1 << raw) >> 1
-    high = (levels + half) >> raw
+def _encode_number(coder: Any, level: int, raw: int, table: int, quantiser: int) -> None:
+    high = level
     if raw:
-        encode_uniform(coder, (levels + half) & ((1 << raw) - 1), 1 << raw)
-    outside = np.abs(high) > LEVELS
-    if outside.any():
-        _encode_escapes(coder, high[outside])
-    symbols = np.where(outside, ESCAPE, high + LEVELS).astype(np.int32)
-    if raw:
-        coder.encode_reverse(symbols, _level_model(c.table, 0))
-        return
-    odd = quantiser.astype(bool)
-    coder.encode_reverse(symbols[odd], _level_model(c.table, 1))
-    coder.encode_reverse(symbols[~odd], _level_model(c.table, 0))
+        high = (level + (1 << raw - 1)) >> raw
+        _encode(coder, (level + (1 << raw - 1)) & ((1 << raw) - 1), 1 << raw)
+    symbol = high + LEVELS
+    if abs(high) > LEVELS:
+        symbol = ESCAPE
+        length = (abs(high) - LEVELS).bit_length() - 1
+        _encode(coder, abs(high) - LEVELS - (1 << length), 1 << length)
+        _encode(coder, int(high < 0), 2)
+        _encode(coder, length, _LENGTHS)
+    coder.encode_reverse(np.array([symbol], dtype=np.int32), _level_model(table, 0 if raw else quantiser))
 
 
-def _encode_escapes(coder: Any, high: NDArray[np.int32]) -> None:
-    excess = np.abs(high) - LEVELS - 1
-    length = int(excess.max()).bit_length()
-    encode_uniform(coder, excess, 1 << length)
-    encode_uniform(coder, (high < 0).astype(np.int32), 2)
-    encode_uniform(coder, np.array([length]), _LENGTHS)
+def _encode(coder: Any, number: int, size: int) -> None:
+    encode_uniform(coder, np.array([number]), size)
 
 
 def decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) -> Quantised:
@@ -151,65 +146,75 @@ def decode_levels(coder: Any, rows: int, width: int, classes: Sequence[Class]) -
     Raises:
         FormatError: if a level is beyond the format's.
     """
-    lanes = lanes_of(rows * width)
-    levels = np.empty(rows * width, dtype=np.int32)
-    quantiser = np.empty(rows * width, dtype=np.uint8)
-    state = np.zeros(lanes, dtype=np.uint8)
-    models = [_RowModels.of(c) for c in classes]
-    for run in _runs(rows, width):
-        first = run.start % lanes
-        lane = state[first : first + run.stop - run.start]
-        q: NDArray[np.uint8] = lane & np.uint8(1)
-        k = _decode_run(coder, models[run.row], q)
-        levels[run.start : run.stop] = k
-        quantiser[run.start : run.stop] = q
-        lane[:] = _NEXT.take(2 * lane.astype(np.int16) + (k & 1))
-    return Quantised(levels.reshape(rows, width), quantiser.reshape(rows, width))
+    if compiled.worthwhile(rows * width):
+        return _decode_compiled(coder, rows, width, classes)
+    return decode_interpreted(coder, rows, width, classes)
 
 
-_NEXT = next_states().reshape(-1)
+def _decode_compiled(coder: Any, rows: int, width: int, classes: Sequence[Class]) -> Quantised:
+    from adaptzip.adz.coding.kernels.levels import decode
+
+    found = Quantised(np.empty((rows, width), dtype=np.int32), np.empty((rows, width), dtype=np.uint8))
+    position, state = coder.pos()
+    words = np.concatenate([np.zeros(1, dtype=np.uint32), coder.get_compressed()[:position]])
+    raw, table = _models(classes)
+    own = lefts().reshape(-1), _guesses(), found.levels, found.quantiser
+    state, position, wrong = decode(np.uint64(state), words, position, raw, table, *own)
+    if wrong:
+        raise _too_long(wrong)
+    coder.seek(position, int(state))
+    return found
 
 
-@dataclass(frozen=True)
-class _RowModels:
-    """What decoding needs of a row's class: no models where all its numbers are 0."""
-
-    raw_bits: int
-    even: Any = None
-    odd: Any = None
-
-    @classmethod
-    def of(cls, c: Class) -> _RowModels:
-        if c.shape == NOTHING:
-            return cls(0)
-        return cls(c.raw_bits, _level_model(c.table, 0), _level_model(c.table, 1))
+def _models(classes: Sequence[Class]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Raw bits and table of each row; table -1 where all its numbers are 0."""
+    raw = np.array([c.raw_bits for c in classes], dtype=np.int64)
+    return raw, np.array([-1 if c.shape == NOTHING else c.table for c in classes], dtype=np.int64)
 
 
-def _decode_run(coder: Any, models: _RowModels, quantiser: NDArray[np.uint8]) -> NDArray[np.int32]:
-    if models.even is None:
-        return np.zeros(len(quantiser), dtype=np.int32)
-    raw = models.raw_bits
+@cache
+def _guesses() -> NDArray[np.uint8]:
+    """The symbol that holds the least quantile of each place, table by table and quantiser by quantiser."""
+    from adaptzip.adz.coding.kernels.levels import GUESSED_BITS
+
+    least = np.arange(2**GUESSED_BITS) << (24 - GUESSED_BITS)
+    rows = lefts().reshape(-1, lefts().shape[-1])
+    return np.concatenate([np.searchsorted(row, least, side="right") - 1 for row in rows]).astype(np.uint8)
+
+
+def decode_interpreted(coder: Any, rows: int, width: int, classes: Sequence[Class]) -> Quantised:
+    """`decode_levels` without numba."""
+    state, following = 0, next_states().tolist()
+    levels, quantiser = [], []
+    for c in classes:
+        models = None if c.shape == NOTHING else (_level_model(c.table, 0), _level_model(c.table, 1))
+        for _ in range(width):
+            level = 0 if models is None else _decode_number(coder, models[0 if c.raw_bits else state & 1], c.raw_bits)
+            levels.append(level)
+            quantiser.append(state & 1)
+            state = following[state][level & 1]
+    return Quantised(
+        np.array(levels, dtype=np.int32).reshape(rows, width), np.array(quantiser, dtype=np.uint8).reshape(rows, width)
+    )
+
+
+def _decode_number(coder: Any, model: Any, raw: int) -> int:
+    high = int(coder.decode(model)) - LEVELS
+    if high > LEVELS:
+        length = _decode(coder, _LENGTHS)
+        if length + raw > _LONGEST:
+            raise _too_long(length)
+        negative = _decode(coder, 2)
+        high = LEVELS + (1 << length) + _decode(coder, 1 << length)
+        high = -high if negative else high
     if raw:
-        symbols: NDArray[np.int32] = coder.decode(models.even, len(quantiser))
-    else:
-        symbols = np.empty(len(quantiser), dtype=np.int32)
-        odd = quantiser.view(np.bool_)
-        ones = int(np.count_nonzero(odd))
-        symbols[~odd] = coder.decode(models.even, len(quantiser) - ones)
-        symbols[odd] = coder.decode(models.odd, ones)
-    high = symbols - LEVELS
-    if symbols.max() == ESCAPE:
-        outside = symbols == ESCAPE
-        high[outside] = _decode_escapes(coder, int(outside.sum()), raw)
-    if raw:
-        high = (high << raw) + decode_uniform(coder, len(high), 1 << raw) - (1 << raw >> 1)
+        high = (high << raw) + _decode(coder, 1 << raw) - (1 << raw - 1)
     return high
 
 
-def _decode_escapes(coder: Any, count: int, raw: int) -> NDArray[np.int32]:
-    length = int(decode_uniform(coder, 1, _LENGTHS)[0])
-    if length + raw > _LONGEST:
-        raise FormatError(f"a level is beyond the format's: its escape has {length} bits above {raw} raw ones")
-    sign = 1 - 2 * decode_uniform(coder, count, 2)
-    excess = decode_uniform(coder, count, 1 << length)
-    return sign * (excess + LEVELS + 1)
+def _decode(coder: Any, size: int) -> int:
+    return int(decode_uniform(coder, 1, size)[0])
+
+
+def _too_long(length: int) -> FormatError:
+    return FormatError(f"a level is beyond the format's: its escape has {length} bits")

@@ -14,8 +14,8 @@ from adaptzip.adz.coding import entropy, tables
 from adaptzip.adz.coding.classes import choose_classes
 from adaptzip.adz.coding.entropy import Block, Layout, Whole
 from adaptzip.adz.coding.levels import Levels
-from adaptzip.adz.coding.tables import Class
-from adaptzip.adz.coding.trellis import MAX_LEVEL, Quantised, quantise
+from adaptzip.adz.coding.search import quantise
+from adaptzip.adz.coding.trellis import MAX_LEVEL, Quantised
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.family import BASIS_U, BASIS_V, AnyFamily, MethodConfig
@@ -365,7 +365,6 @@ def _first_classes(target: Tensor, step: float) -> tuple[Any, Tensor]:
     ratio = target.abs().mean(1) / deviation.clamp(min=torch.finfo(torch.float32).tiny)
     scales = tables.scale_index(deviation.double().cpu().numpy() / step)
     shapes = tables.shape_index(ratio.double().cpu().numpy())
-    models = [Class(int(shape), int(scale)) for shape, scale in zip(shapes, scales, strict=True)]
     free = len(tables.bits()) - 1
-    index = np.array([free if model.raw_bits else model.table for model in models])
+    index = np.where(tables.raw_bits(scales) > 0, free, shapes * tables.SCALES + scales)
     return scales, torch.from_numpy(index).to(target.device)

@@ -54,6 +54,11 @@ class Class:
         return self.shape * SCALES + self.scale - STEPS_PER_OCTAVE * self.raw_bits
 
 
+def raw_bits(scales: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`Class.raw_bits` of many scales."""
+    return np.maximum(0, -(-(scales - SCALES + 1) // STEPS_PER_OCTAVE))
+
+
 @cache
 def frequencies() -> NDArray[np.uint16]:
     """(tables, 2, LEVELS + 2): frequency of |k| = 0..LEVELS (for k > 0, of either sign) and of an escape."""

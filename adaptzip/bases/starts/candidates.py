@@ -106,16 +106,20 @@ def _first_rows(A: Tensor) -> Tensor:
 
 
 def likely_first(found: Sequence[Candidate], most: int) -> list[Candidate]:
-    """Those that may stand early in the stream: of each kind of module the first layer's, the most alike a start first.
+    """Those that may stand early in the stream: `first_of_kinds`, and the others after them."""
+    firsts = first_of_kinds(found)
+    return (firsts + [one for one in found if one not in firsts])[:most]
+
+
+def first_of_kinds(found: Sequence[Candidate]) -> list[Candidate]:
+    """Of each kind of module the first layer's, the most alike a start first.
 
     Which kind comes first is not known, as the order of names is not that of modules in the model.
     """
     kinds: dict[str, Candidate] = {}
     for one in found:
         kinds.setdefault(re.sub(r"\d+", "#", one.names[0]), one)
-    firsts = sorted(kinds.values(), key=lambda one: one.kurtosis)
-    rest = [one for one in found if kinds[re.sub(r"\d+", "#", one.names[0])] is not one]
-    return (firsts + rest)[:most]
+    return sorted(kinds.values(), key=lambda one: one.kurtosis)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -90,7 +90,8 @@ def measured(
     for name, numbers in matrices(generator, seed, within_limits(generator, places)):
         A, whole = modules[name].A.detach().to("cpu", torch.float32), torch.from_numpy(numbers).float()
         lengths = torch.linalg.norm(A) * torch.linalg.norm(whole)
-        correlations[name] = abs(float((A * whole).sum(dtype=torch.float64) / lengths))
+        correlation = abs(float((A * whole).sum(dtype=torch.float64) / lengths))
+        correlations[name] = min(correlation, 1.0)  # NaN, of an A of zeros, stays one.
     alike = sorted(name for name, value in correlations.items() if value >= LEAST_CORRELATION)
     kept = within_limits(generator, {name: places[name] for name in alike})
     return FoundStart(generator, seed, kept, {name: correlations[name] for name in kept}) if kept else None

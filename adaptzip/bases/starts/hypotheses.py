@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptzip.bases.starts.candidates import Candidate, candidates, likely_first
+from adaptzip.bases.starts.candidates import Candidate, candidates, first_of_kinds
 from adaptzip.bases.starts.generators import BLOCK, NORMAL, UNIFORM
 from adaptzip.bases.starts.parities import parities
 from adaptzip.core.adapter import LoraFactors
@@ -41,7 +41,7 @@ def predicted(modules: Mapping[str, LoraFactors], before: Sequence[int] = (0,)) 
         before: numbers that were drawn before the adapter was made, each to be tried; see `drawn_before`.
     """
     found = []
-    for one in likely_first(candidates(modules), _KINDS):
+    for one in first_of_kinds(candidates(modules))[:_KINDS]:
         layers = one.size + one.A.shape[0] * one.out
         for generator in (UNIFORM, NORMAL):
             if generator in one.looks():

@@ -1,4 +1,4 @@
-"""Trying many seeds at parities of their states: compiled by numba, the extra `search`, or by torch on a GPU."""
+"""Trying many seeds at parities of their states: compiled by numba, or by torch on a GPU."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scanner(device: torch.device) -> Scan:
     if device.type != "cpu":
         return lambda seeds, rows, expected: scan_with_torch(seeds, rows, expected, device)
     if find_spec("numba") is None:
-        raise RefusedError("trying every seed on a CPU needs the package numba", hint="pip install 'adaptzip[search]'")
+        raise RefusedError("trying every seed on a CPU needs the package numba", hint="pip install numba")
     return _compiled()
 
 

@@ -25,7 +25,7 @@ from adaptzip.adz.coding.packing import (
     unpack_tensors,
 )
 from adaptzip.adz.coding.tables import Class
-from adaptzip.adz.coding.trellis import Quantised, lanes_of, stages_of, values
+from adaptzip.adz.coding.trellis import Quantised, values
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import ExtraEntry, PackedExtras, Site, TensorSpec
@@ -222,9 +222,9 @@ def back(level: int, scale: int) -> int:
 @pytest.mark.parametrize(
     ("scale", "last"),
     [
-        (30, 32 + 2**20 - 2),  # an excess of 20 bits, even
-        (41, 2 * (32 + 2**19 - 1)),  # one raw bit, an excess of 19
-        (47, 4 * (32 + 2**18 - 1)),  # two raw bits, an excess of 18
+        (30, 31 + 2**21 - 1),  # an excess of 20 bits
+        (41, 2 * (31 + 2**20 - 1)),  # one raw bit, an excess of 19
+        (47, 4 * (31 + 2**19 - 1)),  # two raw bits, an excess of 18
     ],
 )
 def test_an_escape_and_its_raw_bits_have_twenty_bits(scale: int, last: int) -> None:
@@ -252,11 +252,6 @@ def test_a_byte_stands_for_at_most_16384_numbers() -> None:
 @pytest.mark.parametrize(("kind", "bound", "size"), [("index", 7, 7), ("simplex", 7, 4), ("simplex", 8, 5)])
 def test_values_of_whole_numbers(kind: str, bound: int, size: int) -> None:
     assert size_of(TensorSpec("i", 1, 1, kind, bound=bound)) == size  # type: ignore[arg-type]
-
-
-def test_lanes_are_of_128_stages_and_of_64_in_large_blocks() -> None:
-    assert [stages_of(n) for n in (1, 32767, 32768, 10**6)] == [128, 128, 64, 64]
-    assert [lanes_of(n) for n in (1, 128, 129, 32767, 32768, 32769)] == [1, 1, 2, 256, 512, 513]
 
 
 def test_values_of_levels() -> None:

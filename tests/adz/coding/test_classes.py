@@ -31,7 +31,9 @@ def test_larger_levels_are_never_much_likelier() -> None:
 
 def test_wider_rows_have_fewer_zeros() -> None:
     zeros = PROBABILITY.reshape(len(SHAPES), SCALES, 2, -1)[..., 0]
-    assert (np.diff(zeros, axis=1) < 0.05).all()
+    assert (np.diff(zeros[..., 0], axis=1) < 0.05).all()
+    # Where nearly all is 0, the search hardly ever comes to quantiser 1.
+    assert (np.diff(zeros[:, 8:, 1], axis=1) < 0.05).all()
     assert (zeros[:, 0] > 0.9).all()
     assert (zeros[:, -1] < 0.17).all()
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import adaptzip
-from adaptzip.adz.coding import entropy, tables, trellis
+from adaptzip.adz.coding import entropy, search, tables, trellis
 from adaptzip.adz.coding.classes import choose_classes
 from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.packing import pack_tensors, unpack_tensors
@@ -34,19 +34,16 @@ FREE = len(tables.bits()) - 1
 
 def quantise(block: torch.Tensor, classes: list[Class], step: float = 1.0) -> trellis.Quantised:
     index = torch.tensor([FREE if c.raw_bits else c.table for c in classes])
-    return trellis.quantise([block], [index], torch.from_numpy(tables.bits()), step)[0]
+    return search.quantise([block], [index], torch.from_numpy(tables.bits()), step)[0]
 
 
 def follows_the_trellis(quantised: trellis.Quantised) -> bool:
-    """Whether each lane's quantisers are those that its levels lead to."""
-    levels, quantiser = quantised.levels.reshape(-1), quantised.quantiser.reshape(-1)
-    lanes = trellis.lanes_of(len(levels))
-    for lane in range(lanes):
-        state = 0
-        for level, used in zip(levels[lane::lanes], quantiser[lane::lanes], strict=True):
-            if used != state & 1:
-                return False
-            state = int(trellis.next_states()[state, level & 1])
+    """Whether the quantisers are those that the levels lead to."""
+    state = 0
+    for level, used in zip(quantised.levels.reshape(-1), quantised.quantiser.reshape(-1), strict=True):
+        if used != state & 1:
+            return False
+        state = int(trellis.next_states()[state, level & 1])
     return True
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -75,6 +75,7 @@ values = st.recursive(
 fields = st.sampled_from(["r", "lora_alpha", "target_modules", "use_dora", "velora_config", "z", "bias", ""])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(fields, values, max_size=8), st.integers(0, 12), st.booleans())
 def test_configurations_come_back(changes: dict[str, Any], number: int, ordered: bool) -> None:
     config = read_config([number, {}]) | changes

@@ -1,0 +1,161 @@
+"""Coding levels as `adaptzip.adz.coding.levels` does, on the coder's state and words (formats/adz-1.md, 5.1).
+
+Of each row there are its raw bits and its table; a table below 0 stands for a row of zeros. `lefts` has of each table,
+quantiser and symbol where its interval begins, and 2^24; `guesses` the first symbol that may hold a quantile, by its
+highest bits. Both are flat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from adaptzip.adz.coding.tables import LEVELS
+from adaptzip.adz.coding.trellis import PARITY_CHECK
+from adaptzip.core.compiled import compiled
+
+GUESSED_BITS = 8
+"""Bits of a quantile that `guesses` are found by."""
+LENGTHS = 24
+LONGEST = 20
+_ESCAPE = 2 * LEVELS + 1
+_COLUMNS = 2 * LEVELS + 3
+_PLACES = 2**GUESSED_BITS
+_FED_BACK = PARITY_CHECK[0] >> 1
+_BY_PARITY = PARITY_CHECK[1] >> 1
+_PRECISION = np.uint64(24)
+_HIGHEST = np.uint64(64 - 24)
+_MASK = np.uint64(2**24 - 1)
+_WHOLE = np.uint64(2**24)
+_WORD = np.uint64(32)
+_LEAST = np.uint64(2**32)
+_UNGUESSED = np.uint64(24 - GUESSED_BITS)
+
+
+@compiled
+def _push(state: Any, left: Any, share: Any, words: Any, count: Any) -> Any:
+    """Encode a symbol whose interval begins at `left` and is `share` wide."""
+    if (state >> _HIGHEST) >= share:
+        words[count] = np.uint32(state & np.uint64(2**32 - 1))
+        count += 1
+        state >>= _WORD
+    high = state // share
+    return (high << _PRECISION) + (state - high * share) + left, count
+
+
+@compiled
+def _push_uniform(state: Any, number: Any, size: Any, words: Any, count: Any) -> Any:
+    if size <= 1:
+        return state, count
+    share = _WHOLE // np.uint64(size)
+    left = share * np.uint64(number)
+    return _push(state, left, _WHOLE - left if number == size - 1 else share, words, count)
+
+
+@compiled
+def _push_number(state: Any, level: Any, raw: Any, lefts: Any, at: Any, words: Any, count: Any) -> Any:
+    """Encode what follows a symbol, and the symbol; `at` is where its model begins."""
+    high = np.int64(level)
+    if raw:
+        high += 1 << (raw - 1)
+        state, count = _push_uniform(state, high & ((1 << raw) - 1), 1 << raw, words, count)
+        high >>= raw
+    symbol = np.int64(high + LEVELS)
+    if abs(high) > LEVELS:
+        symbol = np.int64(_ESCAPE)
+        excess, length = abs(high) - LEVELS, 0
+        while excess >> (length + 1):
+            length += 1
+        state, count = _push_uniform(state, excess - (1 << length), 1 << length, words, count)
+        state, count = _push_uniform(state, 1 if high < 0 else 0, 2, words, count)
+        state, count = _push_uniform(state, length, LENGTHS, words, count)
+    left = np.uint64(lefts[at + symbol])
+    return _push(state, left, np.uint64(lefts[at + symbol + 1]) - left, words, count)
+
+
+@compiled
+def encode(state: Any, levels: Any, quantiser: Any, raw: Any, tables: Any, lefts: Any, words: Any) -> Any:
+    """Encode levels (rows, width); the state, and how many words were put in `words`, which has room for them."""
+    rows, width = levels.shape
+    count = 0
+    for row in range(rows - 1, -1, -1):
+        if tables[row] < 0:
+            continue
+        for i in range(width - 1, -1, -1):
+            q = 0 if raw[row] else np.int64(quantiser[row, i])
+            at = (2 * tables[row] + q) * _COLUMNS
+            state, count = _push_number(state, levels[row, i], raw[row], lefts, at, words, count)
+    return state, count
+
+
+@compiled
+def _pop(state: Any, left: Any, share: Any, words: Any, count: Any) -> Any:
+    """Take a symbol's interval off the state."""
+    state = (state >> _PRECISION) * share + (state & _MASK) - left
+    more = (state < _LEAST) & (count > 0)
+    refilled = (state << _WORD) | np.uint64(words[count])
+    return refilled if more else state, count - more
+
+
+@compiled
+def _pop_uniform(state: Any, size: Any, words: Any, count: Any) -> Any:
+    if size <= 1:
+        return 0, state, count
+    share = _WHOLE // np.uint64(size)
+    number = min((state & _MASK) // share, np.uint64(size - 1))
+    left = number * share
+    state, count = _pop(state, left, _WHOLE - left if number == np.uint64(size - 1) else share, words, count)
+    return np.int64(number), state, count
+
+
+@compiled
+def _pop_rest(state: Any, high: Any, raw: Any, words: Any, count: Any) -> Any:
+    """What follows a symbol in rows of raw bits, and after an escape; a level beyond the format's for one too long."""
+    if high > LEVELS:
+        length, state, count = _pop_uniform(state, LENGTHS, words, count)
+        if length + raw > LONGEST:
+            return np.int64(length) << 32, state, count
+        negative, state, count = _pop_uniform(state, 2, words, count)
+        excess, state, count = _pop_uniform(state, 1 << length, words, count)
+        high = LEVELS + (1 << length) + excess
+        high = -high if negative else high
+    if raw:
+        low, state, count = _pop_uniform(state, 1 << raw, words, count)
+        high = (high << raw) + low - (1 << (raw - 1))
+    return high, state, count
+
+
+@compiled
+def decode(
+    state: Any, words: Any, count: int, raw: Any, tables: Any, lefts: Any, guesses: Any, levels: Any, quantiser: Any
+) -> Any:
+    """Decode levels and quantisers (rows, width); the state, the words left, and 0 or the length of a wrong escape.
+
+    Args:
+        words, count: of which so many are left; one stands before them.
+    """
+    rows, width = levels.shape
+    trellis = np.int64(0)
+    for row in range(rows):
+        bits, first = raw[row], 2 * tables[row]
+        for i in range(width):
+            q = trellis & 1
+            k = np.int64(0)
+            if first >= 0:
+                table = first + (0 if bits else q)
+                quantile = state & _MASK
+                at = table * _COLUMNS + np.int64(guesses[table * _PLACES + np.int64(quantile >> _UNGUESSED)])
+                while np.uint64(lefts[at + 1]) <= quantile:
+                    at += 1
+                left = np.uint64(lefts[at])
+                state, count = _pop(state, left, np.uint64(lefts[at + 1]) - left, words, count)
+                k = at - table * _COLUMNS - LEVELS
+                if k > LEVELS or bits:
+                    k, state, count = _pop_rest(state, k, bits, words, count)
+                    if k >> 32 > 0:
+                        return state, count, k >> 32
+            levels[row, i] = k
+            quantiser[row, i] = q
+            trellis = (trellis >> 1) ^ (q * _FED_BACK) ^ ((k & 1) * _BY_PARITY)
+    return state, count, 0

@@ -1,0 +1,36 @@
+"""What a terminal shows while a command works."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+
+import pytest
+
+from adaptzip.cli._output import Output
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_logged_stands_beside_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, logger = Terminal(), logging.getLogger("adaptzip.core.compiled")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Output().progress() as report:
+        report("coding", 0.5)
+        logger.info("compiling\nfor long")
+    logger.info("afterwards")
+    assert "compiling for long" in terminal.getvalue()
+    assert "afterwards" not in terminal.getvalue()
+
+
+def test_elsewhere_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with Output().progress() as report:
+        report("coding", 0.5)
+        logging.getLogger("adaptzip.core.compiled").info("compiling")
+    assert not plain.getvalue()
