@@ -27,10 +27,10 @@ import zstandard
 from numpy.typing import NDArray
 
 try:
-    from formats.decoder_starts import BrokenStart, frame, start_matrices
+    from formats.decoder_starts import BrokenStart, frame, outputs, start_matrices
     from formats.decoder_starts import Module as StartModule
 except ImportError:  # As a program, from its own folder.
-    from decoder_starts import BrokenStart, frame, start_matrices  # type: ignore[import-not-found,no-redef]
+    from decoder_starts import BrokenStart, frame, outputs, start_matrices  # type: ignore[import-not-found,no-redef]
     from decoder_starts import Module as StartModule  # type: ignore[no-redef]
 
 _PACKAGE = Path(__file__).resolve().parent.parent / "adaptzip"
@@ -57,7 +57,7 @@ class Module(NamedTuple):
     """The factors of one update, scaling * B @ A. Those of a lossless file are `Tensor`s, others float32 arrays.
 
     `stored` are the module's own tensors: multiples of the step, or whole numbers. A lossless file and a zero update
-    have none.
+    have none, nor has a module of a method whose tensors are all shared.
     """
 
     A: Any
@@ -67,13 +67,15 @@ class Module(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A module's (out, in), how its base weight lies, a convolution's kernel, and the directions of its frame."""
+    """A module's (out, in), how its base weight lies, a convolution's kernel, the directions of its frame, and its
+    number: its place in the order of the names."""
 
     out: int
     width: int
     layout: str
     kernel: tuple[int, ...]
     frame: int = 0
+    number: int = 0
 
 
 Basis = Mapping[str, tuple[Floats, Floats]]
@@ -109,9 +111,10 @@ def decode(data: bytes, basis: Basis | None = None) -> Decoded:
     shared, packed = payload[: head.shared], payload[sum(sizes) :]
     need(bool(head.extras) == (len(packed) > 0), "extras and their table do not belong together")
     check_belongings(head)
-    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], sizes[1], basis)
+    plan = plan_of(head, shared, payload[sum(sizes[:2]) : sum(sizes)], sum(sizes[:2]), basis)
     if plan.method.frames and head.basis_sizes:
         sites = {name: site._replace(frame=size) for (name, site), size in zip_sizes(head)}
+    sites = {name: site._replace(number=number) for number, (name, site) in enumerate(sites.items())}
     modules, position = {}, head.shared
     gains = head.gains or (0,) * len(sites)
     if head.grouped:
@@ -738,16 +741,20 @@ def decode_block(chunk: bytes, max_rank: int, shapes: Shapes) -> list[NDArray[np
     return tensors
 
 
-def decode_group(data: bytes, max_rank: int, modules: Sequence[tuple[Kind, Shapes]]) -> list[list[NDArray[np.int64]]]:
-    """Section 6.7: the tensors of each module; none of a zero one."""
+def decode_group(
+    data: bytes, max_rank: int, modules: Sequence[tuple[Kind, Shapes]]
+) -> list[list[NDArray[np.int64]] | None]:
+    """Section 6.7: the tensors of each module; None for a zero one."""
     need(0 < len(data) <= LARGEST_GROUP, "the one bit string of the modules is too long")
-    coder, contexts, numbers, found = Ans(data), Contexts(), 0, []
+    found: list[list[NDArray[np.int64]] | None] = []
+    coder, contexts, numbers = Ans(data), Contexts(), 0
     for kind, shapes in modules:
         rank = contexts.rank(coder, kind, max_rank)
         specs = shapes(rank) if rank else []
         numbers += sum(spec.rows * spec.width for spec in specs)
         need_room(numbers, len(data))
-        found.append(decode_tensors(coder, contexts, kind, specs))
+        tensors = decode_tensors(coder, contexts, kind, specs)
+        found.append(tensors if rank else None)
     coder.finish()
     return found
 
@@ -962,7 +969,7 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
     """Decode what modules share and take, make or decode the basis (section 7.2).
 
     Args:
-        size: bytes of all blocks.
+        size: bytes of all blocks, the shared one among them.
     """
     metadata = head.metadata
     method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
@@ -1046,7 +1053,7 @@ def decode_module(chunk: bytes, name: str, site: Site, gain: int, plan: Plan) ->
     """The factors of one module."""
     if plan.config.get("lossless", False):
         return decode_exact(chunk, site, plan.first.get(name))
-    stored = decode_block(chunk, plan.metadata["max_rank"], specs_of(site, plan, len(chunk))) if chunk else []
+    stored = decode_block(chunk, plan.metadata["max_rank"], specs_of(site, plan, len(chunk))) if chunk else None
     return module_of(stored, name, site, gain, plan)
 
 
@@ -1097,9 +1104,9 @@ def need_factors(numbers: int, size: int) -> None:
     need(numbers <= FACTOR_NUMBERS_PER_BYTE * (size + 64), "larger factors than so few bytes can stand for")
 
 
-def module_of(stored: Sequence[NDArray[np.int64]], name: str, site: Site, gain: int, plan: Plan) -> Module:
-    """The factors of decoded tensors; of none, those of a zero update."""
-    if not stored:
+def module_of(stored: Sequence[NDArray[np.int64]] | None, name: str, site: Site, gain: int, plan: Plan) -> Module:
+    """The factors of decoded tensors; of None, those of a zero update."""
+    if stored is None:
         return Module(np.zeros((0, site.width), np.float32), np.zeros((site.out, 0), np.float32), 1.0)
     with np.errstate(all="ignore"):
         A, B = plan.method.factors(stored, name, site, plan)
@@ -1462,7 +1469,53 @@ ADP = Method(
     linear=False,
 )
 
-METHODS = {"svd": SVD, "vblora": VBLORA, "lora-xs": CORE, "lora-sb": CORE, "loretta": LORETTA, "loretta-adp": ADP}
+# methods/unilora.md
+
+
+def unilora_check(config: Config) -> None:
+    check_options(config, {"numbers": (int, type(None)), "rank": (int,), "seed": (int,), "scale": (float,)})
+    need(config.get("numbers") is None or config["numbers"] >= 1, "'numbers' is out of range")
+    need(1 <= config.get("rank", 4) <= 2**20, "'rank' is out of range")
+    need(config.get("seed", 0) >= 0, "'seed' is out of range")
+    scale = config.get("scale", 1.0)
+    need(math.isfinite(scale) and scale > 0 and math.frexp(scale)[0] == 0.5, "'scale' is no power of two")
+
+
+def unilora_shared(config: Config) -> list[Spec]:
+    need(config.get("numbers") is not None, "an option is missing")
+    return [Spec(1, config["numbers"])]
+
+
+def unilora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
+    rank, scale = site.frame or plan.config.get("rank", 4), np.float32(plan.config.get("scale", 1.0))
+    theta = plan.shared[0][0].astype(np.float32) * plan.step
+    n, d = site.out * rank, len(theta)
+    drawn = outputs((65536 * plan.config.get("seed", 0) + site.number) % 2**32)
+    x = [next(drawn) for _ in range(n)]
+    order = sorted(range(n), key=lambda k: x[k])
+    entries = [theta[(order[k] + site.number * n) % d] * (-scale if x[k] % 2 else scale) for k in range(n)]
+    B = np.array(entries, np.float32).reshape(site.out, rank)
+    if site.frame:
+        return plan.frames[name].T.astype(np.float32), B
+    length = np.float32(1.0 / np.sqrt(np.float64(site.width)))
+    signs = [-length if next(drawn) % 2 else length for _ in range(rank * site.width)]
+    return np.array(signs, np.float32).reshape(rank, site.width), B
+
+
+UNILORA = Method(
+    unilora_check,
+    lambda _, __, ___: [],
+    lambda _, __: 1,
+    unilora_factors,
+    unilora_shared,
+    lambda site, rank, config: rank * (site.frame or config.get("rank", 4)),
+    frames=True,
+)
+
+METHODS = {
+    "svd": SVD, "vblora": VBLORA, "lora-xs": CORE, "lora-sb": CORE, "loretta": LORETTA, "loretta-adp": ADP,
+    "unilora": UNILORA,
+}  # fmt: skip
 
 
 # 8. Packed tensors ---------------------------------------------------------------------------------------------------

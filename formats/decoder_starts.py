@@ -75,7 +75,12 @@ def check_limits(generator: str, seed: int, modules: Mapping[str, Module]) -> No
 
 
 def _outputs(seed: int) -> Iterator[int]:
-    """Section 1.1: the low 24 bits of each output."""
+    """The low 24 bits of each output."""
+    return (word & 0xFFFFFF for word in outputs(seed))
+
+
+def outputs(seed: int) -> Iterator[int]:
+    """Section 1.1."""
     x = [seed & WORD]
     for k in range(1, 624):
         x.append((1812433253 * (x[-1] ^ (x[-1] >> 30)) + k) & WORD)
@@ -87,7 +92,7 @@ def _outputs(seed: int) -> Iterator[int]:
         z ^= z >> 11
         z ^= (z << 7) & 0x9D2C5680
         z ^= (z << 15) & 0xEFC60000
-        yield (z ^ (z >> 18)) & 0xFFFFFF
+        yield z ^ (z >> 18)
 
 
 def _uniform(w: list[int], count: int) -> Whole:

@@ -63,6 +63,7 @@ APART = {
     "vblora-k3-levels",
     "loretta-delta",
     "finest",
+    "unilora",
 }
 """Files whose modules are blocks of their own, as those of large files are; of the others most are grouped."""
 NEAR = {"lora-xs": "B", "lora-sb": "B", "loretta": "AB", "loretta-adp": "AB"}
@@ -285,6 +286,8 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "lora-sb-gains": (mixed, {"to": "lora-sb", "max_error": 0.2, "weights": True}),
     "lora-sb-file": (mixed, {"to": "lora-sb", "basis": TEAM, "max_error": 0.1}),
     "lora-xs-embedded": (mixed, {"to": "lora-xs", "basis": TEAM, "embed_basis": True, "max_error": 0.1}),
+    "unilora": (odd, {"to": "unilora", "numbers": 90, "seed": 7}),
+    "unilora-frame": (partial(begun, "uniform"), {"to": "unilora", "numbers": 100, "generator": "uniform"}),
     "loretta-delta": (odd, {"to": "loretta", "order": "delta", "max_error": 0.1}),
     "loretta-delta-coarse": (mixed, {"to": "loretta", "order": "delta", "max_error": 0.5}),
     "loretta-rep": (
@@ -391,7 +394,7 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
         writer.write(replace(compress(make(), **plain), extras=packed), path)
         return
     if "generator" in options:
-        write_begun(make(), path, options["generator"], lossless=plain.pop("lossless", False))
+        write_begun(make(), path, options["generator"], {k: v for k, v in plain.items() if k != "start"})
         return
     if "distilled" in options:
         compressed = compress(make(), **plain)
@@ -409,12 +412,14 @@ def write(make: Callable[[], Adapter], path: Path, options: Mapping[str, Any]) -
     writer.write(make_from(source, request).compressed, path)
 
 
-def write_begun(adapter: Adapter, path: Path, generator: str, *, lossless: bool) -> None:
-    """A file of modules that begin with a generator's numbers."""
+def write_begun(adapter: Adapter, path: Path, generator: str, options: Mapping[str, Any]) -> None:
+    """A file of modules that begin with a generator's numbers; lossless, of a method of its own, or at an error."""
+    own = {name: value for name, value in options.items() if name not in ("to", "lossless")}
+    said = {name: value for name, value in options.items() if name not in own}
     start = Start(generator, SEED, tuple(place.offset for place in PLACES.values()), 0.97)
     sizes = {name: place.rank for name, place in PLACES.items()}
     modules = frames_of_start(start, sites_of(adapter), sizes)
-    request = Request(start="none", lossless=lossless, max_error=None if lossless else 0.05)
+    request = Request(start="none", **said, options=own, max_error=None if said else 0.05)
     source = load_source(adapter, request)
     frames = Basis(modules, BasisReference("start", max(sizes.values()), start=start))
     writer.write(make_from(replace(source, frames=frames), request).compressed, path)

@@ -71,6 +71,7 @@ class Site:
         out, width: shape of its update, (out, in).
         layout, kernel: how the base weight lies (`adapter.Layout`), and the sizes of a convolution's kernel.
         frame: directions of the module's frame, for methods that code in-vectors in one; 0 without.
+        number: the module's place among the sorted names of its file, where it is coded or decoded; 0 elsewhere.
 
     Example:
         >>> adaptzip.Site(out=6, width=8)
@@ -82,6 +83,7 @@ class Site:
     layout: str = "linear"
     kernel: tuple[int, ...] = ()
     frame: int = field(default=0, repr=False)
+    number: int = field(default=0, repr=False)
 
 
 Figures = tuple[float | None, float | None, float | None]

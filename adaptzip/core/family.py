@@ -84,6 +84,10 @@ class Family(ABC, Generic[ConfigT]):
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: ConfigT) -> tuple[Tensor, Tensor]:
         """Factors A (rank, in) and B (out, rank) with dW' = B @ A; differentiable in the real tensors."""
 
+    def native(self, tensors: Mapping[str, Tensor], site: Site, config: ConfigT) -> Mapping[str, Tensor]:
+        """What dialects that write the method's own tensors are given of a module: these, and what a seed decides."""
+        return tensors
+
 
 AnyFamily: TypeAlias = Family[Any]
 """A family whose types only it knows."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis
+from adaptzip.core.compressed import Site
 from adaptzip.core.family import ConfigT, Family
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Allowance, Candidate, Survey
@@ -48,6 +49,7 @@ class FitContext:
             `takes_frame`.
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
+        sites: every module of the adapter as `reconstruct` will be given it, zero updates included.
         progress: called with the share of `prepare` that is done.
 
     Example:
@@ -61,6 +63,7 @@ class FitContext:
     basis: Basis | None = None
     sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
     ranks: Mapping[str, int] | None = None
+    sites: Mapping[str, Site] = field(default_factory=lambda: MappingProxyType({}))
     progress: Callable[[float], None] | None = None
 
 
@@ -87,6 +90,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     spans_modules: ClassVar[bool] = False
     """Whether it looks at the whole adapter before it fits any module: without, neither `candidates` nor `prepare` is
     asked, and a method that overrides one of them has to say so."""
+
+    fits_little: ClassVar[bool] = False
+    """Whether a fit keeps next to nothing of an update, so that only training makes its files act like it: no choice
+    between methods falls on it, and training begins with all that the settings hold."""
 
     def candidates(self, survey: Survey, config: ConfigT, allowance: Allowance) -> Sequence[Candidate[ConfigT]]:
         """Settings worth fitting, best first, with what `config` leaves open decided.

@@ -22,7 +22,7 @@ from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
 from adaptzip.distillation.in_frames import held_in_frames, in_frames, still_in_frames
 from adaptzip.distillation.quantising import Written, code
-from adaptzip.distillation.tensors import Tensors, start
+from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of, start
 from adaptzip.distillation.trainable import as_trainable, trained
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.asked_starts import asked_start
@@ -33,6 +33,7 @@ from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
+from adaptzip.fitting.steps import round_step
 from adaptzip.methods import load_fittable
 from adaptzip.restoring.reconstruction import coder_of
 
@@ -188,6 +189,8 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     tensors = start(fitted, ranks, step)
     if inside is not None:
         tensors = held_in_frames(fitted.coder, tensors)
+    if fitted.method.fits_little:
+        step = round_step(FIRST_STEP * scale_of(tensors))
     coded, _ = code(fitted.coder, tensors, step)
     plan = assemble(job, fitted, step, coded, LONGEST_ERROR)
     if limit is None:
@@ -234,7 +237,7 @@ def _check_parameters(numbers: int, limit: Budget) -> None:
 def _step_and_ranks(
     job: Job, fitted: FittedAdapter, room: int, more: float, limit: int | None
 ) -> tuple[float, dict[str, int]]:
-    """As a fit would have them; every module has the whole rank where the basis holds next to nothing of the update."""
+    """As a fit would have them; every module has the whole rank where a fit holds next to nothing of the update."""
     control, limits = control_of(job, fitted)
     control = replace(control, reserved=room)
     if limit is not None and limit <= room:
@@ -258,9 +261,9 @@ def _step_and_ranks(
 
 
 def _untrained(job: Job) -> bool:
-    """Whether the directions were made without the adapter, so that what a fit keeps says little."""
+    """Whether what a fit keeps says little: the method's all do, or the directions were made without the adapter."""
     basis = job.context.basis
-    return job.method.needs_basis and basis is not None and basis.reference.source == "base"
+    return job.method.fits_little or (job.method.needs_basis and basis is not None and basis.reference.source == "base")
 
 
 def _for_training(source: Original, request: Request, room: int) -> Request:
@@ -274,7 +277,7 @@ def _for_training(source: Original, request: Request, room: int) -> Request:
     sites = list(sites_of(source.adapter).values())
     numbers = limit.amount if limit and limit.unit == "parameters" else 0
     if limit and not numbers:
-        plain = prepare_job(source, Request(device=request.device, seed=request.seed))
+        plain = prepare_job(replace(source, frames=None), Request(device=request.device, seed=request.seed))
         left = (limit.bytes_for(source.bytes) or 0) - writer.size(empty_file(plain)) - room
         numbers = 8 * max(0, left) / _BITS
     rank = 1

@@ -41,13 +41,18 @@ class InFrames:
 def in_frames(job: Job, candidate: AnyCandidate, room: int) -> InFrames | None:
     """A fit whose components are chosen by what they keep within their frames.
 
-    None where there are no frames, or so much room that leaving them pays.
+    None where there are no frames, nothing is stored outside them anyway, or so much room that leaving them pays.
 
     Args:
         room: bytes for blocks.
     """
     basis = job.context.basis
-    if not job.method.takes_frame or basis is None or job.request.allocate is not None or job.request.ranks is not None:
+    if (
+        not as_trainable(job.method).rests
+        or basis is None
+        or job.request.allocate is not None
+        or job.request.ranks is not None
+    ):
         return None
     whole = fit_candidate(job, candidate)
     numbers = 8 * room / _BITS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import sqrt
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from adaptzip.core.compressed import Compressed, Provenance, Site
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod, RankedConfig
 from adaptzip.distillation.beginning import MORE, Beginning, fitted_or_read
 from adaptzip.distillation.quantising import code
-from adaptzip.distillation.tensors import Tensors
+from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fitting.assembly import LONGEST_ERROR, stored_options
 from adaptzip.fitting.loading import pack_extras
@@ -29,8 +28,6 @@ from adaptzip.models.live.running import LoadedModel
 
 _BITS = 3.0
 """What a trained number takes, about, where the rank follows from the budget."""
-_FIRST_STEP = 0.25
-"""The quantiser's first step as a share of the tensors' root mean square; the budget decides the others."""
 
 
 def starting_from(
@@ -62,12 +59,6 @@ def starting_from(
     return _from_nothing(method, teacher, request, loaded, device, room)
 
 
-def scale_of(tensors: Tensors) -> float:
-    """Root mean square of the numbers that are not zero, which those that are come to have the size of."""
-    values = torch.cat([tensor.detach().double().reshape(-1) for _, tensor in tensors.items()])
-    return sqrt(float(values.square().sum()) / max(1, int((values != 0).sum())))
-
-
 def _from_nothing(
     method: AnyFunctionMethod,
     source: Original,
@@ -91,7 +82,7 @@ def _from_nothing(
     most = max(ranks.values())
     coder = Coder(method, config, sites, most)
     tensors = Tensors({}, method.start(sites, ranks, config, request.seed), ranks).to(device)
-    step = _FIRST_STEP * scale_of(tensors)
+    step = FIRST_STEP * scale_of(tensors)
     coded, _ = code(coder, tensors, step)
     chunks, grouped = [coded.modules[name].chunk for name in sites], group(coder, coded.modules)
     plan = replace(plan, max_rank=most, step=step, chunks=chunks, grouped=grouped)

@@ -22,13 +22,13 @@ from adaptzip.distillation.keeping import student_of
 from adaptzip.distillation.lessons import Teacher, check_labels, needed, nothing_to_learn
 from adaptzip.distillation.machines import Machines, find_machines, within_memory
 from adaptzip.distillation.pacing import check_even
-from adaptzip.distillation.placing import scale_of, starting_from
+from adaptzip.distillation.placing import starting_from
 from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.quantising import fill
 from adaptzip.distillation.reports import longest, room
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
-from adaptzip.distillation.tensors import trained_of
+from adaptzip.distillation.tensors import scale_of, trained_of
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request

@@ -49,7 +49,7 @@ def code(coder: AnyCoder, tensors: Tensors, step: float) -> tuple[CodedAdapter, 
     shared_layout = method.shared_layout(coder.config)
     layouts = {name: method.layout(coder.sites[name], rank, coder.config) for name, rank in tensors.ranks.items()}
     most = max(coder.max_rank, 1)
-    blocks = [(1, 1, shared_layout, _targets(shared_layout, tensors.shared))]
+    blocks = [(int(bool(shared_layout)), 1, shared_layout, _targets(shared_layout, tensors.shared))]
     blocks += [(tensors.ranks[n], most, layout, _targets(layout, tensors.modules[n])) for n, layout in layouts.items()]
     shared, *own = code_as_they_are(blocks, step)
     found = dict(zip(layouts, own, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
 from adaptzip.distillation.student import Update
 from adaptzip.fitting.fits import FittedAdapter
+
+FIRST_STEP = 0.25
+"""The quantiser's first step as a share of the tensors' root mean square, where a fit or functions that keep next to
+nothing have none; the budget decides the others."""
 
 Place = tuple[str, str]
 """Where a tensor is: its module, or "" where all share it, and its role."""
@@ -58,6 +63,12 @@ class Tensors:
             for name, roles in self.modules.items()
         }
         return Tensors(shared, modules, self.ranks, self.held)
+
+
+def scale_of(tensors: Tensors) -> float:
+    """Root mean square of the numbers that are not zero, which those that are come to have the size of."""
+    values = torch.cat([tensor.detach().double().reshape(-1) for _, tensor in tensors.items()])
+    return sqrt(float(values.square().sum()) / max(1, int((values != 0).sum())))
 
 
 def start(fitted: FittedAdapter, ranks: Mapping[str, int], step: float) -> Tensors:

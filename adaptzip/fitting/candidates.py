@@ -23,7 +23,8 @@ _NUMBER = 12345
 _BLOCK = 300
 """A step, a number and a block's length that take about as much room as any."""
 _ROUNDING = 4
-"""Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank."""
+"""Bytes of a block beyond its numbers' bits: it ends on a whole word, and says its rank. Blocks without numbers are
+of a group, where they take next to nothing."""
 
 
 def candidates(job: Job, aim: float = 1.0) -> list[AnyCandidate]:
@@ -105,7 +106,8 @@ def bare_size(job: Job) -> int:
         shared=bytes(_BLOCK) if job.method.shared_roles else b"",
         provenance=replace(empty.provenance, parameters=_NUMBER),
     )
-    return writer.size(file) - file.payload_bytes + _ROUNDING * kept
+    own = _ROUNDING * kept if job.method.roles else 0
+    return writer.size(file) - file.payload_bytes + own
 
 
 def empty_file(job: Job) -> Compressed:

@@ -132,7 +132,7 @@ def plan_of(
     Raises:
         CheckpointError, RefusedError, BaseModelError, UsageError: as `plan`.
     """
-    return compare(load_source(source, request), request, fittable() if methods is None else methods, progress)
+    return compare(load_source(source, request), request, methods, progress)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def foresee(source: Original, request: Request, progress: Progress | None = None
         RefusedError, UsageError, CheckFailedError: as `compress`.
     """
     if request.to == AUTO:
-        report = compare(source, request, fittable(), progress)
+        report = compare(source, request, None, progress)
         return Foreseen(report.best, report)
     job = with_ranks(prepare_job(source, request))
     return Foreseen(foresee_candidate(job, candidates(job)[0], progress))
@@ -180,7 +180,7 @@ def choose_method(source: Original, request: Request, progress: Progress | None 
         CheckFailedError: if none meets the limits.
     """
     request = with_aim(request)
-    report = compare(source, request, fittable(), progress)
+    report = compare(source, request, None, progress)
     tried: list[Tried] = [Tried(refusal.method, reason=refusal.reason) for refusal in report.refusals]
     best: Made | None = None
     by_size = request.max_error is not None

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from adaptzip.adz.coding.grouping import MOST_BYTES
-from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, framed
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, numbered
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape, over_batches
 from adaptzip.core.compressed import Site
@@ -232,6 +232,8 @@ def fit_adapter(
         context = replace(context, sensitivities=unweighted)
     if progress is not None:
         context = replace(context, progress=partial(progress, "preparing"))
+    sites = framed_sites(adapter, method, context)
+    context = replace(context, sites=sites)
     prepared: object = None
     if method.spans_modules:
         alive = (survey or survey_of(adapter, context.device)).singular
@@ -241,7 +243,7 @@ def fit_adapter(
             modules = {name: modules[name] for name in nonzero}
         else:
             modules = {}
-    coder = Coder(method, config, framed_sites(adapter, method, context), 0, context.basis)
+    coder = Coder(method, config, sites, 0, context.basis)
     bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
     return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
 
@@ -267,12 +269,12 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
 
 
 def framed_sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
-    """Every module's shape, with its frame where the method takes frames."""
+    """Every module's shape and number, with its frame where the method takes frames."""
     sites = sites_of(adapter)
     if context.basis is None or not method.takes_frame:
-        return sites
+        return numbered(sites)
     found = context.basis.modules
-    return framed(sites, [found[name].size if name in found else 0 for name in sites])
+    return numbered(sites, [found[name].size if name in found else 0 for name in sites])
 
 
 def sites_of(adapter: Adapter) -> dict[str, Site]:

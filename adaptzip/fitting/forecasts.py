@@ -18,7 +18,7 @@ from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
-from adaptzip.methods import REFERENCE
+from adaptzip.methods import REFERENCE, fittable, load_fittable
 
 _SHOWN = 4
 """Settings of one method that a table shows."""
@@ -100,12 +100,21 @@ class PlanReport:
         return f"allow at least {min(sizes)}B" if sizes else "allow more, or see `adaptzip methods`"
 
 
-def compare(source: Original, request: Request, methods: Sequence[str], progress: Progress | None = None) -> PlanReport:
-    """Forecasts of some methods for a source that was read; at the default error where nothing else is asked for."""
+def compare(
+    source: Original, request: Request, methods: Sequence[str] | None, progress: Progress | None = None
+) -> PlanReport:
+    """Forecasts for a source that was read; at the default error where nothing else is asked for.
+
+    Args:
+        methods: None compares all that need no training; those whose fits keep little are among the refusals.
+    """
     request = with_aim(request)
     forecasts: list[Forecast] = []
     refusals: list[Refusal] = []
-    for name in methods:
+    for name in fittable() if methods is None else methods:
+        if methods is None and load_fittable(name).fits_little:
+            refusals.append(Refusal(name, f"its fit keeps little before it is trained: adaptzip distill --to {name}"))
+            continue
         try:
             job = with_ranks(prepare_job(source, replace(request, to=name)))
             forecasts += _forecasts(job, progress)

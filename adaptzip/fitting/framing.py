@@ -66,4 +66,4 @@ def _saved(gains: Mapping[str, float]) -> float:
 
 def _affordable(fitted: FittedAdapter, names: Collection[str], size: float) -> bool:
     sizes = [site.frame if name in names else 0 for name, site in fitted.sites.items()]
-    return affordable(sizes, fitted.sites, round(_UNSURE * size))
+    return affordable(sizes, fitted.sites, max(0, round(_UNSURE * size)))

@@ -15,9 +15,10 @@ from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
 from adaptzip.restoring.extras import extras_of
+from adaptzip.restoring.families import config_of, family_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint
 from adaptzip.restoring.reading import refuse_reading
-from adaptzip.restoring.reconstruction import Decoded, reconstruct_native
+from adaptzip.restoring.reconstruction import Decoded, coder_sites, reconstruct_native
 
 
 def native(
@@ -54,7 +55,12 @@ def native(
         )
     with naming(name, FormatError, RefusedError):
         decoded, adapter = reconstruct_native(compressed, base=base, basis=basis)
-    modules = {key: _module(decoded[key], site) for key, site in compressed.sites.items()}
+    method = family_of(compressed)
+    config, sites = config_of(compressed, method), coder_sites(compressed, method)
+    modules = {}
+    for key, site in sites.items():
+        tensors = decoded[key].tensors and method.native(decoded[key].tensors, site, config)
+        modules[key] = _module(replace(decoded[key], tensors=tensors), site)
     return Native(compressed.method, compressed.config, modules, adapter)
 
 

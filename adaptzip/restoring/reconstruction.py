@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding.grouping import decode_group
-from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_module, decode_shared, framed
+from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_ranked, decode_shared, numbered
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.frames import reference_frames
@@ -201,7 +201,7 @@ def decode(
     def module(name: str) -> Decoded:
         site = compressed.sites[name]
         own = own_tensors(name)
-        if not own:
+        if own is None:
             return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
         tensors = {**shared, **coder.basis_tensors(name), **own}
         A, B = coder.method.reconstruct(tensors, coder.sites[name], coder.config)
@@ -221,13 +221,18 @@ def _blocks(compressed: Compressed) -> Callable[[str], Buffer]:
     return lambda name: compressed.chunks[places[name]]
 
 
-def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[str], dict[str, Tensor]]:
-    """What gives the tensors of a module, by its name; {} for a zero update. A group is decoded at once."""
+def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[str], dict[str, Tensor] | None]:
+    """What gives the tensors of a module, by its name; None for a zero update. A group is decoded at once."""
     if compressed.grouped:
         group = decode_group(coder, compressed.grouped, compressed.step)
-        return lambda name: group[name][1] if name in group else {}
+        return lambda name: group[name][1] if name in group else None
     block = _blocks(compressed)
-    return lambda name: decode_module(coder, block(name), compressed.step, name)
+
+    def own(name: str) -> dict[str, Tensor] | None:
+        rank, tensors = decode_ranked(coder, block(name), compressed.step, name)
+        return tensors if rank else None
+
+    return own
 
 
 def coder_of(
@@ -250,8 +255,12 @@ def coder_of(
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
     found = _basis(compressed, method, base, basis, only)
-    sites = framed(compressed.sites, compressed.basis_sizes) if method.takes_frame else compressed.sites
-    return Coder(method, config, sites, compressed.max_rank, found)
+    return Coder(method, config, coder_sites(compressed, method), compressed.max_rank, found)
+
+
+def coder_sites(compressed: Compressed, method: AnyFamily) -> dict[str, Site]:
+    """The modules of a file as its method is told of them: with their numbers, and frames where it takes them."""
+    return numbered(compressed.sites, compressed.basis_sizes if method.takes_frame else ())
 
 
 def _basis(
@@ -271,7 +280,7 @@ def _basis(
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
         basis = reference_at(basis)
-    blocks = compressed.module_bytes
+    blocks = compressed.payload_bytes
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 

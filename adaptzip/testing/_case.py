@@ -17,7 +17,7 @@ from adaptzip.errors import AdaptzipWarning
 from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.testing.adapters import adapter
 from adaptzip.testing.plugging import registered
-from adaptzip.testing.trials import OneModule, code_one, compress, fit, needs_file
+from adaptzip.testing.trials import OneModule, code_one, compress, fit, limits_of, needs_file
 
 SOURCE = adapter({"a": (40, 24, 6), "b": (24, 40, 4), "c": (33, 33, 1)}, seed=4, extras={"head": torch.arange(6.0)})
 LARGE = adapter({f"l.{i}": (56, 40, 12) for i in range(4)}, seed=5)
@@ -31,6 +31,11 @@ class MethodCase:
     method: ClassVar[AnyMethod]
     prediction_factor: ClassVar[float] = 2.5
     scale_free: ClassVar[bool] = True
+
+    @property
+    def meets_errors(self) -> bool:
+        """Whether an error can be asked for."""
+        return not self.method.fits_little
 
     @pytest.fixture(autouse=True)
     def _registered(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -57,8 +62,8 @@ def one(method: AnyMethod, module: str = "a") -> OneModule:
 
 @cache
 def made(method: AnyMethod) -> Compressed:
-    """SOURCE at a relative error of 0.2."""
-    return compress(method.name, SOURCE, max_error=0.2)
+    """SOURCE at a relative error of 0.2, as `limits_of` has it."""
+    return compress(method.name, SOURCE, **limits_of(method.name, SOURCE, 0.2))
 
 
 @cache

@@ -18,7 +18,7 @@ from adaptzip.fitting.compression import compress as compress_any
 from adaptzip.restoring.reconstruction import reconstruct
 from adaptzip.testing._case import MethodCase
 from adaptzip.testing.adapters import Shape, adapter, adapters, factors, relative_error, same_factors, shapes
-from adaptzip.testing.trials import compress
+from adaptzip.testing.trials import compress, limits_of
 
 _DRAWN = settings(
     max_examples=4,
@@ -73,6 +73,8 @@ class ShapeTests(MethodCase):
         goes_round(self.method.name, adapter([shape], seed=3), tmp_path / "x.adz")
 
     def test_an_error_that_is_asked_for(self, tmp_path: Path) -> None:
+        if not self.meets_errors:
+            pytest.skip("its fits keep little")
         source = adapter([(17, 13, 3), (5, 31, 2), (1, 7, 1)], seed=2)
         compressed = compress(self.method.name, source, max_error=0.4)
         assert compressed.provenance.relative_error <= 0.4
@@ -84,9 +86,10 @@ class ShapeTests(MethodCase):
         errors = []
         for power in (-18, 0, 12):
             scaled = Adapter({n: LoraFactors(m.A, m.B, 2.0**power) for n, m in modules.items()})
-            compressed = compress(self.method.name, scaled, max_error=0.3)
+            compressed = compress(self.method.name, scaled, **limits_of(self.method.name, scaled, 0.3))
             errors.append(compressed.provenance.relative_error)
-            assert relative_error(scaled, reconstruct(compressed)) <= 0.3 * (1 + 1e-5)
+            found = relative_error(scaled, reconstruct(compressed))
+            assert found <= (0.3 if self.meets_errors else 1.0) * (1 + 1e-5)
         if self.scale_free:
             assert errors == [pytest.approx(errors[1], rel=0.05)] * 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,18 @@ def needs_file(name: str, source: Adapter, path: Path) -> dict[str, Any]:
     return {"basis": path, "embed_basis": False}
 
 
+def limits_of(name: str, source: Adapter, error: float) -> dict[str, Any]:
+    """An error to ask for; of a method whose fits keep little a number of parameters, the more the smaller it is."""
+    if not methods.load_fittable(name).fits_little:
+        return {"max_error": error}
+    return {"budget": str(ceil((1 - error) * stored_numbers(name, source)))}
+
+
 def stored_numbers(name: str, source: Adapter) -> int:
-    """Numbers that hold the whole of an update: those of its factors, or of its core in a basis."""
+    """Numbers that hold the whole of an update, those of its factors, or of its core in a basis; of a method whose fits
+    keep little, some that it can make use of."""
+    if methods.load_fittable(name).fits_little:
+        return sum(2 * module.shape[0] for module in source.modules.values())
     if methods.load(name).needs_basis:
         return sum(module.rank**2 for module in source.modules.values())
     return source.parameters
@@ -63,8 +74,13 @@ def compress(name: str, source: Adapter, *args: Any, **options: Any) -> Compress
 
 
 def job_of(name: str, source: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None, **options: Any) -> Job:
-    """A job; an error of 0.2 is asked for where `options` do not say otherwise."""
-    asked: dict[str, Any] = {"to": name, "device": "cpu", **needs(name, source), **(options or {"max_error": 0.2})}
+    """A job; an error of 0.2 is asked for, as `limits_of` has it, where `options` do not say otherwise."""
+    asked: dict[str, Any] = {
+        "to": name,
+        "device": "cpu",
+        **needs(name, source),
+        **(options or limits_of(name, source, 0.2)),
+    }
     request = Request(**{**asked, "budget": Budget.of(asked.get("budget"))})
     loaded = load_source(source, request)
     if sensitivities is not None:

@@ -138,6 +138,7 @@ class Asked:
 
     name = "asked"
     fixed_ranks = True
+    roles = ("rows",)
     shared_roles = ()
 
     def __init__(self, give: Callable[[int], tuple[int, float]] = lambda _: (100, 0.5)) -> None:

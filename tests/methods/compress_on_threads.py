@@ -30,6 +30,7 @@ RUNS: dict[str, tuple[Shapes, dict[str, Any]]] = {
     "svd": (MIXED, {"budget": "3%"}),
     "vblora": (ALIKE, {"rank": 8, "length": 8, "vectors": 256, "top_k": 1}),
     "vblora of mixtures": (ALIKE, {"to": "vblora", "rank": 8, "length": 16, "vectors": 48, "top_k": 2}),
+    "unilora": (MIXED, {"budget": "3000"}),
     "loretta": (MIXED, {"budget": "3%"}),
     "lora-xs": (MIXED, {"budget": "1%"}),
     "lora-sb": (MIXED, {"max_error": 0.5}),

@@ -102,11 +102,18 @@ class Coder(Generic[FamilyT]):
 AnyCoder: TypeAlias = Coder[AnyFamily]
 
 
-def framed(sites: Mapping[str, Site], sizes: Sequence[int]) -> Mapping[str, Site]:
-    """The sites with as many directions in each module's frame, in the order of the sites; () for no frames."""
-    if not sizes:
-        return sites
-    return {name: replace(site, frame=size) for (name, site), size in zip(sites.items(), sizes, strict=True)}
+def numbered(sites: Mapping[str, Site], sizes: Sequence[int] = ()) -> dict[str, Site]:
+    """All sites of a file as a coder knows them: each with its number, and the directions of its frame.
+
+    Args:
+        sites: by sorted name.
+        sizes: directions of each module's frame, in the order of the sites; () for no frames.
+    """
+    frames = sizes or [0] * len(sites)
+    return {
+        name: replace(site, frame=size, number=number)
+        for number, ((name, site), size) in enumerate(zip(sites.items(), frames, strict=True))
+    }
 
 
 def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:
@@ -167,7 +174,8 @@ def code_as_they_are(
     """Code tensors that are not fitted to one another any more, many blocks at a time.
 
     Args:
-        blocks: rank, largest rank, layout and tensors by role, real or whole numbers as `Method.target` gives them.
+        blocks: rank, largest rank, layout and tensors by role, real or whole numbers as `Method.target` gives them; of
+            rank 0 nothing is coded.
 
     Raises:
         CheckFailedError: as `code_modules`.
@@ -178,7 +186,7 @@ def code_as_they_are(
     found = []
     for rank, most, layout, _ in blocks:
         own = [next(coded) for _ in layout]
-        chunk = entropy.encode(rank, most, [block for block, _ in own]) if own else b""
+        chunk = entropy.encode(rank, most, [block for block, _ in own])
         values = {spec.role: values for spec, (_, values) in zip(layout, own, strict=True)}
         found.append(CodedBlock(chunk, values, sum(spec.numbers for spec in layout), [block for block, _ in own]))
     return found

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptzip.bases.starts import elementary, threefry
-from adaptzip.bases.starts.mersenne import Mersenne
 from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, Whole
+from adaptzip.core.mersenne import Mersenne
 from adaptzip.errors import FormatError
 
 UNIFORM, NORMAL, MLX = "uniform", "normal", "mlx"

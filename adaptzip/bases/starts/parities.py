@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptzip.bases.starts.mersenne import STATE
+from adaptzip.core.mersenne import STATE
 
 Words = NDArray[np.uint32]
 

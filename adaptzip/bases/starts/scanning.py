@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptzip.bases.starts.mersenne import STATE
+from adaptzip.core.mersenne import STATE
 from adaptzip.errors import RefusedError
 
 Words = NDArray[np.uint32]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptzip.bases.starts.generators import BLOCK, NORMAL, UNIFORM, normal_numbers, uniform_numbers
-from adaptzip.bases.starts.mersenne import Mersenne
+from adaptzip.core.mersenne import Mersenne
 
 CHUNK = 1 << 20
 """Numbers drawn at once."""

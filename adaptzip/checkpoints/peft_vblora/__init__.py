@@ -9,7 +9,7 @@ from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._native import Native
 from adaptzip.checkpoints.peft.targeting import left_out
 from adaptzip.checkpoints.peft_vblora.fitness import fitting_sizes
-from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS
+from adaptzip.checkpoints.peft_vblora.layout import BANK, LOGITS, TITLE
 from adaptzip.checkpoints.peft_vblora.native import native_of
 from adaptzip.checkpoints.peft_vblora.reader import read
 from adaptzip.checkpoints.peft_vblora.writer import write
@@ -22,7 +22,7 @@ class _PeftVblora(Reader, NativeWriter):
     """The dialect `peft-vblora`."""
 
     name = "peft-vblora"
-    title = "PEFT's VB-LoRA"
+    title = TITLE
     judged_by = "PEFT"
     lacks = "convolutions and embeddings; widths that no vector length divides"
     files = Files(WEIGHT_NAMES, CONFIG_NAME, (CONFIG_NAME, *WEIGHT_NAMES))

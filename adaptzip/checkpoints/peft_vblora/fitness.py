@@ -7,14 +7,11 @@ from math import gcd
 
 import torch
 
-from adaptzip.checkpoints._effects import extra_effect
 from adaptzip.checkpoints._native import Native, NativeModule
-from adaptzip.checkpoints.peft_vblora.layout import Sizes
-from adaptzip.core.adapter import Adapter
-from adaptzip.core.layouts import PLAIN
+from adaptzip.checkpoints._peft_native import kept_modules, refuse_extras, refuse_layouts
+from adaptzip.checkpoints.peft_vblora.layout import TITLE, Sizes
 from adaptzip.errors import RefusedError
 
-_LORA = "export it with --as peft, as a LoRA, or merge it into its base model"
 _AGAIN = "compress the original adapter again with"
 
 
@@ -24,35 +21,15 @@ def fitting_sizes(native: Native) -> Sizes:
     Raises:
         RefusedError: if it cannot, naming the module and the nearest setting that works.
     """
-    modules = {name: module for name, module in native.modules.items() if module.tensors}
-    if not modules:
-        raise RefusedError("every update of the adapter is zero, so there is nothing that PEFT could load")
-    _refuse_layouts(modules)
+    modules = kept_modules(native)
+    refuse_layouts(modules, TITLE)
     vectors, length = next(iter(modules.values())).tensors["bank"].shape
     _refuse_widths(modules, length)
     rank = _one_rank(modules, length)
     for name, module in modules.items():
         _refuse_repeats(name, module)
-    refuse_extras(native.adapter)
+    refuse_extras(native.adapter, TITLE)
     return Sizes(rank, vectors, length, next(iter(modules.values())).tensors["A.indices"].shape[1])
-
-
-def _refuse_layouts(modules: Mapping[str, NativeModule]) -> None:
-    for name, module in modules.items():
-        if module.layout not in PLAIN:
-            what = module.layout.replace("_", " ")
-            raise RefusedError(
-                f"module {name} is of layout {what}, and PEFT's VB-LoRA has linear ones only", hint=_LORA
-            )
-        if module.gain != 1:
-            raise RefusedError(f"module {name} has a gain of its own, which no common bank can hold", hint=_LORA)
-    transposed = [name for name, module in modules.items() if module.layout == "transposed"]
-    if 0 < len(transposed) < len(modules):
-        raise RefusedError(
-            f"{len(transposed)} of {len(modules)} modules lie transposed, such as {transposed[0]}; PEFT's VB-LoRA has "
-            "one fan_in_fan_out for all",
-            hint=_LORA,
-        )
 
 
 def _refuse_widths(modules: Mapping[str, NativeModule], length: int) -> None:
@@ -96,21 +73,3 @@ def _refuse_repeats(name: str, module: NativeModule) -> None:
                 f"module {name} names a vector twice in one mixture, of which PEFT would forget the first",
                 hint=f"{_AGAIN} this version of adaptzip",
             )
-
-
-def refuse_extras(adapter: Adapter) -> None:
-    """Refuse what PEFT's VB-LoRA has no place for beside the factors.
-
-    Raises:
-        RefusedError: naming it.
-    """
-    config = adapter.meta.config
-    for name, factors in adapter.modules.items():
-        for what, tensor in (("a DoRA magnitude", factors.magnitude), ("a LoRA bias", factors.bias)):
-            if tensor is not None:
-                raise RefusedError(f"module {name} has {what}, for which PEFT's VB-LoRA has no place", hint=_LORA)
-    for key in adapter.extras:
-        if extra_effect(key, config, adapter.modules).role == "token_rows":
-            raise RefusedError(f"{key} are trained token rows, for which PEFT's VB-LoRA has no place", hint=_LORA)
-    if config.get("layer_replication"):
-        raise RefusedError("the adapter needs layer_replication, which PEFT's VB-LoRA lacks", hint=_LORA)

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._native import Native, NativeModule
 
+TITLE = "PEFT's VB-LoRA"
 BANK = "base_model.vblora_vector_bank"
 """Key of the bank, (vectors, length)."""
 LOGITS = ".vblora_logits_"

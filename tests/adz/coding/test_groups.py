@@ -62,7 +62,8 @@ def independently(group: bytes, max_rank: int, asked: Sequence[Place]) -> list[l
         assert isinstance(kind, tuple)
         return kind
 
-    return decoder.decode_group(group, max_rank, [(site(place.kind), specs(place)) for place in asked])
+    found = decoder.decode_group(group, max_rank, [(site(place.kind), specs(place)) for place in asked])
+    return [tensors or [] for tensors in found]
 
 
 @settings(max_examples=50, deadline=None)
@@ -102,6 +103,19 @@ def test_noise_is_decoded_or_refused(noise: bytes, kinds: list[int], most: int) 
 def zeros(width: int, rows: int = 1) -> Levels:
     levels = np.zeros((rows, width), dtype=np.int32)
     return Levels(Quantised(levels, np.zeros(levels.shape, dtype=np.uint8)), (Class(NOTHING, 0),) * rows)
+
+
+def test_modules_without_numbers_take_next_to_nothing() -> None:
+    """Of a hundred, one of which is zero; in blocks of their own they would take a guard each."""
+    held = [Coded(int(i != 40)) for i in range(100)]
+    group = entropy.encode_group([((48, 48), module) for module in held], 1)
+    assert group is not None
+    assert len(group) <= 8 < len(entropy.encode(1, 1, ())) * 4
+    asked = [Place(str(i), (48, 48), lambda _: []) for i in range(100)]
+    assert [module.rank for module in entropy.decode_group(group, 1, asked)] == [module.rank for module in held]
+    nothing: Callable[[int], list[decoder.Spec]] = lambda _: []  # noqa: E731
+    found = decoder.decode_group(group, 1, [((48, 48, 0), nothing)] * 100)
+    assert [tensors is not None for tensors in found] == [bool(module.rank) for module in held]
 
 
 def some(width: int, seed: int) -> Levels:

@@ -19,7 +19,7 @@ from adaptzip.bases.starts.generators import (
     whole_numbers,
     within_limits,
 )
-from adaptzip.bases.starts.mersenne import Mersenne
+from adaptzip.core.mersenne import Mersenne
 from adaptzip.errors import FormatError
 
 

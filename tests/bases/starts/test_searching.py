@@ -15,10 +15,10 @@ from peft import LoraConfig
 import adaptzip
 from adaptzip.bases.starts.finding import find_start
 from adaptzip.bases.starts.hypotheses import Hypothesis, drawn_before, predicted
-from adaptzip.bases.starts.mersenne import Mersenne, seeded_state
 from adaptzip.bases.starts.parities import parities
 from adaptzip.bases.starts.scanning import Scan, scan_with_torch, scanner
 from adaptzip.bases.starts.searching import search_start
+from adaptzip.core.mersenne import Mersenne, seeded_state
 from adaptzip.errors import RefusedError, UsageError
 from tests.bases.starts.made import Modules, adapted, check_exact, first_values, tiny_llama, trained
 

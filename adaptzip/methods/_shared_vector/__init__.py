@@ -1,0 +1,1 @@
+"""One vector whose numbers stand in the factors of all modules: where, and what is fitted."""
