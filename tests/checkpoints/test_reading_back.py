@@ -134,8 +134,7 @@ def test_native_dialects_are_read_back_too(
     options: dict[str, Any] = {"rank": 2, "length": 4, "vectors": 24, "top_k": 2} if to == "vblora" else {}
     made = adaptzip.compress(given, to=to, max_error=0.9 if to == "vblora" else 0.1, **options)
     export(made, tmp_path / "out", as_=as_, dtype=dtype)
-    from adaptzip.checkpoints import lora_xs
-    from adaptzip.checkpoints.peft_vblora import writer as vblora
+    from adaptzip.checkpoints import _peft_native, lora_xs
     from adaptzip.files import tensors as _safetensors
 
     def spoiled(handle: Any, tensors: Any, header: bytes) -> None:
@@ -143,7 +142,7 @@ def test_native_dialects_are_read_back_too(
         twice = replace(tensors[key], make=lambda: tensors[key].make() * 2)
         _safetensors.write_tensors(handle, {**tensors, key: twice}, header)
 
-    for module in (lora_xs, vblora):
+    for module in (lora_xs, _peft_native):
         monkeypatch.setattr(module, "write_tensors", spoiled)
     with pytest.raises(CheckFailedError, match="update off"):
         export(made, tmp_path / "spoiled", as_=as_, dtype=dtype)
