@@ -34,6 +34,7 @@ def places(seed: int, number: int, entries: int, numbers: int) -> tuple[Tensor, 
     return torch.from_numpy((order + first) % numbers), torch.from_numpy(_signs(words))
 
 
+@lru_cache(maxsize=512)
 def directions(seed: int, number: int, entries: int, rank: int, width: int) -> Tensor:
     """A (rank, width), float32, of a module without a frame: random signs over the root of the width.
 

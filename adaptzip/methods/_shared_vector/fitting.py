@@ -81,7 +81,7 @@ def placed(vector: Tensor, site: Site, config: Config) -> Tensor:
 
 def drawn(site: Site, config: Config) -> Tensor:
     """A (rank, in), float32, of a module without a frame."""
-    return directions(config.seed, site.number, entries_of(site, config), config.rank, site.width)
+    return directions(config.seed, site.number, entries_of(site, config), config.rank, site.width).clone()
 
 
 def rows_of(name: str, site: Site, config: Config, basis: Basis | None) -> Tensor:
