@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import adaptzip
-from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.budget import Budget
@@ -38,9 +38,10 @@ from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Problem, even_scale
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.tensors import Tensors, factors_of
-from adaptzip.fitting.fits import CodedAdapter, sites_of
+from adaptzip.fitting.fits import CodedAdapter
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.starting import known_frames
+from adaptzip.fitting.surveys import sites_of
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.evaluation import evaluate
 from benchmarks import page, results

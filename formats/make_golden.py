@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adaptzip.adz.coding.coders import Coder
+from adaptzip.adz.coding.decoding import decode_shared
 from adaptzip.adz.coding.grouping import alone, decode_group
-from adaptzip.adz.coding.modules import Coder, decode_shared
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.adapter_config import read_config
 from adaptzip.adz.container.reader import open_adz
@@ -41,9 +42,9 @@ from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES
 from adaptzip.fitting.assembly import stored_options
 from adaptzip.fitting.compression import compress, make_from
-from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, configure
+from adaptzip.fitting.surveys import sites_of
 from adaptzip.methods import load
 from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconstruct, reconstruct_native
 

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.adz.coding.coders import AnyCoder, Coder
+from adaptzip.adz.coding.decoding import decode_ranked, decode_shared
 from adaptzip.adz.coding.grouping import alone, decode_group
-from adaptzip.adz.coding.modules import AnyCoder, CodedBlock, CodedModule, Coder, decode_ranked, decode_shared
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.checkpoints._base_name import renamed
@@ -28,12 +30,13 @@ from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageEr
 from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, smallest, with_ranks
-from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, sites_of
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.framing import fit_framed
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.running import why_not
 from adaptzip.fitting.steps import round_step
+from adaptzip.fitting.surveys import sites_of
 from adaptzip.methods import load_fittable
 from adaptzip.restoring.reconstruction import coder_of
 

@@ -15,7 +15,7 @@ from math import sqrt
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.lessons import order
 from adaptzip.distillation.loop import Training

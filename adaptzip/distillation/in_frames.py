@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import AnyCoder
+from adaptzip.adz.coding.coders import AnyCoder
 from adaptzip.bases.frames import affordable
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.distillation.tensors import Place, Tensors

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from adaptzip._version import __version__
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.adz.coding.grouping import group
-from adaptzip.adz.coding.modules import Coder
 from adaptzip.adz.container import writer
 from adaptzip.core.compressed import Compressed, Provenance, Site
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod, RankedConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.lessons import Teacher
 from adaptzip.distillation.quantising import Written, fill

@@ -8,7 +8,8 @@ from math import nan, sqrt
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import AnyCoder, CodedModule, code_as_they_are, rounded
+from adaptzip.adz.coding.coders import AnyCoder
+from adaptzip.adz.coding.modules import CodedModule, code_as_they_are, rounded
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.distillation.tensors import Place, Tensors, trained_places
 from adaptzip.errors import CheckFailedError, NoRoomError

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import Coder
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.core.compressed import Site
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.tensors import Place, Tensors

@@ -9,7 +9,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import AnyCoder, rounded
+from adaptzip.adz.coding.coders import AnyCoder
+from adaptzip.adz.coding.modules import rounded
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor

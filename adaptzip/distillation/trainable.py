@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adaptzip.adz.coding.modules import AnyCoder, Coder
+from adaptzip.adz.coding.coders import AnyCoder, Coder
 from adaptzip.core.family import AnyFamily
 from adaptzip.core.trainable import AnyTrainable, Trainable
 from adaptzip.errors import RefusedError

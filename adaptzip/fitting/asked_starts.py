@@ -10,7 +10,6 @@ from typing import Literal
 from adaptzip.bases.starts.generators import MOST_SEED
 from adaptzip.errors import UsageError
 
-AUTO_START = "auto"
 _SEED = re.compile(r"([0-9]{1,20})(?::([0-9]{1,15}))?")
 
 

@@ -8,24 +8,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from adaptzip.adz.coding.coders import Coder
 from adaptzip.adz.coding.grouping import MOST_BYTES
-from adaptzip.adz.coding.modules import CodedBlock, CodedModule, Coder, code_modules, code_shared, numbered
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, code_modules, code_shared
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.batching import group_by_shape, over_batches
+from adaptzip.core.batching import over_batches
 from adaptzip.core.compressed import Site
 from adaptzip.core.family import MethodConfig
 from adaptzip.core.gains import LIMIT, divisor, gain_index
-from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import AnyMethod, FitContext, Profile
 from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import UsageError
+from adaptzip.fitting.surveys import framed_sites, on_device, survey_of
 
 KEPT_NUMBERS = 12_000_000
 """Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
@@ -198,7 +195,7 @@ class FittedAdapter:
 
     def _fit(self, names: Sequence[str]) -> dict[str, object]:
         modules = {
-            name: _on(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
+            name: on_device(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
         }
         fits = self.method.fit(modules, self.config, self.prepared, self.context)
         if not isinstance(fits, Mapping) or fits.keys() != modules.keys():
@@ -268,40 +265,6 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
     return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
 
 
-def framed_sites(adapter: Adapter, method: AnyMethod, context: FitContext) -> Mapping[str, Site]:
-    """Every module's shape and number, with its frame where the method takes frames."""
-    sites = sites_of(adapter)
-    if context.basis is None or not method.takes_frame:
-        return numbered(sites)
-    found = context.basis.modules
-    return numbered(sites, [found[name].size if name in found else 0 for name in sites])
-
-
-def sites_of(adapter: Adapter) -> dict[str, Site]:
-    """Every module's shape, by sorted name."""
-    return {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
-
-
-@on_one_core()
-def survey_of(adapter: Adapter, device: torch.device) -> Survey:
-    """Shapes and spectra of an adapter; an update below rounding of nothing has no singular values."""
-    modules = adapter.modules
-    singular: dict[str, NDArray[np.float64]] = {}
-
-    def spectra(names: list[str]) -> dict[str, NDArray[np.float64]]:
-        found: dict[str, NDArray[np.float64]] = {}
-        batch = {name: _on(modules[name], device, 0) for name in names}
-        for group in group_by_shape(batch):
-            A, B = torch.stack([batch[n].A for n in group]), torch.stack([batch[n].B for n in group])
-            _, S, _ = factored_svd(A, B, torch.tensor([batch[n].scaling for n in group], device=device))
-            found |= {n: values for n, values in zip(group, S.double().cpu().numpy(), strict=True)}
-        return found
-
-    for part in over_batches(spectra, sorted(modules), modules, device):
-        singular |= {name: values if values.sum() > 0 else values[:0] for name, values in part.items()}
-    return Survey(sites_of(adapter), singular)
-
-
 def _gains(sensitivities: Mapping[str, Sensitivity], modules: Mapping[str, LoraFactors]) -> dict[str, int]:
     """Gain index of every module that has a sensitivity."""
     found = {
@@ -312,12 +275,6 @@ def _gains(sensitivities: Mapping[str, Sensitivity], modules: Mapping[str, LoraF
 
 def _gained(module: LoraFactors, index: int) -> LoraFactors:
     return replace(module, scaling=module.scaling / divisor(index)) if index else module
-
-
-def _on(module: LoraFactors, device: torch.device, index: int) -> LoraFactors:
-    """The factors alone, in float32 on a device, multiplied by a gain."""
-    A, B = module.A.to(device, torch.float32), module.B.to(device, torch.float32)
-    return LoraFactors(A, B, module.scaling / divisor(index), module.layout)
 
 
 def _sample(names: Sequence[str], modules: Mapping[str, LoraFactors], seed: int) -> list[str]:

@@ -27,8 +27,8 @@ from adaptzip.core.survey import Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.asked_starts import asked_start
-from adaptzip.fitting.fits import survey_of
 from adaptzip.fitting.seed_search import SeedSearch
+from adaptzip.fitting.surveys import survey_of
 from adaptzip.methods import REFERENCE, load_fittable
 
 AUTO = "auto"

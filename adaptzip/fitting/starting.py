@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import read_basis
-from adaptzip.bases.frames import cut_frames, frames_of_start, possible
-from adaptzip.bases.starts.files import NOTE, TENSORS, read_start, start_note
+from adaptzip.bases.frames import cut_frames, frames_of_start, possible, reference_frames
+from adaptzip.bases.starts.files import TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
@@ -16,11 +16,11 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
 from adaptzip.errors import AdaptzipError, AdaptzipWarning, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
-from adaptzip.fitting.fits import sites_of
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.seed_search import SeedSearch, search
+from adaptzip.fitting.surveys import sites_of
 from adaptzip.models.folder import BaseModel
-from adaptzip.restoring.reconstruction import reference_at
+from adaptzip.restoring.reconstruction import frames_at
 
 _OF_BASE = 0.5
 """An A with this share of its energy in directions of the base began with them: of PiSSA, OLoRA and the like."""
@@ -67,8 +67,7 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
         return _at(asked.path, adapter)
     if asked.kind == "seed":
         return _of_start(_of_seed(asked.seed, asked.offset, adapter), adapter)
-    recorded = None if isinstance(source, Adapter) else start_note(source)
-    noted = None if recorded is None or _kept_whole(recorded) else _recorded(recorded, adapter)
+    noted = _noted_beside(source, adapter)
     if noted is not None:
         return noted
     found = find_start(adapter.modules, POPULAR)
@@ -80,17 +79,21 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     return _of_start(found, adapter)
 
 
-def _kept_whole(note: Path) -> bool:
-    """Whether a start is kept as tensors, which a file would need beside it: that has to be asked for."""
-    if not isinstance(read_start(note), KeptStart):
-        return False
+def _noted_beside(source: str | Path | Adapter, adapter: Adapter) -> Basis | None:
+    """What a note says in the source's folder; a start that is kept as tensors has to be asked for."""
+    note = None if isinstance(source, Adapter) else start_note(source if Path(source).is_dir() else Path(source).parent)
+    if note is None:
+        return None
+    start = read_start(note)
+    if isinstance(start, FoundStart):
+        return _made_again(start, adapter)
     warnings.warn(
         f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with --start "
         f"{note.parent}, and then needs them to be decoded; they are left alone",
         AdaptzipWarning,
         stacklevel=6,
     )
-    return True
+    return None
 
 
 def _of_seed(seed: int, offset: int | None, adapter: Adapter) -> FoundStart | None:
@@ -139,19 +142,18 @@ def _of_base(adapter: Adapter, request: Request) -> Basis:
 
 def _at(path: Path, adapter: Adapter) -> Basis | None:
     """What lies at a path: a recorded start, a basis artefact, or another adapter."""
-    note = start_note(path) if path.is_dir() or path.name == NOTE else None
-    if note is not None:
-        return _recorded(note, adapter)
-    return read_basis(path) if path.suffix == ".basis" else reference_at(path)
+    note = start_note(path)
+    if note is None:
+        return read_basis(path) if path.suffix == ".basis" else frames_at(path)
+    start = read_start(note)
+    return reference_frames(start.A) if isinstance(start, KeptStart) else _made_again(start, adapter)
 
 
-def _recorded(note: Path, adapter: Adapter) -> Basis | None:
-    found = read_start(note)
-    if isinstance(found, KeptStart):
-        return reference_at(note)
+def _made_again(start: FoundStart, adapter: Adapter) -> Basis | None:
+    """The frames of a recorded start, for modules of the recorded shapes."""
     shapes = {name: tuple(module.A.shape) for name, module in adapter.modules.items()}
-    places = {name: place for name, place in found.places.items() if shapes.get(name) == (place.rank, place.width)}
-    return _of_start(measured(adapter.modules, found.generator, found.seed, places), adapter)
+    places = {name: place for name, place in start.places.items() if shapes.get(name) == (place.rank, place.width)}
+    return _of_start(measured(adapter.modules, start.generator, start.seed, places), adapter)
 
 
 def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:

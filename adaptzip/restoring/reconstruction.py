@@ -11,8 +11,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from adaptzip.adz.coding.coders import AnyCoder, Coder, numbered
+from adaptzip.adz.coding.decoding import decode_ranked, decode_shared
 from adaptzip.adz.coding.grouping import decode_group
-from adaptzip.adz.coding.modules import AnyCoder, Coder, decode_ranked, decode_shared, numbered
 from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.frames import reference_frames
@@ -279,14 +280,14 @@ def _basis(
         embedded = _embedded(compressed)
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
-        basis = reference_at(basis)
+        basis = frames_at(basis)
     blocks = compressed.payload_bytes
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
 
 
-def reference_at(path: str | Path) -> Basis:
-    """The frames of the adapter at a path, which has to stand for itself, or of a start that was recorded there whole.
+def frames_at(path: str | Path) -> Basis:
+    """The frames of the adapter at a path, which has to stand for itself, or of a start that is kept there whole.
 
     Raises:
         CheckpointError, FormatError: if it can't be read.

@@ -11,15 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip import methods
-from adaptzip.adz.coding.modules import (
-    CodedBlock,
-    CodedModule,
-    Coder,
-    code_modules,
-    code_shared,
-    decode_module,
-    decode_shared,
-)
+from adaptzip.adz.coding.coders import Coder
+from adaptzip.adz.coding.decoding import decode_module, decode_shared
+from adaptzip.adz.coding.modules import CodedBlock, CodedModule, code_modules, code_shared
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from adaptzip.adz.coding.modules import AnyCoder
+from adaptzip.adz.coding.coders import AnyCoder
 from adaptzip.distillation.tensors import Tensors, factors_of
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adaptzip import methods
-from adaptzip.adz.coding.modules import decode_module, decode_shared
+from adaptzip.adz.coding.decoding import decode_module, decode_shared
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.gains import divisor

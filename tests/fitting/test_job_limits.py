@@ -15,11 +15,12 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.method import FitContext
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.candidates import candidates, fit_candidate
-from adaptzip.fitting.fits import FittedAdapter, fit_adapter, survey_of
+from adaptzip.fitting.fits import FittedAdapter, fit_adapter
 from adaptzip.fitting.job_limits import _units, control_of, packable_extras
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits
 from adaptzip.fitting.requests import Job, Request, prepare_job
+from adaptzip.fitting.surveys import survey_of
 from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2)}, seed=4)

@@ -20,7 +20,7 @@ from adaptzip.core.compressed import Site
 from adaptzip.core.method import FitContext
 from adaptzip.core.survey import Allowance
 from adaptzip.errors import FormatError, UsageError
-from adaptzip.fitting.fits import survey_of
+from adaptzip.fitting.surveys import survey_of
 from adaptzip.methods import load
 from adaptzip.testing.adapters import adapter, factors, relative_error
 

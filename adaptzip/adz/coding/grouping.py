@@ -8,15 +8,10 @@ from math import nan
 from torch import Tensor
 
 from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.coders import AnyCoder, factor_numbers, layout_of, most_factor_numbers
+from adaptzip.adz.coding.decoding import decoded
 from adaptzip.adz.coding.entropy import Coded, Place
-from adaptzip.adz.coding.modules import (
-    AnyCoder,
-    CodedModule,
-    decoded,
-    factor_numbers,
-    layout_of,
-    most_factor_numbers,
-)
+from adaptzip.adz.coding.modules import CodedModule
 from adaptzip.errors import FormatError
 
 MOST_BYTES = 65536

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +12,15 @@ from torch import Tensor
 
 from adaptzip.adz.coding import entropy, tables
 from adaptzip.adz.coding.classes import choose_classes
-from adaptzip.adz.coding.entropy import Block, Layout, Whole
+from adaptzip.adz.coding.coders import Coder
+from adaptzip.adz.coding.decoding import MOST_SQUARES, longest_row, whole_values
+from adaptzip.adz.coding.entropy import Block, Whole
 from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.search import quantise
 from adaptzip.adz.coding.trellis import MAX_LEVEL, Quantised
-from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.family import BASIS_U, BASIS_V, AnyFamily, MethodConfig
+from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.method import AnyMethod
-from adaptzip.errors import CheckFailedError, FormatError
-
-MOST_SQUARES = 2.0**52
-"""What the squares of a row of directions, summed in float32, stay below; in float64 the sum is then exact."""
-
-MOST_FACTOR_NUMBERS_PER_BYTE = 65536
-"""Numbers in a module's factors for each byte of its block, with 64 bytes more: a bound for hostile files."""
-
-SHARED = "(shared)"
-"""What stands for a module's name in messages about the shared tensors."""
+from adaptzip.errors import CheckFailedError
 
 
 @dataclass(frozen=True)
@@ -66,54 +57,6 @@ class CodedBlock:
     tensors: Mapping[str, Tensor]
     numbers: int
     blocks: Sequence[Block] = ()
-
-
-FamilyT = TypeVar("FamilyT", bound=AnyFamily, covariant=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Coder(Generic[FamilyT]):
-    """A method and what its modules are coded with.
-
-    Attributes:
-        method: any family does for decoding; what fits and codes modules asks for a `Method`.
-        config: the method's, settled.
-        sites: every module's shape.
-        max_rank: largest rank that a block may have.
-        basis: the frozen basis, for methods that need one, or the frames of some modules.
-    """
-
-    method: FamilyT
-    config: MethodConfig
-    sites: Mapping[str, Site]
-    max_rank: int
-    basis: Basis | None = None
-
-    def basis_tensors(self, name: str) -> dict[str, Tensor]:
-        """A module's basis or frame, by role; {} where it has none."""
-        if self.method.takes_frame and not self.sites[name].frame:
-            return {}
-        if self.basis is None:
-            return {}
-        module = self.basis.modules[name]
-        return {BASIS_V: module.V} if self.method.takes_frame else {BASIS_U: module.U, BASIS_V: module.V}
-
-
-AnyCoder: TypeAlias = Coder[AnyFamily]
-
-
-def numbered(sites: Mapping[str, Site], sizes: Sequence[int] = ()) -> dict[str, Site]:
-    """All sites of a file as a coder knows them: each with its number, and the directions of its frame.
-
-    Args:
-        sites: by sorted name.
-        sizes: directions of each module's frame, in the order of the sites; () for no frames.
-    """
-    frames = sizes or [0] * len(sites)
-    return {
-        name: replace(site, frame=size, number=number)
-        for number, ((name, site), size) in enumerate(zip(sites.items(), frames, strict=True))
-    }
 
 
 def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:
@@ -204,113 +147,6 @@ def rounded(targets: Sequence[Tensor], step: float) -> list[Tensor]:
     ]
 
 
-def decode_shared(coder: AnyCoder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
-    """The shared tensors, by role; {} for methods without any.
-
-    Raises:
-        FormatError: if the block is damaged.
-    """
-    specs = coder.method.shared_layout(coder.config)
-    if bool(specs) != (len(chunk) > 0):
-        raise FormatError("shared tensors are missing, or the method has none")
-    if not specs:
-        return {}
-    blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
-    return decoded(blocks, specs, step, SHARED)
-
-
-def decode_module(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
-    """The tensors of one module by role, without shared ones and basis; {} for a zero update.
-
-    Levels are exact in float32 and `step` is a float32 number, so that every product is rounded once.
-
-    Raises:
-        FormatError: if the block is damaged.
-    """
-    return decode_ranked(coder, chunk, step, name)[1]
-
-
-def decode_ranked(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> tuple[int, dict[str, Tensor]]:
-    """The rank of one module, and its tensors as `decode_module` gives them; (0, {}) for a zero update.
-
-    Raises:
-        FormatError: if the block is damaged.
-    """
-    if len(chunk) == 0:
-        return 0, {}
-    specs: Sequence[TensorSpec] = ()
-    found = 0
-    checked = layout_of(coder, name, len(chunk))
-
-    def layout(rank: int) -> Sequence[TensorSpec]:
-        nonlocal specs, found
-        found, specs = rank, checked(rank)
-        return specs
-
-    blocks = entropy.decode(chunk, coder.max_rank, layout, name)
-    return found, decoded(blocks, specs, step, name)
-
-
-def layout_of(coder: AnyCoder, name: str, size: int) -> Layout:
-    """A module's layout by its rank, for decoding it from `size` bytes.
-
-    The layout raises:
-        FormatError: if the rank is out of range, or its factors would be too large for so few bytes.
-    """
-    site = coder.sites[name]
-
-    def layout(rank: int) -> Sequence[TensorSpec]:
-        if rank > min(coder.max_rank, coder.method.max_rank(site, coder.config)):
-            raise FormatError(f"module {name!r}, {site.out} x {site.width}: rank {rank} is out of range")
-        numbers = factor_numbers(coder, name, rank)
-        if numbers > most_factor_numbers(size):
-            raise FormatError(f"module {name!r}: {size} bytes cannot stand for factors of {numbers} numbers")
-        return coder.method.layout(site, rank, coder.config)
-
-    return layout
-
-
-def factor_numbers(coder: AnyCoder, name: str, rank: int) -> int:
-    """Numbers in the factors that a module of this rank has."""
-    site = coder.sites[name]
-    return coder.method.factor_rank(site, rank, coder.config) * (site.out + site.width)
-
-
-def most_factor_numbers(size: int) -> int:
-    """How many numbers of factors `size` bytes may stand for."""
-    return MOST_FACTOR_NUMBERS_PER_BYTE * (size + entropy.SPARE_BYTES)
-
-
-def decoded(blocks: Sequence[Block], specs: Sequence[TensorSpec], step: float, name: str) -> dict[str, Tensor]:
-    """Tensors by role, as `decode_module` gives them.
-
-    Raises:
-        FormatError: if a tensor is none that the method could have.
-    """
-    return {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
-
-
-def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
-    if isinstance(block, Whole):
-        return _whole_values(block, spec, name)
-    values = torch.from_numpy(block.quantised.values()).float()
-    if not spec.directions:
-        return values.mul_(step)
-    if values.numel() and _longest(values) >= MOST_SQUARES:
-        raise FormatError(f"module {name!r}: a row of {spec.role} is too long for its length to be exact")
-    return values
-
-
-def _whole_values(block: Whole, spec: TensorSpec, name: str) -> Tensor:
-    """Indices as int64; stored weights of a simplex as exact float32 shares of its bound, a power of two or not."""
-    numbers = torch.from_numpy(block.numbers.astype(np.int64))
-    if spec.kind == "index":
-        return numbers
-    if numbers.numel() and int(numbers.sum(1).max()) > spec.bound:
-        raise FormatError(f"module {name!r}: weights of {spec.role} add up to more than 1")
-    return numbers.float() / spec.bound
-
-
 def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: float) -> list[tuple[Block, Tensor]]:
     """Code tensors of one place in their modules' layouts: the blocks, and the values they will be decoded to."""
     for spec, target in zip(specs, targets, strict=True):
@@ -319,19 +155,14 @@ def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: 
     real = [i for i, spec in enumerate(specs) if spec.kind == "real"]
     for i, block in zip(real, _quantise([targets[i] for i in real], step), strict=True):
         values = torch.from_numpy(block.quantised.values()).to(targets[i])
-        if specs[i].directions and _longest(values) >= MOST_SQUARES / 2:
+        if specs[i].directions and longest_row(values) >= MOST_SQUARES / 2:
             raise _too_fine()
         results[i] = block, values * step
     for i, (spec, target) in enumerate(zip(specs, targets, strict=True)):
         if spec.kind != "real":
             block_ = Whole(target.cpu().numpy().astype(np.int32), entropy.size_of(spec))
-            results[i] = block_, _whole_values(block_, spec, spec.role).to(target.device)
+            results[i] = block_, whole_values(block_, spec, spec.role).to(target.device)
     return [results[i] for i in range(len(specs))]
-
-
-def _longest(values: Tensor) -> float:
-    """Largest sum of squares of a row."""
-    return float(values.square().sum(1).max())
 
 
 def _too_fine() -> CheckFailedError:

@@ -90,9 +90,9 @@ def read_start(path: str | Path) -> FoundStart | KeptStart:
 
 
 def start_note(path: str | Path) -> Path | None:
-    """The note of a start at a path or in its folder, or, for a weight file, beside it; None where there is none."""
+    """The note of a start at a path or in the folder at it; None where there is none."""
     path = Path(path)
-    note = path if path.name == NOTE else (path if path.is_dir() else path.parent) / NOTE
+    note = path if path.name == NOTE else path / NOTE
     return note if note.is_file() else None
 
 

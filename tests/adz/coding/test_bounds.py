@@ -12,9 +12,11 @@ import zstandard
 
 from adaptzip import methods
 from adaptzip.adz.coding import entropy, planes
+from adaptzip.adz.coding.coders import Coder
+from adaptzip.adz.coding.decoding import decode_module, decode_ranked, decode_shared
 from adaptzip.adz.coding.entropy import Whole, size_of
 from adaptzip.adz.coding.levels import Levels
-from adaptzip.adz.coding.modules import Coder, code_as_they_are, decode_module, decode_ranked, decode_shared, rounded
+from adaptzip.adz.coding.modules import code_as_they_are, rounded
 from adaptzip.adz.coding.packing import (
     check_finite,
     pack_basis,

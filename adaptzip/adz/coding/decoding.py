@@ -1,0 +1,103 @@
+"""Tensors of modules from their blocks, exactly, on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.coders import AnyCoder, layout_of
+from adaptzip.adz.coding.entropy import Block, Whole
+from adaptzip.core.compressed import TensorSpec
+from adaptzip.errors import FormatError
+
+MOST_SQUARES = 2.0**52
+"""What the squares of a row of directions, summed in float32, stay below; in float64 the sum is then exact."""
+
+SHARED = "(shared)"
+"""What stands for a module's name in messages about the shared tensors."""
+
+
+def decode_shared(coder: AnyCoder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
+    """The shared tensors, by role; {} for methods without any.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
+    specs = coder.method.shared_layout(coder.config)
+    if bool(specs) != (len(chunk) > 0):
+        raise FormatError("shared tensors are missing, or the method has none")
+    if not specs:
+        return {}
+    blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
+    return decoded(blocks, specs, step, SHARED)
+
+
+def decode_module(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> dict[str, Tensor]:
+    """The tensors of one module by role, without shared ones and basis; {} for a zero update.
+
+    Levels are exact in float32 and `step` is a float32 number, so that every product is rounded once.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
+    return decode_ranked(coder, chunk, step, name)[1]
+
+
+def decode_ranked(coder: AnyCoder, chunk: bytes | memoryview, step: float, name: str) -> tuple[int, dict[str, Tensor]]:
+    """The rank of one module, and its tensors as `decode_module` gives them; (0, {}) for a zero update.
+
+    Raises:
+        FormatError: if the block is damaged.
+    """
+    if len(chunk) == 0:
+        return 0, {}
+    specs: Sequence[TensorSpec] = ()
+    found = 0
+    checked = layout_of(coder, name, len(chunk))
+
+    def layout(rank: int) -> Sequence[TensorSpec]:
+        nonlocal specs, found
+        found, specs = rank, checked(rank)
+        return specs
+
+    blocks = entropy.decode(chunk, coder.max_rank, layout, name)
+    return found, decoded(blocks, specs, step, name)
+
+
+def decoded(blocks: Sequence[Block], specs: Sequence[TensorSpec], step: float, name: str) -> dict[str, Tensor]:
+    """Tensors by role, as `decode_module` gives them.
+
+    Raises:
+        FormatError: if a tensor is none that the method could have.
+    """
+    return {spec.role: _decoded(block, spec, step, name) for spec, block in zip(specs, blocks, strict=True)}
+
+
+def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
+    if isinstance(block, Whole):
+        return whole_values(block, spec, name)
+    values = torch.from_numpy(block.quantised.values()).float()
+    if not spec.directions:
+        return values.mul_(step)
+    if values.numel() and longest_row(values) >= MOST_SQUARES:
+        raise FormatError(f"module {name!r}: a row of {spec.role} is too long for its length to be exact")
+    return values
+
+
+def whole_values(block: Whole, spec: TensorSpec, name: str) -> Tensor:
+    """Indices as int64; stored weights of a simplex as exact float32 shares of its bound, a power of two or not."""
+    numbers = torch.from_numpy(block.numbers.astype(np.int64))
+    if spec.kind == "index":
+        return numbers
+    if numbers.numel() and int(numbers.sum(1).max()) > spec.bound:
+        raise FormatError(f"module {name!r}: weights of {spec.role} add up to more than 1")
+    return numbers.float() / spec.bound
+
+
+def longest_row(values: Tensor) -> float:
+    """Largest sum of squares of a row."""
+    return float(values.square().sum(1).max())
