@@ -27,6 +27,10 @@ class Trainable(Family[ConfigT]):
     """Learning rate of Adam, as a share of the root mean square that spreads the update's energy evenly over the
     trained numbers."""
 
+    far_rate: ClassVar[float | None] = None
+    """The learning rate where what training starts from is as far from the teacher as no adapter; between the two where
+    it is nearer. None for one rate."""
+
     rests: ClassVar[tuple[str, ...]] = ()
     """Roles of what lies outside a module's frame, which stay zero where training keeps to the frame."""
 

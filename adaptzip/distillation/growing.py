@@ -168,7 +168,9 @@ def grown(problem: Problem, growth: Growth, schedule: Schedule, machines: Machin
     made = 0
     for number in range(1, rounds + 1):
         now = replace(problem, tensors=grower.tensors)
-        training = Training(now, slow, State(made, trained_of(now.coder, now.tensors), {}, step), machines)
+        # At the lower rate: what was trained between two additions is not to be lost again.
+        state = State(made, trained_of(now.coder, now.tensors), {}, step, far=0.0)
+        training = Training(now, slow, state, machines)
         while made < number * steps // rounds:
             training.advance(next(indices))
             grower.watch(training.trained)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ def first_state(problem: Problem, guess: float, given: Written | None = None) ->
             "the teacher's outputs on the held-out texts are not all finite, so that nothing can be held against them",
             hint="is this the base model that the adapter was trained on?",
         )
+    if problem.nothing > 0:
+        state.far = min(1.0, sqrt(state.best_distance / problem.nothing))
     state.parameters |= softened(problem.coder, problem.tensors)
     return state
 
@@ -111,8 +113,7 @@ class Training:
         self.soft = soft_places(problem.coder, state.parameters)
         real = trained_places(problem.coder, problem.tensors)
         self.trained = {place: state.parameters[place].requires_grad_() for place in [*real, *self.soft]}
-        rate = problem.coder.method.training_rate if schedule.rate is None else schedule.rate
-        self.rate = rate * problem.scale
+        self.rate = problem.scale * (_rate(problem, state.far) if schedule.rate is None else schedule.rate)
         groups = self._groups(real)
         if self.soft:
             rate = problem.coder.method.soft_rate
@@ -262,3 +263,10 @@ def _consider(problem: Problem, state: State, written: Written) -> None:
     if distance is not None and distance < state.best_distance:
         state.best = {place: tensor.detach().clone() for place, tensor in state.parameters.items()}
         state.best_quantiser, state.best_distance, state.best_step = written.step, distance, state.step
+
+
+def _rate(problem: Problem, far: float) -> float:
+    """The method's learning rate for a start so far from the teacher; distances are squares, and `far` is none."""
+    method = problem.coder.method
+    highest = method.training_rate if method.far_rate is None else method.far_rate
+    return method.training_rate + far * (highest - method.training_rate)

@@ -180,6 +180,10 @@ def prepare(
         answers = teacher_outputs(watched(loaded, lambda batch: guest(batch, theirs)), held)
         if not schedule.weights.watches:
             lessons.keep(needed(lessons, schedule), at_once)
+    rows = {
+        "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
+        "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
+    }
     numbers = sum(tensor.numel() for tensor in trained_of(beginning.coder, beginning.tensors).values())
     problem = Problem(
         beginning.coder,
@@ -192,11 +196,8 @@ def prepare(
         whole(parts),
         beginning.limit,
         even_scale(_energy(original, beginning.gains), numbers) if linear else scale_of(beginning.tensors),
+        rows["none"].distance or 0.0,
     )
-    rows = {
-        "none": score(loaded, lambda batch: guest(batch, {}), held, answers),
-        "teacher": score(loaded, lambda batch: guest(batch, theirs), held, answers),
-    }
     if nothing_to_learn(lessons, schedule.weights, at_once):
         raise _nothing_to_learn(rows["none"].distance == rows["teacher"].distance)
     if beginning.growth is not None:

@@ -34,6 +34,7 @@ class Problem:
         size_of: bytes of the whole file for blocks coded at a step.
         limit: most bytes of the whole file.
         scale: root mean square of the trained numbers if the teacher's energy were spread over them.
+        nothing: distance of the base model from the teacher on the held-out texts.
     """
 
     coder: Coder[AnyTrainable]
@@ -46,6 +47,7 @@ class Problem:
     size_of: Callable[[float, CodedAdapter], int]
     limit: int
     scale: float
+    nothing: float
 
     def score(self, tensors: Tensors) -> Score:
         """Tensors as they decode, on the held-out texts."""
@@ -71,6 +73,7 @@ class State:
         best_quantiser: its step.
         best_distance: its distance to the teacher on the held-out texts.
         best_step: when it was seen.
+        far: how far from the teacher training starts, 0 to 1, which is as far as the base model.
         planned: updates and seconds of training, where the time of the whole run decided them.
         seconds: trained so far.
         loss, agreement: running means over batches.
@@ -85,6 +88,7 @@ class State:
     best_quantiser: float = 0.0
     best_distance: float = inf
     best_step: int = 0
+    far: float = 1.0
     planned: tuple[int, float] | None = None
     seconds: float = 0.0
     loss: float = 0.0

@@ -99,6 +99,7 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     roles = ("U", "C", "V")
     takes_frame = True
     rests = ("V",)
+    far_rate = 0.1
     grows = True
 
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:

@@ -17,12 +17,13 @@ from adaptzip import methods
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.budget import Budget
 from adaptzip.distillation import loop
-from adaptzip.distillation.loop import concluded, first_state, train
+from adaptzip.distillation.loop import Training, concluded, first_state, train
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Guest
+from adaptzip.distillation.trainable import as_trainable
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 from adaptzip.fitting.requests import Request
 from adaptzip.models.live.batches import Example
@@ -93,6 +94,24 @@ def test_training_that_was_interrupted_goes_on_as_if_it_had_not_been(causal: tup
         assert (state.best_distance, state.best_step) == (expected.best_distance, expected.best_step)
         assert state.best_quantiser == expected.best_quantiser
         assert all(torch.equal(expected.best[place], tensor) for place, tensor in state.best.items())
+
+
+def test_a_start_that_is_near_is_trained_slowly(causal: tuple[Path, Adapter]) -> None:
+    """The more the fit keeps, the lower the rate, between the method's two; a rate that was given is taken."""
+    method = as_trainable(methods.load(methods.REFERENCE))
+    low, high = method.training_rate, method.far_rate
+    assert high is not None
+    rates = []
+    for budget in ("4kB", "900B"):
+        setup = setup_of(*causal, SHORT, budget=budget)
+        state = first_state(setup.problem, setup.beginning.step)
+        whole = setup.rows["none"].distance
+        assert whole
+        assert state.far == pytest.approx(min(1.0, (state.best_distance / whole) ** 0.5))
+        rates.append(Training(setup.problem, SHORT, state, setup.machines).rate / setup.problem.scale)
+        given = Training(setup.problem, replace(SHORT, rate=0.5), state, setup.machines)
+        assert given.rate == 0.5 * setup.problem.scale
+    assert low < rates[0] < rates[1] <= high
 
 
 def test_training_that_is_cut_short_counts(causal: tuple[Path, Adapter]) -> None:
