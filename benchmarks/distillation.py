@@ -14,7 +14,9 @@ Bytes are those of all streams without header and classifier head (trec, stories
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,6 +80,7 @@ class Run:
         start: as `compress` takes it.
         loose: whether the bytes decide the form alone, so that its numbers are stored as finely as is of any use.
         allocate: how ranks are shared out.
+        calibrated: whether the fit is weighted by what the base feeds its modules.
         selects: whether a selection is trained, by methods that have one.
     """
 
@@ -91,6 +94,7 @@ class Run:
     start: str | None = None
     loose: bool = False
     allocate: str | None = None
+    calibrated: bool = False
     selects: bool = True
 
 
@@ -192,17 +196,22 @@ def measure(name: str, case: Case, run: Run) -> Row:
     teacher = case.teacher if isinstance(case.teacher, Adapter) else adaptzip.read(case.teacher)
     fixed, report = _fixed(case), 0 if case.header else REPORT
     began = time.monotonic()
+    train_on = case.train[: round(run.texts * len(case.train))]
     schedule = Schedule(steps=run.steps, weights=run.weights, **run.settings)
     asked = Budget.parse(f"{fixed + run.bytes}B")
-    setup = prepare(
-        None,
-        teacher=case.teacher,
-        base=case.base,
-        data=case.train[: round(run.texts * len(case.train))],
-        request=Request(run.method, asked, base=case.base, allocate=run.allocate, start=run.start),
-        schedule=schedule,
-        options=DataOptions(max_tokens=case.max_tokens),
-    )
+    request = Request(run.method, asked, base=case.base, allocate=run.allocate, start=run.start)
+    with tempfile.TemporaryDirectory() as folder:
+        if run.calibrated:
+            request = replace(request, calibration=_texts(Path(folder), train_on))
+        setup = prepare(
+            None,
+            teacher=case.teacher,
+            base=case.base,
+            data=train_on,
+            request=request,
+            schedule=schedule,
+            options=DataOptions(max_tokens=case.max_tokens),
+        )
 
     def size_of(step: float, coded: CodedAdapter) -> int:
         return _counted(setup.parts(step, coded), header=case.header)
@@ -237,6 +246,14 @@ def measure(name: str, case: Case, run: Run) -> Row:
         name, run.method, run.bytes, size, half_bytes(teacher), gains["svd"], gains["fitted"], gains["distilled"],
         run.gain, kl, minutes, numbers, state.step,
     )  # fmt: skip
+
+
+def _texts(folder: Path, examples: Sequence[Example]) -> Path:
+    """A fifth of the texts in a file."""
+    path = folder / "texts.jsonl"
+    rows = (json.dumps({"text": example.text}) for example in examples[::5])
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
 
 
 def _fixed(case: Case) -> int:

@@ -45,7 +45,7 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Run]]] = {
         {
             "known start": _TINY,
             "no start": replace(_TINY, start="none"),
-            **{f"known start, rate {rate}": replace(_TINY, settings={"rate": rate}) for rate in (0.03, 0.06, 0.2)},
+            **{f"known start, rate {rate}": replace(_TINY, settings={"rate": rate}) for rate in (0.03, 0.2)},
         },
     ),
 }
