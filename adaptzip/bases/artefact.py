@@ -70,6 +70,17 @@ def write_basis(
     return reference
 
 
+def is_basis(path: str | Path) -> bool:
+    """Whether a file calls itself a basis artefact, by its name or its metadata."""
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".basis":
+        return not path.is_dir()
+    try:
+        return KEY in open_weights(path).metadata
+    except (CheckpointError, OSError):
+        return False
+
+
 def read_basis(path: str | Path) -> Basis:
     """Read a `.basis` file, as if whoever made it meant harm.
 

@@ -95,6 +95,27 @@ def frames_of_start(
     return {name: ModuleBasis(torch.zeros(0, 0), V) for name, V in made}
 
 
+def possible_frames_of_start(
+    start: Start, sites: Mapping[str, Site], sizes: Mapping[str, int]
+) -> dict[str, ModuleBasis]:
+    """`frames_of_start` for a writer: modules whose rows depend on each other, as of a square A they may, have none.
+
+    Raises:
+        FormatError: if the start is malformed or out of bounds.
+    """
+    found = parallel_map(
+        lambda item: (item[0], _frame_if_any(item[1])), start_numbers(start, sites, sizes), most=_AT_ONCE
+    )
+    return {name: ModuleBasis(torch.zeros(0, 0), V) for name, V in found if V is not None}
+
+
+def _frame_if_any(numbers: Whole) -> Tensor | None:
+    try:
+        return frame(numbers)
+    except FormatError:
+        return None
+
+
 def start_numbers(
     start: Start, sites: Mapping[str, Site], sizes: Mapping[str, int], *, only: Collection[str] | None = None
 ) -> Iterator[tuple[str, Whole]]:

@@ -55,7 +55,7 @@ def basis_for_compress(
         FormatError, BaseModelError: if either is unreadable.
     """
     if basis is not None:
-        found = basis if isinstance(basis, Basis) else read_basis(basis)
+        found = basis if isinstance(basis, Basis) else _shared(basis)
     elif default == "base":
         found = _of_base(adapter, base, size, embed)
     else:
@@ -126,8 +126,11 @@ def frames_for_reconstruct(
     if reference.start is not None:
         return Basis(frames_of_start(reference.start, sites, framed, only=only), reference)
     wanted = framed if only is None else {name: size for name, size in framed.items() if name in only}
-    found = _found(reference, sites, base, basis, wanted)
-    return Basis(cut_frames(found, wanted), reference)
+    found = cut_frames(_found(reference, sites, base, basis, wanted), wanted)
+    for name, module in found.items():
+        if len(module.V) != sites[name].width:
+            raise FormatError(f"module {name} has {sites[name].width} inputs, but its frame is for {len(module.V)}")
+    return Basis(found, reference)
 
 
 def _found(
@@ -152,6 +155,15 @@ def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool)
     most = size or max((module.rank for module in adapter.modules.values()), default=1)
     sites = {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
     return basis_from_base(BaseModel.open(base), sites, max(1, most), reproducible=not embed)
+
+
+def _shared(path: Path) -> Basis:
+    if path.is_dir():
+        raise RefusedError(
+            f"{path}: is a folder, expected a basis that adapters share",
+            hint="give a file that `adaptzip basis build` wrote",
+        )
+    return read_basis(path)
 
 
 def _settled(basis: Basis, adapter: Adapter, size: int | None, *, embed: bool) -> Basis:

@@ -100,7 +100,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
     _check_nothing_chosen(request, compressed)
     if compressed.lossless:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
-    found: dict[str, Any] = {"base": request.base, "basis": request.coded_in}
+    found: dict[str, Any] = {"base": request.base, "basis": request.coded_in(compressed.method)}
     coder = trained(coder_of(compressed, **found))
     if coder.basis is not None:
         coder = replace(coder, basis=coder.basis.to(device))
@@ -199,7 +199,7 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     if limit is None:
         _check_parameters(plan.provenance.parameters, request.budget)
         limit = writer.size(plan) + room
-    found = {"base": request.base, "basis": request.coded_in}
+    found = {"base": request.base, "basis": request.coded_in(plan.method)}
     growth = growth_of(fitted, ranks, step) if growing else None
     return Beginning(
         trained(fitted.coder), fitted.gains, tensors, step, plan, limit, fitted.basis_numbers, found, growth=growth

@@ -26,9 +26,12 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     """One setting of a method, fitted: in the frames that pay, without any, or both where that is not clear."""
     fitted = fit_candidate(job, candidate, progress)
     basis = fitted.coder.basis
-    if not fitted.method.takes_frame or basis is None or not fitted.profiles:
+    if not fitted.method.takes_frame or basis is None:
         return [fitted]
     plain = replace(job, context=replace(job.context, basis=None))
+    if not fitted.profiles:
+        # Zeros have no use for a frame.
+        return [fit_candidate(plain, candidate, progress)]
     if job.request.budget is not None and job.request.budget.unit == "parameters":
         # Coordinates in a frame are numbers too, however few bits they take.
         return [fitted, fit_candidate(plain, candidate, progress)]

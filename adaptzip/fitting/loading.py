@@ -49,7 +49,7 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
             numbers.
     """
     if isinstance(source, Adapter):
-        adapter, size, content = source, _tensor_bytes(source), None
+        adapter, size, content = _detached(source), _tensor_bytes(source), None
     else:
         adapter = _read(source, request)
         size, content = source_bytes(source), file_digest(*weight_files(source))
@@ -112,23 +112,43 @@ def _copier(source: Original, request: Request) -> Copier | None:
         return None
     if source.adapter.parameters > KEPT_NUMBERS:
         return None
-    plain = Request(budget=request.budget, device=request.device, seed=request.seed)
+    plain = _plain(request)
 
     def copy(sensitivities: Mapping[str, Sensitivity]) -> Adapter:
         with without_warnings():
             made = run(prepare_job(replace(source, sensitivities=sensitivities), plain))
-            return reconstruct(made.compressed, base=request.base, basis=request.coded_in)
+            return reconstruct(made.compressed, base=request.base, basis=request.coded_in(plain.to))
 
     return copy
+
+
+def _plain(request: Request) -> Request:
+    """The reference at the size asked for, with what its frames may need to be made again."""
+    return Request(
+        budget=request.budget,
+        device=request.device,
+        seed=request.seed,
+        base=request.base,
+        basis=request.basis,
+        start=request.start,
+    )
 
 
 def _aimed_error(source: Original, request: Request) -> float | None:
     """The relative error that the request will come to, about; None where no limit says it."""
     if request.max_error is not None or request.budget is None:
         return request.max_error
-    plain = Request(budget=request.budget, device=request.device, seed=request.seed)
+    plain = _plain(request)
     found = compare(source, plain, [plain.to]).forecasts
     return found[0].relative_error if found else None
+
+
+def _detached(adapter: Adapter) -> Adapter:
+    """The adapter without what gradients flow back through, where there is any."""
+    if not any(m.A.requires_grad or m.B.requires_grad for m in adapter.modules.values()):
+        return adapter
+    modules = {name: replace(m, A=m.A.detach(), B=m.B.detach()) for name, m in adapter.modules.items()}
+    return replace(adapter, modules=modules)
 
 
 def _tensor_bytes(adapter: Adapter) -> int:

@@ -15,7 +15,7 @@ def calibrated_error(source: Original, compressed: Compressed, request: Request)
     """The relative error as the base model's activations see it; None without calibration."""
     if not source.sensitivities:
         return None
-    after = reconstruct(compressed, base=request.base, basis=request.coded_in)
+    after = reconstruct(compressed, base=request.base, basis=request.coded_in(compressed.method))
     return diff(source.adapter, after, source.sensitivities).weighted_error
 
 

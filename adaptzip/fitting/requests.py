@@ -29,7 +29,7 @@ from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.seed_search import SeedSearch
 from adaptzip.fitting.surveys import survey_of
-from adaptzip.methods import REFERENCE, load_fittable
+from adaptzip.methods import REFERENCE, load, load_fittable
 
 AUTO = "auto"
 """In place of a method's name: whichever gives the smallest error."""
@@ -104,10 +104,13 @@ class Request:
         """Where the basis artefact lies; None for a basis in memory, and where none was given."""
         return None if isinstance(self.basis, Basis) else self.basis
 
-    @property
-    def coded_in(self) -> str | Path | Basis | None:
-        """What a result may be coded in that is not the base: the basis artefact, or another adapter."""
-        return self.basis if self.basis is not None else asked_start(self.start).path
+    def coded_in(self, method: str) -> str | Path | Basis | None:
+        """What a method's result may be coded in that is not the base: the basis artefact, or another adapter.
+
+        Where both are given, frames are the start's.
+        """
+        start = asked_start(self.start).path
+        return start if self.basis is None or (start is not None and load(method).takes_frame) else self.basis
 
     @property
     def inputs(self) -> dict[str, object]:
@@ -128,6 +131,7 @@ def _check_types(request: Request) -> None:
         ("seed", request.seed, int, "a whole number"),
         ("ranks", request.ranks, Mapping | None, "a mapping from modules' names to ranks"),
         ("device", request.device, str, "text"),
+        ("start", request.start, str | Path | None, "text, such as a seed in digits, or a path"),
         ("search_starts", request.search_starts, bool | SeedSearch, "True, False or a SeedSearch"),
     ):
         if not isinstance(value, kind):

@@ -172,7 +172,7 @@ def _kept(outcome: Outcome) -> dict[str, int]:
 
 def _with_plain_error(job: Job, compressed: Compressed) -> Compressed:
     """State the plain error, whatever was minimised."""
-    after = reconstruct(compressed, base=job.request.base, basis=job.request.coded_in)
+    after = reconstruct(compressed, base=job.request.base, basis=job.request.coded_in(compressed.method))
     error = diff(job.adapter, after).relative_error or 0.0
     return replace(compressed, provenance=replace(compressed.provenance, relative_error=float(f"{error:.6g}")))
 

@@ -6,15 +6,15 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from adaptzip.bases.artefact import read_basis
-from adaptzip.bases.frames import cut_frames, frames_of_start, possible, reference_frames
+from adaptzip.bases.artefact import is_basis, read_basis
+from adaptzip.bases.frames import cut_frames, possible, possible_frames_of_start, reference_frames
 from adaptzip.bases.starts.files import TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
-from adaptzip.errors import AdaptzipError, AdaptzipWarning, RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, AdaptzipWarning, FormatError, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.seed_search import SeedSearch, search
@@ -43,10 +43,11 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
         CheckpointError, FormatError, BaseModelError: if it is unreadable.
     """
     asked = asked_start(request.start)
+    found: Basis | None = None
     if asked.kind == "none":
         return None
     if request.basis is not None and not asked.given:
-        found: Basis | None = request.basis if isinstance(request.basis, Basis) else read_basis(request.basis)
+        found = request.basis if isinstance(request.basis, Basis) else _basis_or_frames(Path(request.basis))
         if request.embed_basis or found is None or found.reference.source == "embedded":
             return None  # No file holds a frame, and of this basis there may be no other.
     else:
@@ -80,11 +81,15 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
 
 
 def _noted_beside(source: str | Path | Adapter, adapter: Adapter) -> Basis | None:
-    """What a note says in the source's folder; a start that is kept as tensors has to be asked for."""
+    """What a note that can be read says in the source's folder; a start kept as tensors has to be asked for."""
     note = None if isinstance(source, Adapter) else start_note(source if Path(source).is_dir() else Path(source).parent)
     if note is None:
         return None
-    start = read_start(note)
+    try:
+        start = read_start(note)
+    except (FormatError, RefusedError) as error:
+        warnings.warn(f"the note of a start is left alone: {error}", AdaptzipWarning, stacklevel=6)
+        return None
     if isinstance(start, FoundStart):
         return _made_again(start, adapter)
     warnings.warn(
@@ -125,10 +130,10 @@ def _of_start(found: FoundStart | None, adapter: Adapter) -> Basis | None:
         return None
     sites = sites_of(adapter)
     names = [n for n in sorted(found.places) if n in sites and possible(found.places[n].rank, sites[n].width)]
-    start = found.start(names)
     sizes = {name: found.places[name].rank for name in names}
-    modules = frames_of_start(start, sites, sizes)
-    return Basis(modules, BasisReference("start", max(sizes.values(), default=0), start=start))
+    modules = possible_frames_of_start(found.start(names), sites, sizes)
+    most = max((sizes[name] for name in modules), default=0)
+    return Basis(modules, BasisReference("start", most, start=found.start(sorted(modules))))
 
 
 def _of_base(adapter: Adapter, request: Request) -> Basis:
@@ -144,9 +149,14 @@ def _at(path: Path, adapter: Adapter) -> Basis | None:
     """What lies at a path: a recorded start, a basis artefact, or another adapter."""
     note = start_note(path)
     if note is None:
-        return read_basis(path) if path.suffix == ".basis" else frames_at(path)
+        return _basis_or_frames(path)
     start = read_start(note)
     return reference_frames(start.A) if isinstance(start, KeptStart) else _made_again(start, adapter)
+
+
+def _basis_or_frames(path: Path) -> Basis:
+    """A basis artefact, or the frames of another adapter."""
+    return read_basis(path) if is_basis(path) else frames_at(path)
 
 
 def _made_again(start: FoundStart, adapter: Adapter) -> Basis | None:

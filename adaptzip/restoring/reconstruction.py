@@ -21,6 +21,7 @@ from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
 from adaptzip.bases.starts.files import read_start, start_note
 from adaptzip.bases.starts.found import KeptStart
 from adaptzip.checkpoints import resolved, vet
+from adaptzip.checkpoints._base_name import is_local
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import PARTS, Buffer, Compressed, Site
@@ -299,7 +300,13 @@ def frames_at(path: str | Path) -> Basis:
         return reference_frames(kept.A)
     weights = archive_file(path)
     adapter = understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
-    return reference_frames({name: m.A for name, m in adapter.modules.items()}, adapter.meta.base_model or "")
+    return reference_frames({name: m.A for name, m in adapter.modules.items()}, _described(adapter))
+
+
+def _described(adapter: Adapter) -> str:
+    """What an adapter was made for; not where that lies on one's machine."""
+    name = adapter.meta.base_model or ""
+    return "" if is_local(name) else name
 
 
 def _embedded(compressed: Compressed) -> Basis | None:

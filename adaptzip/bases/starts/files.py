@@ -80,12 +80,12 @@ def read_start(path: str | Path) -> FoundStart | KeptStart:
         case {"format": _, "tensors": str(name), **rest} if not rest and name == TENSORS:
             return KeptStart(_kept(note.with_name(TENSORS)))
         case {"format": _, "generator": str(generator), "seed": int(seed), "modules": dict(modules), **rest} if (
-            not rest
+            not rest and type(seed) is int
         ):
             places = {name: _place(note, name, value) for name, value in modules.items()}
             with naming(note, FormatError):
-                check_start(generator, int(seed), places)
-            return FoundStart(generator, int(seed), places, dict.fromkeys(places, 1.0))
+                check_start(generator, seed, places)
+            return FoundStart(generator, seed, places, dict.fromkeys(places, 1.0))
     raise FormatError(f"{note}: is malformed", hint=_HINT)
 
 

@@ -11,7 +11,7 @@ from adaptzip.bases.starts.correlating import LONGEST, Spectrum
 from adaptzip.bases.starts.found import POPULAR, FoundStart
 from adaptzip.bases.starts.generators import MLX, NORMAL, UNIFORM, Place, matrices, within_limits
 from adaptzip.bases.starts.keys import place_keys
-from adaptzip.bases.starts.placing import AT_ONCE, SURE, place_all, score, strongest
+from adaptzip.bases.starts.placing import AT_ONCE, SURE, furthest, place_all, score, strongest
 from adaptzip.bases.starts.streams import CHUNK, Stream
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.workers import on_one_core
@@ -60,9 +60,11 @@ def start_at(modules: Mapping[str, LoraFactors], seed: int, offset: int) -> Foun
         offset: numbers before the A of any one module, as `Place` counts them in MT19937's stream.
 
     Returns:
-        As `find_start`.
+        As `find_start`; None also where the offset is further on than any reader goes.
     """
     found = candidates(modules)
+    if offset > furthest(found):
+        return None
     for generator in (UNIFORM, NORMAL):
         stream = Stream(seed)
         scores = [score(stream, generator, one, offset, len(one.probe)) for one in found]

@@ -81,7 +81,7 @@ def place_all(
 ) -> dict[Candidate, int]:
     """The offsets of all that can be placed, given that of one."""
     rest = [one for one in found if one is not first]
-    walk = Walk(stream, generator, rest, {first: at}, _most(found), list(RECIPES))
+    walk = Walk(stream, generator, rest, {first: at}, furthest(found), list(RECIPES))
     _both_ways(walk, first)
     _onwards(walk, at + CHUNK + 5 * sum(one.size + _layers(one) for one in found) // 4)
     if walk.rest:
@@ -90,7 +90,7 @@ def place_all(
     return walk.placed
 
 
-def _most(found: Sequence[Candidate]) -> int:
+def furthest(found: Sequence[Candidate]) -> int:
     """The number of the stream beyond which no reader would go."""
     return FREE_DRAWS + DRAWS_EACH * sum(one.size for one in found)
 
