@@ -1475,7 +1475,7 @@ ADP = Method(
 def unilora_check(config: Config) -> None:
     check_options(config, {"numbers": (int, type(None)), "rank": (int,), "seed": (int,), "scale": (float,)})
     need(config.get("numbers") is None or config["numbers"] >= 1, "'numbers' is out of range")
-    need(1 <= config.get("rank", 4) <= 2**20, "'rank' is out of range")
+    need(1 <= config.get("rank", 4) <= 4096, "'rank' is out of range")
     need(config.get("seed", 0) >= 0, "'seed' is out of range")
     scale = config.get("scale", 1.0)
     need(math.isfinite(scale) and scale > 0 and math.frexp(scale)[0] == 0.5, "'scale' is no power of two")

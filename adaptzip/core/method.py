@@ -134,8 +134,8 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     def predict(self, profile: ProfileT, rank: int, step: float) -> tuple[float, float]:
         """Expected (bits, squared error) of a module coded at `rank` and `step`."""
 
-    def frame_gain(self, profile: ProfileT, step: float) -> float:
-        """Expected bits that a module's frame saves at a step, errors counted; 0 where it has none."""
+    def frame_gain(self, profile: ProfileT, step: float, most: int | None = None) -> float:
+        """Expected bits that a module's frame saves at a step and a rank of `most`, errors counted; 0 without one."""
         return 0.0
 
     def kept_in_frame(self, profile: ProfileT) -> list[float]:

@@ -181,7 +181,7 @@ def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
     control, limits = control_of(job, fitted)
     step, ranks = control.foresee(limits)
     size, error = fitted.predict(step, ranks)
-    saved, basis = foreseen_saving(fitted, step), fitted.coder.basis
+    saved, basis = foreseen_saving(fitted, step, ranks), fitted.coder.basis
     foreseen = control.steps.foreseen_size(size, ranks)
     return Forecast(
         method=job.method.name,

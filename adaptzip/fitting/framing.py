@@ -51,15 +51,19 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     return [fitted] if saved > _NEAR * size else [fitted, fit_candidate(plain, candidate, progress)]
 
 
-def foreseen_saving(fitted: FittedAdapter, step: float) -> int | None:
-    """Bytes that a fit's frames are expected to save at a step, against none; None for a fit without frames."""
+def foreseen_saving(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]) -> int | None:
+    """Bytes that a fit's frames are expected to save at a step and ranks, against none; None without frames."""
     framed = fitted.method.takes_frame and any(site.frame for site in fitted.sites.values())
-    return max(0, round(_saved(_gains(fitted, step)))) if framed else None
+    return max(0, round(_saved(_gains(fitted, step, ranks)))) if framed else None
 
 
-def _gains(fitted: FittedAdapter, step: float) -> dict[str, float]:
+def _gains(fitted: FittedAdapter, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
     """Bytes that each module is expected to take less in its frame, at what its error is worth."""
-    return {name: fitted.method.frame_gain(profile, step) / 8 for name, profile in fitted.profiles.items()}
+    most = None if ranks is None else {name: ranks.get(name, 0) for name in fitted.profiles}
+    return {
+        name: fitted.method.frame_gain(profile, step, None if most is None else most[name]) / 8
+        for name, profile in fitted.profiles.items()
+    }
 
 
 def _saved(gains: Mapping[str, float]) -> float:

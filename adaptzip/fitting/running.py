@@ -162,7 +162,7 @@ def _coded(job: Job, fitted: FittedAdapter, progress: Progress | None) -> Made:
     compressed = assemble(job, fitted, outcome.step, outcome.coded, outcome.error)
     if job.source.sensitivities:
         compressed = _with_plain_error(job, compressed)
-    saved = foreseen_saving(fitted, outcome.step)
+    saved = foreseen_saving(fitted, outcome.step, outcome.ranks)
     return Made(compressed, outcome.error, writer.size(compressed), _kept(outcome), outcome.distortion, saved=saved)
 
 

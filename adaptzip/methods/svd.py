@@ -140,11 +140,11 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         useful = worth > 0
         return len(useful) if useful.all() else int(np.argmin(useful))
 
-    def frame_gain(self, profile: SvdProfile, step: float) -> float:
+    def frame_gain(self, profile: SvdProfile, step: float, most: int | None = None) -> float:
         if not profile.frame:
             return 0.0
         plain = replace(profile, frame=0, outside=None)
-        kept = [_worth(one, step)[: self.rank(one, step)].sum() for one in (profile, plain)]
+        kept = [_worth(one, step)[: self.rank(one, step)][:most].sum() for one in (profile, plain)]
         return float(kept[0] - kept[1]) / (BIT_WEIGHT * step**2)
 
     def kept_in_frame(self, profile: SvdProfile) -> list[float]:

@@ -171,7 +171,7 @@ class Unilora(Method[Config, VectorFit, VectorProfile, Prepared], Trainable[Conf
         _, noise = row_costs(np.array([profile.spread**0.5 / step]))
         return _MODULE_BITS, profile.error + profile.exposure * profile.spread * min(1.0, float(noise[0]))
 
-    def frame_gain(self, profile: VectorProfile, step: float) -> float:
+    def frame_gain(self, profile: VectorProfile, step: float, most: int | None = None) -> float:
         return profile.framed / (BIT_WEIGHT * step**2)
 
     def max_rank(self, site: Site, config: Config) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -280,11 +281,14 @@ def _basis(
     if not method.takes_frame:
         embedded = _embedded(compressed)
         return basis_for_reconstruct(reference, compressed.sites, base=base, basis=basis, embedded=embedded, only=only)
+    frames: str | Path | Basis | None = basis
+    where = None
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
-        basis = frames_at(basis)
+        frames, where = frames_at(basis), basis
     blocks = compressed.payload_bytes
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
-    return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=basis, only=only)
+    with naming(where, RefusedError) if where is not None else nullcontext():
+        return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=frames, only=only)
 
 
 def frames_at(path: str | Path) -> Basis:

@@ -7,7 +7,7 @@ from math import frexp, isfinite
 
 from adaptzip.errors import FormatError, UsageError
 
-_MOST = 2**20
+_MOST = 4096
 
 
 @dataclass(frozen=True)
