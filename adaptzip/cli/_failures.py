@@ -25,7 +25,8 @@ EXIT_CODES = {
     "already or cannot be written, too little memory",
     3: "refused: valid input that adaptzip does not handle, such as an adapter that is not W + s*B@A",
     INTERNAL: "internal error: please report it, with the traceback that `ADAPTZIP_DEBUG=1` shows",
-    INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind, but for what `distill` or `merge` names",
+    INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind, but for what `distill`, `merge` or "
+    "`--search-starts` names",
     TERMINATED: "terminated with SIGTERM; nothing is left behind, but for what `distill` or `merge` names",
 }
 """What each exit code means."""

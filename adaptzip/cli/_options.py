@@ -259,7 +259,10 @@ NeededBase = Annotated[
 NeededBasis = Annotated[
     Path | None,
     typer.Option(
-        "--basis", help="The basis, for a .adz that was compressed with one.", metavar="FILE", show_default=False
+        "--basis",
+        help="The basis, other adapter or kept start that a .adz was compressed with.",
+        metavar="PATH",
+        show_default=False,
     ),
 ]
 BaseName = Annotated[
