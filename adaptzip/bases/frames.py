@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -90,9 +90,7 @@ def frames_of_start(
     Raises:
         FormatError: if the start is malformed, out of bounds, or has rows that depend on each other.
     """
-    numbers = start_numbers(start, sites, sizes, only=only)
-    made = parallel_map(lambda item: (item[0], frame(item[1])), numbers, most=_AT_ONCE)
-    return {name: ModuleBasis(torch.zeros(0, 0), V) for name, V in made}
+    return _made(start_numbers(start, sites, sizes, only=only), frame)
 
 
 def possible_frames_of_start(
@@ -103,9 +101,12 @@ def possible_frames_of_start(
     Raises:
         FormatError: if the start is malformed or out of bounds.
     """
-    found = parallel_map(
-        lambda item: (item[0], _frame_if_any(item[1])), start_numbers(start, sites, sizes), most=_AT_ONCE
-    )
+    return _made(start_numbers(start, sites, sizes), _frame_if_any)
+
+
+def _made(numbers: Iterable[tuple[str, Whole]], make: Callable[[Whole], Tensor | None]) -> dict[str, ModuleBasis]:
+    """Frames of modules, several at a time; of those that have one."""
+    found = parallel_map(lambda item: (item[0], make(item[1])), numbers, most=_AT_ONCE)
     return {name: ModuleBasis(torch.zeros(0, 0), V) for name, V in found if V is not None}
 
 

@@ -59,9 +59,8 @@ def foreseen_saving(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]
 
 def _gains(fitted: FittedAdapter, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
     """Bytes that each module is expected to take less in its frame, at what its error is worth."""
-    most = None if ranks is None else {name: ranks.get(name, 0) for name in fitted.profiles}
     return {
-        name: fitted.method.frame_gain(profile, step, None if most is None else most[name]) / 8
+        name: fitted.method.frame_gain(profile, step, None if ranks is None else ranks.get(name, 0)) / 8
         for name, profile in fitted.profiles.items()
     }
 
