@@ -201,3 +201,19 @@ def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
     core = torch.linalg.qr(B)[1] @ A
     seen = core if moments is None else core @ moments.double()
     return max(0.0, float((seen * core).sum()))
+
+
+def products(
+    teacher: Adapter, student: Adapter, sensitivities: Mapping[str, Sensitivity] | None = None
+) -> tuple[float, float, float]:
+    """(|dW|^2, <dW, dW'>, |dW'|^2) over the teacher's modules, dW the teacher's; weighed as by `weighted_error`."""
+    found = [0.0, 0.0, 0.0]
+    for name, module in teacher.modules.items():
+        sensitivity = (sensitivities or {}).get(name, Sensitivity())
+        pair = [_factors(one) for one in (module, student.modules.get(name)) if one is not None]
+        seen = [A if sensitivity.moments is None else A @ sensitivity.moments.double() for _, A in pair]
+        for place, (i, j) in enumerate(((0, 0), (0, 1), (1, 1))):
+            if j < len(pair):
+                product = (pair[i][0].T @ pair[j][0]) * (seen[i] @ pair[j][1].T)
+                found[place] += sensitivity.weight * float(product.sum())
+    return found[0], found[1], found[2]

@@ -95,6 +95,11 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     """Whether a fit keeps next to nothing of an update, so that only training makes its files act like it: no choice
     between methods falls on it, and training begins with all that the settings hold."""
 
+    degree: ClassVar[int | None] = None
+    """The power of the step that a decoded update grows with, levels as they are: 1 for a product in which one tensor
+    is quantised and the others are directions or frozen, 2 where two are. None where there is no such power: what a fit
+    at a large error makes too small is left so then."""
+
     def candidates(self, survey: Survey, config: ConfigT, allowance: Allowance) -> Sequence[Candidate[ConfigT]]:
         """Settings worth fitting, best first, with what `config` leaves open decided.
 

@@ -207,13 +207,16 @@ def choose_method(source: Original, request: Request, progress: Progress | None 
 
 
 def reference_at(source: Original, size: int, request: Request) -> Made | None:
-    """The reference method at `size` bytes of the same adapter; None where it can't be made so small."""
+    """The reference method at `size` bytes of the same adapter; None where it can't be made so small.
+
+    Where the request has an error to meet, it is as near as it can be, as what it stands beside.
+    """
     plain = replace(
         request, to=REFERENCE, budget=Budget(size, "bytes"), max_error=None, allocate=None, ranks=None, options={}
     )
     with without_warnings():
         try:
-            return run(prepare_job(source, plain))
+            return run(prepare_job(source, plain), nearest=request.max_error is not None)
         except CheckFailedError:
             return None
 

@@ -18,6 +18,7 @@ from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
+from adaptzip.fitting.shrinkage import foreseen_error
 from adaptzip.methods import REFERENCE, fittable, load_fittable
 
 _SHOWN = 4
@@ -150,7 +151,8 @@ def _known(job: Job, candidate: AnyCandidate) -> Forecast | None:
     if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
         return None
     size = candidate.bytes + bare_size(job)
-    return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, candidate.error, {})
+    error = foreseen_error(job.method, job.request, candidate.error)
+    return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, error, {})
 
 
 def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | None = None) -> Forecast:
@@ -188,7 +190,7 @@ def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
         options=options,
         bytes=foreseen if limits.size is None or limits.error is not None else min(foreseen, limits.size),
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
-        relative_error=sqrt(error / fitted.energy),
+        relative_error=foreseen_error(job.method, job.request, sqrt(error / fitted.energy)),
         ranks=ranks,
         frames=None if saved is None or basis is None else basis.reference,
         framed=sum(site.frame > 0 for site in fitted.sites.values()),

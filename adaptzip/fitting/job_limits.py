@@ -13,6 +13,7 @@ from adaptzip.fitting.assembly import LONGEST_ERROR, file_size
 from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits, RateControl
 from adaptzip.fitting.requests import Job
+from adaptzip.fitting.shrinkage import undoes
 from adaptzip.fitting.steps import StepSearch
 
 _NO_STEP = 1e-9
@@ -43,8 +44,9 @@ def _control(
     cut = _cut_share(fitted, caps)
 
     def total_size(step: float, coded: CodedAdapter, error: float) -> int:
-        # Where errors are weighted, the plain one that the file states in the end is measured later.
-        stated = LONGEST_ERROR if job.source.sensitivities else error
+        # Where errors are weighted or an update is made larger, the one that the file states is measured later.
+        later = job.source.sensitivities or undoes(job.method, job.request)
+        stated = LONGEST_ERROR if later else error
         return file_size(job, fitted, step, coded, stated)
 
     # With numbers of the fewest digits: no file takes less.

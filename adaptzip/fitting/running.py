@@ -22,6 +22,7 @@ from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job
+from adaptzip.fitting.shrinkage import unshrunk
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome
 from adaptzip.restoring.reconstruction import reconstruct
 
@@ -73,11 +74,12 @@ class Made:
     saved: int | None = None
 
 
-def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> Made:
+def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED, nearest: bool = False) -> Made:
     """Fit the best candidates of a method, and keep the one that meets the limits best.
 
     Args:
         most: candidates that are fitted; of adapters too large to keep their fits, one.
+        nearest: leave what a budget makes as near as it is in the square (`adaptzip.fitting.shrinkage`).
 
     Raises:
         RefusedError: if the method can't represent the adapter.
@@ -108,7 +110,12 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED) -> M
     if best is None:
         raise why_not(failures)
     _warn_of_room(job, best)
-    return best
+    return best if nearest else _unshrunk(job, best)
+
+
+def _unshrunk(job: Job, made: Made) -> Made:
+    compressed, error = unshrunk(job, made.compressed, made.error)
+    return replace(made, compressed=compressed, error=error, size=writer.size(compressed))
 
 
 def _proposals(job: Job) -> list[Callable[[], list[AnyCandidate]]]:

@@ -88,6 +88,7 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
     version = 1
     config_type = Config
     roles = ("D", "C")
+    degree = 1
     needs_basis = True
     spans_modules = True
     grows = True

@@ -110,6 +110,7 @@ class Loretta(Method[Config, TrainFit, TrainProfile, None], Trainable[Config]):
     paper = "Yang, Zhou, Wong and Zhang 2024 (LoRETTA, arXiv:2402.11417); Anjum et al. 2024 (TT-LoRA, arXiv:2408.01008)"
     config_type = Config
     roles = ("core",)
+    degree = 1
     spans_modules = True
 
     def candidates(self, survey: Survey, config: Config, allowance: Allowance) -> Sequence[Candidate[Config]]:

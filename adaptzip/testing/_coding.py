@@ -92,6 +92,17 @@ class CodingTests(MethodCase):
             assert slope == pytest.approx(float(gradients[role].norm()), rel=2e-3)
             assert slope > 0
 
+    @pytest.mark.parametrize("module", ["a", "b"])
+    def test_a_step_as_large_again_means_an_update_larger_by_its_degree(self, module: str) -> None:
+        degree = self.method.degree
+        if degree is None:
+            pytest.skip("the method states no degree")
+        found = one(self.method, module)
+        grown = {spec.role for spec in self._real(found) if not spec.directions}
+        A, B = found.factors({role: 1.5 * t if role in grown else t for role, t in found.tensors.items()})
+        expected = 1.5**degree * found.delta()
+        assert float((B @ A - expected).norm()) <= 1e-5 * float(expected.norm())
+
     def _real(self, found: OneModule) -> list[TensorSpec]:
         config = found.coder.config
         specs = [*self.method.shared_layout(config), *self.method.layout(found.site, found.rank, config)]
