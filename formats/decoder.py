@@ -289,6 +289,7 @@ def ranged(number: float) -> float:
 
 MAX_RANK = 2**20
 MAX_JSON = 2**24
+METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9-]*/[1-9][0-9]{0,8}")
 LAYOUTS = ("linear", "transposed", "conv", "embedding", "expert", "expert_transposed")
 METRICS = (None, "accuracy", "loss", "F1", "squared error")
 
@@ -394,9 +395,11 @@ def parse_metadata(text: str | bytes) -> dict[str, Any]:
     need(isinstance(value["config"], dict) and isinstance(value.get("modules"), list), "'config' or 'modules'")
     need(isinstance(value["extras"], list), "'extras' is no list")
     name, _, version = value["method"].partition("/")
-    need(name in METHODS and version == "1", f"unknown method {value['method']!r}")
+    need(METHOD_NAME.fullmatch(value["method"]) is not None, "'method' is no name and version")
     need(isinstance(value["config"].get("lossless", False), bool), "'lossless' is neither true nor false")
-    METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
+    if not (value["config"].get("lossless", False) and value["modules"]):
+        need(name in METHODS and version == "1", f"unknown method {value['method']!r}")
+        METHODS[name].check({key: item for key, item in value["config"].items() if key != "lossless"})
     need(value["dtype"] in ("F32", "F16", "BF16"), "'dtype' is none of a factor")
     return value
 
@@ -972,7 +975,9 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
         size: bytes of all blocks, the shared one among them.
     """
     metadata = head.metadata
-    method, config = METHODS[metadata["method"].partition("/")[0]], metadata["config"]
+    config = metadata["config"]
+    # A lossless file may name any method, and has no use for it.
+    method = METHODS.get(metadata["method"].partition("/")[0], METHODS["svd"])
     step = np.float32(metadata["step"])
     named: list[Any] = metadata.get("basis") or []
     if config.get("lossless", False):

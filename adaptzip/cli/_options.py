@@ -153,8 +153,8 @@ SearchStarts = Annotated[
     bool,
     typer.Option(
         "--search-starts",
-        help="Where A's start is not found otherwise, try all 2^32 seeds, which takes hours, and on a CPU the "
-        "package numba. Ctrl-C leaves FILE.search, and the same command goes on.",
+        help="Where A's start is not found otherwise, try all 2^32 seeds, which takes hours on a "
+        "CPU. Ctrl-C leaves FILE.search, and the same command goes on.",
     ),
 ]
 Calibration = Annotated[

@@ -15,7 +15,7 @@ from adaptzip.adz.container.reader import Opened, read_header
 from adaptzip.cli import _show_start as show_start
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
-from adaptzip.cli._show_scores import ROWS, figure, share
+from adaptzip.cli._show_scores import ROWS, figure, measured, share
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import ExtraEntry, TrainingReport
 from adaptzip.errors import FormatError, naming
@@ -190,7 +190,8 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
     else:
         yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
     yield "parameters", f"{made.parameters:,} stored"
-    yield "modules", f"{len(header.sites):,}, of rank {archive.head.max_rank} at most"
+    rank = f", of rank {archive.head.max_rank} at most" if archive.opened.parts["modules"] else ""
+    yield "modules", f"{len(header.sites):,}{rank}"
     zero = len(archive.zero or ())
     if zero == archive.modules:
         unscaled = archive.head.config.get("lora_alpha") == 0
@@ -213,7 +214,7 @@ def _trained(told: TrainingReport) -> str:
     # Embeddings and scores have a distance from the teacher's that is no divergence.
     plain = all(agreement is None for _, agreement, _ in told.rows.values())
     names = ["distance" if plain else "KL", "agreement", *([told.metric] if told.metric else [])]
-    rows = [[ROWS[name], *map(figure, row[: len(names)])] for name, row in told.rows.items()]
+    rows = [[ROWS[name], *_scores(told, row)[: len(names)]] for name, row in told.rows.items()]
     if told.metric:
         rows = [[*row, share(told.gain(name))] for name, row in zip(told.rows, rows, strict=True)]
         names.append("gain")
@@ -221,6 +222,12 @@ def _trained(told: TrainingReport) -> str:
     updates = text.count(told.steps, "update")
     best = f"after update {told.step} of {told.steps}" if told.step else f"as before training, after {updates}"
     return f"{shown}\nbest {best}; {text.count(told.texts, 'text')} trained on, {told.held_out} held out"
+
+
+def _scores(told: TrainingReport, row: Sequence[float | None]) -> list[str]:
+    """KL, agreement and metric, in the units in which `distill` shows them."""
+    distance, agreement, metric = row
+    return [figure(distance), share(agreement), measured(told.metric, metric)]
 
 
 def _basis(basis: BasisReference, base_model: str | None) -> str:

@@ -40,8 +40,8 @@ def cells(found: Evaluation, name: str) -> list[str]:
     else:
         row = [figure(score.kl), share(score.agreement)]
     if found.metric is not None:
-        shown = share if found.metric in _SHARES else figure
-        row += [shown(score.metric), *([] if found.second is None else [shown(score.second)]), share(found.gain(name))]
+        second = [] if found.second is None else [measured(found.metric, score.second)]
+        row += [measured(found.metric, score.metric), *second, share(found.gain(name))]
     return row
 
 
@@ -96,6 +96,11 @@ def _to_labels(found: Evaluation, metric: str) -> str:
 def figure(value: float | None) -> str:
     """A number for a table."""
     return "-" if value is None else f"{value:z.4g}"
+
+
+def measured(metric: str | None, value: float | None) -> str:
+    """A metric's value, in per cent where it is a share."""
+    return share(value) if metric in _SHARES else figure(value)
 
 
 def share(value: float | None) -> str:

@@ -18,7 +18,7 @@ from adaptzip.fitting.forecasts import Forecast, PlanReport, compare, foresee_ca
 from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import measured_error
-from adaptzip.fitting.requests import AUTO, Original, Request, prepare_job
+from adaptzip.fitting.requests import AUTO, Original, Request, check_start_used, prepare_job
 from adaptzip.fitting.running import Made, Tried, run
 from adaptzip.methods import REFERENCE, fittable
 from adaptzip.models.hub import base_path
@@ -157,6 +157,7 @@ def foresee(source: Original, request: Request, progress: Progress | None = None
     if request.to == AUTO:
         report = compare(source, request, None, progress)
         return Foreseen(report.best, report)
+    check_start_used(request)
     job = with_ranks(prepare_job(source, request))
     return Foreseen(foresee_candidate(job, candidates(job)[0], progress))
 

@@ -23,7 +23,7 @@ from adaptzip.fitting.assembly import exact
 from adaptzip.fitting.choosing import choose_method
 from adaptzip.fitting.keywords import check_options
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import AUTO, Job, Original, Request, prepare_job
+from adaptzip.fitting.requests import AUTO, Job, Original, Request, check_start_used, prepare_job
 from adaptzip.fitting.running import Made, run
 from adaptzip.fitting.seed_search import SeedSearch, search_note
 from adaptzip.methods import REFERENCE, fittable, load, load_fittable
@@ -84,7 +84,7 @@ def compress(
             with the numbers drawn before some module; "base"; or the path of a recorded start, of another adapter that
             began alike or of a basis artefact, which is then needed to decode.
         search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
-            first module: an hour of processor time or several, and numba, where there is no GPU. With `output` it can
+            first module: an hour of processor time or several, where there is no GPU. With `output` it can
             be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
@@ -172,7 +172,7 @@ def make_from(source: Original, request: Request, progress: Progress | None = No
         return _exact(source, request)
     if request.to == AUTO:
         return choose_method(source, request, progress)
-    return run(job or prepare_job(source, request), progress)
+    return run(job or _job(source, request), progress)
 
 
 def job_of(source: Original, request: Request) -> Job | None:
@@ -181,7 +181,12 @@ def job_of(source: Original, request: Request) -> Job | None:
     Raises:
         RefusedError, UsageError: as `compress`.
     """
-    return None if request.lossless or request.to == AUTO else prepare_job(source, request)
+    return None if request.lossless or request.to == AUTO else _job(source, request)
+
+
+def _job(source: Original, request: Request) -> Job:
+    check_start_used(request)
+    return prepare_job(source, request)
 
 
 def _exact(source: Original, request: Request) -> Made:

@@ -53,7 +53,9 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
 
 def foreseen_saving(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]) -> int | None:
     """Bytes that a fit's frames are expected to save at a step and ranks, against none; None without frames."""
-    framed = fitted.method.takes_frame and any(site.frame for site in fitted.sites.values())
+    # Of fits that keep little nothing can be foreseen of what training makes of them.
+    kept = fitted.method.takes_frame and not fitted.method.fits_little
+    framed = kept and any(site.frame for site in fitted.sites.values())
     return max(0, round(_saved(_gains(fitted, step, ranks)))) if framed else None
 
 

@@ -124,6 +124,19 @@ class Request:
         }
 
 
+def check_start_used(request: Request) -> None:
+    """Refuse a start that is given to a method which does not know what to do with it.
+
+    Raises:
+        UsageError: if it is.
+    """
+    if asked_start(request.start).given and request.to != AUTO and not load(request.to).takes_frame:
+        raise UsageError(
+            f"method {request.to!r} has no use for a start, and --start {request.start} gives one",
+            hint="drop --start, or compress with --to " + REFERENCE,
+        )
+
+
 def _check_types(request: Request) -> None:
     """Refuse what callers without a type checker pass, before it fails where nothing tells its name."""
     for name, value, kind, expected in (

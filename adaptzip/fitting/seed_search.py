@@ -46,10 +46,7 @@ def search(adapter: Adapter, how: SeedSearch, device: str) -> FoundStart | None:
     """The start of an adapter of which no seed is known, at the places where libraries would put its first module.
 
     Args:
-        device: as for `compress`; a CPU needs numba.
-
-    Raises:
-        RefusedError: if the device is the CPU, and numba is not installed.
+        device: as for `compress`.
     """
     places = predicted(adapter.modules, drawn_before(adapter.extras))
     last = searching.ALL if how.last is None else how.last

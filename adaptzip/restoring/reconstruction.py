@@ -303,8 +303,17 @@ def frames_at(path: str | Path) -> Basis:
     if isinstance(kept, KeptStart):
         return reference_frames(kept.A)
     weights = archive_file(path)
-    adapter = understood(open_checkpoint(path)) if weights is None else reconstruct(weights)
+    adapter = understood(open_checkpoint(path)) if weights is None else _standing_for_itself(weights)
     return reference_frames({name: m.A for name, m in adapter.modules.items()}, _described(adapter))
+
+
+def _standing_for_itself(path: Path) -> Adapter:
+    try:
+        return reconstruct(path)
+    except RefusedError as error:
+        raise RefusedError(
+            str(error), hint="a start has to stand for itself: export the file with what it needs, and name the folder"
+        ) from error
 
 
 def _described(adapter: Adapter) -> str:

@@ -56,6 +56,19 @@ def test_compress_says_what_the_start_saves(found: Path, tmp_path: Path) -> None
     assert "start: seed 42 (uniform numbers), in 6 of 6 modules, correlation 0.97" in told
 
 
+@pytest.mark.parametrize("options", [["--budget", "50%"], ["--max-error", "0.5", "-n"]])
+def test_a_start_is_refused_where_the_method_has_no_use_for_it(options: list[str], found: Path, tmp_path: Path) -> None:
+    done = run("compress", found, "--to", "vblora", "--start", "42", *options, "-o", tmp_path / "a.adz")
+    refused(done, 2, "method 'vblora' has no use for a start", "drop --start")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_needs_another_says_what_to_give(found: Path, tmp_path: Path) -> None:
+    run("compress", found, "--start", found, "-o", tmp_path / "needs.adz")
+    done = run("compress", found, "--start", tmp_path / "needs.adz", "-o", tmp_path / "a.adz")
+    refused(done, 3, "coded in another adapter's A", "export the file")
+
+
 def test_a_lossless_file_says_it_too(found: Path, tmp_path: Path) -> None:
     values = run("compress", found, "--lossless", "-o", tmp_path / "a.adz", "--json").json
     plain = run("compress", found, "--lossless", "--start", "none", "-o", tmp_path / "b.adz", "--json").json

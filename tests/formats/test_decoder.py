@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
+from adaptzip.adz.container import writer
 from adaptzip.core.gains import divisor
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.testing.adapters import adapter
@@ -99,6 +101,15 @@ def test_extras_of_every_dtype(mode: str, tmp_path: Path) -> None:
     extras = {f"x.{name}": (numbers * 4).to(dtype) for name, dtype in DTYPES.items()}
     extras |= {"huge": torch.tensor([1e38, -1e38, 1e-40]), "wide": torch.tensor([[1e300, 1e-300]]).double()}
     agree(adapter([(6, 5, 1)], extras=extras), tmp_path / "x.adz", extras=mode)
+
+
+@pytest.mark.parametrize(
+    "change", [{"method": "another"}, {"method_version": 7}, {"config": {"lossless": True, "option": 1}}]
+)
+def test_a_lossless_file_with_modules_needs_no_method(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "x.adz"
+    writer.write(replace(adaptzip.compress(adapter({"m": (8, 6, 2)}), lossless=True), **change), path)
+    assert same(plain(adaptzip.reconstruct(path)), decoded(path.read_bytes()), near=False)
 
 
 def test_lossless_factors_of_every_float(tmp_path: Path) -> None:
