@@ -67,7 +67,7 @@ def main() -> None:
     asked = [choice for choice in CHOICES if choice in arguments.chosen]
     for choice in asked:
         if choice not in done:
-            run: Run = replace(case.runs[0], steps=STEPS, **CHOICES[choice])  # type: ignore[arg-type]
+            run: Run = replace(case.runs[0], **{"steps": STEPS, **CHOICES[choice]})  # type: ignore[arg-type]
             made = measure("langid", case, run)
             done[choice] = Row(choice, made.bytes, made.numbers, made.steps, made.gain, made.kl, made.minutes)
             results.add(arguments.results, done[choice])

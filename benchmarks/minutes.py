@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import page, results
+from benchmarks import gain_picture, page, results
 from benchmarks.distillation import lists, measure
+from benchmarks.gain_picture import Point, Style
 
 MINUTES = ("3", "6", "12")
+STYLES = {"3": Style("#8250df", "^"), "6": Style("#2da44e", "s"), "12": Style("#2f81f7", "o")}
+PICTURE = page.DOCS / "images" / "minutes"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ def table(rows: Sequence[Row]) -> str:
     return page.table(["bytes allowed", "share of fp16", *(f"{m} minutes (steps)" for m in asked)], lines)
 
 
+def picture(rows: Sequence[Row]) -> tuple[dict[str, list[Point]], dict[str, Style]]:
+    """A line for each time, and their styles, by label."""
+    labels = {minutes: f"{minutes} minutes" for minutes in MINUTES if any(row.asked == minutes for row in rows)}
+    lines = {label: [(row.bytes, row.gain) for row in rows if row.asked == asked] for asked, label in labels.items()}
+    return lines, {label: STYLES[asked] for asked, label in labels.items()}
+
+
 def main() -> None:
     """Make what is asked for, print the table, and write it where that is asked for."""
     arguments = results.parser(__doc__, "minutes", MINUTES).parse_args()
@@ -67,6 +77,7 @@ def main() -> None:
         print(f"{row.allowed} bytes, {row.asked} minutes: took {row.minutes:.2f}, KL {row.kl:.3f}")
     if arguments.write:
         page.put("minutes", table(rows))
+        gain_picture.write(PICTURE, *picture(rows))
 
 
 if __name__ == "__main__":

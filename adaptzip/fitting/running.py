@@ -109,8 +109,9 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED, near
             break
     if best is None:
         raise why_not(failures)
+    best = best if nearest else _unshrunk(job, best)
     _warn_of_room(job, best)
-    return best if nearest else _unshrunk(job, best)
+    return best
 
 
 def _unshrunk(job: Job, made: Made) -> Made:

@@ -23,7 +23,7 @@ from adaptzip.restoring.reconstruction import reconstruct
 WEIGHT = 4.0
 """What a loss along the update counts, noise across it counting 1."""
 MOST = 1.5
-"""No update is made larger than by this factor; below 2 the error stays below that of no adapter."""
+"""No update is made larger than by this factor."""
 LEAST_ERROR = 0.12
 """At smaller errors the factor is next to 1, and nothing is done."""
 
@@ -50,7 +50,11 @@ class Agreement:
         """What the decoded update is best multiplied by, from 1 to `MOST`."""
         across = max(0.0, self.energy - self.along**2)
         weighed = WEIGHT * self.along**2 + across
-        return 1.0 if weighed <= 0 else min(MOST, max(1.0, WEIGHT * self.along / weighed))
+        if weighed <= 0:
+            return 1.0
+        # Below twice along / energy it stays nearer to the update than nothing.
+        most = MOST * min(1.0, self.along / self.energy)
+        return max(1.0, min(most, WEIGHT * self.along / weighed))
 
     def error(self, factor: float) -> float:
         """The relative error once it is multiplied."""

@@ -52,6 +52,12 @@ def test_a_fit_that_is_made_larger_stays_nearer_than_nothing(error: float) -> No
     assert error < found.error(found.factor) < 1
 
 
+@pytest.mark.parametrize(("p", "q"), [(0.1, 0.14), (0.3, 0.6), (0.05, 0.05), (0.9, 0.95)])
+def test_what_is_nearer_than_nothing_stays_so(p: float, q: float) -> None:
+    found = Agreement(p, q)
+    assert found.error(found.factor) < 1 or found.factor == 1
+
+
 @pytest.mark.parametrize("weighed", [False, True])
 def test_products_are_those_of_dense_updates(weighed: bool) -> None:
     student = replace(SOURCE, modules={f"m{n}": factors(96, 64, 3, seed=9 + n) for n in range(3)})
