@@ -148,16 +148,16 @@ def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
 def _run(job: Job, candidate: AnyCandidate, progress: Progress | None) -> Made:
     """One setting, in the frames that pay; where it is not clear whether they do, with and without them."""
     made: Made | None = None
-    failure: CheckFailedError | None = None
+    failures: list[CheckFailedError] = []
     for fitted in fit_framed(job, candidate, progress):
         try:
             found = _coded(job, fitted, progress)
         except CheckFailedError as error:
-            failure = error
+            failures.append(error)
             continue
         made = found if made is None else min(made, found, key=partial(_order, job))
     if made is None:
-        raise failure or CheckFailedError("the setting gives nothing", hint="choose another with --to")
+        raise why_not(failures)
     return made
 
 
