@@ -97,8 +97,8 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
 
     degree: ClassVar[int | None] = None
     """The power of the step that a decoded update grows with, levels as they are: 1 for a product in which one tensor
-    is quantised and the others are directions or frozen, 2 where two are. Files of a budget are then made as much larger
-    as a fit at a large error shrinks them; None leaves them as they are."""
+    is quantised and the others are directions or frozen, 2 where two are. Files of a budget are then made larger by
+    what a fit at a large error shrinks them; None leaves them as they are."""
 
     def candidates(self, survey: Survey, config: ConfigT, allowance: Allowance) -> Sequence[Candidate[ConfigT]]:
         """Settings worth fitting, best first, with what `config` leaves open decided.
