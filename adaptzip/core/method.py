@@ -15,6 +15,7 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site
 from adaptzip.core.family import ConfigT, Family
+from adaptzip.core.foresight import Foresight, OneByOne
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Allowance, Candidate, Survey
 
@@ -138,6 +139,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     @abstractmethod
     def predict(self, profile: ProfileT, rank: int, step: float) -> tuple[float, float]:
         """Expected (bits, squared error) of a module coded at `rank` and `step`."""
+
+    def foresight(self, profiles: Sequence[ProfileT]) -> Foresight:
+        """`rank` and `predict` of many modules, which are asked hundreds of times; here one after another."""
+        return OneByOne(self, profiles)
 
     def frame_gain(self, profile: ProfileT, step: float, most: int | None = None) -> float:
         """Expected bits that a module's frame saves at a step and a rank of `most`, errors counted; 0 without one."""

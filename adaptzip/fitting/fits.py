@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
+
+import numpy as np
 
 from adaptzip.adz.coding.coders import Coder
 from adaptzip.adz.coding.grouping import MOST_BYTES
@@ -15,6 +17,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import over_batches
 from adaptzip.core.compressed import Site
 from adaptzip.core.family import MethodConfig
+from adaptzip.core.foresight import Foresight, Ranks
 from adaptzip.core.gains import LIMIT, divisor, gain_index
 from adaptzip.core.method import AnyMethod, FitContext, Profile
 from adaptzip.core.progress import Progress
@@ -119,14 +122,19 @@ class FittedAdapter:
             return 0
         return sum(spec.numbers for spec in self.method.layout(self.sites[name], rank, self.config))
 
-    @property
+    @cached_property
+    def energies(self) -> Mapping[str, float]:
+        """|dW|^2 of each module, weighted where there are sensitivities."""
+        return {name: profile.energy for name, profile in self.profiles.items()}
+
+    @cached_property
     def energy(self) -> float:
-        """|dW|^2 over all modules, weighted where there are sensitivities."""
-        return sum(profile.energy for profile in self.profiles.values())
+        """|dW|^2 over all modules."""
+        return sum(self.energies.values())
 
     def ranks(self, step: float, caps: Mapping[str, int] | None = None) -> dict[str, int]:
         """The rank of each module at `step`, at most its cap; modules of rank 0 are left out."""
-        ranks = {name: self._rank(profile, step) for name, profile in self.profiles.items()}
+        ranks = dict(zip(self.profiles, self._checked(self._foresight.ranks(step), step), strict=True))
         if caps is not None:
             ranks = {name: min(rank, caps.get(name, 0)) for name, rank in ranks.items()}
         return {name: rank for name, rank in ranks.items() if rank}
@@ -136,13 +144,22 @@ class FittedAdapter:
 
         All modules and what they share; with `names`, these modules alone.
         """
-        bits = error = 0.0
-        for name in self.profiles if names is None else names:
-            b, e = self.method.predict(self.profiles[name], ranks.get(name, 0), step)
-            bits, error = bits + b, error + e
+        rows = None if names is None else np.array([self._rows[name] for name in names], np.int64)
+        asked = np.array([ranks.get(name, 0) for name in (self.profiles if names is None else names)], np.int64)
+        each = self._foresight.predict(step, asked, rows)
+        bits, error = (float(values.sum()) for values in each)
         if names is None and ranks:
             bits += self.method.predict_shared(self.prepared, self.config, step)
         return bits / 8, error
+
+    def frame_gains(self, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
+        """Bytes that each module is expected to take less in its frame, at what its error is worth.
+
+        Args:
+            ranks: the largest rank of each module; modules that it does not name are left out.
+        """
+        most = None if ranks is None else np.array([ranks.get(name, 0) for name in self.profiles], np.int64)
+        return dict(zip(self.profiles, (self._foresight.frame_gains(step, most) / 8).tolist(), strict=True))
 
     def fits(self, names: Sequence[str]) -> Iterator[tuple[str, object]]:
         """The fits of these modules, made again where they are too many to keep."""
@@ -179,19 +196,27 @@ class FittedAdapter:
     def squared_error(self, coded: CodedAdapter, names: Sequence[str]) -> float:
         """|dW - dW'|^2 over `names`; modules that were not coded count whole."""
         modules = coded.modules
-        return sum(
-            modules[n].squared_error if n in modules else self.profiles[n].energy for n in names if n in self.profiles
-        )
+        return sum(modules[n].squared_error if n in modules else self.energies[n] for n in names if n in self.energies)
 
-    def _rank(self, profile: Profile, step: float) -> int:
-        rank = self.method.rank(profile, step)
-        if not isinstance(rank, int) or not 0 <= rank <= self.max_rank:
+    @cached_property
+    def _foresight(self) -> Foresight:
+        return self.method.foresight(list(self.profiles.values()))
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """Places of the modules among the profiles."""
+        return {name: row for row, name in enumerate(self.profiles)}
+
+    def _checked(self, ranks: Ranks, step: float) -> list[int]:
+        found: list[int] = ranks.tolist()
+        wrong = next((rank for rank in found if not isinstance(rank, int) or not 0 <= rank <= self.max_rank), None)
+        if wrong is not None:
             raise UsageError(
-                f"method {self.method.name!r}: rank is {rank!r} at a step of {step:.3g}, expected a whole number up to "
-                f"{self.max_rank}",
+                f"method {self.method.name!r}: rank is {wrong!r} at a step of {step:.3g}, expected a whole number up "
+                f"to {self.max_rank}",
                 hint="mend the method: no rank is above the number of its scores",
             )
-        return rank
+        return found
 
     def _fit(self, names: Sequence[str]) -> dict[str, object]:
         modules = {

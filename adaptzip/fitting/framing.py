@@ -40,7 +40,7 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
         step, ranks = control.foresee(limits)
     except CheckFailedError:
         return [fitted, fit_candidate(plain, candidate, progress)]
-    useful = {name: gain for name, gain in _gains(fitted, step).items() if gain > _PLACED_BYTES}
+    useful = {name: gain for name, gain in fitted.frame_gains(step).items() if gain > _PLACED_BYTES}
     size = fitted.predict(step, ranks)[0]
     saved = _saved(useful)
     if not useful or saved < -_NEAR * size or not _affordable(fitted, useful, size - saved):
@@ -56,15 +56,7 @@ def foreseen_saving(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]
     # Of fits that keep little nothing can be foreseen of what training makes of them.
     kept = fitted.method.takes_frame and not fitted.method.fits_little
     framed = kept and any(site.frame for site in fitted.sites.values())
-    return max(0, round(_saved(_gains(fitted, step, ranks)))) if framed else None
-
-
-def _gains(fitted: FittedAdapter, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Bytes that each module is expected to take less in its frame, at what its error is worth."""
-    return {
-        name: fitted.method.frame_gain(profile, step, None if ranks is None else ranks.get(name, 0)) / 8
-        for name, profile in fitted.profiles.items()
-    }
+    return max(0, round(_saved(fitted.frame_gains(step, ranks)))) if framed else None
 
 
 def _saved(gains: Mapping[str, float]) -> float:

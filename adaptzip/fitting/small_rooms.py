@@ -93,5 +93,5 @@ def expected(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]) -> tu
     size, error = fitted.predict(step, ranks, list(ranks))
     if ranks:
         size += fitted.method.predict_shared(fitted.prepared, fitted.config, step) / 8
-    left = fitted.energy - sum(fitted.profiles[name].energy for name in ranks)
+    left = fitted.energy - sum(map(fitted.energies.__getitem__, ranks))
     return size + INDEX_BYTES * len(ranks), max(0.0, left) + error

@@ -205,7 +205,7 @@ class StepSearch:
     def bounds(self) -> tuple[float, float]:
         """Steps between the smallest sensible one and one at which every module vanishes."""
         largest = sqrt(self.fitted.energy)
-        smallest = sqrt(max(p.energy for p in self.fitted.profiles.values())) / MAX_LEVEL
+        smallest = sqrt(max(self.fitted.energies.values())) / MAX_LEVEL
         low, high = smallest, largest
         while high / low > 1.1:
             middle = sqrt(low * high)

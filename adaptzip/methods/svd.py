@@ -16,25 +16,23 @@ rest: V = C F^T + W. What training left of the start then costs as many numbers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.family import BASIS_V
+from adaptzip.core.foresight import Foresight
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.method import FitContext, Method
-from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.core.sensitivity import root
 from adaptzip.core.trainable import Trainable
-from adaptzip.methods._rates import row_costs
+from adaptzip.methods._svd_rates import SvdProfile, SvdRates
 
 
 @dataclass(frozen=True)
@@ -59,33 +57,6 @@ class SvdFit:
     V: Tensor
     moments: Tensor | None = None
     frame: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class SvdProfile:
-    """Singular values (k,) falling, float64, and the lengths of u and v.
-
-    Attributes:
-        stretch: (k,) lengths of the columns of V, 1 without moments.
-        frame: directions of the frame, 0 without one.
-        outside: (k,) share of each column's energy that lies outside the frame; None without one.
-    """
-
-    singular: NDArray[np.float64]
-    out: int
-    width: int
-    stretch: NDArray[np.float64] | None = None
-    frame: int = 0
-    outside: NDArray[np.float64] | None = None
-
-    @property
-    def energy(self) -> float:
-        return float(np.square(self.singular).sum())
-
-    @property
-    def scores(self) -> list[float]:
-        scores: list[float] = (np.square(self.singular) / (self.out + self.width)).tolist()
-        return scores
 
 
 class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
@@ -133,20 +104,13 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         return replace(bare, frame=frame.shape[1], outside=rest.clamp(max=1.0).cpu().numpy())
 
     def rank(self, profile: SvdProfile, step: float) -> int:
-        """Components that save more squared error than their bits are worth."""
-        worth = _worth(profile, step)
-        if profile.stretch is not None or profile.outside is not None:
-            # With moments or a frame a component may cost more than the one after it.
-            return int(np.argmax(np.concatenate([[0.0], worth.cumsum()])))
-        useful = worth > 0
-        return len(useful) if useful.all() else int(np.argmin(useful))
+        return int(SvdRates([profile]).ranks(step)[0])
+
+    def foresight(self, profiles: Sequence[SvdProfile]) -> Foresight:
+        return SvdRates(profiles)
 
     def frame_gain(self, profile: SvdProfile, step: float, most: int | None = None) -> float:
-        if not profile.frame:
-            return 0.0
-        plain = replace(profile, frame=0, outside=None)
-        kept = [_worth(one, step)[: self.rank(one, step)][:most].sum() for one in (profile, plain)]
-        return float(kept[0] - kept[1]) / (BIT_WEIGHT * step**2)
+        return float(SvdRates([profile]).frame_gains(step, None if most is None else np.array([most]))[0])
 
     def kept_in_frame(self, profile: SvdProfile) -> list[float]:
         share = 1.0 if profile.outside is None else 1 - profile.outside
@@ -158,8 +122,8 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         return float(np.sqrt(site.out / site.frame)) if role == "C" else 1.0
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
-        bits, error = _component_costs(profile, step)
-        return float(bits[:rank].sum()), float(error[:rank].sum() + np.square(profile.singular[rank:]).sum())
+        bits, error = SvdRates([profile]).predict(step, np.array([rank]))
+        return float(bits[0]), float(error[0])
 
     def target(self, fitted: SvdFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
         if role == "U":
@@ -211,32 +175,6 @@ def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
     for column, direction in zip(C.double().T, frame.double().T, strict=True):
         total += column[:, None] * direction
     return total.float()
-
-
-@lru_cache(maxsize=4096)
-def _component_costs(profile: SvdProfile, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Expected bits and squared error of every component, both (k,); asked for twice at every step that is tried."""
-    singular, out, width, frame = profile.singular, profile.out, profile.width, profile.frame
-    length = np.ones_like(singular) if profile.stretch is None else profile.stretch
-    bits, rest = np.full_like(singular, 2 * ROW_BITS), np.ones_like(singular)
-    if profile.outside is not None:
-        inside = singular * length * np.sqrt((1 - profile.outside) / frame)
-        rate, lost = row_costs(inside / step)
-        # What is lost of the coordinates is left to the rest.
-        bits, rest = bits + ROW_BITS + frame * rate, profile.outside + (1 - profile.outside) * np.minimum(lost, 1.0)
-    # Rows of U and of V at once: this is asked for many times, of many modules.
-    rows = (singular / np.sqrt(out), singular * length * np.sqrt(rest / width))
-    rates, errors = (both.reshape(2, -1) for both in row_costs(np.concatenate(rows) / step))
-    # An error spread evenly costs the same with moments, and never more than the whole component.
-    kept = (1 - np.minimum(errors[0], 1.0)) * (1 - np.minimum(rest * errors[1] * length**2, 1.0))
-    return bits + out * rates[0] + width * rates[1], np.square(singular) * (1 - kept)
-
-
-def _worth(profile: SvdProfile, step: float) -> NDArray[np.float64]:
-    """Squared error that each component saves, less what its bits are held to be worth; (k,)."""
-    bits, error = _component_costs(profile, step)
-    saved: NDArray[np.float64] = np.square(profile.singular) - error - BIT_WEIGHT * step**2 * bits
-    return saved
 
 
 def _unit_rows(U: Tensor) -> tuple[Tensor, Tensor]:

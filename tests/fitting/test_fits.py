@@ -18,7 +18,7 @@ from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter
 from adaptzip.fitting.surveys import sites_of, survey_of
-from adaptzip.methods.svd import SvdProfile
+from adaptzip.methods._svd_rates import SvdProfile
 from adaptzip.testing.adapters import adapter, dense
 from adaptzip.testing.trials import fit, job_of
 from tests.cases import seventh_method
