@@ -54,6 +54,7 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
     roles = ("A.indices", "A.weights", "B.indices", "B.weights")
     shared_roles = ("bank",)
     gained = False
+    degree = 2
     spans_modules = True
     fixed_ranks = True
     soft_roles = ("A.logits", "B.logits")
