@@ -122,8 +122,9 @@ def _compare(name: str, a: LoraFactors, b: LoraFactors) -> ModuleDiff:
         )
     if a.scaling == b.scaling and same_bits(a.A, b.A) and same_bits(a.B, b.B):
         return ModuleDiff(name, _alone(name, a, is_first=True).norm, 0.0)
-    left = _triangle(torch.cat([a.B.double() * a.scaling, b.B.double() * -b.scaling], dim=1))
-    right = _triangle(torch.cat([a.A.double(), b.A.double()]).T)
+    (B, A), (B2, A2) = _factors(a), _factors(b)
+    left = _triangle(torch.cat([B, -B2], dim=1))
+    right = _triangle(torch.cat([A, A2]).T)
     first = slice(a.rank)
     return ModuleDiff(name, _norm(left[:, first] @ right[:, first].T), _norm(left @ right.T))
 
@@ -193,13 +194,14 @@ def weighted_error(teacher: Adapter, student: Adapter, sensitivities: Mapping[st
 
 
 def _factors(module: LoraFactors) -> tuple[Tensor, Tensor]:
-    return module.B.double() * module.scaling, module.A.double()
+    # What is compared may have come from a GPU, while what is decoded has not.
+    return module.B.detach().cpu().double() * module.scaling, module.A.detach().cpu().double()
 
 
 def _energy(B: Tensor, A: Tensor, moments: Tensor | None) -> float:
     """tr(B A M A^T B^T), by a QR of B so that a small difference of two updates does not cancel in a Gram matrix."""
     core = torch.linalg.qr(B)[1] @ A
-    seen = core if moments is None else core @ moments.double()
+    seen = core if moments is None else core @ moments.cpu().double()
     return max(0.0, float((seen * core).sum()))
 
 
@@ -211,7 +213,8 @@ def products(
     for name, module in teacher.modules.items():
         sensitivity = (sensitivities or {}).get(name, Sensitivity())
         pair = [_factors(one) for one in (module, student.modules.get(name)) if one is not None]
-        seen = [A if sensitivity.moments is None else A @ sensitivity.moments.double() for _, A in pair]
+        moments = None if sensitivity.moments is None else sensitivity.moments.cpu().double()
+        seen = [A if moments is None else A @ moments for _, A in pair]
         for place, (i, j) in enumerate(((0, 0), (0, 1), (1, 1))):
             if j < len(pair):
                 product = (pair[i][0].T @ pair[j][0]) * (seen[i] @ pair[j][1].T)
