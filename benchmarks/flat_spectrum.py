@@ -22,7 +22,7 @@ CHOICES: Mapping[str, Mapping[str, object]] = {
     "half of the texts": {"texts": 0.5},
     "rate 0.03": {"settings": {"rate": 0.03}},
     "rate 0.2": {"settings": {"rate": 0.2}},
-    "fitted to what the base feeds its modules": {"calibrated": True},
+    "fitted with --calibration": {"calibrated": True},
     "no known start": {"start": "none"},
     "the same numbers, not quantised": {"loose": True},
 }

@@ -87,6 +87,7 @@ def distill(
     modules: Annotated[float, _number("Weight of the error of the modules' outputs.")] = 0.0,
     labels: Annotated[float, _number("Weight of the labels' cross-entropy.")] = 0.0,
     temperature: Annotated[float, _number("Divides logits before the KL divergence.")] = 1.0,
+    calibration: options.Calibration = None,
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
@@ -121,7 +122,11 @@ def distill(
     _check_one_length(steps=steps, minutes=minutes, max_time=max_time)
     seconds = None if max_time is None else _seconds(max_time)
     texts = None if data == "self" else Path(data)
-    check_file(output, force=force, source=source, teacher=teacher, base=base, data=texts, basis=basis, config=config)
+    inputs: dict[str, object] = {
+        "source": source, "teacher": teacher, "base": base, "data": texts, "basis": basis, "config": config,
+        "calibration": calibration,
+    }  # fmt: skip
+    check_file(output, force=force, **inputs)
     given = {"to": to, "allocate": allocate}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = method_settings(to, setting or [])
@@ -132,9 +137,13 @@ def distill(
     from adaptzip.distillation.schedules import Schedule
     from adaptzip.fitting.requests import Request
 
+    # The data's fields, of which --calibration may have texts as well.
+    named = {"text_field": text_field, "pair_field": pair_field, "completion_field": completion_field}
+    fields: dict[str, Any] = {} if calibration is None else named
     request = Request(
         budget=Budget.of(budget), extras=extras, alpha=alpha, config=config, dialect=dialect, device=device, seed=seed,
-        base=base, basis=basis, embed_basis=embed_basis, start=start, options=settings, base_name=base_name, **chosen,
+        base=base, basis=basis, embed_basis=embed_basis, start=start, options=settings, base_name=base_name,
+        calibration=calibration, **fields, **chosen,
     )  # fmt: skip
     weights = LossWeights(kl, hidden, modules, labels, temperature)
     schedule = Schedule(

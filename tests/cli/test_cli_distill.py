@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from adaptzip.adz.container.reader import open_adz
 from adaptzip.cli.distill import distill
 from adaptzip.distillation.losses import LossWeights
 from adaptzip.distillation.schedules import Schedule
+from adaptzip.fitting.calibration import Calibration, calibrate
 from tests.cases.evaluation_cases import classifier, write_rows
 from tests.cli.cli_cases import ROOT, Result, command, listing, refused, run
 from tests.cli.test_cli_reference import documented
@@ -97,6 +99,23 @@ def test_the_minutes_of_a_run_decide_its_steps(place: Workplace) -> None:
     """A thousandth of a minute holds nothing; what else minutes do is in tests/distillation/test_pacing.py."""
     refused(place.distill(*LONG, "--minutes", "0.001"), 1, "0.001 minutes hold no update")
     assert not place.out.exists()
+
+
+def test_the_fit_can_be_calibrated_on_the_data(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the data's own fields, where texts of both are called alike."""
+    given = []
+
+    def noted(*words: Any, **fields: Any) -> Calibration:
+        given.append((words[2], fields["text_field"]))
+        return calibrate(*words, **fields)
+
+    monkeypatch.setattr("adaptzip.fitting.loading.calibrate", noted)
+    rows = place.base.parent / "bodies.jsonl"
+    rows.write_text(place.data.read_text().replace('"text"', '"body"'))
+    result = place.distill(*SHORT, "--data", rows, "--text-field", "body", "--calibration", rows)
+    assert result.code == 0, result.err
+    assert given == [(rows, "body")]
+    refused(place.distill(*SHORT, "-f", "--calibration", place.base.parent / "none.jsonl"), 2, "none.jsonl")
 
 
 def test_the_options_have_the_library_s_defaults() -> None:
