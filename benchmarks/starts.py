@@ -1,7 +1,7 @@
 """What knowing where an adapter's A began saves: files with `--start none` and `auto` at four relative errors.
 
-Both ways alternate, each in its turn as often as `--rounds` says; of each one's processor times the least counts.
-Bounds are those of `adaptzip.reports.bounds` at the error that the file with the start reached.
+Both ways alternate, each in its turn as often as `--rounds` says; of each one's processor times the least counts: of
+the function in this process, and of the command as a process of its own. Bounds are those of `adaptzip.reports.bounds` at the error that the file with the start reached.
 
     python -m benchmarks.starts [ADAPTER ...] [--rounds 3] [--json] [--write]
 """
@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +38,7 @@ ADAPTERS = (
 )
 _HEAD = (
     "adapter", "error", "modules, none", "modules, start", "ratio", "file, none", "file, start", "bound",
-    "start known", "modules / bound", "modules / start known", "time",
+    "start known", "modules / bound", "modules / start known", "time, function", "time, command",
 )  # fmt: skip
 
 
@@ -48,7 +51,7 @@ class Row:
         plain_modules, modules: bytes of the coded modules without the start and with it.
         plain_file, file: bytes of the whole files.
         bound, known: bytes of the bound that knows nothing, and of the one that knows the start.
-        time: processor time with the start over that without.
+        time, command: processor time with the start over that without, in this process and in one of its own.
     """
 
     adapter: str
@@ -61,6 +64,7 @@ class Row:
     bound: float
     known: float
     time: float
+    command: float
 
     @property
     def ratio(self) -> float:
@@ -75,6 +79,7 @@ def measure(real: RealAdapter, error: float, rounds: int) -> Row:
             began = time.process_time()
             made[start] = adaptzip.compress(real.path, max_error=error, device="cpu", start=start)
             spent.append(time.process_time() - began)
+    whole = {start: min(_command(real.path, error, start) for _ in range(rounds)) for start in times}
     plain, known = made["none"], made["auto"]
     reached = known.provenance.relative_error
     return Row(
@@ -88,7 +93,18 @@ def measure(real: RealAdapter, error: float, rounds: int) -> Row:
         least_bytes(real.parts.unknown, reached),
         least_bytes(real.parts, reached),
         min(times["auto"]) / min(times["none"]),
+        whole["auto"] / whole["none"],
     )
+
+
+def _command(adapter: Path, error: float, start: str) -> float:
+    """Processor seconds of `adaptzip compress` from start to end."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["compress", str(adapter), "--max-error", str(error), "--start", start, "-o", f"{folder}/x.adz", "-q"]
+        began = os.times()
+        subprocess.run([sys.executable, "-m", "adaptzip.cli", *words], check=True, capture_output=True)
+        ended = os.times()
+    return ended.children_user + ended.children_system - began.children_user - began.children_system
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -97,6 +113,7 @@ def render(rows: Sequence[Row]) -> str:
             row.adapter, f"{row.asked:g}", f"{row.plain_modules:,}", f"{row.modules:,}", f"{row.ratio:.3f}",
             f"{row.plain_file:,}", f"{row.file:,}", f"{row.bound:,.0f}", f"{row.known:,.0f}",
             f"{row.modules / row.bound:.3f}", f"{row.modules / row.known:.3f}", f"{row.time:.2f}",
+            f"{row.command:.2f}",
         ]
         for row in rows
     ]  # fmt: skip
