@@ -1,7 +1,8 @@
 """What knowing where an adapter's A began saves: files with `--start none` and `auto` at four relative errors.
 
 Both ways alternate, each in its turn as often as `--rounds` says; of each one's processor times the least counts: of
-the function in this process, and of the command as a process of its own. Bounds are those of `adaptzip.reports.bounds` at the error that the file with the start reached.
+the function in this process, and of the command as a process of its own. Bounds are those of `adaptzip.reports.bounds`
+at the error that the file with the start reached.
 
     python -m benchmarks.starts [ADAPTER ...] [--rounds 3] [--json] [--write]
 """
