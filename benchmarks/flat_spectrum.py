@@ -62,15 +62,15 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Make what is asked for, print the table, and write it where that is asked for."""
     arguments = results.parser(__doc__, "choice", CHOICES).parse_args()
-    done = {row.choice: row for row in results.read(arguments.results, Row)}
     case = langid(arguments.material)
     asked = [choice for choice in CHOICES if choice in arguments.chosen]
-    for choice in asked:
-        if choice not in done:
-            run: Run = replace(case.runs[0], **{"steps": STEPS, **CHOICES[choice]})  # type: ignore[arg-type]
-            made = measure("langid", case, run)
-            done[choice] = Row(choice, made.bytes, made.numbers, made.steps, made.gain, made.kl, made.minutes)
-            results.add(arguments.results, done[choice])
+
+    def make(choice: str) -> Row:
+        run: Run = replace(case.runs[0], **{"steps": STEPS, **CHOICES[choice]})  # type: ignore[arg-type]
+        made = measure("langid", case, run)
+        return Row(choice, made.bytes, made.numbers, made.steps, made.gain, made.kl, made.minutes)
+
+    done = results.grown(arguments.results, Row, lambda row: row.choice, asked, make)
     rows = [done[choice] for choice in asked]
     print(table(rows), flush=True)
     if arguments.write:

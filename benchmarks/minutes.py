@@ -62,16 +62,17 @@ def picture(rows: Sequence[Row]) -> tuple[dict[str, list[Point]], dict[str, Styl
 def main() -> None:
     """Make what is asked for, print the table, and write it where that is asked for."""
     arguments = results.parser(__doc__, "minutes", MINUTES).parse_args()
-    done = {(row.allowed, row.asked): row for row in results.read(arguments.results, Row)}
     case = lists(arguments.material)
-    for minutes in arguments.chosen:
-        for run in case.runs:
-            if (run.bytes, minutes) not in done:
-                made = measure("lists", case, replace(run, settings={"minutes": float(minutes)}))
-                row = Row(run.bytes, minutes, made.bytes, made.half_bytes, made.gain, made.kl, made.steps, made.minutes)
-                done[run.bytes, minutes] = row
-                results.add(arguments.results, row)
-    rows = list(done.values())
+    # Of several methods at a size the first, which is the reference.
+    runs = {run.bytes: run for run in reversed(case.runs)}
+    asked = [(run.bytes, minutes) for minutes in arguments.chosen for run in case.runs]
+
+    def make(one: tuple[int, str]) -> Row:
+        size, minutes = one
+        made = measure("lists", case, replace(runs[size], settings={"minutes": float(minutes)}))
+        return Row(size, minutes, made.bytes, made.half_bytes, made.gain, made.kl, made.steps, made.minutes)
+
+    rows = list(results.grown(arguments.results, Row, lambda row: (row.allowed, row.asked), asked, make).values())
     print(table(rows), flush=True)
     for row in rows:
         print(f"{row.allowed} bytes, {row.asked} minutes: took {row.minutes:.2f}, KL {row.kl:.3f}")

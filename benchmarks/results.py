@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
+Key = TypeVar("Key")
 
 MATERIAL = Path(__file__).parent.parent / ".." / "shared" / "material"
 
@@ -64,3 +65,15 @@ def add(path: Path | None, row: Any) -> None:
     if path is not None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(row)) + "\n")
+
+
+def grown(
+    path: Path | None, kind: type[Row], key: Callable[[Row], Key], asked: Iterable[Key], make: Callable[[Key], Row]
+) -> dict[Key, Row]:
+    """All runs by their keys: those in a file of results, and those asked for that it lacks, made and added to it."""
+    done = {key(row): row for row in read(path, kind)}
+    for one in asked:
+        if one not in done:
+            done[one] = make(one)
+            add(path, done[one])
+    return done

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import adaptzip
 from adaptzip.adz.container import writer
@@ -106,14 +107,16 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Make what is asked for, print the table, and write it where that is asked for."""
     arguments = results.parser(__doc__, "case", ERRORS).parse_args()
-    done = {(row.case, row.method, row.asked): row for row in results.read(arguments.results, Row)}
-    for name in arguments.chosen:
-        case = CASES[name](arguments.material)
-        for method, asked in _asked(name):
-            if (name, method, asked) not in done:
-                done[name, method, asked] = measure(name, case, method, asked)
-                results.add(arguments.results, done[name, method, asked])
-    rows = [done[name, method, asked] for name in arguments.chosen for method, asked in _asked(name)]
+    case_of = cache(lambda name: CASES[name](arguments.material))
+    asked = [(name, method, error) for name in arguments.chosen for method, error in _asked(name)]
+    done = results.grown(
+        arguments.results,
+        Row,
+        lambda row: (row.case, row.method, row.asked),
+        asked,
+        lambda one: measure(one[0], case_of(one[0]), *one[1:]),
+    )
+    rows = [done[one] for one in asked]
     print(table(rows), flush=True)
     if arguments.write:
         page.put("shrinkage", table(rows))

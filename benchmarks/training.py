@@ -83,17 +83,17 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """Run what is asked for, print the tables, and write them where that is asked for."""
     arguments = results.parser(__doc__, "group", GROUPS).parse_args()
-    done = {(row.group, row.choice, row.steps): row for row in results.read(arguments.results, Row)}
-    for group in arguments.chosen:
+
+    def make(one: tuple[str, str, int]) -> Row:
+        group, choice, steps = one
         case, choices = GROUPS[group]
-        rows = []
-        for choice, run in choices.items():
-            row = done.get((group, choice, run.steps))
-            if row is None:
-                made = measure(case, case_of(case, arguments.material), run)
-                row = Row(group, choice, made.bytes, run.steps, made.gain, made.kl, made.minutes)
-                results.add(arguments.results, row)
-            rows.append(row)
+        made = measure(case, case_of(case, arguments.material), choices[choice])
+        return Row(group, choice, made.bytes, steps, made.gain, made.kl, made.minutes)
+
+    for group in arguments.chosen:
+        asked = [(group, choice, run.steps) for choice, run in GROUPS[group][1].items()]
+        done = results.grown(arguments.results, Row, lambda row: (row.group, row.choice, row.steps), asked, make)
+        rows = [done[one] for one in asked]
         print(f"{group}\n\n{table(rows)}", flush=True)
         if arguments.write:
             page.put(f"training-{group}", table(rows))

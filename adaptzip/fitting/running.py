@@ -116,6 +116,8 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED, near
 
 def _unshrunk(job: Job, made: Made) -> Made:
     compressed, error = unshrunk(job, made.compressed, made.error)
+    if compressed is made.compressed:
+        return made
     return replace(made, compressed=compressed, error=error, size=writer.size(compressed))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.comparing import products
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.method import AnyMethod
@@ -84,16 +85,16 @@ def unshrunk(job: Job, compressed: Compressed, error: float) -> tuple[Compressed
     degree = job.method.degree
     if not undoes(job.method, job.request) or degree is None or error <= LEAST_ERROR:
         return compressed, error
-    found = _agreement(job, compressed, job.source.sensitivities)
+    after = reconstruct(compressed, base=job.request.base, basis=job.request.coded_in(compressed.method))
+    found = _agreement(job.adapter, after, job.source.sensitivities)
     step = round_step(compressed.step * found.factor ** (1 / degree))
     factor = (step / compressed.step) ** degree
-    plain = _agreement(job, compressed, {}) if job.source.sensitivities else found
+    plain = _agreement(job.adapter, after, {}) if job.source.sensitivities else found
     stated = float(f"{plain.error(factor):.6g}")
     made = replace(compressed, step=step, provenance=replace(compressed.provenance, relative_error=stated))
     return made, found.error(factor)
 
 
-def _agreement(job: Job, compressed: Compressed, sensitivities: Mapping[str, Sensitivity]) -> Agreement:
-    after = reconstruct(compressed, base=job.request.base, basis=job.request.coded_in(compressed.method))
-    energy, along, coded = products(job.adapter, after, sensitivities)
+def _agreement(adapter: Adapter, after: Adapter, sensitivities: Mapping[str, Sensitivity]) -> Agreement:
+    energy, along, coded = products(adapter, after, sensitivities)
     return Agreement(along / energy, coded / energy) if energy > 0 else Agreement(1.0, 1.0)
