@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from adaptzip.errors import UsageError
 
@@ -13,6 +16,26 @@ DIALECTS = "adaptzip.dialects"
 """The groups of entry points that other packages bring methods and dialects by."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def points_of(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group. To read what every installed package says takes long, and is done once for each
+    state of the folders that Python looks into.
+    """
+    return _points(group, tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=8)
+def _points(group: str, _: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _changed(folder: str) -> int:
+    """When something was last put into a folder; 0 where there is none."""
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def plug_ins(group: str, kind: str, own: Collection[str]) -> dict[str, EntryPoint]:
@@ -25,7 +48,7 @@ def plug_ins(group: str, kind: str, own: Collection[str]) -> dict[str, EntryPoin
     Raises:
         UsageError: if two packages bring one of the same name, or one has a name of `own`.
     """
-    points = entry_points(group=group)
+    points = points_of(group)
     places = dict.fromkeys(own, "adaptzip")
     for point in points:
         if places.setdefault(point.name, point.value) != point.value:
@@ -76,5 +99,5 @@ def broken(point: EntryPoint, kind: str, what: str) -> UsageError:
 def owner(modules: Iterable[str]) -> EntryPoint | None:
     """The first entry point of a method or a dialect whose package has one of the modules, or None."""
     tops = {module.partition(".")[0] for module in modules} - {__name__.partition(".")[0]}
-    points = (point for group in (METHODS, DIALECTS) for point in entry_points(group=group))
+    points = (point for group in (METHODS, DIALECTS) for point in points_of(group))
     return next((point for point in points if point.module.partition(".")[0] in tops), None)

@@ -6,11 +6,10 @@ A method module holds one object `METHOD`. Listing names imports neither the met
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from adaptzip.core.plug_ins import METHODS, broken, plug_ins
+from adaptzip.core.plug_ins import METHODS, broken, plug_ins, points_of
 from adaptzip.core.plug_ins import load as load_plug_in
 from adaptzip.errors import UsageError
 
@@ -77,7 +76,7 @@ def _built_in() -> dict[str, str]:
 
 
 def _plugged_in() -> tuple[str, ...]:
-    return tuple(point.name for point in entry_points(group=GROUP))
+    return tuple(point.name for point in points_of(GROUP))
 
 
 def _checked(point: EntryPoint) -> Loaded:

@@ -33,6 +33,7 @@ from adaptzip.core.method import FitContext, Method
 from adaptzip.core.sensitivity import root
 from adaptzip.core.trainable import Trainable
 from adaptzip.methods._svd_rates import SvdProfile, SvdRates
+from adaptzip.methods._svd_rows import unit_columns
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,8 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         return float(outside.double().square().sum() + gram.sum())
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
-        U = tensors["U"]
-        squares = U.double().square().sum(1, keepdim=True)
-        # A row of zeros stays one, and has no gradient.
-        norm = torch.where(squares > 0, squares, 1.0).sqrt().to(U.dtype)
         A = _placed(tensors["C"], tensors[BASIS_V], tensors["V"]) if site.frame else tensors["V"]
-        return A, torch.where(squares > 0, U / norm, 0.0).T
+        return A, unit_columns(tensors["U"])
 
 
 def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:

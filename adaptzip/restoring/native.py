@@ -14,11 +14,12 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed, Site
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError, RefusedError, naming
+from adaptzip.restoring.decoding import Decoded
 from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.families import config_of, family_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint
 from adaptzip.restoring.reading import refuse_reading
-from adaptzip.restoring.reconstruction import Decoded, coder_sites, reconstruct_native
+from adaptzip.restoring.reconstruction import coder_sites, reconstruct_native
 
 
 def native(

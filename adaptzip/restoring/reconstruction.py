@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from adaptzip.adz.coding.coders import AnyCoder, Coder, numbered
-from adaptzip.adz.coding.decoding import decode_ranked, decode_shared
-from adaptzip.adz.coding.grouping import decode_group
-from adaptzip.adz.coding.packing import check_finite, unpack_basis, unpack_factors
+from adaptzip.adz.coding.packing import unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.frames import reference_frames
 from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
@@ -25,34 +22,18 @@ from adaptzip.checkpoints import resolved, vet
 from adaptzip.checkpoints._base_name import is_local
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
-from adaptzip.core.compressed import PARTS, Buffer, Compressed, Site
+from adaptzip.core.compressed import PARTS, Compressed, Site
 from adaptzip.core.family import AnyFamily
 from adaptzip.core.function_method import FunctionMethod
-from adaptzip.core.gains import divisor
 from adaptzip.core.layouts import Layout
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.restoring.decoding import Decoded, blocks, decode
 from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.families import config_of, family_of
 from adaptzip.restoring.first_values import first_values_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint, understood
-
-
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """One module, decoded.
-
-    Attributes:
-        tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
-        A, B: the factors made of them, gain undone; the matrices of a function where the method is not linear.
-        gain: what A was multiplied by to undo the gain.
-    """
-
-    tensors: Mapping[str, Tensor]
-    A: Tensor
-    B: Tensor
-    gain: float = 1.0
 
 
 def reconstruct(
@@ -60,6 +41,7 @@ def reconstruct(
     *,
     modules: Collection[str] | None = None,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
 ) -> Adapter:
@@ -71,12 +53,14 @@ def reconstruct(
         source: a `Compressed` or the path of a `.adz` file.
         modules: decode these modules only; extras are left out then.
         device: where the tensors are put after they were decoded.
+        dtype: floating-point dtype of the factors; each module's are converted, with one rounding, as soon as it is
+            decoded. None for float32, and for the source's own where the file is lossless.
         base: folder of the base model, where the basis is that of its weights.
         basis: the basis artefact or its path, where the file names one.
 
     Raises:
         FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
-        UsageError: if a module is asked for that the file does not have.
+        UsageError: if a module is asked for that the file does not have, or the dtype is none of floating point.
         RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
             the file holds functions, or its configuration asks for more than W + s*B@A.
 
@@ -89,16 +73,32 @@ def reconstruct(
         True
     """
     if isinstance(source, Compressed):
-        return _reconstruct(source, modules, device, base, basis)
+        return _reconstruct(source, modules, _Place(device, dtype), base, basis)
     compressed = open_adz(source)
     with naming(source, FormatError, RefusedError):
-        return _reconstruct(compressed, modules, device, base, basis)
+        return _reconstruct(compressed, modules, _Place(device, dtype), base, basis)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where factors are put, and in which dtype; None for their own."""
+
+    device: str | torch.device
+    dtype: torch.dtype | None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise UsageError(f"factors of {self.dtype} were asked for", hint="a dtype of floating point is needed")
+
+    def put(self, factors: LoraFactors) -> LoraFactors:
+        A, B = (factor.to(self.device, self.dtype or factor.dtype) for factor in (factors.A, factors.B))
+        return dataclasses.replace(factors, A=A, B=B)
 
 
 def _reconstruct(
     compressed: Compressed,
     modules: Collection[str] | None,
-    device: str | torch.device,
+    place: _Place,
     base: str | Path | None,
     basis: str | Path | Basis | None,
 ) -> Adapter:
@@ -108,17 +108,21 @@ def _reconstruct(
     wanted = [name for name in compressed.sites if modules is None or name in modules]
     refuse_functions(compressed)
     if compressed.lossless:
-        plain = _exact(compressed, wanted)
+        plain = {name: place.put(factors) for name, factors in _exact(compressed, wanted)}
     else:
-        plain = {name: _factors(compressed.sites[name], d) for name, d in decode(compressed, wanted, base, basis)}
-    moved = {name: dataclasses.replace(m, A=m.A.to(device), B=m.B.to(device)) for name, m in plain.items()}
-    return _assembled(compressed, moved, complete=modules is None)
+        coder = coder_of(compressed, base, basis, only=wanted)
+        plain = dict(decode(compressed, wanted, coder, lambda name, d: place.put(_factors(coder.sites[name], d))))
+    return _assembled(compressed, plain, complete=modules is None)
 
 
-def _exact(compressed: Compressed, names: Sequence[str]) -> dict[str, LoraFactors]:
+def _exact(compressed: Compressed, names: Sequence[str]) -> Iterator[tuple[str, LoraFactors]]:
     """Modules of a lossless file."""
-    chunk, first = _blocks(compressed), first_values_of(compressed, names)
-    return {name: unpack_factors(chunk(name), compressed.sites[name], name, first.get(name)) for name in names}
+    block, first = blocks(compressed), first_values_of(compressed, names)
+
+    def factors(name: str) -> LoraFactors:
+        return unpack_factors(block(name), compressed.sites[name], name, first.get(name))
+
+    return zip(names, parallel_map(factors, names), strict=True)
 
 
 def reconstruct_native(
@@ -131,7 +135,8 @@ def reconstruct_native(
     Raises:
         FormatError, RefusedError: as `reconstruct`.
     """
-    decoded = dict(decode(compressed, compressed.modules, base, basis))
+    coder = coder_of(compressed, base, basis)
+    decoded = dict(decode(compressed, compressed.modules, coder, lambda _, found: found))
     plain = {name: _factors(compressed.sites[name], found) for name, found in decoded.items()}
     return decoded, _assembled(compressed, plain, complete=True)
 
@@ -182,60 +187,6 @@ def _vetted(adapter: Adapter) -> Adapter:
 
 def _factors(site: Site, decoded: Decoded) -> LoraFactors:
     return LoraFactors(decoded.A, decoded.B, 1.0, cast("Layout", site.layout), site.kernel)
-
-
-def decode(
-    compressed: Compressed,
-    names: Sequence[str],
-    base: str | Path | None = None,
-    basis: str | Path | Basis | None = None,
-) -> Iterator[tuple[str, Decoded]]:
-    """Modules of a file that is not lossless, in the method's own tensors and as factors.
-
-    Raises:
-        FormatError, RefusedError: as `reconstruct`.
-    """
-    coder = coder_of(compressed, base, basis, only=names)
-    stored = compressed.payload_bytes > 0
-    shared = decode_shared(coder, compressed.shared, compressed.step) if stored else {}
-    own_tensors = _own_tensors(coder, compressed)
-    gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
-
-    def module(name: str) -> Decoded:
-        site = compressed.sites[name]
-        own = own_tensors(name)
-        if own is None:
-            return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
-        tensors = {**shared, **coder.basis_tensors(name), **own}
-        A, B = coder.method.reconstruct(tensors, coder.sites[name], coder.config)
-        gain = divisor(gains[name]) if name in gains else 1.0
-        if name in gains:
-            A = A * gain
-        for letter, factor in (("A", A), ("B", B)):
-            check_finite(factor, f"{letter} of module {name!r}")
-        return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
-
-    yield from zip(names, parallel_map(module, names), strict=True)
-
-
-def _blocks(compressed: Compressed) -> Callable[[str], Buffer]:
-    """The block of a module by its name; of a file, no other is read."""
-    places = {name: place for place, name in enumerate(compressed.sites)}
-    return lambda name: compressed.chunks[places[name]]
-
-
-def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[str], dict[str, Tensor] | None]:
-    """What gives the tensors of a module, by its name; None for a zero update. A group is decoded at once."""
-    if compressed.grouped:
-        group = decode_group(coder, compressed.grouped, compressed.step)
-        return lambda name: group[name][1] if name in group else None
-    block = _blocks(compressed)
-
-    def own(name: str) -> dict[str, Tensor] | None:
-        rank, tensors = decode_ranked(coder, block(name), compressed.step, name)
-        return tensors if rank else None
-
-    return own
 
 
 def coder_of(

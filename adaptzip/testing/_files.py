@@ -17,7 +17,7 @@ from adaptzip.fitting.compression import compress as compress_any
 from adaptzip.reports.verifying import verify
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.reading import read
-from adaptzip.restoring.reconstruction import decode, reconstruct
+from adaptzip.restoring.reconstruction import reconstruct, reconstruct_native
 from adaptzip.testing._case import SOURCE, MethodCase, base_role, made
 from adaptzip.testing.adapters import factors, relative_error, same_factors
 from adaptzip.testing.trials import compress, limits_of, needs_file
@@ -29,7 +29,7 @@ class FileTests(MethodCase):
     def test_numbers_written_are_those_of_the_layout(self, tmp_path: Path) -> None:
         writer.write(made(self.method), tmp_path / "x.adz")
         compressed = open_adz(tmp_path / "x.adz")
-        decoded = dict(decode(compressed, compressed.modules))
+        decoded, _ = reconstruct_native(compressed)
         config = self.method.config_type(**compressed.config)
         total = sum(spec.numbers for spec in self.method.shared_layout(config))
         for module in decoded.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def installed(folder: Path, points: Mapping[str, str], group: str = methods.GROU
     lines = [f"{name} = {place}" for name, place in points.items()]
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+    os.utime(folder)  # As an installer does that takes the old distribution away first.
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield

@@ -22,7 +22,8 @@ from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.methods._shared_vector.config import Config
 from adaptzip.methods._shared_vector.drawing import directions, places
 from adaptzip.methods.unilora import METHOD
-from adaptzip.restoring.reconstruction import coder_of, decode
+from adaptzip.restoring.decoding import decode
+from adaptzip.restoring.reconstruction import coder_of, reconstruct_native
 from adaptzip.testing.adapters import adapter, relative_error
 from adaptzip.testing.trials import job_of
 from tests.cases.tiny_peft import llama, train
@@ -101,10 +102,10 @@ def test_modules_of_a_file_are_told_apart_by_their_numbers(source: Adapter, tmp_
     coder = coder_of(again)
     assert [site.number for site in coder.sites.values()] == list(range(len(again.sites)))
     assert all(site.number == 0 for site in again.sites.values())
-    every = dict(decode(again, again.modules))
+    every, _ = reconstruct_native(again)
     assert every["l.2.zero"].tensors == {}
     assert every["l.2.zero"].A.shape == (0, 32)
-    (alone,) = dict(decode(again, ["l.5.q"])).values()
+    ((_, alone),) = decode(again, ["l.5.q"], coder_of(again), lambda _, found: found)
     assert torch.equal(alone.B, every["l.5.q"].B)
     assert not torch.equal(every["l.0.q"].B, every["l.1.q"].B)
 

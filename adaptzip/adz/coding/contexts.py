@@ -19,12 +19,16 @@ from adaptzip.adz.coding import tables
 from adaptzip.adz.coding.tables import NOTHING, Class
 
 _SPAN = tables.LARGEST_SCALE_INDEX
-_FIRST_SCALE = 15
-_SHAPES = (2, 4, 10, 32, 12, 4, 1)
+FIRST_SCALE = 15
+SHAPES = (2, 4, 10, 32, 12, 4, 1)
 """Weights of the shapes and of a row of zeros, at first."""
+SHAPE_STEP, SHAPES_MOST = 32, 1024
+"""What a weight of a shape grows by, and the sum from which all are halved."""
+FIRST_SPREAD = (2, 1)
+"""Sum and count of differences of scales, at first."""
 _RANKS = (4, 4, 2)
 """Weights of rank 0, the rank expected, and any other, at first."""
-_SCALES_KEPT = 20
+SCALES_KEPT = 20
 
 
 Coding: TypeAlias = Callable[[Any, int | None], int]
@@ -51,14 +55,14 @@ class _Counts:
 class _Spread:
     """A geometric distribution of differences, whose ratio follows the mean of their sizes."""
 
-    total: int = 2
-    count: int = 1
+    total: int = FIRST_SPREAD[0]
+    count: int = FIRST_SPREAD[1]
 
     def code(self, code: Coding, difference: int | None) -> int:
         symbol = None if difference is None else difference + _SPAN
         found = code(_differences(self.total, self.count), symbol) - _SPAN
         self.total, self.count = self.total + abs(found), self.count + 1
-        if self.count > _SCALES_KEPT:
+        if self.count > SCALES_KEPT:
             self.total, self.count = (self.total + 1) // 2, (self.count + 1) // 2
         return found
 
@@ -113,7 +117,7 @@ class Contexts:
             for row in range(rows):
                 expected = min(max(_expected(scales, before, sizes, row), 0), _SPAN)
                 zeros = bool(classes) and classes[-1].shape == NOTHING
-                counts = self.shapes.setdefault((tensor, zeros), _Counts(list(_SHAPES), 32, 1024))
+                counts = self.shapes.setdefault((tensor, zeros), _Counts(list(SHAPES), SHAPE_STEP, SHAPES_MOST))
                 shape = counts.code(code, given[tensor][row].shape if given else None)
                 if shape == NOTHING:
                     scales[tensor].append(expected)
@@ -125,7 +129,7 @@ class Contexts:
                 classes.append(Class(shape, scales[tensor][-1]))
             found.append(tuple(classes))
         if any(scales):
-            self.starts[kind] = self.starts[None] = [(own or scales[0] or [_FIRST_SCALE])[0] for own in scales]
+            self.starts[kind] = self.starts[None] = [(own or scales[0] or [FIRST_SCALE])[0] for own in scales]
         return found
 
 
@@ -143,9 +147,9 @@ def _expected(
     if row:
         return own[row - 1] + (first[row] - first[row - 1] if tensor and row < len(first) else 0)
     if tensor == 0:
-        return before[0] if before else _FIRST_SCALE
+        return before[0] if before else FIRST_SCALE
     if not first:
-        return _FIRST_SCALE
+        return FIRST_SCALE
     if tensor < len(before):
         return first[0] + before[tensor] - before[0]
     return first[0] + (_sixths(sizes[0][1]) - _sixths(sizes[tensor][1])) // 2

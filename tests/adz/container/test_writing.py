@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from safetensors.numpy import load_file
 
 import adaptzip
 from adaptzip import Adapter, LoraFactors
-from adaptzip.adz.coding import entropy
+from adaptzip.adz.coding.coders import AnyCoder
+from adaptzip.adz.coding.decoding import decode_many
 from adaptzip.adz.container import writer
 from adaptzip.adz.container.adapter_config import read_config, write_config
 from adaptzip.adz.container.deflate import deflate, inflate
@@ -29,7 +31,7 @@ from adaptzip.adz.container.index import read_index, write_index
 from adaptzip.adz.container.metadata import write_metadata
 from adaptzip.adz.container.reader import read_header
 from adaptzip.core.basis import BasisReference, Start
-from adaptzip.core.compressed import Compressed, Site, TrainingReport
+from adaptzip.core.compressed import Buffer, Compressed, Site, TrainingReport
 from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, OutputError, RefusedError, UsageError
 from adaptzip.testing.adapters import adapter, bits
@@ -292,13 +294,12 @@ def test_reading_one_module_decodes_no_other(
     writer.write(dataclasses.replace(compressed, grouped=b""), tmp_path / "x.adz")
     whole = adaptzip.reconstruct(tmp_path / "x.adz")
     calls: list[str] = []
-    decode = entropy.decode
 
-    def counted(*arguments: Any) -> Any:
-        calls.append(arguments[-1])
-        return decode(*arguments)
+    def counted(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> Any:
+        calls.extend(chunks)
+        return decode_many(coder, chunks, step)
 
-    monkeypatch.setattr(entropy, "decode", counted)
+    monkeypatch.setattr("adaptzip.restoring.decoding.decode_many", counted)
     monkeypatch.setattr("adaptzip.restoring.extras.unpack_tensors", lambda _: pytest.fail("extras were unpacked"))
     part = adaptzip.reconstruct(tmp_path / "x.adz", modules=["b"])
     assert calls == ["b"]
@@ -308,8 +309,8 @@ def test_reading_one_module_decodes_no_other(
 
 def test_opening_decodes_nothing(compressed: Compressed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write(compressed, tmp_path / "x.adz")
-    for function in ("decode", "decode_group"):
-        monkeypatch.setattr(entropy, function, lambda *_: pytest.fail("a module was decoded"))
+    for function in ("decode_many", "decode_group"):
+        monkeypatch.setattr(f"adaptzip.restoring.decoding.{function}", lambda *_: pytest.fail("a module was decoded"))
     assert adaptzip.open(tmp_path / "x.adz").modules == ("a.0.q", "a.1.q", "b")
 
 

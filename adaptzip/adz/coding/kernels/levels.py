@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptzip.adz.coding.kernels.ans import MASK, pop, pop_uniform, push, push_uniform
 from adaptzip.adz.coding.tables import LEVELS
 from adaptzip.adz.coding.trellis import PARITY_CHECK
 from adaptzip.core.compiled import compiled
@@ -24,33 +25,7 @@ _COLUMNS = 2 * LEVELS + 3
 _PLACES = 2**GUESSED_BITS
 _FED_BACK = PARITY_CHECK[0] >> 1
 _BY_PARITY = PARITY_CHECK[1] >> 1
-_PRECISION = np.uint64(24)
-_HIGHEST = np.uint64(64 - 24)
-_MASK = np.uint64(2**24 - 1)
-_WHOLE = np.uint64(2**24)
-_WORD = np.uint64(32)
-_LEAST = np.uint64(2**32)
 _UNGUESSED = np.uint64(24 - GUESSED_BITS)
-
-
-@compiled
-def _push(state: Any, left: Any, share: Any, words: Any, count: Any) -> Any:
-    """Encode a symbol whose interval begins at `left` and is `share` wide."""
-    if (state >> _HIGHEST) >= share:
-        words[count] = np.uint32(state & np.uint64(2**32 - 1))
-        count += 1
-        state >>= _WORD
-    high = state // share
-    return (high << _PRECISION) + (state - high * share) + left, count
-
-
-@compiled
-def _push_uniform(state: Any, number: Any, size: Any, words: Any, count: Any) -> Any:
-    if size <= 1:
-        return state, count
-    share = _WHOLE // np.uint64(size)
-    left = share * np.uint64(number)
-    return _push(state, left, _WHOLE - left if number == size - 1 else share, words, count)
 
 
 @compiled
@@ -59,7 +34,7 @@ def _push_number(state: Any, level: Any, raw: Any, lefts: Any, at: Any, words: A
     high = np.int64(level)
     if raw:
         high += 1 << (raw - 1)
-        state, count = _push_uniform(state, high & ((1 << raw) - 1), 1 << raw, words, count)
+        state, count = push_uniform(state, high & ((1 << raw) - 1), 1 << raw, words, count)
         high >>= raw
     symbol = np.int64(high + LEVELS)
     if abs(high) > LEVELS:
@@ -67,11 +42,11 @@ def _push_number(state: Any, level: Any, raw: Any, lefts: Any, at: Any, words: A
         excess, length = abs(high) - LEVELS, 0
         while excess >> (length + 1):
             length += 1
-        state, count = _push_uniform(state, excess - (1 << length), 1 << length, words, count)
-        state, count = _push_uniform(state, 1 if high < 0 else 0, 2, words, count)
-        state, count = _push_uniform(state, length, LENGTHS, words, count)
+        state, count = push_uniform(state, excess - (1 << length), 1 << length, words, count)
+        state, count = push_uniform(state, 1 if high < 0 else 0, 2, words, count)
+        state, count = push_uniform(state, length, LENGTHS, words, count)
     left = np.uint64(lefts[at + symbol])
-    return _push(state, left, np.uint64(lefts[at + symbol + 1]) - left, words, count)
+    return push(state, left, np.uint64(lefts[at + symbol + 1]) - left, words, count)
 
 
 @compiled
@@ -90,38 +65,18 @@ def encode(state: Any, levels: Any, quantiser: Any, raw: Any, tables: Any, lefts
 
 
 @compiled
-def _pop(state: Any, left: Any, share: Any, words: Any, count: Any) -> Any:
-    """Take a symbol's interval off the state."""
-    state = (state >> _PRECISION) * share + (state & _MASK) - left
-    more = (state < _LEAST) & (count > 0)
-    refilled = (state << _WORD) | np.uint64(words[count])
-    return refilled if more else state, count - more
-
-
-@compiled
-def _pop_uniform(state: Any, size: Any, words: Any, count: Any) -> Any:
-    if size <= 1:
-        return 0, state, count
-    share = _WHOLE // np.uint64(size)
-    number = min((state & _MASK) // share, np.uint64(size - 1))
-    left = number * share
-    state, count = _pop(state, left, _WHOLE - left if number == np.uint64(size - 1) else share, words, count)
-    return np.int64(number), state, count
-
-
-@compiled
-def _pop_rest(state: Any, high: Any, raw: Any, words: Any, count: Any) -> Any:
+def pop_rest(state: Any, high: Any, raw: Any, words: Any, begin: Any, count: Any) -> Any:
     """What follows a symbol in rows of raw bits, and after an escape; a level beyond the format's for one too long."""
     if high > LEVELS:
-        length, state, count = _pop_uniform(state, LENGTHS, words, count)
+        length, state, count = pop_uniform(state, LENGTHS, words, begin, count)
         if length + raw > LONGEST:
             return np.int64(length) << 32, state, count
-        negative, state, count = _pop_uniform(state, 2, words, count)
-        excess, state, count = _pop_uniform(state, 1 << length, words, count)
+        negative, state, count = pop_uniform(state, 2, words, begin, count)
+        excess, state, count = pop_uniform(state, 1 << length, words, begin, count)
         high = LEVELS + (1 << length) + excess
         high = -high if negative else high
     if raw:
-        low, state, count = _pop_uniform(state, 1 << raw, words, count)
+        low, state, count = pop_uniform(state, 1 << raw, words, begin, count)
         high = (high << raw) + low - (1 << (raw - 1))
     return high, state, count
 
@@ -144,15 +99,15 @@ def decode(
             k = np.int64(0)
             if first >= 0:
                 table = first + (0 if bits else q)
-                quantile = state & _MASK
+                quantile = state & MASK
                 at = table * _COLUMNS + np.int64(guesses[table * _PLACES + np.int64(quantile >> _UNGUESSED)])
                 while np.uint64(lefts[at + 1]) <= quantile:
                     at += 1
                 left = np.uint64(lefts[at])
-                state, count = _pop(state, left, np.uint64(lefts[at + 1]) - left, words, count)
+                state, count = pop(state, left, np.uint64(lefts[at + 1]) - left, words, 0, count)
                 k = at - table * _COLUMNS - LEVELS
                 if k > LEVELS or bits:
-                    k, state, count = _pop_rest(state, k, bits, words, count)
+                    k, state, count = pop_rest(state, k, bits, words, 0, count)
                     if k >> 32 > 0:
                         return state, count, k >> 32
             levels[row, i] = k

@@ -1,0 +1,115 @@
+"""Modules of a file that is not lossless: their own tensors, and the factors that these make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from adaptzip.adz.coding.coders import AnyCoder
+from adaptzip.adz.coding.decoding import decode_many, decode_shared
+from adaptzip.adz.coding.grouping import decode_group
+from adaptzip.adz.coding.packing import check_finite
+from adaptzip.core.compressed import Buffer, Compressed
+from adaptzip.core.gains import divisor
+from adaptzip.core.workers import parallel_map
+
+T = TypeVar("T")
+_TOGETHER = 2**17
+"""Bytes of blocks that a worker decodes at a time, unless one has more."""
+_MOST_TOGETHER = 256
+"""And at most so many modules."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One module, decoded.
+
+    Attributes:
+        tensors: what the method stores of it, what all modules share and its basis, by role; {} for a zero update.
+        A, B: the factors made of them, gain undone; the matrices of a function where the method is not linear.
+        gain: what A was multiplied by to undo the gain.
+    """
+
+    tensors: Mapping[str, Tensor]
+    A: Tensor
+    B: Tensor
+    gain: float = 1.0
+
+
+def decode(
+    compressed: Compressed, names: Sequence[str], coder: AnyCoder, finish: Callable[[str, Decoded], T]
+) -> Iterator[tuple[str, T]]:
+    """What is made of each module by `finish`, which runs where the module was decoded, side by side with others.
+
+    Raises:
+        FormatError: if a block is damaged, or a factor is not finite.
+    """
+    shared = decode_shared(coder, compressed.shared, compressed.step) if compressed.payload_bytes else {}
+    gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
+    own_tensors = _own_tensors(coder, compressed)
+
+    def part(some: Sequence[str]) -> list[tuple[str, T]]:
+        stored = own_tensors(some)
+        return [(name, finish(name, _module(coder, name, stored.get(name), shared, gains.get(name)))) for name in some]
+
+    for found in parallel_map(part, list(_parts(compressed, names))):
+        yield from found
+
+
+def _module(
+    coder: AnyCoder, name: str, own: Mapping[str, Tensor] | None, shared: Mapping[str, Tensor], coded_gain: int | None
+) -> Decoded:
+    """A module from its own tensors; None for a zero update."""
+    site = coder.sites[name]
+    if own is None:
+        return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
+    tensors = {**shared, **coder.basis_tensors(name), **own}
+    A, B = coder.method.reconstruct(tensors, site, coder.config)
+    gain = 1.0
+    if coded_gain is not None:
+        gain = divisor(coded_gain)
+        A = A * gain
+    for letter, factor in (("A", A), ("B", B)):
+        check_finite(factor, f"{letter} of module {name!r}")
+    return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
+
+
+def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[Sequence[str]], Mapping[str, dict[str, Tensor]]]:
+    """What gives the tensors of modules, by name, but of zero updates. A group is decoded at once."""
+    if compressed.grouped:
+        group = decode_group(coder, compressed.grouped, compressed.step)
+        tensors = {name: own for name, (_, own) in group.items()}
+        return lambda _: tensors
+    block = blocks(compressed)
+
+    def own(names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        found = decode_many(coder, {name: block(name) for name in names}, compressed.step)
+        return {name: tensors for name, (rank, tensors) in found.items() if rank}
+
+    return own
+
+
+def blocks(compressed: Compressed) -> Callable[[str], Buffer]:
+    """The block of a module by its name; of a file, no other is read."""
+    places = {name: place for place, name in enumerate(compressed.sites)}
+    return lambda name: compressed.chunks[places[name]]
+
+
+def _parts(compressed: Compressed, names: Sequence[str]) -> Iterator[list[str]]:
+    """Names in parts of about as many bytes."""
+    sizes = {} if compressed.grouped else dict(zip(compressed.sites, compressed.lengths, strict=True))
+    part: list[str] = []
+    room = _TOGETHER
+    for name in names:
+        size = sizes.get(name, 0)
+        if part and (size > room or len(part) == _MOST_TOGETHER):
+            yield part
+            part, room = [], _TOGETHER
+        part.append(name)
+        room -= size
+    if part:
+        yield part
