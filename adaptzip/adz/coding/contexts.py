@@ -152,11 +152,12 @@ def _expected(
         return FIRST_SCALE
     if tensor < len(before):
         return first[0] + before[tensor] - before[0]
-    return first[0] + (_sixths(sizes[0][1]) - _sixths(sizes[tensor][1])) // 2
+    return first[0] + (sixths(sizes[0][1]) - sixths(sizes[tensor][1])) // 2
 
 
-def _sixths(width: int) -> int:
-    """6 log2 of a width, rounded down, plus 1."""
+@lru_cache(maxsize=4096)
+def sixths(width: int) -> int:
+    """6 log2 of a width, rounded down, plus 1: the binary digits of its sixth power."""
     return (width**6).bit_length()
 
 

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from adaptzip.adz.coding import tables
 from adaptzip.adz.coding.contexts import Coding, Contexts
-from adaptzip.adz.coding.levels import Levels, decode_levels, decode_uniform, encode_levels, encode_uniform
+from adaptzip.adz.coding.levels import (
+    Levels,
+    decode_levels,
+    decode_uniform,
+    encode_levels,
+    encode_module,
+    encode_uniform,
+)
 from adaptzip.adz.coding.tables import NOTHING
+from adaptzip.core import compiled
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.errors import FormatError
 
@@ -98,6 +106,16 @@ def encode(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
 
 
 def _encode_alone(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
+    real = [block for block in blocks if isinstance(block, Levels)]
+    if real and len(real) == len(blocks) and compiled.worthwhile(sum(map(_size, blocks))):
+        coder = stream.stack.AnsCoder(encode_module(real))
+        encode_uniform(coder, np.array([rank - 1]), max_rank)
+        return _bytes(coder)
+    return encode_interpreted(rank, max_rank, blocks)
+
+
+def encode_interpreted(rank: int, max_rank: int, blocks: Sequence[Block]) -> bytes:
+    """Code one module of a rank above 0, the classes of its rows in Python."""
     coder = stream.stack.AnsCoder()
     if not any(isinstance(block, Levels) for block in blocks):
         encode_uniform(coder, _GUARD, 2)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptzip.adz.coding import tables
+from adaptzip.adz.coding.contexts import sixths
 from adaptzip.adz.coding.entropy import fits
 from adaptzip.adz.coding.levels import lefts
 from adaptzip.adz.coding.tables import LEVELS, NOTHING
@@ -94,8 +95,8 @@ def _decoded(
     widths = np.array([spec.width for spec in each], np.int64)
     counts = np.array([len(own) for own in specs], np.int64)
     classes = np.zeros((2, int(rows.sum())), np.int64)
-    sixths = np.array([_sixths(spec.width) for spec in each], np.int64)
-    lanes.classes(words, jobs, counts, rows, sixths, classes)
+    sizes = np.array([sixths(spec.width) for spec in each], np.int64)
+    lanes.classes(words, jobs, counts, rows, sizes, classes)
     numbers = [sum(spec.numbers for spec in own) for own in specs]
     places = np.array([0, *accumulate(numbers)], np.int64)
     first_rows = np.array([0, *accumulate(sum(spec.rows for spec in own) for own in specs)], np.int64)
@@ -128,12 +129,6 @@ def _rows(classes: NDArray[np.int64], widths: NDArray[np.int64], begins: NDArray
     fresh = np.zeros_like(raw)
     fresh[begins[begins < len(fresh)]] = 1
     return np.stack([np.where(shapes == NOTHING, -1, 2 * table), raw, widths, fresh], axis=1)
-
-
-@lru_cache(maxsize=4096)
-def _sixths(width: int) -> int:
-    """The binary digits of the sixth power."""
-    return (width**6).bit_length()
 
 
 @cache

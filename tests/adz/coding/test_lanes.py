@@ -59,7 +59,9 @@ def coded(shapes: Sequence[tuple[int, int]], rng: np.random.Generator, outlier: 
     made = iter([Levels(q, choose_classes(q, scale)) for q, scale in zip(quantised, scales, strict=True)])
     empty = Levels(Quantised(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.uint8)), ())
     rank = int(rng.integers(1, MAX_RANK + 1))
-    return entropy.encode(rank, MAX_RANK, [next(made) if x.numel() else empty for x in tensors])
+    blocks = [next(made) if x.numel() else empty for x in tensors]
+    assert entropy._encode_alone(rank, MAX_RANK, blocks) == entropy.encode_interpreted(rank, MAX_RANK, blocks)
+    return entropy.encode(rank, MAX_RANK, blocks)
 
 
 def alone(chunk: bytes, shapes: Sequence[tuple[int, int]]) -> tuple[int, list[entropy.Block]]:

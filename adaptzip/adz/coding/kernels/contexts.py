@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from adaptzip.adz.coding.contexts import FIRST_SCALE, FIRST_SPREAD, SCALES_KEPT, SHAPE_STEP, SHAPES, SHAPES_MOST
-from adaptzip.adz.coding.kernels.ans import MASK, WHOLE, pop
+from adaptzip.adz.coding.kernels.ans import MASK, WHOLE, pop, push
+from adaptzip.adz.coding.kernels.levels import encode as encode_levels
 from adaptzip.adz.coding.tables import LARGEST_SCALE_INDEX, NOTHING
 from adaptzip.core.compiled import compiled
 
@@ -184,3 +185,30 @@ def note(rows: Any, sixths: Any, memory: Any, kind: Any, given: Any, notes: Any)
             scales[place] = given[1, place]
     _remembered(scales, begins, rows, starts, kind)
     return count
+
+
+@compiled
+def encode(
+    levels: Any,
+    quantiser: Any,
+    rows: Any,
+    widths: Any,
+    sixths: Any,
+    classes: Any,
+    raw: Any,
+    tables: Any,
+    lefts: Any,
+    words: Any,
+) -> Any:
+    """Encode a module of real numbers, but for its rank: state, and how many words are in `words`.
+
+    Args:
+        levels, quantiser, rows, widths, raw, tables, lefts: as for `levels.encode`.
+        sixths, classes: as for `note`.
+    """
+    notes = np.empty((2, 2 * len(tables)), np.uint64)
+    noted = note(rows, sixths, fresh(len(rows)), 0, classes, notes)
+    state, count = encode_levels(np.uint64(0), 0, levels, quantiser, rows, widths, raw, tables, lefts, words)
+    for i in range(noted - 1, -1, -1):
+        state, count = push(state, notes[0, i], notes[1, i], words, count)
+    return state, count

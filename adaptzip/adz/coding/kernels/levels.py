@@ -50,17 +50,35 @@ def _push_number(state: Any, level: Any, raw: Any, lefts: Any, at: Any, words: A
 
 
 @compiled
-def encode(state: Any, levels: Any, quantiser: Any, raw: Any, tables: Any, lefts: Any, words: Any) -> Any:
-    """Encode levels (rows, width); the state, and how many words were put in `words`, which has room for them."""
-    rows, width = levels.shape
-    count = 0
-    for row in range(rows - 1, -1, -1):
-        if tables[row] < 0:
-            continue
-        for i in range(width - 1, -1, -1):
-            q = 0 if raw[row] else np.int64(quantiser[row, i])
-            at = (2 * tables[row] + q) * _COLUMNS
-            state, count = _push_number(state, levels[row, i], raw[row], lefts, at, words, count)
+def encode(
+    state: Any,
+    count: Any,
+    levels: Any,
+    quantiser: Any,
+    rows: Any,
+    widths: Any,
+    raw: Any,
+    tables: Any,
+    lefts: Any,
+    words: Any,
+) -> Any:
+    """Encode the levels of some tensors, one after another in `levels` and `quantiser`: state, and words in `words`.
+
+    Args:
+        rows, widths: of each tensor.
+        raw, tables: of each row of all.
+    """
+    at, row = len(levels), len(tables)
+    for tensor in range(len(rows) - 1, -1, -1):
+        for _ in range(rows[tensor]):
+            row -= 1
+            first = at - widths[tensor]
+            if tables[row] >= 0:
+                for i in range(at - 1, first - 1, -1):
+                    q = 0 if raw[row] else np.int64(quantiser[i])
+                    model = (2 * tables[row] + q) * _COLUMNS
+                    state, count = _push_number(state, levels[i], raw[row], lefts, model, words, count)
+            at = first
     return state, count
 
 
