@@ -39,6 +39,7 @@ def bench(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
+    effort: options.Effort = "default",
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -91,6 +92,7 @@ def bench(
         basis=basis,
         embed_basis=embed_basis,
         start=start,
+        effort=effort,
         calibration=calibration,
         **text_fields(calibration, text_field, pair_field, completion_field),
     )

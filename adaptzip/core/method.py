@@ -14,6 +14,7 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site
+from adaptzip.core.effort import Effort
 from adaptzip.core.family import ConfigT, Family
 from adaptzip.core.foresight import Foresight, OneByOne
 from adaptzip.core.sensitivity import Sensitivity
@@ -52,6 +53,7 @@ class FitContext:
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         sites: every module of the adapter as `reconstruct` will be given it, zero updates included.
         progress: called with the share of `prepare` that is done.
+        effort: how much work may be spent on a smaller result.
 
     Example:
         >>> context = adaptzip.FitContext(seed=3)
@@ -66,6 +68,7 @@ class FitContext:
     ranks: Mapping[str, int] | None = None
     sites: Mapping[str, Site] = field(default_factory=lambda: MappingProxyType({}))
     progress: Callable[[float], None] | None = None
+    effort: Effort = "default"
 
 
 class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):

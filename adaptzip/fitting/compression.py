@@ -16,6 +16,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
@@ -49,6 +50,7 @@ def compress(
     embed_basis: bool = False,
     start: str | Path | None = None,
     search_starts: bool | SeedSearch = False,
+    effort: Effort = "default",
     calibration: str | Path | None = None,
     allocate: str | None = None,
     ranks: Mapping[str, int] | None = None,
@@ -86,6 +88,8 @@ def compress(
         search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
             first module: an hour of processor time or several, where there is no GPU. With `output` it can
             be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
+        effort: "fast" looks for no start, and ends the search for the step sooner, in files at most 3 % larger where
+            no start would be found; "best" ends it later, and looks further for a start.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.
@@ -133,6 +137,7 @@ def compress(
         embed_basis=embed_basis,
         start=start,
         search_starts=search_starts,
+        effort=effort,
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,

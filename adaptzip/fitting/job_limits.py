@@ -51,7 +51,7 @@ def _control(
 
     # With numbers of the fewest digits: no file takes less.
     fixed = file_size(job, fitted, 0.0, NOTHING_CODED, 0.0)
-    steps = StepSearch(fitted, total_size, fixed, caps, cut, progress)
+    steps = StepSearch(fitted, total_size, fixed, caps, cut, progress, job.request.effort)
     return RateControl(steps, packable_extras(job)), Limits(size, max_error, _capped_error(cut))
 
 

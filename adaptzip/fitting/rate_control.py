@@ -13,7 +13,7 @@ from math import inf, sqrt
 from adaptzip.errors import CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.rate import solve
 from adaptzip.fitting.small_rooms import MOST, expected, filled, promising
-from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, MISS, Outcome, StepSearch, round_step
+from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome, StepSearch, round_step
 
 DEFAULT_ERROR = 0.1
 """Relative error asked for where neither budget nor error is."""
@@ -23,6 +23,8 @@ _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
 _BELOW = 1e-9
 """How far below the step that was searched, relatively, an error is within its limit; more than the search leaves."""
+_MISS = 0.009
+"""A foreseen size that is off by this share of the room is near enough."""
 _CODED_ROOM = 256
 """In rooms of so many bytes nothing is foreseen: they are coded at once."""
 
@@ -114,13 +116,13 @@ class RateControl:
 
         step = solve(value, room, *steps.bounds, rising=False)
         ranks = fitted.ranks(step, steps.caps)
-        if ranks and abs(value(step) - room) <= MISS * room or step <= steps.bounds[0] * (1 + MISS):
+        if ranks and abs(value(step) - room) <= _MISS * room or step <= steps.bounds[0] * (1 + _MISS):
             return step, ranks
         # Ranks that follow the step jump over the room: those above it are held.
-        ranks = fitted.ranks(step * (1 + MISS), steps.caps)
+        ranks = fitted.ranks(step * (1 + _MISS), steps.caps)
         held = [filled(fitted, ranks, room, steps.bounds)] if ranks else []
         sets = [*held, *promising(fitted, steps.caps, room, steps.bounds)]
-        best = min((few for few in sets if few.size <= room * (1 + MISS)), key=lambda few: few.error, default=None)
+        best = min((few for few in sets if few.size <= room * (1 + _MISS)), key=lambda few: few.error, default=None)
         if best is None:
             found = self._filled(size)
             return found.step, found.ranks
@@ -186,7 +188,7 @@ class RateControl:
 
     def _enough(self, outcome: Outcome, size: int) -> bool:
         """Whether no other choice of components would do much better."""
-        full = size - outcome.size <= max(MISS * (size - self.steps.fixed_size), GRAIN)
+        full = size - outcome.size <= max(self.steps.near.miss * (size - self.steps.fixed_size), GRAIN)
         many = sum(outcome.ranks.values()) > MOST
         return outcome.useful and (full or many or outcome.distortion <= 2 * FINEST_ERROR)
 

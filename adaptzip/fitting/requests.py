@@ -19,6 +19,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import PackedExtras
+from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.core.family import AnyFamily, ConfigT, Family, MethodConfig
 from adaptzip.core.linalg import choose_device
 from adaptzip.core.method import AnyMethod, FitContext
@@ -54,6 +55,7 @@ class Request:
     embed_basis: bool = False
     start: str | Path | None = None
     search_starts: bool | SeedSearch = False
+    effort: Effort = "default"
     calibration: str | Path | None = None
     allocate: str | None = None
     ranks: Mapping[str, int] | None = None
@@ -69,6 +71,8 @@ class Request:
             raise UsageError(
                 f"extras mode {self.extras!r} is unknown", hint=f"modes: {', '.join(get_args(ExtrasMode))}"
             )
+        if self.effort not in EFFORTS:
+            raise UsageError(f"effort {self.effort!r} is unknown", hint=f"efforts: {', '.join(EFFORTS)}")
         _check_types(self)
         if self.max_error is not None and not (isfinite(self.max_error) and 0 < self.max_error < 1):
             raise UsageError(f"max-error {self.max_error:g} is not between 0 and 1", hint="0.1 keeps 99 % of |dW|^2")
@@ -205,6 +209,7 @@ def prepare_job(source: Original, request: Request) -> Job:
         basis=_basis(method, config, source, request, device),
         sensitivities=source.sensitivities,
         ranks=request.ranks,
+        effort=request.effort,
     )
     return Job(source, request, method, config, context, survey)
 

@@ -11,6 +11,7 @@ from adaptzip.bases.frames import cut_frames, possible, possible_frames_of_start
 from adaptzip.bases.starts.files import TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
+from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
@@ -25,7 +26,7 @@ from adaptzip.restoring.reconstruction import frames_at
 _OF_BASE = 0.5
 """An A with this share of its energy in directions of the base began with them: of PiSSA, OLoRA and the like."""
 _FURTHER = 1 << 25
-"""Numbers of the stream that are looked through where the seed is given."""
+"""Numbers of the stream that are looked through where the seed is given, or no effort is spared."""
 
 
 def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Request) -> Basis | None:
@@ -71,7 +72,9 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
     noted = _noted_beside(source, adapter)
     if noted is not None:
         return noted
-    found = find_start(adapter.modules, POPULAR)
+    if request.effort == "fast" and not request.search_starts:
+        return None
+    found = find_start(adapter.modules, POPULAR, _FURTHER if request.effort == "best" else CHUNK)
     if found is None and request.base is not None and _began_with_base(adapter, request.base):
         return _of_base(adapter, request)
     if found is None and request.search_starts:

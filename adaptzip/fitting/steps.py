@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
+from types import MappingProxyType
 
 import numpy as np
 
 from adaptzip.adz.coding.trellis import MAX_LEVEL
+from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate import TOLERANCE, Point, search
@@ -19,13 +21,9 @@ FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
 GRAIN = 8
 """Bytes that a file grows by at least when its header does."""
-MISS = 0.009
-"""An outcome that stays this far below its limit, as a share, is aimed at again."""
-_COARSE = 0.03
 _NEAR = (1 / 3, 1.3)
 """How far the step may move, as factors, once the ranks are held."""
 _RETRIES = 4
-_BYTE_TOLERANCE = 0.006
 _LOOSEST = 0.5
 """A tolerance is no larger, however small the room."""
 _NOTHING = 1e-6
@@ -34,6 +32,31 @@ _HALVINGS = 4
 """How closely the coarsest step that leaves anything is found."""
 _REMEMBERED = 4
 """Outcomes of a search that are kept."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How near to its limit an outcome ends a search, as shares of the limit.
+
+    Attributes:
+        error, bytes: for either limit.
+        coarse: where ranks follow the step yet.
+        miss: an outcome that stays this far below the limit is aimed at again.
+    """
+
+    error: float
+    bytes: float
+    coarse: float
+    miss: float
+
+
+TOLERANCES: Mapping[Effort, Tolerances] = MappingProxyType(
+    {
+        "fast": Tolerances(error=0.02, bytes=0.02, coarse=0.04, miss=0.03),
+        "default": Tolerances(error=TOLERANCE, bytes=0.006, coarse=0.03, miss=0.009),
+        "best": Tolerances(error=0.0002, bytes=0.001, coarse=0.03, miss=0.002),
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +88,7 @@ class StepSearch:
         fixed_size: whole file without any coded module.
         caps: largest rank of each module, where a parameter budget sets it.
         cut: share of |dW|^2 that is left out at every step.
+        effort: how near to its limit an outcome is searched for.
         seen: outcomes of late, by step and ranks.
     """
 
@@ -74,7 +98,13 @@ class StepSearch:
     caps: Mapping[str, int] | None = None
     cut: float = 0.0
     progress: Progress | None = None
+    effort: Effort = "default"
     seen: dict[tuple[float, tuple[tuple[str, int], ...]], Outcome] = field(default_factory=dict, init=False)
+
+    @property
+    def near(self) -> Tolerances:
+        """How near to its limit an outcome has to be."""
+        return TOLERANCES[self.effort]
 
     def foreseen_size(self, coded: float, ranks: Mapping[str, int]) -> int:
         """Bytes of the whole file for `coded` bytes of modules at these ranks."""
@@ -95,14 +125,14 @@ class StepSearch:
             if value <= limit and (best is None or (outcome.size < best.size) == rising):
                 best = outcome
             # A distortion of nothing, below what the method's own model leaves out, can't be aimed at any better.
-            if limit * (1 - MISS) < value <= limit or value <= 0:
+            if limit * (1 - self.near.miss) < value <= limit or value <= 0:
                 break
-            aim *= limit / value * (1 - TOLERANCE)
+            aim *= limit / value * (1 - self.near.error)
         return best
 
     def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
         """The least error in a room at these ranks; None if nothing fits."""
-        found = self._pass(room, self.bounds, ranks, rising=False, tolerance=_BYTE_TOLERANCE)
+        found = self._pass(room, self.bounds, ranks, rising=False, tolerance=self.near.bytes)
         if found is not None and not self._exact(ranks):
             found = self.code(found.step, ranks)
         return found if found is not None and found.size <= self.fixed_size + room else None
@@ -110,13 +140,13 @@ class StepSearch:
     def _search(self, limit: float, *, rising: bool) -> Outcome | None:
         """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
         bounds = self.bounds
-        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE, either_side=True)
+        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=self.near.coarse, either_side=True)
         if coarse is None or not coarse.ranks:
             return coarse
         near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
-        tolerance = TOLERANCE if rising else _BYTE_TOLERANCE
+        tolerance = self.near.error if rising else self.near.bytes
         fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)
-        return fine or self._pass(limit, bounds, None, rising=rising, tolerance=_COARSE)
+        return fine or self._pass(limit, bounds, None, rising=rising, tolerance=self.near.coarse)
 
     def _pass(
         self,

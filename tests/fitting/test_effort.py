@@ -1,0 +1,56 @@
+"""Efforts: how near to its limit a file is searched for, and whether a start is looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import adaptzip
+from adaptzip.adz.container import writer
+from adaptzip.core.effort import EFFORTS, Effort
+from adaptzip.errors import UsageError
+from adaptzip.fitting import starting
+from adaptzip.testing.adapters import adapter
+
+FIXTURE = Path(__file__).parent.parent.parent / "fixtures" / "lists-minilm-r16"
+
+
+def made(effort: Effort, **settings: object) -> tuple[int, float]:
+    """Bytes and relative error."""
+    found = adaptzip.compress(FIXTURE, effort=effort, **settings)  # type: ignore[arg-type]
+    return writer.size(found), found.provenance.relative_error
+
+
+def test_more_effort_comes_nearer_to_an_error() -> None:
+    found = {effort: made(effort, max_error=0.3) for effort in EFFORTS}
+    assert 0.3 * 0.98 < found["fast"][1] <= 0.3
+    assert 0.3 * 0.998 < found["default"][1] <= 0.3
+    assert 0.3 * 0.9998 < found["best"][1] <= 0.3
+    sizes = [found[effort][0] for effort in ("best", "default", "fast")]
+    assert sizes == sorted(sizes)
+    assert sizes[2] <= 1.03 * sizes[1]
+
+
+def test_more_effort_comes_nearer_to_a_budget() -> None:
+    shares: dict[Effort, float] = {"fast": 0.97, "default": 0.99, "best": 0.997}
+    for effort, share in shares.items():
+        size, _ = made(effort, budget="40000B")
+        assert 40000 * share < size <= 40000
+
+
+@pytest.mark.starts
+def test_fast_looks_for_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(starting, "find_start", lambda *_: looked.append(_[2]))
+    adaptzip.compress(adapter([(48, 32, 4)]), max_error=0.3, effort="fast")
+    assert not looked
+    adaptzip.compress(adapter([(48, 32, 4)]), max_error=0.3)
+    adaptzip.compress(adapter([(48, 32, 4)]), max_error=0.3, effort="best")
+    assert looked[0] < looked[1]
+
+
+def test_an_unknown_effort() -> None:
+    with pytest.raises(UsageError, match="effort 'slow' is unknown") as caught:
+        adaptzip.compress(adapter([(8, 8, 2)]), effort="slow")  # type: ignore[arg-type]
+    assert caught.value.hint == "efforts: fast, default, best"
