@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -14,11 +16,17 @@ from adaptzip.bases.starts.keys import place_keys
 from adaptzip.bases.starts.placing import AT_ONCE, SURE, furthest, place_all, score, strongest
 from adaptzip.bases.starts.streams import CHUNK, Stream
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.core.workers import on_one_core
+from adaptzip.core.workers import on_one_core, parallel_map
 
 LEAST_CORRELATION = 0.15
 """Modules that are less like their first values are left out: knowing these saves nothing."""
 _LOOKED_AT = 3 * AT_ONCE
+_MOST_POPULAR = 4
+"""Seeds in whose streams all of these modules are looked for; in those of others, as many as go into one look."""
+
+
+_ALONE = 2
+"""Seeds that are tried one after another; the rest are tried side by side."""
 
 
 @on_one_core()
@@ -42,12 +50,18 @@ def find_start(
     looks = {generator: [one for one in first if generator in one.looks()] for generator in (UNIFORM, NORMAL)}
     if not any(looks.values()):
         return None
-    for seed in seeds:
-        stream = Stream(seed, draws)
-        for generator, likely in looks.items():
-            if (hit := _first_hit(stream, generator, likely, draws)) is not None:
-                kind = _kind(stream, *hit)
-                return _judged(modules, kind, seed, place_all(seed, stream, kind, found, *hit))
+    few = {generator: likely[:AT_ONCE] for generator, likely in looks.items()}
+
+    def hit(one: tuple[int, int]) -> _Hit | None:
+        return _hit(one[1], looks if one[0] < _MOST_POPULAR else few, draws)
+
+    ranked = list(enumerate(seeds))
+    # Most adapters that have a start have one of the first seeds', which are not worth looking further meanwhile.
+    for one in chain(map(hit, ranked[:_ALONE]), parallel_map(hit, ranked[_ALONE:])):
+        if one is not None:
+            kind = _kind(one.stream, one.module, one.at)
+            placed = place_all(one.seed, one.stream, kind, found, one.module, one.at)
+            return _judged(modules, kind, one.seed, placed)
     if looks[UNIFORM] and (keyed := place_keys(found, looks[UNIFORM], seeds)) is not None:
         return _judged(modules, MLX, *keyed)
     return None
@@ -106,10 +120,30 @@ def _judged(
     return measured(modules, generator, seed, places)
 
 
+@dataclass(frozen=True, eq=False)
+class _Hit:
+    """A module in a seed's stream, and where it is."""
+
+    seed: int
+    stream: Stream
+    module: Candidate
+    at: int
+
+
+def _hit(seed: int, looks: Mapping[str, Sequence[Candidate]], draws: int) -> _Hit | None:
+    """Any module among the first numbers of a seed's stream, by the generators that each may have begun with."""
+    stream = Stream(seed, draws)
+    for generator, likely in looks.items():
+        if (found := _first_hit(stream, generator, likely, draws)) is not None:
+            return _Hit(seed, stream, *found)
+    return None
+
+
 def _first_hit(stream: Stream, generator: str, likely: Sequence[Candidate], draws: int) -> tuple[Candidate, int] | None:
     """Any module among the first numbers of a stream, and where it is."""
     for first in range(0, draws, CHUNK) if likely else ():
-        signal = stream.signal(generator, first, min(CHUNK, draws - first) + LONGEST)
+        # Of the last chunk's end alone no more is drawn.
+        signal = stream.signal(generator, first, min(CHUNK + LONGEST, draws - first))
         if signal is None:
             return None
         spectrum = Spectrum(signal)

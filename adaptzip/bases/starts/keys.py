@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ def place_keys(
         shapes.setdefault(tuple(one.A.shape), []).append(one)
     tried = seeds[:_SEEDS]
     first = np.array([threefry.first_key(seed) for seed in tried], np.uint32).reshape(-1, 2)
-    drawn = np.stack(list(islice(threefry.keys_of(first), KEYS)), axis=1)
+    drawn = threefry.first_keys(first, KEYS)
     for seed, keys in zip(tried, drawn, strict=True):
         for group in list(shapes.values())[:_SHAPES]:
             if _among(keys, group):

@@ -63,8 +63,10 @@ class Stream:
         if raw is None:
             return None
         if generator == UNIFORM:
-            return torch.from_numpy(uniform_numbers(raw, count).astype(np.float32)) * (3**0.5 / _HALF_TURN)
-        return torch.from_numpy(np.where(raw & _HALF_TURN, np.float32(-1), np.float32(1)))
+            low = torch.from_numpy(raw.view(np.int32)) & (2 * _HALF_TURN - 1)
+            return low.float().sub_(_HALF_TURN).mul_(3**0.5 / _HALF_TURN)
+        half = torch.from_numpy(raw.view(np.int32)) & _HALF_TURN
+        return half.float().mul_(-2 / _HALF_TURN).add_(1)
 
     def _chunk(self, k: int) -> NDArray[np.uint32] | None:
         if k not in self._chunks:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
+
+from adaptzip.core import compiled
 
 Words = NDArray[np.uint32]
 Key = tuple[int, int]
@@ -33,6 +36,17 @@ def keys_of(state: Words) -> Iterator[Words]:
         first, second = _rounds(_schedule(state), low, high)
         state = first
         yield second
+
+
+def first_keys(state: Words, count: int) -> Words:
+    """The first `count` keys after each of many first keys (seeds, 2): (seeds, count, 2)."""
+    if not compiled.available():
+        return np.stack(list(islice(keys_of(state), count)), axis=1)
+    from adaptzip.bases.starts.kernels import chain
+
+    found = np.empty((len(state), count, 2), np.uint32)
+    chain(state, found)
+    return found
 
 
 def bits(key: Key, count: int) -> Words:
