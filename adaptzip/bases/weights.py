@@ -127,14 +127,14 @@ def _places(base: BaseModel, sites: Mapping[str, Site]) -> dict[str, tuple[_Part
 
 
 def _oriented(base: BaseModel, part: _Part) -> Tensor:
-    """A stored weight as (out, in), float64; some rows of it where others are stored apart."""
+    """A stored weight as (out, in), in its own dtype; some rows of it where others are stored apart."""
     weight = base.read(part.site.tensor)
     if part.site.expert is not None:
         weight = weight[part.site.expert]
     weight = part_of(weight, part.site.part, part.layout)
     if part.layout in TURNED:
         weight = weight.T
-    return weight.flatten(1).double()
+    return weight.flatten(1)
 
 
 def _check_dtype(base: BaseModel, tensor: str) -> None:
