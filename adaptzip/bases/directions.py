@@ -45,6 +45,17 @@ def dense_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
     return _without_small(U, S), S, _without_small(Vt.T, S)
 
 
+def lapack_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V with at least `count` columns of a float64 matrix (m, n), m >= n, from the eigenvectors of A^T A."""
+    width = matrix.shape[1]
+    # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
+    # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
+    wanted = (max(0, width - count - 1), width - 1)
+    _, vectors = scipy.linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
+    chosen = torch.from_numpy(vectors).flip(1)
+    return _on_subspace(matrix @ chosen, chosen)
+
+
 def stacked_directions(columns: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The principal directions of the columns of a matrix (m, c): U (m, k) and S (k,), float64, k = min(size, m, c).
 
@@ -73,7 +84,7 @@ def _tall_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
     """U, S, V of a matrix of at least as many rows as columns."""
     count = min(size, matrix.shape[1])
     found = _few_directions(matrix.contiguous(), count) if is_few(count, matrix.shape[1]) else None
-    U, S, V = found or _lapack_directions(matrix.double(), count)
+    U, S, V = found or lapack_directions(matrix.double(), count)
     return U[:, :count], S[:count], V[:, :count]
 
 
@@ -87,17 +98,6 @@ def _few_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]
             return U, S, V
     _log.debug("a matrix of %d x %d has no few directions that stand out: LAPACK finds them", *matrix.shape)
     return None
-
-
-def _lapack_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S, V with at least `count` columns, from the eigenvectors of A^T A."""
-    width = matrix.shape[1]
-    # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
-    # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
-    wanted = (max(0, width - count - 1), width - 1)
-    _, vectors = scipy.linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
-    chosen = torch.from_numpy(vectors).flip(1)
-    return _on_subspace(matrix @ chosen, chosen)
 
 
 def _on_subspace(image: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -99,7 +99,7 @@ def times(matrix: Tensor, V: Tensor) -> Tensor:
 def turned_times(matrix: Tensor, U: Tensor) -> Tensor:
     """A^T @ U in float64, for A (m, n) of any real dtype and U (m, k)."""
     total = U.new_zeros(U.shape[1], matrix.shape[1])
-    for part, rows in zip(_parts(matrix), U.split(_ROWS), strict=True):
+    for part, rows in zip(_parts(matrix), torch.split(U, _ROWS), strict=True):
         total.addmm_(rows.T, part)
     return total.T
 
@@ -137,7 +137,7 @@ def _gram_times(matrix: Tensor, rows: Tensor) -> Tensor:
 def _parts(matrix: Tensor) -> Iterator[Tensor]:
     """Some rows after others as float64, each good until the next: fresh memory would cost as much as the products."""
     place = torch.empty(min(_ROWS, len(matrix)), matrix.shape[1], dtype=torch.float64)
-    for part in matrix.split(_ROWS):
+    for part in torch.split(matrix, _ROWS):
         yield place[: len(part)].copy_(part)
 
 

@@ -31,7 +31,8 @@ def with_values(values: Sequence[float], out: int, width: int, seed: int = 0) ->
     drawn = torch.Generator().manual_seed(seed)
     count = min(len(values), out, width)
     U, V = (torch.linalg.qr(torch.randn(n, count, generator=drawn).double()).Q for n in (out, width))
-    return (U * torch.tensor(values[:count]).double()) @ V.T
+    found: Tensor = (U * torch.tensor(values[:count]).double()) @ V.T
+    return found
 
 
 def assert_those_of_the_whole(matrix: Tensor, size: int) -> None:
