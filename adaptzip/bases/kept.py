@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from adaptzip.errors import CheckpointError
 from adaptzip.files.digest import digest
 from adaptzip.files.tensors import build_header, pending, write_tensors
 from adaptzip.files.user_cache import Shelf, cache_folder
-from adaptzip.files.weights import open_weights
+from adaptzip.files.weights import Weights, open_weights
 
 COMPUTATION = 1
 """Number of the computation; with another one, what was kept counts no more."""
@@ -98,11 +97,14 @@ def _shelf() -> Shelf | None:
 
 
 def _read(shelf: Shelf, source: Source) -> Directions | None:
-    """What is kept of a weight; None where there is nothing, or something else, or it is damaged."""
+    """What is kept of a weight; None where there is nothing that can be read, or something else, or it is damaged."""
     path = shelf.path(source.key)
-    if not path.is_file():
+    try:
+        found = _parsed(open_weights(path), source)
+    except OSError:
         return None
-    found = _parsed(path, source)
+    except CheckpointError:
+        found = None
     if found is None:
         _log.info("%s is damaged: it is made again", path)
     else:
@@ -123,11 +125,8 @@ def _keep(shelf: Shelf, key: str, made: Directions) -> bool:
     return True
 
 
-def _parsed(path: Path, source: Source) -> Directions | None:
-    try:
-        opened = open_weights(path)
-    except (CheckpointError, OSError, ValueError):
-        return None
+def _parsed(opened: Weights, source: Source) -> Directions | None:
+    """The directions in a file, copied, so that the file may go; None where it is not what was kept of that weight."""
     tensors = {name: tensor.clone() for name, tensor in opened.tensors.items()}
     if {name: tensor.dtype for name, tensor in tensors.items()} != _DTYPES or opened.header is None:
         return None

@@ -65,8 +65,8 @@ class Shelf:
     def _files(self) -> list[tuple[int, int, Path]]:
         """Time of last use, bytes and path of every file."""
         found = []
-        for path in self.folder.glob(f"*{self.suffix}"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob(f"*{self.suffix}"):
                 status = path.stat()
                 found.append((status.st_mtime_ns, status.st_size, path))
         return found

@@ -169,6 +169,19 @@ def test_where_nothing_can_be_written_nothing_is_kept(
     assert_same(basis_from_base(base, SITES, 3), found)
 
 
+def test_what_cannot_be_read_is_made_anew(
+    cache: Path, base: BaseModel, computed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    first = basis_from_base(base, SITES, 3)
+    monkeypatch.setattr(kept, "open_weights", locked)
+    computed.clear()
+    assert_same(basis_from_base(base, SITES, 3), first)
+    assert len(computed) == 2
+
+
 def test_what_was_used_last_stays(
     cache: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch, computed: list[tuple[int, ...]]
 ) -> None:
