@@ -9,6 +9,8 @@ import pytest
 
 # What looks like a model's name on the Hub is looked for in a cache alone, unless a test serves it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Nothing is kept in the user's cache.
+os.environ["ADAPTZIP_CACHE"] = "off"
 
 
 @pytest.fixture(autouse=True)

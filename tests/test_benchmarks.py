@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.reports.bounds import Components, allot, components, least_bytes, price_at, spend
-from benchmarks import page, peers, quantiser, rate_distortion, speed, storage
+from benchmarks import directions, page, peers, quantiser, rate_distortion, speed, storage
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
@@ -27,6 +27,7 @@ PROGRAMS = (
     "bases",
     "bound",
     "calibration",
+    "directions",
     "extract",
     "merge",
     "methods",
@@ -334,6 +335,18 @@ def test_a_shared_vector_keeps_its_length(shares_a: bool) -> None:
     )
     if not shares_a:
         assert all(torch.allclose(A.norm(dim=1), torch.ones(4)) for A, _ in factors)
+
+
+@pytest.mark.parametrize("spectrum", directions.SPECTRA)
+def test_ways_to_directions_agree(spectrum: str) -> None:
+    case = directions.measure((96, 64), spectrum, directions.SPECTRA[spectrum](96, 64))
+    assert case.values < directions.VALUES
+    assert case.directions < directions.DIRECTIONS
+    assert case.residual < 1e-10
+    assert directions.row(case)[0] == f"96 x 64, {spectrum}"
+    cases = [replace(case, shape=shape, seconds=3.0, partial=30.0) for shape in directions.LAYER]
+    assert directions.whole_model(cases) == [[spectrum, "5.6", "56"]]
+    assert not directions.whole_model([case])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -1,11 +1,14 @@
-"""Singular directions that any machine finds again: float64, no randomness, fixed signs, small ones as zeros."""
+"""Singular directions that any machine finds again: float64, nothing left to chance, fixed signs, small ones zero."""
 
 from __future__ import annotations
+
+import logging
 
 import scipy.linalg
 import torch
 from torch import Tensor
 
+from adaptzip.bases.krylov import RESIDUAL, is_few, leading_directions, times, turned_times
 from adaptzip.core.basis import ModuleBasis
 from adaptzip.core.linalg import canonical_signs
 
@@ -14,12 +17,16 @@ AT_ONCE = 4
 SMALLEST = 1e-6
 """Directions whose singular value is below this share of the largest are zeros: rounding decides where they point."""
 
+_log = logging.getLogger(__name__)
+
 
 def dense_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first singular directions of a dense matrix, from the eigenvectors of its smaller Gram matrix.
+    """The first singular directions of a dense matrix: few of a wide one from a Krylov space, else by LAPACK.
 
-    The eigenvectors only choose the subspace; singular vectors are those of the matrix on it, so that their accuracy
-    does not suffer from the squares in the Gram matrix. Signs are those of `adaptzip.core.linalg.canonical_signs`.
+    Either only chooses a subspace of the smaller side; singular vectors are those of the matrix on it, so that their
+    accuracy does not suffer from squares. What comes from a Krylov space is certified
+    (`adaptzip.bases.krylov.leading_directions`), or LAPACK decides after all. Signs are those of
+    `adaptzip.core.linalg.canonical_signs`.
 
     Args:
         matrix: (m, n), any real dtype; computed in float64.
@@ -29,13 +36,24 @@ def dense_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
         U (m, k), S (k,) falling and V (n, k), float64, with k = min(size, m, n); columns of U and V whose singular
         value is below `SMALLEST` of the largest are zero.
     """
-    wide = matrix.detach().to("cpu", torch.float64)
-    if wide.shape[0] < wide.shape[1]:
-        V, S, U = _tall_directions(wide.T, size)
+    exact = _exact(matrix.detach().to("cpu"))
+    if exact.shape[0] < exact.shape[1]:
+        V, S, U = _tall_directions(exact.T, size)
     else:
-        U, S, V = _tall_directions(wide, size)
+        U, S, V = _tall_directions(exact, size)
     U, Vt = canonical_signs(U, V.T)
     return _without_small(U, S), S, _without_small(Vt.T, S)
+
+
+def lapack_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V with at least `count` columns of a float64 matrix (m, n), m >= n, from the eigenvectors of A^T A."""
+    width = matrix.shape[1]
+    # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
+    # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
+    wanted = (max(0, width - count - 1), width - 1)
+    _, vectors = scipy.linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
+    chosen = torch.from_numpy(vectors).flip(1)
+    return _on_subspace(matrix @ chosen, chosen)
 
 
 def stacked_directions(columns: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -56,18 +74,36 @@ def pair(U: Tensor, V: Tensor) -> ModuleBasis:
     return ModuleBasis(*(_padded(side, size).float().contiguous() for side in (U, V)))
 
 
+def _exact(matrix: Tensor) -> Tensor:
+    """The same numbers as float32 where that holds them, which takes half the room, else as float64."""
+    small = matrix.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return matrix.to(torch.float32 if small else torch.float64)
+
+
 def _tall_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """U, S, V of a matrix of at least as many rows as columns."""
-    width = matrix.shape[1]
-    count = min(size, width)
-    # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
-    # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
-    wanted = (max(0, width - count - 1), width - 1)
-    _, vectors = scipy.linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
-    chosen = torch.from_numpy(vectors).flip(1)
-    U, S, rotation = torch.linalg.svd(matrix @ chosen, full_matrices=False)
-    V = chosen @ rotation.T
+    count = min(size, matrix.shape[1])
+    found = _few_directions(matrix.contiguous(), count) if is_few(count, matrix.shape[1]) else None
+    U, S, V = found or lapack_directions(matrix.double(), count)
     return U[:, :count], S[:count], V[:, :count]
+
+
+def _few_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """U, S, V from a Krylov space, with at least `count` columns; None where they are not what they should be."""
+    chosen = leading_directions(matrix, count)
+    if chosen is not None:
+        U, S, V = _on_subspace(times(matrix, chosen), chosen)
+        left = (turned_times(matrix, U[:, :count]) - V[:, :count] * S[:count]).norm(dim=0)
+        if bool((left <= RESIDUAL * S[0]).all()):
+            return U, S, V
+    _log.debug("a matrix of %d x %d has no few directions that stand out: LAPACK finds them", *matrix.shape)
+    return None
+
+
+def _on_subspace(image: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V of a matrix on the columns of `chosen`, of which `image` is what it makes."""
+    U, S, rotation = torch.linalg.svd(image, full_matrices=False)
+    return U, S, chosen @ rotation.T
 
 
 def _without_small(vectors: Tensor, S: Tensor) -> Tensor:

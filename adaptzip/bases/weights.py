@@ -7,9 +7,8 @@ the machine. A digest of these numbers tells whether it is the same base model.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import cast
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.bases.directions import AT_ONCE, SMALLEST, dense_directions, pair
+from adaptzip.bases.kept import Directions, Source, kept_or_made
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
@@ -69,20 +69,25 @@ def basis_from_base(
     if size < 1:
         raise UsageError(f"a basis of size {size} was asked for, expected at least 1")
     places = _places(base, sites)
+    told = _told(base, places)
 
-    def directions(name: str) -> ModuleBasis:
+    def make(name: str) -> Directions:
         turned = places[name][0].layout in TURNED
         weight = torch.cat([_oriented(base, part) for part in places[name]], dim=1 if turned else 0)
         if not bool(weight.isfinite().all()):
             raise BaseModelError(f"{base.path}: the weight of {name} holds NaN or infinity", hint="use another save")
         U, S, V = dense_directions(weight, size + 1)
-        if reproducible:
-            _check_gaps(name, S)
-        return pair(U[:, :size], V[:, :size])
+        return Directions(pair(U[:, :size], V[:, :size]), S)
 
     wanted = list(sites) if only is None else sorted(only)
-    modules = dict(zip(wanted, parallel_map(directions, wanted, most=AT_ONCE), strict=True))
-    return Basis(modules, BasisReference("base", size, _fingerprint(base, places)))
+    shapes = {name: (sites[name].out, sites[name].width) for name in wanted}
+    sources = {name: Source(shapes[name], json.dumps(told[name]).encode(), size) for name in wanted}
+    modules = {}
+    for name, found in zip(wanted, kept_or_made(sources, make), strict=True):
+        if reproducible:
+            _check_gaps(name, found.S)
+        modules[name] = found.module
+    return Basis(modules, BasisReference("base", size, _fingerprint(told)))
 
 
 def base_fingerprint(base: BaseModel, sites: Mapping[str, Site]) -> str:
@@ -93,22 +98,26 @@ def base_fingerprint(base: BaseModel, sites: Mapping[str, Site]) -> str:
     Raises:
         BaseModelError, RefusedError: as `basis_from_base`.
     """
-    return _fingerprint(base, _places(base, sites))
+    return _fingerprint(_told(base, _places(base, sites)))
 
 
-def _fingerprint(base: BaseModel, places: Mapping[str, tuple[_Part, ...]]) -> str:
-    content = cache(base.digest)
+def _told(base: BaseModel, places: Mapping[str, tuple[_Part, ...]]) -> dict[str, list[list[object]]]:
+    """All that decides each module's weight, part by part: dtype, shape, orientation, place, digest of stored bytes."""
+    tensors = sorted({part.site.tensor for parts in places.values() for part in parts})
+    digests = dict(zip(tensors, parallel_map(base.digest, tensors, most=AT_ONCE), strict=True))
 
-    def lines() -> Iterator[bytes]:
-        for name, parts in sorted(places.items()):
-            for part in parts:
-                stored = base.stored(part.site.tensor)
-                dtype = str(stored.dtype).removeprefix("torch.")
-                fused = [] if part.site.part is None else [part.site.part]
-                where = [part.layout, part.site.rows, part.site.expert, *fused]
-                yield json.dumps([name, dtype, stored.shape, *where, content(part.site.tensor)]).encode() + b"\n"
+    def tell(part: _Part) -> list[object]:
+        stored = base.stored(part.site.tensor)
+        dtype = str(stored.dtype).removeprefix("torch.")
+        fused = [] if part.site.part is None else [part.site.part]
+        where = [part.layout, part.site.rows, part.site.expert, *fused]
+        return [dtype, stored.shape, *where, digests[part.site.tensor]]
 
-    return digest(lines())
+    return {name: [tell(part) for part in parts] for name, parts in places.items()}
+
+
+def _fingerprint(told: Mapping[str, list[list[object]]]) -> str:
+    return digest(json.dumps([name, *part]).encode() + b"\n" for name, parts in sorted(told.items()) for part in parts)
 
 
 def _places(base: BaseModel, sites: Mapping[str, Site]) -> dict[str, tuple[_Part, ...]]:
@@ -127,14 +136,14 @@ def _places(base: BaseModel, sites: Mapping[str, Site]) -> dict[str, tuple[_Part
 
 
 def _oriented(base: BaseModel, part: _Part) -> Tensor:
-    """A stored weight as (out, in), float64; some rows of it where others are stored apart."""
+    """A stored weight as (out, in), in its own dtype; some rows of it where others are stored apart."""
     weight = base.read(part.site.tensor)
     if part.site.expert is not None:
         weight = weight[part.site.expert]
     weight = part_of(weight, part.site.part, part.layout)
     if part.layout in TURNED:
         weight = weight.T
-    return weight.flatten(1).double()
+    return weight.flatten(1)
 
 
 def _check_dtype(base: BaseModel, tensor: str) -> None:

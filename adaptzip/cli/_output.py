@@ -81,9 +81,10 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
-        """Show a bar on a terminal; elsewhere one line for each phase with --verbose, else nothing."""
+        """Show a bar on a terminal; elsewhere a line for each phase and what is logged with --verbose, else nothing."""
         if self.quiet or self.as_json or not sys.stderr.isatty():
-            yield self._phases()
+            with _logged(self.detail):
+                yield self._phases()
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

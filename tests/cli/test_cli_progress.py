@@ -34,3 +34,11 @@ def test_elsewhere_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         report("coding", 0.5)
         logging.getLogger("adaptzip.core.compiled").info("compiling")
     assert not plain.getvalue()
+
+
+def test_elsewhere_what_is_logged_takes_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", plain)
+    with Output(verbose=True).progress():
+        logging.getLogger("adaptzip.bases.kept").info("from the cache")
+    assert plain.getvalue() == "from the cache\n"
