@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -51,7 +51,9 @@ def lapack_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tenso
     # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
     # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
     wanted = (max(0, width - count - 1), width - 1)
-    _, vectors = scipy.linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
+    # To import it takes as long as to compress a small adapter, which needs none of it.
+    linalg = import_module("scipy.linalg")
+    _, vectors = linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
     chosen = torch.from_numpy(vectors).flip(1)
     return _on_subspace(matrix @ chosen, chosen)
 

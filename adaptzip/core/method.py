@@ -175,6 +175,14 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     def squared_error(self, fitted: FitT, tensors: Mapping[str, Tensor]) -> float:
         """|dW - dW'|^2 of the module for coded tensors, weighted where there are sensitivities."""
 
+    def targets(self, asked: Sequence[tuple[FitT, str, int, Mapping[str, Tensor]]]) -> list[Tensor]:
+        """`target` of many modules, each with its fit, role, rank and tensors; here one after another."""
+        return [self.target(*one) for one in asked]
+
+    def squared_errors(self, coded: Sequence[tuple[FitT, Mapping[str, Tensor]]]) -> list[float]:
+        """`squared_error` of many modules, each with its fit and tensors; here one after another."""
+        return [self.squared_error(*one) for one in coded]
+
 
 AnyMethod: TypeAlias = Method[Any, Any, Any, Any]
 """A method whose types only it knows."""

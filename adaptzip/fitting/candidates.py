@@ -14,7 +14,8 @@ from adaptzip.core.survey import Allowance, AnyCandidate, Candidate, Survey
 from adaptzip.errors import UsageError
 from adaptzip.fitting.allocation import Ranks, paths, pick_best
 from adaptzip.fitting.assembly import assemble, stored_options
-from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.requests import Job
 from adaptzip.fitting.surveys import framed_sites
 from adaptzip.methods import REFERENCE, load_fittable

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 
 import numpy as np
 
 from adaptzip.adz.coding.coders import Coder
 from adaptzip.adz.coding.grouping import MOST_BYTES
 from adaptzip.adz.coding.modules import CodedBlock, CodedModule, code_modules, code_shared
-from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.batching import over_batches
 from adaptzip.core.compressed import Site
 from adaptzip.core.family import MethodConfig
 from adaptzip.core.foresight import Foresight, Ranks
-from adaptzip.core.gains import LIMIT, divisor, gain_index
 from adaptzip.core.method import AnyMethod, FitContext, Profile
 from adaptzip.core.progress import Progress
-from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import UsageError
-from adaptzip.fitting.surveys import framed_sites, on_device, survey_of
+from adaptzip.fitting.surveys import on_device
 
-KEPT_NUMBERS = 12_000_000
-"""Fits of adapters up to this size stay in memory; larger ones are fitted again for every pass."""
-_SAMPLE_NUMBERS = 4_000_000
+SAMPLE_NUMBERS = 4_000_000
 """Larger adapters are measured on this many numbers while the step is searched."""
 
 
@@ -101,7 +94,7 @@ class FittedAdapter:
 
     def few(self, names: Iterable[str]) -> bool:
         """Whether these modules are no more than a sample, so that all of them may be coded at every step."""
-        return sum(self.adapter.modules[name].parameters for name in names) <= _SAMPLE_NUMBERS
+        return sum(self.adapter.modules[name].parameters for name in names) <= SAMPLE_NUMBERS
 
     @property
     def shared_numbers(self) -> int:
@@ -134,10 +127,9 @@ class FittedAdapter:
 
     def ranks(self, step: float, caps: Mapping[str, int] | None = None) -> dict[str, int]:
         """The rank of each module at `step`, at most its cap; modules of rank 0 are left out."""
-        ranks = dict(zip(self.profiles, self._checked(self._foresight.ranks(step), step), strict=True))
-        if caps is not None:
-            ranks = {name: min(rank, caps.get(name, 0)) for name, rank in ranks.items()}
-        return {name: rank for name, rank in ranks.items() if rank}
+        found = self._capped(step, caps)
+        names = list(self.profiles)
+        return {names[row]: int(found[row]) for row in found.nonzero()[0].tolist()}
 
     def predict(self, step: float, ranks: Mapping[str, int], names: Sequence[str] | None = None) -> tuple[float, float]:
         """Expected (coded bytes, squared error), by the method's own model.
@@ -146,11 +138,29 @@ class FittedAdapter:
         """
         rows = None if names is None else np.array([self._rows[name] for name in names], np.int64)
         asked = np.array([ranks.get(name, 0) for name in (self.profiles if names is None else names)], np.int64)
-        each = self._foresight.predict(step, asked, rows)
-        bits, error = (float(values.sum()) for values in each)
+        bits, error = self._expected(step, asked, rows)
         if names is None and ranks:
             bits += self.method.predict_shared(self.prepared, self.config, step)
         return bits / 8, error
+
+    def foresee(self, step: float, caps: Mapping[str, int] | None = None) -> tuple[float, float, int]:
+        """`predict` at the ranks of a step, and how many modules have one; searches ask it often."""
+        found = self._capped(step, caps)
+        bits, error = self._expected(step, found, None)
+        count = int(np.count_nonzero(found))
+        if count:
+            bits += self.method.predict_shared(self.prepared, self.config, step)
+        return bits / 8, error, count
+
+    def _capped(self, step: float, caps: Mapping[str, int] | None) -> Ranks:
+        found = self._checked(self._foresight.ranks(step), step)
+        if caps is None:
+            return found
+        return np.minimum(found, np.array([caps.get(name, 0) for name in self.profiles], np.int64))
+
+    def _expected(self, step: float, ranks: Ranks, rows: Ranks | None) -> tuple[float, float]:
+        bits, error = self._foresight.predict(step, ranks, rows)
+        return float(bits.sum()), float(error.sum())
 
     def frame_gains(self, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
         """Bytes that each module is expected to take less in its frame, at what its error is worth.
@@ -166,7 +176,7 @@ class FittedAdapter:
         if self.kept:
             yield from ((name, self.kept[name]) for name in names)
             return
-        for part in over_batches(self._fit, names, self.adapter.modules, self.context.device):
+        for part in over_batches(self.fit_of, names, self.adapter.modules, self.context.device):
             yield from part.items()
 
     @on_one_core()
@@ -182,7 +192,7 @@ class FittedAdapter:
         size = 0
 
         def code(batch: list[str]) -> dict[str, CodedModule]:
-            fits = {n: self.kept[n] for n in batch} if self.kept else self._fit(batch)
+            fits = {n: self.kept[n] for n in batch} if self.kept else self.fit_of(batch)
             return code_modules(self.coder, shared, fits, ranks, step)
 
         for part in over_batches(code, wanted, self.adapter.modules, self.context.device):
@@ -207,18 +217,22 @@ class FittedAdapter:
         """Places of the modules among the profiles."""
         return {name: row for row, name in enumerate(self.profiles)}
 
-    def _checked(self, ranks: Ranks, step: float) -> list[int]:
-        found: list[int] = ranks.tolist()
-        wrong = next((rank for rank in found if not isinstance(rank, int) or not 0 <= rank <= self.max_rank), None)
+    def _checked(self, ranks: Ranks, step: float) -> Ranks:
+        wrong = None
+        if ranks.dtype != np.int64:
+            wrong = next((rank for rank in ranks.tolist() if not isinstance(rank, int)), None)
+        elif len(ranks) and not (ranks.min() >= 0 and ranks.max() <= self.max_rank):
+            wrong = next(rank for rank in ranks.tolist() if not 0 <= rank <= self.max_rank)
         if wrong is not None:
             raise UsageError(
                 f"method {self.method.name!r}: rank is {wrong!r} at a step of {step:.3g}, expected a whole number up "
                 f"to {self.max_rank}",
                 hint="mend the method: no rank is above the number of its scores",
             )
-        return found
+        return ranks
 
-    def _fit(self, names: Sequence[str]) -> dict[str, object]:
+    def fit_of(self, names: Sequence[str]) -> dict[str, object]:
+        """The fits of these modules, made anew."""
         modules = {
             name: on_device(self.adapter.modules[name], self.context.device, self.gains.get(name, 0)) for name in names
         }
@@ -229,81 +243,3 @@ class FittedAdapter:
                 hint="mend the method",
             )
         return fits
-
-
-@on_one_core()
-def fit_adapter(
-    method: AnyMethod,
-    config: MethodConfig,
-    adapter: Adapter,
-    context: FitContext,
-    *,
-    survey: Survey | None = None,
-    progress: Progress | None = None,
-) -> FittedAdapter:
-    """Fit every module, keeping the fits of small adapters and summaries of all.
-
-    Args:
-        survey: of the adapter, where one was made already.
-        progress: called with a phase and the share of it that is done.
-    """
-    modules = adapter.modules
-    gains = _gains(context.sensitivities, modules) if method.gained else {}
-    if method.gained:
-        unweighted = {name: replace(s, weight=1.0) for name, s in context.sensitivities.items()}
-        context = replace(context, sensitivities=unweighted)
-    if progress is not None:
-        context = replace(context, progress=partial(progress, "preparing"))
-    sites = framed_sites(adapter, method, context)
-    context = replace(context, sites=sites)
-    prepared: object = None
-    if method.spans_modules:
-        alive = (survey or survey_of(adapter, context.device)).singular
-        nonzero = {name: _gained(modules[name], gains.get(name, 0)) for name in modules if len(alive[name])}
-        if nonzero:
-            config, prepared = method.prepare(nonzero, config, context)
-            modules = {name: modules[name] for name in nonzero}
-        else:
-            modules = {}
-    coder = Coder(method, config, sites, 0, context.basis)
-    bare = FittedAdapter(coder, prepared, context, adapter, gains, {}, {}, ())
-    return _fitted(bare, list(modules), small=adapter.parameters <= KEPT_NUMBERS, progress=progress)
-
-
-def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Progress | None) -> FittedAdapter:
-    """Fit the modules called `names`."""
-    found: dict[str, Profile] = {}
-    kept: dict[str, object] = {}
-
-    def fit(batch: list[str]) -> tuple[dict[str, Profile], dict[str, object]]:
-        fits = bare._fit(batch)
-        return {name: bare.method.profile(fitted) for name, fitted in fits.items()}, fits if small else {}
-
-    for part, fits in over_batches(fit, names, bare.adapter.modules, bare.context.device):
-        found |= part
-        kept |= fits
-        if progress is not None:
-            progress("fitting", len(found) / len(names))
-    profiles = {name: profile for name, profile in sorted(found.items()) if profile.energy > 0}
-    sample = list(profiles) if small else _sample(list(profiles), bare.adapter.modules, bare.context.seed)
-    coder = replace(bare.coder, max_rank=max((len(p.scores) for p in profiles.values()), default=0))
-    return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
-
-
-def _gains(sensitivities: Mapping[str, Sensitivity], modules: Mapping[str, LoraFactors]) -> dict[str, int]:
-    """Gain index of every module that has a sensitivity."""
-    found = {
-        name: gain_index(s.gain) if s.weight > 0 else -LIMIT for name, s in sensitivities.items() if name in modules
-    }
-    return {name: index for name, index in found.items() if index}
-
-
-def _gained(module: LoraFactors, index: int) -> LoraFactors:
-    return replace(module, scaling=module.scaling / divisor(index)) if index else module
-
-
-def _sample(names: Sequence[str], modules: Mapping[str, LoraFactors], seed: int) -> list[str]:
-    """A random choice of modules of about `_SAMPLE_NUMBERS` numbers."""
-    shuffled = random.Random(seed).sample(names, len(names))
-    mean = sum(modules[name].parameters for name in names) / len(names)
-    return sorted(islice(shuffled, max(1, round(_SAMPLE_NUMBERS / mean))))

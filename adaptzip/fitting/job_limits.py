@@ -149,7 +149,7 @@ def _parameter_caps(fitted: FittedAdapter, parameters: int, most: Mapping[str, i
 def _cut_share(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> float:
     """Share of |dW|^2 that the fit and caps leave out, however small the step."""
     step = sqrt(fitted.energy) * _NO_STEP
-    _, cut = fitted.predict(step, fitted.ranks(step, caps))
+    _, cut, _ = fitted.foresee(step, caps)
     return cut / fitted.energy
 
 

@@ -25,7 +25,7 @@ from adaptzip.errors import RefusedError, without_warnings
 from adaptzip.files.digest import file_digest
 from adaptzip.fitting.calibration import calibrate
 from adaptzip.fitting.calibration.choosing import Copier
-from adaptzip.fitting.fits import KEPT_NUMBERS
+from adaptzip.fitting.fit_adapter import KEPT_NUMBERS
 from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run

@@ -12,7 +12,7 @@ from math import inf, sqrt
 
 from adaptzip.errors import CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.rate import solve
-from adaptzip.fitting.small_rooms import MOST, expected, filled, promising
+from adaptzip.fitting.small_rooms import MOST, expected_at, filled, promising
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome, StepSearch, round_step
 
 DEFAULT_ERROR = 0.1
@@ -97,7 +97,7 @@ class RateControl:
         error = limits.aim if limits.error is None else limits.error
 
         def value(step: float) -> float:
-            return steps.distortion(fitted.predict(step, fitted.ranks(step, steps.caps))[1] / fitted.energy)
+            return steps.distortion(fitted.foresee(step, steps.caps)[1] / fitted.energy)
 
         # Just below where the error passes its limit, which it may do in a jump.
         step = solve(value, steps.distortion(error**2), *steps.bounds, rising=True) * (1 - _BELOW)
@@ -112,7 +112,7 @@ class RateControl:
             return found.step, found.ranks
 
         def value(step: float) -> float:
-            return expected(fitted, step, fitted.ranks(step, steps.caps))[0]
+            return expected_at(fitted, step, steps.caps)[0]
 
         step = solve(value, room, *steps.bounds, rising=False)
         ranks = fitted.ranks(step, steps.caps)

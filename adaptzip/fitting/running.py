@@ -18,7 +18,8 @@ from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.assembly import assemble, fixed_size
 from adaptzip.fitting.candidates import candidates, smallest, with_ranks
-from adaptzip.fitting.fits import KEPT_NUMBERS, NOTHING_CODED, FittedAdapter
+from adaptzip.fitting.fit_adapter import KEPT_NUMBERS
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Job

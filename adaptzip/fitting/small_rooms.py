@@ -95,3 +95,9 @@ def expected(fitted: FittedAdapter, step: float, ranks: Mapping[str, int]) -> tu
         size += fitted.method.predict_shared(fitted.prepared, fitted.config, step) / 8
     left = fitted.energy - sum(map(fitted.energies.__getitem__, ranks))
     return size + INDEX_BYTES * len(ranks), max(0.0, left) + error
+
+
+def expected_at(fitted: FittedAdapter, step: float, caps: Mapping[str, int] | None) -> tuple[float, float]:
+    """`expected` at the ranks of a step."""
+    size, error, count = fitted.foresee(step, caps)
+    return size + INDEX_BYTES * count, error

@@ -15,7 +15,7 @@ from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.rate import TOLERANCE, Point, search
-from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected
+from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, expected_at
 
 FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
@@ -163,7 +163,9 @@ class StepSearch:
             return self.fitted.ranks(step, self.caps) if ranks is None else ranks
 
         def predict(step: float) -> float:
-            size, error = expected(self.fitted, step, ranks_at(step))
+            size, error = (
+                expected_at(self.fitted, step, self.caps) if ranks is None else expected(self.fitted, step, ranks)
+            )
             return self.distortion(error / self.fitted.energy) if rising else size
 
         def measure(step: float) -> Outcome:
@@ -239,7 +241,7 @@ class StepSearch:
         low, high = smallest, largest
         while high / low > 1.1:
             middle = sqrt(low * high)
-            _, error = self.fitted.predict(middle, self.fitted.ranks(middle, self.caps))
+            _, error, _ = self.fitted.foresee(middle, self.caps)
             fine = error < (FINEST_ERROR**2 + self.cut) * self.fitted.energy
             low, high = (middle, high) if fine else (low, middle)
         return low, largest

@@ -34,6 +34,10 @@ from adaptzip.core.sensitivity import root
 from adaptzip.core.trainable import Trainable
 from adaptzip.methods._svd_rates import SvdProfile, SvdRates
 from adaptzip.methods._svd_rows import unit_columns
+from adaptzip.methods._svd_sums import least_squares_rows, left_out
+
+_SMALL = 4096
+"""Numbers of a fit that is worth looking at together with others."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +133,61 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     def target(self, fitted: SvdFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
         if role == "U":
             return (fitted.U[:, :rank] * fitted.S[:rank]).T.contiguous()
-        unit, inverse = _unit_rows(done["U"])
-        rows = _least_squares(fitted, unit, inverse) @ fitted.V.T
+        rows = least_squares_rows(fitted.U, fitted.S, fitted.V, done["U"])
         if fitted.frame is None:
             return rows
         return rows @ fitted.frame if role == "C" else rows - done["C"] @ fitted.frame.T
 
     def squared_error(self, fitted: SvdFit, tensors: Mapping[str, Tensor]) -> float:
         """The part of the update outside the span of U', and the difference within it; no cancellation in either."""
-        unit, inverse = _unit_rows(tensors["U"])
-        core = _least_squares(fitted, unit, inverse)
-        outside = fitted.U * fitted.S - unit.T @ core
-        inside = core @ fitted.V.T - tensors["V"]
+        left = left_out(fitted.U, fitted.S, tensors["U"])
+        inside = left.core @ fitted.V.T - tensors["V"]
         if fitted.frame is not None:
             inside -= tensors["C"] @ fitted.frame.T
-        seen = inside if fitted.moments is None else inside @ fitted.moments
-        gram = (unit @ unit.T).double() * (seen @ inside.T).double()
-        return float(outside.double().square().sum() + gram.sum())
+        return float(left.squared_error(inside, fitted.moments))
+
+    def targets(self, asked: Sequence[tuple[SvdFit, str, int, Mapping[str, Tensor]]]) -> list[Tensor]:
+        """Small modules of one shape together: what takes longest of them is to ask for each."""
+        found: dict[int, Tensor] = {}
+        for alike in _alike([(fitted, (role, rank)) for fitted, role, rank, _ in asked]):
+            fits, role = [asked[i][0] for i in alike], asked[alike[0]][1]
+            if len(alike) == 1 or role == "U":
+                found |= {i: self.target(*asked[i]) for i in alike}
+                continue
+            U = torch.stack([asked[i][3]["U"] for i in alike])
+            found |= dict(zip(alike, least_squares_rows(*_stacked(fits), U), strict=True))
+        return [found[i] for i in range(len(asked))]
+
+    def squared_errors(self, coded: Sequence[tuple[SvdFit, Mapping[str, Tensor]]]) -> list[float]:
+        found: dict[int, float] = {}
+        for alike in _alike([(fitted, len(tensors["U"])) for fitted, tensors in coded]):
+            if len(alike) == 1:
+                found[alike[0]] = self.squared_error(*coded[alike[0]])
+                continue
+            U, S, V = _stacked([coded[i][0] for i in alike])
+            left = left_out(U, S, torch.stack([coded[i][1]["U"] for i in alike]))
+            inside = left.core @ V.mT - torch.stack([coded[i][1]["V"] for i in alike])
+            found |= dict(zip(alike, left.squared_error(inside).tolist(), strict=True))
+        return [found[i] for i in range(len(coded))]
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
         A = _placed(tensors["C"], tensors[BASIS_V], tensors["V"]) if site.frame else tensors["V"]
         return A, unit_columns(tensors["U"])
+
+
+def _alike(fits: Sequence[tuple[SvdFit, object]]) -> list[list[int]]:
+    """Places of fits that are looked at together: small plain ones of one shape and one other key; others alone."""
+    groups: dict[object, list[int]] = {}
+    for i, (fitted, key) in enumerate(fits):
+        plain = fitted.moments is None and fitted.frame is None
+        small = fitted.U.numel() + fitted.V.numel() <= _SMALL
+        shape = (fitted.U.shape, fitted.V.shape[0], key)
+        groups.setdefault(shape if plain and small else i, []).append(i)
+    return list(groups.values())
+
+
+def _stacked(fits: Sequence[SvdFit]) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.stack([f.U for f in fits]), torch.stack([f.S for f in fits]), torch.stack([f.V for f in fits])
 
 
 def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:
@@ -172,20 +210,6 @@ def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
     for column, direction in zip(C.double().T, frame.double().T, strict=True):
         total += column[:, None] * direction
     return total.float()
-
-
-def _unit_rows(U: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of unit length (zero rows stay zero) and the inverse of their Gram matrix."""
-    norm = U.square().sum(1, keepdim=True).sqrt()
-    unit = torch.where(norm > 0, U / norm, 0.0)
-    gram = (unit @ unit.T).double()
-    gram.diagonal()[norm[:, 0] == 0] = 1.0
-    return unit, torch.linalg.inv(gram).to(U.dtype)
-
-
-def _least_squares(fitted: SvdFit, unit: Tensor, inverse: Tensor) -> Tensor:
-    """(rows, k): the best combination of the update's rows V for each unit row."""
-    return inverse @ ((unit @ fitted.U) * fitted.S)
 
 
 METHOD = Svd()

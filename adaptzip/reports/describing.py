@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class ModuleReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
-        values = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return values | {"shape": list(self.shape), "energy": _by_text(self.energy)}
 
 
@@ -153,13 +153,14 @@ def describe(adapter: Adapter, progress: Progress | None = None) -> AdapterRepor
         progress: called with a phase and the share of it that is done.
     """
     spectra = _spectra(adapter.modules, progress or silent)
-    modules = tuple(_module(name, m, spectra[name]) for name, m in adapter.modules.items())
+    figures = _figures(spectra)
+    modules = tuple(_module(name, m, figures[name]) for name, m in adapter.modules.items())
     alive = [m.effective_rank for m in modules if m.norm > 0]
     factors = [t for m in adapter.modules.values() for t in _tensors(m)]
     extras = tuple(ExtraReport(name, _name(t.dtype), tuple(t.shape), t.nbytes) for name, t in adapter.extras.items())
     return AdapterReport(
         modules=modules,
-        energy=_energy(list(spectra.values())),
+        energy=_energy(list(figures.values())),
         effective_rank=math.fsum(alive) / max(1, len(alive)),
         zero_modules=tuple(m.name for m in modules if m.norm == 0),
         factor_bytes=sum(t.nbytes for t in factors),
@@ -184,35 +185,54 @@ def _spectra(modules: Mapping[str, LoraFactors], report: Progress) -> dict[str, 
     return {name: found[name] for name in modules}
 
 
-def _module(name: str, module: LoraFactors, spectrum: Tensor) -> ModuleReport:
+@dataclass(frozen=True)
+class _Figures:
+    """What a module's singular values say: their norm, their effective rank, and squares of the top k for all k."""
+
+    norm: float
+    effective_rank: float
+    top: Sequence[float]
+
+
+def _figures(spectra: Mapping[str, Tensor]) -> dict[str, _Figures]:
+    """Figures of each module, those of as many values together."""
+    alike: dict[int, list[str]] = {}
+    for name, values in spectra.items():
+        alike.setdefault(len(values), []).append(name)
+    found: dict[str, _Figures] = {}
+    for count, names in alike.items():
+        values = torch.stack([spectra[name] for name in names])
+        total = values.sum(1, keepdim=True)
+        entropy = torch.special.entr(values / total.clamp(min=torch.finfo(values.dtype).tiny)).sum(1)
+        ranks = torch.where(total[:, 0] > 0, entropy.exp(), 0.0).tolist()
+        norms = torch.linalg.vector_norm(values, dim=1).tolist() if count else [0.0] * len(names)
+        tops = values.square().cumsum(1).tolist()
+        for name, norm, rank, top in zip(names, norms, ranks, tops, strict=True):
+            found[name] = _Figures(norm, rank, top)
+    return found
+
+
+def _module(name: str, module: LoraFactors, figures: _Figures) -> ModuleReport:
     return ModuleReport(
         name=name,
         shape=module.shape,
         rank=module.rank,
         scaling=module.scaling,
-        norm=float(torch.linalg.vector_norm(spectrum)),
-        effective_rank=_effective_rank(spectrum),
-        energy=_energy([spectrum]),
+        norm=figures.norm,
+        effective_rank=figures.effective_rank,
+        energy=_energy([figures]),
         layout=module.layout,
     )
 
 
-def _effective_rank(spectrum: Tensor) -> float:
-    total = float(spectrum.sum())
-    if total == 0:
-        return 0.0
-    shares = spectrum / total
-    return math.exp(float(torch.special.entr(shares).sum()))
-
-
-def _energy(spectra: Sequence[Tensor]) -> dict[int, float]:
+def _energy(modules: Sequence[_Figures]) -> dict[int, float]:
     """Share of the squared singular values in the top k of each module, up to the first k that holds all."""
-    total = math.fsum(float(s.square().sum()) for s in spectra)
-    most = max((len(s) for s in spectra), default=0)
+    total = math.fsum(m.top[-1] for m in modules if m.top)
+    most = max((len(m.top) for m in modules), default=0)
     kept = [k for i, k in enumerate(RANKS) if i == 0 or RANKS[i - 1] < most]
     if total == 0:
         return {k: 0.0 for k in kept}
-    return {k: math.fsum(float(s[:k].square().sum()) for s in spectra) / total for k in kept}
+    return {k: math.fsum(m.top[min(k, len(m.top)) - 1] for m in modules if m.top) / total for k in kept}
 
 
 def _tensors(module: LoraFactors) -> list[Tensor]:

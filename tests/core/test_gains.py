@@ -19,7 +19,7 @@ from adaptzip.core.gains import LIMIT, STEPS_PER_OCTAVE, divisor, gain_index
 from adaptzip.core.method import FitContext
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.fitting.candidates import bare_size
-from adaptzip.fitting.fits import fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
 from adaptzip.fitting.running import Made, run
 from adaptzip.reports.verifying import verify
 from adaptzip.testing.adapters import adapter, dense, relative_error, same_factors

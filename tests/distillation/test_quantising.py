@@ -18,7 +18,8 @@ from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.distillation.quantising import as_decoded, code, fill
 from adaptzip.distillation.tensors import Tensors, start, trained_places
 from adaptzip.errors import CheckFailedError, NoRoomError
-from adaptzip.fitting.fits import CodedAdapter, FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
 from adaptzip.fitting.steps import GRAIN
 from adaptzip.testing.adapters import adapter
 from adaptzip.testing.trials import fit

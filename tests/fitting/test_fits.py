@@ -16,7 +16,8 @@ from adaptzip.core.batching import batches
 from adaptzip.core.method import FitContext, Method
 from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.candidates import candidates, fit_candidate
-from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.surveys import sites_of, survey_of
 from adaptzip.methods._svd_rates import SvdProfile
 from adaptzip.testing.adapters import adapter, dense

@@ -15,7 +15,8 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.method import FitContext
 from adaptzip.errors import CheckFailedError
 from adaptzip.fitting.candidates import candidates, fit_candidate
-from adaptzip.fitting.fits import FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.job_limits import _units, control_of, packable_extras
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits

@@ -26,7 +26,8 @@ from adaptzip.fitting.assembly import assemble
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.choosing import plan
 from adaptzip.fitting.compression import make
-from adaptzip.fitting.fits import FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import run

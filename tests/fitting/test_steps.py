@@ -13,7 +13,8 @@ from adaptzip import Adapter, methods
 from adaptzip.adz.coding.trellis import MAX_LEVEL
 from adaptzip.core.method import FitContext
 from adaptzip.fitting import fits as fitting
-from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter, fit_adapter
+from adaptzip.fitting.fit_adapter import fit_adapter
+from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest
 from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
 from adaptzip.testing.adapters import adapter

@@ -294,7 +294,7 @@ def test_an_odd_config_in_a_file_is_a_format_error() -> None:
 
 
 def test_predictions_are_near_what_is_coded() -> None:
-    from adaptzip.fitting.fits import fit_adapter
+    from adaptzip.fitting.fit_adapter import fit_adapter
 
     source = adapter({f"m.{i}": (96, 128, 4) for i in range(3)})
     fitted = fit_adapter(LORETTA, LORETTA.config_type(order="delta"), source, FitContext())

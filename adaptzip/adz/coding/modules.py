@@ -22,6 +22,9 @@ from adaptzip.core.compressed import TensorSpec
 from adaptzip.core.method import AnyMethod
 from adaptzip.errors import CheckFailedError
 
+_SMALL = 4096
+"""Numbers of a tensor that takes less to look at than to ask for."""
+
 
 @dataclass(frozen=True)
 class CodedModule:
@@ -95,19 +98,21 @@ def code_modules(
     for index in range(max((len(layout) for layout in layouts.values()), default=0)):
         now = [name for name in names if index < len(layouts[name])]
         specs = [layouts[name][index] for name in now]
-        targets = [method.target(fits[n], s.role, ranks[n], done[n]) for n, s in zip(now, specs, strict=True)]
+        asked = [(fits[n], s.role, ranks[n], done[n]) for n, s in zip(now, specs, strict=True)]
+        targets = method.targets(asked)
         for name, spec, (block, values) in zip(now, specs, _code_tensors(specs, targets, step), strict=True):
             blocks[name].append(block)
             done[name][spec.role] = values
+    errors = method.squared_errors([(fits[name], done[name]) for name in names])
     return {
         name: CodedModule(
             entropy.encode(ranks[name], coder.max_rank, blocks[name]),
-            method.squared_error(fits[name], done[name]),
+            error,
             sum(spec.numbers for spec in layouts[name]),
             ranks[name],
             blocks[name],
         )
-        for name in names
+        for name, error in zip(names, errors, strict=True)
     }
 
 
@@ -179,23 +184,38 @@ def _quantise(targets: Sequence[Tensor], step: float) -> list[Levels]:
 
 def _trellis(targets: Sequence[Tensor], step: float) -> tuple[list[Quantised], list[Any]]:
     """Levels of each tensor, and the scale index of each of its rows."""
-    scales = []
-    classes = []
-    for target in targets:
-        if not bool(target.abs().max() < MAX_LEVEL * step):
+    scales: list[Any] = [None] * len(targets)
+    classes: list[Any] = [None] * len(targets)
+    for alike in _alike(targets):
+        together = torch.stack([targets[i] for i in alike]) if len(alike) > 1 else targets[alike[0]][None]
+        if not bool(together.abs().max() < MAX_LEVEL * step):
             raise _too_fine()
-        scale, model = _first_classes(target, step)
-        scales.append(scale)
-        classes.append(model)
+        for i, scale, model in zip(alike, *_first_classes(together, step), strict=True):
+            scales[i], classes[i] = scale, model
     return quantise(targets, classes, torch.from_numpy(tables.bits()), step), scales
 
 
-def _first_classes(target: Tensor, step: float) -> tuple[Any, Tensor]:
-    """Scale index of each row, and the row of `tables.bits()` that prices its levels, from the row's moments."""
-    deviation = target.square().mean(1).sqrt()
-    ratio = target.abs().mean(1) / deviation.clamp(min=torch.finfo(torch.float32).tiny)
+def _alike(targets: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of tensors that are looked at together: small ones of one shape, and each larger one alone."""
+    groups: dict[Any, list[int]] = {}
+    for i, target in enumerate(targets):
+        groups.setdefault(tuple(target.shape) if target.numel() <= _SMALL else i, []).append(i)
+    return list(groups.values())
+
+
+def _first_classes(targets: Tensor, step: float) -> tuple[Any, Tensor]:
+    """Scale index of each row, and the row of `tables.bits()` that prices its levels, from the row's moments.
+
+    Args:
+        targets: (tensors, rows, width).
+
+    Returns:
+        Both (tensors, rows).
+    """
+    deviation = targets.square().mean(-1).sqrt()
+    ratio = targets.abs().mean(-1) / deviation.clamp(min=torch.finfo(torch.float32).tiny)
     scales = tables.scale_index(deviation.double().cpu().numpy() / step)
     shapes = tables.shape_index(ratio.double().cpu().numpy())
     free = len(tables.bits()) - 1
     index = np.where(tables.raw_bits(scales) > 0, free, shapes * tables.SCALES + scales)
-    return scales, torch.from_numpy(index).to(target.device)
+    return scales, torch.from_numpy(index).to(targets.device)

@@ -92,5 +92,5 @@ def scale_index(deviation: NDArray[np.float64]) -> NDArray[np.int64]:
 def shape_index(ratio: NDArray[np.float64]) -> NDArray[np.int64]:
     """Nearest shape of rows whose mean magnitude is `ratio` of their standard deviation."""
     expected = np.array([gamma(2 / b) / sqrt(gamma(1 / b) * gamma(3 / b)) for b in SHAPES])
-    nearest: NDArray[np.int64] = np.abs(ratio[:, None] - expected).argmin(1)
+    nearest: NDArray[np.int64] = np.abs(ratio[..., None] - expected).argmin(-1)
     return nearest

@@ -23,7 +23,11 @@ _RANGE = re.compile(rf"({_NUMBER.pattern})-({_NUMBER.pattern})")
 
 def factor(names: Iterable[str]) -> list[str]:
     """Patterns that together expand to exactly `names`, each once."""
-    groups = [tuple(frozenset([token]) for token in _TOKEN.findall(name)) for name in sorted(names)]
+    alone: dict[str, frozenset[str]] = {}
+    groups = [
+        tuple([alone.setdefault(token, frozenset((token,))) for token in _TOKEN.findall(name)])
+        for name in sorted(names)
+    ]
     merged = True
     while merged:
         merged = False
