@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptzip.adz.coding.coders import AnyCoder
@@ -18,6 +21,7 @@ from adaptzip.core.gains import divisor
 from adaptzip.core.workers import parallel_map
 
 T = TypeVar("T")
+Finish: TypeAlias = "Callable[[str, Decoded, Callable[[Tensor], Tensor]], T]"
 _TOGETHER = 2**17
 """Bytes of blocks that a worker decodes at a time, unless one has more."""
 _MOST_TOGETHER = 256
@@ -41,23 +45,34 @@ class Decoded:
 
 
 def decode(
-    compressed: Compressed, names: Sequence[str], coder: AnyCoder, finish: Callable[[str, Decoded], T]
+    compressed: Compressed, names: Sequence[str], coder: AnyCoder, finish: Finish[T], *, kept: bool = True
 ) -> Iterator[tuple[str, T]]:
     """What is made of each module by `finish`, which runs where the module was decoded, side by side with others.
+
+    Args:
+        finish: is given a module's name, what was decoded, and a function that gives a tensor which may be kept.
+        kept: whether all tensors may be kept; without, memory is used again for the next modules.
 
     Raises:
         FormatError: if a block is damaged, or a factor is not finite.
     """
     shared = decode_shared(coder, compressed.shared, compressed.step) if compressed.payload_bytes else {}
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
-    own_tensors = _own_tensors(coder, compressed)
+    scratch = None if kept else _Scratch()
+    own_tensors = _own_tensors(coder, compressed, scratch)
+    apart = _as_it_is if scratch is None else scratch.apart
 
     def part(some: Sequence[str]) -> list[tuple[str, T]]:
         stored = own_tensors(some)
-        return [(name, finish(name, _module(coder, name, stored.get(name), shared, gains.get(name)))) for name in some]
+        found = ((name, _module(coder, name, stored.get(name), shared, gains.get(name))) for name in some)
+        return [(name, finish(name, module, apart)) for name, module in found]
 
     for found in parallel_map(part, list(_parts(compressed, names))):
         yield from found
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _module(
@@ -78,7 +93,27 @@ def _module(
     return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
 
 
-def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[Sequence[str]], Mapping[str, dict[str, Tensor]]]:
+class _Scratch(threading.local):
+    """Room for what is decoded together, which each worker uses again: new room each time would leave holes between
+    what stays.
+    """
+
+    numbers: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def room(self, count: int) -> NDArray[np.float32]:
+        if len(self.numbers) < count:
+            self.numbers = np.empty(count, np.float32)
+        return self.numbers[:count]
+
+    def apart(self, tensor: Tensor) -> Tensor:
+        """A tensor that is no part of this room."""
+        begin = self.numbers.ctypes.data
+        return tensor.clone() if begin <= tensor.data_ptr() < begin + self.numbers.nbytes else tensor
+
+
+def _own_tensors(
+    coder: AnyCoder, compressed: Compressed, scratch: _Scratch | None
+) -> Callable[[Sequence[str]], Mapping[str, dict[str, Tensor]]]:
     """What gives the tensors of modules, by name, but of zero updates. A group is decoded at once."""
     if compressed.grouped:
         group = decode_group(coder, compressed.grouped, compressed.step)
@@ -87,7 +122,8 @@ def _own_tensors(coder: AnyCoder, compressed: Compressed) -> Callable[[Sequence[
     block = blocks(compressed)
 
     def own(names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        found = decode_many(coder, {name: block(name) for name in names}, compressed.step)
+        room = None if scratch is None else scratch.room
+        found = decode_many(coder, {name: block(name) for name in names}, compressed.step, room)
         return {name: tensors for name, (rank, tensors) in found.items() if rank}
 
     return own

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from adaptzip.adz.coding.coders import AnyCoder, Coder, numbered
 from adaptzip.adz.coding.packing import unpack_basis, unpack_factors
@@ -111,7 +112,12 @@ def _reconstruct(
         plain = {name: place.put(factors) for name, factors in _exact(compressed, wanted)}
     else:
         coder = coder_of(compressed, base, basis, only=wanted)
-        plain = dict(decode(compressed, wanted, coder, lambda name, d: place.put(_factors(coder.sites[name], d))))
+
+        def finish(name: str, found: Decoded, apart: Callable[[Tensor], Tensor]) -> LoraFactors:
+            factors = place.put(_factors(coder.sites[name], found))
+            return dataclasses.replace(factors, A=apart(factors.A), B=apart(factors.B))
+
+        plain = dict(decode(compressed, wanted, coder, finish, kept=False))
     return _assembled(compressed, plain, complete=modules is None)
 
 
@@ -136,7 +142,7 @@ def reconstruct_native(
         FormatError, RefusedError: as `reconstruct`.
     """
     coder = coder_of(compressed, base, basis)
-    decoded = dict(decode(compressed, compressed.modules, coder, lambda _, found: found))
+    decoded = dict(decode(compressed, compressed.modules, coder, lambda _, found, __: found))
     plain = {name: _factors(compressed.sites[name], found) for name, found in decoded.items()}
     return decoded, _assembled(compressed, plain, complete=True)
 

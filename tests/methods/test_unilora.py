@@ -105,7 +105,7 @@ def test_modules_of_a_file_are_told_apart_by_their_numbers(source: Adapter, tmp_
     every, _ = reconstruct_native(again)
     assert every["l.2.zero"].tensors == {}
     assert every["l.2.zero"].A.shape == (0, 32)
-    ((_, alone),) = decode(again, ["l.5.q"], coder_of(again), lambda _, found: found)
+    ((_, alone),) = decode(again, ["l.5.q"], coder_of(again), lambda _, found, __: found)
     assert torch.equal(alone.B, every["l.5.q"].B)
     assert not torch.equal(every["l.0.q"].B, every["l.1.q"].B)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptzip.adz.coding import entropy
 from adaptzip.adz.coding.coders import AnyCoder, layout_of
 from adaptzip.adz.coding.entropy import Block, Whole
-from adaptzip.adz.coding.lanes import decode_together
+from adaptzip.adz.coding.lanes import Room, decode_together
 from adaptzip.core import compiled
 from adaptzip.core.compressed import Buffer, TensorSpec
 from adaptzip.errors import FormatError
@@ -70,8 +70,13 @@ def decode_ranked(coder: AnyCoder, chunk: bytes | memoryview, step: float, name:
     return found, decoded(blocks, specs, step, name)
 
 
-def decode_many(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> dict[str, tuple[int, dict[str, Tensor]]]:
+def decode_many(
+    coder: AnyCoder, chunks: Mapping[str, Buffer], step: float, room: Room | None = None
+) -> dict[str, tuple[int, dict[str, Tensor]]]:
     """Rank and tensors of many modules, as `decode_ranked` gives them of each; fast where all are of real numbers.
+
+    Args:
+        room: as for `lanes.decode_together`.
 
     Raises:
         FormatError: if a block is damaged.
@@ -80,7 +85,7 @@ def decode_many(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> d
     if not compiled.worthwhile(sum(map(len, stored.values()))):
         return {name: decode_ranked(coder, chunk, step, name) for name, chunk in chunks.items()}
     layouts = [layout_of(coder, name, len(chunk)) for name, chunk in stored.items()]
-    together = dict(zip(stored, decode_together(list(stored.values()), coder.max_rank, layouts), strict=True))
+    together = dict(zip(stored, decode_together(list(stored.values()), coder.max_rank, layouts, room), strict=True))
     found = {}
     for name, chunk in chunks.items():
         numbers = together.get(name)

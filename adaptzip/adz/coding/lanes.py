@@ -22,6 +22,7 @@ from adaptzip.adz.coding.trellis import next_states, values
 from adaptzip.core.compressed import Buffer, TensorSpec
 
 Layout = Callable[[int], Sequence[TensorSpec]]
+Room = Callable[[int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +40,15 @@ class Numbers:
     tensors: Sequence[NDArray[np.float32]]
 
 
-def decode_together(chunks: Sequence[Buffer], max_rank: int, layouts: Sequence[Layout]) -> list[Numbers | None]:
+def decode_together(
+    chunks: Sequence[Buffer], max_rank: int, layouts: Sequence[Layout], room: Room | None = None
+) -> list[Numbers | None]:
     """Decode modules side by side; None for one that is to be decoded alone.
 
     Args:
         chunks: the block of each, not empty.
         layouts: of each module, its tensors for a given rank.
+        room: gives the room for so many numbers, which all tensors are parts of.
 
     Raises:
         FormatError: what a layout raises.
@@ -57,12 +61,17 @@ def decode_together(chunks: Sequence[Buffer], max_rank: int, layouts: Sequence[L
         return [None] * len(chunks)
     specs = [list(layout(rank)) for layout, rank in zip(layouts, ranks.tolist(), strict=True)]
     taken = [_are_real(own, len(chunk)) for own, chunk in zip(specs, chunks, strict=True)]
-    found = _decoded(words, jobs[taken], [own for own, is_taken in zip(specs, taken, strict=True) if is_taken])
+    real = [own for own, is_taken in zip(specs, taken, strict=True) if is_taken]
+    found = _decoded(words, jobs[taken], real, room or _new_room)
     whole = iter(found)
     return [
         Numbers(int(rank), own, tensors) if is_taken and (tensors := next(whole)) is not None else None
         for rank, own, is_taken in zip(ranks, specs, taken, strict=True)
     ]
+
+
+def _new_room(count: int) -> NDArray[np.float32]:
+    return np.empty(count, np.float32)
 
 
 def _are_real(specs: Sequence[TensorSpec], size: int) -> bool:
@@ -85,7 +94,7 @@ def _words(chunks: Sequence[Buffer]) -> tuple[NDArray[np.uint32], NDArray[np.uin
 
 
 def _decoded(
-    words: NDArray[np.uint32], jobs: NDArray[np.uint64], specs: Sequence[Sequence[TensorSpec]]
+    words: NDArray[np.uint32], jobs: NDArray[np.uint64], specs: Sequence[Sequence[TensorSpec]], room: Room
 ) -> list[list[NDArray[np.float32]] | None]:
     """The tensors of jobs whose ranks are known; None for one that is damaged."""
     from adaptzip.adz.coding.kernels import lanes
@@ -100,7 +109,7 @@ def _decoded(
     numbers = [sum(spec.numbers for spec in own) for own in specs]
     places = np.array([0, *accumulate(numbers)], np.int64)
     first_rows = np.array([0, *accumulate(sum(spec.rows for spec in own) for own in specs)], np.int64)
-    out = np.empty(int(places[-1]), np.float32)
+    out = room(int(places[-1]))
     described = _rows(classes, np.repeat(widths, rows), np.cumsum(rows) - rows)
     nearly, models, following = _tables()
     wrong = lanes.decode(words, jobs, first_rows, places, described, nearly, models, following, out)

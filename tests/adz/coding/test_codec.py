@@ -162,9 +162,9 @@ def test_a_file_comes_back_and_one_module_is_read_alone(tmp_path: Path, monkeypa
     assert same_bits(after.extras["head.weight"], source.extras["head.weight"])
     decoded: list[str] = []
 
-    def decode(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> Any:
+    def decode(coder: AnyCoder, chunks: Mapping[str, Buffer], *rest: Any) -> Any:
         decoded.extend(chunks)
-        return decode_many(coder, chunks, step)
+        return decode_many(coder, chunks, *rest)
 
     monkeypatch.setattr("adaptzip.restoring.decoding.decode_many", decode)
     assert compressed.grouped

@@ -295,9 +295,9 @@ def test_reading_one_module_decodes_no_other(
     whole = adaptzip.reconstruct(tmp_path / "x.adz")
     calls: list[str] = []
 
-    def counted(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> Any:
+    def counted(coder: AnyCoder, chunks: Mapping[str, Buffer], *rest: Any) -> Any:
         calls.extend(chunks)
-        return decode_many(coder, chunks, step)
+        return decode_many(coder, chunks, *rest)
 
     monkeypatch.setattr("adaptzip.restoring.decoding.decode_many", counted)
     monkeypatch.setattr("adaptzip.restoring.extras.unpack_tensors", lambda _: pytest.fail("extras were unpacked"))
