@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 STATE = 624
 _WORD = 0xFFFFFFFF
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 16
 
 
 class Mersenne:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 _BLOCK = 1 << 15
+_TOGETHER = 8
+"""Blocks that are transformed together: few enough for the processor's caches."""
 LONGEST = _BLOCK // 4
 """Numbers in the longest probe."""
 
@@ -20,7 +22,7 @@ class Spectrum:
         self._length = len(signal) - LONGEST
         blocks = -(-self._length // self._step)
         padded = torch.nn.functional.pad(signal, (0, blocks * self._step + LONGEST - len(signal)))
-        self._blocks = torch.fft.rfft(padded.unfold(0, _BLOCK, self._step))
+        self._parts = [torch.fft.rfft(part) for part in torch.split(padded.unfold(0, _BLOCK, self._step), _TOGETHER)]
 
     def strongest(self, probe: Tensor) -> tuple[float, int]:
         """How many deviations above chance the probe (at most `LONGEST`) goes with the signal where it does most.
@@ -29,10 +31,14 @@ class Spectrum:
             The score, and where among the first n numbers the probe's first is.
         """
         padded = torch.nn.functional.pad(probe / torch.linalg.norm(probe), (0, _BLOCK - len(probe)))
-        together = torch.fft.irfft(self._blocks * torch.fft.rfft(padded).conj(), n=_BLOCK)
-        scores = together[:, : self._step].abs_().reshape(-1)[: self._length]
-        at = int(scores.argmax())
-        return float(scores[at]), at
+        wanted = torch.fft.rfft(padded).conj()
+        best = (-1.0, 0)
+        for k, part in enumerate(self._parts):
+            first = k * _TOGETHER * self._step
+            scores = torch.fft.irfft(part * wanted, n=_BLOCK)[:, : self._step].abs().reshape(-1)[: self._length - first]
+            at = int(scores.argmax())
+            best = max(best, (float(scores[at]), first + at), key=lambda one: one[0])
+        return best
 
 
 def together(probes: Sequence[Tensor]) -> Tensor:

@@ -25,6 +25,8 @@ _MOST_POPULAR = 4
 """Seeds in whose streams all of these modules are looked for; in those of others, as many as go into one look."""
 
 
+_WINDOW = CHUNK // 4
+"""Numbers of a stream that are looked through together, few enough for little memory."""
 _ALONE = 2
 """Seeds that are tried one after another; the rest are tried side by side."""
 
@@ -141,9 +143,9 @@ def _hit(seed: int, looks: Mapping[str, Sequence[Candidate]], draws: int) -> _Hi
 
 def _first_hit(stream: Stream, generator: str, likely: Sequence[Candidate], draws: int) -> tuple[Candidate, int] | None:
     """Any module among the first numbers of a stream, and where it is."""
-    for first in range(0, draws, CHUNK) if likely else ():
-        # Of the last chunk's end alone no more is drawn.
-        signal = stream.signal(generator, first, min(CHUNK + LONGEST, draws - first))
+    for first in range(0, draws, _WINDOW) if likely else ():
+        # Beyond the last number nothing is drawn.
+        signal = stream.signal(generator, first, min(_WINDOW + LONGEST, draws - first))
         if signal is None:
             return None
         spectrum = Spectrum(signal)
