@@ -14,6 +14,7 @@ from adaptzip.methods._banks.codes import Codes, decode
 from adaptzip.methods._banks.factors import Coded, Group, recode, squared_errors, start
 from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of, thinned
 from adaptzip.methods._banks.refining import decoded, refine
+from adaptzip.methods._banks.sections import Sections, sections
 
 _LLOYD_ROUNDS = 16
 _MIXED_ROUNDS = 8
@@ -95,27 +96,36 @@ def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[
 def _first_codes(groups: Sequence[Group], bank: Tensor, k: int) -> list[Coded]:
     """Codes of every group in its first gauge."""
 
+    known = sections(bank, _widths(groups), k)
+
     def code(group: Group) -> Coded:
         A, B = start(group)
-        return Coded(choose_codes(bank, A, k), choose_codes(bank, B, k))
+        return Coded(choose_codes(bank, A, k, known=known), choose_codes(bank, B, k, known=known))
 
     return list(parallel_map(code, groups, device=bank.device))
 
 
 def _recoded(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, levels: int | None = None) -> list[Coded]:
     """New codes of every group."""
+    known = sections(bank, _widths(groups), coded[0].A.k)
 
     def recode_one(pair: tuple[Group, Coded]) -> Coded:
-        return recode_both(*pair, bank, levels=levels)
+        return recode_both(*pair, bank, known, levels=levels)
 
     return list(parallel_map(recode_one, zip(groups, coded, strict=True), device=bank.device))
 
 
-def recode_both(group: Group, coded: Coded, bank: Tensor, *, levels: int | None = None) -> Coded:
+def recode_both(
+    group: Group, coded: Coded, bank: Tensor, known: Sections | None = None, *, levels: int | None = None
+) -> Coded:
     """New codes of A given B, then of B given those of A."""
-    A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels)
-    B = recode(group.B, decode(bank, A, group.V.shape[1]), bank, coded.B, levels=levels)
+    A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels, known=known)
+    B = recode(group.B, decode(bank, A, group.V.shape[1]), bank, coded.B, levels=levels, known=known)
     return Coded(A, B)
+
+
+def _widths(groups: Sequence[Group]) -> set[int]:
+    return {width for group in groups for width in (group.U.shape[1], group.V.shape[1])}
 
 
 def _errors(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> list[Tensor]:
