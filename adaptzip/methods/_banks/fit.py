@@ -64,7 +64,7 @@ def fit_bank(
     rounds = _ROUNDS // _share(groups, shape)
     for turn in range(rounds):
         coded = _recoded(groups, coded, bank)
-        bank, coded = refine(groups, coded, bank, _STEPS)
+        bank = refine(groups, coded, bank, _STEPS)
         error = _weighted(groups, _errors(groups, coded, bank))
         tell(0.5 + (turn + 1) / rounds / 2)
         if error >= previous * (1 - _TOLERANCE):

@@ -80,7 +80,7 @@ def test_codes_and_gradient_steps_never_raise_the_error_of_the_update(k: int) ->
         errors.append(total(found, coded, bank))
         coded = [Coded(c.A, recode(g.B, decoded(g, c, bank)[0], bank, c.B)) for g, c in zip(found, coded, strict=True)]
         errors.append(total(found, coded, bank))
-        bank, coded = refine(found, coded, bank, 5)
+        bank = refine(found, coded, bank, 5)
         errors.append(total(found, coded, bank))
     assert all(after <= before * (1 + 1e-5) for before, after in zip(errors, errors[1:], strict=False))
     assert errors[-1] < 0.95 * errors[0]
