@@ -9,14 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from adaptzip.core import compiled
 from adaptzip.core.workers import parallel_map
 from adaptzip.methods._banks.codes import Codes, cut, on_levels, ordered
-from adaptzip.methods._banks.mixing import Mixture, mix
+from adaptzip.methods._banks.mixing import mix
 from adaptzip.methods._banks.sections import Section, Sections, nearest_in, sections
 
 _BLOCK = {"cpu": 2**19, "cuda": 2**27}
 """Numbers in a block of products of pieces with vectors."""
-_MIXED_BLOCK = {"cpu": 2**21, "cuda": 2**27}
+_MIXED_BLOCK = {"cpu": 2**18, "cuda": 2**27}
 _BLOCKS = 8
 """Blocks that a worker takes at once."""
 _LOOKED_FOR = 2**12
@@ -66,11 +67,27 @@ def _nearest(section: Section, pieces: Tensor) -> Codes:
 
 
 def _mixtures(bank: Tensor, gram: Tensor, pieces: Tensor, k: int) -> Codes:
-    def mixed(part: Tensor) -> Mixture:
-        return mix(gram, part @ bank.T, k)
+    on_cpu = bank.device.type == "cpu"
+    quick = k == 2 and on_cpu and compiled.worthwhile(len(pieces) * len(bank))
+
+    def mixed(part: Tensor) -> Codes:
+        products = part @ bank.T
+        if quick:
+            return _pairs(gram, products)
+        found = mix(gram, products, k)
+        return Codes(found.chosen, found.weights)
 
     found = list(parallel_map(mixed, torch.split(pieces, _rows(_MIXED_BLOCK, bank)), device=bank.device))
-    return Codes(torch.cat([part.chosen for part in found]), torch.cat([part.weights for part in found]))
+    return Codes(torch.cat([part.indices for part in found]), torch.cat([part.weights for part in found]))
+
+
+def _pairs(gram: Tensor, products: Tensor) -> Codes:
+    """`mix` for two vectors on a CPU, compiled."""
+    from adaptzip.methods._banks.kernels.mixing import pairs
+
+    codes = Codes(products.new_empty((len(products), 2), dtype=torch.int64), products.new_empty(len(products), 2))
+    pairs(products.numpy(), gram.numpy(), codes.indices.numpy(), codes.weights.numpy())
+    return codes
 
 
 def _rows(block: dict[str, int], bank: Tensor) -> int:
