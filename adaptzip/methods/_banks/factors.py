@@ -16,8 +16,8 @@ from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.codes import Codes, decode
 from adaptzip.methods._banks.sections import Sections, sections
 
-_PART_BYTES = 2**20
-"""Bytes of factors in a group on a CPU, where groups are worked on side by side."""
+_PART_BYTES, _PARTS = 2**20, 64
+"""Bytes of factors in a group on a CPU, where groups are worked on side by side; more where there are many groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,8 @@ def groups(
     modules: Mapping[str, LoraFactors], ranks: Mapping[str, int], weights: Mapping[str, float], device: torch.device
 ) -> Iterator[Group]:
     """Modules of a rank of at least 1 in groups of one shape and rank."""
-    most = _PART_BYTES if device.type == "cpu" else WORKING_BYTES
+    bytes_ = 4 * sum(module.parameters for module in modules.values())
+    most = max(_PART_BYTES, bytes_ // _PARTS) if device.type == "cpu" else WORKING_BYTES
     parts: list[tuple[int, list[str]]] = []
     for rank in sorted(set(ranks.values()) - {0}):
         wanted = {name: module for name, module in modules.items() if ranks[name] == rank}

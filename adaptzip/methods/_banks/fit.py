@@ -17,12 +17,12 @@ from adaptzip.methods._banks.refining import decoded, refine
 from adaptzip.methods._banks.sections import Sections, sections
 
 _LLOYD_ROUNDS = 16
-_MIXED_ROUNDS = 8
+_MIXED_ROUNDS = 6
 """The same for k > 1, where a round costs more and the later steps on the update gain more."""
 _LLOYD_TOLERANCE = 1e-3
-_ROUNDS = 4
+_ROUNDS = 5
 _TOLERANCE = 2e-3
-_STEPS = 8
+_STEPS = 5
 """Gradient steps of a round."""
 _LARGE = 2**34
 """Numbers times vectors from which on a fit gets half the rounds: the last ones gain least, and each takes long."""
@@ -61,15 +61,16 @@ def fit_bank(
     bank = _open_bank(groups, shape, seed, lambda share: tell(share / 2))
     coded = _first_codes(groups, bank, shape.k)
     previous = float("inf")
-    rounds = _ROUNDS // _share(groups, shape)
-    for turn in range(rounds):
-        coded = _recoded(groups, coded, bank)
+    rounds = -(-_ROUNDS // _share(groups, shape))
+    for turn in range(1, rounds):
         bank = refine(groups, coded, bank, _STEPS)
+        coded = _recoded(groups, coded, bank)
         error = _weighted(groups, _errors(groups, coded, bank))
-        tell(0.5 + (turn + 1) / rounds / 2)
+        tell(0.5 + turn / rounds / 2)
         if error >= previous * (1 - _TOLERANCE):
             break
         previous = error
+    bank = refine(groups, coded, bank, _STEPS)
     coded = _recoded(groups, coded, bank, shape.levels)
     bank, coded = _by_norm(bank, coded)
     return BankFit(bank, tuple(coded), tuple(_errors(groups, coded, bank)))
