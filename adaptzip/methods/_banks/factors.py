@@ -153,12 +153,11 @@ def recode(
         target = torch.where(norm > 0, (aim[:, i] - rest) / norm.clamp(min=torch.finfo(X.dtype).tiny), X[:, i])
         new = choose_codes(bank, target, codes.k, levels, known)
         row = decode(bank, new, side.width)
-        keep = (row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1)
         if codes.k > 1 and levels is None:
-            old = Codes(indices[:, i], weights[:, i])
+            keep = ((row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1))[:, None, None]
             new = Codes(
-                torch.where(keep[:, None, None], old.indices, new.indices),
-                torch.where(keep[:, None, None], old.weights, new.weights),
+                torch.where(keep, indices[:, i], new.indices),
+                torch.where(keep, weights[:, i], new.weights),
             )
             row = decode(bank, new, side.width)
         indices[:, i], weights[:, i], X[:, i] = new.indices, new.weights, row

@@ -16,7 +16,7 @@ from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of, thinned
 from adaptzip.methods._banks.refining import decoded, refine
 from adaptzip.methods._banks.sections import Sections, sections
 
-_LLOYD_ROUNDS = 16
+_LLOYD_ROUNDS = 8
 _MIXED_ROUNDS = 6
 """The same for k > 1, where a round costs more and the later steps on the update gain more."""
 _LLOYD_TOLERANCE = 1e-3
