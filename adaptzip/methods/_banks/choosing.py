@@ -6,6 +6,8 @@ not grow with the number of pieces times the size of the bank.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -53,17 +55,18 @@ def _choose_pieces(section: Section, pieces: Tensor, k: int, levels: int | None)
 
 
 def _nearest(section: Section, pieces: Tensor) -> Codes:
-    bank, tree = section.vectors, section.tree
-    half, rows = bank.square().sum(1) / 2, _rows(_BLOCK, bank)
+    rows = _rows(_BLOCK, section.vectors)
+    portion = _BLOCKS * rows if section.tree is None else _LOOKED_FOR
+    find = partial(_by_products, section.vectors, rows) if section.tree is None else partial(nearest_in, section.tree)
+    found = parallel_map(find, torch.split(pieces, portion), device=pieces.device)
+    indices = torch.cat(list(found))[:, None]
+    return Codes(indices, torch.ones_like(indices, dtype=pieces.dtype))
 
-    def nearest(some: Tensor) -> Tensor:
-        if tree is not None:
-            return nearest_in(tree, some)
-        return torch.cat([torch.addmm(half, part, bank.T, alpha=-1).argmin(1) for part in torch.split(some, rows)])
 
-    portion = _LOOKED_FOR if tree is not None else _BLOCKS * rows
-    indices = torch.cat(list(parallel_map(nearest, torch.split(pieces, portion), device=bank.device)))[:, None]
-    return Codes(indices, torch.ones_like(indices, dtype=bank.dtype))
+def _by_products(bank: Tensor, rows: int, pieces: Tensor) -> Tensor:
+    """Places (n,) of the nearest vectors, by products of some rows at a time with all of them."""
+    half = bank.square().sum(1) / 2
+    return torch.cat([torch.addmm(half, part, bank.T, alpha=-1).argmin(1) for part in torch.split(pieces, rows)])
 
 
 def _mixtures(bank: Tensor, gram: Tensor, pieces: Tensor, k: int) -> Codes:

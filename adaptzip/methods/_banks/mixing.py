@@ -1,4 +1,8 @@
-"""Convex mixtures of k vectors that come nearest to given pieces, searched among a short list for each piece."""
+"""Convex mixtures of k vectors that come nearest to given pieces.
+
+Pairs are searched among the whole bank (on a CPU by `kernels.mixing`), larger mixtures among a short list of
+vectors for each piece.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """Short lists of n pieces.
+    """The vectors that are looked at for n pieces.
 
     Attributes:
         gram: (h, h), inner products of all vectors.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 _LEAST = 16
 """A tree is faster than products with all vectors from so many on, doubled for each number of a vector."""
+_LEAF = 32
+"""Vectors that a tree does not part any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +53,13 @@ def _section(vectors: Tensor, k: int) -> Section:
         return Section(vectors, None, None)
     from scipy.spatial import cKDTree
 
-    return Section(vectors, None, cKDTree(vectors.numpy()))
+    return Section(vectors, None, cKDTree(vectors.numpy(), leafsize=_LEAF))
 
 
 def nearest_in(tree: Any, pieces: Tensor) -> Tensor:
     """Places (n,) of the vectors in a tree that are nearest to pieces (n, length), by distances in float64."""
-    return torch.from_numpy(tree.query(pieces.numpy())[1])
+    # What overflowed is far from all of them.
+    return torch.from_numpy(tree.query(pieces.nan_to_num().numpy())[1])
 
 
 class LastSections:
