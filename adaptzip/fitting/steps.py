@@ -100,6 +100,11 @@ class StepSearch:
             aim *= limit / value * (1 - TOLERANCE)
         return best
 
+    def about(self, limit: float) -> Outcome | None:
+        """An outcome on either side of a distortion that nobody asked for any closer; None if none was found."""
+        found = self._pass(limit, self.bounds, None, rising=True, tolerance=_COARSE, either_side=True)
+        return found if found is None or self.fitted.complete else self.code(found.step, found.ranks)
+
     def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
         """The least error in a room at these ranks; None if nothing fits."""
         found = self._pass(room, self.bounds, ranks, rising=False, tolerance=_BYTE_TOLERANCE)
