@@ -21,7 +21,7 @@ GRAIN = 8
 """Bytes that a file grows by at least when its header does."""
 MISS = 0.009
 """An outcome that stays this far below its limit, as a share, is aimed at again."""
-_COARSE = 0.03
+_COARSE, _ABOUT = 0.03, 0.01
 _NEAR = (1 / 3, 1.3)
 """How far the step may move, as factors, once the ranks are held."""
 _RETRIES = 4
@@ -102,7 +102,7 @@ class StepSearch:
 
     def about(self, limit: float) -> Outcome | None:
         """An outcome on either side of a distortion that nobody asked for any closer; None if none was found."""
-        found = self._pass(limit, self.bounds, None, rising=True, tolerance=_COARSE, either_side=True)
+        found = self._pass(limit, self.bounds, None, rising=True, tolerance=_ABOUT, either_side=True)
         return found if found is None or self.fitted.complete else self.code(found.step, found.ranks)
 
     def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
