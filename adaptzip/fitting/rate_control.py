@@ -160,7 +160,9 @@ class RateControl:
     def _near(self, aim: float) -> Outcome:
         """The smallest file of about this error, or where none comes near, the one of the finest step."""
         steps = self.steps
-        found = steps.refine(steps.distortion(aim**2), rising=True)
+        limit = steps.distortion(aim**2)
+        # Where ranks do not follow the step, a step that is found roughly leaves nothing to be settled.
+        found = steps.about(limit) if steps.fitted.method.fixed_ranks else steps.refine(limit, rising=True)
         return found or steps.measure(round_step(steps.bounds[0]), steps.whole_ranks())
 
     def _filled(self, size: int) -> Outcome:

@@ -98,14 +98,7 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED, near
             failures.append(error)
             continue
         tried += found
-        for candidate in found:
-            try:
-                made = _run(job, candidate, progress)
-            except CheckFailedError as error:
-                failures.append(error)
-                continue
-            if best is None or _order(job, made) < _order(job, best):
-                best = made
+        best = (_run_foretold if _foretold(job) and len(found) > 1 else _run_each)(job, found, failures, progress)
         if best is not None:
             break
     if best is None:
@@ -145,6 +138,52 @@ def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
     beyond = [failure for failure in failures if isinstance(failure, OutOfReachError)]
     least = min(failure.least for failure in beyond)
     return OutOfReachError(first.asked, least, hint=first.hint, settings=len(beyond))
+
+
+def _run_each(
+    job: Job, found: Sequence[AnyCandidate], failures: list[CheckFailedError], progress: Progress | None
+) -> Made | None:
+    """The best of some settings, each fitted and coded; what stands in the way of one is added to `failures`."""
+    best: Made | None = None
+    for candidate in found:
+        try:
+            made = _run(job, candidate, progress)
+        except CheckFailedError as error:
+            failures.append(error)
+            continue
+        if best is None or _order(job, made) < _order(job, best):
+            best = made
+    return best
+
+
+def _foretold(job: Job) -> bool:
+    """Whether what a fit leaves out says how it will be coded: so it is where numbers alone are limited.
+
+    The rest is then coded at an error that follows from that (`control_of`). Methods with ranks that a step sets have
+    one setting for a number of parameters.
+    """
+    limit = job.request.budget
+    return job.method.fixed_ranks and job.request.max_error is None and limit is not None and limit.unit == "parameters"
+
+
+@on_one_core()
+def _run_foretold(
+    job: Job, found: Sequence[AnyCandidate], failures: list[CheckFailedError], progress: Progress | None
+) -> Made | None:
+    """As `_run_each`, but only the fit that leaves out least is coded."""
+    fits: list[tuple[float, int, FittedAdapter]] = []
+    for candidate in found:
+        try:
+            for fitted in fit_framed(job, candidate, progress):
+                fits.append((control_of(job, fitted)[0].steps.cut, len(fits), fitted))
+        except CheckFailedError as error:
+            failures.append(error)
+    for _, _, fitted in sorted(fits, key=lambda fit: fit[:2]):
+        try:
+            return _coded(job, fitted, progress)
+        except CheckFailedError as error:
+            failures.append(error)
+    return None
 
 
 @on_one_core()

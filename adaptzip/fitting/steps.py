@@ -21,6 +21,8 @@ FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
 GRAIN = 8
 """Bytes that a file grows by at least when its header does."""
+_ABOUT = 0.01
+"""How near an error has to be to one that nobody asked for any closer."""
 _NEAR = (1 / 3, 1.3)
 """How far the step may move, as factors, once the ranks are held."""
 _RETRIES = 4
@@ -129,6 +131,11 @@ class StepSearch:
                 break
             aim *= limit / value * (1 - self.near.error)
         return best
+
+    def about(self, limit: float) -> Outcome | None:
+        """An outcome on either side of a distortion that nobody asked for any closer; None if none was found."""
+        found = self._pass(limit, self.bounds, None, rising=True, tolerance=_ABOUT, either_side=True)
+        return found if found is None or self.fitted.complete else self.code(found.step, found.ranks)
 
     def held(self, ranks: Mapping[str, int], room: int) -> Outcome | None:
         """The least error in a room at these ranks; None if nothing fits."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptzip.methods._banks.codes import Codes, decode, piece_count
 from adaptzip.methods._banks.factors import Coded, Group, recode
+from adaptzip.methods._banks.sections import LastSections
 from adaptzip.methods._banks.single import expanded, from_stored
 from adaptzip.methods._vblora_config import Config, choices_of
 
@@ -23,11 +24,13 @@ class Prepared:
         bank: (h, length), multiplied by the config's scale.
         coded: by module: codes of A (rank, in) and of B transposed (rank, out), on the CPU.
         exposures: by module: squared error that a squared error of 1 in every stored number of the bank makes.
+        searched: the bank as it was decoded last, for all modules.
     """
 
     bank: Tensor
     coded: Mapping[str, Coded]
     exposures: Mapping[str, float]
+    searched: LastSections = field(default_factory=LastSections)
 
 
 @dataclass(eq=False)
@@ -40,6 +43,7 @@ class VbFit:
         error: weighted squared error of these codes with the bank as it was fitted.
         exposure: see `Prepared`.
         spread: mean square of the stored bank's numbers.
+        searched: see `Prepared`.
         chosen: codes of a factor between its two roles, with the bank that they were chosen for.
     """
 
@@ -49,6 +53,7 @@ class VbFit:
     error: float
     exposure: float
     spread: float
+    searched: LastSections = field(default_factory=LastSections)
     chosen: dict[str, tuple[Tensor, Codes]] = field(default_factory=dict)
 
 
@@ -79,13 +84,14 @@ class VbProfile:
 
 def recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
     """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
-    levels = fitted.config.levels
-    bank, group = done["bank"] / fitted.config.scale, replace(fitted.group, rank=rank)
+    levels, group = fitted.config.levels, replace(fitted.group, rank=rank)
+    width = (group.A if side == "A" else group.B).width
+    bank, known = fitted.searched.of(done["bank"], fitted.config.scale, width, fitted.coded.A.k)
     first = expanded(fitted.coded, rank, bank.device)
     if side == "A":
-        return recode(group.A, decode(bank, first.B, group.U.shape[1]), bank, first.A, levels=levels)
+        return recode(group.A, decode(bank, first.B, group.U.shape[1]), bank, first.A, levels=levels, known=known)
     other = decode(bank, codes_of(done, "A", rank), group.V.shape[1])
-    return recode(group.B, other, bank, first.B, levels=levels)
+    return recode(group.B, other, bank, first.B, levels=levels, known=known)
 
 
 def coded_rank(tensors: Mapping[str, Tensor], width: int, config: Config) -> int:

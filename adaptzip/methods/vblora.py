@@ -113,7 +113,9 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
                 coded = prepared.coded.get(name, nothing)
                 own = single(group, i, len(coded.A.indices))
                 error = coded_error(own, bank, expanded(coded, own.rank, bank.device))
-                fits[name] = VbFit(own, coded, config, error, prepared.exposures.get(name, 0.0), spread)
+                fits[name] = VbFit(
+                    own, coded, config, error, prepared.exposures.get(name, 0.0), spread, prepared.searched
+                )
         return fits
 
     def profile(self, fitted: VbFit) -> VbProfile:

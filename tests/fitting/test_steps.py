@@ -117,6 +117,13 @@ def test_a_distortion_is_met_closely(limit: float) -> None:
     assert found.size == FIXED + found.coded.bytes
 
 
+@pytest.mark.parametrize("limit", [0.01, 0.1])
+def test_what_nobody_asked_for_is_met_on_either_side(limit: float) -> None:
+    found = searched().about(limit)
+    assert found is not None
+    assert found.distortion == pytest.approx(limit, rel=0.01)
+
+
 @pytest.mark.parametrize("room", [150, 300])
 def test_a_room_is_filled_closely(room: int) -> None:
     found = searched().refine(room, rising=False)

@@ -13,9 +13,13 @@ import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.compressed import Site
 from adaptzip.core.method import FitContext
+from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Allowance
 from adaptzip.errors import CheckFailedError, FormatError, UsageError
+from adaptzip.fitting import running
+from adaptzip.fitting.fits import FittedAdapter
+from adaptzip.fitting.requests import Job
 from adaptzip.methods._banks.codes import piece_count
 from adaptzip.methods._banks.ranks import survey
 from adaptzip.methods._vblora_config import Config, choices_of
@@ -84,6 +88,23 @@ def test_an_allocation_is_honoured(source: Adapter) -> None:
     config = Config(**SMALL)
     _, prepared = METHOD.prepare(source.modules, config, FitContext(ranks={"m.0": 1, "m.1": 5}))
     assert {name: len(coded.A.indices) for name, coded in prepared.coded.items()} == {"m.0": 1, "m.1": 2}
+
+
+def test_of_a_number_of_parameters_only_the_best_fit_is_coded(source: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded: list[object] = []
+    code = running._coded
+
+    def counted(job: Job, fitted: FittedAdapter, progress: Progress | None) -> running.Made:
+        coded.append(fitted)
+        return code(job, fitted, progress)
+
+    monkeypatch.setattr(running, "_coded", counted)
+    one = adaptzip.compress(source, to="vblora", device="cpu", budget="400")
+    assert len(coded) == 1
+    monkeypatch.setattr(running, "_foretold", lambda job: False)
+    each = adaptzip.compress(source, to="vblora", device="cpu", budget="400")
+    assert len(coded) > 2
+    assert one.provenance.relative_error <= 1.01 * each.provenance.relative_error
 
 
 def test_too_few_parameters_are_refused_with_the_smallest_number(source: Adapter) -> None:

@@ -43,16 +43,26 @@ def cut(rows: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
 
 def decode(bank: Tensor, codes: Codes, width: int) -> Tensor:
     """Rows (..., rows, width) from a bank (h, length); what reaches beyond `width` is cut off."""
-    pieces = bank[codes.indices[..., 0]] if codes.k == 1 else sum_of(bank, codes)
+    pieces = _picked(bank, codes.indices[..., 0]) if codes.k == 1 else sum_of(bank, codes)
     return pieces.flatten(-2)[..., :width]
 
 
 def sum_of(bank: Tensor, codes: Codes) -> Tensor:
     """The mixtures (..., length), one term after another."""
-    total = bank[codes.indices[..., 0]] * codes.weights[..., 0, None]
+    total = _weighted(bank, codes, 0)
     for term in range(1, codes.k):
-        total = total + bank[codes.indices[..., term]] * codes.weights[..., term, None]
+        total += _weighted(bank, codes, term)
     return total
+
+
+def _weighted(bank: Tensor, codes: Codes, term: int) -> Tensor:
+    picked, weights = _picked(bank, codes.indices[..., term]), codes.weights[..., term, None]
+    # In place, where no gradient needs what was there: fresh memory costs more than the product.
+    return picked * weights if picked.requires_grad or weights.requires_grad else picked.mul_(weights)
+
+
+def _picked(bank: Tensor, indices: Tensor) -> Tensor:
+    return bank.index_select(0, indices.flatten()).reshape(*indices.shape, bank.shape[1])
 
 
 def ordered(codes: Codes) -> Codes:

@@ -12,11 +12,12 @@ from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.batching import WORKING_BYTES, group_by_shape
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.workers import parallel_map
-from adaptzip.methods._banks.choosing import choose_codes, grams_of
+from adaptzip.methods._banks.choosing import choose_codes
 from adaptzip.methods._banks.codes import Codes, decode
+from adaptzip.methods._banks.sections import Sections, sections
 
-_PART_BYTES = 2**20
-"""Bytes of factors in a group on a CPU, where groups are worked on side by side."""
+_PART_BYTES, _PARTS = 2**20, 64
+"""Bytes of factors in a group on a CPU, where groups are worked on side by side; more where there are many groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ def groups(
     modules: Mapping[str, LoraFactors], ranks: Mapping[str, int], weights: Mapping[str, float], device: torch.device
 ) -> Iterator[Group]:
     """Modules of a rank of at least 1 in groups of one shape and rank."""
-    most = _PART_BYTES if device.type == "cpu" else WORKING_BYTES
+    bytes_ = 4 * sum(module.parameters for module in modules.values())
+    most = max(_PART_BYTES, bytes_ // _PARTS) if device.type == "cpu" else WORKING_BYTES
     parts: list[tuple[int, list[str]]] = []
     for rank in sorted(set(ranks.values()) - {0}):
         wanted = {name: module for name, module in modules.items() if ranks[name] == rank}
@@ -119,7 +121,15 @@ def start(group: Group) -> tuple[Tensor, Tensor]:
     )
 
 
-def recode(side: Side, other: Tensor, bank: Tensor, codes: Codes, *, levels: int | None = None) -> Codes:
+def recode(
+    side: Side,
+    other: Tensor,
+    bank: Tensor,
+    codes: Codes,
+    *,
+    levels: int | None = None,
+    known: Sections | None = None,
+) -> Codes:
     """Choose the codes of one factor anew, row after row, each exactly against the update left by all others.
 
     With the other factor O and the rest of this one fixed, the error is |o_i|^2 |x_i - t_i|^2 and a constant, where
@@ -130,24 +140,24 @@ def recode(side: Side, other: Tensor, bank: Tensor, codes: Codes, *, levels: int
         other: O, (n, rank, other width).
         codes: of this factor, from which to start.
         levels: see `choose_codes`; where it is given, all old codes are replaced.
+        known: as for `choose_codes`.
     """
     X = decode(bank, codes, side.width)
     aim = (other @ side.P) @ side.Q.mT
     M = other @ other.mT
     indices, weights = codes.indices.clone(), codes.weights.clone()
-    grams = grams_of(bank, side.width, codes.k)
+    known = sections(bank, (side.width,), codes.k) if known is None else known
     for i in range(X.shape[1]):
         norm = M[:, i, i, None]
         rest = (M[:, i, None, :] @ X)[:, 0] - norm * X[:, i]
         target = torch.where(norm > 0, (aim[:, i] - rest) / norm.clamp(min=torch.finfo(X.dtype).tiny), X[:, i])
-        new = choose_codes(bank, target, codes.k, levels, grams)
+        new = choose_codes(bank, target, codes.k, levels, known)
         row = decode(bank, new, side.width)
-        keep = (row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1)
         if codes.k > 1 and levels is None:
-            old = Codes(indices[:, i], weights[:, i])
+            keep = ((row - target).square().sum(-1) > (X[:, i] - target).square().sum(-1))[:, None, None]
             new = Codes(
-                torch.where(keep[:, None, None], old.indices, new.indices),
-                torch.where(keep[:, None, None], old.weights, new.weights),
+                torch.where(keep, indices[:, i], new.indices),
+                torch.where(keep, weights[:, i], new.weights),
             )
             row = decode(bank, new, side.width)
         indices[:, i], weights[:, i], X[:, i] = new.indices, new.weights, row

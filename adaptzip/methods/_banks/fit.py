@@ -14,14 +14,15 @@ from adaptzip.methods._banks.codes import Codes, decode
 from adaptzip.methods._banks.factors import Coded, Group, recode, squared_errors, start
 from adaptzip.methods._banks.lloyd import first_bank, lloyd, pieces_of, thinned
 from adaptzip.methods._banks.refining import decoded, refine
+from adaptzip.methods._banks.sections import Sections, sections
 
-_LLOYD_ROUNDS = 16
-_MIXED_ROUNDS = 8
+_LLOYD_ROUNDS = 8
+_MIXED_ROUNDS = 6
 """The same for k > 1, where a round costs more and the later steps on the update gain more."""
 _LLOYD_TOLERANCE = 1e-3
-_ROUNDS = 4
+_ROUNDS = 5
 _TOLERANCE = 2e-3
-_STEPS = 8
+_STEPS = 5
 """Gradient steps of a round."""
 _LARGE = 2**34
 """Numbers times vectors from which on a fit gets half the rounds: the last ones gain least, and each takes long."""
@@ -60,15 +61,16 @@ def fit_bank(
     bank = _open_bank(groups, shape, seed, lambda share: tell(share / 2))
     coded = _first_codes(groups, bank, shape.k)
     previous = float("inf")
-    rounds = _ROUNDS // _share(groups, shape)
-    for turn in range(rounds):
+    rounds = -(-_ROUNDS // _share(groups, shape))
+    for turn in range(1, rounds):
+        bank = refine(groups, coded, bank, _STEPS)
         coded = _recoded(groups, coded, bank)
-        bank, coded = refine(groups, coded, bank, _STEPS)
         error = _weighted(groups, _errors(groups, coded, bank))
-        tell(0.5 + (turn + 1) / rounds / 2)
+        tell(0.5 + turn / rounds / 2)
         if error >= previous * (1 - _TOLERANCE):
             break
         previous = error
+    bank = refine(groups, coded, bank, _STEPS)
     coded = _recoded(groups, coded, bank, shape.levels)
     bank, coded = _by_norm(bank, coded)
     return BankFit(bank, tuple(coded), tuple(_errors(groups, coded, bank)))
@@ -95,27 +97,36 @@ def _open_bank(groups: Sequence[Group], shape: Shape, seed: int, tell: Callable[
 def _first_codes(groups: Sequence[Group], bank: Tensor, k: int) -> list[Coded]:
     """Codes of every group in its first gauge."""
 
+    known = sections(bank, _widths(groups), k)
+
     def code(group: Group) -> Coded:
         A, B = start(group)
-        return Coded(choose_codes(bank, A, k), choose_codes(bank, B, k))
+        return Coded(choose_codes(bank, A, k, known=known), choose_codes(bank, B, k, known=known))
 
     return list(parallel_map(code, groups, device=bank.device))
 
 
 def _recoded(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, levels: int | None = None) -> list[Coded]:
     """New codes of every group."""
+    known = sections(bank, _widths(groups), coded[0].A.k)
 
     def recode_one(pair: tuple[Group, Coded]) -> Coded:
-        return recode_both(*pair, bank, levels=levels)
+        return recode_both(*pair, bank, known, levels=levels)
 
     return list(parallel_map(recode_one, zip(groups, coded, strict=True), device=bank.device))
 
 
-def recode_both(group: Group, coded: Coded, bank: Tensor, *, levels: int | None = None) -> Coded:
+def recode_both(
+    group: Group, coded: Coded, bank: Tensor, known: Sections | None = None, *, levels: int | None = None
+) -> Coded:
     """New codes of A given B, then of B given those of A."""
-    A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels)
-    B = recode(group.B, decode(bank, A, group.V.shape[1]), bank, coded.B, levels=levels)
+    A = recode(group.A, decode(bank, coded.B, group.U.shape[1]), bank, coded.A, levels=levels, known=known)
+    B = recode(group.B, decode(bank, A, group.V.shape[1]), bank, coded.B, levels=levels, known=known)
     return Coded(A, B)
+
+
+def _widths(groups: Sequence[Group]) -> set[int]:
+    return {width for group in groups for width in (group.U.shape[1], group.V.shape[1])}
 
 
 def _errors(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> list[Tensor]:

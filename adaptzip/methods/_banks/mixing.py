@@ -1,4 +1,8 @@
-"""Convex mixtures of k vectors that come nearest to given pieces, searched among a short list for each piece."""
+"""Convex mixtures of k vectors that come nearest to given pieces.
+
+Pairs are searched among the whole bank (on a CPU by `kernels.mixing`), larger mixtures among a short list of
+vectors for each piece.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-LISTED = 96
-"""Vectors that are looked at for one piece."""
-_STARTS = 2
-"""Nearest vectors from which a search starts."""
+_LISTED = 96
+"""Vectors that are looked at for one piece where more than two are mixed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """Short lists of n pieces.
+    """The vectors that are looked at for n pieces.
 
     Attributes:
         gram: (h, h), inner products of all vectors.
@@ -47,15 +49,25 @@ def mix(gram: Tensor, products: Tensor, k: int) -> Mixture:
         gram: (h, h) inner products of the bank's vectors, h >= k.
         products: (n, h) of pieces with vectors.
     """
+    lists = _whole(gram, products) if k == 2 else _shortened(gram, products, k)
+    near = lists.products - lists.squares / 2
+    first = near.argmax(1, keepdim=True)
+    second = near.scatter_(1, first, -float("inf")).argmax(1, keepdim=True)
+    best = _better(_searched(lists, first, k), _searched(lists, second, k))
+    return Mixture(lists.listed.gather(1, best.chosen), best.weights, best.value)
+
+
+def _whole(gram: Tensor, products: Tensor) -> _Lists:
+    """All vectors for each piece."""
+    listed = torch.arange(len(gram), device=gram.device).expand(products.shape)
+    return _Lists(gram, listed, products, gram.diagonal().expand(products.shape))
+
+
+def _shortened(gram: Tensor, products: Tensor, k: int) -> _Lists:
     square = gram.diagonal()
     # A vector with weight one half, the others still unknown, is worth t.c - |c|^2 / 4 of the squared error.
-    listed = (products - square / 4).topk(min(max(LISTED, k), len(gram)), dim=1).indices
-    lists = _Lists(gram, listed, products.gather(1, listed), square[listed])
-    first = (lists.products - lists.squares / 2).topk(min(_STARTS, listed.shape[1]), dim=1).indices
-    best = _searched(lists, first[:, :1], k)
-    for start in range(1, first.shape[1]):
-        best = _better(best, _searched(lists, first[:, start : start + 1], k))
-    return Mixture(listed.gather(1, best.chosen), best.weights, best.value)
+    listed = (products - square / 4).topk(min(max(_LISTED, k), len(gram)), dim=1).indices
+    return _Lists(gram, listed, products.gather(1, listed), square[listed])
 
 
 def _searched(lists: _Lists, chosen: Tensor, k: int) -> Mixture:
@@ -63,7 +75,8 @@ def _searched(lists: _Lists, chosen: Tensor, k: int) -> Mixture:
     while chosen.shape[1] < k:
         chosen = _joined(lists, chosen)
     best = _weighed(lists, chosen)
-    for slot in range(k):
+    # Of two the second was chosen for the first as it is now.
+    for slot in range(k if k > 2 else 1):
         others = torch.cat([best.chosen[:, :slot], best.chosen[:, slot + 1 :]], 1)
         best = _better(best, _weighed(lists, _joined(lists, others)))
     return best
@@ -131,7 +144,7 @@ def simplex_weights(G: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _value(G: Tensor, g: Tensor, weights: Tensor) -> Tensor:
-    return ((G @ weights[..., None])[..., 0] * weights).sum(1) - 2 * (g * weights).sum(1)
+    return ((G * weights[:, None]).sum(2) * weights).sum(1) - 2 * (g * weights).sum(1)
 
 
 def _on_face(G: Tensor, g: Tensor) -> Tensor:

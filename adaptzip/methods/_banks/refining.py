@@ -1,4 +1,4 @@
-"""Bank and weights together, by the gradient of the update's own error."""
+"""The bank by the gradient of the updates' own error."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.workers import parallel_map
-from adaptzip.methods._banks.codes import Codes, decode, ordered
+from adaptzip.methods._banks.codes import Codes, cut, decode
+from adaptzip.methods._banks.descent import descend
 from adaptzip.methods._banks.factors import Coded, Group
 
-_SMALLEST = 1e-3
-"""Smallest weight that refinement begins with: at 0 a softmax has no gradient."""
-
-
-def loss(group: Group, A: Tensor, B: Tensor) -> Tensor:
-    """Weighted squared error less the constant |dW|^2, from inner products alone: O(rank^2 (in + out)) a module."""
-    gram = ((A @ A.mT) * (B @ B.mT)).sum((1, 2))
-    cross = ((B @ group.U) * (A @ group.V) * group.S[:, None]).sum((1, 2))
-    return ((gram - 2 * cross) * group.weight).sum()
+_FIRST = 0.5
+"""The first step in gradients: scaled as they are here, the error bends twice as much as a square if rows are apart."""
+_PORTION = 16
+"""Groups whose gradients a worker adds up."""
 
 
 def usage(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> Tensor:
@@ -55,68 +51,54 @@ def decoded(group: Group, coded: Coded, bank: Tensor) -> tuple[Tensor, Tensor]:
     return decode(bank, coded.A, group.V.shape[1]), decode(bank, coded.B, group.U.shape[1])
 
 
-def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps: int) -> tuple[Tensor, list[Coded]]:
-    """Steps of L-BFGS (Liu and Nocedal 1989) on the bank and, for k > 1, the weights; never to a higher error.
+def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps: int) -> Tensor:
+    """The bank after some steps of L-BFGS, with which these codes have no larger error.
 
-    Vectors are scaled by what an error in them costs, so that rare and common ones move alike; weights are a softmax.
+    Vectors are scaled by what an error in them costs, so that rare and common ones move alike.
     """
     cost = usage(groups, coded, bank)
     least = cost[cost > 0].amin() if bool((cost > 0).any()) else torch.ones((), device=bank.device)
     scale = cost.clamp(min=least).rsqrt()[:, None]
-    moves = torch.zeros_like(bank, requires_grad=True)
-    sides = [(codes.A, codes.B) for codes in coded]
-    logits = [[_logits(codes) for codes in pair] for pair in sides] if coded[0].A.k > 1 else []
-    own: Sequence[Sequence[Tensor]] = logits or [()] * len(groups)
-    optimiser = torch.optim.LBFGS(
-        [moves, *(tensor for pair in logits for tensor in pair)],
-        max_iter=steps,
-        max_eval=2 * steps,
-        history_size=steps,
-        tolerance_grad=0.0,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
+    pairs = list(zip(groups, coded, strict=True))
+    portions = [pairs[i : i + _PORTION] for i in range(0, len(pairs), _PORTION)]
 
-    def current(i: int) -> Coded:
-        if not logits:
-            return coded[i]
-        return Coded(*(Codes(c.indices, t.softmax(-1)) for c, t in zip(sides[i], logits[i], strict=True)))
+    def evaluate(moves: Tensor) -> tuple[float, Tensor]:
+        vectors = bank + moves * scale
+        value, gradient = 0.0, torch.zeros_like(bank)
+        found = parallel_map(lambda portion: _differentiated(portion, vectors), portions, device=bank.device)
+        for one, its in found:
+            value += one
+            gradient += its
+        return value, gradient.mul_(scale)
 
-    def closure() -> Tensor:
-        vectors = (bank + moves * scale).detach().requires_grad_()
-
-        def differentiated(i: int) -> tuple[Tensor, Sequence[Tensor]]:
-            """Loss of a group, and its gradients: of the vectors, and of the group's own logits."""
-            with torch.enable_grad():
-                value = loss(groups[i], *decoded(groups[i], current(i), vectors))
-                return value.detach(), torch.autograd.grad(value, [vectors, *own[i]])
-
-        total, gradient = torch.zeros((), device=bank.device), torch.zeros_like(bank)
-        found = parallel_map(differentiated, range(len(groups)), device=bank.device)
-        for (value, (first, *rest)), tensors in zip(found, own, strict=True):
-            total += value
-            gradient += first
-            for tensor, its in zip(tensors, rest, strict=True):
-                tensor.grad = its
-        moves.grad = gradient * scale
-        return total
-
-    before = _total(groups, coded, bank)
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        vectors, found = bank + moves * scale, [current(i) for i in range(len(groups))]
-        if not _total(groups, found, vectors) < before:
-            return bank, list(coded)
-        return vectors, [Coded(ordered(codes.A), ordered(codes.B)) for codes in found]
+    return bank + descend(evaluate, torch.zeros_like(bank), steps, _FIRST).x * scale
 
 
-def _logits(codes: Codes) -> Tensor:
-    return codes.weights.clamp(min=_SMALLEST).log().requires_grad_()
+def _differentiated(portion: Sequence[tuple[Group, Coded]], bank: Tensor) -> tuple[float, Tensor]:
+    """Weighted squared error of some groups less the constant |dW|^2, and its gradient (h, length)."""
+    value, gradient = 0.0, torch.zeros_like(bank)
+    for group, codes in portion:
+        A, B = decoded(group, codes, bank)
+        own, other = A @ A.mT, B @ B.mT
+        # Inner products with the update's components: O(rank^2 (in + out)) a module.
+        right, left = (A @ group.V) * group.S[:, None], B @ group.U
+        each = (own * other).sum((1, 2)) - 2 * (left * right).sum((1, 2))
+        value += float((each * group.weight).sum(dtype=torch.float64))
+        double = 2 * group.weight[:, None, None]
+        _spread(gradient, codes.A, torch.baddbmm(other @ A, left * group.S[:, None], group.V.mT, alpha=-1).mul_(double))
+        _spread(gradient, codes.B, torch.baddbmm(own @ B, right, group.U.mT, alpha=-1).mul_(double))
+    return value, gradient
 
 
-def _total(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor) -> float:
-    def one(pair: tuple[Group, Coded]) -> float:
-        with torch.no_grad():
-            return float(loss(pair[0], *decoded(*pair, bank)))
-
-    return sum(parallel_map(one, zip(groups, coded, strict=True), device=bank.device))
+def _spread(gradient: Tensor, codes: Codes, rows: Tensor) -> None:
+    """Add the gradient of rows (n, rank, width) to that of the vectors which they are mixed of."""
+    whole, rest = cut(rows, gradient.shape[1])
+    count = whole.shape[-2]
+    for part, pieces in ((whole, slice(count)), (None if rest is None else rest[..., None, :], slice(count, None))):
+        if part is None or not part.numel():
+            continue
+        flat = part.reshape(-1, part.shape[-1])
+        for term in range(codes.k):
+            weights = codes.weights[..., pieces, term].reshape(-1, 1)
+            own = flat if codes.k == 1 else flat * weights
+            gradient[:, : flat.shape[1]].index_add_(0, codes.indices[..., pieces, term].flatten(), own)

@@ -9,7 +9,8 @@ from adaptzip.core.workers import parallel_map
 
 _ROUNDS = 32
 """Measurements of distances; the vectors drawn between two do not know of each other."""
-_BLOCK = 2**22
+_BLOCK = {"cpu": 2**18, "cuda": 2**22}
+"""Numbers in a block of products, which stay in a processor's cache."""
 
 
 def seed_bank(pieces: Tensor, weights: Tensor, h: int, generator: torch.Generator) -> Tensor:
@@ -20,12 +21,13 @@ def seed_bank(pieces: Tensor, weights: Tensor, h: int, generator: torch.Generato
     Args:
         generator: on the CPU, where all drawing takes place: a seed gives the same bank wherever it is fitted.
     """
-    distance = pieces.square().sum(1)
+    square = pieces.square().sum(1)
+    distance = square
     chosen = torch.zeros(0, dtype=torch.int64, device=pieces.device)
     for wanted in _portions(min(h, len(pieces))):
         drawn = _draw(weights * distance, chosen, wanted, generator)
         chosen = torch.cat([chosen, drawn])
-        distance = torch.minimum(distance, _nearest_square(pieces, pieces[drawn]))
+        distance = torch.minimum(distance, _nearest_square(pieces, square, pieces[drawn]))
     if len(chosen) < h:
         chosen = torch.cat([chosen, torch.arange(h - len(chosen), device=chosen.device) % len(pieces)])
     return pieces[chosen].clone()
@@ -47,13 +49,14 @@ def _draw(mass: Tensor, chosen: Tensor, count: int, generator: torch.Generator) 
     return clock.topk(count, largest=False).indices.to(chosen.device)
 
 
-def _nearest_square(pieces: Tensor, vectors: Tensor) -> Tensor:
-    """Squared distance (n,) of every piece to the nearest vector."""
+def _nearest_square(pieces: Tensor, square: Tensor, vectors: Tensor) -> Tensor:
+    """Squared distance (n,) of every piece, whose own squares are known, to the nearest vector."""
     half = vectors.square().sum(1) / 2
 
     def least(part: Tensor) -> Tensor:
         return torch.addmm(half, part, vectors.T, alpha=-1).amin(1)
 
-    parts = torch.split(pieces, max(1, _BLOCK // len(vectors)))
+    block = _BLOCK.get(pieces.device.type, _BLOCK["cpu"])
+    parts = torch.split(pieces, max(1, block // len(vectors)))
     nearest = list(parallel_map(least, parts, device=pieces.device))
-    return (2 * torch.cat(nearest) + pieces.square().sum(1)).clamp(min=0)
+    return (2 * torch.cat(nearest) + square).clamp(min=0)
