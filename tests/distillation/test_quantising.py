@@ -189,7 +189,7 @@ def _weighted(fitted: FittedAdapter, sensitivities: dict[str, Sensitivity]) -> F
 
 
 def test_fits_that_were_not_kept_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptzip.fitting.fits.KEPT_NUMBERS", 10)
+    monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
     large = fit(methods.REFERENCE, SOURCE)
     assert not large.kept
     monkeypatch.undo()

@@ -14,7 +14,6 @@ from adaptzip import Adapter, LoraFactors, methods
 from adaptzip.core import batching
 from adaptzip.core.batching import batches
 from adaptzip.core.method import FitContext, Method
-from adaptzip.fitting import fits as fitting
 from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fit_adapter import fit_adapter
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
@@ -118,7 +117,7 @@ def test_modules_that_are_not_coded_count_whole() -> None:
 @pytest.mark.parametrize("name", ["svd", "sixth", "seventh"])
 def test_large_adapters_are_fitted_again_and_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = fit(name, SOURCE)
-    monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
+    monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
     monkeypatch.setattr(batching, "_MOST_NUMBERS", 300)
     monkeypatch.setattr(batching, "_LEAST_NUMBERS", 300)
     again = fit(name, SOURCE)
@@ -133,8 +132,9 @@ def test_large_adapters_are_fitted_again_and_give_the_same(name: str, monkeypatc
 
 def test_large_adapters_are_sampled_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     many = adapter([(10, 8, 2)] * 40)
-    monkeypatch.setattr(fitting, "KEPT_NUMBERS", 10)
-    monkeypatch.setattr(fitting, "_SAMPLE_NUMBERS", 10 * 36)
+    monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
+    for module in ("fits", "fit_adapter"):
+        monkeypatch.setattr(f"adaptzip.fitting.{module}.SAMPLE_NUMBERS", 10 * 36)
     samples = [list(svd(many, seed=seed).sample) for seed in (0, 0, 1)]
     assert len(samples[0]) == 10
     assert samples[0] == samples[1] != samples[2]

@@ -19,7 +19,7 @@ from adaptzip.fitting.rate_control import Limits, RateControl
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import Made, _order, why_not
 from adaptzip.fitting.small_rooms import Few
-from adaptzip.fitting.steps import StepSearch
+from adaptzip.fitting.steps import TOLERANCES, StepSearch
 
 
 def forecast(size: int = 100, error: float = 0.1) -> Forecast:
@@ -93,6 +93,7 @@ class Steps:
     fixed_size = 1000
     cut = 0.25
     caps: dict[str, int] | None = None
+    near = TOLERANCES["default"]
     smallest: Any = SimpleNamespace(size=1040.4)
 
 
@@ -258,7 +259,7 @@ class Jumping(Held):
 
 @pytest.fixture
 def jumping(monkeypatch: pytest.MonkeyPatch) -> RateControl:
-    monkeypatch.setattr(rate_control, "expected", lambda fitted, step, ranks: (4000.0 if ranks else 0.0, 1.0))
+    monkeypatch.setattr(rate_control, "expected_at", lambda _, step, caps: (4000.0 if step < 1 else 0.0, 1.0))
     return control(Jumping())
 
 
