@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from adaptzip.bases.krylov import RESIDUAL, is_few, leading_directions, times, turned_times
 from adaptzip.core.basis import ModuleBasis
-from adaptzip.core.linalg import canonical_signs
+from adaptzip.core.linalg import canonical_signs, leading_eigen
 
 AT_ONCE = 4
 """Dense matrices decomposed side by side: each takes a gigabyte in the widest layers of a 7B model."""
@@ -47,14 +46,8 @@ def dense_directions(matrix: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]
 
 def lapack_directions(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """U, S, V with at least `count` columns of a float64 matrix (m, n), m >= n, from the eigenvectors of A^T A."""
-    width = matrix.shape[1]
     # One column more than wanted, so that the last direction is told apart from its neighbour on the matrix itself.
-    # LAPACK's partial eigensolver is four times as fast as the whole decomposition.
-    wanted = (max(0, width - count - 1), width - 1)
-    # To import it takes as long as to compress a small adapter, which needs none of it.
-    linalg = import_module("scipy.linalg")
-    _, vectors = linalg.eigh((matrix.T @ matrix).numpy(), subset_by_index=wanted, check_finite=False)
-    chosen = torch.from_numpy(vectors).flip(1)
+    _, chosen = leading_eigen(matrix.T @ matrix, min(count + 1, matrix.shape[1]))
     return _on_subspace(matrix @ chosen, chosen)
 
 

@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import scipy.linalg
 import torch
 from torch import Tensor
+
+from adaptzip.core.linalg import leading_eigen
 
 NARROWEST = 2048
 """Width below which LAPACK's partial eigensolver takes less time (docs/decisions/0020-directions.md)."""
@@ -82,7 +83,7 @@ def leading_directions(matrix: Tensor, count: int) -> Tensor | None:
     for space in _growing(matrix):
         size = len(space.rows)
         if size >= check:
-            values, vectors = _top(space.projected, count + 1)
+            values, vectors = leading_eigen(space.projected, count + 1)
             if _is_settled(space, values, vectors, count):
                 return None if _has_too_many_equal(values) else space.rows.T @ vectors
             check = size + size // 16
@@ -139,13 +140,6 @@ def _parts(matrix: Tensor) -> Iterator[Tensor]:
     place = torch.empty(min(_ROWS, len(matrix)), matrix.shape[1], dtype=torch.float64)
     for part in torch.split(matrix, _ROWS):
         yield place[: len(part)].copy_(part)
-
-
-def _top(projected: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues, falling, and their vectors (m, count)."""
-    size = len(projected)
-    values, vectors = scipy.linalg.eigh(projected.numpy(), subset_by_index=(size - count, size - 1), check_finite=False)
-    return torch.from_numpy(values).flip(0), torch.from_numpy(vectors).flip(1)
 
 
 def _is_settled(space: _Space, values: Tensor, vectors: Tensor, count: int) -> bool:
