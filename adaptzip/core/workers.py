@@ -76,6 +76,20 @@ def parallel_map(
             yield from pool.map(function, items)
 
 
+def alone(function: Callable[[T], R], item: T) -> R:
+    """`function` of one item, as a worker would call it: for what takes less time than workers need to begin.
+
+    It must not depend on BLAS, which keeps its threads.
+    """
+    threads, was_worker = torch.get_num_threads(), _local.worker
+    _begin()
+    try:
+        return function(item)
+    finally:
+        _local.worker = was_worker
+        torch.set_num_threads(threads)
+
+
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Workers; at the end this thread, and those to come, have `threads` cores again."""

@@ -5,8 +5,11 @@ A method module holds one object `METHOD`. Listing names imports neither the met
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from adaptzip.core.plug_ins import METHODS, broken, plug_ins, points_of
@@ -69,10 +72,11 @@ def load(name: str) -> Loaded:
     raise UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
 
 
-def _built_in() -> dict[str, str]:
+@cache
+def _built_in() -> Mapping[str, str]:
     """Module names in this folder by method name; an underscore is written as a hyphen."""
     files = Path(__file__).parent.glob("[!_]*.py")
-    return {path.stem.replace("_", "-"): path.stem for path in files}
+    return MappingProxyType({path.stem.replace("_", "-"): path.stem for path in files})
 
 
 def _plugged_in() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from adaptzip.adz.coding.grouping import decode_group
 from adaptzip.adz.coding.packing import check_finite
 from adaptzip.core.compressed import Buffer, Compressed
 from adaptzip.core.gains import divisor
-from adaptzip.core.workers import parallel_map
+from adaptzip.core.workers import alone, parallel_map
 
 T = TypeVar("T")
 Finish: TypeAlias = "Callable[[str, Decoded, Callable[[Tensor], Tensor]], T]"
@@ -67,7 +67,8 @@ def decode(
         found = ((name, _module(coder, name, stored.get(name), shared, gains.get(name))) for name in some)
         return [(name, finish(name, module, apart)) for name, module in found]
 
-    for found in parallel_map(part, list(_parts(compressed, names))):
+    parts = list(_parts(compressed, names))
+    for found in [alone(part, parts[0])] if len(parts) == 1 else parallel_map(part, parts):
         yield from found
 
 
