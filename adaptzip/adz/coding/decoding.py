@@ -87,7 +87,7 @@ def decode_many(coder: AnyCoder, chunks: Mapping[str, Buffer], step: float) -> d
         if numbers is None:
             found[name] = decode_ranked(coder, chunk, step, name)
             continue
-        tensors = zip(numbers.specs, map(torch.from_numpy, numbers.tensors), strict=True)
+        tensors = zip(numbers.specs, numbers.tensors, strict=True)
         found[name] = numbers.rank, {spec.role: _in_steps(values, spec, step, name) for spec, values in tensors}
     return found
 
