@@ -52,7 +52,7 @@ def reconstruct(
     Args:
         source: a `Compressed` or the path of a `.adz` file.
         modules: decode these modules only; extras are left out then.
-        device: where the tensors are put after they were decoded.
+        device: where the tensors are put. A CUDA device decodes many modules itself, where that is faster.
         dtype: floating-point dtype of the factors; each module's are converted, with one rounding, as soon as it is
             decoded. None for float32, and for the source's own where the file is lossless.
         base: folder of the base model, where the basis is that of its weights.
@@ -111,7 +111,11 @@ def _reconstruct(
         plain = {name: place.put(factors) for name, factors in _exact(compressed, wanted)}
     else:
         coder = coder_of(compressed, base, basis, only=wanted)
-        plain = dict(decode(compressed, wanted, coder, lambda name, d: place.put(_factors(coder.sites[name], d))))
+
+        def finish(name: str, decoded: Decoded) -> LoraFactors:
+            return place.put(_factors(coder.sites[name], decoded))
+
+        plain = dict(decode(compressed, wanted, coder, finish, torch.device(place.device)))
     return _assembled(compressed, plain, complete=modules is None)
 
 
