@@ -15,6 +15,7 @@ from adaptzip.adz.coding import on_gpu
 from adaptzip.adz.coding.coders import AnyCoder
 from adaptzip.adz.coding.decoding import decode_module
 from adaptzip.adz.coding.on_gpu import decode_on
+from adaptzip.bases.updates import build_basis
 from adaptzip.core.comparing import same_bits
 from adaptzip.core.compressed import Buffer, Compressed
 from adaptzip.errors import FormatError
@@ -135,6 +136,17 @@ def test_cuda_gives_the_bits_of_the_cpu(method: str, dtype: torch.dtype | None, 
             assert same_bits(one.cpu(), other)
     assert used == (list(here) if method == "svd" else [])
     assert not on_gpu._Work.broken
+
+
+@pytest.mark.gpu
+def test_what_stands_on_a_basis_has_the_bits_of_the_cpu(used: list[str]) -> None:
+    source = adapter(SHAPES)
+    basis = build_basis([source])
+    compressed = apart(adaptzip.compress(source, to="lora-xs", basis=basis, max_error=0.99, min_energy=0.0))
+    there, here = (adaptzip.reconstruct(compressed, basis=basis, device=device).modules for device in ("cuda", "cpu"))
+    assert all(same_bits(there[name].A.cpu(), module.A) for name, module in here.items())
+    assert all(same_bits(there[name].B.cpu(), module.B) for name, module in here.items())
+    assert not used
 
 
 @pytest.mark.gpu

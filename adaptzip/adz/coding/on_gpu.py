@@ -1,9 +1,9 @@
 """Decoding many modules on a CUDA device, where that takes less time than decoding them on the CPU and copying them.
 
 Times here are counted, in bytes of blocks that a thread of a CPU decodes meanwhile (four numbers each, of 7 ns); they
-were never measured on a GPU. A number of a module waits for some 15 instructions and one load, the number after it for
-that number: 130 cycles if the load hits the nearest cache, 350 if it hits the second, 75 to 210 ns. That is 11 to 30
-times what it takes a CPU, so that it takes many modules side by side, of which none is far larger than the others.
+were never measured on a GPU. A number of a module waits for 16 instructions of 65 and for one load, the number after it
+for that number: 150 cycles if the load hits the nearest cache, 350 if it hits the second: 90 to 210 ns, 13 to 30
+times what a CPU takes, so that it takes many modules side by side, of which none is far larger than the others.
 """
 
 from __future__ import annotations

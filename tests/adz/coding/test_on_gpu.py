@@ -68,6 +68,17 @@ def test_many_modules_are_worth_it_and_few_large_ones_are_not() -> None:
     assert not worthwhile([], CUDA)
 
 
+@pytest.mark.parametrize(("layers", "width", "inner", "most"), [(32, 4096, 11008, 1), (80, 8192, 28672, 2)])
+def test_models_are_worth_it_against_few_threads(
+    layers: int, width: int, inner: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all seven modules of a layer, at rank 16 and two bits a number."""
+    lengths = layers * (4 * [16 * 2 * width // 4] + 3 * [16 * (width + inner) // 4])
+    for threads in (1, 2, 4, 8):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert worthwhile(lengths, CUDA) == (threads <= most)
+
+
 def test_many_threads_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     assert not worthwhile(MANY, CUDA)
