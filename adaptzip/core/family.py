@@ -59,6 +59,10 @@ class Family(ABC, Generic[ConfigT]):
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
+    same_anywhere: ClassVar[bool] = False
+    """Whether `reconstruct` gives the same bits on every device: each operation is rounded by itself, and what is added
+    up is exact in any order. Modules without shared tensors, basis and frame may then be decoded on a GPU."""
+
     @property
     def takes_basis(self) -> bool:
         """Whether a file of it may name a basis."""

@@ -74,6 +74,7 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     config_type = Config
     roles = ("U", "C", "V")
     takes_frame = True
+    same_anywhere = True
     degree = 1
     rests = ("V",)
     far_rate = 0.1

@@ -15,6 +15,7 @@ from torch import Tensor
 from adaptzip.adz.coding.coders import AnyCoder
 from adaptzip.adz.coding.decoding import decode_many, decode_shared
 from adaptzip.adz.coding.grouping import decode_group
+from adaptzip.adz.coding.on_gpu import decode_on, worthwhile
 from adaptzip.adz.coding.packing import check_finite
 from adaptzip.core.compressed import Buffer, Compressed
 from adaptzip.core.gains import divisor
@@ -26,6 +27,9 @@ _TOGETHER = 2**17
 """Bytes of blocks that a worker decodes at a time, unless one has more."""
 _MOST_TOGETHER = 256
 """And at most so many modules."""
+_TOGETHER_THERE = 2**26
+"""As `_TOGETHER`, on a GPU: numbers of about a gigabyte, of thousands of modules."""
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +49,19 @@ class Decoded:
 
 
 def decode(
-    compressed: Compressed, names: Sequence[str], coder: AnyCoder, finish: Finish[T], *, kept: bool = True
+    compressed: Compressed,
+    names: Sequence[str],
+    coder: AnyCoder,
+    finish: Finish[T],
+    device: torch.device = _CPU,
+    *,
+    kept: bool = True,
 ) -> Iterator[tuple[str, T]]:
     """What is made of each module by `finish`, which runs where the module was decoded, side by side with others.
 
     Args:
         finish: is given a module's name, what was decoded, and a function that gives a tensor which may be kept.
+        device: where modules may be decoded, as well as on the CPU, if their tensors are the same on both.
         kept: whether all tensors may be kept; without, memory is used again for the next modules.
 
     Raises:
@@ -59,6 +70,7 @@ def decode(
     shared = decode_shared(coder, compressed.shared, compressed.step) if compressed.payload_bytes else {}
     gains = dict(zip(compressed.sites, compressed.gains, strict=True)) if compressed.gains else {}
     scratch = None if kept else _Scratch()
+    early = {} if shared else _decode_there(compressed, names, coder, gains, finish, device)
     own_tensors = _own_tensors(coder, compressed, scratch)
     apart = _as_it_is if scratch is None else scratch.apart
 
@@ -67,9 +79,36 @@ def decode(
         found = ((name, _module(coder, name, stored.get(name), shared, gains.get(name))) for name in some)
         return [(name, finish(name, module, apart)) for name, module in found]
 
-    parts = list(_parts(compressed, names))
-    for found in [alone(part, parts[0])] if len(parts) == 1 else parallel_map(part, parts):
-        yield from found
+    parts = list(_parts(compressed, [name for name in names if name not in early], _TOGETHER, _MOST_TOGETHER))
+    found = iter([alone(part, parts[0])] if len(parts) == 1 else parallel_map(part, parts))
+    late = (pair for some in found for pair in some)
+    for name in names:
+        yield (name, early.pop(name)) if name in early else next(late)
+
+
+def _decode_there(
+    compressed: Compressed,
+    names: Sequence[str],
+    coder: AnyCoder,
+    gains: Mapping[str, int],
+    finish: Finish[T],
+    device: torch.device,
+) -> dict[str, T]:
+    """What is made of those modules that are decoded on a device which is no CPU."""
+    method = coder.method
+    if device.type == "cpu" or compressed.grouped or not method.same_anywhere or method.needs_basis:
+        return {}
+    sizes, block = dict(zip(compressed.sites, compressed.lengths, strict=True)), blocks(compressed)
+    suited = [name for name in names if sizes[name] and not coder.sites[name].frame]
+    finished: dict[str, T] = {}
+    for some in _parts(compressed, suited, _TOGETHER_THERE, len(suited)):
+        if not worthwhile([sizes[name] for name in some], device):
+            continue
+        tensors = decode_on(device, coder, {name: block(name) for name in some}, compressed.step)
+        made = {name: _made(coder, name, own, gains.get(name)) for name, own in tensors.items()}
+        _check_together(made)
+        finished |= {name: finish(name, found, _as_it_is) for name, found in made.items()}
+    return finished
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -83,15 +122,32 @@ def _module(
     site = coder.sites[name]
     if own is None:
         return Decoded({}, torch.zeros(0, site.width), torch.zeros(site.out, 0))
-    tensors = {**shared, **coder.basis_tensors(name), **own}
-    A, B = coder.method.reconstruct(tensors, site, coder.config)
+    found = _made(coder, name, {**shared, **coder.basis_tensors(name), **own}, coded_gain)
+    _check(name, found)
+    return found
+
+
+def _made(coder: AnyCoder, name: str, tensors: Mapping[str, Tensor], coded_gain: int | None) -> Decoded:
+    """A module from all of its tensors."""
+    A, B = coder.method.reconstruct(tensors, coder.sites[name], coder.config)
     gain = 1.0
     if coded_gain is not None:
         gain = divisor(coded_gain)
         A = A * gain
-    for letter, factor in (("A", A), ("B", B)):
-        check_finite(factor, f"{letter} of module {name!r}")
     return Decoded(tensors, A.contiguous(), B.contiguous(), gain)
+
+
+def _check(name: str, module: Decoded) -> None:
+    for letter, factor in (("A", module.A), ("B", module.B)):
+        check_finite(factor, f"{letter} of module {name!r}")
+
+
+def _check_together(modules: Mapping[str, Decoded]) -> None:
+    """As `_check` of each, but the device is asked once: a finite sum proves that all terms are finite."""
+    sums = [factor.sum(dtype=torch.float32) for module in modules.values() for factor in (module.A, module.B)]
+    if sums and not bool(torch.isfinite(torch.stack(sums)).all()):
+        for name, module in modules.items():
+            _check(name, module)
 
 
 class _Scratch(threading.local):
@@ -136,16 +192,16 @@ def blocks(compressed: Compressed) -> Callable[[str], Buffer]:
     return lambda name: compressed.chunks[places[name]]
 
 
-def _parts(compressed: Compressed, names: Sequence[str]) -> Iterator[list[str]]:
-    """Names in parts of about as many bytes."""
+def _parts(compressed: Compressed, names: Sequence[str], most_bytes: int, most: int) -> Iterator[list[str]]:
+    """Names in parts of at most so many bytes, unless one has more, and modules."""
     sizes = {} if compressed.grouped else dict(zip(compressed.sites, compressed.lengths, strict=True))
     part: list[str] = []
-    room = _TOGETHER
+    room = most_bytes
     for name in names:
         size = sizes.get(name, 0)
-        if part and (size > room or len(part) == _MOST_TOGETHER):
+        if part and (size > room or len(part) == most):
             yield part
-            part, room = [], _TOGETHER
+            part, room = [], most_bytes
         part.append(name)
         room -= size
     if part:

@@ -53,7 +53,7 @@ def reconstruct(
     Args:
         source: a `Compressed` or the path of a `.adz` file.
         modules: decode these modules only; extras are left out then.
-        device: where the tensors are put after they were decoded.
+        device: where the tensors are put. A CUDA device decodes many modules itself, where that is faster.
         dtype: floating-point dtype of the factors; each module's are converted, with one rounding, as soon as it is
             decoded. None for float32, and for the source's own where the file is lossless.
         base: folder of the base model, where the basis is that of its weights.
@@ -117,7 +117,7 @@ def _reconstruct(
             factors = place.put(_factors(coder.sites[name], found))
             return dataclasses.replace(factors, A=apart(factors.A), B=apart(factors.B))
 
-        plain = dict(decode(compressed, wanted, coder, finish, kept=False))
+        plain = dict(decode(compressed, wanted, coder, finish, torch.device(place.device), kept=False))
     return _assembled(compressed, plain, complete=modules is None)
 
 

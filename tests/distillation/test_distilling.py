@@ -87,7 +87,7 @@ def test_a_classifier_is_distilled_within_bytes(name: str, tmp_path: Path) -> No
     assert size <= 1000
     assert found.rows["teacher"].kl == 0
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
-    assert distilled < fitted or fitted < 2e-5
+    assert distilled < fitted or distilled == fitted < 1e-4  # What is fitted so well need not be trained.
     assert distilled < 0.7 * (found.rows["none"].kl or 0.0)
     again = adaptzip.read(file, base=base, basis=options.get("basis"))
     assert again.extras.keys() == teacher.extras.keys()
@@ -137,7 +137,7 @@ def test_a_language_model_is_distilled_within_parameters(name: str, tmp_path: Pa
     found = train(base, teacher, name, "400", output=file, schedule=LONGER, data=unlabelled(), **options)
     assert 0 < found.compressed.provenance.parameters <= 400
     fitted, distilled = (found.rows[row].kl or 0.0 for row in ("fitted", "distilled"))
-    assert distilled < fitted or fitted < 2e-5
+    assert distilled < fitted or distilled == fitted < 1e-4  # What is fitted so well need not be trained.
     scored_again(base, teacher, found, file, options.get("basis"), unlabelled())
 
 

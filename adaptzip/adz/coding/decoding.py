@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from adaptzip.adz.coding import entropy
 from adaptzip.adz.coding.coders import AnyCoder, layout_of
 from adaptzip.adz.coding.entropy import Block, Whole
-from adaptzip.adz.coding.lanes import Room, decode_together
+from adaptzip.adz.coding.lanes import Room, decode_together, on_cpu
 from adaptzip.core import compiled
 from adaptzip.core.compressed import Buffer, TensorSpec
 from adaptzip.errors import FormatError
@@ -76,7 +77,7 @@ def decode_many(
     """Rank and tensors of many modules, as `decode_ranked` gives them of each; fast where all are of real numbers.
 
     Args:
-        room: as for `lanes.decode_together`.
+        room: as for `lanes.on_cpu`.
 
     Raises:
         FormatError: if a block is damaged.
@@ -85,14 +86,20 @@ def decode_many(
     if not compiled.worthwhile(sum(map(len, stored.values()))):
         return {name: decode_ranked(coder, chunk, step, name) for name, chunk in chunks.items()}
     layouts = [layout_of(coder, name, len(chunk)) for name, chunk in stored.items()]
-    together = dict(zip(stored, decode_together(list(stored.values()), coder.max_rank, layouts, room), strict=True))
+    together = dict(
+        zip(
+            stored,
+            decode_together(list(stored.values()), coder.max_rank, layouts, partial(on_cpu, room=room)),
+            strict=True,
+        )
+    )
     found = {}
     for name, chunk in chunks.items():
         numbers = together.get(name)
         if numbers is None:
             found[name] = decode_ranked(coder, chunk, step, name)
             continue
-        tensors = zip(numbers.specs, map(torch.from_numpy, numbers.tensors), strict=True)
+        tensors = zip(numbers.specs, numbers.tensors, strict=True)
         found[name] = numbers.rank, {spec.role: _in_steps(values, spec, step, name) for spec, values in tensors}
     return found
 

@@ -11,7 +11,9 @@ from functools import cache
 from itertools import accumulate
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adaptzip.adz.coding import tables
 from adaptzip.adz.coding.contexts import sixths
@@ -37,18 +39,51 @@ class Numbers:
 
     rank: int
     specs: Sequence[TensorSpec]
-    tensors: Sequence[NDArray[np.float32]]
+    tensors: Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Modules, or jobs, of which ranks and classes are decoded.
+
+    Attributes:
+        words, jobs, first_rows, places, rows: as for `adaptzip.adz.coding.kernels.lanes.decode`.
+    """
+
+    words: NDArray[np.uint32]
+    jobs: NDArray[np.uint64]
+    first_rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+def on_cpu(begun: Begun, room: Room | None = None) -> tuple[Tensor, list[bool]]:
+    """The numbers of all jobs, float32 in steps, and whether each is whole; a damaged one may be told of all.
+
+    Args:
+        room: gives the room for so many numbers.
+    """
+    from adaptzip.adz.coding.kernels import lanes
+
+    out, jobs = (room or _new_room)(int(begun.places[-1])), begun.jobs
+    nearly, models, following = kernel_tables()
+    wrong = lanes.decode(begun.words, jobs, begun.first_rows, begun.places, begun.rows, nearly, models, following, out)
+    ended = (jobs[:, 0] == 0) & (jobs[:, 1] == jobs[:, 2]) & (wrong < 0)
+    return torch.from_numpy(out), ended.tolist()
 
 
 def decode_together(
-    chunks: Sequence[Buffer], max_rank: int, layouts: Sequence[Layout], room: Room | None = None
+    chunks: Sequence[Buffer],
+    max_rank: int,
+    layouts: Sequence[Layout],
+    run: Callable[[Begun], tuple[Tensor, list[bool]]] = on_cpu,
 ) -> list[Numbers | None]:
     """Decode modules side by side; None for one that is to be decoded alone.
 
     Args:
         chunks: the block of each, not empty.
         layouts: of each module, its tensors for a given rank.
-        room: gives the room for so many numbers, which all tensors are parts of.
+        run: what decodes the numbers.
 
     Raises:
         FormatError: what a layout raises.
@@ -61,12 +96,13 @@ def decode_together(
         return [None] * len(chunks)
     specs = [list(layout(rank)) for layout, rank in zip(layouts, ranks.tolist(), strict=True)]
     taken = [_are_real(own, len(chunk)) for own, chunk in zip(specs, chunks, strict=True)]
-    real = [own for own, is_taken in zip(specs, taken, strict=True) if is_taken]
-    found = _decoded(words, jobs[taken], real, room or _new_room)
-    whole = iter(found)
+    begun = _begun(words, jobs[taken], [own for own, is_taken in zip(specs, taken, strict=True) if is_taken])
+    out, whole = run(begun)
+    found = iter(zip(begun.places.tolist(), whole, strict=False))
+    places = [next(found) if is_taken else (0, False) for is_taken in taken]
     return [
-        Numbers(int(rank), own, tensors) if is_taken and (tensors := next(whole)) is not None else None
-        for rank, own, is_taken in zip(ranks, specs, taken, strict=True)
+        Numbers(int(rank), own, _cut(out[place:], own)) if is_whole else None
+        for rank, own, (place, is_whole) in zip(ranks, specs, places, strict=True)
     ]
 
 
@@ -93,10 +129,8 @@ def _words(chunks: Sequence[Buffer]) -> tuple[NDArray[np.uint32], NDArray[np.uin
     return words.astype(np.uint32, copy=False), jobs
 
 
-def _decoded(
-    words: NDArray[np.uint32], jobs: NDArray[np.uint64], specs: Sequence[Sequence[TensorSpec]], room: Room
-) -> list[list[NDArray[np.float32]] | None]:
-    """The tensors of jobs whose ranks are known; None for one that is damaged."""
+def _begun(words: NDArray[np.uint32], jobs: NDArray[np.uint64], specs: Sequence[Sequence[TensorSpec]]) -> Begun:
+    """Jobs whose ranks are known, with their classes."""
     from adaptzip.adz.coding.kernels import lanes
 
     each = [spec for own in specs for spec in own]
@@ -106,26 +140,16 @@ def _decoded(
     classes = np.zeros((2, int(rows.sum())), np.int64)
     sizes = np.array([sixths(spec.width) for spec in each], np.int64)
     lanes.classes(words, jobs, counts, rows, sizes, classes)
-    numbers = [sum(spec.numbers for spec in own) for own in specs]
-    places = np.array([0, *accumulate(numbers)], np.int64)
+    places = np.array([0, *accumulate(sum(spec.numbers for spec in own) for own in specs)], np.int64)
     first_rows = np.array([0, *accumulate(sum(spec.rows for spec in own) for own in specs)], np.int64)
-    out = room(int(places[-1]))
     described = _rows(classes, np.repeat(widths, rows), np.cumsum(rows) - rows)
-    nearly, models, following = _tables()
-    wrong = lanes.decode(words, jobs, first_rows, places, described, nearly, models, following, out)
-    if wrong >= 0:
-        return [None] * len(specs)
-    ended = (jobs[:, 0] == 0) & (jobs[:, 1] == jobs[:, 2])
-    return [
-        _cut(out[place:], own) if is_whole else None
-        for place, own, is_whole in zip(places, specs, ended.tolist(), strict=False)
-    ]
+    return Begun(words, jobs, first_rows, places, described)
 
 
-def _cut(numbers: NDArray[np.float32], specs: Sequence[TensorSpec]) -> list[NDArray[np.float32]]:
+def _cut(numbers: Tensor, specs: Sequence[TensorSpec]) -> list[Tensor]:
     found, place = [], 0
     for spec in specs:
-        found.append(numbers[place : place + spec.numbers].reshape(spec.rows, spec.width))
+        found.append(numbers[place : place + spec.numbers].view(spec.rows, spec.width))
         place += spec.numbers
     return found
 
@@ -141,8 +165,8 @@ def _rows(classes: NDArray[np.int64], widths: NDArray[np.int64], begins: NDArray
 
 
 @cache
-def _tables() -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
-    """`nearly`, `models` and `next_` of the kernel."""
+def kernel_tables() -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
+    """`nearly`, `models` and `next_`, as for `adaptzip.adz.coding.kernels.lanes.decode`."""
     from adaptzip.adz.coding.kernels.lanes import ESCAPE, NEARLY_BITS, ODD, SYMBOL, VALUE, WIDE
 
     begins = lefts().astype(np.uint64)
