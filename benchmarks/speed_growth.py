@@ -16,6 +16,8 @@ from benchmarks.speed_runs import Side, Spread, seconds, spread, together
 from benchmarks.speed_shop import Shop
 
 THREADS = (1, 2, 3)
+_TELLING = 1.5
+"""How much longer than the smallest size another has to take, so that what it takes beyond it is no noise."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class Growth:
 
     def shape(self, size: int) -> tuple[int, int, int]:
         """Modules, width and rank."""
-        return {"modules": (size, 8, 4), "width": (8, size, 16), "rank": (8, 1024, size)}[self.name]
+        return {"modules": (size, 8, 4), "width": (32, size, 16), "rank": (32, 1024, size)}[self.name]
 
 
 GROWTHS = (
-    Growth("modules", (100, 1_000, 10_000, 30_000, 100_000), (30_000, 100_000), 1.05),
-    Growth("width", (1_024, 2_048, 4_096, 8_192, 16_384), (8_192, 16_384), 1.05),
+    Growth("modules", (100, 1_000, 10_000, 30_000, 100_000), (100_000,), 1.05),
+    Growth("width", (1_024, 2_048, 4_096, 8_192, 16_384), (), 1.05),
     Growth("rank", (4, 8, 16, 32, 64), (), None),
 )
 
@@ -48,7 +50,8 @@ def growth(shop: Shop) -> Measured:
     lines = [line for kind in GROWTHS for task in ("compress", "decode") for line in _grown(shop, kind, task)]
     return lines, [
         "exponents are slopes of logarithms, by least squares, of what a size takes beyond the smallest over how much "
-        "larger it is, so that fixed costs, which the smallest has too, do not count; processor time, in process, warm."
+        "larger it is, so that fixed costs, which the smallest has too, do not count; sizes that take less than "
+        f"{_TELLING:g} times as long as the smallest are left out; processor time, in process, warm."
     ]
 
 
@@ -56,7 +59,8 @@ def _grown(shop: Shop, kind: Growth, task: str) -> list[Line]:
     sizes = [size for size in kind.sizes if not (shop.quick and size in kind.slow)]
     child = together([_side(shop, kind, task, size) for size in sizes], shop.pairs)
     rounds = zip(*(child.later[str(size)] for size in sizes), strict=True)
-    powers = [exponent(sizes, [sample.cpu for sample in one]) for one in rounds]
+    fitted = [exponent(sizes, [sample.cpu for sample in one]) for one in rounds]
+    powers = [power for power in fitted if not math.isnan(power)] or [math.nan]
     name = f"{task}, exponent over {kind.name} ({sizes[0]:,} to {sizes[-1]:,})"
     told = [Line(f"{task}, {kind.name} {n:,}", *seconds(child.later[str(n)]), unit="s") for n in (sizes[0], sizes[-1])]
     return [Line(name, spread(powers), spread(powers), bar=kind.bar, judged="processor"), *told]
@@ -73,9 +77,10 @@ def _side(shop: Shop, kind: Growth, task: str, size: int) -> Side:
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
     """The power by which time beyond the smallest size's grows with what a size has more than the smallest.
 
-    A time that is no longer than the smallest's tells nothing and is left out; nan where fewer than two are left.
+    Times that are hardly longer than the smallest's are left out; nan where fewer than two are left.
     """
-    more = [(size - sizes[0], time - times[0]) for size, time in zip(sizes, times, strict=True) if time > times[0]]
+    least = _TELLING * times[0]
+    more = [(size - sizes[0], time - times[0]) for size, time in zip(sizes, times, strict=True) if time > least]
     if len(more) < 2:
         return math.nan
     x, y = ([math.log(value) for value in column] for column in zip(*more, strict=True))

@@ -40,6 +40,7 @@ PROGRAMS = (
     "starts",
     "students",
     "trains",
+    "work_check",
 )
 
 

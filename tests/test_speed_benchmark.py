@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from math import isnan
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import adaptzip
-from benchmarks import results, speed, speed_growth
+from benchmarks import results, speed, speed_growth, work_check
 from benchmarks.speed_lines import Finding, Line, Machine, render, watched
 from benchmarks.speed_runs import Sample, Spread, beyond, in_turn, ratios, spread, timed
 from benchmarks.speed_tasks import TASKS
@@ -138,3 +139,21 @@ def test_speed_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "zstd -19" in first
     speed.main(words)
     assert capsys.readouterr().out.partition("\n")[2] == first.partition("\n")[2]
+
+
+def test_work_that_grew_is_found() -> None:
+    found = {"decode": Spread(1.5, 1.6, 1.7), "compress": Spread(1.3, 1.4, 1.6), "new": Spread(9.0, 9.0, 9.0)}
+    kept = {"decode": 1.0, "compress": 1.0, "gone": 1.0}
+    assert work_check.grown(found, kept) == ["decode"]
+    text = work_check.render(found, kept)
+    assert "| decode | 1.6 (1.5 to 1.7) | 1 | 1.60 | GREW |" in text
+    assert "| compress | 1.4 (1.3 to 1.6) | 1 | 1.40 |  |" in text
+    assert "| new | 9 (9 to 9) |  |  |  |" in text
+
+
+def test_every_watched_job_works_and_has_a_number(tmp_path: Path) -> None:
+    jobs = work_check.jobs(tmp_path)
+    assert jobs.keys() == json.loads(work_check.KEPT.read_text(encoding="utf-8")).keys()
+    assert len(jobs["decode 500 modules"]().modules) == 500
+    assert jobs["decode a small adapter"]().modules
+    assert work_check.calibration() == work_check.calibration()
