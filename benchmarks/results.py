@@ -53,8 +53,8 @@ class _Among(argparse.Action):
         setattr(namespace, self.dest, values or list(self.names))
 
 
-def read(path: Path | None, kind: type[Row]) -> list[Row]:
-    """The runs in a file of results; none where there is no such file."""
+def read(path: Path | None, kind: Callable[..., Row]) -> list[Row]:
+    """The runs in a file of results, made of what each line names; none where there is no such file."""
     if path is None or not path.exists():
         return []
     return [kind(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -68,7 +68,11 @@ def add(path: Path | None, row: Any) -> None:
 
 
 def grown(
-    path: Path | None, kind: type[Row], key: Callable[[Row], Key], asked: Iterable[Key], make: Callable[[Key], Row]
+    path: Path | None,
+    kind: Callable[..., Row],
+    key: Callable[[Row], Key],
+    asked: Iterable[Key],
+    make: Callable[[Key], Row],
 ) -> dict[Key, Row]:
     """All runs by their keys: those in a file of results, and those asked for that it lacks, made and added to it."""
     done = {key(row): row for row in read(path, kind)}

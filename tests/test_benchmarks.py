@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.reports.bounds import Components, allot, components, least_bytes, price_at, spend
-from benchmarks import directions, page, peers, quantiser, rate_distortion, speed, storage
+from benchmarks import directions, page, peers, quantiser, rate_distortion, storage
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
@@ -40,6 +40,7 @@ PROGRAMS = (
     "starts",
     "students",
     "trains",
+    "work_check",
 )
 
 
@@ -255,36 +256,9 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
         page.put("two", "", path)
 
 
-@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "quantiser"])
+@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "speed-sdxl", "quantiser"])
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
     assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1
-
-
-@pytest.mark.parametrize("task", [name for name in speed.TASKS if "cuda" not in name])
-def test_every_timed_task_does_its_work(task: str, adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "adapter").symlink_to(adapter)
-    adaptzip.compress(adapter, tmp_path / "cpu.adz", lossless=True)
-    found = speed.TASKS[task](tmp_path)()
-    assert all(value > 0 for value in found.values())
-    made = {"decompress": "exported", "read and write": "rewritten", "copy the file": "copied"}.get(task)
-    if made is not None:
-        again = adaptzip.read(tmp_path / made)
-        assert again.modules.keys() == adaptzip.read(adapter).modules.keys()
-
-
-def test_speed_bars() -> None:
-    assert speed.Comparison("compress", "zstd -19", 0.9, 1.0, 1.2, 1.0).met
-    assert not speed.Comparison("compress", "zstd -19", 0.9, 1.1, 1.2, 1.0).met
-    small = speed.memory("compress", [speed.Run(1, 1, 1, 500e6, {})], 20_000_000)
-    assert small.met
-    assert not small.judged
-    assert not speed.memory("compress", [speed.Run(1, 1, 1, 900e6, {})], 200_000_000).met
-
-
-@pytest.mark.slow
-def test_speed_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
-    speed.main(["--layers", "1", "--pairs", "1", "--device", "cuda"])
-    assert "compress / zstd -19" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("states", PARITY_CHECKS)
