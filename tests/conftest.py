@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from adaptzip.core import compiled
 
 # What looks like a model's name on the Hub is looked for in a cache alone, unless a test serves it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,3 +31,12 @@ def material(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip("../shared/material is absent")
     return folder.resolve()
+
+
+@pytest.fixture
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if numba were not installed, from when it is asked for."""
+    compiled.available.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    yield
+    compiled.available.cache_clear()

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-EffortName = Literal["fast", "default", "best"]
+from adaptzip.core import effort
+
 Extras = Literal["lossless", "float16", "bfloat16", "int8"]
 Allocation = Literal["uniform", "energy", "increlora"]
 Kind = Literal["causal", "classifier", "multilabel", "scores", "tokens", "encoder", "seq2seq"]
@@ -159,9 +160,10 @@ SearchStarts = Annotated[
     ),
 ]
 Effort = Annotated[
-    EffortName,
+    effort.Effort,
     typer.Option(
-        help="fast: look for no start, and end sooner, with files up to 3 % larger. best: end later, look further.",
+        help="fast: look for no start, and end sooner; files are some per cent larger, more at errors near 1. "
+        "best: end later, look further.",
     ),
 ]
 Calibration = Annotated[

@@ -88,8 +88,8 @@ def compress(
         search_starts: where no start is found otherwise, try all 2^32 seeds at the places where PEFT would put the
             first module: an hour of processor time or several, where there is no GPU. With `output` it can
             be stopped and goes on later, by a file beside it. A `SeedSearch` narrows it.
-        effort: "fast" looks for no start, and ends the search for the step sooner, in files at most 3 % larger where
-            no start would be found; "best" ends it later, and looks further for a start.
+        effort: "fast" looks for no start, and ends the search for the step sooner. Where no start would be found files
+            are then mostly less than 3 % larger, but more at errors near 1. "best" ends it later, and looks further.
         calibration: a file of texts; errors are then weighted by what the base feeds each module.
         allocate: "uniform", "energy" or "increlora": how ranks are shared out over modules.
         ranks: the largest rank of each module; modules that it does not name are left out.

@@ -136,21 +136,16 @@ class FittedAdapter:
 
         All modules and what they share; with `names`, these modules alone.
         """
-        rows = None if names is None else np.array([self._rows[name] for name in names], np.int64)
         asked = np.array([ranks.get(name, 0) for name in (self.profiles if names is None else names)], np.int64)
-        bits, error = self._expected(step, asked, rows)
-        if names is None and ranks:
-            bits += self.method.predict_shared(self.prepared, self.config, step)
-        return bits / 8, error
+        if names is None:
+            return self._expected(step, asked)
+        bits, error = self._foresight.predict(step, asked, np.array([self._rows[name] for name in names], np.int64))
+        return float(bits.sum()) / 8, float(error.sum())
 
     def foresee(self, step: float, caps: Mapping[str, int] | None = None) -> tuple[float, float, int]:
         """`predict` at the ranks of a step, and how many modules have one; searches ask it often."""
         found = self._capped(step, caps)
-        bits, error = self._expected(step, found, None)
-        count = int(np.count_nonzero(found))
-        if count:
-            bits += self.method.predict_shared(self.prepared, self.config, step)
-        return bits / 8, error, count
+        return *self._expected(step, found), int(np.count_nonzero(found))
 
     def _capped(self, step: float, caps: Mapping[str, int] | None) -> Ranks:
         found = self._checked(self._foresight.ranks(step), step)
@@ -158,9 +153,13 @@ class FittedAdapter:
             return found
         return np.minimum(found, np.array([caps.get(name, 0) for name in self.profiles], np.int64))
 
-    def _expected(self, step: float, ranks: Ranks, rows: Ranks | None) -> tuple[float, float]:
-        bits, error = self._foresight.predict(step, ranks, rows)
-        return float(bits.sum()), float(error.sum())
+    def _expected(self, step: float, ranks: Ranks) -> tuple[float, float]:
+        """Coded bytes and squared error of all modules, what they share included."""
+        each = self._foresight.predict(step, ranks)
+        bits, error = (float(values.sum()) for values in each)
+        if ranks.any():
+            bits += self.method.predict_shared(self.prepared, self.config, step)
+        return bits / 8, error
 
     def frame_gains(self, step: float, ranks: Mapping[str, int] | None = None) -> dict[str, float]:
         """Bytes that each module is expected to take less in its frame, at what its error is worth.

@@ -86,13 +86,8 @@ def decode_many(
     if not compiled.worthwhile(sum(map(len, stored.values()))):
         return {name: decode_ranked(coder, chunk, step, name) for name, chunk in chunks.items()}
     layouts = [layout_of(coder, name, len(chunk)) for name, chunk in stored.items()]
-    together = dict(
-        zip(
-            stored,
-            decode_together(list(stored.values()), coder.max_rank, layouts, partial(on_cpu, room=room)),
-            strict=True,
-        )
-    )
+    modules = decode_together(list(stored.values()), coder.max_rank, layouts, partial(on_cpu, room=room))
+    together = dict(zip(stored, modules, strict=True))
     found = {}
     for name, chunk in chunks.items():
         numbers = together.get(name)

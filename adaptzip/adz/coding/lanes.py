@@ -17,13 +17,12 @@ from torch import Tensor
 
 from adaptzip.adz.coding import tables
 from adaptzip.adz.coding.contexts import sixths
-from adaptzip.adz.coding.entropy import fits
+from adaptzip.adz.coding.entropy import Layout, fits
 from adaptzip.adz.coding.levels import lefts
 from adaptzip.adz.coding.tables import LEVELS, NOTHING
 from adaptzip.adz.coding.trellis import next_states, values
 from adaptzip.core.compressed import Buffer, TensorSpec
 
-Layout = Callable[[int], Sequence[TensorSpec]]
 Room = Callable[[int], NDArray[np.float32]]
 
 

@@ -28,7 +28,7 @@ _LONGEST = 20
 """Most bits of an escape's excess and the row's raw bits together, so that every level is below 2^22."""
 _TOGETHER = 4096
 """Numbers that are encoded in one call: each takes a row of weights."""
-MOST_WORDS = 3
+_MOST_WORDS = 3
 """A number's symbol, escape and raw bits take fewer words."""
 
 
@@ -97,11 +97,11 @@ def _encode_compiled(coder: Any, block: Levels) -> Any:
     levels = block.quantised.levels
     position, state = coder.pos()
     before = coder.get_compressed()[:position]
-    words = np.empty(MOST_WORDS * levels.size, dtype=np.uint32)
+    words = np.empty(_MOST_WORDS * levels.size, dtype=np.uint32)
     shape = np.array([levels.shape[0]]), np.array([levels.shape[1]])
     numbers = np.ascontiguousarray(levels).reshape(-1), np.ascontiguousarray(block.quantised.quantiser).reshape(-1)
-    state, count = encode(np.uint64(state), 0, *numbers, *shape, *models_of(block.classes), lefts().reshape(-1), words)
-    return stream.stack.AnsCoder(np.concatenate([before, words[:count], last_words(state)]))
+    state, count = encode(np.uint64(state), 0, *numbers, *shape, *_models(block.classes), lefts().reshape(-1), words)
+    return stream.stack.AnsCoder(np.concatenate([before, words[:count], _last_words(state)]))
 
 
 def encode_module(blocks: Sequence[Levels]) -> NDArray[np.uint32]:
@@ -120,13 +120,13 @@ def encode_module(blocks: Sequence[Levels]) -> NDArray[np.uint32]:
     levels = np.concatenate([block.quantised.levels.reshape(-1) for block in blocks])
     quantiser = np.concatenate([block.quantised.quantiser.reshape(-1) for block in blocks])
     # A row's class takes two words at most.
-    words = np.empty(MOST_WORDS * levels.size + 2 * len(classes), dtype=np.uint32)
-    models = models_of(classes)
+    words = np.empty(_MOST_WORDS * levels.size + 2 * len(classes), dtype=np.uint32)
+    models = _models(classes)
     state, count = encode(levels, quantiser, rows, widths, sizes, each, *models, lefts().reshape(-1), words)
-    return np.concatenate([words[:count], last_words(state)])
+    return np.concatenate([words[:count], _last_words(state)])
 
 
-def last_words(state: int) -> NDArray[np.uint32]:
+def _last_words(state: int) -> NDArray[np.uint32]:
     """What a coder's state leaves at the end of its words."""
     last = [state & 0xFFFFFFFF, state >> 32] if state >> 32 else [state][: int(state > 0)]
     return np.array(last, dtype=np.uint32)
@@ -134,7 +134,7 @@ def last_words(state: int) -> NDArray[np.uint32]:
 
 def encode_interpreted(coder: Any, block: Levels) -> None:
     """`encode_levels` without numba, as many numbers together as have no escape and no raw bits."""
-    raw, table = (np.repeat(of_row, block.quantised.levels.shape[1]) for of_row in models_of(block.classes))
+    raw, table = (np.repeat(of_row, block.quantised.levels.shape[1]) for of_row in _models(block.classes))
     coded = np.flatnonzero(table >= 0)
     raw, table = raw[coded], table[coded]
     levels = block.quantised.levels.reshape(-1)[coded]
@@ -187,7 +187,7 @@ def _decode_compiled(coder: Any, rows: int, width: int, classes: Sequence[Class]
     found = Quantised(np.empty((rows, width), dtype=np.int32), np.empty((rows, width), dtype=np.uint8))
     position, state = coder.pos()
     words = np.concatenate([np.zeros(1, dtype=np.uint32), coder.get_compressed()[:position]])
-    raw, table = models_of(classes)
+    raw, table = _models(classes)
     own = lefts().reshape(-1), _guesses(), found.levels, found.quantiser
     state, position, wrong = decode(np.uint64(state), words, position, raw, table, *own)
     if wrong:
@@ -196,7 +196,7 @@ def _decode_compiled(coder: Any, rows: int, width: int, classes: Sequence[Class]
     return found
 
 
-def models_of(classes: Sequence[Class]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _models(classes: Sequence[Class]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Raw bits and table of each row; table -1 where all its numbers are 0."""
     raw = np.array([c.raw_bits for c in classes], dtype=np.int64)
     return raw, np.array([-1 if c.shape == NOTHING else c.table for c in classes], dtype=np.int64)

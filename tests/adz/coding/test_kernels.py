@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +108,6 @@ def test_any_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
-
-
-@pytest.fixture
-def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    compiled.available.cache_clear()
-    monkeypatch.setitem(sys.modules, "numba", None)
-    yield
-    compiled.available.cache_clear()
 
 
 def test_without_numba(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:

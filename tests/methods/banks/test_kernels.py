@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -39,14 +36,6 @@ def test_of_vectors_that_serve_alike_both_take_the_first(spread: int) -> None:
     assert torch.equal(found.indices, plain.chosen)
     assert torch.equal(found.weights, plain.weights)
     assert bool((found.indices[:, 0] != found.indices[:, 1]).all())
-
-
-@pytest.fixture
-def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    compiled.available.cache_clear()
-    monkeypatch.setitem(sys.modules, "numba", None)
-    yield
-    compiled.available.cache_clear()
 
 
 def test_codes_are_the_same_without_numba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

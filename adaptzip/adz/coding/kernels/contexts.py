@@ -1,9 +1,6 @@
 """Classes of rows under models that change with each, as in `adaptzip.adz.coding.contexts` (formats/adz-1.md, 6.2).
 
-What is remembered along a bit string is in four arrays: `shapes` (tensors, 2, 7) weights by tensor and whether the row
-before is of zeros, `spreads` (tensors, 2, 2) sums and counts by tensor and whether the row is its first, and `starts`
-(kinds + 1, tensors + 1): how many tensors the last module of a kind had and the scales of their first rows, of any kind
-in the last row.
+Of one module: what a group remembers from module to module is not needed here.
 """
 
 from __future__ import annotations
@@ -18,12 +15,14 @@ from adaptzip.adz.coding.kernels.levels import encode as encode_levels
 from adaptzip.adz.coding.tables import LARGEST_SCALE_INDEX, NOTHING
 from adaptzip.core.compiled import compiled
 
+STATE, COUNT = range(2)
+"""Places in a stack."""
 _SPAN = LARGEST_SCALE_INDEX
 _SYMBOLS = NOTHING + 1
 
 
 @compiled
-def interval(weights: Any, symbol: Any, quantile: Any) -> Any:
+def _interval(weights: Any, symbol: Any, quantile: Any) -> Any:
     """A symbol under whole weights, where its interval begins and how wide it is; for -1, that of a quantile."""
     size, total = len(weights), np.int64(0)
     for weight in weights:
@@ -49,28 +48,22 @@ def _differences(total: Any, count: Any, weights: Any) -> None:
 
 
 @compiled
-def expected(scales: Any, begins: Any, tensor: Any, row: Any, rows: Any, sixths: Any, before: Any) -> Any:
-    """The scale that is expected of a row: `adaptzip.adz.coding.contexts._expected`, within the format's."""
+def _expected(scales: Any, begins: Any, tensor: Any, row: Any, rows: Any, sixths: Any) -> Any:
+    """The scale that is expected of a row, within the format's; no module came before."""
     first, own = begins[0], begins[tensor]
     guess = np.int64(FIRST_SCALE)
     if row:
         guess = scales[own + row - 1]
         if tensor and row < rows[0]:
             guess += scales[first + row] - scales[first + row - 1]
-    elif tensor == 0:
-        guess = before[1] if before[0] else guess
-    elif rows[0]:
-        if tensor < before[0]:
-            guess = scales[first] + before[1 + tensor] - before[1]
-        else:
-            guess = scales[first] + ((sixths[0] - sixths[tensor]) >> 1)
+    elif tensor and rows[0]:
+        guess = scales[first] + ((sixths[0] - sixths[tensor]) >> 1)
     return min(max(guess, np.int64(0)), np.int64(_SPAN))
 
 
 @compiled
-def _told(shapes: Any, tensor: Any, zeros: Any, shape: Any) -> None:
-    """Let the model of shapes learn."""
-    weights = shapes[tensor, zeros]
+def _told(weights: Any, shape: Any) -> None:
+    """Let a model of shapes learn."""
     weights[shape] += SHAPE_STEP
     if weights.sum() > SHAPES_MOST:
         weights[:] = (weights + 1) >> 1
@@ -78,7 +71,7 @@ def _told(shapes: Any, tensor: Any, zeros: Any, shape: Any) -> None:
 
 @compiled
 def _moved(spread: Any, difference: Any) -> None:
-    """Let the model of differences learn."""
+    """Let a model of differences learn."""
     spread[0] += abs(difference)
     spread[1] += 1
     if spread[1] > SCALES_KEPT:
@@ -86,105 +79,61 @@ def _moved(spread: Any, difference: Any) -> None:
 
 
 @compiled
-def _remembered(scales: Any, begins: Any, rows: Any, starts: Any, kind: Any) -> None:
-    """Keep the scales of first rows for modules to come."""
-    if not rows.sum():
-        return
-    for place in (kind, len(starts) - 1):
-        starts[place, 0] = len(rows)
-        for tensor in range(len(rows)):
-            start = np.int64(FIRST_SCALE)
-            if rows[tensor]:
-                start = scales[begins[tensor]]
-            elif rows[0]:
-                start = scales[begins[0]]
-            starts[place, 1 + tensor] = start
+def _coded(weights: Any, symbol: Any, stack: Any, words: Any, begin: Any, notes: Any) -> Any:
+    """Note a symbol, or for -1 take the next off the stack: the symbol."""
+    symbol, left, share = _interval(weights, symbol, stack[STATE] & MASK)
+    if len(notes):
+        notes[stack[COUNT]] = left, share
+        stack[COUNT] += np.uint64(1)
+    else:
+        state, count = pop(stack[STATE], left, share, words, begin, np.int64(stack[COUNT]))
+        stack[STATE], stack[COUNT] = state, count
+    return symbol
 
 
 @compiled
-def fresh(tensors: Any) -> Any:
-    """Memory of a bit string of one module."""
-    shapes = np.empty((tensors, 2, _SYMBOLS), np.int64)
-    for i, weight in enumerate(SHAPES):
-        shapes[:, :, i] = weight
-    spreads = np.empty((tensors, 2, 2), np.int64)
-    spreads[:, :, 0], spreads[:, :, 1] = FIRST_SPREAD
-    return shapes, spreads, np.zeros((1, tensors + 1), np.int64)
-
-
-@compiled
-def decode(
-    state: Any, words: Any, begin: Any, count: Any, rows: Any, sixths: Any, memory: Any, kind: Any, found: Any
-) -> Any:
-    """Decode the classes of a module's rows: the state and the words left.
+def _code(rows: Any, sixths: Any, classes: Any, stack: Any, words: Any, begin: Any, notes: Any) -> None:
+    """Go through the classes of a module's rows: note those given, or without `notes` decode them.
 
     Args:
         rows: of each tensor of real numbers.
         sixths: of the width of each: the binary digits of its sixth power.
-        memory: `shapes`, `spreads` and `starts`.
-        kind: the module's row in `starts`.
-        found: (2, all rows) int64 for shapes and scales.
+        classes: (2, all rows) int64, shapes and scales.
+        stack: (2,) uint64, the state and the words left, or how many are noted.
+        notes: (symbols, 2) uint64, where intervals begin and how wide they are.
     """
-    memory_of_shapes, spreads, starts = memory
+    shapes, spreads = np.empty((len(rows), 2, _SYMBOLS), np.int64), np.empty((len(rows), 2, 2), np.int64)
+    for i, weight in enumerate(SHAPES):
+        shapes[:, :, i] = weight
+    spreads[:, :, 0], spreads[:, :, 1] = FIRST_SPREAD
     begins = np.cumsum(rows) - rows
     scales, differences = np.empty(rows.sum(), np.int64), np.empty(2 * _SPAN + 1, np.int64)
-    before = starts[kind] if starts[kind, 0] else starts[-1]
+    given = len(notes) > 0
     for tensor in range(len(rows)):
         zeros = 0
         for row in range(rows[tensor]):
             place = begins[tensor] + row
-            guess = expected(scales, begins, tensor, row, rows, sixths, before)
-            shape, left, share = interval(memory_of_shapes[tensor, zeros], -1, state & MASK)
-            state, count = pop(state, left, share, words, begin, count)
-            _told(memory_of_shapes, tensor, zeros, shape)
+            guess = _expected(scales, begins, tensor, row, rows, sixths)
+            weights = shapes[tensor, zeros]
+            shape = _coded(weights, classes[0, place] if given else -1, stack, words, begin, notes)
+            _told(weights, shape)
             zeros, scales[place] = int(shape == NOTHING), guess
-            found[0, place], found[1, place] = shape, 0
             if zeros:
+                classes[:, place] = NOTHING, 0
                 continue
             spread = spreads[tensor, int(row == 0)]
             _differences(spread[0], spread[1], differences)
-            difference, left, share = interval(differences, -1, state & MASK)
-            state, count = pop(state, left, share, words, begin, count)
-            difference -= _SPAN
+            asked = classes[1, place] - guess + _SPAN if given else -1
+            difference = _coded(differences, asked, stack, words, begin, notes) - _SPAN
             _moved(spread, difference)
-            scales[place] = found[1, place] = min(max(guess + difference, 0), _SPAN)
-    _remembered(scales, begins, rows, starts, kind)
-    return state, count
+            scales[place] = min(max(guess + difference, 0), _SPAN)
+            classes[:, place] = shape, scales[place]
 
 
 @compiled
-def note(rows: Any, sixths: Any, memory: Any, kind: Any, given: Any, notes: Any) -> int:
-    """Put the intervals of the classes of a module's rows into `notes` (2, two for each row) uint64, and count them.
-
-    Args:
-        given: (2, all rows) int64, shapes and scales.
-    """
-    memory_of_shapes, spreads, starts = memory
-    begins = np.cumsum(rows) - rows
-    scales, differences = np.empty(rows.sum(), np.int64), np.empty(2 * _SPAN + 1, np.int64)
-    before = starts[kind] if starts[kind, 0] else starts[-1]
-    count = 0
-    for tensor in range(len(rows)):
-        zeros = 0
-        for row in range(rows[tensor]):
-            place = begins[tensor] + row
-            guess = expected(scales, begins, tensor, row, rows, sixths, before)
-            shape = given[0, place]
-            _, notes[0, count], notes[1, count] = interval(memory_of_shapes[tensor, zeros], shape, np.uint64(0))
-            count += 1
-            _told(memory_of_shapes, tensor, zeros, shape)
-            zeros, scales[place] = int(shape == NOTHING), guess
-            if zeros:
-                continue
-            spread = spreads[tensor, int(row == 0)]
-            _differences(spread[0], spread[1], differences)
-            difference = given[1, place] - guess
-            _, notes[0, count], notes[1, count] = interval(differences, difference + _SPAN, np.uint64(0))
-            count += 1
-            _moved(spread, difference)
-            scales[place] = given[1, place]
-    _remembered(scales, begins, rows, starts, kind)
-    return count
+def decode(stack: Any, words: Any, begin: Any, rows: Any, sixths: Any, found: Any) -> None:
+    """Decode the classes of a module's rows into `found`; all as for `_code`."""
+    _code(rows, sixths, found, stack, words, begin, np.empty((0, 2), np.uint64))
 
 
 @compiled
@@ -204,11 +153,11 @@ def encode(
 
     Args:
         levels, quantiser, rows, widths, raw, tables, lefts: as for `levels.encode`.
-        sixths, classes: as for `note`.
+        sixths, classes: as for `_code`.
     """
-    notes = np.empty((2, 2 * len(tables)), np.uint64)
-    noted = note(rows, sixths, fresh(len(rows)), 0, classes, notes)
+    stack, notes = np.zeros(2, np.uint64), np.empty((2 * len(tables) + 1, 2), np.uint64)
+    _code(rows, sixths, classes, stack, words, 0, notes)
     state, count = encode_levels(np.uint64(0), 0, levels, quantiser, rows, widths, raw, tables, lefts, words)
-    for i in range(noted - 1, -1, -1):
-        state, count = push(state, notes[0, i], notes[1, i], words, count)
+    for i in range(np.int64(stack[COUNT]) - 1, -1, -1):
+        state, count = push(state, notes[i, 0], notes[i, 1], words, count)
     return state, count

@@ -59,18 +59,22 @@ def classes(words: Any, jobs: Any, tensors: Any, rows: Any, sixths: Any, found: 
         rows, sixths: of all tensors, as for `contexts.decode`.
         found: (2, all rows).
     """
-    first = row = 0
+    first, row, stack = 0, 0, np.empty(2, np.uint64)
     for job in range(len(jobs)):
         last = first + tensors[job]
         own = rows[first:last]
         end = row + own.sum()
-        memory = contexts.fresh(tensors[job])
-        begin, count = np.int64(jobs[job, BEGIN]), np.int64(jobs[job, COUNT])
-        state, count = contexts.decode(
-            jobs[job, STATE], words, begin, count, own, sixths[first:last], memory, 0, found[:, row:end]
-        )
-        jobs[job, STATE], jobs[job, COUNT] = state, count
+        stack[contexts.STATE], stack[contexts.COUNT] = jobs[job, STATE], jobs[job, COUNT]
+        contexts.decode(stack, words, np.int64(jobs[job, BEGIN]), own, sixths[first:last], found[:, row:end])
+        jobs[job, STATE], jobs[job, COUNT] = stack[contexts.STATE], stack[contexts.COUNT]
         first, row = last, end
+
+
+@inlined
+def _refilled(state: Any, count: Any, words: Any) -> Any:
+    """A state with another word where it needs one, which there is: without a branch, as that could not be foretold."""
+    more = U((state >> WORD) == U(0))
+    return (state << (more << _FIVE)) | (U(words[count]) & (U(0) - more)), count - more
 
 
 @inlined
@@ -88,10 +92,8 @@ def _number(state: Any, count: Any, trellis: Any, first: Any, words: Any, nearly
             model = models[symbol]
             share = (model >> WIDE) & MASK
             beyond = quantile - (model & MASK)
-    state = (state >> PRECISION) * share + beyond
-    more = U((state >> WORD) == U(0))
-    state = (state << (more << _FIVE)) | (U(words[count]) & (U(0) - more))
-    return model, state, count - more, U(next_[(trellis << _ONE) | ((model >> ODD) & _ONE)])
+    state, count = _refilled((state >> PRECISION) * share + beyond, count, words)
+    return model, state, count, U(next_[(trellis << _ONE) | ((model >> ODD) & _ONE)])
 
 
 @compiled
@@ -203,9 +205,7 @@ def _raw(
         else:
             low = (state & MASK) >> (PRECISION - bits)
             state = ((state >> PRECISION) << (PRECISION - bits)) + (state & MASK) - (low << (PRECISION - bits))
-            more = U((state >> WORD) == U(0))
-            state = (state << (more << _FIVE)) | (U(words[count]) & (U(0) - more))
-            count -= more
+            state, count = _refilled(state, count, words)
             level = ((np.int64(np.int8(model >> VALUE)) >> 1) << row[RAW]) + np.int64(low) - half
         own[i] = _value(level, q)
         trellis = U(next_[(trellis << _ONE) | U(level & 1)])
