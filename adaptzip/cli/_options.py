@@ -160,9 +160,10 @@ SearchStarts = Annotated[
     ),
 ]
 Effort = Annotated[
-    effort.Effort,
+    effort.Effort | None,
     typer.Option(
-        help="fast: look for no start, and end sooner; files are some per cent larger, more at errors near 1. "
+        show_default="default",
+        help="fast: look for no start, and end sooner; files are at most about 3 % larger where there is no start. "
         "best: end later, look further.",
     ),
 ]

@@ -80,6 +80,7 @@ def planned_settings(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "to": plan.method,
         "budget": plan.budget,
         "max_error": plan.max_error,
+        "effort": plan.effort,
         "allocate": plan.allocate,
         "ranks": plan.ranks,
         "options": check_values(plan.options, settings_of(load(plan.method).config_type), f"{path}: options"),

@@ -39,7 +39,7 @@ def bench(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
-    effort: options.Effort = "default",
+    effort: options.Effort = None,
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -92,7 +92,7 @@ def bench(
         basis=basis,
         embed_basis=embed_basis,
         start=start,
-        effort=effort,
+        effort=effort or "default",
         calibration=calibration,
         **text_fields(calibration, text_field, pair_field, completion_field),
     )

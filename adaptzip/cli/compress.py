@@ -46,7 +46,7 @@ def compress(
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
     search_starts: options.SearchStarts = False,
-    effort: options.Effort = "default",
+    effort: options.Effort = None,
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -110,12 +110,13 @@ def compress(
         "embed_basis": embed_basis,
         "start": start,
         "search_starts": search_starts,
-        "effort": effort,
         "calibration": calibration,
         "base_name": base_name,
         **text_fields(calibration, text_field, pair_field, completion_field),
     }
-    chosen: dict[str, Any] = {"to": to, "budget": budget, "max_error": max_error, "allocate": allocate}
+    chosen: dict[str, Any] = {
+        "to": to, "budget": budget, "max_error": max_error, "effort": effort, "allocate": allocate,
+    }  # fmt: skip
     if plan is None:
         settings |= {key: value for key, value in chosen.items() if value is not None}
         settings["options"] = method_settings(to, setting or [])

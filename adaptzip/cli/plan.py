@@ -31,7 +31,7 @@ def plan(
     basis: options.Basis = None,
     embed_basis: options.EmbedBasis = False,
     start: options.Start = None,
-    effort: options.Effort = "default",
+    effort: options.Effort = None,
     calibration: options.Calibration = None,
     text_field: options.TextField = None,
     pair_field: options.PairField = None,
@@ -99,7 +99,7 @@ def plan(
         basis=basis,
         embed_basis=embed_basis,
         start=start,
-        effort=effort,
+        effort=effort or "default",
         calibration=calibration,
         **text_fields(calibration, text_field, pair_field, completion_field),
         allocate=allocate,
@@ -126,7 +126,7 @@ def plan(
     if not as_json:
         sink.result(values, lambda: show.tried(rows, size, weighted=found.weighted))
     _check_any(found)
-    write_plan(output, found, budget=budget, max_error=max_error, allocate=allocate, force=force)
+    write_plan(output, found, budget=budget, max_error=max_error, effort=request.effort, allocate=allocate, force=force)
     best = found.best
     told = f"{'weighted ' if found.weighted else ''}error {text.number(best.relative_error)}"
     sink.wrote(output, f"{best.method}, about {text.size(best.bytes)}, {told}", values)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.budget import Budget
+from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.errors import FormatError, UsageError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file
@@ -20,7 +21,7 @@ SCHEMA = 1
 _MOST_BYTES = 2**26
 _SHOWN = ("predicted", "table", "refused")
 """Keys that say what was predicted; `compress` looks at none of them."""
-_KEYS = ("schema", "method", "options", "budget", "max_error", "allocate", "ranks", *_SHOWN)
+_KEYS = ("schema", "method", "options", "budget", "max_error", "effort", "allocate", "ranks", *_SHOWN)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class PlanFile:
     Attributes:
         method: its name.
         options: the method's own, as JSON values.
-        budget, max_error, allocate: as for `compress`.
+        budget, max_error, effort, allocate: as for `compress`.
         ranks: the largest rank of each module, those that are not named being left out; None leaves it to the method.
     """
 
@@ -38,6 +39,7 @@ class PlanFile:
     options: Mapping[str, Any]
     budget: str | None
     max_error: float | None
+    effort: Effort
     allocate: str | None
     ranks: Mapping[str, int] | None
 
@@ -48,13 +50,14 @@ def write_plan(
     *,
     budget: str | None,
     max_error: float | None,
+    effort: Effort = "default",
     allocate: str | None = None,
     force: bool = False,
 ) -> None:
     """Write the best row of a plan as a file for `compress --plan`, with the whole table for information.
 
     Args:
-        budget, max_error, allocate: as they were asked for.
+        budget, max_error, effort, allocate: as they were asked for; another effort may find another start.
 
     Raises:
         CheckFailedError: if no method can do what was asked.
@@ -67,6 +70,7 @@ def write_plan(
         "options": dict(best.options),
         "budget": budget,
         "max_error": max_error,
+        "effort": effort,
         # Ranks that are written down are already allocated.
         "allocate": None if best.ranks else allocate,
         "ranks": dict(best.ranks) if best.ranks else None,
@@ -135,6 +139,9 @@ def _checked(path: str | Path, values: Any) -> PlanFile:
     options = _typed(path, values, "options", dict, "an object") or {}
     budget = _typed(path, values, "budget", str, "a size such as 64KiB or null")
     max_error = _typed(path, values, "max_error", (int, float), "a number between 0 and 1 or null")
+    effort = _typed(path, values, "effort", str, f"one of {', '.join(EFFORTS)}") or "default"
+    if effort not in EFFORTS:
+        raise UsageError(f"{path}: effort is {effort!r}, expected one of {', '.join(EFFORTS)}")
     allocate = _typed(path, values, "allocate", str, "an allocation or null")
     with naming(path, UsageError):
         Budget.of(budget)
@@ -143,7 +150,7 @@ def _checked(path: str | Path, values: Any) -> PlanFile:
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"{path}: max_error is {max_error}, expected a number between 0 and 1 or null")
     _check_options(path, method, options)
-    return PlanFile(method, options, budget, max_error, allocate, _ranks(path, values))
+    return PlanFile(method, options, budget, max_error, effort, allocate, _ranks(path, values))
 
 
 def _typed(path: str | Path, values: Mapping[str, Any], key: str, kind: Any, words: str) -> Any:

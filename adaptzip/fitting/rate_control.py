@@ -70,6 +70,8 @@ class RateControl:
             return self._near(limits.aim) if limits.size is None else self._filled(limits.size)
         steps = self.steps
         outcome = steps.refine(steps.distortion(limits.error**2), rising=True)
+        if outcome is None and (smallest := steps.smallest) is not None and smallest.error <= limits.error:
+            outcome = smallest
         if outcome is None:
             cause, hint = ("by quantisation", "use --lossless") if steps.caps is None else ("with these ranks", _MORE)
             raise CheckFailedError(f"relative error {limits.error:g} cannot be reached {cause}", hint=hint)

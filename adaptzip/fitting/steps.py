@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import sqrt
+from math import log, sqrt
 from types import MappingProxyType
 
 import numpy as np
@@ -14,7 +14,7 @@ from adaptzip.adz.coding.trellis import MAX_LEVEL
 from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
-from adaptzip.fitting.rate import TOLERANCE, Point, search
+from adaptzip.fitting.rate import TOLERANCE, Point, search, solve
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, expected_at
 
 FINEST_ERROR = 1e-4
@@ -34,6 +34,8 @@ _HALVINGS = 4
 """How closely the coarsest step that leaves anything is found."""
 _REMEMBERED = 4
 """Outcomes of a search that are kept."""
+_FINER = 0.95
+"""A step finer by this factor tells how bytes follow the error."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Tolerances:
     coarse: float
     miss: float
 
+    def where(self, slope: float) -> Tolerances:
+        """These tolerances where a share of the error is worth `slope` times as large a share of the bytes."""
+        return replace(self, error=self.error / slope, coarse=self.coarse / slope, miss=self.miss / slope)
+
 
 TOLERANCES: Mapping[Effort, Tolerances] = MappingProxyType(
     {
-        "fast": Tolerances(error=0.02, bytes=0.02, coarse=0.04, miss=0.03),
+        "fast": Tolerances(error=0.012, bytes=0.02, coarse=0.03, miss=0.02),
         "default": Tolerances(error=TOLERANCE, bytes=0.006, coarse=0.03, miss=0.009),
         "best": Tolerances(error=0.0002, bytes=0.001, coarse=0.03, miss=0.002),
     }
@@ -113,13 +119,22 @@ class StepSearch:
         return round(self.fixed_size + INDEX_BYTES * len(ranks) + coded)
 
     def refine(self, limit: float, *, rising: bool) -> Outcome | None:
-        """The best outcome for a distortion (`rising`) or a room in bytes; None if none was found.
+        """The best outcome for a distortion (`rising`) or a room in bytes; None if none was found."""
+        efforts: tuple[Effort, ...] = ("default", "best") if self.effort == "best" else (self.effort,)
+        # Where a search ends is a matter of chance: what less effort finds is sometimes better.
+        slope = self._slope(limit) if rising else 1.0
+        found = [self._refine(limit, TOLERANCES[effort].where(slope), rising=rising) for effort in efforts]
+        return min(
+            (one for one in found if one is not None),
+            key=lambda one: (one.size, one.distortion) if rising else (one.distortion, one.size),
+            default=None,
+        )
 
-        The search is on the sample; then everything is coded, and where the sample misled, it aims again.
-        """
+    def _refine(self, limit: float, near: Tolerances, *, rising: bool) -> Outcome | None:
+        """The search is on the sample; then everything is coded, and where the sample misled, it aims again."""
         aim, best = limit, None
         for _ in range(_RETRIES):
-            outcome = self._search(aim, rising=rising)
+            outcome = self._search(aim, near, rising=rising)
             if outcome is None or self.fitted.complete:
                 return outcome or best
             outcome = self.code(outcome.step, outcome.ranks)
@@ -127,10 +142,24 @@ class StepSearch:
             if value <= limit and (best is None or (outcome.size < best.size) == rising):
                 best = outcome
             # A distortion of nothing, below what the method's own model leaves out, can't be aimed at any better.
-            if limit * (1 - self.near.miss) < value <= limit or value <= 0:
+            if limit * (1 - near.miss) < value <= limit or value <= 0:
                 break
-            aim *= limit / value * (1 - self.near.error)
+            aim *= limit / value * (1 - near.error)
         return best
+
+    def _slope(self, limit: float) -> float:
+        """How many times as fast the file is foreseen to shrink as a distortion grows, at least 1; it is near 1."""
+
+        def foreseen(step: float) -> tuple[float, float]:
+            size, error = expected_at(self.fitted, step, self.caps)
+            return self.fixed_size + size, self.distortion(error / self.fitted.energy)
+
+        step = solve(lambda step: foreseen(step)[1], limit, *self.bounds, rising=True)
+        size, error = foreseen(step)
+        larger, finer = foreseen(step * _FINER)
+        if not 0 < finer < error:
+            return 1.0
+        return max(1.0, log(larger / size) / log(error / finer))
 
     def about(self, limit: float) -> Outcome | None:
         """An outcome on either side of a distortion that nobody asked for any closer; None if none was found."""
@@ -144,16 +173,19 @@ class StepSearch:
             found = self.code(found.step, ranks)
         return found if found is not None and found.size <= self.fixed_size + room else None
 
-    def _search(self, limit: float, *, rising: bool) -> Outcome | None:
+    def _search(self, limit: float, near: Tolerances, *, rising: bool) -> Outcome | None:
         """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
         bounds = self.bounds
-        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=self.near.coarse, either_side=True)
-        if coarse is None or not coarse.ranks:
-            return coarse
-        near = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
-        tolerance = self.near.error if rising else self.near.bytes
-        fine = self._pass(limit, near, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)
-        return fine or self._pass(limit, bounds, None, rising=rising, tolerance=self.near.coarse)
+        coarse = self._pass(limit, bounds, None, rising=rising, tolerance=near.coarse, either_side=True)
+        if coarse is None:
+            return None
+        if not coarse.ranks:
+            # It leaves nothing of the update, an error of 1: close to the limit perhaps, but beyond it.
+            return self._pass(limit, bounds, None, rising=True, tolerance=near.coarse) if rising else coarse
+        around = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
+        tolerance = near.error if rising else near.bytes
+        fine = self._pass(limit, around, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)
+        return fine or self._pass(limit, bounds, None, rising=rising, tolerance=near.coarse)
 
     def _pass(
         self,

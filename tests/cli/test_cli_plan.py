@@ -87,6 +87,7 @@ def test_compress_follows_an_edited_plan(adapter: Path, plan: Path) -> None:
     again = run("compress", adapter, "--plan", plan, "-n", "--json").json
     assert again["kept_modules"] == 1
     refused(run("compress", adapter, "--plan", plan, "--max-error", "0.4", "-f"), 2, "--max-error cannot be given")
+    refused(run("compress", adapter, "--plan", plan, "--effort", "fast", "-f"), 2, "--effort cannot be given")
     edited |= {"method": OTHER, "options": {"order": "rep"}, "ranks": None, "max_error": 0.4}
     plan.write_text(json.dumps(edited))
     values = run("compress", adapter, "--plan", plan, "-f", "--json").json

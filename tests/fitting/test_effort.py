@@ -8,6 +8,7 @@ import pytest
 
 import adaptzip
 from adaptzip.adz.container import writer
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.errors import UsageError
 from adaptzip.fitting import starting
@@ -16,9 +17,9 @@ from adaptzip.testing.adapters import adapter
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures" / "lists-minilm-r16"
 
 
-def made(effort: Effort, **settings: object) -> tuple[int, float]:
+def made(effort: Effort, source: Path | Adapter = FIXTURE, **settings: object) -> tuple[int, float]:
     """Bytes and relative error."""
-    found = adaptzip.compress(FIXTURE, effort=effort, **settings)  # type: ignore[arg-type]
+    found = adaptzip.compress(source, effort=effort, **settings)  # type: ignore[arg-type]
     return writer.size(found), found.provenance.relative_error
 
 
@@ -30,6 +31,25 @@ def test_more_effort_comes_nearer_to_an_error() -> None:
     sizes = [found[effort][0] for effort in ("best", "default", "fast")]
     assert sizes == sorted(sizes)
     assert sizes[2] <= 1.03 * sizes[1]
+
+
+@pytest.mark.parametrize("error", [0.99, 0.97, 0.95, 0.9, 0.7, 0.1])
+@pytest.mark.parametrize("shapes", [[(192, 160, 8)] * 24, [(64, 48, 4)] * 6 + [(256, 192, 12)] * 2, [(32, 24, 4)] * 3])
+def test_fast_is_little_larger_and_best_is_never_larger(shapes: list[tuple[int, int, int]], error: float) -> None:
+    """Also where bytes fall steeply with the error; a few bytes are a large share of a file of a hundred."""
+    source = adapter(shapes)
+    found = {effort: made(effort, source, max_error=error) for effort in EFFORTS}
+    assert all(reached <= error for _, reached in found.values())
+    assert found["fast"][0] <= max(1.03 * found["default"][0], found["default"][0] + 24)
+    assert found["best"][0] <= found["default"][0]
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("error", [0.96, 0.975, 0.98, 0.99, 0.999])
+def test_an_error_near_1_still_keeps_something(effort: Effort, error: float) -> None:
+    """An update of nothing has an error of 1, which is close to the limit and beyond it."""
+    for source in (FIXTURE, adapter([(32, 24, 4)] * 3)):
+        assert made(effort, source, max_error=error)[1] <= error
 
 
 def test_more_effort_comes_nearer_to_a_budget() -> None:

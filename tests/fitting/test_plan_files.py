@@ -47,13 +47,18 @@ def test_a_plan_says_what_was_asked_and_what_was_predicted(tmp_path: Path) -> No
     )
 
 
+def test_a_plan_keeps_the_effort_that_it_was_made_with(tmp_path: Path) -> None:
+    assert written(tmp_path / "a.json", {"m": 2}, effort="fast")["effort"] == "fast"
+    assert read_plan(tmp_path / "a.json").effort == "fast"
+
+
 def read(path: Path, **values: Any) -> plan_files.PlanFile:
     path.write_text(json.dumps({"method": "svd", **values}))
     return read_plan(path)
 
 
 def test_what_a_plan_leaves_out_is_left_open(tmp_path: Path) -> None:
-    assert read(tmp_path / "p.json") == plan_files.PlanFile("svd", {}, None, None, None, None)
+    assert read(tmp_path / "p.json") == plan_files.PlanFile("svd", {}, None, None, "default", None, None)
     assert read(tmp_path / "p.json", max_error=0.5, ranks={"m": 0}).ranks == {"m": 0}
 
 
@@ -71,6 +76,8 @@ def test_what_a_plan_leaves_out_is_left_open(tmp_path: Path) -> None:
         ({"budget": "much"}, "budget 'much' is not"),
         ({"max_error": 0}, "max_error is 0, expected a number between"),
         ({"max_error": 1}, "max_error is 1, expected a number between"),
+        ({"effort": "slow"}, "effort is 'slow', expected one of fast, default, best"),
+        ({"effort": 1}, "effort is 1, expected one of fast"),
         ({"max_error": True}, "max_error is true, expected a number"),
         ({"allocate": "even"}, "allocation 'even' is unknown"),
         ({"ranks": {"m": -1}}, "ranks has -1 for 'm'"),

@@ -15,7 +15,7 @@ from adaptzip.core.method import FitContext
 from adaptzip.fitting.fit_adapter import fit_adapter
 from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest
-from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
+from adaptzip.fitting.steps import FINEST_ERROR, TOLERANCES, Outcome, StepSearch, Tolerances, round_step
 from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2), "d": (10, 10, 2)}, seed=4)
@@ -264,7 +264,10 @@ class Misled(StepSearch):
         super().__init__(fitted, Sizes(), FIXED)
         self.found, self.aims = iter(found), list[float]()
 
-    def _search(self, limit: float, *, rising: bool) -> Outcome | None:
+    def _slope(self, limit: float) -> float:
+        return 1.0
+
+    def _search(self, limit: float, near: Tolerances, *, rising: bool) -> Outcome | None:
         self.aims.append(limit)
         return Outcome(0.1, 0, limit, limit, {}, NOTHING_CODED)
 
@@ -288,6 +291,17 @@ def test_of_what_comes_of_several_aims_the_largest_file_is_kept_for_a_size() -> 
     found = steps.refine(1000, rising=False)
     assert found is not None
     assert found.size == FIXED + 700
+
+
+def test_tolerances_shrink_where_bytes_fall_faster_than_the_error_grows() -> None:
+    """Spectra alike: near an error of 1 all modules vanish together."""
+    alike = searched(source=adapter([(96, 80, 6)] * 12))
+    assert alike._slope(0.1) == 1
+    assert 1 < alike._slope(0.8) < alike._slope(0.95)
+    near = TOLERANCES["fast"]
+    steeper = near.where(2.0)
+    assert (steeper.error, steeper.coarse, steeper.miss) == (near.error / 2, near.coarse / 2, near.miss / 2)
+    assert steeper.bytes == near.bytes
 
 
 def test_what_is_near_the_limit_is_not_aimed_at_again() -> None:
