@@ -7,10 +7,12 @@ of threads, for `parallel_map`.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -115,7 +117,7 @@ class _OneBlasThread:
     def __enter__(self) -> None:
         with self._lock:
             if not self._askers:
-                self._limit = ThreadpoolController().select(user_api="blas").limit(limits=1)
+                self._limit = _libraries(len(sys.modules)).select(user_api="blas").limit(limits=1)
             self._askers += 1
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +125,12 @@ class _OneBlasThread:
             self._askers -= 1
             if not self._askers:
                 self._limit.restore_original_limits()
+
+
+@lru_cache(1)
+def _libraries(_: int) -> ThreadpoolController:
+    """Those loaded now; looked up again once more is imported."""
+    return ThreadpoolController()
 
 
 _one_blas_thread = _OneBlasThread()

@@ -23,8 +23,8 @@ from adaptzip.core.workers import alone, parallel_map
 
 T = TypeVar("T")
 Finish: TypeAlias = "Callable[[str, Decoded, Callable[[Tensor], Tensor]], T]"
-_TOGETHER = 2**17
-"""Bytes of blocks that a worker decodes at a time, unless one has more."""
+_TOGETHER = range(2**17, 2**18)
+"""Bytes of blocks that a worker decodes at a time, unless one has more: between these, so that all have their share."""
 _MOST_TOGETHER = 256
 """And at most so many modules."""
 _TOGETHER_THERE = 2**26
@@ -79,7 +79,8 @@ def decode(
         found = ((name, _module(coder, name, stored.get(name), shared, gains.get(name))) for name in some)
         return [(name, finish(name, module, apart)) for name, module in found]
 
-    parts = list(_parts(compressed, [name for name in names if name not in early], _TOGETHER, _MOST_TOGETHER))
+    left = [name for name in names if name not in early]
+    parts = list(_parts(compressed, left, _share(compressed, left), _MOST_TOGETHER))
     found = iter([alone(part, parts[0])] if len(parts) == 1 else parallel_map(part, parts))
     late = (pair for some in found for pair in some)
     for name in names:
@@ -192,9 +193,21 @@ def blocks(compressed: Compressed) -> Callable[[str], Buffer]:
     return lambda name: compressed.chunks[places[name]]
 
 
+def _share(compressed: Compressed, names: Sequence[str]) -> int:
+    """Bytes of blocks that a worker decodes at a time, so that each has two turns."""
+    sizes = _sizes(compressed)
+    whole = sum(sizes.get(name, 0) for name in names)
+    return min(max(whole // (2 * torch.get_num_threads()), _TOGETHER.start), _TOGETHER.stop)
+
+
+def _sizes(compressed: Compressed) -> dict[str, int]:
+    """Bytes of each module's block; {} of a group."""
+    return {} if compressed.grouped else dict(zip(compressed.sites, compressed.lengths, strict=True))
+
+
 def _parts(compressed: Compressed, names: Sequence[str], most_bytes: int, most: int) -> Iterator[list[str]]:
     """Names in parts of at most so many bytes, unless one has more, and modules."""
-    sizes = {} if compressed.grouped else dict(zip(compressed.sites, compressed.lengths, strict=True))
+    sizes = _sizes(compressed)
     part: list[str] = []
     room = most_bytes
     for name in names:

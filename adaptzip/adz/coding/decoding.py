@@ -82,7 +82,8 @@ def decode_many(
     Raises:
         FormatError: if a block is damaged.
     """
-    stored = {name: chunk for name, chunk in chunks.items() if len(chunk)}
+    # The longest first: two lanes then end at about the same time.
+    stored = {name: chunks[name] for name in sorted(chunks, key=lambda name: -len(chunks[name])) if len(chunks[name])}
     if not compiled.worthwhile(sum(map(len, stored.values()))):
         return {name: decode_ranked(coder, chunk, step, name) for name, chunk in chunks.items()}
     layouts = [layout_of(coder, name, len(chunk)) for name, chunk in stored.items()]
@@ -95,7 +96,9 @@ def decode_many(
             found[name] = decode_ranked(coder, chunk, step, name)
             continue
         tensors = zip(numbers.specs, numbers.tensors, strict=True)
-        found[name] = numbers.rank, {spec.role: _in_steps(values, spec, step, name) for spec, values in tensors}
+        found[name] = numbers.rank, {
+            spec.role: _in_steps(values, spec, step, name, again=room is not None) for spec, values in tensors
+        }
     return found
 
 
@@ -114,11 +117,15 @@ def _decoded(block: Block, spec: TensorSpec, step: float, name: str) -> Tensor:
     return _in_steps(torch.from_numpy(block.quantised.values()).float(), spec, step, name)
 
 
-def _in_steps(values: Tensor, spec: TensorSpec, step: float, name: str) -> Tensor:
-    """Numbers in steps as they are meant; `values` is changed."""
+def _in_steps(values: Tensor, spec: TensorSpec, step: float, name: str, *, again: bool = False) -> Tensor:
+    """Numbers in steps as they are meant.
+
+    Args:
+        again: whether the memory of `values` is used again, so that what may be kept lies elsewhere; else it is changed.
+    """
     if not spec.directions:
-        return values.mul_(step)
-    if values.numel() and longest_row(values) >= MOST_SQUARES:
+        return values * step if again else values.mul_(step)
+    if too_long(values, MOST_SQUARES):
         raise FormatError(f"module {name!r}: a row of {spec.role} is too long for its length to be exact")
     return values
 
@@ -133,6 +140,10 @@ def whole_values(block: Whole, spec: TensorSpec, name: str) -> Tensor:
     return numbers.float() / spec.bound
 
 
-def longest_row(values: Tensor) -> float:
-    """Largest sum of squares of a row."""
-    return float(values.square().sum(1).max())
+def too_long(values: Tensor, limit: float) -> bool:
+    """Whether the squares of a row, summed in float32, reach a limit."""
+    if not values.numel():
+        return False
+    largest = max(map(abs, map(float, values.aminmax())))
+    # Half of it leaves room for what float32 rounds; nearly always one look at the largest number is enough.
+    return values.shape[1] * largest**2 >= limit / 2 and float(values.square().sum(1).max()) >= limit

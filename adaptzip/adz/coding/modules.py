@@ -13,7 +13,7 @@ from torch import Tensor
 from adaptzip.adz.coding import entropy, tables
 from adaptzip.adz.coding.classes import choose_classes
 from adaptzip.adz.coding.coders import Coder
-from adaptzip.adz.coding.decoding import MOST_SQUARES, longest_row, whole_values
+from adaptzip.adz.coding.decoding import MOST_SQUARES, too_long, whole_values
 from adaptzip.adz.coding.entropy import Block, Whole
 from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.search import quantise
@@ -160,7 +160,7 @@ def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: 
     real = [i for i, spec in enumerate(specs) if spec.kind == "real"]
     for i, block in zip(real, _quantise([targets[i] for i in real], step), strict=True):
         values = torch.from_numpy(block.quantised.values()).to(targets[i])
-        if specs[i].directions and longest_row(values) >= MOST_SQUARES / 2:
+        if specs[i].directions and too_long(values, MOST_SQUARES / 2):
             raise _too_fine()
         results[i] = block, values * step
     for i, (spec, target) in enumerate(zip(specs, targets, strict=True)):

@@ -130,7 +130,7 @@ def unpack_factors(
 def check_finite(tensor: Tensor, what: str) -> None:
     """Raises: FormatError: if a floating-point tensor holds NaN or infinity."""
     # A finite sum proves that all terms are; only the rare other case needs a look at each number.
-    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+    if not isfinite(float(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
         raise FormatError(f"{what} holds NaN or infinity", hint=_DIVERGED)
 
 

@@ -82,10 +82,9 @@ class Payload:
             FormatError: if a byte of their pieces was changed, or the file was cut.
         """
         numbers = range(first // PIECE, -(-end // PIECE)) if end > first else range(0)
-        pieces = [self._piece(number) for number in numbers]
-        start = first - numbers.start * PIECE
-        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return memoryview(joined)[start : start + end - first]
+        places = [(max(first - number * PIECE, 0), end - number * PIECE) for number in numbers]
+        found = [memoryview(self._piece(n))[start:stop] for n, (start, stop) in zip(numbers, places, strict=True)]
+        return found[0] if len(found) == 1 else memoryview(b"".join(found))
 
     def check(self) -> None:
         """Read all of it.

@@ -73,8 +73,9 @@ def classes(words: Any, jobs: Any, tensors: Any, rows: Any, sixths: Any, found: 
 @inlined
 def _refilled(state: Any, count: Any, words: Any) -> Any:
     """A state with another word where it needs one, which there is: without a branch, as that could not be foretold."""
+    full = (state << WORD) | U(words[count])
     more = U((state >> WORD) == U(0))
-    return (state << (more << _FIVE)) | (U(words[count]) & (U(0) - more)), count - more
+    return full if more else state, count - more
 
 
 @inlined
