@@ -133,7 +133,9 @@ def command(words: Sequence[str]) -> tuple[Sample, str]:
         CalledProcessError: if it fails.
     """
     start = time.perf_counter()
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    # Installed packages have their bytecode, which this one's sources get when a process is first run.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout is not None
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)

@@ -149,7 +149,7 @@ class Signature:
 
     def fits(self, keys: Iterable[str]) -> bool:
         """Whether one of the keys has the pattern in it."""
-        return any(re.search(self.pattern, key) for key in keys)
+        return any(map(re.compile(self.pattern).search, keys))
 
 
 class Dialect(ABC):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import BaseTensors, Checkpoint
 from adaptzip.checkpoints._config import LARGEST, shown
+from adaptzip.core.finite import all_finite
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -52,8 +53,7 @@ def check_numbers(source: Checkpoint, key: str) -> None:
             f"{source.weights}: tensor {key} is {kind}, expected float32, float16, bfloat16 or float64",
             hint="save the adapter in one of these",
         )
-    # A finite sum proves that all terms are; only the rare other case needs a look at each number.
-    if not bool(torch.isfinite(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise CheckpointError(
             f"{source.weights}: tensor {key} holds NaN or infinity",
             hint="the training diverged; use an earlier save",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._config import DIFFERENT, ONLY, parse_config
 from adaptzip.checkpoints._effects import extra_effect
 from adaptzip.checkpoints._keys import PREFIX, refuse_methods
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.finite import all_finite
 from adaptzip.errors import CheckpointError
 
 _REPAIR = "repair the configuration"
@@ -55,7 +55,7 @@ def vet_numbers(adapter: Adapter) -> None:
                     f"module {name!r}: {factor} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, "
                     "float16, bfloat16 or float64"
                 )
-            if not bool(torch.isfinite(tensor).all()):
+            if not all_finite(tensor):
                 raise CheckpointError(
                     f"module {name!r}: {factor} has numbers that are not finite",
                     hint="the training diverged; use an earlier save",

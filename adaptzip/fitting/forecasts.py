@@ -16,7 +16,7 @@ from adaptzip.fitting.candidates import bare_size, candidates, with_ranks
 from adaptzip.fitting.fits import NOTHING_CODED, FittedAdapter
 from adaptzip.fitting.framing import fit_framed, foreseen_saving
 from adaptzip.fitting.job_limits import control_of
-from adaptzip.fitting.rate_control import DEFAULT_ERROR
+from adaptzip.fitting.rate_control import DEFAULT_ERROR, Limits, RateControl
 from adaptzip.fitting.requests import Job, Original, Request, prepare_job
 from adaptzip.fitting.shrinkage import foreseen_error
 from adaptzip.methods import REFERENCE, fittable, load_fittable
@@ -166,28 +166,36 @@ def foresee_candidate(job: Job, candidate: AnyCandidate, progress: Progress | No
 
 def foresee_errors(source: Original, request: Request, errors: Sequence[float], progress: Progress) -> list[Forecast]:
     """What the reference method is expected to give at each of some errors, from one fit, which no limit changes."""
-    jobs = [prepare_job(source, replace(request, to=REFERENCE, max_error=error)) for error in errors]
-    fitted = fit_framed(jobs[0], candidates(jobs[0])[0], progress)[0]
+    job = prepare_job(source, replace(request, to=REFERENCE, max_error=errors[0]))
+    fitted = fit_framed(job, candidates(job)[0], progress)[0]
+    if not fitted.profiles:
+        return [_foreseen(job, fitted)] * len(errors)
+    control, limits = control_of(job, fitted)
     found = []
-    for number, job in enumerate(jobs):
-        found.append(_foreseen(job, fitted))
-        progress("estimating", (number + 1) / len(jobs))
+    for number, error in enumerate(errors):
+        found.append(_within(job, control, replace(limits, error=error)))
+        progress("estimating", (number + 1) / len(errors))
     return found
 
 
 def _foreseen(job: Job, fitted: FittedAdapter) -> Forecast:
     """What a fit is expected to give under the limits of a job."""
-    options = stored_options(fitted.config)
     if not fitted.profiles:
-        return Forecast(job.method.name, options, file_size(job, fitted, 0.0, NOTHING_CODED, 0.0), 0, 0.0, {})
-    control, limits = control_of(job, fitted)
+        size = file_size(job, fitted, 0.0, NOTHING_CODED, 0.0)
+        return Forecast(job.method.name, stored_options(fitted.config), size, 0, 0.0, {})
+    return _within(job, *control_of(job, fitted))
+
+
+def _within(job: Job, control: RateControl, limits: Limits) -> Forecast:
+    """What a job is expected to give within limits."""
+    fitted = control.steps.fitted
     step, ranks = control.foresee(limits)
     size, error = fitted.predict(step, ranks)
     saved, basis = foreseen_saving(fitted, step, ranks), fitted.coder.basis
     foreseen = control.steps.foreseen_size(size, ranks)
     return Forecast(
         method=job.method.name,
-        options=options,
+        options=stored_options(fitted.config),
         bytes=foreseen if limits.size is None or limits.error is not None else min(foreseen, limits.size),
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
         relative_error=foreseen_error(job.method, job.request, sqrt(error / fitted.energy)),

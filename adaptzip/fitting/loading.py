@@ -169,7 +169,7 @@ def _check_square(adapter: Adapter) -> None:
 
 
 def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor.double()))
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def pack_extras(adapter: Adapter, mode: ExtrasMode, *, folded: bool) -> PackedExtras:

@@ -17,6 +17,8 @@ from adaptzip.core.progress import Progress, silent
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Where the captured energy is reported."""
+_TOGETHER = 2**20
+"""Numbers of tensors that are looked at together, unless one has more."""
 
 
 @dataclass(frozen=True)
@@ -248,18 +250,28 @@ def _dtypes(tensors: Sequence[Tensor]) -> tuple[DtypeReport, ...]:
             _name(dtype),
             len(group),
             sum(t.nbytes for t in group),
-            sum(_holds(t, torch.bfloat16) for t in group),
-            sum(_holds(t, torch.float16) for t in group),
+            _holding(group, torch.bfloat16),
+            _holding(group, torch.float16),
         )
         for dtype, group in sorted(groups.items(), key=lambda item: str(item[0]))
     )
 
 
-def _holds(tensor: Tensor, shorter: torch.dtype) -> bool:
-    """Whether a float32 tensor that is not zero holds only values of a shorter dtype."""
-    if tensor.dtype != torch.float32 or not bool(tensor.any()):
-        return False
-    return torch.equal(tensor.to(shorter).to(torch.float32), tensor)
+def _holding(tensors: Sequence[Tensor], shorter: torch.dtype) -> int:
+    """How many tensors of one dtype are float32 and not zero, and hold only values of a shorter dtype."""
+    if not tensors or tensors[0].dtype != torch.float32:
+        return 0
+    alike: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.numel(), []).append(tensor)
+    count = 0
+    for numbers, group in alike.items():
+        many = max(1, _TOGETHER // max(1, numbers))
+        for first in range(0, len(group), many):
+            rows = torch.stack([tensor.flatten() for tensor in group[first : first + many]])
+            held = (rows.to(shorter).to(torch.float32) == rows).all(1) & (rows != 0).any(1)
+            count += int(held.sum())
+    return count
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -154,3 +154,29 @@ def test_a_search_ends_where_the_range_is_narrow() -> None:
     curve = Curve(lambda step: 1.0, lambda step: 0.0)
     search(curve, lambda step: 0.0, 1.0, rising=True, bounds=(1, 1.1), tolerance=0.1)
     assert len(curve.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "aim", "passed", "most"),
+    [
+        (lambda step: step**2, 9.0, 3.0, 14),
+        (lambda step: step / (1 + step), 0.9, 9.0, 16),
+        (lambda step: float(step > 3), 0.5, 3.0, 45),  # a jump, and nothing before it
+        (lambda step: step + 50 * (step > 2.5), 20.0, 2.5, 45),
+    ],
+)
+def test_a_smooth_value_takes_few_looks_and_a_jump_no_more_than_halving(
+    value: Callable[[float], float], aim: float, passed: float, most: int
+) -> None:
+    looks: list[float] = []
+
+    def looked(step: float) -> float:
+        looks.append(step)
+        return value(step)
+
+    found = solve(looked, aim, 1e-3, 1e3, rising=True)
+    assert found == pytest.approx(passed, rel=2e-9)
+    assert value(found * (1 - 1e-9)) <= aim < value(found * (1 + 1e-9))
+    assert len(looks) <= most
+    falling = solve(lambda step: 1 / value(step) if value(step) else 1e300, 1 / aim, 1e-3, 1e3, rising=False)
+    assert falling == pytest.approx(passed, rel=2e-9)

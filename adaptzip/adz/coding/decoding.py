@@ -96,9 +96,10 @@ def decode_many(
             found[name] = decode_ranked(coder, chunk, step, name)
             continue
         tensors = zip(numbers.specs, numbers.tensors, strict=True)
-        found[name] = numbers.rank, {
-            spec.role: _in_steps(values, spec, step, name, again=room is not None) for spec, values in tensors
-        }
+        found[name] = (
+            numbers.rank,
+            {spec.role: _in_steps(values, spec, step, name, again=room is not None) for spec, values in tensors},
+        )
     return found
 
 
@@ -121,7 +122,7 @@ def _in_steps(values: Tensor, spec: TensorSpec, step: float, name: str, *, again
     """Numbers in steps as they are meant.
 
     Args:
-        again: whether the memory of `values` is used again, so that what may be kept lies elsewhere; else it is changed.
+        again: whether the memory of `values` is used again, and what may be kept lies elsewhere; else it is changed.
     """
     if not spec.directions:
         return values * step if again else values.mul_(step)

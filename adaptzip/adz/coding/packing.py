@@ -17,6 +17,7 @@ from adaptzip.adz.coding.moving import moved, moved_back, steps_of
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis, ModuleBasis
 from adaptzip.core.compressed import Buffer, ExtraEntry, PackedExtras, Site
+from adaptzip.core.finite import all_finite
 from adaptzip.core.layouts import Layout
 from adaptzip.errors import FormatError
 from adaptzip.files.dtypes import DTYPES, NAMES
@@ -129,8 +130,7 @@ def unpack_factors(
 
 def check_finite(tensor: Tensor, what: str) -> None:
     """Raises: FormatError: if a floating-point tensor holds NaN or infinity."""
-    # A finite sum proves that all terms are; only the rare other case needs a look at each number.
-    if not isfinite(float(tensor.sum(dtype=torch.float32))) and not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise FormatError(f"{what} holds NaN or infinity", hint=_DIVERGED)
 
 

@@ -18,7 +18,7 @@ import adaptzip
 from adaptzip.adz.coding import entropy, search, tables, trellis
 from adaptzip.adz.coding.classes import choose_classes
 from adaptzip.adz.coding.coders import AnyCoder
-from adaptzip.adz.coding.decoding import decode_many
+from adaptzip.adz.coding.decoding import decode_many, too_long
 from adaptzip.adz.coding.levels import Levels
 from adaptzip.adz.coding.packing import pack_tensors, unpack_tensors
 from adaptzip.adz.coding.tables import Class
@@ -187,3 +187,15 @@ def test_damage_is_noticed(tmp_path_factory: pytest.TempPathFactory, position: f
     (folder / "y.adz").write_bytes(data)
     with pytest.raises(AdaptzipError):
         adaptzip.reconstruct(folder / "y.adz")
+
+
+def test_a_row_is_too_long_where_its_squares_reach_the_limit() -> None:
+    values = torch.zeros(3, 1000)
+    assert not too_long(values, 1.0)
+    assert not too_long(torch.empty(0, 5), 1.0)
+    values[1] = -2.0
+    assert too_long(values, 4000.0)
+    assert not too_long(values, 4001.0)
+    values[2, 0] = 100.0  # the largest number is in another row, and alone there
+    assert not too_long(values, 10_001.0)
+    assert too_long(values, 10_000.0)
