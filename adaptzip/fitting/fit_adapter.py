@@ -18,7 +18,7 @@ from adaptzip.core.progress import Progress
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
-from adaptzip.fitting.fits import SAMPLE_NUMBERS, FittedAdapter
+from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.surveys import framed_sites, survey_of
 
 KEPT_NUMBERS = 12_000_000
@@ -79,7 +79,7 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
         if progress is not None:
             progress("fitting", len(found) / len(names))
     profiles = {name: profile for name, profile in sorted(found.items()) if profile.energy > 0}
-    sample = list(profiles) if small else _sample(list(profiles), bare.adapter.modules, bare.context.seed)
+    sample = _sample(list(profiles), bare, kept=small)
     coder = replace(bare.coder, max_rank=max((len(p.scores) for p in profiles.values()), default=0))
     return replace(bare, coder=coder, profiles=profiles, kept=kept, sample=sample)
 
@@ -96,8 +96,14 @@ def _gained(module: LoraFactors, index: int) -> LoraFactors:
     return replace(module, scaling=module.scaling / divisor(index)) if index else module
 
 
-def _sample(names: Sequence[str], modules: Mapping[str, LoraFactors], seed: int) -> list[str]:
-    """A random choice of modules of about `SAMPLE_NUMBERS` numbers."""
-    shuffled = random.Random(seed).sample(names, len(names))
-    mean = sum(modules[name].parameters for name in names) / len(names)
-    return sorted(islice(shuffled, max(1, round(SAMPLE_NUMBERS / mean))))
+def _sample(names: Sequence[str], bare: FittedAdapter, *, kept: bool) -> list[str]:
+    """A random choice of modules of about as many numbers as a sample has.
+
+    All where fits are kept; but where little work may be spent a sample is taken too, if it is less than half.
+    """
+    modules, most, context = bare.adapter.modules, bare.sample_numbers, bare.context
+    whole = sum(modules[name].parameters for name in names)
+    if not names or kept and (context.effort != "fast" or whole <= 2 * most):
+        return list(names)
+    shuffled = random.Random(context.seed).sample(names, len(names))
+    return sorted(islice(shuffled, max(1, round(most * len(names) / whole))))

@@ -24,6 +24,8 @@ from adaptzip.fitting.surveys import on_device
 
 SAMPLE_NUMBERS = 4_000_000
 """Larger adapters are measured on this many numbers while the step is searched."""
+_FEWER = 4
+"""How many times as few where little work may be spent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class FittedAdapter:
         gains: gain index of every module (`adaptzip.core.gains`); empty where all are 1.
         profiles: summary of every module that is not zero.
         kept: fits of all these modules where they are few enough to keep, else empty.
-        sample: modules that stand for all while the step is searched; all of them where `kept`.
+        sample: modules that stand for all while the step is searched; for most efforts all of them where `kept`.
     """
 
     coder: Coder[AnyMethod]
@@ -94,7 +96,12 @@ class FittedAdapter:
 
     def few(self, names: Iterable[str]) -> bool:
         """Whether these modules are no more than a sample, so that all of them may be coded at every step."""
-        return sum(self.adapter.modules[name].parameters for name in names) <= SAMPLE_NUMBERS
+        return sum(self.adapter.modules[name].parameters for name in names) <= self.sample_numbers
+
+    @property
+    def sample_numbers(self) -> int:
+        """Numbers of a sample."""
+        return SAMPLE_NUMBERS // (_FEWER if self.context.effort == "fast" else 1)
 
     @property
     def shared_numbers(self) -> int:

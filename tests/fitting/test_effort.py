@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,8 @@ from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.errors import UsageError
-from adaptzip.fitting import starting
+from adaptzip.fitting import fits, starting
+from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.testing.adapters import adapter
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures" / "lists-minilm-r16"
@@ -74,3 +77,22 @@ def test_an_unknown_effort() -> None:
     with pytest.raises(UsageError, match="effort 'slow' is unknown") as caught:
         adaptzip.compress(adapter([(8, 8, 2)]), effort="slow")  # type: ignore[arg-type]
     assert caught.value.hint == "efforts: fast, default, best"
+
+
+def test_fast_searches_a_part_of_an_adapter_and_codes_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, coded = adapter([(48, 32, 4)] * 40), list[int]()
+    monkeypatch.setattr(fits, "SAMPLE_NUMBERS", 4 * 8 * 320)
+    code = FittedAdapter.code
+
+    def counted(self: FittedAdapter, step: float, ranks: Mapping[str, int], names: Sequence[str], *more: Any) -> Any:
+        coded.append(len(names))
+        return code(self, step, ranks, names, *more)
+
+    monkeypatch.setattr(FittedAdapter, "code", counted)
+    size, error = made("fast", source, max_error=0.2)
+    assert error <= 0.2
+    assert coded[0] == 8
+    assert coded.count(40) == 1
+    coded.clear()
+    assert size <= 1.03 * made("default", source, max_error=0.2)[0]
+    assert set(coded) == {40}  # as many as are kept are all coded at every step

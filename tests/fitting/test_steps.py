@@ -188,8 +188,7 @@ def test_a_sample_stands_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     source = adapter([(20, 16, 3)] * 30, seed=2)
     whole = searched(source=source)
     monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
-    for module in ("fits", "fit_adapter"):
-        monkeypatch.setattr(f"adaptzip.fitting.{module}.SAMPLE_NUMBERS", 10 * 108)
+    monkeypatch.setattr("adaptzip.fitting.fits.SAMPLE_NUMBERS", 10 * 108)
     part = searched(source=source)
     assert (len(part.fitted.sample), part.fitted.complete, whole.fitted.complete) == (10, False, True)
     step = 0.05
@@ -213,8 +212,7 @@ def test_a_sample_that_misled_is_aimed_at_again(monkeypatch: pytest.MonkeyPatch)
     """Of a sample alone the step is searched; what is met closely is the limit of the whole."""
     source = adapter([(20, 16, 3)] * 30, seed=2)
     monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
-    for module in ("fits", "fit_adapter"):
-        monkeypatch.setattr(f"adaptzip.fitting.{module}.SAMPLE_NUMBERS", 4 * 108)
+    monkeypatch.setattr("adaptzip.fitting.fits.SAMPLE_NUMBERS", 4 * 108)
     for limit, rising in ((0.1, True), (0.4, True), (700, False)):
         steps = searched(source=source)
         assert not steps.fitted.complete
@@ -228,8 +226,7 @@ def test_a_sample_that_misled_is_aimed_at_again(monkeypatch: pytest.MonkeyPatch)
 def test_held_ranks_of_more_than_a_sample_are_coded_whole_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     source = adapter([(20, 16, 3)] * 30, seed=2)
     monkeypatch.setattr("adaptzip.fitting.fit_adapter.KEPT_NUMBERS", 10)
-    for module in ("fits", "fit_adapter"):
-        monkeypatch.setattr(f"adaptzip.fitting.{module}.SAMPLE_NUMBERS", 15 * 108)
+    monkeypatch.setattr("adaptzip.fitting.fits.SAMPLE_NUMBERS", 15 * 108)
     steps = searched(source=source)
     ranks = dict.fromkeys(source.modules, 1)
     found = steps.held(ranks, 900)
