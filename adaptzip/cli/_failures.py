@@ -116,7 +116,7 @@ def _is_usage_error(error: BaseException) -> bool:
 
 
 def _usage_failure(error: BaseException) -> Failure:
-    message: str = error.format_message()  # type: ignore[attr-defined]
+    message: str = error.format_message().replace(": Value error, ", ": ")  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "adaptzip"
     message = message.strip().rstrip(".")

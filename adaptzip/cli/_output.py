@@ -69,15 +69,22 @@ class Output:
 
     @contextmanager
     def warnings(self) -> Iterator[None]:
-        """Show this package's warnings as `warning` does, and those of other packages with --verbose."""
+        """Show this package's warnings as `warning` does, other packages' with --verbose, and what is logged."""
 
         def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
             (self.warning if issubclass(category, AdaptzipWarning) else self.detail)(str(message))
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _logged(self._log):
             warnings.simplefilter("default")
             warnings.showwarning = show
             yield
+
+    def _log(self, message: str) -> None:
+        """Say on a terminal what takes longer than usual, elsewhere with --verbose."""
+        if sys.stderr.isatty() and not self.as_json:
+            self.note(one_line(message))
+        else:
+            self.detail(message)
 
     @contextmanager
     def progress(self) -> Iterator[Report]:
@@ -112,20 +119,20 @@ class Output:
 
 @contextmanager
 def _logged(show: Callable[[str], None]) -> Iterator[None]:
-    """Show what the package logs beside its progress: why something takes longer than usual."""
+    """Show what the package logs: why something takes longer than usual. Only the innermost of several does."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             show(one_line(record.getMessage()))
 
     logger, handler = logging.getLogger("adaptzip"), Handler()
-    level = logger.level
+    level, outer = logger.level, logger.handlers
     logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
+    logger.handlers = [handler]
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers = outer
         logger.setLevel(level)
 
 

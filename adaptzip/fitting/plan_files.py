@@ -15,6 +15,7 @@ from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.forecasts import Forecast, PlanReport
+from adaptzip.fitting.rate_control import DEFAULT_ERROR
 from adaptzip.methods import load, names
 
 SCHEMA = 1
@@ -57,7 +58,8 @@ def write_plan(
     """Write the best row of a plan as a file for `compress --plan`, with the whole table for information.
 
     Args:
-        budget, max_error, effort, allocate: as they were asked for; another effort may find another start.
+        budget, max_error, effort, allocate: as they were asked for; another effort may find another start. Without
+            budget and error, the error that such a plan is made for is written down.
 
     Raises:
         CheckFailedError: if no method can do what was asked.
@@ -69,7 +71,7 @@ def write_plan(
         "method": best.method,
         "options": dict(best.options),
         "budget": budget,
-        "max_error": max_error,
+        "max_error": DEFAULT_ERROR if budget is None and max_error is None else max_error,
         "effort": effort,
         # Ranks that are written down are already allocated.
         "allocate": None if best.ranks else allocate,

@@ -136,5 +136,9 @@ def solve(value: Callable[[float], float], aim: float, low: float, high: float, 
 
 def _beyond(value: float, aim: float, rising: bool) -> float:
     """How far a value is beyond what is aimed at, in logarithms: positive only if it is."""
-    share = log(max(value, _NOTHING) / max(aim, _NOTHING)) * (1 if rising else -1)
+    share = (_log(value) - _log(aim)) * (1 if rising else -1)
     return max(share, _NOTHING) if (value > aim) == rising else min(share, 0.0)
+
+
+def _log(value: float) -> float:
+    return log(min(max(value, _NOTHING), 1 / _NOTHING))

@@ -12,7 +12,7 @@ from math import inf, sqrt
 
 from adaptzip.errors import CheckFailedError, NoRoomError, OutOfReachError
 from adaptzip.fitting.rate import solve
-from adaptzip.fitting.small_rooms import MOST, expected_at, filled, promising
+from adaptzip.fitting.small_rooms import MOST, expected_at, filled, promising, sufficient
 from adaptzip.fitting.steps import FINEST_ERROR, GRAIN, Outcome, StepSearch, round_step
 
 DEFAULT_ERROR = 0.1
@@ -23,6 +23,12 @@ _NUDGE, _NUDGES = 0.97, 6
 """Finer steps that are tried where room is left: each by this factor, and how many."""
 _BELOW = 1e-9
 """How far below the step that was searched, relatively, an error is within its limit; more than the search leaves."""
+_SHORT = 0.03
+"""An error this far below the one asked for, as a share of it, is worth another look."""
+_LOOSE = 1.5
+"""A set whose foreseen bytes are this many times those that were found is worth a look: few are foreseen badly."""
+_SPARSE = 0.9
+"""From this error on few components may be enough."""
 _MISS = 0.009
 """A foreseen size that is off by this share of the room is near enough."""
 _CODED_ROOM = 256
@@ -70,8 +76,8 @@ class RateControl:
             return self._near(limits.aim) if limits.size is None else self._filled(limits.size)
         steps = self.steps
         outcome = steps.refine(steps.distortion(limits.error**2), rising=True)
-        if outcome is None and (smallest := steps.smallest) is not None and smallest.error <= limits.error:
-            outcome = smallest
+        if outcome is None or limits.error >= _SPARSE or outcome.error < limits.error * (1 - _SHORT):
+            outcome = self._sparing(outcome, limits.error)
         if outcome is None:
             cause, hint = ("by quantisation", "use --lossless") if steps.caps is None else ("with these ranks", _MORE)
             raise CheckFailedError(f"relative error {limits.error:g} cannot be reached {cause}", hint=hint)
@@ -158,6 +164,18 @@ class RateControl:
             raise OutOfReachError(limits.error, sqrt(cut), hint=hint)
         if limits.size is not None:
             self.check_size(limits.size)
+
+    def _sparing(self, outcome: Outcome | None, error: float) -> Outcome | None:
+        """Where all components vanish at nearly one step, few of them at a step of their own may come closer."""
+        steps = self.steps
+        if steps.fitted.method.fixed_ranks:
+            return outcome
+        sets = sufficient(steps.fitted, steps.caps, error**2 * steps.fitted.energy, steps.bounds)
+        size = inf if outcome is None else outcome.size - steps.fixed_size
+        better = [few.ranks for few in sets if few.size < _LOOSE * size][:_TRIED]
+        found = (outcome, steps.smallest, *(steps.reaching(ranks, steps.distortion(error**2)) for ranks in better))
+        reached = [one for one in found if one is not None and one.useful and one.error <= error]
+        return min(reached, key=lambda one: one.size, default=None)
 
     def _near(self, aim: float) -> Outcome:
         """The smallest file of about this error, or where none comes near, the one of the finest step."""

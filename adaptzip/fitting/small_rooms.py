@@ -48,6 +48,20 @@ def promising(
     return sorted((few for few in found if few.size <= _LOOSE * room), key=lambda few: few.error)
 
 
+def sufficient(
+    fitted: FittedAdapter, caps: Mapping[str, int] | None, error: float, bounds: tuple[float, float]
+) -> list[Few]:
+    """Sets of few components that are expected to leave a squared error at most, the smallest first."""
+    found = [_reaching(fitted, ranks, error, bounds) for ranks in (*_best_first(fitted, caps), *cheapest(fitted, caps))]
+    return sorted((few for few in found if few.step > bounds[0]), key=lambda few: few.size)
+
+
+def _reaching(fitted: FittedAdapter, ranks: Mapping[str, int], error: float, bounds: tuple[float, float]) -> Few:
+    """These ranks at the step at which they are expected to leave a squared error, or at a bound."""
+    step = solve(lambda step: expected(fitted, step, ranks)[1], error, *bounds, rising=True)
+    return Few(ranks, step, *expected(fitted, step, ranks))
+
+
 def cheapest(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> list[dict[str, int]]:
     """One component of the best module of each size, those of the fewest numbers first.
 

@@ -17,9 +17,10 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
 from adaptzip.errors import AdaptzipError, AdaptzipWarning, FormatError, RefusedError, UsageError
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
-from adaptzip.fitting.requests import Request
+from adaptzip.fitting.requests import AUTO, Request
 from adaptzip.fitting.seed_search import SeedSearch, search
 from adaptzip.fitting.surveys import sites_of
+from adaptzip.methods import load
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.reconstruction import frames_at
 
@@ -74,13 +75,19 @@ def _asked(asked: AskedStart, source: str | Path | Adapter, adapter: Adapter, re
         return noted
     if request.effort == "fast" and not request.search_starts:
         return None
-    found = find_start(adapter.modules, POPULAR, _FURTHER if request.effort == "best" else CHUNK)
+    found = find_start(adapter.modules, POPULAR, _FURTHER if _far(request) else CHUNK)
     if found is None and request.base is not None and _began_with_base(adapter, request.base):
         return _of_base(adapter, request)
     if found is None and request.search_starts:
         how = request.search_starts if isinstance(request.search_starts, SeedSearch) else SeedSearch()
         found = search(adapter, how, request.device)
     return _of_start(found, adapter)
+
+
+def _far(request: Request) -> bool:
+    """Whether no effort is spared, for a method that has use for a start."""
+    takes = request.lossless or request.to == AUTO or load(request.to).takes_frame
+    return request.effort == "best" and takes
 
 
 def _noted_beside(source: str | Path | Adapter, adapter: Adapter) -> Basis | None:

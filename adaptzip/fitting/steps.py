@@ -34,8 +34,12 @@ _HALVINGS = 4
 """How closely the coarsest step that leaves anything is found."""
 _REMEMBERED = 4
 """Outcomes of a search that are kept."""
+_ROUNDED = 1e-8
+"""What float32 may add to the relative error of a module that is decoded."""
 _FINER = 0.95
 """A step finer by this factor tells how bytes follow the error."""
+_STEEP = 1.25
+"""Where they follow it steeply they do so in jumps, and more than is foreseen."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class StepSearch:
 
     def refine(self, limit: float, *, rising: bool) -> Outcome | None:
         """The best outcome for a distortion (`rising`) or a room in bytes; None if none was found."""
+        if rising:
+            limit = max(limit - _ROUNDED, limit / 2)
         efforts: tuple[Effort, ...] = ("default", "best") if self.effort == "best" else (self.effort,)
         # Where a search ends is a matter of chance: what less effort finds is sometimes better.
         slope = self._slope(limit) if rising else 1.0
@@ -159,7 +165,8 @@ class StepSearch:
         larger, finer = foreseen(step * _FINER)
         if not 0 < finer < error:
             return 1.0
-        return max(1.0, log(larger / size) / log(error / finer))
+        slope = log(larger / size) / log(error / finer)
+        return 1.0 if slope <= 1 else slope**_STEEP
 
     def about(self, limit: float) -> Outcome | None:
         """An outcome on either side of a distortion that nobody asked for any closer; None if none was found."""
@@ -173,15 +180,22 @@ class StepSearch:
             found = self.code(found.step, ranks)
         return found if found is not None and found.size <= self.fixed_size + room else None
 
+    def reaching(self, ranks: Mapping[str, int], limit: float) -> Outcome | None:
+        """The smallest file of these few ranks within a distortion, as near as at all; None if none is."""
+        found = self._pass(limit, self.bounds, ranks, rising=True, tolerance=TOLERANCES["best"].error)
+        if found is not None and not self._exact(ranks):
+            found = self.code(found.step, ranks)
+        return found if found is not None and found.distortion <= limit else None
+
     def _search(self, limit: float, near: Tolerances, *, rising: bool) -> Outcome | None:
         """The best outcome on the sample: first with ranks that follow the step, then with those ranks held."""
         bounds = self.bounds
         coarse = self._pass(limit, bounds, None, rising=rising, tolerance=near.coarse, either_side=True)
-        if coarse is None:
-            return None
-        if not coarse.ranks:
+        if coarse is not None and not coarse.ranks and rising:
             # It leaves nothing of the update, an error of 1: close to the limit perhaps, but beyond it.
-            return self._pass(limit, bounds, None, rising=True, tolerance=near.coarse) if rising else coarse
+            coarse = self._pass(limit, bounds, None, rising=True, tolerance=near.coarse)
+        if coarse is None or not coarse.ranks:
+            return coarse
         around = (max(bounds[0], coarse.step * _NEAR[0]), coarse.step * _NEAR[1])
         tolerance = near.error if rising else near.bytes
         fine = self._pass(limit, around, coarse.ranks, rising=rising, tolerance=tolerance, known=coarse)

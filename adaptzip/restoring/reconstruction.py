@@ -80,6 +80,9 @@ def reconstruct(
         return _reconstruct(compressed, modules, _Place(device, dtype), base, basis)
 
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where factors are put, and in which dtype; None for their own."""
@@ -88,8 +91,11 @@ class _Place:
     dtype: torch.dtype | None
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and not self.dtype.is_floating_point:
-            raise UsageError(f"factors of {self.dtype} were asked for", hint="a dtype of floating point is needed")
+        if self.dtype not in (None, *_FLOATS):
+            raise UsageError(
+                f"factors of {self.dtype!r} were asked for",
+                hint="expected torch.float32, torch.float16, torch.bfloat16 or torch.float64",
+            )
 
     def put(self, factors: LoraFactors) -> LoraFactors:
         A, B = (factor.to(self.device, self.dtype or factor.dtype) for factor in (factors.A, factors.B))
@@ -103,6 +109,10 @@ def _reconstruct(
     base: str | Path | None,
     basis: str | Path | Basis | None,
 ) -> Adapter:
+    if isinstance(modules, str):
+        raise UsageError(
+            f"modules is the text {modules!r}, expected several names", hint=f"as in modules=[{modules!r}]"
+        )
     unknown = sorted(set(modules or ()) - compressed.sites.keys())
     if unknown:
         raise UsageError(f"module {unknown[0]!r} is not in the file", hint="`adaptzip inspect` lists its modules")

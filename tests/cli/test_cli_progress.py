@@ -42,3 +42,19 @@ def test_elsewhere_what_is_logged_takes_verbose(monkeypatch: pytest.MonkeyPatch)
     with Output(verbose=True).progress():
         logging.getLogger("adaptzip.bases.kept").info("from the cache")
     assert plain.getvalue() == "from the cache\n"
+
+
+def test_commands_without_a_bar_say_on_a_terminal_what_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("adaptzip.core.compiled")
+    for stream, output, said in (
+        (Terminal(), Output(), "compiling\n"),
+        (Terminal(), Output(quiet=True), ""),
+        (Terminal(), Output(as_json=True), ""),
+        (io.StringIO(), Output(), ""),
+        (io.StringIO(), Output(verbose=True), "compiling\n"),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with output.warnings(), output.warnings():
+            logger.info("compiling")
+        logger.info("afterwards")
+        assert stream.getvalue() == said

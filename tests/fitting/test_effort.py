@@ -55,6 +55,16 @@ def test_an_error_near_1_still_keeps_something(effort: Effort, error: float) -> 
         assert made(effort, source, max_error=error)[1] <= error
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_larger_error_takes_no_more_bytes(effort: Effort) -> None:
+    """Modules alike vanish at one step; few of them at a step of their own still make a smaller file."""
+    one = adapter([(64, 48, 4)]).modules["m.0"]
+    source = Adapter({f"m.{i}": one for i in range(30)})
+    sizes = [made(effort, source, max_error=error)[0] for error in (0.9, 0.95, 0.97, 0.98, 0.99, 0.999)]
+    assert all(after <= before for before, after in zip(sizes, sizes[1:], strict=False))
+    assert sizes[-1] < 0.5 * sizes[0]
+
+
 def test_more_effort_comes_nearer_to_a_budget() -> None:
     shares: dict[Effort, float] = {"fast": 0.97, "default": 0.99, "best": 0.997}
     for effort, share in shares.items():
@@ -71,6 +81,15 @@ def test_fast_looks_for_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
     adaptzip.compress(adapter([(48, 32, 4)]), max_error=0.3)
     adaptzip.compress(adapter([(48, 32, 4)]), max_error=0.3, effort="best")
     assert looked[0] < looked[1]
+
+
+@pytest.mark.starts
+def test_best_looks_far_for_a_start_only_where_one_is_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(starting, "find_start", lambda *_: looked.append(_[2]))
+    for settings in ({"to": "svd"}, {"to": "loretta"}, {"lossless": True}):
+        adaptzip.compress(adapter([(48, 32, 4)]), effort="best", **settings)
+    assert looked[1] < looked[0] == looked[2]
 
 
 def test_an_unknown_effort() -> None:

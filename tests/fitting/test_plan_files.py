@@ -52,6 +52,11 @@ def test_a_plan_keeps_the_effort_that_it_was_made_with(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "a.json").effort == "fast"
 
 
+def test_a_plan_without_limits_keeps_the_error_that_it_is_made_for(tmp_path: Path) -> None:
+    assert written(tmp_path / "a.json", {"m": 2}, budget=None)["max_error"] == 0.1
+    assert written(tmp_path / "b.json", {"m": 2}, budget=None, max_error=0.3)["max_error"] == 0.3
+
+
 def read(path: Path, **values: Any) -> plan_files.PlanFile:
     path.write_text(json.dumps({"method": "svd", **values}))
     return read_plan(path)

@@ -115,3 +115,15 @@ def test_rows_of_zeros_have_no_direction() -> None:
     A, B = METHOD.reconstruct(tensors, Site(4, 3), METHOD.config_type())
     assert torch.equal(B, torch.tensor([[0.0, 0], [-1, 0], [0, 0], [0, 0]]))
     assert torch.equal(A, tensors["V"])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.complex64, "float16"])
+def test_dtypes_that_no_factor_has_are_refused(compressed: Compressed, dtype: Any) -> None:
+    with pytest.raises(UsageError, match="were asked for") as caught:
+        adaptzip.reconstruct(compressed, dtype=dtype)
+    assert "torch.float16" in (caught.value.hint or "")
+
+
+def test_one_text_is_not_several_modules(compressed: Compressed) -> None:
+    with pytest.raises(UsageError, match="modules is the text 'm.0', expected several names"):
+        adaptzip.reconstruct(compressed, modules="m.0")

@@ -65,8 +65,12 @@ def _expected(scales: Any, begins: Any, tensor: Any, row: Any, rows: Any, sixths
 def _told(weights: Any, shape: Any) -> None:
     """Let a model of shapes learn."""
     weights[shape] += SHAPE_STEP
-    if weights.sum() > SHAPES_MOST:
-        weights[:] = (weights + 1) >> 1
+    total = np.int64(0)
+    for weight in weights:
+        total += weight
+    if total > SHAPES_MOST:
+        for i in range(len(weights)):
+            weights[i] = (weights[i] + 1) >> 1
 
 
 @compiled
@@ -75,7 +79,7 @@ def _moved(spread: Any, difference: Any) -> None:
     spread[0] += abs(difference)
     spread[1] += 1
     if spread[1] > SCALES_KEPT:
-        spread[:] = (spread + 1) >> 1
+        spread[0], spread[1] = (spread[0] + 1) >> 1, (spread[1] + 1) >> 1
 
 
 @compiled
@@ -83,7 +87,7 @@ def _coded(weights: Any, symbol: Any, stack: Any, words: Any, begin: Any, notes:
     """Note a symbol, or for -1 take the next off the stack: the symbol."""
     symbol, left, share = _interval(weights, symbol, stack[STATE] & MASK)
     if len(notes):
-        notes[stack[COUNT]] = left, share
+        notes[stack[COUNT], 0], notes[stack[COUNT], 1] = left, share
         stack[COUNT] += np.uint64(1)
     else:
         state, count = pop(stack[STATE], left, share, words, begin, np.int64(stack[COUNT]))
@@ -102,12 +106,17 @@ def _code(rows: Any, sixths: Any, classes: Any, stack: Any, words: Any, begin: A
         stack: (2,) uint64, the state and the words left, or how many are noted.
         notes: (symbols, 2) uint64, where intervals begin and how wide they are.
     """
+    # Loops over single numbers, here and above: numba takes seconds to compile what works on whole arrays.
     shapes, spreads = np.empty((len(rows), 2, _SYMBOLS), np.int64), np.empty((len(rows), 2, 2), np.int64)
-    for i, weight in enumerate(SHAPES):
-        shapes[:, :, i] = weight
-    spreads[:, :, 0], spreads[:, :, 1] = FIRST_SPREAD
-    begins = np.cumsum(rows) - rows
-    scales, differences = np.empty(rows.sum(), np.int64), np.empty(2 * _SPAN + 1, np.int64)
+    begins, count = np.empty(len(rows), np.int64), np.int64(0)
+    for tensor in range(len(rows)):
+        begins[tensor] = count
+        count += rows[tensor]
+        for which in range(2):
+            spreads[tensor, which, 0], spreads[tensor, which, 1] = FIRST_SPREAD
+            for i, weight in enumerate(SHAPES):
+                shapes[tensor, which, i] = weight
+    scales, differences = np.empty(count, np.int64), np.empty(2 * _SPAN + 1, np.int64)
     given = len(notes) > 0
     for tensor in range(len(rows)):
         zeros = 0
@@ -119,7 +128,7 @@ def _code(rows: Any, sixths: Any, classes: Any, stack: Any, words: Any, begin: A
             _told(weights, shape)
             zeros, scales[place] = int(shape == NOTHING), guess
             if zeros:
-                classes[:, place] = NOTHING, 0
+                classes[0, place], classes[1, place] = NOTHING, 0
                 continue
             spread = spreads[tensor, int(row == 0)]
             _differences(spread[0], spread[1], differences)
@@ -127,7 +136,7 @@ def _code(rows: Any, sixths: Any, classes: Any, stack: Any, words: Any, begin: A
             difference = _coded(differences, asked, stack, words, begin, notes) - _SPAN
             _moved(spread, difference)
             scales[place] = min(max(guess + difference, 0), _SPAN)
-            classes[:, place] = shape, scales[place]
+            classes[0, place], classes[1, place] = shape, scales[place]
 
 
 @compiled

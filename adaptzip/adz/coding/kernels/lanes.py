@@ -62,10 +62,13 @@ def classes(words: Any, jobs: Any, tensors: Any, rows: Any, sixths: Any, found: 
     first, row, stack = 0, 0, np.empty(2, np.uint64)
     for job in range(len(jobs)):
         last = first + tensors[job]
-        own = rows[first:last]
-        end = row + own.sum()
+        end = row
+        for tensor in range(first, last):
+            end += rows[tensor]
         stack[contexts.STATE], stack[contexts.COUNT] = jobs[job, STATE], jobs[job, COUNT]
-        contexts.decode(stack, words, np.int64(jobs[job, BEGIN]), own, sixths[first:last], found[:, row:end])
+        contexts.decode(
+            stack, words, np.int64(jobs[job, BEGIN]), rows[first:last], sixths[first:last], found[:, row:end]
+        )
         jobs[job, STATE], jobs[job, COUNT] = stack[contexts.STATE], stack[contexts.COUNT]
         first, row = last, end
 
@@ -264,9 +267,9 @@ def decode(
         next_: (128, 2) uint8, flat: the trellis by that before and a level's parity.
         out: float32, numbers in steps.
     """
-    lanes, taken = np.zeros((2, 5), np.int64), 0
-    lanes[:, _JOB] = -1
-    numbers = np.zeros(2, np.int64)
+    lanes, numbers, taken = np.empty((2, 5), np.int64), np.empty(2, np.int64), 0
+    for i in range(2):
+        lanes[i, _JOB], lanes[i, _ROW], lanes[i, _LEFT], lanes[i, _AT], lanes[i, _TRELLIS] = -1, 0, 0, 0, 0
     while True:
         for i in range(2):
             lane = lanes[i]
