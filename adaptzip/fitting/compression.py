@@ -68,8 +68,9 @@ def compress(
         source: a checkpoint's path, or an adapter that was read already.
         to: name of the method; "auto" keeps the one with the smallest error.
         budget: an upper limit in parameters, bytes or as a share of the source (`Budget`). A size in bytes is met
-            from below, within 1 % of what it leaves for the update besides header, tables and extras. Without an error
-            to meet, an update of an error above 0.12 is larger than the nearest one, which is too small to act alike.
+            from below, within 1 % of what it leaves for the update besides header, tables and extras, and with "fast"
+            within 2 %. Without an error to meet, an update of an error above 0.12 is larger than the nearest one, which
+            is too small to act alike.
         max_error: largest relative error |dW - dW'| / |dW| over all modules together, weighted where there is
             calibration; met from below with the smallest file. 0.1, or what the method can reach, where neither this
             nor a budget is given.
