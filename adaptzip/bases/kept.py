@@ -29,6 +29,8 @@ _KEY, _HASH = "key", "hash"
 _DTYPES = {"S": torch.float64, "U": torch.float32, "V": torch.float32}
 
 _log = logging.getLogger(__name__)
+_told: set[str] = set()
+"""Keys of what this process computed, or told of already: what it reads again of these is no news."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,13 @@ def kept_or_made(sources: Mapping[str, Source], make: Callable[[str], Directions
 
     known = new = 0
     for source, (found, is_known) in zip(sources.values(), parallel_map(find, sources, most=AT_ONCE), strict=True):
-        known += is_known
-        if not is_known and shelf is not None and source.worthwhile:
-            new += 1
-            shelf = shelf if _keep(shelf, source.key, found) else None
+        if source.worthwhile:
+            key = source.key
+            known += is_known and key not in _told
+            _told.add(key)
+            if not is_known and shelf is not None:
+                new += 1
+                shelf = shelf if _keep(shelf, key, found) else None
         yield found
     if shelf is not None and new:
         shelf.trim()
