@@ -25,8 +25,6 @@ _BELOW = 1e-9
 """How far below the step that was searched, relatively, an error is within its limit; more than the search leaves."""
 _SHORT = 0.03
 """An error this far below the one asked for, as a share of it, is worth another look."""
-_LOOSE = 1.5
-"""A set whose foreseen bytes are this many times those that were found is worth a look: few are foreseen badly."""
 _SPARSE = 0.9
 """From this error on few components may be enough."""
 _MISS = 0.009
@@ -170,10 +168,9 @@ class RateControl:
         steps = self.steps
         if steps.fitted.method.fixed_ranks:
             return outcome
-        sets = sufficient(steps.fitted, steps.caps, error**2 * steps.fitted.energy, steps.bounds)
-        size = inf if outcome is None else outcome.size - steps.fixed_size
-        better = [few.ranks for few in sets if few.size < _LOOSE * size][:_TRIED]
-        found = (outcome, steps.smallest, *(steps.reaching(ranks, steps.distortion(error**2)) for ranks in better))
+        room = inf if outcome is None else outcome.size - steps.fixed_size
+        sets = sufficient(steps.fitted, steps.caps, room, error**2 * steps.fitted.energy, steps.bounds)[:_TRIED]
+        found = (outcome, steps.smallest, *(steps.reaching(few.ranks, steps.distortion(error**2)) for few in sets))
         reached = [one for one in found if one is not None and one.useful and one.error <= error]
         return min(reached, key=lambda one: one.size, default=None)
 

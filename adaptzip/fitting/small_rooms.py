@@ -44,16 +44,22 @@ def promising(
     fitted: FittedAdapter, caps: Mapping[str, int] | None, room: float, bounds: tuple[float, float]
 ) -> list[Few]:
     """Sets of few components that may fit in `room` bytes, the smallest expected error first."""
-    found = [filled(fitted, ranks, room, bounds) for ranks in (*_best_first(fitted, caps), *cheapest(fitted, caps))]
+    found = [filled(fitted, ranks, room, bounds) for ranks in _sets(fitted, caps)]
     return sorted((few for few in found if few.size <= _LOOSE * room), key=lambda few: few.error)
 
 
 def sufficient(
-    fitted: FittedAdapter, caps: Mapping[str, int] | None, error: float, bounds: tuple[float, float]
+    fitted: FittedAdapter, caps: Mapping[str, int] | None, room: float, error: float, bounds: tuple[float, float]
 ) -> list[Few]:
-    """Sets of few components that are expected to leave a squared error at most, the smallest first."""
-    found = [_reaching(fitted, ranks, error, bounds) for ranks in (*_best_first(fitted, caps), *cheapest(fitted, caps))]
-    return sorted((few for few in found if few.step > bounds[0]), key=lambda few: few.size)
+    """Sets of few components that may leave a squared error at most in less than `room` bytes, the smallest first."""
+    found = [_reaching(fitted, ranks, error, bounds) for ranks in _sets(fitted, caps)]
+    return sorted((few for few in found if few.step > bounds[0] and few.size < _LOOSE * room), key=lambda few: few.size)
+
+
+def _sets(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> Iterator[Mapping[str, int]]:
+    """Ranks of few components that are worth comparing."""
+    yield from _best_first(fitted, caps)
+    yield from cheapest(fitted, caps)
 
 
 def _reaching(fitted: FittedAdapter, ranks: Mapping[str, int], error: float, bounds: tuple[float, float]) -> Few:

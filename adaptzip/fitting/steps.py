@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import log, sqrt
-from types import MappingProxyType
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from adaptzip.adz.coding.trellis import MAX_LEVEL
 from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.fitting.fits import CodedAdapter, FittedAdapter
-from adaptzip.fitting.rate import TOLERANCE, Point, search, solve
+from adaptzip.fitting.rate import Point, search, solve
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, expected_at
+from adaptzip.fitting.tolerances import TOLERANCES, Tolerances
 
 FINEST_ERROR = 1e-4
 """A size budget is not filled beyond this relative error."""
@@ -40,35 +40,6 @@ _FINER = 0.95
 """A step finer by this factor tells how bytes follow the error."""
 _STEEP = 1.25
 """Where they follow it steeply they do so in jumps, and more than is foreseen."""
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """How near to its limit an outcome ends a search, as shares of the limit.
-
-    Attributes:
-        error, bytes: for either limit.
-        coarse: where ranks follow the step yet.
-        miss: an outcome that stays this far below the limit is aimed at again.
-    """
-
-    error: float
-    bytes: float
-    coarse: float
-    miss: float
-
-    def where(self, slope: float) -> Tolerances:
-        """These tolerances where a share of the error is worth `slope` times as large a share of the bytes."""
-        return replace(self, error=self.error / slope, coarse=self.coarse / slope, miss=self.miss / slope)
-
-
-TOLERANCES: Mapping[Effort, Tolerances] = MappingProxyType(
-    {
-        "fast": Tolerances(error=0.012, bytes=0.02, coarse=0.03, miss=0.02),
-        "default": Tolerances(error=TOLERANCE, bytes=0.006, coarse=0.03, miss=0.009),
-        "best": Tolerances(error=0.0002, bytes=0.001, coarse=0.03, miss=0.002),
-    }
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from adaptzip.fitting.rate_control import Limits, RateControl
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import Made, _order, why_not
 from adaptzip.fitting.small_rooms import Few
-from adaptzip.fitting.steps import TOLERANCES, StepSearch
+from adaptzip.fitting.steps import StepSearch
+from adaptzip.fitting.tolerances import TOLERANCES
 
 
 def forecast(size: int = 100, error: float = 0.1) -> Forecast:

@@ -15,7 +15,8 @@ from adaptzip.core.method import FitContext
 from adaptzip.fitting.fit_adapter import fit_adapter
 from adaptzip.fitting.fits import NOTHING_CODED, CodedAdapter, FittedAdapter
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest
-from adaptzip.fitting.steps import FINEST_ERROR, TOLERANCES, Outcome, StepSearch, Tolerances, round_step
+from adaptzip.fitting.steps import FINEST_ERROR, Outcome, StepSearch, round_step
+from adaptzip.fitting.tolerances import TOLERANCES, Tolerances
 from adaptzip.testing.adapters import adapter
 
 SOURCE = adapter({"a": (40, 24, 4), "b": (30, 20, 3), "c": (10, 10, 2), "d": (10, 10, 2)}, seed=4)
