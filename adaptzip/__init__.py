@@ -26,12 +26,18 @@ if TYPE_CHECKING:
     from adaptzip.errors import AdaptzipError
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
+    from adaptzip.reports.benching import bench
+    from adaptzip.reports.differing import diff
     from adaptzip.reports.evaluation import evaluate
+    from adaptzip.reports.inspecting import inspect
     from adaptzip.reports.merged import check
+    from adaptzip.reports.publishing import publish
+    from adaptzip.reports.verifying import verify
     from adaptzip.restoring.combining import combine
     from adaptzip.restoring.converting import convert
     from adaptzip.restoring.exporting import export
     from adaptzip.restoring.extracting import extract
+    from adaptzip.restoring.live import load_into, merge_into
     from adaptzip.restoring.merging import merge
     from adaptzip.restoring.reading import read
     from adaptzip.restoring.reconstruction import reconstruct
@@ -53,22 +59,29 @@ __all__ = [
     "Site",
     "TensorSpec",
     "Trainable",
+    "bench",
     "check",
     "combine",
     "compress",
+    "convert",
+    "diff",
     "distill",
     "evaluate",
-    "convert",
     "export",
     "extract",
+    "inspect",
+    "load_into",
     "merge",
+    "merge_into",
     "open",
     "plan",
+    "publish",
     "read",
     "read_start",
     "reconstruct",
     "record_start",
     "start_callback",
+    "verify",
 ]
 
 _HOMES = {
@@ -87,22 +100,29 @@ _HOMES = {
     "Site": ("adaptzip.core.compressed", "Site"),
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
+    "bench": ("adaptzip.reports.benching", "bench"),
     "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),
     "compress": ("adaptzip.fitting.compression", "compress"),
+    "diff": ("adaptzip.reports.differing", "diff"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),
     "convert": ("adaptzip.restoring.converting", "convert"),
     "export": ("adaptzip.restoring.exporting", "export"),
     "extract": ("adaptzip.restoring.extracting", "extract"),
+    "inspect": ("adaptzip.reports.inspecting", "inspect"),
+    "load_into": ("adaptzip.restoring.live", "load_into"),
+    "merge_into": ("adaptzip.restoring.live", "merge_into"),
     "merge": ("adaptzip.restoring.merging", "merge"),
     "open": ("adaptzip.adz.container.reader", "open_adz"),
+    "publish": ("adaptzip.reports.publishing", "publish"),
     "plan": ("adaptzip.fitting.choosing", "plan"),
     "read": ("adaptzip.restoring.reading", "read"),
     "read_start": ("adaptzip.bases.starts.files", "read_start"),
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
     "record_start": ("adaptzip.bases.starts.recording", "record_start"),
     "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),
+    "verify": ("adaptzip.reports.verifying", "verify"),
 }
 
 

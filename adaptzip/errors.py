@@ -6,9 +6,15 @@ The exit code that the command line maps it to is a class attribute, so both are
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_PACKAGE = __name__.partition(".")[0]
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
 
 
 class AdaptzipError(Exception):
@@ -35,6 +41,17 @@ class AdaptzipError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was raised in another process arrives with all that it told, whatever its class is made from.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[AdaptzipError], arguments: tuple[Any, ...], told: dict[str, Any]) -> AdaptzipError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(told)
+    return error
 
 
 class UsageError(AdaptzipError, ValueError):
@@ -107,6 +124,16 @@ class AdaptzipWarning(UserWarning):
     """Something that was done, but not quite as asked, such as a budget that could not be filled."""
 
 
+def warn(message: str) -> None:
+    """Warn whoever called the package: the warning has the line outside of it."""
+    if _muted.get():
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, AdaptzipWarning, stacklevel=level)
+
+
 @contextmanager
 def naming(what: object, *kinds: type[AdaptzipError]) -> Iterator[None]:
     """Put the file, module or row in front of errors of these kinds about what it holds."""
@@ -119,6 +146,10 @@ def naming(what: object, *kinds: type[AdaptzipError]) -> Iterator[None]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Leave this package's own warnings out, where what falls short is told otherwise or of no account."""
-    with warnings.catch_warnings(action="ignore", category=AdaptzipWarning):
+    """Leave this package's own warnings out, where what falls short is told otherwise or of no account; other threads
+    keep theirs."""
+    token = _muted.set(True)
+    try:
         yield
+    finally:
+        _muted.reset(token)

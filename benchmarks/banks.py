@@ -120,7 +120,7 @@ def command() -> tuple[str, bool]:
         words = ["compress", str(MATERIAL / MAIN), "--to", "vblora", "--budget", COMMAND_BUDGET, "--device", "cpu"]
         words += ["-o", str(Path(folder) / "lora.adz"), "--quiet"]
         before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "adaptzip.cli", *words], check=True)
+        subprocess.run([sys.executable, "-m", "adaptzip", *words], check=True)
         seconds = time.perf_counter() - begun
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

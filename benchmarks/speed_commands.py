@@ -79,7 +79,7 @@ def _compress(shop: Shop, words: Sequence[str]) -> list[str]:
 
 def _beside_torch(shop: Shop, words: Mapping[str, Sequence[str]]) -> dict[str, list[Sample]]:
     """Commands of adaptzip in turn, and a process that imports torch and ends."""
-    lines = {name: [sys.executable, "-m", "adaptzip.cli", *some] for name, some in words.items()}
+    lines = {name: [sys.executable, "-m", "adaptzip", *some] for name, some in words.items()}
     sides: dict[str, Callable[[], Sample]] = {
         name: partial(_sample, line) for name, line in {**lines, _TORCH: [sys.executable, "-c", _TORCH]}.items()
     }

@@ -103,7 +103,7 @@ def _command(adapter: Path, error: float, start: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         words = ["compress", str(adapter), "--max-error", str(error), "--start", start, "-o", f"{folder}/x.adz", "-q"]
         began = os.times()
-        subprocess.run([sys.executable, "-m", "adaptzip.cli", *words], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "adaptzip", *words], check=True, capture_output=True)
         ended = os.times()
     return ended.children_user + ended.children_system - began.children_user - began.children_system
 

@@ -179,10 +179,12 @@ def _returned(entries: list[Entry]) -> Iterator[Any]:
     known = {id(entry.value) for entry in entries}
     for entry in entries:
         if inspect.isfunction(entry.value):
-            value = entry.value.__globals__.get(str(entry.value.__annotations__.get("return")))
-            if inspect.isclass(value) and value.__module__.startswith("adaptzip.") and id(value) not in known:
-                known.add(id(value))
-                yield value
+            function = inspect.unwrap(entry.value)
+            for word in str(function.__annotations__.get("return")).split(" | "):
+                value = function.__globals__.get(word)
+                if inspect.isclass(value) and value.__module__.startswith("adaptzip.") and id(value) not in known:
+                    known.add(id(value))
+                    yield value
 
 
 def _contents(found: dict[str, list[Entry]]) -> str:

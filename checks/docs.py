@@ -123,7 +123,7 @@ def _make_targets() -> frozenset[str]:
 def _help(*command: str) -> str | None:
     """What `adaptzip COMMAND --help` prints, or None if there is no such command."""
     done = subprocess.run(
-        [sys.executable, "-m", "adaptzip.cli", *command, "--help"],
+        [sys.executable, "-m", "adaptzip", *command, "--help"],
         capture_output=True,
         text=True,
         check=False,

@@ -33,10 +33,11 @@ from adaptzip.bases.starts.generators import Place, whole_numbers
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis, BasisReference, Start
-from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Provenance, TrainingReport
+from adaptzip.core.compressed import Compressed, ExtraEntry, PackedExtras, Provenance
 from adaptzip.core.function_method import AnyFunctionMethod, FunctionMethod
 from adaptzip.core.meta import Meta
 from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES

@@ -29,6 +29,7 @@ PROGRAMS = (
     "calibration",
     "directions",
     "extract",
+    "many",
     "merge",
     "methods",
     "peers",
@@ -256,7 +257,7 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
         page.put("two", "", path)
 
 
-@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "speed-sdxl", "quantiser"])
+@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "speed-sdxl", "many", "quantiser"])
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
     assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1
 

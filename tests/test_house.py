@@ -209,7 +209,9 @@ def test_imports_are_late_for_the_start_of_the_command_line_alone() -> None:
     others = {"bases/starts/threefry.py", "methods/_banks/choosing.py", "methods/_svd_rows.py"}
     assert kernels.keys() == {*coding, *others}
     assert {path: set(found) for path, found in outside.items() if path not in kernels} == {
-        "methods/__init__.py": needed
+        "methods/__init__.py": needed,
+        # A header is told without torch, where it needs no method to tell what it is of.
+        "reports/archives.py": {"adaptzip.core.method", "adaptzip.methods"},
     }
 
 

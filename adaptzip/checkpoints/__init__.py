@@ -23,6 +23,7 @@ from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, held
 from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints._registry import GROUP, conventions, dialect, dialects, opener, reader, readers, writer
+from adaptzip.checkpoints._safetensors import Contents, SafetensorsWriter
 from adaptzip.checkpoints._vetting import vet_numbers
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import CheckpointError
@@ -32,6 +33,7 @@ __all__ = [
     "PREFIX",
     "BaseTensors",
     "Checkpoint",
+    "Contents",
     "Dialect",
     "Files",
     "Loss",
@@ -39,6 +41,7 @@ __all__ = [
     "NativeModule",
     "NativeWriter",
     "Reader",
+    "SafetensorsWriter",
     "Signature",
     "WriteOptions",
     "Writer",

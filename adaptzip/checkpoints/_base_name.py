@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adaptzip.core.meta import Meta
-from adaptzip.errors import AdaptzipWarning, UsageError
+from adaptzip.errors import UsageError, warn
 
 KEY = "base_model_name_or_path"
 """Where PEFT's adapter_config.json has the name."""
@@ -40,11 +39,9 @@ def is_local(name: str) -> bool:
 def warn_of_local_name(name: str | None) -> None:
     """Say, once for each name and place, that a path on this machine is written into a file."""
     if name is not None and is_local(name):
-        warnings.warn(
+        warn(
             f"the base model's name is the path {name!r}, which whoever gets the file can read; "
-            "--base-name NAME writes another",
-            AdaptzipWarning,
-            stacklevel=3,
+            "--base-name NAME writes another"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from adaptzip.checkpoints._config import WEIGHT_NAMES
 from adaptzip.checkpoints._keys import PREFIX, unwrapped
 from adaptzip.checkpoints._places import BESIDE, OTHER_NAMES, TRAINERS, WHOLE_MODELS, is_shard
 from adaptzip.checkpoints._registry import weight_names
-from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.errors import CheckpointError, warn
 from adaptzip.files.weights import open_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -66,11 +65,7 @@ def warn_of_others(folder: Path, weights: Path) -> None:
         names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
         steps = all(_STEP.fullmatch(name) for name in others)
         why = "saved earlier in the same training" if steps else "which may hold something that was trained"
-        warnings.warn(
-            f"{folder}: {weights.name} is read, and {names} beside it, {why}, is left alone",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
+        warn(f"{folder}: {weights.name} is read, and {names} beside it, {why}, is left alone")
 
 
 def _is_quiet(path: Path) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from adaptzip.errors import AdaptzipWarning, CheckpointError, RefusedError
+from adaptzip.errors import CheckpointError, RefusedError, warn
 
 PREFIX = "base_model.model."
 """What PEFT puts before the module's path in the base model."""
@@ -97,11 +96,9 @@ def warn_of_spelling(plain: Mapping[str, str], where: object) -> None:
     """
     changed = [key for key, found in plain.items() if key != found]
     if changed:
-        warnings.warn(
+        warn(
             f"{where}: {len(changed)} of {len(plain)} keys are not as PEFT saves them: {changed[0]} is read as "
-            f"{plain[changed[0]]}",
-            AdaptzipWarning,
-            stacklevel=2,
+            f"{plain[changed[0]]}"
         )
 
 

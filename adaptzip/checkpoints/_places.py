@@ -10,6 +10,7 @@ from adaptzip.checkpoints._nowhere import no_adapter
 from adaptzip.checkpoints._registry import config_names, weight_names
 from adaptzip.checkpoints._shards import INDEX_SUFFIX
 from adaptzip.errors import CheckpointError
+from adaptzip.files.presence import check_adapter, refuse_dangling
 
 OTHER_NAMES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapters.safetensors")
 """What other programs than PEFT call theirs; where a folder has one of these, it is the one meant."""
@@ -32,14 +33,10 @@ def weight_file(path: Path) -> Path:
     Raises:
         CheckpointError: if there is none, or more than one; it says where to look.
     """
-    refuse_dangling(path)
+    check_adapter(path)
     if path.is_file():
         _refuse_parts(path)
         return path
-    if not path.is_dir():
-        if path.exists():
-            raise CheckpointError(f"{path}: is neither a file nor a folder", hint="give an adapter's folder")
-        raise CheckpointError(f"{path}: no such file or folder", hint="give an adapter's folder or its weight file")
     for name in (*weight_names(), *OTHER_NAMES):
         for file in (path / name, path / f"{name}{INDEX_SUFFIX}"):
             refuse_dangling(file)
@@ -52,19 +49,6 @@ def config_file(weights: Path) -> Path:
     """Where the configuration beside a weight file, or beside the index of its shards, lies or would lie."""
     names = config_names(weights.name.removesuffix(INDEX_SUFFIX))
     return next((file for name in names if _is_there(file := weights.parent / name)), weights.parent / names[0])
-
-
-def refuse_dangling(path: Path) -> None:
-    """Refuse a link to a file that is not there.
-
-    Raises:
-        CheckpointError: naming its target.
-    """
-    if path.is_symlink() and not path.exists():
-        raise CheckpointError(
-            f"{path}: is a link to {path.readlink()}, which does not exist",
-            hint="fetch the file that it stands for: a download may have been cut short",
-        )
 
 
 def is_shard(path: Path) -> bool:

@@ -41,6 +41,21 @@ def pad(factors: LoraFactors, rank: int) -> LoraFactors:
     return replace(factors, A=a, B=b)
 
 
+def uniform(adapter: Adapter, *, one_rank: bool) -> Adapter:
+    """The same update with the scale 1 in every module.
+
+    Args:
+        one_rank: and with one rank in all modules whose names have the same first word, as a pipeline's component's.
+    """
+    folded = {name: fold(factors) for name, factors in adapter.modules.items()}
+    ranks: dict[str, int] = {}
+    for name, factors in folded.items():
+        first = name.partition(".")[0]
+        ranks[first] = max(ranks.get(first, 1), factors.rank)
+    modules = {name: pad(m, ranks[name.partition(".")[0]]) if one_rank else m for name, m in folded.items()}
+    return replace(adapter, modules=modules, meta=adapter.meta.described)
+
+
 def balanced(factors: LoraFactors) -> LoraFactors:
     """The same update, exactly, as A * c and B / c, where one of them lies at an end of float16's range.
 

@@ -8,7 +8,6 @@ lora_alpha; config.json or --alpha does.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from adaptzip.checkpoints._parts import Parts, is_embedding, misfit, needed_base
 from adaptzip.checkpoints._square_convolution import groups_of, unrolled
 from adaptzip.checkpoints._state_dict import StateDict, alpha_of, layout_fits, layout_of, weight_shapes
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import RefusedError, warn
 
 
 class _Loralib(StateDict):
@@ -135,11 +134,9 @@ def _told(source: Checkpoint, name: str, A: Tensor, B: Tensor, shape: tuple[int,
             "of which",
             hint='give a file with {"lora_alpha": ..., "enable_lora": [true, false, ...]} by --config',
         )
-    warnings.warn(
+    warn(
         f"{source.weights}: nothing says of which two of three parts {name} and its like have factors; they are taken "
-        "for the first and the third, q and v, as in loralib's own GPT-2 (--config with enable_lora tells others)",
-        AdaptzipWarning,
-        stacklevel=2,
+        "for the first and the third, q and v, as in loralib's own GPT-2 (--config with enable_lora tells others)"
     )
     return (True, False, True)
 

@@ -8,7 +8,6 @@ says what `in` is, unless the module is the only one.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from math import sqrt
 from typing import Any
@@ -22,7 +21,7 @@ from adaptzip.checkpoints._config import DIFFERENT, whole
 from adaptzip.checkpoints._parts import AGAIN, Parts, check_numbers, linear_layout, misfit, part_of
 from adaptzip.checkpoints._peft_method import Modules, PeftMethod
 from adaptzip.core.adapter import LoraFactors
-from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.errors import CheckpointError, warn
 
 _A, _B = "base_model.vera_A", "base_model.vera_B"
 
@@ -85,11 +84,9 @@ def _drawn(
 ) -> tuple[Tensor, Tensor]:
     """A and B as PEFT draws them for the largest sides of all modules: uniform, of variance 2 / (columns)."""
     key = whole("projection_prng_key", raw.get("projection_prng_key", 0), source.path, 0)
-    warnings.warn(
+    warn(
         f"{source.weights}: vera_A and vera_B are not in it, and are drawn from projection_prng_key {key} as PEFT "
-        "does; another version of torch may have drawn other numbers in training",
-        AdaptzipWarning,
-        stacklevel=2,
+        "does; another version of torch may have drawn other numbers in training"
     )
     generator = torch.Generator().manual_seed(key)
     out, width = (max(shape[side] for shape in shapes.values()) for side in (0, 1))

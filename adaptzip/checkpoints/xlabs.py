@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from adaptzip.checkpoints._image.dialect import ImageDialect
 from adaptzip.checkpoints._image.names import ORIGINAL
 from adaptzip.checkpoints._image.spellings import in_original
 from adaptzip.checkpoints._losses import Loss, beside_products
+from adaptzip.checkpoints._safetensors import Contents
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -82,9 +82,9 @@ class _Xlabs(ImageDialect):
             )
         return f"{found[1]}.processor.{_NAMES[found[2]]}"
 
-    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+    def contents(self, adapter: Adapter, options: WriteOptions) -> Contents:
         modules = {name: _attention(name, factors) for name, factors in adapter.modules.items()}
-        super().write(replace(adapter, modules=modules), folder, options)
+        return super().contents(replace(adapter, modules=modules), options)
 
 
 def _whole(name: str, factors: LoraFactors) -> LoraFactors:

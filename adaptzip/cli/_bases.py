@@ -1,18 +1,21 @@
-"""Base models that the command line names as on the Hub: fetched before a command begins, for every command alike."""
+"""Models and adapters that the command line names as on the Hub: fetched before a command begins, for all alike."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from adaptzip.cli._output import Output
-from adaptzip.models.hub import base_path, on_the_hub
+from adaptzip.errors import CheckpointError
+from adaptzip.models.hub import adapter_path, base_path, on_the_hub
 
 _OPTIONS = ("base", "tuned")
 """What commands call the folder of a model that they read."""
+ADAPTERS = ("source", "sources", "paths", "teacher", "against", "a", "b", "adapters", "modules_of", "holdout")
+"""What they call adapters."""
 
 
 def with_bases(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,16 +23,40 @@ def with_bases(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def run(**values: Any) -> Any:
+        fetch = partial(_folder, quiet=bool(values.get("quiet")), bare=bool(values.get("as_json")))
         for name in _OPTIONS:
             if values.get(name) is not None:
-                values[name] = _folder(values[name], quiet=bool(values.get("quiet")), bare=bool(values.get("as_json")))
+                values[name] = fetch(values[name], base_path)
+        for name in ADAPTERS:
+            found = values.get(name)
+            if isinstance(found, Path):
+                values[name] = fetch(found, adapter_path)
+            elif isinstance(found, list):
+                values[name] = [_one_of(one, fetch, alone=len(found) == 1 or name != "paths") for one in found]
         return command(**values)
 
     return run
 
 
-def _folder(named: Path, *, quiet: bool, bare: bool) -> Path:
-    """The folder of a model; what is fetched is told on stderr, with the bars of huggingface_hub on a terminal."""
+def _one_of(word: str | Path, fetch: Callable[..., Path], *, alone: bool) -> str | Path:
+    """One of several adapters; what is no name on the Hub, such as a path with a weight behind a colon, stays as it is.
+
+    Args:
+        alone: whether it is an error where it can't be fetched; else it is left to be told with the others.
+    """
+    if on_the_hub(word) is None:
+        return word
+    try:
+        return type(word)(fetch(Path(word), adapter_path))
+    except CheckpointError:
+        if alone:
+            raise
+        return word
+
+
+def _folder(named: Path, path_of: Callable[[Path], Path], *, quiet: bool, bare: bool) -> Path:
+    """The folder of a model or an adapter; what is fetched is told on stderr, with the bars of huggingface_hub on a
+    terminal."""
     model = on_the_hub(named)
     if model is None:
         return named
@@ -38,4 +65,4 @@ def _folder(named: Path, *, quiet: bool, bare: bool) -> Path:
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    return base_path(named)
+    return path_of(named)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from adaptzip.cli import _completing as completing
 from adaptzip.core import effort
 
 Extras = Literal["lossless", "float16", "bfloat16", "int8"]
@@ -15,24 +16,13 @@ Kind = Literal["causal", "classifier", "multilabel", "scores", "tokens", "encode
 Scored = Literal["all", "completion"]
 
 
-def method_names() -> list[str]:
-    """Completion of methods; it costs no torch."""
-    from adaptzip.methods import names
-
-    return list(names())
-
-
-def _targets() -> list[str]:
-    return [*method_names(), "auto"]
-
-
 To = Annotated[
     str | None,
     typer.Option(
         "--to",
         help="The method, see `adaptzip methods`, or auto for the best of all.  [default: svd]",
         metavar="METHOD",
-        autocompletion=_targets,
+        autocompletion=completing.targets,
         show_default=False,
     ),
 ]
@@ -42,7 +32,7 @@ Methods = Annotated[
         "--to",
         help="A method to look at; may be repeated.  [default: all]",
         metavar="METHOD",
-        autocompletion=method_names,
+        autocompletion=completing.method_names,
         show_default=False,
     ),
 ]
@@ -53,6 +43,24 @@ Size = Annotated[
         "-b",
         help="Upper limit: 50k or 1.2M stored parameters, 64KiB or 2MB on disk, 2% or 100x of the source.",
         metavar="SIZE",
+        show_default=False,
+    ),
+]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        "--params",
+        help="Upper limit of stored parameters, such as 50000 or 50k: --budget in one unit.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+Bytes = Annotated[
+    str | None,
+    typer.Option(
+        "--bytes",
+        help="Upper limit of bytes on disk, such as 65536 or 64KiB: --budget in one unit.",
+        metavar="N",
         show_default=False,
     ),
 ]
@@ -72,6 +80,7 @@ Settings = Annotated[
         "-s",
         help="An option of the method; see `adaptzip methods METHOD`.",
         metavar="KEY=VALUE",
+        autocompletion=completing.settings,
         show_default=False,
     ),
 ]
@@ -183,10 +192,32 @@ Allocate = Annotated[
 Source = Annotated[
     Path,
     typer.Argument(
-        help="An adapter of any dialect, as a folder or a weight file, or a .adz file.",
+        help="An adapter of any dialect, as a folder, a weight file or a repository of the Hub, or a .adz file.",
         metavar="SRC",
         show_default=False,
     ),
+]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Adapters of any dialect, as folders, weight files or repositories of the Hub, .adz files, or patterns "
+        "such as 'adapters/*'.",
+        metavar="SRC...",
+        show_default=False,
+    ),
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir",
+        help="A folder for the outputs of several sources, each under its source's name; what an earlier run with the "
+        "same options made of the same content is left.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", help="Processes at once, for several sources.", metavar="NUMBER", min=1)
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be written, and write nothing.")]
@@ -218,6 +249,7 @@ From = Annotated[
         "--from",
         help="The dialect to read it as, where its keys tell another or more than one.",
         metavar="NAME",
+        autocompletion=completing.read_dialects,
         show_default=False,
     ),
 ]
@@ -228,6 +260,7 @@ As = Annotated[
         help="The dialect to write, or peft-portable.  [default: the one that the adapter came in; where that is not "
         "written, kohya for image models, else peft]",
         metavar="NAME",
+        autocompletion=completing.written_dialects,
         show_default=False,
     ),
 ]

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from adaptzip.cli._text import one_line, printable
+from adaptzip.cli._whole import WholeJob
 from adaptzip.errors import AdaptzipWarning
 
 SCHEMA = 1
 """Version of the JSON that every command prints; a key is never renamed or removed within one version."""
 
-Report = Callable[[str, float], None]
-"""Called with what is being done and how much of it is done, from 0 to 1."""
+Report = Callable[[str, float, float], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Output:
         """Say on stderr what the user should know although it is no error."""
         if not self.quiet:
             _write(sys.stderr, one_line(f"warning: {message}"))
+
+    def failed(self, what: Path, message: str, hint: str | None) -> None:
+        """Say on stderr that one of several failed, which stops none of the others."""
+        told = message if message.startswith(str(what)) else f"{what}: {message}"
+        _write(sys.stderr, one_line(f"error: {told}"))
+        if hint:
+            _write(sys.stderr, one_line(f"hint: {hint}"))
 
     def note(self, text: str) -> None:
         """Say on stderr what belongs to a result, in one line or several; with --json it is in the result."""
@@ -94,22 +102,40 @@ class Output:
                 yield self._phases()
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
 
         def show(text: str) -> None:
             console.print(text, markup=False, highlight=False)
 
         with Progress(*columns, console=console, transient=True) as bar, _logged(show):
-            task = bar.add_task("starting", total=1.0)
-            yield lambda phase, share: bar.update(task, description=phase, completed=share)
+            task, whole = bar.add_task("starting", total=1.0), WholeJob()
+
+            def report(phase: str, done: float, total: float) -> None:
+                bar.update(task, description=phase, completed=whole.told(phase, done, total))
+
+            yield report
 
     def _phases(self) -> Report:
         said: set[str] = set()
 
-        def report(phase: str, share: float) -> None:
+        def report(phase: str, done: float, total: float) -> None:
             if phase not in said:
                 said.add(phase)
                 self.detail(phase)

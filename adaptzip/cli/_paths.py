@@ -6,6 +6,7 @@ from pathlib import Path
 
 from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output, check_output_folder
+from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.files.inputs import check_apart
 from adaptzip.files.names import names_a_file
 
@@ -13,9 +14,14 @@ from adaptzip.files.names import names_a_file
 def default_output(source: Path) -> Path:
     """The `.adz` beside the source, under its name: `lora.adz` for lora.safetensors or for the folder lora/.
 
+    What was fetched from the Hub gets its name there, and lies in the working directory.
+
     Raises:
         UsageError: if the source has no name to take.
     """
+    fetched = named_by_cache(source)
+    if fetched is not None:
+        return Path(f"{fetched[0].rpartition('/')[2]}.adz")
     if not source.is_dir():
         return source.with_suffix(".adz")
     # What the user typed is kept where it has a name, so that messages show it.

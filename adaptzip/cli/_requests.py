@@ -31,6 +31,23 @@ def method_settings(method: str | None, items: list[str]) -> dict[str, Any]:
     return parse_settings(items, name, settings_of(load(name).config_type))
 
 
+def budget_text(budget: str | None, parameters: str | None, size: str | None) -> str | None:
+    """What --budget, --params or --bytes says, as --budget would say it.
+
+    Raises:
+        UsageError: if two of them are given, or a number is none.
+    """
+    from adaptzip.core.budget import Budget
+
+    given = {"--budget": budget, "--params": parameters, "--bytes": size}
+    named = [option for option, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} both limit the size", hint=f"drop {named[1]}")
+    if parameters is not None:
+        return f"{Budget.parse(parameters, 'parameters').amount:.0f}"
+    return budget if size is None else f"{Budget.parse(size, 'bytes').amount:.0f}B"
+
+
 def request_of(settings: Mapping[str, Any]) -> Request:
     """The request that these settings, its fields, make; the budget as it was written.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,25 +34,37 @@ class Setting:
         kind: what may stand after it, in words.
         default: its value where it is not set.
         type: the field's type.
+        meaning: what it is for, in words; "" where the method does not say.
     """
 
     name: str
     kind: str
     default: Any
     type: Any
+    meaning: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The option as JSON values."""
-        return {"name": self.name, "type": self.kind, "default": self.default}
+        return {"name": self.name, "type": self.kind, "default": self.default, "meaning": self.meaning}
 
 
 def settings_of(config: type) -> tuple[Setting, ...]:
     """The options that a frozen Config class declares, in its order."""
-    hints = get_type_hints(config)
+    hints, meanings = get_type_hints(config), _meanings(config)
     return tuple(
-        Setting(field.name, _words(hints[field.name]), _default(field), hints[field.name])
+        Setting(field.name, _words(hints[field.name]), _default(field), hints[field.name], meanings.get(field.name, ""))
         for field in dataclasses.fields(config)
     )
+
+
+def _meanings(config: type) -> dict[str, str]:
+    """What the `Attributes` of a class's docstring say of each, on one line."""
+    told = inspect.cleandoc(config.__doc__ or "").partition("\nAttributes:\n")[2]
+    # The section ends where a line is not indented.
+    section = re.split(r"^(?=\S)", told, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = re.split(r"^(?=    \S)", section, flags=re.MULTILINE)
+    pairs = (" ".join(entry.split()).partition(": ") for entry in entries)
+    return {name: meaning.rstrip(".") for names, _, meaning in pairs for name in names.split(", ") if meaning}
 
 
 def parse_settings(items: Iterable[str], method: str, settings: Iterable[Setting]) -> dict[str, Any]:

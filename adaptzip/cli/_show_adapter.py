@@ -19,6 +19,7 @@ from adaptzip.fitting.requests import Original, Request
 from adaptzip.fitting.starting import known_frames
 from adaptzip.methods import REFERENCE
 from adaptzip.reports.describing import AdapterReport, DtypeReport, ModuleReport, describe
+from adaptzip.reports.starts import start_values
 from adaptzip.reports.yardsticks import yardsticks
 from adaptzip.restoring.opening import source_bytes
 from adaptzip.restoring.reading import read
@@ -61,17 +62,27 @@ def show(
         costs = [] if loaded is None or device is None else _costs(loaded, size, device, progress)
     frames = None if loaded is None else loaded.frames
     framed = 0 if frames is None else len(frames.modules)
-    start = show_start.values(None if frames is None else frames.reference, framed, len(adapter.modules))
-    values = {
+    start = start_values(None if frames is None else frames.reference, framed, len(adapter.modules))
+    values = _values(path, size, report) | {"start": start, "costs": costs}
+    output.result(values, lambda: _text(path, size, report, start, costs, output.verbose))
+
+
+def described(
+    path: Path, *, alpha: float | None, config: Path | None, base: Path | None, dialect: str | None
+) -> dict[str, Any]:
+    """What there is to say of the adapter at `path` without costs, as JSON values."""
+    adapter = read(path, alpha=alpha, config=config, base=base, dialect=dialect)
+    return _values(path, source_bytes(path), describe(adapter)) | {"start": None, "costs": []}
+
+
+def _values(path: Path, size: int, report: AdapterReport) -> dict[str, Any]:
+    return {
         "kind": "checkpoint",
         "path": str(path),
         "bytes": size,
         **report.as_dict(),
         "patterns": [{"pattern": p, "modules": n} for p, n in _patterns(report)],
-        "start": start,
-        "costs": costs,
     }
-    output.result(values, lambda: _text(path, size, report, start, costs, output.verbose))
 
 
 def _loaded(path: Path, adapter: Adapter, device: str) -> Original:

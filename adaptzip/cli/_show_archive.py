@@ -2,161 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from adaptzip.adz.container.head import Head
-from adaptzip.adz.container.names import expand
-from adaptzip.adz.container.reader import Opened, read_header
 from adaptzip.cli import _show_start as show_start
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._show_scores import ROWS, figure, measured, share
 from adaptzip.core.basis import BasisReference
-from adaptzip.core.compressed import ExtraEntry, TrainingReport
-from adaptzip.errors import FormatError, naming
+from adaptzip.core.compressed import ExtraEntry
+from adaptzip.core.training_report import TrainingReport
+from adaptzip.reports.archives import ArchiveReport, describe_archive
 
 _MOST_EXTRAS = 8
 _HASH_SHOWN = 8
 
 
-@dataclass(frozen=True)
-class _Archive:
-    """A file's head, and what else can be read without decoding."""
-
-    path: Path
-    opened: Opened
-
-    @property
-    def head(self) -> Head:
-        return self.opened.head
-
-    @property
-    def modules(self) -> int:
-        return len(self.head.metadata.sites)
-
-    @property
-    def lengths(self) -> Sequence[int | None]:
-        """Bytes of each module's block; None where all modules are in one bit string."""
-        return [None] * self.modules if self.head.grouped else self.head.lengths
-
-    @property
-    def zero(self) -> list[str] | None:
-        """The modules without a block, whose update is zero; None where only decoding would tell."""
-        if self.head.grouped:
-            return None
-        return [name for name, length in zip(self.head.metadata.sites, self.lengths, strict=True) if not length]
-
-    @property
-    def extras(self) -> tuple[ExtraEntry, ...]:
-        return self.head.metadata.extras
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.opened.parts.values())
-
-    @property
-    def gained(self) -> int:
-        """How many modules were multiplied by a gain before they were coded."""
-        return sum(gain != 0 for gain in self.head.gains)
-
-
 def show(path: Path, output: Output) -> None:
-    """Describe the `.adz` at `path`, all of which is compared with its hashes."""
-    opened = read_header(path)
-    with naming(path, FormatError):
-        opened.payload.check()
-    archive = _Archive(path, opened)
-    output.result(_values(archive), lambda: _text(archive, output.verbose))
+    """Describe the `.adz` at `path`."""
+    archive = describe_archive(path)
+    output.result(archive.as_dict(), lambda: _text(archive, output.verbose))
 
 
-def _values(archive: _Archive) -> dict[str, Any]:
-    head, header, parts = archive.head, archive.head.metadata, archive.opened.parts
-    provenance = head.provenance
-    return {
-        "kind": "adz",
-        "path": str(archive.path),
-        "bytes": archive.bytes,
-        "method": header.method,
-        "method_version": header.method_version,
-        "method_config": dict(header.config),
-        "linear": _linear(head),
-        "lossless": bool(header.config.get("lossless", False)),
-        "relative_error": provenance.relative_error,
-        "parameters": provenance.parameters,
-        "source_bytes": provenance.source_bytes,
-        "source_hash": provenance.source_hash,
-        "ratio": provenance.source_bytes / archive.bytes,
-        "made_by": provenance.made_by,
-        "seed": provenance.seed,
-        "distilled": _told(provenance.distilled),
-        "dialect": header.dialect,
-        "base_model": _base_model(archive),
-        "renamed": header.renamed,
-        "basis": None if header.basis is None else dataclasses.asdict(header.basis),
-        "start": _start(archive),
-        "gained_modules": archive.gained,
-        "step": head.step,
-        "max_rank": head.max_rank,
-        "parts": parts,
-        "extras_share": parts["extras"] / archive.bytes,
-        "patterns": [
-            {"pattern": pattern, "modules": _count(pattern, archive), "shape": [site.out, site.width]}
-            for pattern, site in header.patterns
-        ],
-        "modules": [
-            {"name": name, "shape": [site.out, site.width], "layout": site.layout, "bytes": length}
-            for (name, site), length in zip(header.sites.items(), archive.lengths, strict=True)
-        ],
-        "zero_modules": archive.zero,
-        "extras": [
-            {"role": e.role, "name": e.name, "dtype": e.dtype, "shape": list(e.shape), "stored": e.stored}
-            for e in archive.extras
-        ],
-        "config": dict(head.config),
-    }
-
-
-def _start(archive: _Archive) -> dict[str, Any] | None:
-    """Known directions that in-vectors are coded in; None where the file has a basis of another kind, or none."""
-    basis, sizes = archive.head.metadata.basis, archive.head.basis_sizes
-    framed = 0 if archive.head.basis else show_start.count(sizes)
-    return show_start.values(basis, framed, archive.modules)
-
-
-def _linear(head: Head) -> bool | None:
-    """Whether the file holds updates of weights; None where its method is unknown.
-
-    Only what was trained, or has no modules, can be anything else, so that torch, which methods need, is imported for
-    such files alone.
-    """
-    header = head.metadata
-    if header.sites and (header.config.get("lossless") or not head.provenance.distilled):
-        return True
-    from adaptzip.core.method import Method
-    from adaptzip.methods import load, names
-
-    return isinstance(load(header.method), Method) if header.method in names() else None
-
-
-def _base_model(archive: _Archive) -> str | None:
-    named = archive.head.metadata.base_model or archive.head.config.get("base_model_name_or_path")
-    return None if named is None else str(named)
-
-
-def _count(pattern: str, archive: _Archive) -> int:
-    return len(expand([pattern], archive.modules))
-
-
-def _text(archive: _Archive, verbose: bool) -> str:
+def _text(archive: ArchiveReport, verbose: bool) -> str:
     header, size = archive.head.metadata, archive.bytes
     distilled = archive.head.provenance.distilled
     patterns = [
-        [pattern, str(_count(pattern, archive)), f"{site.out} x {site.width}", site.layout]
+        [pattern, str(archive.numbers_of(pattern)), f"{site.out} x {site.width}", site.layout]
         for pattern, site in header.patterns
     ]
     kept = {name: part for name, part in archive.opened.parts.items() if part or name == "extras"}
@@ -172,7 +45,7 @@ def _text(archive: _Archive, verbose: bool) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
+def _overview(archive: ArchiveReport) -> Iterable[tuple[str, str]]:
     header, size = archive.head.metadata, archive.bytes
     made = archive.head.provenance
     yield "file", f"{archive.path}, {text.size(size)}"
@@ -181,11 +54,11 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "ratio", text.ratio(made.source_bytes, size)
     yield "method", f"{header.method}, version {header.method_version}"
     yield "settings", ", ".join(f"{name} {value}" for name, value in header.config.items() if name != "lossless")
-    start = _start(archive)
+    start = archive.start
     yield "start", show_start.told(start) if start else ""
-    yield "basis", "" if header.basis is None or start else _basis(header.basis, _base_model(archive))
+    yield "basis", "" if header.basis is None or start else _basis(header.basis, archive.base_model)
     yield "gains", f"in {archive.gained} of {text.count(archive.modules, 'module')}" if archive.gained else ""
-    if _linear(archive.head) is False:
+    if archive.linear is False:
         yield "kind", f"functions behind {text.count(len(header.sites), 'layer')}: not linear, can't be merged"
     else:
         yield "error", "0, lossless" if header.config.get("lossless") else text.number(made.relative_error)
@@ -198,15 +71,8 @@ def _overview(archive: _Archive) -> Iterable[tuple[str, str]]:
         yield "update", f"{'alpha is 0' if unscaled else 'never trained'}: every update is zero"
     elif zero:
         yield "update", f"zero in {zero} of {text.count(archive.modules, 'module')}"
-    yield "base model", f"{_base_model(archive) or ''}{', not as its source calls it' if header.renamed else ''}"
+    yield "base model", f"{archive.base_model or ''}{', not as its source calls it' if header.renamed else ''}"
     yield "made by", made.made_by
-
-
-def _told(report: TrainingReport | None) -> dict[str, Any] | None:
-    if report is None:
-        return None
-    counts = {"texts": report.texts, "held_out": report.held_out, "step": report.step, "steps": report.steps}
-    return {**counts, "metric": report.metric, "rows": report.rows}
 
 
 def _trained(told: TrainingReport) -> str:
@@ -241,7 +107,7 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
     return f"{places[basis.source]}, {text.count(basis.size, 'direction')} at most{known}"
 
 
-def _modules(archive: _Archive) -> str:
+def _modules(archive: ArchiveReport) -> str:
     rows = [
         [name, f"{site.out} x {site.width}", "with all" if length is None else f"{length:,} B"]
         for (name, site), length in zip(archive.head.metadata.sites.items(), archive.lengths, strict=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptzip.cli import _show_start as start
 from adaptzip.cli import _text as text
+from adaptzip.reports.starts import framed_modules, start_values
 
 if TYPE_CHECKING:
     from adaptzip.core.basis import Basis
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.appraisal import Appraisal
     from adaptzip.fitting.choosing import Foreseen
     from adaptzip.fitting.forecasts import PlanReport
+    from adaptzip.fitting.requests import Request
     from adaptzip.fitting.running import Made, Tried
 
 _HEAD = ("method", "size", "ratio", "parameters")
@@ -25,16 +27,40 @@ _NOTHING_BESIDE: Mapping[str, Any] = {
 """The keys of what stands beside a result, where nothing does."""
 
 
-def summary(values: Mapping[str, Any], size_limit: float | None = None, error_limit: float | None = None) -> str:
-    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`, and with calibration the weighted error as well.
+@dataclass(frozen=True)
+class Limits:
+    """What a result was held to.
+
+    Attributes:
+        size: bytes, or None.
+        error: the relative error, or None.
+        budget: the limit of the size as it was read, in words; "" without one.
+    """
+
+    size: float | None = None
+    error: float | None = None
+    budget: str = ""
+
+    @classmethod
+    def of(cls, request: Request, source_bytes: int) -> Limits:
+        """Those of a request, for a source of so many bytes."""
+        budget = request.budget
+        size = None if budget is None else budget.bytes_for(source_bytes)
+        return cls(size, request.max_error, "" if budget is None else budget.told)
+
+
+def summary(values: Mapping[str, Any], limits: Limits) -> str:
+    """`112.2 KiB  (1.9 % of 5.8 MiB, 52x, error 0.0998)`, with a weighted error and a budget where there are some.
 
     No number is rounded beyond the limit that it was held to.
     """
     size, source = values["bytes"], values["source_bytes"]
     parts = f"{text.share(size, source)} of {text.size(source)}, {text.ratio(source, size)}"
     errors = {"error": values["relative_error"], "weighted error": values["weighted_error"]}
-    told = (f", {name} {text.number(error, error_limit)}" for name, error in errors.items() if error is not None)
-    return f"{text.size(size, size_limit)}  ({parts}{''.join(told)})"
+    told = [f", {name} {text.number(error, limits.error)}" for name, error in errors.items() if error is not None]
+    if limits.budget:
+        told.append(f"; budget {limits.budget}")
+    return f"{text.size(size, limits.size)}  ({parts}{''.join(told)})"
 
 
 def counts(values: Mapping[str, Any]) -> str:
@@ -93,8 +119,8 @@ def made(
 def _start(found: Made) -> dict[str, Any] | None:
     compressed, saved = found.compressed, found.saved
     embedded = compressed.basis is not None and compressed.basis.source == "embedded"
-    framed = 0 if embedded else start.count(compressed.basis_sizes)
-    return start.values(compressed.basis, framed, len(compressed.sites), saved)
+    framed = 0 if embedded else framed_modules(compressed.basis_sizes)
+    return start_values(compressed.basis, framed, len(compressed.sites), saved)
 
 
 def _around(found: Made, beside: Appraisal, captured: float | None, basis: str | Path | Basis | None) -> dict[str, Any]:
@@ -131,7 +157,7 @@ def foreseen(found: Foreseen, *, weighted: bool) -> dict[str, Any]:
         "relative_error": None if weighted else best.relative_error,
         "kept_modules": len(best.ranks) if best.ranks else None,
         "lossless": False,
-        "start": start.values(best.frames, best.framed, best.modules, best.saved),
+        "start": start_values(best.frames, best.framed, best.modules, best.saved),
         "bytes": best.bytes,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptzip.cli import _text as text
+from adaptzip.core.training_report import IN_PER_CENT
 
 if TYPE_CHECKING:
     from adaptzip.reports.evaluation import Evaluation
@@ -15,8 +16,6 @@ ROWS = {"none": "no adapter", "teacher": "teacher", "fitted": "fitted", "distill
 
 _DISTANCES = {"encoder": ["1 - cosine"], "scores": ["squared error", "rank correlation"]}
 """Columns beside the teacher, of kinds that put out no distributions."""
-_SHARES = ("accuracy", "F1", "macro F1", "exact match")
-"""Metrics that are shown in per cent."""
 _MOST_DIFFERENCES = 10
 """That are shown of more than these, unless all are asked for, are those from the teacher alone."""
 
@@ -72,7 +71,7 @@ def differences(found: Evaluation, *, every: bool = False) -> str:
 def _difference(found: Evaluation, difference: Difference) -> list[str]:
     row = [difference.name, difference.against, *_interval(difference.distance, percent=False)]
     if found.metric is not None:
-        row += _interval(difference.metric, percent=found.metric in _SHARES)
+        row += _interval(difference.metric, percent=found.metric in IN_PER_CENT)
     return row
 
 
@@ -100,7 +99,7 @@ def figure(value: float | None) -> str:
 
 def measured(metric: str | None, value: float | None) -> str:
     """A metric's value, in per cent where it is a share."""
-    return share(value) if metric in _SHARES else figure(value)
+    return share(value) if metric in IN_PER_CENT else figure(value)
 
 
 def share(value: float | None) -> str:

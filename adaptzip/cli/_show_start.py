@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from adaptzip.cli import _text as text
-from adaptzip.core.basis import BasisReference
 
 _SHOWN = 8
 _KINDS = {"normal": "normal", "uniform": "uniform", "mlx": "MLX uniform"}
-
-
-def values(
-    reference: BasisReference | None, framed: int, modules: int, saved: int | None = None
-) -> dict[str, Any] | None:
-    """Where modules are known to have begun, as JSON values; None where no module is coded so.
-
-    Args:
-        framed: modules that are, of so many `modules`.
-        saved: bytes that this is expected to save.
-    """
-    if reference is None or not framed:
-        return None
-    start = reference.start
-    return {
-        "source": reference.source,
-        "generator": None if start is None else start.generator,
-        "seed": None if start is None else start.seed,
-        "offset": None if start is None else min(start.offsets, default=None),
-        "correlation": None if start is None else start.correlation,
-        "hash": reference.hash or None,
-        "description": reference.description or None,
-        "directions": reference.size,
-        "framed_modules": framed,
-        "modules": modules,
-        "saved_bytes": saved,
-    }
 
 
 def told(start: Mapping[str, Any]) -> str:
@@ -67,8 +39,3 @@ def saving(start: Mapping[str, Any], module_bytes: int | None) -> str:
         return ""
     share = "" if module_bytes is None else f", {text.share(saved, module_bytes + saved)} of the modules' bytes"
     return f": saves about {text.size(saved)}{share}"
-
-
-def count(sizes: Sequence[int]) -> int:
-    """Modules that have directions."""
-    return sum(size > 0 for size in sizes)

@@ -12,6 +12,8 @@ import typer
 from adaptzip._version import __version__
 from adaptzip.cli import _failures, _output, basis
 from adaptzip.cli._bases import with_bases
+from adaptzip.cli._early import checked_early
+from adaptzip.cli._panels import PanelledCommand
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
 from adaptzip.cli.check import check
@@ -27,11 +29,12 @@ from adaptzip.cli.inspect import inspect
 from adaptzip.cli.merge import merge
 from adaptzip.cli.methods import methods
 from adaptzip.cli.plan import plan
+from adaptzip.cli.publish import publish
 from adaptzip.cli.verify import verify
 
 COMMANDS = (
     compress, distill, plan, bench, inspect, verify, export, convert,
-    merge, check, combine, extract, diff, eval, methods,
+    merge, check, combine, extract, diff, eval, publish, methods,
 )  # fmt: skip
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""
@@ -42,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in COMMANDS:
-    app.command(_command.__name__)(with_bases(_command))
+    app.command(_command.__name__, cls=PanelledCommand)(checked_early(with_bases(_command)))
 for _name, _group in GROUPS.items():
     app.add_typer(_group.app, name=_name)
 

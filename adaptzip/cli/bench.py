@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from adaptzip.cli import _formats as formats
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
 from adaptzip.cli._requests import text_fields
+from adaptzip.core.budget import Budget
 
 if TYPE_CHECKING:
-    from adaptzip.reports.benching import Bench
+    from adaptzip.reports.bench_results import Bench
 
 
 def bench(
@@ -25,11 +27,21 @@ def bench(
         typer.Option(
             "--budget",
             "-b",
-            help="A size to try: 64KiB, 2% or 100x; may be repeated.  [default: 5%, 2%, 1%, 0.5% besides extras]",
+            help="A size to try: 64KiB, 2% or 100x; may be repeated.  [default: 5%, 2%, 1%, 0.5% besides extras, or "
+            "sizes above the smallest that a file can have]",
             metavar="SIZE",
             show_default=False,
         ),
     ] = None,
+    params: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of stored parameters to try instead, such as 10k,50k.", metavar="N,N,...", show_default=False
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["text", "md", "latex", "csv"], typer.Option(help="How to print the table.", show_default=True)
+    ] = "text",
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw it, as .png, .svg or .pdf; needs matplotlib.", metavar="FILE", show_default=False),
@@ -58,12 +70,14 @@ def bench(
 
     Every file is made and measured, and none is kept. Beside them stand the fewest bytes that the Gaussian
     rate-distortion bound allows at each file's error, and what float16 and int4 factors would take. All sizes
-    count the extras. Writes nothing but the plot.
+    count the extras. --format prints the files alone, with plain numbers, for other programs. Writes nothing but
+    the plot.
 
     \b
     Examples:
       adaptzip bench my-adapter/
       adaptzip bench my-adapter/ --to svd --to vblora --budget 100x --budget 200x
+      adaptzip bench my-adapter/ --params 10k,50k --format md
       adaptzip bench my-adapter/ --plot sizes.png
     """
     from adaptzip.restoring.opening import source_bytes
@@ -77,7 +91,7 @@ def bench(
         check_file(plot, force=force, source=source, config=config, base=base, basis=basis, calibration=calibration)
     from adaptzip.fitting.requests import Request
     from adaptzip.methods import load
-    from adaptzip.reports.benching import bench as run
+    from adaptzip.reports.benching import bench_of
 
     for name in to or []:
         load(name)
@@ -96,18 +110,29 @@ def bench(
         calibration=calibration,
         **text_fields(calibration, text_field, pair_field, completion_field),
     )
+    sizes: list[Any] = [*(budget or []), *(Budget.parse(one, "parameters") for one in _listed(params))]
     with sink.warnings(), sink.progress() as report:
-        found = run(source, request, methods=to or (), sizes=budget or (), progress=report)
+        found = bench_of(source, request, methods=to or (), sizes=sizes, progress=report)
     values = {"path": None if plot is None else str(plot), **found.as_dict()}
     if plot is None:
-        sink.result(values, lambda: _text(found))
+        sink.result(values, lambda: _shown(found, format))
         return
     from adaptzip.reports.plots import draw
 
     draw(found, plot, title=source.resolve().name, force=force)
     if not as_json:
-        sink.result(values, lambda: _text(found))
+        sink.result(values, lambda: _shown(found, format))
     sink.wrote(plot, f"{text.count(len(found.points), 'file')} of {text.count(_methods(found), 'method')}", values)
+
+
+def _listed(numbers: str | None) -> list[str]:
+    return [] if numbers is None else numbers.split(",")
+
+
+def _shown(found: Bench, form: str) -> str:
+    if form == "text":
+        return _text(found)
+    return formats.WRITERS[form](*found.table)
 
 
 def _methods(found: Bench) -> int:
@@ -140,11 +165,15 @@ def _text(found: Bench) -> str:
     padded = [[*row, *[""] * (len(head) - len(row))] for row in simple]
     lines = [text.table([*rows, *padded], head=head, indent="")]
     for missed in found.missed:
-        where = "" if missed.budget is None else f" at {text.size(missed.budget)}"
+        where = "" if missed.budget is None else f" at {_limit(missed.budget, missed.unit)}"
         lines.append(f"{missed.method}{where}: {missed.reason}")
     if found.extras_bytes:
         lines.append(f"all sizes include {text.size(found.extras_bytes)} of extras")
     return "\n".join(lines)
+
+
+def _limit(amount: int, unit: str) -> str:
+    return text.size(amount) if unit == "bytes" else text.count(amount, "parameter")
 
 
 def _against(size: int, bound: int | None) -> list[str]:

@@ -11,7 +11,6 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._requests import text_fields
-from adaptzip.cli._weighing import sensitivities
 from adaptzip.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -46,13 +45,10 @@ def diff(
       adaptzip diff my-adapter/ restored/ --max-error 0.1
       adaptzip diff my-adapter/ my-adapter.adz --base base-model/ --calibration texts.jsonl
     """
-    from adaptzip.checkpoints._image.aligning import aligned
-    from adaptzip.core.comparing import diff as compare
-    from adaptzip.restoring.reading import read
+    from adaptzip.reports.differing import diff as compare
 
     fields = text_fields(calibration, text_field, pair_field, completion_field)
-    first, second = aligned(read(a, base=base, basis=basis), read(b, base=base, basis=basis))
-    report = compare(first, second, sensitivities(first, a, base, calibration, fields))
+    report = compare(a, b, base=base, basis=basis, calibration=calibration, **fields)
     Output(as_json, quiet).result(
         {"a": str(a), "b": str(b), "max_error": max_error, **report.as_dict()}, lambda: _text(report)
     )

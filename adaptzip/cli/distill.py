@@ -17,7 +17,7 @@ from adaptzip.cli import _show_scores as scores
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output, Report
 from adaptzip.cli._paths import check_file
-from adaptzip.cli._requests import AUTO, method_settings
+from adaptzip.cli._requests import AUTO, budget_text, method_settings
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def distill(
     ] = None,
     to: options.To = None,
     budget: options.Size = None,
+    params: options.Parameters = None,
+    bytes_: options.Bytes = None,
     setting: options.Settings = None,
     allocate: options.Allocate = None,
     task: options.Task = None,
@@ -118,6 +120,7 @@ def distill(
     """
     if to == AUTO:
         raise UsageError("distilling needs one method", hint="name the method with --to")
+    budget = budget_text(budget, params, bytes_)
     began = time.monotonic()
     _check_one_length(steps=steps, minutes=minutes, max_time=max_time)
     seconds = None if max_time is None else _seconds(max_time)
@@ -200,7 +203,7 @@ def _shown(report: Report) -> Callable[[Moment], None]:
             )
             # Scores and embeddings decide nothing that could agree.
             alike = "" if isnan(moment.agreement) else f", agreement {100 * moment.agreement:.1f} %"
-            report(f"training: loss {moment.loss:.4g}{alike}, {left} left", moment.done)
+            report(f"training: loss {moment.loss:.4g}{alike}, {left} left", moment.done, 1.0)
 
     return show
 

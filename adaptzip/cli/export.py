@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaptzip.cli import _many as many
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
+from adaptzip.cli._compressing import source_files
 from adaptzip.cli._output import Output
-from adaptzip.cli._paths import check_export
+from adaptzip.cli._paths import check_export, default_output
+from adaptzip.errors import UsageError
 from adaptzip.files.names import names_a_file
 
 if TYPE_CHECKING:
@@ -21,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    source: options.Source,
+    paths: options.Sources,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
@@ -31,7 +35,9 @@ def export(
             metavar="PATH",
             show_default=False,
         ),
-    ],
+    ] = None,
+    output_dir: options.OutputDir = None,
+    jobs: options.Jobs = 1,
     as_: options.As = None,
     portable: Annotated[
         bool,
@@ -51,13 +57,15 @@ def export(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write an adapter as other programs load it.
+    """Write adapters as other programs load them.
 
     Writes a folder; with --as peft it holds adapter_config.json and adapter_model.safetensors, which
     PEFT loads with the same update. Some dialects hold a method's own tensors, such as peft-vblora those of a
     .adz made with --to vblora. What was written is read back and held against the adapter before it appears.
     What the dialect has no room for is listed, and refused unless --drop-extras leaves it out. A PEFT folder
-    keeps the README.md of a source folder, with a section that tells how to load it.
+    keeps the README.md of a source folder, with a section that tells how to load it. Several sources go into
+    folders in --output-dir; one that fails does not stop the others, and what an earlier run made of them is
+    left.
 
     \b
     Examples:
@@ -65,16 +73,34 @@ def export(
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
       adaptzip export small.adz --as peft-vblora -o vblora/
       adaptzip export my-adapter.adz --as mlx -o for-mlx/
+      adaptzip export *.adz --as peft --output-dir restored/
       adaptzip export my-adapter.adz --as gguf --base base-model/ --dtype float16 -o for-llama-cpp/
     """
-    check_export(output, force=force, source=source, config=config, base=base, basis=basis)
     sink = Output(as_json, quiet, verbose)
-    from adaptzip.restoring.exporting import export as write
-
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,
         "config": config, "dialect": dialect, "base": base, "basis": basis, "base_name": base_name,
     }  # fmt: skip
+    sources = many.expanded(paths)
+    if output_dir is not None:
+        if output is not None:
+            raise UsageError("-o and --output-dir both name the output", hint="drop one of them")
+        _several(sources, output_dir, settings, jobs, sink, force=force, dry_run=dry_run)
+        return
+    if output is None or len(sources) > 1:
+        one = len(sources) == 1
+        raise UsageError(
+            "no output is named" if one else "there are several sources",
+            hint="name the output with -o" if one else "name a folder with --output-dir",
+        )
+    _one(sources[0], output, settings, sink, force=force, dry_run=dry_run)
+
+
+def _one(source: Path, output: Path, settings: dict[str, Any], sink: Output, *, force: bool, dry_run: bool) -> None:
+    inputs = {name: settings[name] for name in ("config", "base", "basis")}
+    check_export(output, force=force, source=source, **inputs)
+    from adaptzip.restoring.exporting import export as write
+
     sink.detail("reading the adapter and writing it")
     if dry_run:
         with sink.warnings(), elsewhere(output) as path:
@@ -88,6 +114,47 @@ def export(
     for line in said(report):
         sink.note(line)
     sink.wrote(output, _summary(report), _values(output, report) | {"dry_run": False})
+
+
+def _several(
+    sources: list[Path], folder: Path, settings: dict[str, Any], jobs: int, sink: Output, *, force: bool, dry_run: bool
+) -> None:
+    """Export several adapters, each into a folder of its name."""
+    targets = many.targets_in(folder, sources, lambda source: default_output(source).stem)
+    note = None if dry_run else many.journal_of(folder, "export", settings)
+    place = many.Folder.of(targets, note, source_files, force=force)
+    with sink.warnings():
+        work = partial(_worked, targets, settings, dry_run)
+        outcomes = many.run(work, sources, sink, jobs=jobs, skip=place.known, done=place.done)
+    many.finish(outcomes, _table, sink)
+
+
+def _worked(targets: Mapping[Path, Path], settings: dict[str, Any], dry_run: bool, source: Path) -> dict[str, Any]:
+    """Export one of several adapters, perhaps in a process of its own."""
+    output = targets[source]
+    check_export(output, force=True, source=source, **{name: settings[name] for name in ("config", "base", "basis")})
+    from adaptzip.restoring.exporting import export as write
+
+    if dry_run:
+        with elsewhere(output) as path:
+            return _values(output, write(source, path, **settings)) | {"dry_run": True}
+    # The folder is this command's own.
+    return _values(output, write(source, output, force=True, **settings)) | {"dry_run": False}
+
+
+def _table(outcomes: Sequence[many.Outcome]) -> str:
+    rows = [
+        [
+            outcome.values["path"],
+            outcome.values["dialect"],
+            text.size(outcome.values["bytes"]),
+            f"{outcome.values['modules']:,}",
+            f"{len(outcome.values['left_out'])} kinds" if outcome.values["left_out"] else "",
+            "as before" if outcome.skipped else "",
+        ]
+        for outcome in outcomes
+    ]
+    return text.table(rows, head=["folder", "dialect", "size", "modules", "left out", ""], indent="")
 
 
 @contextmanager

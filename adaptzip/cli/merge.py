@@ -143,7 +143,7 @@ def merge(
             device=device,
             force=force,
             **how,
-            progress=lambda done, total: report("merging", done / total),
+            progress=report,
         )
     values = written.as_dict() | {"dry_run": False}
     _say(sink, values)

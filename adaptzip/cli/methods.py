@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaptzip.cli import _completing as completing
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 
 if TYPE_CHECKING:
+    from adaptzip.cli._settings import Setting
     from adaptzip.core.family import AnyFamily
 
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="A method, to list its options.", metavar="NAME", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A method, to list its options.",
+            metavar="NAME",
+            autocompletion=completing.method_names,
+            show_default=False,
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -60,16 +68,17 @@ def _describe(name: str, output: Output) -> None:
         lambda: "\n".join(
             [
                 text.fields((key, str(value)) for key, value in _about(method).items()),
-                text.table(
-                    [[setting.name, setting.kind, str(setting.default)] for setting in settings],
-                    head=["option", "type", "default"],
-                    indent="",
-                )
-                if settings
-                else "it has no options",
+                "\noptions, each as -s NAME=VALUE" if settings else "it has no options",
+                text.fields((f"  {setting.name}", _said(setting)) for setting in settings),
             ]
         ),
     )
+
+
+def _said(setting: Setting) -> str:
+    default = "none" if setting.default is None else str(setting.default).lower()
+    what = f"{setting.kind}, default {default}"
+    return f"{setting.meaning}  [{what}]" if setting.meaning else what
 
 
 def _about(method: AnyFamily) -> dict[str, Any]:

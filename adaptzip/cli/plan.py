@@ -12,7 +12,7 @@ from adaptzip.cli import _show_choice as show
 from adaptzip.cli import _text as text
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
-from adaptzip.cli._requests import method_settings, text_fields
+from adaptzip.cli._requests import budget_text, method_settings, text_fields
 from adaptzip.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def plan(
     source: options.Source,
     to: options.Methods = None,
     budget: options.Size = None,
+    params: options.Parameters = None,
+    bytes_: options.Bytes = None,
     max_error: options.MaxError = None,
     extras: options.KeepExtras = "lossless",
     setting: options.Settings = None,
@@ -71,6 +73,7 @@ def plan(
     """
     from adaptzip.restoring.opening import source_bytes
 
+    budget = budget_text(budget, params, bytes_)
     methods = to or []
     if setting and len(methods) != 1:
         raise UsageError("-s sets an option of one method", hint="name one method with --to")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from adaptzip.core.effects import Effects
+from adaptzip.core.late import late
 from adaptzip.core.layouts import TURNED, Layout
 from adaptzip.core.linalg import factored_svd
 from adaptzip.core.meta import Meta
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count, number, size
 from adaptzip.errors import CheckpointError, UsageError
 
 
-@dataclass(frozen=True, eq=False)
-class LoraFactors:
+@dataclass(frozen=True, eq=False, repr=False)
+class LoraFactors(Shown):
     """One module's low-rank update `scaling * B @ A`, in the dtype it was stored in.
 
     Attributes:
@@ -72,6 +75,14 @@ class LoraFactors:
         """Stored numbers in A and B."""
         return self.A.numel() + self.B.numel()
 
+    def _told(self) -> Iterable[str]:
+        yield f"{self.shape[0]} x {self.shape[1]}"
+        yield f"rank {self.rank}"
+        yield "" if self.scaling == 1 else f"scaling {number(self.scaling)}"
+        yield "" if self.layout == "linear" else self.layout
+        yield "" if self.magnitude is None else "magnitude"
+        yield "" if self.bias is None else "bias"
+
     def delta(self) -> Tensor:
         """The dense update `scaling * B @ A`, (out, in), float32 (float64 factors stay float64)."""
         dtype = torch.promote_types(torch.promote_types(self.A.dtype, self.B.dtype), torch.float32)
@@ -100,8 +111,8 @@ class LoraFactors:
         return delta
 
 
-@dataclass(frozen=True, eq=False)
-class Adapter:
+@dataclass(frozen=True, eq=False, repr=False)
+class Adapter(Shown):
     """A whole adapter.
 
     Attributes:
@@ -120,6 +131,10 @@ class Adapter:
         >>> small = adaptzip.compress(adapter, lossless=True)
         >>> torch.equal(adaptzip.reconstruct(small).modules["layers.0.q_proj"].B, factors.B)
         True
+        >>> adapter
+        Adapter(peft, 1 module, rank 2, 28 parameters)
+        >>> sorted(adapter.state_dict("peft"))
+        ['base_model.model.layers.0.q_proj.lora_A.weight', 'base_model.model.layers.0.q_proj.lora_B.weight']
     """
 
     modules: Mapping[str, LoraFactors]
@@ -148,6 +163,46 @@ class Adapter:
     def parameters(self) -> int:
         """Stored numbers in all factors, extras not counted."""
         return sum(m.parameters for m in self.modules.values())
+
+    def state_dict(
+        self, dialect: str = "peft", *, dtype: torch.dtype | None = None, drop_extras: bool = False
+    ) -> dict[str, Tensor]:
+        """The tensors that a dialect's file would hold, by its keys, once its own reader found the adapter in them.
+
+        What they mean may be told by a configuration as well, which `adaptzip.export` writes and `adaptzip.load_into`
+        knows: for "peft" the scales.
+
+        Args:
+            dialect: whose keys: "peft", "kohya", "diffusers" and others that are one safetensors file.
+            dtype: of the factors: torch.float32, torch.float16 or torch.bfloat16; None keeps their own.
+            drop_extras: leave out what the dialect cannot hold, instead of refusing.
+
+        Raises:
+            UsageError: if there is no such dialect, or it has no tensors by key.
+            RefusedError: if the dialect cannot hold the adapter.
+            CheckFailedError: if its reader would not find the adapter in them.
+        """
+        found: dict[str, Tensor] = late("adaptzip.restoring.in_memory:state_dict")(
+            self, dialect, dtype=dtype, drop_extras=drop_extras
+        )
+        return found
+
+    def _told(self) -> Iterable[str]:
+        yield self.meta.dialect
+        yield count(len(self.modules), "module")
+        ranks = [m.rank for m in self.modules.values()]
+        if ranks:
+            yield f"rank {ranks[0]}" if min(ranks) == max(ranks) else f"ranks {min(ranks)} to {max(ranks)}"
+        yield count(self.parameters, "parameter")
+        extras = sum(tensor.nbytes for tensor in self.extras.values())
+        yield f"{count(len(self.extras), 'extra')} of {size(extras)}" if self.extras else ""
+        yield f"base model {self.meta.base_model}" if self.meta.base_model else ""
+
+    def _rows(self) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
+        rows = [
+            (name, f"{m.shape[0]} x {m.shape[1]}", str(m.rank), number(m.scaling)) for name, m in self.modules.items()
+        ]
+        return ("module", "out x in", "rank", "scaling"), rows
 
 
 def named_in(adapter: Adapter) -> frozenset[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +54,8 @@ class BasisReference:
     start: Start | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class ModuleBasis:
+@dataclass(frozen=True, eq=False, repr=False)
+class ModuleBasis(Shown):
     """One module's directions: U (out, k) and V (in, k), float32, the most important first.
 
     Columns are orthonormal to the rounding of the dtype they were stored in. A side that has fewer directions than
@@ -67,9 +70,13 @@ class ModuleBasis:
         """k, the number of directions on either side."""
         return self.V.shape[1]
 
+    def _told(self) -> Iterator[str]:
+        yield f"{self.U.shape[0]} x {self.V.shape[0]}"
+        yield count(self.size, "direction")
 
-@dataclass(frozen=True, eq=False)
-class Basis:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Basis(Shown):
     """A basis for many modules.
 
     Attributes:
@@ -79,6 +86,12 @@ class Basis:
 
     modules: Mapping[str, ModuleBasis]
     reference: BasisReference
+
+    def _told(self) -> Iterator[str]:
+        yield self.reference.source
+        yield count(len(self.modules), "module")
+        yield f"at most {count(self.reference.size, 'direction')}"
+        yield self.reference.description
 
     def to(self, device: torch.device) -> Basis:
         """The same on a device."""

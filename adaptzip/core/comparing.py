@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count, number
 from adaptzip.errors import UsageError
 
 
@@ -35,8 +37,8 @@ class ModuleDiff:
         return _relative(self.error, self.norm)
 
 
-@dataclass(frozen=True)
-class DiffReport:
+@dataclass(frozen=True, repr=False)
+class DiffReport(Shown):
     """How far two adapters are apart.
 
     Attributes:
@@ -70,6 +72,20 @@ class DiffReport:
         """Whether no difference was found at all."""
         apart = self.only_in_a or self.only_in_b or self.extras_different
         return not apart and all(m.error == 0 for m in self.modules)
+
+    def _told(self) -> Iterator[str]:
+        error = self.relative_error
+        yield "the same" if self.same else f"error {'infinite' if error is None else number(error)}"
+        yield count(len(self.modules), "module")
+        yield f"{len(self.only_in_a)} only in the first" if self.only_in_a else ""
+        yield f"{len(self.only_in_b)} only in the second" if self.only_in_b else ""
+        yield f"{count(len(self.extras_different), 'extra')} different" if self.extras_different else ""
+
+    def _rows(self) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+        every = (*self.modules, *self.only_in_a, *self.only_in_b)
+        errors = ((m.name, number(m.norm), m.relative_error) for m in every)
+        rows = ((name, norm, "infinite" if error is None else number(error)) for name, norm, error in errors)
+        return ("module", "norm", "relative error"), rows
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import builtins
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from adaptzip.core.basis import BasisReference
+from adaptzip.core.late import late
 from adaptzip.core.meta import Meta
-from adaptzip.errors import UsageError
+from adaptzip.core.showing import Shown
+from adaptzip.core.training_report import TrainingReport
+from adaptzip.core.words import count, number, ratio, size
+from adaptzip.errors import AdaptzipError, UsageError
 
 Buffer = bytes | memoryview
 
@@ -86,62 +92,6 @@ class Site:
     number: int = field(default=0, repr=False)
 
 
-Figures = tuple[float | None, float | None, float | None]
-"""Distance to the teacher (KL in nats; for an encoder 1 - cosine, for scores the squared error), share of equal
-decisions, and the metric."""
-
-
-FALLING = ("loss", "squared error")
-"""Metrics of which less is better."""
-
-
-def share_kept(metric: str, nothing: float | None, teacher: float | None, own: float | None) -> float | None:
-    """Share of the teacher's improvement over no adapter that is kept.
-
-    None where one of the three is missing, and where the teacher is no better than no adapter.
-    """
-    if nothing is None or teacher is None or own is None:
-        return None
-    sign = -1 if metric in FALLING else 1
-    gained = sign * (teacher - nothing)
-    # Not -0.0.
-    return sign * (own - nothing) / gained + 0.0 if gained > 0 else None
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """What training, and texts that were kept from it, said of a file whose tensors were trained.
-
-    Attributes:
-        texts, held_out: how many texts were trained on, and how many were not.
-        step: the update that the file was made after.
-        steps: updates made.
-        metric: what labels measured, "accuracy", "loss", "F1" or "squared error"; None without labels.
-        none, teacher, fitted, distilled: on the texts held out, of no update, the teacher, what training started from,
-            and the file.
-    """
-
-    texts: int
-    held_out: int
-    step: int
-    steps: int
-    metric: str | None
-    none: Figures
-    teacher: Figures
-    fitted: Figures
-    distilled: Figures
-
-    @property
-    def rows(self) -> dict[str, Figures]:
-        """The figures by their names."""
-        return {"none": self.none, "teacher": self.teacher, "fitted": self.fitted, "distilled": self.distilled}
-
-    def gain(self, name: str) -> float | None:
-        """Share of the teacher's improvement that a row keeps, by the metric (`share_kept`)."""
-        own = self.rows[name][-1]
-        return None if self.metric is None else share_kept(self.metric, self.none[-1], self.teacher[-1], own)
-
-
 @dataclass(frozen=True)
 class Provenance:
     """Where a file came from and what was measured when it was made. No clock, path or command line.
@@ -184,9 +134,9 @@ class PackedExtras:
     payload: Buffer = b""
 
 
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """A compressed adapter.
+@dataclass(frozen=True, eq=False, repr=False)
+class Compressed(Shown):
+    """A compressed adapter. It can be pickled, as the bytes of its file.
 
     Attributes:
         method: name of the method, such as "svd", and `method_version`, the version of its page in formats/.
@@ -215,6 +165,8 @@ class Compressed:
         >>> small = adaptzip.compress("my-adapter", budget="20%")
         >>> small.method, small.lossless, len(small.chunks) == len(small.modules)
         ('svd', False, True)
+        >>> small.save("small.adz") == small.bytes == len(small.to_bytes())
+        True
         >>> small.sites["bert.encoder.layer.0.attention.self.query"]
         Site(out=16, width=16, layout='linear', kernel=())
     """
@@ -253,6 +205,56 @@ class Compressed:
         """Bytes of each module's block; of a file that was opened, without reading any."""
         known: Sequence[int] | None = getattr(self.chunks, "lengths", None)
         return [len(chunk) for chunk in self.chunks] if known is None else known
+
+    @property
+    def bytes(self) -> int:
+        """Size of the whole file, everything counted.
+
+        Raises:
+            FormatError, RefusedError, UsageError: as `save`.
+        """
+        found: int = late("adaptzip.adz.container.writer:size")(self)
+        return found
+
+    def to_bytes(self) -> builtins.bytes:
+        """The `.adz` file's content, which `adaptzip.open` reads.
+
+        Raises:
+            FormatError, RefusedError, UsageError: as `save`.
+        """
+        found: builtins.bytes = late("adaptzip.adz.container.writer:packed")(self)
+        return found
+
+    def save(self, path: str | Path, *, force: bool = False) -> int:
+        """Write a `.adz` file, all or nothing; returns its size in bytes.
+
+        Args:
+            path: the file to write.
+            force: replace a file that is there.
+
+        Raises:
+            OutputError: if `path` exists without `force`, or cannot be written.
+            FormatError: if no reader would take the file, as its modules or extras have names that mean something else.
+            RefusedError: if its head would be longer than readers take.
+            UsageError: if a hash in it is none.
+        """
+        found: int = late("adaptzip.adz.container.writer:write")(self, path, force=force)
+        return found
+
+    def __reduce__(self) -> tuple[Any, tuple[builtins.bytes]]:
+        return late("adaptzip.adz.container.reader:open_adz"), (self.to_bytes(),)
+
+    def _told(self) -> Iterable[str]:
+        yield self.method
+        try:
+            whole = self.bytes
+        except AdaptzipError:
+            yield "no file"
+        else:
+            yield size(whole)
+            yield ratio(self.provenance.source_bytes, whole) if self.provenance.source_bytes else ""
+        yield "lossless" if self.lossless else f"error {number(self.provenance.relative_error)}"
+        yield count(len(self.sites), "module")
 
     @property
     def payload_bytes(self) -> int:

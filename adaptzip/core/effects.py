@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["replace", "add", "token_rows", "original", "ignore"]
 """replace: overwrites the base's tensor. add: is added to it. token_rows: overwrites some of its rows. original: is the
@@ -58,3 +58,7 @@ class Effects:
     copies_stay_tied: bool = False
     updates_stay_tied: bool = False
     rows_by_module: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of mappings can't be pickled.
+        return {**self.__dict__, "extras": dict(self.extras)}

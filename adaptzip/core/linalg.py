@@ -64,20 +64,27 @@ def canonical_signs(U: Tensor, Vt: Tensor) -> tuple[Tensor, Tensor]:
     return U * sign, Vt * sign.mT
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1".
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that is meant: "auto" (CUDA when present), "cpu", "cuda" or "cuda:1", or one of these of torch's.
 
     Raises:
-        UsageError: if `name` is none of these, or is a CUDA device that this machine lacks.
+        UsageError: if it is none of these, or is a CUDA device that this machine lacks.
     """
+    name = device if isinstance(device, str) else device.type if device.type == "cpu" else str(device)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if available else "cpu")
     if name == "cpu":
         return torch.device("cpu")
     kind, _, number = name.partition(":")
+    if kind == "mps":
+        raise UsageError(
+            f"device {name!r} can't be used: what decides bytes is counted in float64, which Apple's GPUs lack",
+            hint="use --device cpu",
+        )
     if kind != "cuda" or not (number.isdecimal() or name == "cuda"):
-        raise UsageError(f"device {name!r} is unknown", hint="write auto, cpu, cuda or cuda:N")
+        hint = "write auto, cpu, cuda or cuda:N"
+        raise UsageError(f"device {name!r} is unknown", hint='did you mean "cuda"?' if name == "gpu" else hint)
     if int(number or 0) >= available:
         raise UsageError(
             f"device {name!r} is not present: torch sees {available} CUDA devices",

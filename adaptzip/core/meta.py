@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from adaptzip.core.showing import Shown
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Meta:
+@dataclass(frozen=True, repr=False)
+class Meta(Shown):
     """Where an adapter came from.
 
     Attributes:
@@ -35,6 +37,14 @@ class Meta:
     config_text: str | None = None
     dtype: torch.dtype | None = None
     parts: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of mappings can't be pickled.
+        return {**self.__dict__, "config": dict(self.config), "parts": dict(self.parts)}
+
+    def _told(self) -> Iterable[str]:
+        yield self.dialect
+        yield f"base model {self.base_model}" if self.base_model else ""
 
     @property
     def described(self) -> Meta:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
+
+import torch
 
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.core.budget import Budget
+from adaptzip.core.budget import AnyBudget, Budget
+from adaptzip.core.calling import public
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.function_method import FunctionMethod
+from adaptzip.core.progress import Progress, silent
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import assembled
 from adaptzip.distillation.loop import concluded, first_state, train
@@ -25,12 +29,12 @@ from adaptzip.distillation.preparing import SELF, DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.reports import report
 from adaptzip.distillation.schedules import Schedule
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
-from adaptzip.fitting.keywords import check_options
+from adaptzip.fitting.keywords import method_options
 from adaptzip.fitting.requests import Request
-from adaptzip.methods import REFERENCE
+from adaptzip.methods import REFERENCE, MethodOptions
 from adaptzip.models.hub import base_path
 from adaptzip.models.live.batches import Example
 from adaptzip.models.live.running import Kind
@@ -76,11 +80,7 @@ def finish(setup: Setup, state: State) -> Distilled:
     told = report(rows, setup.metric, texts=setup.texts, held_out=setup.held_out, step=step, steps=state.step)
     compressed = assembled(beginning, best.step, best.coded, told)
     if best is given:
-        warnings.warn(
-            "no file that training saw is nearer to the teacher than the one given, whose update is kept as it was",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
+        warn("no file that training saw is nearer to the teacher than the one given, whose update is kept as it was")
         if writer.size(compressed) > beginning.limit:
             compressed = beginning.plan
     error = _error(setup.teacher, compressed, beginning)
@@ -89,6 +89,7 @@ def finish(setup: Setup, state: State) -> Distilled:
     return Distilled(compressed, rows, setup.metric, state.step, step, state.seconds)
 
 
+@public
 def distill(
     source: str | Path | Adapter | None = None,
     output: str | Path | None = None,
@@ -97,13 +98,13 @@ def distill(
     base: str | Path,
     data: str | Path | Sequence[Example | str],
     to: str = REFERENCE,
-    budget: str | Budget | None = None,
+    budget: AnyBudget | None = None,
     max_error: float | None = None,
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
     dialect: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     seed: int = 0,
     basis: str | Path | Basis | None = None,
     embed_basis: bool = False,
@@ -119,8 +120,10 @@ def distill(
     schedule: Schedule | None = None,
     data_options: DataOptions | None = None,
     force: bool = False,
-    progress: Callable[[Moment], None] | None = None,
-    **options: Any,
+    progress: Progress | None = None,
+    moments: Callable[[Moment], None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **settings: Unpack[MethodOptions],
 ) -> Distilled:
     """Fit an adapter in a method's form, then train its tensors so that base and result act like base and teacher.
 
@@ -136,7 +139,7 @@ def distill(
         max_error: largest relative error of the fit that training starts from.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
         alpha, config, dialect: as for `read`, of the teacher.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`.
         seed: of every random choice of the fit; a `Schedule` has that of training.
         basis: a basis, or the path of a basis artefact, for methods that need one.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
@@ -151,8 +154,10 @@ def distill(
         schedule: how long and how fast to train.
         data_options: which texts, and how they are fed.
         force: replace an existing `output`.
-        progress: called after every update.
-        options: the method's own options, such as `rank=3` of vblora; svd has none.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
+        moments: called after every update, with the loss and what else training knows of itself.
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:
         CheckpointError, FormatError: if an adapter or the data can't be read.
@@ -174,7 +179,7 @@ def distill(
         (4, ['distilled', 'fitted', 'none', 'teacher'])
     """
     began = time.monotonic()
-    check_options(distill, (to,), options)
+    chosen = method_options(distill, (to,), options, settings)
     base = base_path(base)
     asked = Request(
         to=to,
@@ -193,7 +198,7 @@ def distill(
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,
-        options=options,
+        options=chosen,
         base_name=base_name,
         text_field=text_field,
         pair_field=pair_field,
@@ -212,6 +217,7 @@ def distill(
         schedule=schedule or Schedule(),
         options=data_options or DataOptions(),
         kind=kind,
+        say=progress or silent,
     )
     state = first_state(setup.problem, setup.beginning.step, setup.beginning.given)
     planned = paced(setup.problem, setup.schedule, state, setup.machines, began)
@@ -222,12 +228,19 @@ def distill(
         state,
         setup.machines,
         save=lambda _: None,
-        report=progress or (lambda _: None),
+        report=partial(_heard, progress or silent, moments),
     )
     made = finish(setup, state)
     if output is not None and setup.machines.first:
         writer.write(made.compressed, output, force=force)
     return made
+
+
+def _heard(progress: Progress, moments: Callable[[Moment], None] | None, moment: Moment) -> None:
+    """Tell both who wait how far training is."""
+    progress("training", moment.step, moment.steps)
+    if moments is not None:
+        moments(moment)
 
 
 def _error(teacher: Adapter, compressed: Compressed, beginning: Beginning) -> float:

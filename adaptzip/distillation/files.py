@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from adaptzip.adz.coding.grouping import group
 from adaptzip.adz.container import writer
-from adaptzip.core.compressed import Compressed, TrainingReport
+from adaptzip.core.compressed import Compressed
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.fitting.assembly import LONGEST_ERROR
 from adaptzip.fitting.fits import CodedAdapter

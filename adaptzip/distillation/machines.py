@@ -68,7 +68,7 @@ class Machines:
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
 
-def find_machines(device: str) -> Machines:
+def find_machines(device: str | torch.device) -> Machines:
     """The processes that were launched, or this one alone.
 
     Raises:
@@ -82,7 +82,7 @@ def find_machines(device: str) -> Machines:
         raise RefusedError(
             "training in several processes needs the package accelerate", hint="pip install 'adaptzip[distill]'"
         ) from error
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = Accelerator(cpu=str(device) == "cpu")
     return Machines(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
 
 

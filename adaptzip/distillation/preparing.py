@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 
 from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.compressed import TrainingReport
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.gains import divisor
+from adaptzip.core.progress import Progress, silent
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.distillation.alike import check_alike
 from adaptzip.distillation.beginning import Beginning
 from adaptzip.distillation.files import Parts, parts_of, whole
@@ -128,7 +129,7 @@ def prepare(
     options: DataOptions,
     kind: Kind | None = None,
     machines: Machines | None = None,
-    say: Callable[[str, float], None] = lambda *_: None,
+    say: Progress = silent,
 ) -> Setup:
     """Read, fit and load what training needs.
 
@@ -145,7 +146,7 @@ def prepare(
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     read = _read(data, options)
-    say("loading the model", 0.0)
+    say("loading the model", 0, 1)
     tokeniser = None if isinstance(teacher, Adapter) else tokeniser_folder(teacher)
     loading = Loading(kind, tokeniser=tokeniser, tell=True, strict=True)
     loaded = replace(load_bare(Path(base), original, machines.device, loading=loading), score=options.score)
@@ -162,7 +163,7 @@ def prepare(
     check_labels(loaded.kind, train_on, schedule.weights)
     counts = (len(train_on), len(kept))
     told = longest(*counts, schedule.most)
-    say("fitting", 0.0)
+    say("fitting", 0, 1)
     request = replace(request, device=str(machines.device))
     start = _start(source, given, request)
     beginning, parts = _affordable(start, given, request, loaded, told)
@@ -173,7 +174,7 @@ def prepare(
     if start is not given:
         check_alike(given, beginning)
     at_once = schedule.micro or schedule.batch
-    say("asking the teacher", 0.0)
+    say("asking the teacher", 0, 1)
     lessons = Teacher(guest, theirs, train_on)
     with within_memory(at_once):
         held = batches(loaded, kept, at_once)
@@ -201,7 +202,7 @@ def prepare(
     if nothing_to_learn(lessons, schedule.weights, at_once):
         raise _nothing_to_learn(rows["none"].distance == rows["teacher"].distance)
     if beginning.growth is not None:
-        say("growing", 0.0)
+        say("growing", 0, 1)
         problem = grown(problem, beginning.growth, schedule, machines, beginning.step)
     labelled = rows["teacher"].metric is not None
     return Setup(

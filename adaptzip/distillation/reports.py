@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 
 from adaptzip.adz.container.training import write_report
-from adaptzip.core.compressed import Figures, TrainingReport
+from adaptzip.core.training_report import Figures, TrainingReport
 from adaptzip.reports.scores import Score
 
 _DIGITS = 4

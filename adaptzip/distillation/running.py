@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.adz.container import writer
+from adaptzip.core.progress import Progress, silent
 from adaptzip.distillation.distilling import Distilled, finish
 from adaptzip.distillation.loop import first_state, train
 from adaptzip.distillation.machines import find_machines
@@ -105,7 +106,7 @@ def carry_out(
     resume: bool = False,
     force: bool = False,
     began: float | None = None,
-    say: Callable[[str, float], None] = lambda *_: None,
+    say: Progress = silent,
     report: Callable[[Moment], None] = lambda _: None,
 ) -> tuple[Distilled, Setup]:
     """Train and write `run.output`; of several processes the first writes.
@@ -142,7 +143,7 @@ def carry_out(
 
 
 def _carry_out(
-    run: Run, force: bool, began: float, say: Callable[[str, float], None], report: Callable[[Moment], None]
+    run: Run, force: bool, began: float, say: Progress, report: Callable[[Moment], None]
 ) -> tuple[Distilled, Setup]:
     machines = find_machines(run.request.device)
     if machines.first:

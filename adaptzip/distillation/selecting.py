@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from adaptzip.adz.coding.coders import Coder
 from adaptzip.core.compressed import Site
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.tensors import Place, Tensors
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 
 MOST_BYTES = 2**30
 """Soft tensors of all modules take at most this; gradients and Adam's state take as much again three times."""
@@ -30,11 +29,7 @@ def softened(coder: Coder[AnyTrainable], tensors: Tensors) -> dict[Place, Tensor
         soft = coder.method.soften({**tensors.shared, **own}, coder.sites[name], coder.config)
         size += sum(tensor.nbytes for tensor in soft.values())
         if size > MOST_BYTES:
-            warnings.warn(
-                f"training the selection would take more than {MOST_BYTES >> 20} MiB: it stays as it was fitted",
-                AdaptzipWarning,
-                stacklevel=2,
-            )
+            warn(f"training the selection would take more than {MOST_BYTES >> 20} MiB: it stays as it was fitted")
             return {}
         found |= {(name, role): tensor for role, tensor in soft.items()}
     return found

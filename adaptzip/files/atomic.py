@@ -14,7 +14,7 @@ from adaptzip.files.drafts import NEW, OLD, draft, prefix_of, recover
 from adaptzip.files.exchange import replace_folder, sync_folder, sync_tree
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HINT_FORCE = "choose another output or pass -f/--force to replace it"
+_HINT_FORCE = "choose another output, or replace it with -f (force=True from Python)"
 
 
 def check_output(path: str | Path, force: bool = False) -> Path:

@@ -18,12 +18,11 @@ import re
 import secrets
 import shutil
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 from adaptzip.files.exchange import sync_folder
 from adaptzip.files.journal import DONE, Journal
 from adaptzip.files.locks import lock, open_file
@@ -156,11 +155,7 @@ def _settle(folder: Path, target: Path) -> None:
         _remove(folder, descriptor)
         return
     os.close(descriptor)
-    warnings.warn(
-        f"{folder / OLD}: is what {target} was before a run that was killed; move it where you want it, or remove it",
-        AdaptzipWarning,
-        stacklevel=2,
-    )
+    warn(f"{folder / OLD}: is what {target} was before a run that was killed; move it where you want it, or remove it")
 
 
 def _put_back(folder: Path, target: Path) -> bool:

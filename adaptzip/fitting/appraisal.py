@@ -67,7 +67,7 @@ def _reference(source: Original, made: Made, request: Request, own: float, progr
     if request.lossless or made.compressed.method == REFERENCE:
         return None
     if progress is not None:
-        progress("reference", 0.0)
+        progress("reference", 0, 1)
     beside = reference_at(source, made.size, request)
     if beside is None:
         return None

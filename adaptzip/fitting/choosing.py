@@ -5,39 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
+
+import torch
 
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.core.budget import Budget
+from adaptzip.core.budget import AnyBudget, Budget
+from adaptzip.core.calling import public
 from adaptzip.core.progress import Progress
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError, without_warnings
 from adaptzip.fitting.candidates import candidates, with_ranks
 from adaptzip.fitting.forecasts import Forecast, PlanReport, compare, foresee_candidate, with_aim
-from adaptzip.fitting.keywords import check_options
+from adaptzip.fitting.keywords import method_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import measured_error
 from adaptzip.fitting.requests import AUTO, Original, Request, check_start_used, prepare_job
 from adaptzip.fitting.running import Made, Tried, run
-from adaptzip.methods import REFERENCE, fittable
+from adaptzip.methods import REFERENCE, MethodOptions, fittable
 from adaptzip.models.hub import base_path
 
 _HOPELESS = 1.5
 """A method whose predicted error is this many times the best measured one is not fitted."""
 
 
+@public
 def plan(
     source: str | Path | Adapter,
     *,
     methods: Sequence[str] | None = None,
-    budget: str | Budget | None = None,
+    budget: AnyBudget | None = None,
     max_error: float | None = None,
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
     dialect: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     seed: int = 0,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
@@ -51,7 +55,8 @@ def plan(
     pair_field: str | None = None,
     completion_field: str | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **settings: Unpack[MethodOptions],
 ) -> PlanReport:
     """What `compress` would give with each method, predicted; nothing is written.
 
@@ -63,7 +68,7 @@ def plan(
             budget is given. The best forecast is the smallest then, and of a budget the one with the smallest error.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
         alpha, config, dialect: as for `read`.
-        device: "auto", "cpu", "cuda" or "cuda:N", for the fit.
+        device: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`, for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
@@ -75,8 +80,10 @@ def plan(
         base_name: what the file would call the base model; None keeps the adapter's own name for it.
         text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
             it; None looks for the usual names.
-        progress: called with a phase and the share of it that is done.
-        options: the method's own options, such as `rank=3` of vblora, where `methods` names one; svd has none.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
+        options: the method's own options by name, where `methods` names one, such as {"rank": 3} of vblora; svd has
+            none.
+        settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.
@@ -94,7 +101,7 @@ def plan(
     """
     if isinstance(methods, str):
         raise UsageError(f"methods is {methods!r}, expected a list of names", hint=f"methods=[{methods!r}]")
-    check_options(plan, fittable() if methods is None else methods, options)
+    chosen = method_options(plan, fittable() if methods is None else methods, options, settings)
     asked = Request(
         to=AUTO,
         budget=Budget.of(budget),
@@ -112,7 +119,7 @@ def plan(
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,
-        options=options,
+        options=chosen,
         base_name=base_name,
         text_field=text_field,
         pair_field=pair_field,

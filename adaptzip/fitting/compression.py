@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
+
+import torch
 
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.adz.container import writer
@@ -14,7 +16,8 @@ from adaptzip.checkpoints._functions import FunctionDialect
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.core.budget import Budget
+from adaptzip.core.budget import AnyBudget, Budget
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
@@ -22,28 +25,29 @@ from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.assembly import exact
 from adaptzip.fitting.choosing import choose_method
-from adaptzip.fitting.keywords import check_options
+from adaptzip.fitting.keywords import method_options
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import AUTO, Job, Original, Request, check_start_used, prepare_job
 from adaptzip.fitting.running import Made, run
 from adaptzip.fitting.seed_search import SeedSearch, search_note
-from adaptzip.methods import REFERENCE, fittable, load, load_fittable
+from adaptzip.methods import REFERENCE, MethodOptions, fittable, load, load_fittable
 from adaptzip.models.hub import base_path
 
 
+@public
 def compress(
     source: str | Path | Adapter,
     output: str | Path | None = None,
     *,
     to: str = REFERENCE,
-    budget: str | Budget | None = None,
+    budget: AnyBudget | None = None,
     max_error: float | None = None,
     lossless: bool = False,
     extras: ExtrasMode = "lossless",
     alpha: float | None = None,
     config: str | Path | None = None,
     dialect: str | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     seed: int = 0,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
@@ -60,7 +64,8 @@ def compress(
     completion_field: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **settings: Unpack[MethodOptions],
 ) -> Compressed:
     """Compress an adapter, and write it to `output` if that is given.
 
@@ -77,7 +82,7 @@ def compress(
         lossless: keep every tensor bit for bit instead.
         extras: how tensors that are no factors are kept: "lossless", "float16", "bfloat16" or "int8".
         alpha, config, dialect: as for `read`.
-        device: "auto", "cpu", "cuda" or "cuda:N", for the fit.
+        device: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`, for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
         basis: a basis, or the path of a basis artefact, for methods that need one.
@@ -99,8 +104,9 @@ def compress(
         text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
             it; None looks for the usual names.
         force: replace an existing `output`.
-        progress: called with a phase and the share of it that is done.
-        options: the one method's own options, such as `rank=3` of vblora; svd has none.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:
         CheckpointError: if the source is unreadable or malformed.
@@ -119,7 +125,7 @@ def compress(
         >>> exact.provenance.relative_error
         0.0
     """
-    check_options(compress, fittable() if to == AUTO else (to,), options)
+    chosen = method_options(compress, fittable() if to == AUTO else (to,), options, settings)
     if search_starts is True:
         search_starts = SeedSearch(note=None if output is None else search_note(output), progress=progress)
     request = Request(
@@ -142,7 +148,7 @@ def compress(
         calibration=calibration,
         allocate=allocate,
         ranks=ranks,
-        options=options,
+        options=chosen,
         base_name=base_name,
         text_field=text_field,
         pair_field=pair_field,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 
 from adaptzip.adz.coding.coders import Coder
@@ -14,7 +13,7 @@ from adaptzip.core.batching import over_batches
 from adaptzip.core.family import MethodConfig
 from adaptzip.core.gains import LIMIT, divisor, gain_index
 from adaptzip.core.method import AnyMethod, FitContext, Profile
-from adaptzip.core.progress import Progress
+from adaptzip.core.progress import Progress, share_of
 from adaptzip.core.sensitivity import Sensitivity
 from adaptzip.core.survey import Survey
 from adaptzip.core.workers import on_one_core
@@ -39,7 +38,7 @@ def fit_adapter(
 
     Args:
         survey: of the adapter, where one was made already.
-        progress: called with a phase and the share of it that is done.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
     """
     modules = adapter.modules
     gains = _gains(context.sensitivities, modules) if method.gained else {}
@@ -47,7 +46,7 @@ def fit_adapter(
         unweighted = {name: replace(s, weight=1.0) for name, s in context.sensitivities.items()}
         context = replace(context, sensitivities=unweighted)
     if progress is not None:
-        context = replace(context, progress=partial(progress, "preparing"))
+        context = replace(context, progress=share_of(progress, "preparing"))
     sites = framed_sites(adapter, method, context)
     context = replace(context, sites=sites)
     prepared: object = None
@@ -77,7 +76,7 @@ def _fitted(bare: FittedAdapter, names: list[str], *, small: bool, progress: Pro
         found |= part
         kept |= fits
         if progress is not None:
-            progress("fitting", len(found) / len(names))
+            progress("fitting", len(found), len(names))
     profiles = {name: profile for name, profile in sorted(found.items()) if profile.energy > 0}
     sample = _sample(list(profiles), bare, kept=small)
     coder = replace(bare.coder, max_rank=max((len(p.scores) for p in profiles.values()), default=0))

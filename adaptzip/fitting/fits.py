@@ -206,7 +206,7 @@ class FittedAdapter:
             # What is too large for a group does not keep its numbers.
             coded |= part if size <= MOST_BYTES else {name: replace(m, blocks=None) for name, m in part.items()}
             if progress is not None:
-                progress("coding", len(coded) / len(wanted))
+                progress("coding", len(coded), len(wanted))
         return CodedAdapter(shared, coded)
 
     def squared_error(self, coded: CodedAdapter, names: Sequence[str]) -> float:

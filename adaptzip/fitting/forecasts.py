@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
+from adaptzip.core import words
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.progress import Progress
+from adaptzip.core.showing import Shown
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError
 from adaptzip.fitting.assembly import file_size, stored_options
@@ -66,8 +68,8 @@ class Refusal:
     least: int | None = None
 
 
-@dataclass(frozen=True)
-class PlanReport:
+@dataclass(frozen=True, repr=False)
+class PlanReport(Shown):
     """Methods and settings for one adapter and budget.
 
     Attributes:
@@ -81,6 +83,26 @@ class PlanReport:
     refusals: tuple[Refusal, ...]
     source_bytes: int
     weighted: bool = False
+
+    def _told(self) -> Iterator[str]:
+        yield words.count(len(self.forecasts), "forecast")
+        if self.forecasts:
+            best = self.forecasts[0]
+            yield f"best {best.method}, about {words.size(best.bytes)}, error {words.number(best.relative_error)}"
+        yield f"{len(self.refusals)} can't" if self.refusals else ""
+
+    def _rows(self) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+        rows = (
+            (
+                f.method,
+                words.size(f.bytes),
+                words.ratio(self.source_bytes, f.bytes),
+                f"{f.parameters:,}",
+                words.number(f.relative_error),
+            )
+            for f in self.forecasts
+        )
+        return ("method", "size", "ratio", "parameters", "error"), rows
 
     @property
     def best(self) -> Forecast:
@@ -174,7 +196,7 @@ def foresee_errors(source: Original, request: Request, errors: Sequence[float], 
     found = []
     for number, error in enumerate(errors):
         found.append(_within(job, control, replace(limits, error=error)))
-        progress("estimating", (number + 1) / len(errors))
+        progress("estimating", number + 1, len(errors))
     return found
 
 

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from adaptzip.core.calling import no_parameter
 from adaptzip.errors import UsageError
 from adaptzip.fitting.requests import option_names, said_options
 from adaptzip.methods import load
 
 
-def check_options(function: Callable[..., object], methods: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Refuse what is neither a parameter of a function nor an option of the one method that it was asked for.
+def method_options(
+    function: Callable[..., object],
+    methods: Sequence[str],
+    options: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The options of the one method that a function was asked for.
 
     Args:
         function: what was called.
         methods: names of the methods that it was asked for.
-        options: what it was given by name besides its parameters.
+        options: options as a mapping, or None.
+        settings: what it was given by name besides its parameters, which are options too.
 
     Raises:
-        UsageError: if something is unknown, with the nearest name as the hint, or several methods could have it.
+        UsageError: if something is neither a parameter nor an option, with the nearest name as the hint, or is given
+            twice, or several methods could have it.
     """
-    if not options:
-        return
     called = function.__name__
+    if options is not None and not isinstance(options, Mapping):
+        raise UsageError(f"{called}: options is {options!r}, expected a mapping from names to values")
+    given = {**(options or {}), **settings}
+    if not given:
+        return {}
+    twice = (options or {}).keys() & settings.keys()
+    if twice:
+        raise UsageError(f"{called}: {min(twice)!r} is given by name and in options", hint="give it once")
     parameters = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = {name: option_names(load(name)) for name in methods}
     known = {option for names in own.values() for option in names}
-    unknown = sorted(options.keys() - known)
+    unknown = sorted(given.keys() - known)
     if unknown:
         raise _unknown(called, parameters, own, unknown[0])
     if len(own) > 1:
         raise UsageError(
-            f"{called}: {min(options)!r} is an option of one method, and {len(own)} are compared",
+            f"{called}: {min(given)!r} is an option of one method, and {len(own)} are compared",
             hint="name one method",
         )
+    return given
 
 
 def _unknown(called: str, parameters: Sequence[str], own: Mapping[str, Sequence[str]], name: str) -> UsageError:
-    told = f"{called} has no parameter {name!r}"
-    candidates = list(parameters)
-    hint = f"its parameters: {', '.join(parameters)}"
-    if len(own) == 1:
-        ((method, options),) = own.items()
-        told += f", and method {method!r} has no option {name!r}"
-        candidates += options
-        hint = said_options(options)
-    near = difflib.get_close_matches(name, candidates, 1)
-    return UsageError(told, hint=f"did you mean {near[0]!r}?" if near else hint)
+    if len(own) != 1:
+        return no_parameter(called, name, parameters)
+    ((method, options),) = own.items()
+    also = f", and method {method!r} has no option {name!r}"
+    return no_parameter(called, name, [*parameters, *options], also, said_options(options))

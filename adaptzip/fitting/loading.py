@@ -30,6 +30,7 @@ from adaptzip.fitting.forecasts import compare
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import run
 from adaptzip.fitting.starting import known_frames
+from adaptzip.models.hub import adapter_path
 from adaptzip.restoring.functions import function_checkpoint
 from adaptzip.restoring.opening import archive_file, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reading import read
@@ -51,6 +52,7 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if isinstance(source, Adapter):
         adapter, size, content = _detached(source), _tensor_bytes(source), None
     else:
+        source = adapter_path(source)
         adapter = _read(source, request)
         size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:

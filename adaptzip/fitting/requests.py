@@ -48,7 +48,7 @@ class Request:
     extras: ExtrasMode = "lossless"
     alpha: float | None = None
     config: str | Path | None = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     seed: int = 0
     base: str | Path | None = None
     basis: str | Path | Basis | None = None
@@ -147,7 +147,7 @@ def _check_types(request: Request) -> None:
         ("max_error", request.max_error, float | int | None, "a number"),
         ("seed", request.seed, int, "a whole number"),
         ("ranks", request.ranks, Mapping | None, "a mapping from modules' names to ranks"),
-        ("device", request.device, str, "text"),
+        ("device", request.device, str | torch.device, "text or a torch.device"),
         ("start", request.start, str | Path | None, "text, such as a seed in digits, or a path"),
         ("search_starts", request.search_starts, bool | SeedSearch, "True, False or a SeedSearch"),
     ):

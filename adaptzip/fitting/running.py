@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,7 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.core.progress import Progress
 from adaptzip.core.survey import AnyCandidate
 from adaptzip.core.workers import on_one_core
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, NoRoomError, OutOfReachError
+from adaptzip.errors import CheckFailedError, NoRoomError, OutOfReachError, warn
 from adaptzip.fitting.assembly import assemble, fixed_size
 from adaptzip.fitting.candidates import candidates, smallest, with_ranks
 from adaptzip.fitting.fit_adapter import KEPT_NUMBERS
@@ -244,9 +243,7 @@ def _warn_of_room(job: Job, made: Made) -> None:
         return
     reason = "the next component does not fit" if made.distortion > 2 * FINEST_ERROR else "more would buy nothing"
     kind = "weighted" if job.source.sensitivities else "relative"
-    warnings.warn(
+    warn(
         f"the file takes {made.size} bytes, the update {(made.size - fixed) / room:.0%} of its part of the budget "
-        f"({room} bytes), at {kind} error {made.error:.2g}: {reason}",
-        AdaptzipWarning,
-        stacklevel=4,
+        f"({room} bytes), at {kind} error {made.error:.2g}: {reason}"
     )

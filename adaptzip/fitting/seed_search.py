@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+import torch
+
 from adaptzip.bases.starts import searching
 from adaptzip.bases.starts.found import FoundStart
 from adaptzip.bases.starts.hypotheses import drawn_before, predicted
@@ -42,7 +44,7 @@ def search_note(output: str | Path) -> Path:
     return Path(f"{output}.search")
 
 
-def search(adapter: Adapter, how: SeedSearch, device: str) -> FoundStart | None:
+def search(adapter: Adapter, how: SeedSearch, device: str | torch.device) -> FoundStart | None:
     """The start of an adapter of which no seed is known, at the places where libraries would put its first module.
 
     Args:
@@ -61,7 +63,7 @@ def search(adapter: Adapter, how: SeedSearch, device: str) -> FoundStart | None:
         left = (told - began) * (count - done) / (done - noted) if done > noted else None
         if how.progress is not None:
             said = "" if left is None else f", {_span(left)} left"
-            how.progress(f"trying all seeds{said}", done / count)
+            how.progress(f"trying all seeds{said}", done, count)
 
     found = None
     if places:

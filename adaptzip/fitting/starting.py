@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
-from adaptzip.errors import AdaptzipError, AdaptzipWarning, FormatError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, warn
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.requests import AUTO, Request
 from adaptzip.fitting.seed_search import SeedSearch, search
@@ -98,15 +97,13 @@ def _noted_beside(source: str | Path | Adapter, adapter: Adapter) -> Basis | Non
     try:
         start = read_start(note)
     except (FormatError, RefusedError) as error:
-        warnings.warn(f"the note of a start is left alone: {error}", AdaptzipWarning, stacklevel=6)
+        warn(f"the note of a start is left alone: {error}")
         return None
     if isinstance(start, FoundStart):
         return _made_again(start, adapter)
-    warnings.warn(
+    warn(
         f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with --start "
-        f"{note.parent}, and then needs them to be decoded; they are left alone",
-        AdaptzipWarning,
-        stacklevel=6,
+        f"{note.parent}, and then needs them to be decoded; they are left alone"
     )
     return None
 

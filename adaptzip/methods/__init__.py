@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from adaptzip.core.plug_ins import METHODS, broken, plug_ins, points_of
 from adaptzip.core.plug_ins import load as load_plug_in
 from adaptzip.errors import UsageError
+from adaptzip.methods._options import MethodOptions
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from adaptzip.core.method import AnyMethod
 
     Loaded: TypeAlias = AnyMethod | AnyFunctionMethod
+
+__all__ = ["GROUP", "REFERENCE", "MethodOptions", "check_known", "fittable", "load", "load_fittable", "names"]
 
 GROUP = METHODS
 REFERENCE = "svd"
@@ -69,7 +72,21 @@ def load(name: str) -> Loaded:
         return cast("Loaded", import_module(f"{__name__}.{built_in[name]}").METHOD)
     if name in plugged_in:
         return _checked(plugged_in[name])
-    raise UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
+    raise _unknown(name)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that no method has; this imports none.
+
+    Raises:
+        UsageError: then.
+    """
+    if name not in names():
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which files of a repository are a model: one form of its weights, and what lies beside them as text."""
+"""Which files of a repository are a model, in one form of its weights, or an adapter, with what lies beside as text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ _FORMS = (
     ("diffusion_pytorch_model", "bin"),
 )
 """Stems and ends of weight files, in the order in which loaders prefer them."""
+ADAPTER_WEIGHTS = (".adz", ".safetensors", ".bin", ".pt", ".gguf")
+"""How the names of adapters' weight files end."""
+_TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)")
+"""What training programs leave beside."""
+
+
+def adapter_files(files: Sequence[str]) -> list[str]:
+    """The files of a repository that are fetched of an adapter: its weights and texts at the root.
+
+    Left out are whole models, what training programs keep to go on from, and folders.
+    """
+    names = [name for name in files if "/" not in name and not name.startswith(".") and not _TRAINING.match(name)]
+    whole = {name for stem, end in _FORMS for name in names if re.fullmatch(rf"{stem}(-\d+-of-\d+)?\.{end}", name)}
+    weights = [name for name in names if name.endswith(ADAPTER_WEIGHTS) and name not in whole]
+    return sorted({*weights, *_texts(names), *(name for name in names if _INDEX.search(name) and weights)})
 
 
 def wanted_files(files: Sequence[str]) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import RefusedError, warn
 from adaptzip.models.extras import extra_tensors
 from adaptzip.models.heads import other_head, trained_head
 
@@ -179,11 +178,7 @@ def _refuse_headless(adapter: Adapter, named: str, architectures: Sequence[str])
 def _warn_of_other(named: str, found: Kind, head: bool) -> None:
     why = "it brings the head of a classifier" if head else "the base has no head for that"
     what = {"encoder": "embeddings", "causal": "next tokens", "seq2seq": "target tokens", "tokens": "classes of tokens"}
-    warnings.warn(
-        f"the adapter is for {named}, but {why}: {what.get(found, 'classes of texts')} are compared",
-        AdaptzipWarning,
-        stacklevel=3,
-    )
+    warn(f"the adapter is for {named}, but {why}: {what.get(found, 'classes of texts')} are compared")
 
 
 def _check_no_other_head(architectures: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
+from adaptzip.errors import BaseModelError, RefusedError, warn
 from adaptzip.files.names import is_file_name
 from adaptzip.models.files import AGAIN, load_json
 
@@ -65,11 +64,7 @@ def read_pooling(folder: Path) -> Pooling:
         elif kind not in _KNOWN:
             beyond.append(place or kind)
     if beyond:
-        warnings.warn(
-            f"{folder}: {', '.join(beyond)} of modules.json is not run: embeddings before it are compared",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
+        warn(f"{folder}: {', '.join(beyond)} of modules.json is not run: embeddings before it are compared")
     return Pooling(modes)
 
 

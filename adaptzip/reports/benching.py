@@ -2,109 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
+from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.budget import Budget
+from adaptzip.core.basis import Basis
+from adaptzip.core.budget import AnyBudget, Budget, Counted
+from adaptzip.core.calling import public
+from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError, without_warnings
+from adaptzip.fitting.candidates import bare_size
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.measuring import calibrated_error
 from adaptzip.fitting.requests import Original, Request, prepare_job
 from adaptzip.fitting.running import Made, run
-from adaptzip.methods import fittable
+from adaptzip.methods import REFERENCE, fittable
+from adaptzip.models.hub import base_path
+from adaptzip.reports.bench_results import Bench, Missed, Point
 from adaptzip.reports.bounds import Components, components, least_bytes
-from adaptzip.reports.yardsticks import Yardstick, yardsticks
+from adaptzip.reports.yardsticks import yardsticks
 
 SHARES = (0.05, 0.02, 0.01, 0.005)
 """Sizes that are tried where none are given: shares of the source but for its extras, with the packed extras."""
 _BOUND_ERRORS = np.geomspace(0.02, 0.95, 80)
+_ROOM = 1.25
+"""How many times what a file takes besides its blocks the smallest size is that is tried of itself."""
 _NOTHING = 0.999
 """A relative error from which a file is as good as none."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """One file.
-
-    Attributes:
-        method: what made it.
-        budget: what was asked for, in bytes.
-        bytes: of the whole file.
-        parameters: stored numbers, extras not counted.
-        relative_error: |dW - dW'| / |dW|, plain.
-        weighted_error: the same as the base model's activations see it; None without calibration.
-        options: the method's options, settled.
-        bound: bytes that the Gaussian bound allows at this error, the extras' bytes included; None for no error.
-        known_bound: the same for a reader who knows where A began; None where nobody does, and for no error.
-    """
-
-    method: str
-    budget: int
-    bytes: int
-    parameters: int
-    relative_error: float
-    weighted_error: float | None
-    options: Mapping[str, Any]
-    bound: int | None = None
-    known_bound: int | None = None
-
-
-@dataclass(frozen=True)
-class Missed:
-    """A method that made nothing of one size, or with budget None of none, and why in one line."""
-
-    method: str
-    budget: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Error against bytes.
-
-    Attributes:
-        points: files by method, each from large to small.
-        missed: what could not be made.
-        bound: (relative error, bytes) of the Gaussian bound, the extras' bytes included.
-        known_bound: the same for a reader who knows where A began; empty where nobody does.
-        yardsticks: simple ways to store the factors, the extras' bytes included.
-        source_bytes: of the source's weight file.
-        extras_bytes: of the packed extras, which are part of every size here.
-    """
-
-    points: tuple[Point, ...]
-    missed: tuple[Missed, ...]
-    bound: tuple[tuple[float, int], ...]
-    yardsticks: tuple[Yardstick, ...]
-    source_bytes: int
-    extras_bytes: int
-    known_bound: tuple[tuple[float, int], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The bench as JSON values."""
-        return {
-            "source_bytes": self.source_bytes,
-            "extras_bytes": self.extras_bytes,
-            "points": [{**asdict(point), "options": dict(point.options)} for point in self.points],
-            "missed": [asdict(row) for row in self.missed],
-            "bound": _as_rows(self.bound),
-            "known_bound": _as_rows(self.known_bound),
-            "yardsticks": [asdict(row) for row in self.yardsticks],
-        }
-
-
+@public
 def bench(
     source: str | Path | Adapter,
-    request: Request | None = None,
     *,
     methods: Sequence[str] = (),
-    sizes: Sequence[str | Budget] = (),
+    budgets: Sequence[AnyBudget] = (),
+    extras: ExtrasMode = "lossless",
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
+    embed_basis: bool = False,
+    start: str | Path | None = None,
+    effort: Effort = "default",
+    calibration: str | Path | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
     progress: Progress | None = None,
 ) -> Bench:
     """Compress an adapter with every method at some sizes, and measure; nothing is written.
@@ -113,18 +66,66 @@ def bench(
 
     Args:
         source: a checkpoint's path, or an adapter that was read already.
-        request: extras, device, seed, base, basis and calibration; its method, budget and error are ignored.
         methods: names of the methods, or none for all.
-        sizes: budgets in bytes or as shares of the source; none for `SHARES`.
-        progress: called with what is being made and the share of all that is done.
+        budgets: sizes, all of them in bytes or shares of the source, or all in parameters; none for 5, 2, 1 and 0.5 %
+            of the source besides extras, or where these are too small for any file for four sizes that are not.
+        extras, alpha, config, dialect, device, seed, base, basis, embed_basis, start, effort, calibration, text_field,
+            pair_field, completion_field: as for `compress`.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
 
     Raises:
         CheckpointError, RefusedError, BaseModelError: if something can't be read.
-        UsageError: if a method is unknown or a size counts parameters.
+        UsageError: if a method is unknown, or some sizes count parameters and others do not.
+
+    Example:
+        >>> found = adaptzip.bench("my-adapter", methods=["svd"], budgets=["60%"])
+        >>> found.points[0].method, found.points[0].bytes <= 0.6 * found.source_bytes
+        ('svd', True)
+    """
+    request = Request(
+        extras=extras,
+        alpha=alpha,
+        config=config,
+        dialect=dialect,
+        device=device,
+        seed=seed,
+        base=base_path(base),
+        basis=basis,
+        embed_basis=embed_basis,
+        start=start,
+        effort=effort,
+        calibration=calibration,
+        text_field=text_field,
+        pair_field=pair_field,
+        completion_field=completion_field,
+    )
+    return bench_of(source, request, methods=methods, sizes=budgets, progress=progress)
+
+
+def bench_of(
+    source: str | Path | Adapter,
+    request: Request | None = None,
+    *,
+    methods: Sequence[str] = (),
+    sizes: Sequence[AnyBudget] = (),
+    progress: Progress | None = None,
+) -> Bench:
+    """`bench` as a request says.
+
+    Args:
+        source: a checkpoint's path, or an adapter that was read already.
+        request: extras, device, seed, base, basis and calibration; its method, budget and error are ignored.
+        methods: names of the methods, or none for all.
+        sizes: budgets, as for `bench`; none for `SHARES`.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
+
+    Raises:
+        CheckpointError, RefusedError, BaseModelError: if something can't be read.
+        UsageError: as `bench`.
     """
     plain = replace(request or Request(), budget=None, max_error=None, ranks=None, allocate=None, options={})
     loaded = load_source(source, plain)
-    targets = _targets(sizes or _usual(loaded), loaded.bytes)
+    targets = _targets(sizes or _usual(loaded, plain), loaded.bytes)
     chosen = tuple(methods) or fittable()
     points: list[Point] = []
     missed: list[Missed] = []
@@ -150,15 +151,12 @@ def bench(
         yardsticks=tuple(replace(row, bytes=row.bytes + extras) for row in yardsticks(loaded.adapter)),
         source_bytes=loaded.bytes,
         extras_bytes=extras,
+        unit=_unit(targets),
     )
 
 
-def _as_rows(bound: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
-    return [{"relative_error": error, "bytes": size} for error, size in bound]
-
-
 def _method(
-    source: Original, request: Request, targets: Sequence[int], progress: Progress | None
+    source: Original, request: Request, targets: Sequence[Budget], progress: Progress | None
 ) -> tuple[list[Point], list[Missed]]:
     """One method at every size; what stands in its way at any size is said once."""
     try:
@@ -169,20 +167,21 @@ def _method(
     missed: list[Missed] = []
     for number, target in enumerate(targets):
         if progress is not None:
-            progress("", number / len(targets))
-        asked = replace(job, request=replace(request, budget=Budget(target, "bytes")))
+            progress("", number, len(targets))
+        asked = replace(job, request=replace(request, budget=target))
+        limit, unit = int(target.amount), _unit([target])
         try:
             with without_warnings():
                 made = run(asked, most=1)
         except RefusedError as error:
             return points, [*missed, Missed(request.to, None, str(error))]
         except CheckFailedError as error:
-            missed.append(Missed(request.to, target, str(error)))
+            missed.append(Missed(request.to, limit, str(error), unit))
             continue
         if made.error < _NOTHING:
-            points.append(_point(source, request, target, made))
+            points.append(replace(_point(source, request, limit, made), unit=unit))
         else:
-            missed.append(Missed(request.to, target, f"what fits leaves a relative error of {made.error:.4g}"))
+            missed.append(Missed(request.to, limit, f"what fits leaves a relative error of {made.error:.4g}", unit))
     return points, missed
 
 
@@ -199,21 +198,40 @@ def _point(source: Original, request: Request, target: int, made: Made) -> Point
     )
 
 
-def _usual(source: Original) -> list[Budget]:
-    """The sizes of `SHARES`: no method changes what extras take."""
+def _usual(source: Original, request: Request) -> list[Budget]:
+    """The sizes of `SHARES`, as no method changes what extras take; where the least of them has no room for anything
+    but a header, as many sizes down to one that has."""
     update = max(0, source.bytes - sum(tensor.nbytes for tensor in source.adapter.extras.values()))
-    return [Budget(len(source.extras.payload) + share * update, "bytes") for share in SHARES]
+    extras = len(source.extras.payload)
+    sizes = [extras + share * update for share in SHARES]
+    least = extras + _ROOM * (bare_size(prepare_job(source, replace(request, to=REFERENCE))) - extras)
+    if sizes[-1] < least < source.bytes:
+        sizes = [float(size) for size in np.geomspace(min(max(sizes[0], 8 * least), source.bytes), least, len(SHARES))]
+    return [Budget(size, "bytes") for size in sizes]
 
 
-def _targets(sizes: Sequence[str | Budget], source_bytes: int) -> list[int]:
-    """Sizes in bytes, the largest first."""
-    found: list[int] = []
+def _targets(sizes: Sequence[AnyBudget], source_bytes: int) -> list[Budget]:
+    """Sizes in bytes or parameters, the largest first.
+
+    Raises:
+        UsageError: if there are some of each.
+    """
+    found: dict[int, Budget] = {}
     for size in sizes:
-        target = (Budget.parse(size) if isinstance(size, str) else size).bytes_for(source_bytes)
-        if target is None:
-            raise UsageError(f"size {size} counts parameters, not bytes", hint="write 64KiB, 2% or 100x")
-        found.append(target)
-    return sorted(set(found), reverse=True)
+        asked = Budget.of(size)
+        if asked is not None:
+            amount = asked.bytes_for(source_bytes)
+            budget = asked if amount is None else Budget(amount, "bytes")
+            found[int(budget.amount)] = budget
+    if len({budget.unit for budget in found.values()}) > 1:
+        raise UsageError(
+            "some of the sizes count parameters and others bytes, which can't be compared", hint="bench them apart"
+        )
+    return [found[amount] for amount in sorted(found, reverse=True)]
+
+
+def _unit(budgets: Sequence[Budget]) -> Counted:
+    return "parameters" if any(budget.unit == "parameters" for budget in budgets) else "bytes"
 
 
 def _bound(parts: Components, extras: int, errors: Sequence[float]) -> tuple[tuple[float, int], ...]:
@@ -233,4 +251,4 @@ def _part(progress: Progress | None, name: str, number: int, count: int) -> Prog
     """The progress of one method among all."""
     if progress is None:
         return None
-    return lambda phase, share: progress(name, (number + share) / count)
+    return lambda phase, done, total: progress(name, number + done / total, count)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adaptzip.core import words
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.batching import group_by_shape
 from adaptzip.core.linalg import factored_values
 from adaptzip.core.progress import Progress, silent
+from adaptzip.core.showing import Shown
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Where the captured energy is reported."""
@@ -79,8 +81,8 @@ class DtypeReport:
     exact_float16: int = 0
 
 
-@dataclass(frozen=True)
-class AdapterReport:
+@dataclass(frozen=True, repr=False)
+class AdapterReport(Shown):
     """A whole adapter.
 
     Attributes:
@@ -128,6 +130,22 @@ class AdapterReport:
         """Numbers in all factors."""
         return sum(m.rank * sum(m.shape) for m in self.modules)
 
+    def _told(self) -> Iterator[str]:
+        yield self.dialect
+        yield words.count(len(self.modules), "module")
+        yield words.count(self.parameters, "parameter")
+        yield f"effective rank {self.effective_rank:.1f}"
+        yield f"{words.size(self.extras_bytes)} of extras" if self.extras else ""
+        yield f"base model {self.base_model}" if self.base_model else ""
+
+    def _rows(self) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+        rows = (
+            (m.name, f"{m.shape[0]} x {m.shape[1]}", str(m.rank), words.number(m.scaling), words.number(m.norm),
+             f"{m.effective_rank:.1f}")
+            for m in self.modules
+        )  # fmt: skip
+        return ("module", "out x in", "rank", "scaling", "norm", "effective rank"), rows
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
         return {
@@ -152,7 +170,7 @@ def describe(adapter: Adapter, progress: Progress | None = None) -> AdapterRepor
     """Describe an adapter; its spectra come from the factored SVD.
 
     Args:
-        progress: called with a phase and the share of it that is done.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
     """
     spectra = _spectra(adapter.modules, progress or silent)
     figures = _figures(spectra)
@@ -183,7 +201,7 @@ def _spectra(modules: Mapping[str, LoraFactors], report: Progress) -> dict[str, 
         A, B = torch.stack([m.A for m in batch]), torch.stack([m.B for m in batch])
         scaling = torch.tensor([m.scaling for m in batch], dtype=torch.float64)
         found |= dict(zip(names, factored_values(A, B, scaling), strict=True))
-        report("describing", len(found) / len(modules))
+        report("describing", len(found), len(modules))
     return {name: found[name] for name in modules}
 
 

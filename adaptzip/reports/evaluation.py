@@ -12,8 +12,9 @@ from torch import Tensor
 
 from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.calling import public
 from adaptzip.core.linalg import choose_device
-from adaptzip.core.progress import Progress
+from adaptzip.core.progress import Progress, silent
 from adaptzip.errors import BaseModelError, RefusedError, UsageError, naming
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.hub import base_path
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 
+@public
 def evaluate(
     base: str | Path,
     teacher: Adapter | Functions | str | Path,
@@ -54,7 +56,7 @@ def evaluate(
     *,
     batch: int = 16,
     max_tokens: int = 256,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     kind: Kind | None = None,
     basis: str | Path | None = None,
     merged: bool = False,
@@ -90,7 +92,7 @@ def evaluate(
         metric: what `Score.metric` is and gains are told by, such as "macro F1" or "macro-f1"; None takes the kind's
             main one: accuracy, loss, F1 (multilabel) or squared error.
         seed: draws the resamples that the intervals of differences are told by.
-        progress: called with the row that is being made and the share of all that is done.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
 
     Raises:
         CheckpointError, FormatError: if an adapter is unreadable, or labels are no classes of the model.
@@ -126,8 +128,8 @@ def evaluate(
             sizes[name] = sizes_of(given, adapters[name])
     original = _beside_functions(adapters[TEACHER])
     names = [NOTHING, TEACHER, *students]
-    report = progress or (lambda *_: None)
-    report(TEACHER, 0.0)
+    report = progress or silent
+    report(TEACHER, 0, len(names))
     BaseModel.open(base)
     loading = Loading(kind, merged, _tokeniser(tokeniser, teacher), tell=True, strict=True)
     with _about(TEACHER):
@@ -143,7 +145,7 @@ def evaluate(
     loading = replace(loading, kind=loaded.kind, tell=False)
     del loaded  # Unless its outputs are too large to keep, this frees the model before the next one is loaded.
     for number, name in enumerate([NOTHING, *students], 1):
-        report(name, number / len(names))
+        report(name, number, len(names))
         with _about(name):
             tallies[name] = _run_student(base, original, adapters.get(name), parts, expected, loading)
     told = _told(chosen, wanted is not None, {name: tallies[name] for name in names}, seed)

@@ -7,12 +7,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptzip.core.training_report import IN_PER_CENT
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.atomic import atomic_file
+from adaptzip.methods import names
 from adaptzip.reports.results import NOTHING, TEACHER
 
 if TYPE_CHECKING:
-    from adaptzip.reports.benching import Bench, Point
+    from adaptzip.core.budget import Counted
+    from adaptzip.reports.bench_results import Bench, Point
     from adaptzip.reports.evaluation import Evaluation, Score
 
 FORMATS = ("png", "svg", "pdf")
@@ -63,13 +66,14 @@ def draw(bench: Bench, path: str | Path, *, title: str = "", force: bool = False
     check_plot(path)
     figure = _figure(8, 5)
     axes = figure.add_subplot()
-    for number, name in enumerate(dict.fromkeys(point.method for point in bench.points)):
-        _method(axes, [point for point in bench.points if point.method == name], number)
-    _references(axes, bench)
+    for name in dict.fromkeys(point.method for point in bench.points):
+        _method(axes, [point for point in bench.points if point.method == name], bench.unit)
+    if bench.unit == "bytes":
+        _references(axes, bench)
     _scales(axes, bench)
     axes.set_title(title, fontsize=11)
     if bench.points:
-        axes.legend(fontsize=9, frameon=False, loc="best")
+        axes.legend(*_from_above(axes), fontsize=9, frameon=False, loc="best")
     _save(figure, path, force)
 
 
@@ -82,6 +86,8 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
         As `draw`.
     """
     check_plot(path)
+    from matplotlib.ticker import PercentFormatter
+
     figure = _figure(8 if evaluation.metric is None else 12, 5)
     panels = figure.subplots(1, 1 if evaluation.metric is None else 2, squeeze=False)[0]
     # The teacher's own would be nothing at all, which is below any logarithmic axis.
@@ -92,6 +98,8 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
     if evaluation.metric is not None:
         _marks(panels[1], evaluation, {name: score.metric for name, score in evaluation.rows.items()})
         panels[1].set_ylabel("loss, nats a token" if evaluation.metric == "loss" else evaluation.metric)
+        if evaluation.metric in IN_PER_CENT:
+            panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     for axes in panels:
         _byte_axis(axes)
     figure.suptitle(title, fontsize=11)
@@ -156,20 +164,41 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: str | Path, force: bool) -> None:
-    buffer = BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."))
+    from matplotlib import rc_context
+
+    buffer, kind = BytesIO(), Path(path).suffix.lower().lstrip(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    # Text stays text, and equal figures are equal files.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "adaptzip", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, metadata=undated)
     with atomic_file(path, force) as handle:
         handle.write(buffer.getvalue())
 
 
-def _method(axes: Any, points: Sequence[Point], number: int) -> None:
+def _from_above(axes: Any) -> tuple[list[Any], list[str]]:
+    """The legend's lines and their names, in the order in which the curves lie above each other at their left ends."""
+    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+    lines.sort(key=lambda line: -float(line.get_ydata()[list(line.get_xdata()).index(min(line.get_xdata()))]))
+    return lines, [str(line.get_label()) for line in lines]
+
+
+def _look(method: str) -> tuple[str, str]:
+    """The colour and the mark of a method, in every figure the same."""
+    known = names()
+    number = known.index(method) if method in known else len(known)
+    return _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+
+
+def _method(axes: Any, points: Sequence[Point], unit: Counted) -> None:
     """A method's files as one line, the smallest first."""
-    ordered = sorted(points, key=lambda point: point.bytes)
+    sized = [(point.bytes if unit == "bytes" else point.parameters, point.relative_error) for point in points]
+    sizes, errors = zip(*sorted(sized), strict=True)
+    colour, mark = _look(points[0].method)
     axes.plot(
-        [point.bytes for point in ordered],
-        [point.relative_error for point in ordered],
-        color=_COLOURS[number % len(_COLOURS)],
-        marker=_MARKS[number % len(_MARKS)],
+        sizes,
+        errors,
+        color=colour,
+        marker=mark,
         markersize=5,
         linewidth=1.6,
         label=points[0].method,
@@ -205,11 +234,14 @@ def _scales(axes: Any, bench: Bench) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("relative error |dW − dW'| / |dW|")
-    _byte_axis(axes)
+    if bench.unit == "bytes":
+        _byte_axis(axes)
+    else:
+        _parameter_axis(axes)
 
 
 def _byte_axis(axes: Any) -> None:
-    """Bytes along a logarithmic axis, a grid, and no box."""
+    """Bytes along a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log", base=2)
@@ -218,6 +250,23 @@ def _byte_axis(axes: Any) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes of the file, everything counted")
+    _open(axes)
+
+
+def _parameter_axis(axes: Any) -> None:
+    """Stored parameters along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("stored parameters, extras not counted")
+    _open(axes)
+
+
+def _open(axes: Any) -> None:
+    """A grid, and no box."""
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from adaptzip.core.compressed import share_kept
+from adaptzip.core.showing import Shown
+from adaptzip.core.training_report import share_kept
+from adaptzip.core.words import count, number
 from adaptzip.models.kinds import Kind
 from adaptzip.reports.measures.differences import Difference
 from adaptzip.reports.measures.metrics import metric_name, second_metric_name
@@ -19,8 +21,8 @@ TEACHER = "teacher"
 """The teacher's row."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """Adapters side by side.
 
     Attributes:
@@ -46,6 +48,22 @@ class Evaluation:
     texts: int = 0
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
+
+    def _told(self) -> Iterator[str]:
+        yield self.kind
+        yield count(self.texts, "text")
+        for name in self.rows:
+            if name not in (NOTHING, TEACHER):
+                gain, distance = self.gain(name), self.rows[name].distance
+                kept = "" if gain is None else f" keeps {100 * gain:.3g} % of the gain"
+                yield f"{name}{kept or ('' if distance is None else f' {number(distance)} from the teacher')}"
+
+    def _rows(self) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+        rows = (
+            (name, *("" if value is None else number(value) for value in (row.distance, row.agreement, row.metric)))
+            for name, row in self.rows.items()
+        )
+        return ("", "from the teacher", "agreement", self.metric or "metric"), rows
 
     @property
     def second(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ from adaptzip.adz.coding.packing import INT8_ROWS, ExtrasMode, pack_tensors, unp
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.comparing import DiffReport, ModuleDiff, diff, same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry
-from adaptzip.core.sensitivity import Sensitivity
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import number
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
 from adaptzip.models.folder import BaseModel
+from adaptzip.reports.weighing import weighed
 from adaptzip.restoring.functions import functions
+from adaptzip.restoring.reading import adapter_from
 from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reconstruct_native
 
 _HASH_SHOWN = 8
@@ -45,8 +49,8 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True)
-class VerifyReport:
+@dataclass(frozen=True, repr=False)
+class VerifyReport(Shown):
     """What checking a file found.
 
     Attributes:
@@ -67,7 +71,18 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
+        """Whether every check said yes."""
         return all(check.passed for check in self.checks)
+
+    def _told(self) -> Iterator[str]:
+        failed = [check for check in self.checks if not check.passed]
+        yield "passed" if self.passed else f"NO: {failed[0].name}: {failed[0].detail}"
+        yield self.method
+        yield f"stated error {number(self.stated_error)}"
+        yield "" if self.measured_error is None else f"measured {number(self.measured_error)}"
+
+    def _rows(self) -> tuple[Sequence[str], Iterator[Sequence[str]]]:
+        return ("check", "", "found"), (("yes" if c.passed else "NO", c.name, c.detail) for c in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -85,31 +100,53 @@ class VerifyReport:
         }
 
 
+@public
 def verify(
     path: str | Path,
-    source: Adapter | None = None,
+    against: str | Path | Adapter | None = None,
     *,
     max_error: float | None = None,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
-    sensitivities: Mapping[str, Sensitivity] | None = None,
+    calibration: str | Path | None = None,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    completion_field: str | None = None,
 ) -> VerifyReport:
-    """Check a `.adz` file.
+    """Check a `.adz` file: that it is intact, that it decodes, and that what it says of its error is true.
 
     Args:
         path: the file.
-        source: the adapter it was made from; without it the stated error is believed.
+        against: the adapter it was made from; without it the stated error is believed.
         max_error: largest relative error over all modules that is accepted; the plain one, as the stated error is.
-        base: folder of the base model, where the file's basis is that of its weights.
+        alpha, config, dialect: how to read `against`, as for `read`.
+        base: folder of the base model, where the file's basis is that of its weights, and for calibration.
         basis: the basis artefact or its path, where the file names one.
-        sensitivities: how much each module's error matters, from calibration, for `weighted_error`.
+        calibration: a file of texts, which weigh each module's error for `weighted_error`.
+        text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
+            it; None looks for the usual names.
 
     Raises:
         FormatError: if the file is malformed: a wrong hash, a broken structure, an undecodable module, numbers that
             are not finite.
-        UsageError: if it is the folder of a whole model.
+        CheckpointError: if `against` cannot be read.
+        UsageError: if it is the folder of a whole model, or there are texts and no base or nothing to weigh.
         RefusedError: if the file's basis is missing or another, or its configuration asks for more than W + s*B@A.
+
+    Example:
+        >>> _ = adaptzip.compress("my-adapter", "small.adz", max_error=0.1)
+        >>> report = adaptzip.verify("small.adz", "my-adapter", max_error=0.1)
+        >>> report.passed, report.measured_error <= 0.1
+        (True, True)
     """
+    source = None
+    if against is not None:
+        source = adapter_from(against, alpha=alpha, config=config, dialect=dialect, base=base, basis=basis)
+    fields = {"text_field": text_field, "pair_field": pair_field, "completion_field": completion_field}
+    sensitivities = weighed(source, against, base, calibration, **fields)
     _refuse_models(Path(path))
     compressed = open_adz(path)
     restored = _decode(compressed, path, base, basis, alone=source is None)

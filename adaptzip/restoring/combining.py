@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import Any
 from adaptzip.checkpoints import conventions
 from adaptzip.checkpoints._image.aligning import aligned
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.combinations import Combination
 from adaptzip.core.combining import Weighted, combined
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.meta import Meta
 from adaptzip.core.task_arithmetic import Majority
-from adaptzip.errors import AdaptzipWarning, RefusedError, UsageError
+from adaptzip.errors import RefusedError, UsageError, warn
 from adaptzip.restoring.reading import adapter_from
 
 Source = str | Path | Adapter | Compressed
 
 
+@public
 def combine(
     sources: Sequence[Source],
     weights: Sequence[float] | None = None,
@@ -31,7 +33,11 @@ def combine(
     density: float | None = None,
     majority: Majority = "total",
     seed: int | None = 0,
-    **reading: Any,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
+    base: str | Path | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> Adapter:
     """One adapter out of several, by the rules of PEFT's `add_weighted_adapter`.
 
@@ -39,7 +45,7 @@ def combine(
         sources: adapters of one base model: any readable ones, or in memory.
         weights: what each one's update is multiplied by; None for 1.
         method, rank, density, majority, seed: as for `adaptzip.core.combining.combined`, which tells the methods.
-        reading: how to read the sources: `base`, `basis`, `alpha` and others, as for `read`.
+        alpha, config, dialect, base, basis: how to read the sources, as for `read`.
 
     Raises:
         CheckpointError, FormatError: if a source cannot be read.
@@ -56,7 +62,8 @@ def combine(
     if len(given) != len(sources):
         raise UsageError(f"{len(sources)} adapters have {len(given)} weights", hint="give one weight for each")
     named = [str(source) if isinstance(source, str | Path) else f"adapter {n}" for n, source in enumerate(sources, 1)]
-    adapters = [adapter_from(source, **reading) for source in sources]
+    how: dict[str, Any] = {"alpha": alpha, "config": config, "dialect": dialect, "base": base, "basis": basis}
+    adapters = [adapter_from(source, **how) for source in sources]
     parts = [Weighted(*part) for part in zip(aligned(*adapters), given, named, strict=True)]
     _check_models(adapters, parts)
     made = combined(parts, method, rank=rank, density=density, majority=majority, seed=seed)
@@ -94,4 +101,4 @@ def _check_models(read: Sequence[Adapter], parts: Sequence[Weighted]) -> None:
     bases = {part.adapter.meta.base_model: part.name for part in reversed(parts) if part.adapter.meta.base_model}
     if len(bases) > 1:
         told = " and ".join(f"{name} for {base}" for base, name in [*bases.items()][:-3:-1])
-        warnings.warn(f"the adapters name different base models: {told}", AdaptzipWarning, stacklevel=3)
+        warn(f"the adapters name different base models: {told}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.budget import Budget
+from adaptzip.core.budget import AnyBudget, Budget
+from adaptzip.core.calling import public
 from adaptzip.core.resizing import Resized, resized
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import number, size
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.files.names import names_a_file
 from adaptzip.restoring.exporting import DTYPES, ExportReport, export
@@ -21,8 +24,8 @@ _TRIES = 3
 """How often a size is aimed at; what is beside the factors depends little on their ranks."""
 
 
-@dataclass(frozen=True)
-class ConvertReport:
+@dataclass(frozen=True, repr=False)
+class ConvertReport(Shown):
     """What was written.
 
     Attributes:
@@ -35,7 +38,15 @@ class ConvertReport:
     error: float
     ranks: tuple[int, int]
 
+    def _told(self) -> Iterator[str]:
+        yield str(self.written.path)
+        yield self.written.dialect
+        yield size(self.written.bytes)
+        yield f"rank {self.ranks[0]}" if len(set(self.ranks)) == 1 else f"ranks {self.ranks[0]} to {self.ranks[1]}"
+        yield f"error {number(self.error)}"
 
+
+@public
 def convert(
     source: str | Path | Adapter,
     output: str | Path,
@@ -43,7 +54,7 @@ def convert(
     as_: str | None = None,
     rank: int | None = None,
     max_error: float | None = None,
-    budget: str | Budget | None = None,
+    budget: AnyBudget | None = None,
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
     drop_extras: bool = False,
     alpha: float | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,10 @@ from adaptzip.checkpoints import (
 from adaptzip.checkpoints._base_name import check_name, warn_of_written_name
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count, size
 from adaptzip.errors import UsageError
 from adaptzip.files.atomic import check_output, check_output_folder
 from adaptzip.files.inputs import check_apart
@@ -37,8 +41,8 @@ PORTABLE = "peft-portable"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Shown):
     """What was written.
 
     Attributes:
@@ -64,7 +68,15 @@ class ExportReport:
     ranks: tuple[int, int] = (0, 0)
     caution: str = ""
 
+    def _told(self) -> Iterator[str]:
+        yield str(self.path)
+        yield self.dialect
+        yield size(self.bytes)
+        yield count(self.modules, "module")
+        yield f"{len(self.left_out)} kinds left out" if self.left_out else ""
 
+
+@public
 def export(
     source: str | Path | Adapter | Compressed,
     output: str | Path,

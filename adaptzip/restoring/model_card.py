@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ from adaptzip.errors import CheckpointError
 NAME = "README.md"
 _MARK = "<!-- adaptzip: loading -->"
 """What stands before and after the section, so that another export replaces it and adds no second one."""
+_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+"""The YAML at the beginning of a card."""
+_OURS = re.compile(r"^(?:base_model|base_model_relation)[ \t]*:.*\r?\n(?:(?:[ \t]+|-).*\r?\n)*", re.MULTILINE)
+"""A field that is written anew, with the lines that belong to it."""
 _CLASSES = {
     "CAUSAL_LM": "AutoPeftModelForCausalLM",
     "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
@@ -47,7 +53,7 @@ def with_loading(card: str, config: dict[str, Any]) -> str:
         card: the source's README.
         config: the adapter_config.json that is written beside it.
     """
-    return with_section(card, _MARK, f"## Loading\n\n```python\n{_snippet(config)}```\n")
+    return with_section(card, _MARK, f"## Loading\n\n```python\n{snippet(config)}```\n")
 
 
 def with_section(card: str, mark: str, section: str) -> str:
@@ -58,6 +64,27 @@ def with_section(card: str, mark: str, section: str) -> str:
     return f"{card.rstrip()}\n\n{mark}\n{section}{mark}\n"
 
 
+def with_base(card: str, repository: str | None, relation: str, **more: str) -> str:
+    """A README with the base model in its YAML, by which the Hub shows the one under the other.
+
+    Args:
+        repository: of the base model; None leaves it out.
+        relation: what the model is to it, such as "adapter" or "merge".
+        more: other fields, for where the YAML has none of that name.
+    """
+    found = _FRONT.match(card)
+    fields = "" if found is None else found[1]
+    if repository is not None:
+        fields = f"{_OURS.sub('', fields)}base_model:\n- {repository}\nbase_model_relation: {relation}\n"
+    for name, value in more.items():
+        if not re.search(rf"^{name}[ \t]*:", fields, re.MULTILINE):
+            fields += f"{name}: {value}\n"
+    if not fields:
+        return card
+    rest = card if found is None else card[found.end() :]
+    return f"---\n{fields}---\n{rest if rest.startswith(chr(10)) else chr(10) + rest}"
+
+
 def is_ours(readme: Path, mark: str = _MARK) -> bool:
     """Whether a README in an output folder has a marked section: by default one that an export wrote."""
     try:
@@ -66,12 +93,18 @@ def is_ours(readme: Path, mark: str = _MARK) -> bool:
         return False
 
 
-def _snippet(config: dict[str, Any]) -> str:
+def snippet(config: Mapping[str, Any], place: str = "PATH-OR-REPOSITORY") -> str:
+    """Python that loads an adapter with PEFT.
+
+    Args:
+        config: its adapter_config.json.
+        place: where it lies.
+    """
     kind = _CLASSES.get(str(config.get("task_type")))
     if kind is not None and config.get("base_model_name_or_path"):
-        return f'from peft import {kind}\n\nmodel = {kind}.from_pretrained("PATH-OR-REPOSITORY")\n'
+        return f'from peft import {kind}\n\nmodel = {kind}.from_pretrained("{place}")\n'
     return (
         "from peft import PeftModel\n\n"
         "# `base` is the model that the adapter was trained on.\n"
-        'model = PeftModel.from_pretrained(base, "PATH-OR-REPOSITORY")\n'
+        f'model = PeftModel.from_pretrained(base, "{place}")\n'
     )

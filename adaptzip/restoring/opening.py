@@ -16,12 +16,13 @@ from adaptzip.checkpoints._beside import add_beside, files_beside
 from adaptzip.checkpoints._copies import check_copies
 from adaptzip.checkpoints._gguf.bases import config_of, header_of, is_gguf
 from adaptzip.checkpoints._keys import plain_keys, warn_of_spelling
-from adaptzip.checkpoints._places import config_file, has_configuration, refuse_dangling
+from adaptzip.checkpoints._places import config_file, has_configuration
 from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
 from adaptzip.files.magic import refuse_pointers
+from adaptzip.files.presence import refuse_dangling
 from adaptzip.files.weights import Weights, open_weights
 from adaptzip.models.hub import base_path
 from adaptzip.models.texts.tokenisers import has_vocabulary

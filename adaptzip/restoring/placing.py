@@ -8,7 +8,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 
-from adaptzip.checkpoints import Dialect, Reader, WriteOptions
+from adaptzip.checkpoints import Checkpoint, Dialect, Reader, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._readback import confirm
 from adaptzip.core.adapter import Adapter, named_in
@@ -82,14 +82,38 @@ def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
 def _read_back(folder: Path, output: str | Path, target: Reader, adapter: Adapter, options: WriteOptions) -> None:
     """Raises: CheckFailedError: if the dialect's own reader does not find the adapter in `folder`."""
     try:
+        with without_warnings():
+            source = replace(open_checkpoint(folder), modules=named_in(adapter))
+    except CheckpointError as error:
+        raise _refused(error, folder, output) from error
+    check_meaning(source, output, target, adapter, options)
+
+
+def check_meaning(
+    source: Checkpoint, output: str | Path, target: Dialect, adapter: Adapter, options: WriteOptions
+) -> None:
+    """Hold what a dialect's own reader makes of what was written, or is about to be, against what was meant.
+
+    Args:
+        source: what was written, opened.
+        output: what messages call it.
+
+    Raises:
+        CheckFailedError: if the reader does not find the adapter in it.
+    """
+    try:
         with without_warnings():  # Of what is the adapter's own the reader has warned before.
-            found = understood(replace(open_checkpoint(folder), modules=named_in(adapter)))
+            found = understood(source)
     except (CheckpointError, RefusedError) as error:
-        told = str(error).replace(str(folder), str(output))
-        raise CheckFailedError(
-            f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
-        ) from error
+        raise _refused(error, source.path, output) from error
     if found.meta.dialect != target.name:
         raise CheckFailedError(f"{output}: would be taken for {found.meta.dialect}, so that nothing was written")
     with naming(output, CheckFailedError):
         confirm(adapter, found, options)
+
+
+def _refused(error: Exception, folder: Path, output: str | Path) -> CheckFailedError:
+    told = str(error).replace(str(folder), str(output))
+    return CheckFailedError(
+        f"{told}; so it would be refused once written, and nothing was", hint="please report it, with the adapter"
+    )

@@ -9,12 +9,15 @@ from adaptzip.checkpoints import resolved
 from adaptzip.checkpoints._beside import warn_of_others
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import UsageError
+from adaptzip.models.hub import adapter_path
 from adaptzip.restoring.opening import checkpoint_at, opened_weights, readable, understood, weight_file
 from adaptzip.restoring.reconstruction import reconstruct
 
 
+@public
 def read(
     path: str | Path,
     *,
@@ -27,7 +30,8 @@ def read(
     """Read an adapter completely.
 
     Args:
-        path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), or a `.adz` file.
+        path: a PEFT folder, its weight file (with its configuration beside it, or `alpha`), a `.adz` file, or a
+            repository of the Hub, as "owner/name" or "hf://owner/name@revision".
         alpha: lora_alpha for a weight file without configuration; every module's scale is alpha / its rank.
         config: the configuration file, where it does not lie beside the weights.
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights, for checkpoints
@@ -49,6 +53,7 @@ def read(
         >>> sorted(adapter.extras)
         ['base_model.model.classifier.bias', 'base_model.model.classifier.weight']
     """
+    path = adapter_path(path)
     with readable(path):
         weights = weight_file(path)
         if is_adz(weights):

@@ -23,6 +23,7 @@ from adaptzip.checkpoints import resolved, vet
 from adaptzip.checkpoints._base_name import is_local
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import PARTS, Compressed, Site
 from adaptzip.core.family import AnyFamily
 from adaptzip.core.function_method import FunctionMethod
@@ -37,6 +38,7 @@ from adaptzip.restoring.first_values import first_values_of
 from adaptzip.restoring.opening import archive_file, open_checkpoint, understood
 
 
+@public
 def reconstruct(
     source: Compressed | str | Path,
     *,

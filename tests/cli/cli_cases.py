@@ -79,9 +79,9 @@ def command(*words: str | Path, before: str = "") -> list[str]:
     return [sys.executable, "-c", code, *map(str, words)]
 
 
-def make_tensors() -> dict[str, Tensor]:
+def make_tensors(seed: int = 0) -> dict[str, Tensor]:
     """Factors whose components fall off, as trained ones do, and a classification head."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     falling = 0.5 ** torch.arange(float(RANK))
     tensors = {}
     for module in MODULES:

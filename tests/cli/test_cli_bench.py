@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from adaptzip.cli import _formats as formats
 from adaptzip.methods import REFERENCE, fittable, load_fittable
 from tests.cli.cli_cases import listing, refused, run
 
@@ -40,7 +42,8 @@ def test_bench_draws(adapter: Path) -> None:
 def test_bench_refuses_before_the_work(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaptzip.reports.benching.run", lambda *_, **__: pytest.fail("it began to work"))
     refused(run("bench", adapter, "--plot", adapter.with_name("a.txt")), 2, "png, svg, pdf")
-    refused(run("bench", adapter, "-b", "50k"), 2, "counts parameters")
+    refused(run("bench", adapter, "-b", "50k", "-b", "4kB"), 2, "some of the sizes count parameters and others bytes")
+    refused(run("bench", adapter, "--params", "10k,4kB"), 2, "it does not count parameters")
     refused(run("bench", adapter, "-b", "many"), 2, "budget 'many'")
     refused(run("bench", adapter, "--to", "magic"), 2, "method 'magic' is unknown")
     refused(run("bench", adapter / "missing"), 2, "missing")
@@ -51,3 +54,44 @@ def test_bench_says_what_drawing_needs(adapter: Path, monkeypatch: pytest.Monkey
     refused(
         run("bench", adapter, "--plot", adapter.with_name("a.png")), 3, "matplotlib", "pip install 'adaptzip[plots]'"
     )
+
+
+def test_bench_counts_parameters(adapter: Path) -> None:
+    found = run("bench", adapter, "--to", REFERENCE, "--params", "900,500", "--json").json
+    assert found["unit"] == "parameters"
+    assert [point["budget"] for point in found["points"]] == [900, 500]
+    assert all(point["parameters"] <= point["budget"] for point in found["points"])
+    plot = adapter.with_name("counted.svg")
+    assert run("bench", adapter, "--to", REFERENCE, "--params", "900,500", "--plot", plot).code == 0
+    assert "stored parameters" in plot.read_text()
+
+
+@pytest.mark.parametrize(
+    ("form", "first", "pattern"),
+    [
+        ("md", "| method | bytes | ratio | parameters | error | bound |", rf"^\| {REFERENCE} \| \d+ \|"),
+        ("latex", r"\begin{tabular}{lrrrrr}", rf"^  {REFERENCE} & \d+ & "),
+        ("csv", "method,bytes,ratio,parameters,error,bound", rf"^{REFERENCE},\d+,"),
+    ],
+)
+def test_bench_prints_tables_for_others(adapter: Path, form: str, first: str, pattern: str) -> None:
+    result = run("bench", adapter, "--to", REFERENCE, "-b", "60%", "--format", form)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[0] == first
+    assert len(re.findall(pattern, result.out, re.MULTILINE)) == 1
+
+
+def test_cells_are_escaped() -> None:
+    head, rows = ["a", "b|c"], [["50 %", "x_1"]]
+    assert "b\\|c" in formats.markdown(head, rows)
+    assert "50 \\% & x\\_1 \\\\" in formats.latex(head, rows)
+    assert formats.comma_separated(["a,b"], [['say "x"']]) == '"a,b"\n"say ""x"""'
+
+
+def test_svgs_are_text_without_a_date(adapter: Path) -> None:
+    plots = [adapter.with_name(f"{name}.svg") for name in "ab"]
+    for plot in plots:
+        assert run("bench", adapter, "--to", REFERENCE, "-b", "60%", "--plot", plot).code == 0
+    assert plots[0].read_bytes() == plots[1].read_bytes()
+    assert "<text" in plots[0].read_text()
+    assert "date>" not in plots[0].read_text()

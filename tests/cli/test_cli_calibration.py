@@ -127,7 +127,7 @@ def test_the_summary_says_which_error_is_weighted(place: Place, weighed: list[st
     assert 0 < values["weighted_error"] != values["relative_error"]
     said = run(*asked).err
     errors = (f"{values[key]:.3g}" for key in ("relative_error", "weighted_error"))
-    assert "error {}, weighted error {})".format(*errors) in said
+    assert "error {}, weighted error {}; budget 30 % of the source)".format(*errors) in said
     assert "of its part of the budget" not in said or "at weighted error" in said
     chosen = run(*asked, "--to", "auto").err
     assert "parameters  weighted error" in chosen

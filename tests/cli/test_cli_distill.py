@@ -199,7 +199,7 @@ def test_two_processes_write_one_file(place: Workplace) -> None:
         "1",
     )
     done = subprocess.run(
-        [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "adaptzip.cli",
+        [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "adaptzip",
          *map(str, place.words(*SHORT, "--json"))],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

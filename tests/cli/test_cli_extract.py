@@ -66,7 +66,7 @@ def test_what_it_says(pair: tuple[Path, Path], tmp_path: Path) -> None:
     made = run(*words(pair, tmp_path / "a", "--rank", "full"))
     assert made.err.startswith(f"wrote {tmp_path / 'a'}  ")
     assert made.err.endswith(" as peft  (9 modules, 3 extras, error 0.0000)\n")
-    refused(run(*words(pair, tmp_path / "a")), 2, "a: exists already", "--force")
+    refused(run(*words(pair, tmp_path / "a")), 2, "a: exists already", "-f")
 
 
 @pytest.mark.parametrize(

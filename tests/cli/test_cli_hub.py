@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import adaptzip
+from adaptzip.errors import CheckpointError
 from tests.cases.hub_server import COMMIT, cached
 from tests.cases.merge_cases import assert_same_tensors, tensors_of
 from tests.cli.cli_cases import run
@@ -69,3 +71,37 @@ def test_a_folder_comes_first(adapter: Path, base: Path, snapshot: Path) -> None
     done = run("merge", adapter, "--base", "some/base", "-o", "merged")
     assert done.code == 0
     assert "fetching" not in done.err
+
+
+@pytest.fixture
+def shared(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The adapter in a cache, as some/adapter."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return cached(tmp_path / "cache", "some/lora", {path.name: path.read_bytes() for path in adapter.iterdir()})
+
+
+@pytest.mark.parametrize("name", ["some/lora", "hf://some/lora", "hf://some/lora@main"])
+def test_adapters_are_sources(name: str, adapter: Path, shared: Path) -> None:
+    done = run("compress", name, "--budget", "25%")
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[0] == f"fetching {name.removeprefix('hf://')} from the Hub"
+    assert Path("lora.adz").read_bytes() == adaptzip.compress(adapter, budget="25%").to_bytes()
+    assert adaptzip.diff(name, adapter).same
+    assert run("diff", name, adapter, "--max-error", "0").code == 0
+    assert run("inspect", name, "-q").code == 0
+    many = run("compress", name, adapter, "--budget", "25%", "--output-dir", "out")
+    assert many.code == 0, many.err
+    assert sorted(path.name for path in Path("out").glob("*.adz")) == ["lora.adz", "my-adapter.adz"]
+
+
+def test_an_adapter_that_is_nowhere(adapter: Path, shared: Path) -> None:
+    done = run("compress", "some/other")
+    assert done.code == 2
+    assert "error: some/other: no such folder, the Hub cannot be asked for it" in done.err
+    assert done.last == "hint: connect to the network, unset HF_HUB_OFFLINE, or give its folder"
+    with pytest.raises(CheckpointError, match="some/other: no such folder"):
+        adaptzip.read("some/other")
+    several = run("compress", "some/other", adapter, "--output-dir", "out")
+    assert several.code == 2
+    assert several.last == "1 done, 1 failed"

@@ -70,7 +70,7 @@ def test_settings_describe_themselves() -> None:
         "one of uniform, energy",
         "text",
     ]
-    assert SETTINGS[0].as_dict() == {"name": "rank", "type": "whole number", "default": 4}
+    assert SETTINGS[0].as_dict() == {"name": "rank", "type": "whole number", "default": 4, "meaning": ""}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_version() -> None:
         (["compress"], "SRC"),
         (["compress", "x", "--extras", "int2"], "int8"),
         (["compress", "x", "--seed", "one"], "--seed"),
-        (["export", "x"], "--output"),
+        (["export", str(ROOT / "README.md")], "-o"),
         (["merge", "x", "-o", "y"], "--base"),
         (["diff", "x"], "B"),
         (["verify", "x", "--max-error", "-1"], "--max-error"),
@@ -95,6 +95,33 @@ def test_no_torch_for(words: list[str]) -> None:
 def test_no_torch_for_the_header_of_an_archive(archive: Path) -> None:
     result = run_apart("inspect", archive, before=SEES_TORCH)
     assert result.code == 0
+    assert result.last == "False"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("compress nosuch", "nosuch: no such file or folder"),
+        ("plan nosuch", "nosuch: no such file or folder"),
+        ("inspect nosuch", "nosuch: no such file or folder"),
+        ("export nosuch -o out", "nosuch: no such file or folder"),
+        ("merge nosuch:0.5 --base base -o out", "nosuch:0.5: no such file or folder"),
+        ("distill --teacher nosuch --base base --data self -o x.adz", "nosuch: no such file or folder"),
+        ("diff {adapter} nosuch", "nosuch: no such file or folder"),
+        ("verify nosuch", "nosuch: no such file"),
+        ("basis build nosuch", "nosuch: no such file or folder"),
+        ("compress {adapter} --budget 3Q", "'Q' is no unit"),
+        ("compress {adapter} --params 3KiB", "it does not count parameters"),
+        ("compress {adapter} --params 3 --bytes 4", "--params and --bytes both limit the size"),
+        ("compress {adapter} --to magic", "method 'magic' is unknown"),
+        ("plan {adapter} --to svd --to magic", "method 'magic' is unknown"),
+        ("compress {adapter} -o {adapter}", "the output would"),
+    ],
+)
+def test_no_torch_for_what_is_refused_at_once(words: str, said: str, adapter: Path) -> None:
+    result = run_apart(*(word.format(adapter=adapter) for word in words.split()), before=SEES_TORCH)
+    assert result.code == 2
+    assert said in result.err
     assert result.last == "False"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import adaptzip
 from adaptzip import Budget
 from adaptzip.adz.container import writer
+from adaptzip.core.budget import Counted
 from adaptzip.errors import UsageError
 from adaptzip.testing.adapters import adapter
 
@@ -40,8 +42,12 @@ def test_bytes_are_decimal_or_binary(text: str, amount: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "share"), [("2%", 0.02), ("100%", 1.0), ("0.5 %", 0.005), ("100x", 0.01), ("1x", 1.0)]
-)
+    ("text", "share"),
+    [
+        ("2%", 0.02), ("100%", 1.0), ("0.5 %", 0.005), ("100x", 0.01), ("20X", 0.05), ("1x", 1.0), ("0.05", 0.05),
+        (".5", 0.5), ("1.0", 1.0),
+    ],
+)  # fmt: skip
 def test_shares_are_of_the_source(text: str, share: float) -> None:
     found = Budget.parse(text)
     assert found.unit == "fraction"
@@ -55,14 +61,7 @@ def test_what_is_no_positive_amount_is_refused(text: str) -> None:
     assert "64KiB" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("given", [50_000, 0.5])
-def test_a_bare_number_has_no_unit(given: Any) -> None:
-    with pytest.raises(UsageError, match="expected text or a Budget") as caught:
-        adaptzip.compress(SOURCE, budget=given)
-    assert "64KiB" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize("text", ["101%", "0.5x", "3 bytes", "3T", "3TB", "3X", "3PiB"])
+@pytest.mark.parametrize("text", ["101%", "0.5x", "3 bytes", "3T", "3TB", "3PiB", "1.5", "0.0001k", "0.3B", "50000.0"])
 def test_what_has_no_meaning_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="has no meaning here"):
         Budget.parse(text)
@@ -75,10 +74,77 @@ def test_a_budget_is_parsed_once() -> None:
     assert Budget.of(None) is None
 
 
-@pytest.mark.parametrize("given", [5, 0.5, True, b"50k", ["50k"]])
-def test_what_is_no_text_has_no_unit(given: Any) -> None:
-    with pytest.raises(UsageError, match=r"^budget .* is (int|float|bool|bytes|list), expected text or a Budget$"):
+@pytest.mark.parametrize(
+    ("given", "budget"),
+    [
+        (50_000, Budget(50_000, "parameters")),
+        (np.int64(7), Budget(7, "parameters")),
+        (0.05, Budget(0.05, "fraction")),
+        (1.0, Budget(1.0, "fraction")),
+        (np.float64(0.5), Budget(0.5, "fraction")),
+    ],
+)
+def test_numbers_are_parameters_or_shares(given: float, budget: Budget) -> None:
+    assert Budget.of(given) == budget
+
+
+@pytest.mark.parametrize("given", [0, -5, 0.0, -0.5, 1.5, 50_000.0, float("nan"), float("inf")])
+def test_numbers_out_of_range_are_refused(given: float) -> None:
+    with pytest.raises(UsageError, match="is not a (positive number of parameters|share of the source)") as caught:
         Budget.of(given)
+    assert "64KiB" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("given", [True, b"50k", ["50k"], 1j])
+def test_what_is_no_number_is_refused(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"^budget .* is (bool|bytes|list|complex), expected text, a number or a Budg"):
+        Budget.of(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "budget"),
+    [
+        ("50k", "parameters", Budget(50_000, "parameters")),
+        ("1.001k", "parameters", Budget(1_001, "parameters")),
+        ("50000", "bytes", Budget(50_000, "bytes")),
+        ("64KiB", "bytes", Budget(65_536, "bytes")),
+        ("64k", "bytes", Budget(64_000, "bytes")),
+    ],
+)
+def test_the_unit_may_be_said_elsewhere(text: str, unit: Counted, budget: Budget) -> None:
+    assert Budget.parse(text, unit) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "why"),
+    [
+        ("64KiB", "parameters", "it does not count parameters"),
+        ("2%", "parameters", "'%' is no unit"),
+        ("100x", "bytes", "'x' is no unit"),
+        ("0.5", "bytes", "it is less than one"),
+        ("0.05", None, None),
+    ],
+)
+def test_another_unit_is_refused(text: str, unit: Counted | None, why: str | None) -> None:
+    if why is None:
+        assert Budget.parse(text, unit).unit == "fraction"
+        return
+    with pytest.raises(UsageError, match=why):
+        Budget.parse(text, unit)
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [("50k", "50,000 stored parameters"), ("64KiB", "65,536 bytes on disk"), ("30x", "3.33 % of the source")],
+)
+def test_a_budget_is_told_in_words(budget: str, told: str) -> None:
+    assert Budget.parse(budget).told == told
+
+
+@pytest.mark.parametrize("given", [600, 0.35])
+def test_compress_takes_numbers(given: float) -> None:
+    found = adaptzip.compress(SOURCE, budget=given, device="cpu")
+    assert found.provenance.parameters <= 600 if given == 600 else found.bytes <= 0.35 * BYTES
 
 
 def test_bytes_of_a_source() -> None:

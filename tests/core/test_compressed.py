@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from adaptzip.core.compressed import Compressed, Provenance, Site, TensorSpec, TrainingReport, share_kept
+from adaptzip.core.compressed import Compressed, Provenance, Site, TensorSpec
+from adaptzip.core.training_report import TrainingReport, share_kept
 
 
 def report(metric: str | None, none: float, teacher: float, fitted: float, distilled: float | None) -> TrainingReport:

@@ -98,8 +98,8 @@ def test_choose_device() -> None:
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "cuda:", "cuda:x", "gpu", "mps", ""])
-def test_an_absent_or_unknown_device_is_a_usage_error(name: str) -> None:
+@pytest.mark.parametrize("name", ["cuda:99", "cuda:", "cuda:x", "gpu", "mps", "mps:0", torch.device("mps"), ""])
+def test_an_absent_or_unknown_device_is_a_usage_error(name: str | torch.device) -> None:
     with pytest.raises(UsageError) as error:
         choose_device(name)
     assert error.value.hint
@@ -129,10 +129,14 @@ def test_a_batch_may_have_a_scaling_each() -> None:
         (2, "cuda", "cuda"),
         (2, "cuda:0", "cuda:0"),
         (2, "cuda:1", "cuda:1"),
+        (2, torch.device("cuda", 1), "cuda:1"),
+        (2, torch.device("cpu", 0), "cpu"),
         (0, "auto", "cpu"),
     ],
 )
-def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch, present: int, name: str, found: str) -> None:
+def test_devices_that_are_there(
+    monkeypatch: pytest.MonkeyPatch, present: int, name: str | torch.device, found: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: present > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
     assert choose_device(name) == torch.device(found)
@@ -149,10 +153,14 @@ def test_devices_that_are_there(monkeypatch: pytest.MonkeyPatch, present: int, n
         (2, "cuda1", "unknown"),
         (2, "cpu:0", "unknown"),
         (2, "meta:0", "unknown"),
+        (2, torch.device("meta"), "unknown"),
+        (2, "mps", "float64, which Apple's GPUs lack"),
         (2, "cuda:-1", "unknown"),
     ],
 )
-def test_devices_that_are_not(monkeypatch: pytest.MonkeyPatch, present: int, name: str, what: str) -> None:
+def test_devices_that_are_not(
+    monkeypatch: pytest.MonkeyPatch, present: int, name: str | torch.device, what: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: present > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
     with pytest.raises(UsageError, match=what):

@@ -227,7 +227,7 @@ def test_an_output_that_exists_is_refused_before_any_work(tmp_path: Path) -> Non
     file.write_bytes(b"something")
     seen: list[int] = []
     with pytest.raises(OutputError, match="exists"):
-        train(base, teacher, REFERENCE, "1000B", output=file, progress=lambda moment: seen.append(moment.step))
+        train(base, teacher, REFERENCE, "1000B", output=file, moments=lambda moment: seen.append(moment.step))
     assert not seen
 
 

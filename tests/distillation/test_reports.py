@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adaptzip.adz.container.numbers import Cursor
 from adaptzip.adz.container.training import read_report, write_report
-from adaptzip.core.compressed import TrainingReport
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.distillation.reports import longest, report, room
 from adaptzip.errors import UsageError
 from adaptzip.reports.evaluation import Score

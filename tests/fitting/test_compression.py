@@ -235,7 +235,9 @@ def test_nothing_to_compress_is_refused() -> None:
 
 def test_progress_goes_up_to_one() -> None:
     heard: list[tuple[str, float]] = []
-    adaptzip.compress(adapter([(20, 30, 3)] * 3), progress=lambda phase, share: heard.append((phase, share)))
+    adaptzip.compress(
+        adapter([(20, 30, 3)] * 3), progress=lambda phase, done, total: heard.append((phase, done / total))
+    )
     assert {phase for phase, _ in heard} >= {"fitting", "coding"}
     assert all(0 < share <= 1 for _, share in heard)
     assert heard[-1][1] == 1

@@ -215,11 +215,11 @@ def test_weights_go_into_gains_or_to_the_method(gained: bool) -> None:
 
 
 def test_progress_names_its_phases() -> None:
-    heard: list[tuple[str, float]] = []
+    heard: list[tuple[str, float, float]] = []
     job = job_of("seventh", SOURCE)
-    fit_candidate(job, candidates(job)[0], lambda phase, share: heard.append((phase, share)))
-    assert {phase for phase, _ in heard} == {"preparing", "fitting"}
-    assert heard[-1] == ("fitting", 1.0)
+    fit_candidate(job, candidates(job)[0], lambda *step: heard.append(step))
+    assert {phase for phase, _, _ in heard} == {"preparing", "fitting"}
+    assert heard[-1][1] == heard[-1][2]
 
 
 def test_sites_are_sorted() -> None:

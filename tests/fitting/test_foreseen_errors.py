@@ -39,6 +39,6 @@ def test_no_estimate_has_more_error_than_was_asked_for(modules: int, rank: int) 
 
 
 def test_progress_is_told_to_the_end() -> None:
-    said: list[tuple[str, float]] = []
+    said: list[tuple[str, float, float]] = []
     foresee_errors(load_source(adapter(2, 3), Request()), Request(), ERRORS, lambda *told: said.append(told))
-    assert said[-1] == ("estimating", 1.0)
+    assert said[-1] == ("estimating", len(ERRORS), len(ERRORS))

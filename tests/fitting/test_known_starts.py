@@ -306,7 +306,7 @@ def test_a_search_tells_the_time_that_is_left(found: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("adaptzip.bases.starts.searching.search_start", searched)
     said: list[str] = []
-    how = SeedSearch(last=1000, note=tmp_path / "note", progress=lambda phase, _: said.append(phase))
+    how = SeedSearch(last=1000, note=tmp_path / "note", progress=lambda phase, *_: said.append(phase))
     assert search(adaptzip.read(found), how, "cpu") is None
     # The first part takes 10 s, the second was noted by an earlier run, and the third takes 10 s again.
     assert said == ["trying all seeds, 2 min left", "trying all seeds", "trying all seeds, 70 s left"]

@@ -32,7 +32,7 @@ from adaptzip.fitting.job_limits import control_of
 from adaptzip.fitting.requests import Request
 from adaptzip.fitting.running import run
 from adaptzip.fitting.small_rooms import INDEX_BYTES, cheapest, expected, filled, promising
-from adaptzip.reports.benching import SHARES, bench
+from adaptzip.reports.benching import SHARES, bench_of
 from adaptzip.testing.adapters import adapter, relative_error
 from adaptzip.testing.trials import compress, job_of, needs_file
 from tests.cases import tiny_peft
@@ -211,7 +211,7 @@ def test_plan_auto_and_bench_see_the_same_room(asked: str) -> None:
     assert made.compressed.method == report.best.method
     assert made.error == pytest.approx(report.best.relative_error, rel=0.1)
     assert limit - 20 <= made.size <= limit
-    found = bench(source, Request(device="cpu"), methods=methods, sizes=[budget])
+    found = bench_of(source, Request(device="cpu"), methods=methods, sizes=[budget])
     assert [point.method for point in found.points] == methods
     assert found.points[0].relative_error == pytest.approx(made.error, rel=0.02)
 
@@ -240,7 +240,7 @@ def test_where_no_method_fits_the_least_that_one_needs_is_told() -> None:
 def test_bench_tries_shares_of_the_update_beside_the_extras() -> None:
     source = headed(1_000_000)
     large = replace(source, modules={n: LoraFactors(m.A.repeat(1, 40), m.B) for n, m in source.modules.items()})
-    found = bench(large, Request(device="cpu"), methods=["svd"])
+    found = bench_of(large, Request(device="cpu"), methods=["svd"])
     update = sum(4 * module.parameters for module in large.modules.values())
     assert [point.budget for point in found.points] == [
         int(found.extras_bytes + share * update) for share in SHARES[: len(found.points)]

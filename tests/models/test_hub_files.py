@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adaptzip.models.hub_files import wanted_files
+from adaptzip.models.hub_files import adapter_files, wanted_files
 
 TEXTS = ["README.md", "config.json", "tokenizer.json", "tokenizer.model"]
 SHARDS = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
@@ -42,3 +42,13 @@ def test_the_parts_of_a_pipeline() -> None:
     encoder = ["text_encoder/config.json", "text_encoder/model.safetensors"]
     others = ["sd.safetensors", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"]
     assert wanted_files(["model_index.json", *unet, *encoder, *others]) == sorted(["model_index.json", *unet, *encoder])
+
+
+def test_an_adapter_is_fetched_without_what_training_left() -> None:
+    files = [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "small.adz", "optimizer.pt", "scheduler.pt",
+        "training_args.bin", "rng_state.pth", "tokenizer.json", "checkpoint-10/adapter_model.safetensors",
+        "model.safetensors", "pytorch_model-00001-of-00002.bin", ".gitattributes", "preview.png",
+    ]  # fmt: skip
+    wanted = ["README.md", "adapter_config.json", "adapter_model.safetensors", "small.adz", "tokenizer.json"]
+    assert adapter_files(files) == wanted

@@ -12,7 +12,8 @@ from adaptzip import methods
 from adaptzip.errors import OutputError, UsageError
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE
-from adaptzip.reports.benching import Bench, bench
+from adaptzip.reports.bench_results import Bench
+from adaptzip.reports.benching import bench_of
 from adaptzip.reports.bounds import components, least_bytes
 from adaptzip.reports.plots import draw
 from adaptzip.reports.yardsticks import yardsticks
@@ -25,7 +26,7 @@ FAST = [REFERENCE, "loretta"]
 
 @pytest.fixture(scope="module")
 def found() -> Bench:
-    return bench(SOURCE, methods=FAST, sizes=["3500B", "2500B", "100B"])
+    return bench_of(SOURCE, methods=FAST, sizes=["3500B", "2500B", "100B"])
 
 
 def test_every_method_is_measured_at_every_size(found: Bench) -> None:
@@ -60,28 +61,45 @@ def test_the_bound_counts_the_extras(found: Bench) -> None:
 
 def test_a_missing_basis_is_said_once() -> None:
     needy = [name for name in methods.fittable() if methods.load_fittable(name).default_basis == "base"]
-    found = bench(SOURCE, methods=needy, sizes=["3500B", "2500B"])
+    found = bench_of(SOURCE, methods=needy, sizes=["3500B", "2500B"])
     assert [(row.method, row.budget) for row in found.missed] == [(name, None) for name in needy]
     assert found.bound == ()
 
 
-def test_sizes_in_parameters_are_refused() -> None:
-    with pytest.raises(UsageError, match="size 500 counts parameters"):
-        bench(SOURCE, methods=FAST, sizes=["500"])
+def test_sizes_of_both_units_are_not_mixed() -> None:
+    with pytest.raises(UsageError, match="some of the sizes count parameters and others bytes"):
+        bench_of(SOURCE, methods=FAST, sizes=["500", "3500B"])
+
+
+def test_sizes_may_count_parameters() -> None:
+    found = bench_of(SOURCE, methods=FAST, sizes=[500, "900"])
+    assert found.unit == "parameters"
+    assert [(point.method, point.budget, point.unit) for point in found.points] == [
+        (name, size, "parameters") for name in FAST for size in (900, 500)
+    ]
+    assert all(point.parameters <= point.budget for point in found.points)
+
+
+def test_usual_sizes_have_room_for_something() -> None:
+    little = adapter([(24, 16, 2)] * 3)
+    found = bench_of(little, methods=[REFERENCE])
+    assert len(found.points) == 4
+    assert found.points[-1].bytes > 0.005 * found.source_bytes
+    assert all(point.relative_error < 1 for point in found.points)
 
 
 def test_progress_goes_from_nothing_to_all() -> None:
-    said: list[tuple[str, float]] = []
-    bench(SOURCE, Request(), methods=[REFERENCE], sizes=["3500B", "2500B"], progress=lambda *step: said.append(step))
-    assert said[0] == (REFERENCE, 0.0)
-    assert [share for _, share in said] == sorted(share for _, share in said)
-    assert {name for name, _ in said} == {REFERENCE}
+    said: list[tuple[str, float, float]] = []
+    bench_of(SOURCE, Request(), methods=[REFERENCE], sizes=["3500B", "2500B"], progress=lambda *step: said.append(step))
+    assert said[0] == (REFERENCE, 0, 1)
+    assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+    assert {name for name, _, _ in said} == {REFERENCE}
 
 
 def test_a_zero_adapter_has_no_points() -> None:
     zero = adapter({"m": (8, 8, 2)})
     zero.modules["m"].B.zero_()
-    found = bench(zero, methods=[REFERENCE], sizes=["50%"])
+    found = bench_of(zero, methods=[REFERENCE], sizes=["50%"])
     assert found.bound == ()
 
 

@@ -267,6 +267,6 @@ def test_progress_goes_row_by_row(tmp_path: Path) -> None:
     base, teacher = causal(tmp_path)
     said: list[tuple[str, float]] = []
     examples = read_examples(write_rows(tmp_path / "rows.jsonl"))
-    evaluate(base, teacher, {"x": None}, examples, progress=lambda name, share: said.append((name, share)))
+    evaluate(base, teacher, {"x": None}, examples, progress=lambda name, done, total: said.append((name, done / total)))
     assert [name for name, _ in said] == [TEACHER, NOTHING, "x"]
     assert said[0][1] == 0 < said[1][1] < said[2][1] < 1

@@ -111,7 +111,7 @@ def test_distill_trains_on_their_texts_alone(
             budget=tight_budget(task.adapter),
             schedule=schedule,
             data_options=DataOptions(held_out=0.4),
-            progress=lambda moment: losses.append(moment.loss),
+            moments=lambda moment: losses.append(moment.loss),
             device="cpu",
         )
         return found, losses

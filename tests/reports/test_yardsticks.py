@@ -48,5 +48,5 @@ def test_values_alone_are_those_of_the_decomposition(rank: int) -> None:
 
 def test_progress_is_told_of_every_module() -> None:
     said: list[float] = []
-    describe(adapter(8, 8, 2), lambda _, share: said.append(share))
+    describe(adapter(8, 8, 2), lambda _, done, total: said.append(done / total))
     assert said[-1] == 1.0

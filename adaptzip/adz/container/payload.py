@@ -62,12 +62,12 @@ class Payload:
     """A payload of which every piece is checked before it is given out; it remembers the last ones that were read.
 
     Args:
-        mapped: the whole file.
+        mapped: the whole file, or its content.
         first: where the payload begins in it.
         hashes: of the pieces; b"" for a payload of one piece that was checked already.
     """
 
-    def __init__(self, mapped: mmap.mmap | memoryview, first: int, hashes: bytes) -> None:
+    def __init__(self, mapped: mmap.mmap | memoryview | bytes, first: int, hashes: bytes) -> None:
         self._mapped, self._first, self._hashes = mapped, first, hashes
         self._file_size = len(mapped)
         self._pieces: dict[int, bytes] = {}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from adaptzip.adz.container.frame import MAX_FRAME, frame_end
 from adaptzip.adz.container.head import MAX_HEAD, Head, read_head
 from adaptzip.adz.container.numbers import Cursor
 from adaptzip.adz.container.payload import HASH, Blocks, OpenedExtras, Payload, pieces_of, sha
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed, PackedExtras
 from adaptzip.core.meta import Meta
-from adaptzip.errors import AdaptzipError, FormatError, RefusedError, naming
+from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
 
 FORMAT = 1
 """The version of the format, the first byte behind the safetensors header."""
@@ -62,8 +65,13 @@ def read_header(path: str | Path) -> Opened:
         return _opened(_map(path))
 
 
-def open_adz(path: str | Path) -> Compressed:
+@public
+def open_adz(source: str | Path | bytes | BinaryIO) -> Compressed:
     """Open a file: its head is read and checked, and each block when it is used; no module is decoded.
+
+    Args:
+        source: the file's path, its content, or an object that is open for reading bytes, of which all that is left is
+            read.
 
     Raises:
         FormatError: if it is damaged.
@@ -74,13 +82,36 @@ def open_adz(path: str | Path) -> Compressed:
         >>> opened = adaptzip.open("small.adz")
         >>> opened.modules == made.modules, opened.provenance == made.provenance
         (True, True)
+        >>> adaptzip.open(opened.to_bytes()).modules == made.modules
+        True
     """
-    opened = read_header(path)
-    with naming(Path(path), AdaptzipError):
-        return _compressed(opened)
+    if isinstance(source, str | os.PathLike):
+        opened = read_header(source)
+        with naming(source, AdaptzipError):
+            return _compressed(opened)
+    name, content = _read(source)
+    with naming(name, AdaptzipError):
+        return _compressed(_opened(content))
 
 
-def _opened(mapped: mmap.mmap) -> Opened:
+def _read(source: bytes | BinaryIO) -> tuple[str, bytes]:
+    """What to call a file that is no path, and its content."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the bytes", bytes(source)
+    if not hasattr(source, "read"):
+        raise UsageError(
+            f"a {type(source).__name__} can't be opened", hint="give a path, bytes, or a file that is open for reading"
+        )
+    name = getattr(source, "name", None)
+    content = source.read()
+    if not isinstance(content, bytes):
+        raise UsageError("the file is open for reading text", hint='open it with "rb"')
+    return name if isinstance(name, str) else "the file", content
+
+
+def _opened(mapped: mmap.mmap | bytes) -> Opened:
+    if not mapped:
+        raise FormatError("the file is empty")
     size = len(mapped)
     start = frame_end(mapped[: 8 + MAX_FRAME], size)
     begin = Cursor(mapped[start : start + 1 + HASH + _LONGEST_NUMBER], "the file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adaptzip.adz.container.numbers import Cursor, decimal, leb128
-from adaptzip.core.compressed import Figures, TrainingReport
+from adaptzip.core.training_report import Figures, TrainingReport
 from adaptzip.errors import FormatError, UsageError
 
 _METRICS = (None, "accuracy", "loss", "F1", "squared error")

@@ -29,18 +29,19 @@ def write(compressed: Compressed, path: str | Path, *, force: bool = False) -> i
         RefusedError: if its head would be longer than readers take.
         UsageError: if a hash in it is none.
     """
-    head, parts = write_head(compressed), _parts(compressed)
-    read_head(head)
-    payload = [part for several in parts.values() for part in several]
-    size = sum(map(len, payload))
-    hashes = piece_hashes(payload, size)
-    rest = leb128([len(head)]) + head + hashes
-    start = frame(1 + HASH + len(rest) + size) + bytes([FORMAT])
-    found = sha(start, bytes(HASH), rest, *(() if hashes else payload))
+    pieces = _pieces(compressed)
     with atomic_file(path, force) as handle:
-        handle.writelines((start, found, rest))
-        handle.writelines(payload)
-    return len(start) + HASH + len(rest) + size
+        handle.writelines(pieces)
+    return sum(map(len, pieces))
+
+
+def packed(compressed: Compressed) -> bytes:
+    """What `write` would write.
+
+    Raises:
+        FormatError, RefusedError, UsageError: as `write`.
+    """
+    return b"".join(_pieces(compressed))
 
 
 def size(compressed: Compressed) -> int:
@@ -55,6 +56,19 @@ def sizes(compressed: Compressed) -> dict[str, int]:
     head = len(write_head(compressed))
     inner = 1 + HASH + len(leb128([head])) + head + (HASH * -(-payload // PIECE) if payload > PIECE else 0)
     return {"header": len(frame(inner + payload)) + inner} | parts
+
+
+def _pieces(compressed: Compressed) -> list[Buffer]:
+    """A file's content, in order."""
+    head, parts = write_head(compressed), _parts(compressed)
+    read_head(head)
+    payload = [part for several in parts.values() for part in several]
+    size = sum(map(len, payload))
+    hashes = piece_hashes(payload, size)
+    rest = leb128([len(head)]) + head + hashes
+    start = frame(1 + HASH + len(rest) + size) + bytes([FORMAT])
+    found = sha(start, bytes(HASH), rest, *(() if hashes else payload))
+    return [start, found, rest, *payload]
 
 
 def _parts(compressed: Compressed) -> Parts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ import torch
 
 from adaptzip.bases.starts.files import NOTE, TENSORS
 from adaptzip.bases.starts.recording import record_start
-from adaptzip.errors import AdaptzipError, AdaptzipWarning
+from adaptzip.core.calling import public
+from adaptzip.errors import AdaptzipError, warn
 from adaptzip.models.guests import import_transformers
 
 
+@public
 def start_callback(*, adapter: str | None = None) -> Any:
     """A `TrainerCallback` that calls `record_start` as training begins, with the Trainer's `output_dir`.
 
@@ -51,7 +52,7 @@ class _Recorder:
         try:
             record_start(model, args.output_dir, adapter=self._adapter, seeds=(self._seed,), force=True)
         except AdaptzipError as error:
-            warnings.warn(f"the start of the adapter is not recorded: {error}", AdaptzipWarning, stacklevel=2)
+            warn(f"the start of the adapter is not recorded: {error}")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Copy what was recorded into the checkpoint."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptzip.bases.starts.found import FoundStart, KeptStart
 from adaptzip.bases.starts.generators import Place, check_start
+from adaptzip.core.calling import public
 from adaptzip.errors import CheckpointError, FormatError, OutputError, RefusedError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file, check_output
@@ -43,6 +44,7 @@ def write_start(start: FoundStart | KeptStart, folder: str | Path, force: bool =
         handle.write(json.dumps(_note(start), indent=1, ensure_ascii=False).encode() + b"\n")
 
 
+@public
 def read_start(path: str | Path) -> FoundStart | KeptStart:
     """Read what `record_start` wrote, as if whoever wrote it meant harm.
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from adaptzip.bases.starts.generators import Place
 from adaptzip.core.basis import Start
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count, number
 
 POPULAR = (42, 0, 3407, 1337, 1234, 123, 1, 2, 3, 7, 10, 100, 2021, 2022, 2023, 2024, 2025, 4053586177)
 """Seeds that scripts set, the most popular first; the last is what torch seeds a new generator object with."""
 
 
-@dataclass(frozen=True)
-class FoundStart:
+@dataclass(frozen=True, repr=False)
+class FoundStart(Shown):
     """The random numbers that an adapter's A began with.
 
     Attributes:
@@ -36,6 +38,12 @@ class FoundStart:
     places: Mapping[str, Place]
     correlations: Mapping[str, float]
 
+    def _told(self) -> Iterator[str]:
+        yield f"seed {self.seed}"
+        yield f"{self.generator} numbers"
+        yield count(len(self.places), "module")
+        yield f"correlation {number(self.correlation)}"
+
     @property
     def correlation(self) -> float:
         """The mean over modules."""
@@ -46,8 +54,8 @@ class FoundStart:
         return Start(self.generator, self.seed, tuple(self.places[name].offset for name in names), self.correlation)
 
 
-@dataclass(frozen=True, eq=False)
-class KeptStart:
+@dataclass(frozen=True, eq=False, repr=False)
+class KeptStart(Shown):
     """The first A of an adapter themselves, where no generator makes them again.
 
     Attributes:
@@ -59,3 +67,6 @@ class KeptStart:
     """
 
     A: Mapping[str, Tensor]
+
+    def _told(self) -> Iterator[str]:
+        yield count(len(self.A), "module")

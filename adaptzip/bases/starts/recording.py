@@ -15,6 +15,7 @@ from adaptzip.bases.starts.finding import find_start
 from adaptzip.bases.starts.found import POPULAR, FoundStart, KeptStart
 from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.calling import public
 from adaptzip.errors import RefusedError, UsageError
 
 _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<name>.+?)\.lora_A(?:\.(?P<adapter>[^.]+?))??(?:\.weight)?$")
@@ -23,6 +24,7 @@ _EXACT = 1 - 1e-4
 _DRAWS = 1 << 24
 
 
+@public
 def record_start(
     model: torch.nn.Module,
     folder: str | Path | None = None,

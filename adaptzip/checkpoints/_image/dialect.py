@@ -6,13 +6,12 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, WriteOptions, Writer
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, WriteOptions
 from adaptzip.checkpoints._image.factors import factors_of, made_of, warn_of_growth
 from adaptzip.checkpoints._image.keys import by_module, spelling_of
 from adaptzip.checkpoints._image.names import COMPONENTS, DENOISERS
@@ -24,11 +23,12 @@ from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints._parts import AGAIN, Parts, check_numbers
 from adaptzip.checkpoints._registry import conventions
 from adaptzip.checkpoints._rescaling import in_own_dtype
+from adaptzip.checkpoints._safetensors import Contents, SafetensorsWriter
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.effects import Effect, Effects
 from adaptzip.core.meta import Meta
 from adaptzip.errors import CheckpointError, UsageError
-from adaptzip.files.tensors import Pending, build_header, fits, write_tensors
+from adaptzip.files.tensors import Pending, build_header, fits
 
 _ADDED = {"diff": ".weight", "diff_b": ".bias"}
 """Parts that are added to a tensor of the base as they are, with what its name ends with."""
@@ -124,7 +124,7 @@ class ImageReader(Reader):
         return Effects({key: Effect("replace" if self.whole(name) else "add", name) for key, name in names.items()})
 
 
-class ImageDialect(ImageReader, Writer):
+class ImageDialect(ImageReader, SafetensorsWriter):
     """An image dialect that is written as well."""
 
     files = Files(("lora.safetensors",), None, ("lora.safetensors",))
@@ -182,7 +182,7 @@ class ImageDialect(ImageReader, Writer):
             ("updates that lie otherwise", "module", others),
         )
 
-    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
+    def contents(self, adapter: Adapter, options: WriteOptions) -> Contents:
         if options.portable:
             raise UsageError(f"--portable is a form of PEFT's folders, and {self.title} has none", hint="leave it out")
         own = adapter.meta.dialect == self.name and not (options.named and self.unusual(adapter.meta.config))
@@ -208,8 +208,7 @@ class ImageDialect(ImageReader, Writer):
         if header is None or not fits(tensors, header):
             tensors = file_tensors(adapter, plan)
             header = build_header(tensors, self.metadata(adapter, config, own))
-        with (folder / self.files.written[0]).open("wb") as handle:
-            write_tensors(handle, tensors, header)
+        return Contents(tensors, header)
 
     def _tells(self, told: Mapping[str, float], adapter: Adapter, config: Mapping[str, Any]) -> bool:
         """Whether the source's own header still tells every scale that no alpha does."""

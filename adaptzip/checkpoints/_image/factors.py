@@ -8,7 +8,6 @@ arXiv:2402.09353.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 
@@ -20,7 +19,7 @@ from adaptzip.checkpoints._parts import AGAIN, Parts, misfit, part_of
 from adaptzip.checkpoints._products import dense, hadamard, kronecker, tucker
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.layouts import Layout
-from adaptzip.errors import AdaptzipError, AdaptzipWarning, CheckpointError, RefusedError
+from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, warn
 
 LARGEST = 2**27
 """Most numbers in the factors of a module that is a product of full rank; half a GiB in float32."""
@@ -83,11 +82,9 @@ def warn_of_growth(source: Checkpoint, modules: Mapping[str, LoraFactors]) -> No
     plain = sum(factors.parameters for factors in modules.values())
     there = sum(tensor.numel() for tensor in source.tensors.values())
     if plain > _GROWTH * there and plain > _SMALL:
-        warnings.warn(
+        warn(
             f"{source.weights}: its products of {there:,} numbers have {plain:,} as plain factors, which is how they "
-            "are compressed: keep the file, which is smaller",
-            AdaptzipWarning,
-            stacklevel=2,
+            "are compressed: keep the file, which is smaller"
         )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 from adaptzip.checkpoints._image.families import FAMILIES, PREFERRED
 from adaptzip.checkpoints._image.rules import Family, Rule
 from adaptzip.checkpoints._image.sizes import Fit, Modules, misfit
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import RefusedError, warn
 
 _HINT = "write it in the dialect that it came in, which programs translate themselves"
 
@@ -82,11 +81,9 @@ def _preferred(left: Sequence[Family], answers: Mapping[str, object], modules: M
     for rare, usual in pairs:
         alone = all(answers[family.title] == answers[usual.title] for family in found)
         if alone and answers[rare.title] != answers[usual.title] and not _to_the_end(usual, modules):
-            warnings.warn(
+            warn(
                 f"module {next(iter(modules))} is taken for one of {usual.title}; {rare.title} has the same names and "
-                "sizes in diffusers, and others in the original model: if it is of that, keep the dialect it came in",
-                AdaptzipWarning,
-                stacklevel=2,
+                "sizes in diffusers, and others in the original model: if it is of that, keep the dialect it came in"
             )
     return found
 

@@ -8,20 +8,20 @@ is scale times (lora_a lora_b)^T, with `scale` of the configuration, which no ra
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss
+from adaptzip.checkpoints._safetensors import Contents, SafetensorsWriter
 from adaptzip.checkpoints.mlx.names import in_memory
 from adaptzip.checkpoints.mlx.reader import read
-from adaptzip.checkpoints.mlx.writer import WEIGHTS, lost, write
+from adaptzip.checkpoints.mlx.writer import WEIGHTS, contents, lost
 from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 
 
-class _Mlx(Reader, Writer):
+class _Mlx(Reader, SafetensorsWriter):
     """The dialect `mlx`."""
 
     name = "mlx"
@@ -40,8 +40,8 @@ class _Mlx(Reader, Writer):
     def lost(self, adapter: Adapter, options: WriteOptions) -> tuple[Loss, ...]:
         return lost(adapter)
 
-    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-        write(adapter, folder, options)
+    def contents(self, adapter: Adapter, options: WriteOptions) -> Contents:
+        return contents(adapter, options)
 
 
 DIALECT = _Mlx()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +17,15 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._base_name import KEY as BASE
-from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._losses import Loss, losses
 from adaptzip.checkpoints._parts import is_embedding
 from adaptzip.checkpoints._rescaling import fold, in_range, narrow, pad
+from adaptzip.checkpoints._safetensors import Contents
 from adaptzip.checkpoints.mlx.names import to_mlx
 from adaptzip.checkpoints.mlx.reader import MODEL
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError, UsageError
-from adaptzip.files.tensors import Pending, build_header, fits, pending, write_tensors
+from adaptzip.files.tensors import Pending, build_header, fits, pending
 
 WEIGHTS = "adapters.safetensors"
 _METADATA = {"format": "mlx"}
@@ -38,8 +37,8 @@ def lost(adapter: Adapter) -> tuple[Loss, ...]:
     return losses(adapter, _cannot, magnitudes=all(magnitudes))
 
 
-def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-    """Write adapter_config.json and adapters.safetensors into `folder`.
+def contents(adapter: Adapter, options: WriteOptions) -> Contents:
+    """What adapters.safetensors and adapter_config.json hold.
 
     The files are the source's own, byte for byte, where the adapter still has its header, its configuration's text, and
     factors that fit both.
@@ -63,9 +62,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
         adapter = _uniform(adapter, options.dtype)
         tensors, text = _tensors(adapter, options.dtype), json.dumps(_config(adapter), indent=4, sort_keys=True)
         header = build_header(tensors, _METADATA)
-    with (folder / WEIGHTS).open("wb") as handle:
-        write_tensors(handle, tensors, header)
-    (folder / CONFIG_NAME).write_bytes(text.encode())
+    return Contents(tensors, header, text)
 
 
 def _cannot(name: str, factors: LoraFactors) -> str | None:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
-from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions, Writer
+from adaptzip.checkpoints._base import Checkpoint, Files, Reader, Signature, WriteOptions
 from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES, parse_config
 from adaptzip.checkpoints._image.pipelines import out_of_pipeline
 from adaptzip.checkpoints._keys import PREFIX
 from adaptzip.checkpoints._losses import Loss, losses_of
 from adaptzip.checkpoints._registry import conventions
+from adaptzip.checkpoints._safetensors import Contents, SafetensorsWriter
 from adaptzip.checkpoints.peft.alphas import has_alphas
 from adaptzip.checkpoints.peft.keys import split
 from adaptzip.checkpoints.peft.prepare import losses_of_portable
 from adaptzip.checkpoints.peft.reader import read
 from adaptzip.checkpoints.peft.refusals import refuse_variants
 from adaptzip.checkpoints.peft.targeting import left_out
-from adaptzip.checkpoints.peft.writer import write
+from adaptzip.checkpoints.peft.writer import contents
 from adaptzip.core.adapter import Adapter
 
 __all__ = ["DIALECT"]
 
 
-class _Peft(Reader, Writer):
+class _Peft(Reader, SafetensorsWriter):
     """The dialect `peft`."""
 
     name = "peft"
@@ -67,8 +67,8 @@ class _Peft(Reader, Writer):
             ("DoRA magnitudes for each input", "magnitude", by_input),
         )
 
-    def write(self, adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-        write(adapter, folder, options)
+    def contents(self, adapter: Adapter, options: WriteOptions) -> Contents:
+        return contents(adapter, options)
 
     def vet(self, adapter: Adapter, where: object) -> None:
         """More than for others: the ranks and scales of the configuration are the adapter's."""

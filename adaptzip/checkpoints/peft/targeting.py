@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from adaptzip.checkpoints._config import targets
 from adaptzip.checkpoints.peft.experts import parameter_of
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 
 _DEEP = re.compile(r"(^|\.)\d+\.")
 """A name within a list of layers."""
@@ -49,11 +48,9 @@ def warn_of_strangers(modules: Mapping[str, LoraFactors], raw: Mapping[str, Any]
         if not (factors.layout.startswith("expert") or chosen(raw, name) or (tied and not _DEEP.search(name)))
     ]
     if left_out:
-        warnings.warn(
+        warn(
             f"{where}: {len(left_out)} of {len(modules)} modules, such as {left_out[0]}, are not among the targets of "
-            "the configuration: PEFT would leave their factors out, and here they count",
-            AdaptzipWarning,
-            stacklevel=2,
+            "the configuration: PEFT would leave their factors out, and here they count"
         )
 
 

@@ -9,13 +9,12 @@ added.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adaptzip.core.layouts import TRANSPOSED_EXPERT_TYPES
-from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.errors import CheckpointError, warn
 
 NEW_LAYOUT = "0.19.0"
 """The version of PEFT whose layout is the one of today."""
@@ -64,11 +63,9 @@ def is_turned(evidence: Evidence, where: object) -> bool:
     named = f"{evidence.config.get('base_model_name_or_path')} {evidence.config.get('auto_mapping')}"
     if _TRANSPOSED_NAMES.search(named):
         return False
-    warnings.warn(
+    warn(
         f"{where}: its experts' factors lie as PEFT {evidence.config.get('peft_version')} wrote them; they are read "
-        "for a base model that stores experts as (out, in), as all but gpt-oss, aria and privacy-filter do",
-        AdaptzipWarning,
-        stacklevel=2,
+        "for a base model that stores experts as (out, in), as all but gpt-oss, aria and privacy-filter do"
     )
     return True
 

@@ -1,4 +1,4 @@
-"""Writing an Adapter as a folder that PEFT loads with the same update."""
+"""What PEFT loads an Adapter from with the same update."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial, reduce
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from adaptzip.checkpoints._base import WriteOptions
-from adaptzip.checkpoints._config import CONFIG_NAME, WEIGHT_NAMES
 from adaptzip.checkpoints._effects import loaded_key, with_plain_keys
 from adaptzip.checkpoints._rescaling import in_own_dtype, in_range
+from adaptzip.checkpoints._safetensors import Contents
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
@@ -22,14 +21,14 @@ from adaptzip.checkpoints.peft.prepare import loadable, portable
 from adaptzip.checkpoints.peft.targeting import chosen, saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
-from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending, write_tensors
+from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending
 
 _BASE_LAYER = ".base_layer."
 _TOKENS = ".token_adapter"
 
 
-def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
-    """Write adapter_config.json and adapter_model.safetensors into `folder`.
+def contents(adapter: Adapter, options: WriteOptions) -> Contents:
+    """What adapter_model.safetensors and adapter_config.json hold.
 
     The files are the source's own, byte for byte, where the adapter still has its header, its configuration's
     text, and factors that fit both, and PEFT loads all of it.
@@ -57,9 +56,7 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     header = adapter.meta.header
     if header is None or not fits(tensors, header):
         header = build_header(tensors, {"format": "pt"})
-    with (folder / WEIGHT_NAMES[0]).open("wb") as handle:
-        write_tensors(handle, tensors, header)
-    (folder / CONFIG_NAME).write_bytes(text.encode())
+    return Contents(tensors, header, text)
 
 
 def file_tensors(adapter: Adapter, dtype: torch.dtype | None) -> dict[str, Pending]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from adaptzip.checkpoints.peft_vblora.layout import BANK, INDICES, LOGITS, WEIGH
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import Layout
 from adaptzip.core.meta import Meta
-from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.errors import CheckpointError, warn
 
 _WHOLE = (torch.uint8, torch.int16, torch.int32, torch.int64)
 _KEY = re.compile(re.escape(PREFIX) + r"(.+)" + re.escape(LOGITS) + rf"([AB])({INDICES}|{WEIGHTS}|)")
@@ -162,11 +161,9 @@ def _topk(source: Checkpoint, index_key: str, weight_key: str, vectors: int, top
             hint="PEFT would load NaN for them; save all logits with save_only_topk_weights=False",
         )
     if bool((last < 0).any()):
-        warnings.warn(
+        warn(
             f"{source.weights}: {weight_key} has weights that rounding makes {1 - float(last.min()):.9g} of 1, which "
-            "are read as 1; PEFT itself loads NaN for them",
-            AdaptzipWarning,
-            stacklevel=2,
+            "are read as 1; PEFT itself loads NaN for them"
         )
     return indices.long(), torch.cat([stored, last.clamp(min=0)], dim=-1)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from adaptzip.checkpoints import resolved
@@ -83,7 +84,7 @@ def calibrate(
     max_tokens: int = 256,
     most_texts: int = 256,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     error: float | None = None,
     compressed: Copier | None = None,
     tokeniser: Path | None = None,

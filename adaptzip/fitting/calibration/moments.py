@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch.nn import functional
 from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 from adaptzip.models.live.finite import watched
 from adaptzip.models.live.layers import Layer
 from adaptzip.models.live.running import Batch, LoadedModel, Loading, load_teacher
@@ -89,11 +88,9 @@ def input_sensitivities(loaded: LoadedModel, tallies: Mapping[str, InputTally]) 
     wide = [name for name, tally in tallies.items() if tally.energy and tally.gram is None]
     wide = [name for name in wide if loaded.layers[name].layout != "embedding"]
     if wide:
-        warnings.warn(
+        warn(
             f"{len(wide)} modules have more than {WIDEST_MOMENTS} inputs and get a weight only, no moments: "
-            f"{', '.join(wide[:3])}",
-            AdaptzipWarning,
-            stacklevel=2,
+            f"{', '.join(wide[:3])}"
         )
     return {name: Sensitivity(weights[name], scaled_moments(tallies[name].gram)) for name in tallies}
 
@@ -104,7 +101,7 @@ def relative_weights(raw: Mapping[str, float], reason: str) -> dict[str, float]:
     without = [name for name, value in raw.items() if value <= 0]
     if without:
         names = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-        warnings.warn(f"{len(without)} modules {reason} and weigh 1: {names}", AdaptzipWarning, stacklevel=3)
+        warn(f"{len(without)} modules {reason} and weigh 1: {names}")
     mean = sum(known) / max(len(known), 1)
     return {name: value / mean if value > 0 else 1.0 for name, value in raw.items()}
 

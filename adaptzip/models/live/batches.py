@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from adaptzip.errors import AdaptzipWarning, CheckFailedError, RefusedError, UsageError
+from adaptzip.errors import CheckFailedError, RefusedError, UsageError, warn
 from adaptzip.models.kinds import OF_TEXTS
 from adaptzip.models.live.labels import Reading, labels_of, reading_of, word_labels
 from adaptzip.models.live.running import NO_LABEL, Batch, LoadedModel, padded
@@ -131,10 +130,8 @@ def encode(
     kept = tuple(loaded.counting(examples, found, longest, f"{more}give shorter prompts, or add --score all"))
     _tell_of_padding(loaded, kept)
     if loaded.kind == "seq2seq" and not any(encoded.labels for encoded in kept):
-        warnings.warn(
-            "no text to be written is named, with --label-field or --completion-field: the inputs stand in their place",
-            AdaptzipWarning,
-            stacklevel=2,
+        warn(
+            "no text to be written is named, with --label-field or --completion-field: the inputs stand in their place"
         )
     return kept
 
@@ -144,11 +141,9 @@ def _tell_of_padding(loaded: LoadedModel, texts: Sequence[Encoded]) -> None:
     ending = sum(encoded.ids[-1] == loaded.pad for encoded in texts)
     if loaded.kind in OF_TEXTS and not loaded.own_pad and ending:
         token = loaded.tokeniser.token(loaded.pad or 0)
-        warnings.warn(
+        warn(
             f"{ending} of {len(texts)} texts end in {token!r}, which the tokeniser pads with, and config.json names no "
-            "padding: they are read up to the token before it",
-            AdaptzipWarning,
-            stacklevel=3,
+            "padding: they are read up to the token before it"
         )
 
 

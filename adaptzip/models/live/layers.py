@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.function_method import Function
 from adaptzip.core.layouts import TURNED, Layout
-from adaptzip.errors import AdaptzipWarning, BaseModelError, RefusedError
+from adaptzip.errors import BaseModelError, RefusedError, warn
 from adaptzip.models.adding import merge_bias, merge_update
 from adaptzip.models.extras import WHICH, is_there, place_tensors, resolve, sharing
 from adaptzip.models.layouts import COLUMN_EXPERT_TYPES, INTERLEAVED_EXPERT_TYPES, part_of
@@ -90,15 +89,20 @@ class Layer:
         return self.layout in TURNED
 
 
-def find_layers(model: nn.Module, modules: Iterable[str], folder: Path) -> dict[str, Layer]:
+def find_layers(
+    model: nn.Module, modules: Iterable[str], folder: Path, known: Mapping[str, nn.Module] | None = None
+) -> dict[str, Layer]:
     """The layer of each module, whose name may have another prefix in the model than in the adapter.
+
+    Args:
+        known: the model's modules by name, where they are to be taken for others; None for its own.
 
     Raises:
         BaseModelError: if one is not there, or at several places.
         RefusedError: if it is a part of fused experts that have their outputs by turns.
     """
-    known = dict(model.named_modules())
-    return {name: _find(name, model, known, folder) for name in modules}
+    layers = dict(model.named_modules()) if known is None else known
+    return {name: _find(name, model, layers, folder) for name in modules}
 
 
 def _find(name: str, model: nn.Module, known: Mapping[str, nn.Module], folder: Path) -> Layer:
@@ -177,7 +181,7 @@ def place_extras(model: nn.Module, adapter: Adapter, folder: Path, *, merged: bo
         _check_tied(adapter, found, folder)
         if not merged:
             found |= part_updated(model, adapter, found)
-        layers = {name: _oriented(layer, adapter.modules[name]) for name, layer in found.items()}
+        layers = {name: oriented(layer, adapter.modules[name]) for name, layer in found.items()}
         for name, factors in adapter.modules.items():
             layer = layers[name]
             if layer.shape != factors.shape:
@@ -218,11 +222,9 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
         parameter = nn.Parameter(layer.parameter.detach().clone())
         layer.module.weight = parameter
         found[name] = replace(layer, parameter=parameter)
-        warnings.warn(
+        warn(
             f"{name} shares its weight with {others[0]}: the update counts in {name} alone, as in the live model; in a "
-            "merged model it counts in both",
-            AdaptzipWarning,
-            stacklevel=2,
+            "merged model it counts in both"
         )
     return found
 
@@ -262,7 +264,7 @@ def _is_conv1d(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D"
 
 
-def _oriented(layer: Layer, factors: LoraFactors) -> Layer:
+def oriented(layer: Layer, factors: LoraFactors) -> Layer:
     """An expert's slice lies as its shape says, or where that is square as the adapter says."""
     if layer.expert is None or layer.part is not None:
         return layer

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
-from adaptzip.errors import AdaptzipWarning, CheckFailedError
+from adaptzip.errors import CheckFailedError, warn
 from adaptzip.models.texts.encoding import Encoded
 
 
@@ -27,10 +26,8 @@ def counting(found: Sequence[Encoded], longest: int, is_cut: Callable[[], bool],
     if not kept:
         raise CheckFailedError("none of the texts has a token", hint="give texts that are not empty")
     if len(kept) < len(found):
-        warnings.warn(
+        warn(
             f"{len(found) - len(kept)} of {len(found)} texts have no token that counts within {longest}, and are left "
-            "out",
-            AdaptzipWarning,
-            stacklevel=3,
+            "out"
         )
     return kept

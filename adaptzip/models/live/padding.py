@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adaptzip.errors import AdaptzipWarning, RefusedError
+from adaptzip.errors import RefusedError, warn
 from adaptzip.models.live.batch import Batch
 
 _NOISE = 1e-4
@@ -41,11 +40,9 @@ class Company:
         if not self.apart and self._is_new(batch):
             self.apart = not _alike(batch, each, run)
             if self.apart:
-                warnings.warn(
+                warn(
                     f"{name} does not put out the same for a text in a batch as for the text alone: its texts are run "
-                    "one at a time",
-                    AdaptzipWarning,
-                    stacklevel=2,
+                    "one at a time"
                 )
         return not self.apart
 

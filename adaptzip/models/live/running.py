@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import AdaptzipWarning, RefusedError, without_warnings
+from adaptzip.errors import RefusedError, warn, without_warnings
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.guests import able_kinds, check_class, is_within, load_config, load_locally
 from adaptzip.models.heads import head_among, trained_head
@@ -149,11 +148,7 @@ def _tell_of_tokens(before: int, model: Any, tokens: Tokeniser) -> None:
     """Warn where none of the tokens that an adapter adds to the base's is the tokeniser's."""
     added = tokens_of(model) - before
     if added > 0 and tokens.size <= before:
-        warnings.warn(
-            f"the adapter adds {added} tokens, which the tokeniser does not know: texts are read without them",
-            AdaptzipWarning,
-            stacklevel=2,
-        )
+        warn(f"the adapter adds {added} tokens, which the tokeniser does not know: texts are read without them")
 
 
 def _load_model(base: Path, loader: str, options: Mapping[str, Any]) -> Parts:

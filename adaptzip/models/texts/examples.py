@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaptzip.errors import AdaptzipWarning, CheckpointError
+from adaptzip.errors import CheckpointError, warn
 from adaptzip.models.texts.cells import label_in, list_in, whole
 from adaptzip.models.texts.chats import content_of, messages_of, up_to_answer
 from adaptzip.models.texts.example import Example, Label
@@ -69,7 +68,7 @@ def read_examples(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, AdaptzipWarning, stacklevel=3)
+    warn(message)
 
 
 def _unread(records: Sequence[Record], fields: Fields) -> str | None:

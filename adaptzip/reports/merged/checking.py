@@ -10,6 +10,8 @@ from typing import Any
 
 from adaptzip.checkpoints._gguf.bases import is_gguf
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.combinations import Combination
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.task_arithmetic import Majority
@@ -37,6 +39,7 @@ MAX_ULPS = 4.0
 """Units of the last place that another order of sums makes, or other hardware."""
 
 
+@public
 def check(
     merged: str | Path,
     base: str | Path,
@@ -51,7 +54,10 @@ def check(
     density: float | None = None,
     majority: Majority = "total",
     seed: int | None = 0,
-    **reading: Any,
+    alpha: float | None = None,
+    config: str | Path | None = None,
+    dialect: str | None = None,
+    basis: str | Path | Basis | None = None,
 ) -> CheckReport:
     """Say whether a merged model is a base model plus an adapter.
 
@@ -70,7 +76,7 @@ def check(
         untie: tied embeddings have each their own updates, as `merge` makes them with `untie`.
         max_ulps: the most units of the last place that a number may be off; 0 for bit for bit alone.
         method, rank, density, majority, seed: how several adapters became one, as for `combine`.
-        reading: how to read the adapters: `basis`, `alpha` and others, as for `read`.
+        alpha, config, dialect, basis: how to read the adapters, as for `read`.
 
     Raises:
         BaseModelError: if a model cannot be read, or the adapter does not fit the base.
@@ -94,7 +100,8 @@ def check(
         raise UsageError(f"{len(sources)} adapters have {len(given)} weights", hint="give one weight for each")
     how: dict[str, Any] = {"method": method, "rank": rank, "density": density, "majority": majority, "seed": seed}
     models = open_models(base, merged)
-    parts = [adapter_from(source, base=base, **reading) for source in sources]
+    reading: dict[str, Any] = {"alpha": alpha, "config": config, "dialect": dialect, "base": base, "basis": basis}
+    parts = [adapter_from(source, **reading) for source in sources]
     in_turn: list[Mapping[str, MergePlan]] = []
     labels = _labels(sources, parts)
     if len(parts) == 1:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count
 
 Verdict = Literal["exact", "close", "no"]
 Kind = Literal["module", "extra", "unchanged"]
@@ -44,8 +48,8 @@ class TensorCheck:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class CheckReport:
+@dataclass(frozen=True, repr=False)
+class CheckReport(Shown):
     """Whether a merged model is its base plus an adapter.
 
     Attributes:
@@ -74,6 +78,12 @@ class CheckReport:
     config: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     explanation: str = ""
+
+    def _told(self) -> Iterator[str]:
+        yield self.verdict
+        yield self.explanation or (self.rule or "")
+        yield f"{count(len(self.tensors), 'tensor')} changed"
+        yield f"{self.unchanged:,} unchanged"
 
     @property
     def passed(self) -> bool:

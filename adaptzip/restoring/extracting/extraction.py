@@ -14,6 +14,7 @@ import torch
 from adaptzip.checkpoints import resolved
 from adaptzip.checkpoints._base_name import check_name
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.calling import public
 from adaptzip.core.layouts import TURNED
 from adaptzip.core.progress import Progress, silent
 from adaptzip.core.resizing import resized
@@ -65,6 +66,7 @@ class Extraction:
     approximate: int = 0
 
 
+@public
 def extract(
     base: str | Path,
     tuned: str | Path,
@@ -94,7 +96,7 @@ def extract(
         embeddings: "update" treats embeddings as other matrices, "whole" keeps changed ones as they are.
         dtype: of the factors; None is float32, float64 where a model is.
         base_name: what the adapter calls its base model; None leaves it out, but for a base of the Hub.
-        progress: called with the share of all numbers that is done.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
 
     Raises:
         BaseModelError: if a model cannot be read, holds NaN or infinity, or has another architecture than the other,
@@ -241,7 +243,7 @@ def _found(base: BaseModel, tuned: BaseModel, pairing: Pairing, how: _How, repor
 
 
 def _report(progress: Progress, before: int, total: int, numbers: int) -> None:
-    progress("extracting", (before + numbers) / total)
+    progress("extracting", before + numbers, total)
 
 
 def _size(pairing: Pairing) -> int:

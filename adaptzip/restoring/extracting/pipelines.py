@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,13 @@ from adaptzip.checkpoints._image.pipelines import as_component
 from adaptzip.checkpoints._trained import same
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.meta import Meta
-from adaptzip.errors import AdaptzipWarning, BaseModelError
+from adaptzip.errors import BaseModelError, warn
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.pipelines import components_of, is_pipeline
 from adaptzip.restoring.extracting.pairing import Pairing
 
 ALONE = ""
 """In place of a component's name, for a model that is none."""
-_LEVEL = 5
-"""How far above is what called the library."""
 
 
 def matched(base: Path, tuned: Path) -> dict[str, tuple[BaseModel, BaseModel]]:
@@ -51,11 +48,7 @@ def matched(base: Path, tuned: Path) -> dict[str, tuple[BaseModel, BaseModel]]:
             )
     for name in one.keys() - {*COMPONENTS, ALONE}:
         if not _is_same(one[name], other[name]):
-            warnings.warn(
-                f"{other[name].path}: differs from the base's {name}, which no LoRA changes: it is left out",
-                AdaptzipWarning,
-                stacklevel=_LEVEL,
-            )
+            warn(f"{other[name].path}: differs from the base's {name}, which no LoRA changes: it is left out")
     return {name: (one[name], other[name]) for name in (ALONE, *COMPONENTS) if name in one}
 
 

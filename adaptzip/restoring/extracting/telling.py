@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 
 from adaptzip.core.adapter import Adapter
-from adaptzip.errors import AdaptzipWarning
+from adaptzip.errors import warn
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.extracting.pairing import Pairing
-
-_LEVEL = 5
-"""How far above is what called the library."""
 
 
 def warn_of_narrower(base: BaseModel, tuned: BaseModel, pairing: Pairing) -> None:
@@ -46,7 +42,7 @@ def warn_of_shared(base: BaseModel, pairing: Pairing, adapter: Adapter) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, AdaptzipWarning, stacklevel=_LEVEL)
+    warn(message)
 
 
 def _listed(names: Sequence[str]) -> str:

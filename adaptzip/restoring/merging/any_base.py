@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.linalg import choose_device
+from adaptzip.core.progress import Progress
 from adaptzip.files.inputs import check_apart
 from adaptzip.models.hub import base_path
 from adaptzip.restoring.merging import folders
@@ -18,7 +22,6 @@ from adaptzip.restoring.merging.provenance import Origins, origins_of
 from adaptzip.restoring.merging.quantised_bases import how_quantised
 from adaptzip.restoring.merging.report import MergeReport
 from adaptzip.restoring.merging.tokenizers import adapter_folder
-from adaptzip.restoring.merging.weights import Progress
 from adaptzip.restoring.merging.writing import Form, Writing
 from adaptzip.restoring.reading import adapter_from
 
@@ -31,6 +34,7 @@ def form_of(base: Path) -> Form:
     return next(form for form in FORMS if form.fits(base))
 
 
+@public
 def merge(
     source: str | Path | Adapter | Compressed,
     base: str | Path,
@@ -38,7 +42,7 @@ def merge(
     *,
     safe_merge: bool = False,
     scale: float = 1.0,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     force: bool = False,
     basis: str | Path | Basis | None = None,
     untie: bool = False,
@@ -85,7 +89,7 @@ def merge(
             anew where a weight is changed; the same is said.
         tokenizer: the adapter's folder, where `source` does not tell it.
         origins: what an adapter in memory was made of, for the model card and the provenance.
-        progress: called after each tensor.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
 
     Raises:
         CheckpointError: if the adapter cannot be read.

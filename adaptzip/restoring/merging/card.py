@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.provenance import told_command
 from adaptzip.restoring.merging.rounding import Rounding
-from adaptzip.restoring.model_card import NAME, is_ours, with_section
+from adaptzip.restoring.model_card import NAME, is_ours, with_base, with_section
 
 _MARK = "<!-- adaptzip: merge -->"
-_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
-"""The YAML at the beginning of a card."""
-_OURS = re.compile(r"^(?:base_model|base_model_relation)[ \t]*:.*\r?\n(?:(?:[ \t]+|-).*\r?\n)*", re.MULTILINE)
-"""A field that is written anew, with the lines that belong to it."""
 _ROUNDING = {
     False: "the sum of weight and update once, as PEFT's `merge_and_unload` does",
     True: "the update to the weight's dtype, then the sum, as PEFT's `safe_merge` does",
@@ -43,24 +38,13 @@ def write_card(folder: Path, card: str | None, told: dict[str, Any]) -> None:
         told: the merge's provenance.
     """
     text = "# Merged model\n" if card is None else card
-    text = with_section(_with_base(text, told["base"]["repository"]), _MARK, _section(told))
+    text = with_section(with_base(text, told["base"]["repository"], "merge"), _MARK, _section(told))
     (folder / NAME).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def is_merged_card(readme: Path) -> bool:
     """Whether a README in an output folder is one that a merge wrote."""
     return is_ours(readme, _MARK)
-
-
-def _with_base(card: str, repository: str | None) -> str:
-    """The card with the base model in its YAML, by which the Hub shows the one under the other."""
-    if repository is None:
-        return card
-    found = _FRONT.match(card)
-    fields = "" if found is None else _OURS.sub("", found[1])
-    rest = card if found is None else card[found.end() :]
-    told = f"base_model:\n- {repository}\nbase_model_relation: merge\n"
-    return f"---\n{fields}{told}---\n{rest if rest.startswith(chr(10)) else chr(10) + rest}"
 
 
 def _section(told: dict[str, Any]) -> str:

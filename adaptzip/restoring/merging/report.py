@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptzip.core.showing import Shown
+from adaptzip.core.words import count, size
 from adaptzip.restoring.merging.plan import listed
 from adaptzip.restoring.merging.rounding import Rounding
 
 
-@dataclass(frozen=True)
-class MergeReport:
+@dataclass(frozen=True, repr=False)
+class MergeReport(Shown):
     """What `merge` wrote.
 
     Attributes:
@@ -37,6 +39,13 @@ class MergeReport:
     warnings: tuple[str, ...] = ()
     rounding: Rounding | None = None
     resumed: int = 0
+
+    def _told(self) -> Iterator[str]:
+        yield str(self.path)
+        yield size(self.bytes)
+        yield count(self.modules, "module")
+        yield count(self.extras, "extra") if self.extras else ""
+        yield count(len(self.warnings), "warning") if self.warnings else ""
 
     def as_dict(self) -> dict[str, object]:
         """The report as JSON values."""

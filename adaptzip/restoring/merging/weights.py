@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adaptzip.core.progress import Progress
 from adaptzip.core.scratch import Scratch
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
@@ -31,8 +32,6 @@ from adaptzip.restoring.merging.finishing import Record, finishing
 from adaptzip.restoring.merging.names import weight_file_names
 from adaptzip.restoring.merging.plan import FLOATS, MergePlan, Output
 
-Progress = Callable[[int, int], None]
-"""Called with the number of tensors written so far and the number of all tensors."""
 BLOCK = 1 << 20
 """Numbers of a block."""
 _scratch = Scratch()
@@ -94,7 +93,7 @@ def write_weights(
     Args:
         safe: round each update to the weight's dtype before adding it.
         device: where weights are merged.
-        progress: called after each tensor.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
         record: where finished files are noted; those that it has already are kept.
         names: what the files are called, if not after the base's.
 
@@ -130,7 +129,7 @@ def write_weights(
                 finisher.finish(part.path, part.target, held, here)
             done += part.last
             if progress is not None and part.last:
-                progress(done, total)
+                progress("merging", done, total)
     return Written(tuple(name for found in broken.values() for name in found), len(kept))
 
 

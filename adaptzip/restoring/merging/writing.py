@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.progress import Progress
 from adaptzip.restoring.merging.provenance import Origins
 from adaptzip.restoring.merging.quantised_bases import How
 from adaptzip.restoring.merging.report import MergeReport
-from adaptzip.restoring.merging.weights import Progress
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Writing:
         origins: what the adapter was made of.
         base_model: the adapter's name for its base model.
         own: the adapter's folder, None where it has none.
-        progress: called after each tensor.
+        progress: told how far it is (`adaptzip.core.progress.Progress`).
     """
 
     scale: float = 1.0

@@ -20,7 +20,8 @@ from adaptzip.adz.container.names import expand, factor, parameter_of
 from adaptzip.adz.container.numbers import Cursor, decimal, leb128
 from adaptzip.adz.container.payload import pieces_of
 from adaptzip.adz.container.training import read_report, write_report
-from adaptzip.core.compressed import ExtraEntry, Site, TrainingReport
+from adaptzip.core.compressed import ExtraEntry, Site
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.errors import FormatError, RefusedError
 from tests.cases.metadata import SMALL
 

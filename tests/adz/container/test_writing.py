@@ -31,8 +31,9 @@ from adaptzip.adz.container.index import read_index, write_index
 from adaptzip.adz.container.metadata import write_metadata
 from adaptzip.adz.container.reader import read_header
 from adaptzip.core.basis import BasisReference, Start
-from adaptzip.core.compressed import Buffer, Compressed, Site, TrainingReport
+from adaptzip.core.compressed import Buffer, Compressed, Site
 from adaptzip.core.meta import Meta
+from adaptzip.core.training_report import TrainingReport
 from adaptzip.errors import FormatError, OutputError, RefusedError, UsageError
 from adaptzip.testing.adapters import adapter, bits
 

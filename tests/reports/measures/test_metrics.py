@@ -13,7 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoef, mean_squared_error
 from torch import Tensor, nn
 
-from adaptzip.core.compressed import share_kept
+from adaptzip.core.training_report import share_kept
 from adaptzip.errors import BaseModelError, CheckFailedError, RefusedError, UsageError
 from adaptzip.models.live.running import NO_LABEL, Batch, Kind, LoadedModel
 from adaptzip.reports.measures.metrics import Metric, chosen_metric, metrics_of, settled_name, values_of

@@ -203,7 +203,7 @@ def test_a_component_that_is_named_is_written_for_image_programs(dialect: str, t
 def test_progress_ends_with_all(tmp_path: Path) -> None:
     base, tuned = tune(tmp_path, untied)
     told: list[tuple[str, float]] = []
-    adaptzip.extract(base, tuned, rank=1, progress=lambda phase, share: told.append((phase, share)))
+    adaptzip.extract(base, tuned, rank=1, progress=lambda phase, done, total: told.append((phase, done / total)))
     assert {phase for phase, _ in told} == {"extracting"}
     assert [share for _, share in told] == sorted(share for _, share in told)
     assert told[-1][1] == 1.0
@@ -212,7 +212,7 @@ def test_progress_ends_with_all(tmp_path: Path) -> None:
 def test_stopping_stops(tmp_path: Path) -> None:
     base, tuned = tune(tmp_path, untied)
 
-    def stop(phase: str, share: float) -> None:
+    def stop(phase: str, done: float, total: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

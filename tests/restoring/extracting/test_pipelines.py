@@ -56,7 +56,9 @@ def test_one_adapter_is_made_of_all_components(base: Path, tmp_path: Path) -> No
     changes = {"unet": {ATTENTION: low_rank(12, 12)}, "text_encoder": {QUERY: low_rank(10, 10)}}
     tuned = pipeline(tmp_path / "tuned", **changes)
     told: list[float] = []
-    found = extraction(base, tuned, rank=2, base_name="owner/sd", progress=lambda _, share: told.append(share))
+    found = extraction(
+        base, tuned, rank=2, base_name="owner/sd", progress=lambda _, done, total: told.append(done / total)
+    )
     modules = found.adapter.modules
     assert list(modules) == [f"text_encoder.{QUERY}"[:-7], f"unet.{ATTENTION}"[:-7]]
     for component, change in changes.items():

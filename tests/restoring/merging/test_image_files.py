@@ -465,7 +465,7 @@ def test_what_a_file_is_not_asked_for(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_file_that_fails(error: type[BaseException], tmp_path: Path) -> None:
     base_file(tmp_path / "base.safetensors", FLUX_BASE)
 
-    def fail(done: int, total: int) -> None:
+    def fail(phase: str, done: float, total: float) -> None:
         raise error
 
     with pytest.raises(error):

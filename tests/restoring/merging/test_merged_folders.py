@@ -259,9 +259,9 @@ def test_square_conv1d_weights_are_told_from_the_base(model_type: str | None, tm
 
 
 def test_progress_counts_tensors(base: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    merge(adapter(), base, tmp_path / "merged", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i + 1, 21) for i in range(21)]
+    seen: list[tuple[str, float, float]] = []
+    merge(adapter(), base, tmp_path / "merged", progress=lambda *step: seen.append(step))
+    assert seen == [("merging", i + 1, 21) for i in range(21)]
 
 
 def refused(kind: type[AdaptzipError], match: str, source: Adapter, base: Path, output: Path) -> None:
@@ -352,7 +352,7 @@ def test_an_output_that_overlaps_the_base(place: str, base: Path) -> None:
 
 
 def test_an_interrupted_merge_leaves_nothing(base: Path, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(phase: str, done: float, total: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.progress import Progress
 from adaptzip.errors import CheckFailedError
 from adaptzip.files.journal import DONE
 from adaptzip.restoring.merging import merge, weights
@@ -51,10 +51,10 @@ def wait_for_the_first(output: Path) -> None:
         time.sleep(0.005)
 
 
-def stop(output: Path, error: BaseException) -> Callable[[int, int], None]:
+def stop(output: Path, error: BaseException) -> Progress:
     """Raise an error at one of the last two tensors."""
 
-    def progress(done: int, total: int) -> None:
+    def progress(phase: str, done: float, total: float) -> None:
         if done >= total - 1:
             wait_for_the_first(output)
             raise error
@@ -87,8 +87,8 @@ def the_first(folder: Path) -> tuple[int, int]:
 def test_an_interrupted_merge_goes_on(built: Built, tmp_path: Path) -> None:
     output = tmp_path / "out"
     kept = stopped(built, output)
-    told: list[tuple[int, int]] = []
-    report = merge(built.adapter, built.base, output, progress=lambda *at: told.append(at))
+    told: list[tuple[float, float]] = []
+    report = merge(built.adapter, built.base, output, progress=lambda _, *at: told.append(at))
     assert report.resumed > 0
     assert the_first(output) == kept
     assert told[0][0] > 1
@@ -114,7 +114,7 @@ def test_a_killed_merge_goes_on(built: Built, tmp_path: Path) -> None:
         "import os, signal, sys\nfrom pathlib import Path\nfrom adaptzip.restoring.merging import merge\n"
         "from tests.restoring.merging.test_resuming import wait_for_the_first\n"
         "adapter, base, output = map(Path, sys.argv[1:])\n"
-        "def progress(done, total):\n"
+        "def progress(phase, done, total):\n"
         "    if done == total - 1:\n"
         "        wait_for_the_first(output)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -186,8 +186,8 @@ def test_what_rounding_left_in_finished_files_counts(options: dict[str, Any], tm
     lora = Adapter({name: LoraFactors(torch.ones(1, 16), torch.ones(16, 1), 1e-3) for name in (MODULE, second)})
     plain = merge(lora, tmp_path / "base", tmp_path / "plain", **options)
     interrupted(lora, tmp_path / "base", tmp_path / "out", **options)
-    told: list[int] = []
-    again = merge(lora, tmp_path / "base", tmp_path / "out", progress=lambda done, _: told.append(done), **options)
+    told: list[float] = []
+    again = merge(lora, tmp_path / "base", tmp_path / "out", progress=lambda _, done, __: told.append(done), **options)
     assert told[0] > 1
     assert again.rounding is not None
     assert again.rounding == plain.rounding
@@ -209,7 +209,7 @@ def test_a_pipeline_goes_on_at_its_component(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept_before_a_file_is_finished(built: Built, tmp_path: Path) -> None:
-    def progress(done: int, total: int) -> None:
+    def progress(phase: str, done: float, total: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.checkpoints._gguf.header import AGAIN
+from adaptzip.core.progress import Progress
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.files.copying import copy_range, write_at
@@ -50,7 +51,7 @@ def write_tensors(
     target: int,
     ledger: Ledger | None,
     device: torch.device,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[str, ...]:
     """Write all tensors to their places in an open file.
 
@@ -75,7 +76,7 @@ def write_tensors(
                 broken[part.output.base.name] = None
             done += part.last
             if progress is not None and part.last:
-                progress(done, len(plan.outputs))
+                progress("merging", done, len(plan.outputs))
     return tuple(broken)
 
 

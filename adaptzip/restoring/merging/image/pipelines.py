@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.progress import Progress
 from adaptzip.errors import UsageError
 from adaptzip.files.atomic import atomic_directory, check_output_folder
 from adaptzip.files.journal import Journal
@@ -29,7 +30,7 @@ from adaptzip.restoring.merging.quantised_bases import OPTIONS
 from adaptzip.restoring.merging.report import MergeReport, broken_warnings
 from adaptzip.restoring.merging.resuming import merge_key
 from adaptzip.restoring.merging.rounding import Ledger
-from adaptzip.restoring.merging.weights import Progress, Written, write_weights
+from adaptzip.restoring.merging.weights import Written, write_weights
 from adaptzip.restoring.merging.writing import Form, Writing
 from adaptzip.restoring.model_card import NAME as README
 
@@ -147,8 +148,8 @@ def _write_weights(plan: PipelinePlan, folder: Path, journal: Journal, writing: 
     return Written(tuple(broken), resumed)
 
 
-def _onwards(progress: Progress, before: int, total: int, done: int, _: int) -> None:
-    progress(before + done, total)
+def _onwards(progress: Progress, before: int, total: int, phase: str, done: float, _: float) -> None:
+    progress(phase, before + done, total)
 
 
 def _told(plan: PipelinePlan, folder: Path, writing: Writing) -> dict[str, Any]:

@@ -179,12 +179,12 @@ def test_merged_again_it_tells_of_the_last_time(case: Case, tmp_path: Path) -> N
 
 def test_blocks_of_rows_make_the_same(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = write_base(case.base, tmp_path / "base.gguf", kind="Q8_0")
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[str, float, float]] = []
     for name, block in (("whole", writing.BLOCK), ("parts", 64)):
         monkeypatch.setattr(writing, "BLOCK", block)
         merge(case.adapter, base, tmp_path / f"{name}.gguf", dequantise=True, progress=lambda *step: steps.append(step))
     assert (tmp_path / "whole.gguf").read_bytes() == (tmp_path / "parts.gguf").read_bytes()
-    assert steps == [(number + 1, 21) for number in range(21)] * 2
+    assert steps == [("merging", number + 1, 21) for number in range(21)] * 2
 
 
 def test_several_files_become_one(case: Case, tmp_path: Path) -> None:

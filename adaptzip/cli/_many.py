@@ -1,0 +1,256 @@
+"""Many files in one run: one process or several, one table, and an error of one that does not stop the others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from glob import has_magic
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from adaptzip._version import __version__
+from adaptzip.cli import _failures
+from adaptzip.cli import _text as text
+from adaptzip.cli._failures import Failure
+from adaptzip.cli._output import SCHEMA, Output, as_json, raw
+from adaptzip.errors import AdaptzipWarning, UsageError
+from adaptzip.files.digest import digest, file_digest
+from adaptzip.files.journal import Journal
+
+NOTE = ".adaptzip-done"
+"""What tells a later run with the same options which outputs of a folder are finished."""
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source.
+
+    Attributes:
+        source: as it was named.
+        values: what there is to say of it, as JSON values; {} where it failed.
+        failure: what went wrong, or None.
+        skipped: whether an earlier run had done it.
+    """
+
+    source: Path
+    values: Values
+    failure: Failure | None = None
+    skipped: bool = False
+
+
+def expanded(sources: Sequence[Path]) -> list[Path]:
+    """The sources, with shell patterns that no shell has replaced; each once.
+
+    Raises:
+        UsageError: if a pattern fits nothing.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        if source.exists() or not has_magic(str(source)):
+            found[source] = None
+            continue
+        fitting = sorted(Path(source.anchor).glob(str(source.relative_to(source.anchor))))
+        if not fitting:
+            raise UsageError(f"{source}: nothing fits this pattern", hint="check it with ls")
+        found |= dict.fromkeys(fitting)
+    return list(found)
+
+
+def targets_in(folder: Path, sources: Sequence[Path], name_of: Callable[[Path], str]) -> dict[Path, Path]:
+    """Where the output of each source goes in a folder, which is made.
+
+    Raises:
+        UsageError: if two sources would have one output.
+        OSError: if the folder cannot be made.
+    """
+    found: dict[Path, Path] = {}
+    taken: dict[str, Path] = {}
+    for source in sources:
+        name = name_of(source)
+        if name in taken:
+            raise UsageError(
+                f"{taken[name]} and {source} would both become {folder / name}", hint="give each a folder of its own"
+            )
+        taken[name], found[source] = source, folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def journal_of(folder: Path, command: str, settings: Values) -> Journal:
+    """The note of what earlier runs with the same settings finished in a folder."""
+    told = json.dumps({"version": __version__, "command": command, **settings}, sort_keys=True, default=str)
+    return Journal(folder / NOTE, sha256(told.encode()).hexdigest())
+
+
+def run(
+    work: Callable[[Path], Values],
+    sources: Sequence[Path],
+    sink: Output,
+    *,
+    jobs: int = 1,
+    skip: Callable[[Path], Values | None] = lambda _: None,
+    done: Callable[[Path, Values], None] = lambda *_: None,
+) -> list[Outcome]:
+    """Do the work for every source, and tell the outcome of each as one line of JSON where that is asked for.
+
+    Args:
+        work: what is done in this process, or with `jobs` in others, to which it has to be sent.
+        jobs: processes at once.
+        skip: what there is to say of a source that is done already; else None.
+        done: told of each that was done.
+    """
+    outcomes = []
+    with sink.progress() as report:
+        for number, outcome in enumerate(_outcomes(partial(_heard, work), sources, jobs, skip), 1):
+            if outcome.failure is None and not outcome.skipped:
+                done(outcome.source, outcome.values)
+            report(str(outcome.source), number, len(sources))
+            _tell(outcome, sink)
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _outcomes(
+    work: Callable[[Path], Values], sources: Sequence[Path], jobs: int, skip: Callable[[Path], Values | None]
+) -> Iterator[Outcome]:
+    """In the order of the sources."""
+    if jobs == 1 or len(sources) == 1:
+        yield from (_outcome(source, skip, partial(work, source)) for source in sources)
+        return
+    count = min(jobs, len(sources))
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_share, initargs=(count,)) as pool:
+        waiting: dict[Path, Future[Values]] = {}
+        skipped = {source: found for source in sources if (found := skip(source)) is not None}
+        for source in sources:
+            if source not in skipped:
+                waiting[source] = pool.submit(work, source)
+        try:
+            for source in sources:
+                if source in skipped:
+                    yield Outcome(source, skipped[source], skipped=True)
+                else:
+                    yield _outcome(source, lambda _: None, waiting[source].result)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _share(jobs: int) -> None:
+    """Leave the other processes their share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+
+
+def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable[[], Values]) -> Outcome:
+    try:
+        found = skip(source)
+        if found is not None:
+            return Outcome(source, found, skipped=True)
+        return Outcome(source, work())
+    except Exception as error:
+        return Outcome(source, {}, _failures.describe(error))
+
+
+def _heard(work: Callable[[Path], Values], source: Path) -> dict[str, Any]:
+    """The work with what it warned of, which has to come with it from another process."""
+    said: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+        if issubclass(category, AdaptzipWarning):
+            said.append(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show
+        return {**work(source), "warnings": said}
+
+
+def _tell(outcome: Outcome, sink: Output) -> None:
+    failure = outcome.failure
+    if not outcome.skipped:
+        for message in outcome.values.get("warnings", ()):
+            sink.warning(message if message.startswith(str(outcome.source)) else f"{outcome.source}: {message}")
+    if sink.as_json:
+        told: dict[str, Any] = {"schema": SCHEMA, "source": str(outcome.source), **outcome.values}
+        told |= {"skipped": outcome.skipped, "error": None if failure is None else vars(failure)}
+        raw(as_json(told, indent=None))
+    elif failure is not None:
+        sink.failed(outcome.source, failure.message, failure.hint)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of outputs, each under its source's name, in which is noted what is done.
+
+    Attributes:
+        targets: where the output of each source goes.
+        note: what runs with the same settings finished; None where nothing is noted.
+        files: the files of a source, by whose content it is known again.
+        finished: what was noted before this run, by the name of the output.
+    """
+
+    targets: Mapping[Path, Path]
+    note: Journal | None
+    files: Callable[[Path], Sequence[Path]]
+    finished: Mapping[str, Values]
+
+    @classmethod
+    def of(
+        cls, targets: Mapping[Path, Path], note: Journal | None, files: Callable[[Path], Sequence[Path]], *, force: bool
+    ) -> Folder:
+        """With what is noted, unless all is to be done again."""
+        return cls(targets, note, files, {} if note is None or force else note.parts())
+
+    def known(self, source: Path) -> Values | None:
+        """What there is to say of a source that is done already."""
+        target = self.targets[source]
+        told = self.finished.get(target.name)
+        if told is None or not target.exists():
+            return None
+        same = told["bytes"] == _bytes_of(target) and told["source"] == self._content(source)
+        return told["values"] if same else None
+
+    def done(self, source: Path, values: Values) -> None:
+        """Note that a source is done."""
+        if self.note is not None:
+            target = self.targets[source]
+            self.note.note(target.name, source=self._content(source), bytes=_bytes_of(target), values=dict(values))
+
+    def _content(self, source: Path) -> str:
+        """What tells a source's content: the digests of its files."""
+        return digest(f"{file.name}:{file_digest(file)}".encode() for file in self.files(source))
+
+
+def _bytes_of(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
+
+
+def finish(outcomes: Sequence[Outcome], table: Callable[[Sequence[Outcome]], str], sink: Output) -> None:
+    """Show the table of what was done, and end with the exit code of what was not.
+
+    Raises:
+        typer.Exit: with the largest exit code of the failures, if there are some.
+    """
+    failed = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    if not sink.as_json and not sink.quiet:
+        rows = [outcome for outcome in outcomes if outcome.failure is None]
+        if rows:
+            raw(text.printable(table(rows)))
+        counts = [f"{len(outcomes) - skipped - len(failed)} done"]
+        counts += [f"{skipped} as before"] if skipped else []
+        counts += [f"{len(failed)} failed"] if failed else []
+        sink.note(", ".join(counts))
+    if failed:
+        raise typer.Exit(max(failure.exit_code for failure in failed))

@@ -1,0 +1,45 @@
+"""What holds for every public function when it is called."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import CO_VARKEYWORDS
+from typing import ParamSpec, TypeVar
+
+from adaptzip.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse a keyword that a function does not have with a UsageError that tells the nearest one."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    takes_others = bool(code.co_flags & CO_VARKEYWORDS)
+
+    @wraps(function)
+    def called(*arguments: P.args, **keywords: P.kwargs) -> R:
+        for name in keywords:
+            if name not in names and not takes_others:
+                raise no_parameter(function.__name__, name, names)
+        return function(*arguments, **keywords)
+
+    return called
+
+
+def no_parameter(function: str, name: str, names: Sequence[str], also: str = "", hint: str = "") -> UsageError:
+    """The error about a keyword that a function does not have.
+
+    Args:
+        names: what it could have been.
+        also: what else it is not.
+        hint: what to say where no name is near.
+    """
+    near = difflib.get_close_matches(name, names, 1)
+    return UsageError(
+        f"{function} has no parameter {name!r}{also}",
+        hint=f"did you mean {near[0]!r}?" if near else hint or f"its parameters: {', '.join(names)}",
+    )

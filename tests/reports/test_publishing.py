@@ -1,0 +1,97 @@
+"""Publishing: what is uploaded is what PEFT loads, and the card tells the truth about it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+import adaptzip
+from adaptzip.errors import OutputError, RefusedError, UsageError
+from tests.cases import tiny_peft
+from tests.cases.evaluation_cases import classifier
+from tests.cases.upload_server import COMMIT, taking_uploads
+from tests.cli.cli_cases import refused, run
+
+BASE = "owner/base"
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "small.adz"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    classifier(tmp_path)
+    return tmp_path / "my-adapter"
+
+
+def test_what_is_uploaded_is_what_peft_loads(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source / "README.md").write_text("---\nlicense: mit\nbase_model: /home/me/base\n---\n\n# Lists\n\nMine.\n")
+    with taking_uploads(monkeypatch) as there:
+        report = adaptzip.publish(source, "me/small", max_error=0.3, base_name=BASE)
+        again = adaptzip.publish(source, "me/small", max_error=0.3, base_name=BASE)
+    assert report.url == again.url
+    assert report.url.endswith(f"/me/small/commit/{COMMIT}")
+    files = there["me/small"]
+    assert sorted(files) == FILES
+    assert {name: len(data) for name, data in files.items()} == report.files
+    down = tmp_path / "down"
+    down.mkdir()
+    for name, data in files.items():
+        (down / name).write_bytes(data)
+    packed = adaptzip.open(down / "small.adz")
+    assert adaptzip.diff(packed, down).relative_error == 0
+    assert packed.provenance.relative_error == report.relative_error <= 0.3
+    base = type(tiny_peft.bert()).from_pretrained(source.parent / "base-model")
+    assert isinstance(PeftModel.from_pretrained(base, down), PeftModel)
+    card = files["README.md"].decode()
+    assert card == report.card
+    assert card.startswith("---\nlicense: mit\nbase_model:\n- owner/base\nbase_model_relation: adapter\n")
+    assert "/home/me" not in card
+    assert "# Lists\n\nMine.\n" in card
+    assert card.count("## Files") == 1
+    assert f"| `small.adz` | {len(files['small.adz']):,} |" in card
+    assert 'from_pretrained("me/small")' in card
+    assert 'adaptzip.load_into(model, "small.adz")' in card
+
+
+def test_a_rehearsal_uploads_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with taking_uploads(monkeypatch) as there:
+        words = ("publish", source, "me/small", "--base-name", BASE, "--budget", "20%", "--dry-run")
+        result = run(*words, "-o", tmp_path / "kept")
+        assert result.code == 0, result.err
+        assert "would upload to me/small" in result.out
+        assert "base_model_relation: adapter" in result.out
+        assert there == {}
+        assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == FILES
+        refused(run(*words, "-o", tmp_path / "kept"), 2, "exists already")
+        assert run(*words, "-o", tmp_path / "kept", "-f", "--json").json["url"] is None
+
+
+def test_a_packed_file_is_published_as_it_is(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptzip.compress(source, tmp_path / "x.adz", budget="20%", base_name=BASE)
+    with taking_uploads(monkeypatch) as there:
+        result = run("publish", tmp_path / "x.adz", "me/small")
+        assert result.code == 0, result.err
+        assert result.last.endswith(f"/me/small/commit/{COMMIT}")
+        refused(run("publish", tmp_path / "x.adz", "me/small", "--budget", "5%"), 2, "is compressed already")
+        refused(run("publish", tmp_path / "x.adz", "me/small", "--base-name", "a/b"), 2, "is compressed already")
+    assert there["me/small"]["small.adz"] == (tmp_path / "x.adz").read_bytes()
+    assert b"# small" in there["me/small"]["README.md"]
+
+
+def test_what_nobody_could_load_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with taking_uploads(monkeypatch) as there:
+        with pytest.raises(UsageError, match="base model") as caught:
+            adaptzip.publish(source, "me/small", budget="20%")
+        assert "--base-name" in str(caught.value.hint)
+        for repo in ("small", "a/b/c", "/b", "a/"):
+            with pytest.raises(UsageError, match="is no repository"):
+                adaptzip.publish(source, repo, base_name=BASE)
+        with pytest.raises(OutputError, match=r"others/small: the Hub did not take it: .*rights"):
+            adaptzip.publish(source, "others/small", budget="20%", base_name=BASE)
+    assert there == {}
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(RefusedError, match="needs the package huggingface_hub"):
+        adaptzip.publish(source, "me/small", budget="20%", base_name=BASE)
+    adaptzip.publish(source, "me/small", budget="20%", base_name=BASE, dry_run=True)
