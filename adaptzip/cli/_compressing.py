@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,8 +89,7 @@ def several(sources: Sequence[Path], folder: Path | None, how: Job, jobs: int, s
         targets = many.targets_in(folder, sources, lambda source: default_output(source).name)
         note = many.journal_of(folder, "compress", {**how.settings, "plan": how.plan})
     place = many.Folder.of(targets, None if how.dry_run else note, source_files, force=how.force)
-    # What is there and was made of something else, or otherwise, is replaced: the folder is this command's own.
-    work = partial(_worked, targets, replace(how, force=how.force or note is not None))
+    work = partial(_worked, targets, how, place.replaced())
     with sink.warnings(), stops_told():
         outcomes = many.run(work, sources, sink, jobs=jobs, skip=place.known, done=place.done)
     many.finish(outcomes, _table, sink)
@@ -103,9 +102,14 @@ def source_files(source: Path) -> tuple[Path, ...]:
     return weight_files(source)
 
 
-def _worked(targets: Mapping[Path, Path], how: Job, source: Path) -> dict[str, Any]:
-    """Compress one of several sources, perhaps in a process of its own; what there is to say of it."""
+def _worked(targets: Mapping[Path, Path], how: Job, own: Collection[Path], source: Path) -> dict[str, Any]:
+    """Compress one of several sources, perhaps in a process of its own; what there is to say of it.
+
+    Args:
+        own: sources whose output an earlier run made, which is replaced.
+    """
     target = targets[source]
+    how = replace(how, force=how.force or source in own)
     _check(source, target, how)
     from adaptzip.restoring.opening import source_bytes
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
@@ -128,27 +130,25 @@ def _outcomes(
         return
     count = min(jobs, len(sources))
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_share, initargs=(count,)) as pool:
-        waiting: dict[Path, Future[Values]] = {}
-        skipped = {source: found for source in sources if (found := skip(source)) is not None}
+        ready: dict[Path, Outcome | Future[Values]] = {}
         for source in sources:
-            if source not in skipped:
-                waiting[source] = pool.submit(work, source)
+            # What is done, or can't be told, needs no process.
+            first = _outcome(source, skip, dict)
+            ready[source] = first if first.skipped or first.failure else pool.submit(work, source)
         try:
-            for source in sources:
-                if source in skipped:
-                    yield Outcome(source, skipped[source], skipped=True)
-                else:
-                    yield _outcome(source, lambda _: None, waiting[source].result)
+            for source, found in ready.items():
+                yield found if isinstance(found, Outcome) else _outcome(source, lambda _: None, found.result)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _share(jobs: int) -> None:
-    """Leave the other processes their share of the cores."""
+    """Leave the other processes their share of the cores, and the words about a Ctrl-C to the one that was typed to."""
     import torch
 
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable[[], Values]) -> Outcome:
@@ -157,6 +157,9 @@ def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable
         if found is not None:
             return Outcome(source, found, skipped=True)
         return Outcome(source, work())
+    except BrokenProcessPool:
+        told = f"{source}: a process died while it, or another, was worked on"
+        return Outcome(source, {}, Failure(told, "run the command again, with fewer --jobs", 2, "BrokenProcessPool"))
     except Exception as error:
         return Outcome(source, {}, _failures.describe(error))
 
@@ -197,19 +200,28 @@ class Folder:
         note: what runs with the same settings finished; None where nothing is noted.
         files: the files of a source, by whose content it is known again.
         finished: what was noted before this run, by the name of the output.
+        own: sizes of outputs, by name, that any earlier run made here, which may be replaced.
     """
 
     targets: Mapping[Path, Path]
     note: Journal | None
     files: Callable[[Path], Sequence[Path]]
     finished: Mapping[str, Values]
+    own: Mapping[str, Collection[int]]
 
     @classmethod
     def of(
         cls, targets: Mapping[Path, Path], note: Journal | None, files: Callable[[Path], Sequence[Path]], *, force: bool
     ) -> Folder:
         """With what is noted, unless all is to be done again."""
-        return cls(targets, note, files, {} if note is None or force else note.parts())
+        finished = {} if note is None or force else note.parts()
+        return cls(targets, note, files, finished, {} if note is None else _sizes_noted(note))
+
+    def replaced(self) -> frozenset[Path]:
+        """The sources whose output is there and was made by an earlier run, so that it is no one's own."""
+        noted = {source: self.own.get(target.name, ()) for source, target in self.targets.items()}
+        there = {source: target for source, target in self.targets.items() if noted[source] and target.exists()}
+        return frozenset(source for source, target in there.items() if _bytes_of(target) in noted[source])
 
     def known(self, source: Path) -> Values | None:
         """What there is to say of a source that is done already."""
@@ -229,6 +241,15 @@ class Folder:
     def _content(self, source: Path) -> str:
         """What tells a source's content: the digests of its files."""
         return digest(f"{file.name}:{file_digest(file)}".encode() for file in self.files(source))
+
+
+def _sizes_noted(note: Journal) -> dict[str, set[int]]:
+    """Sizes of what runs with any settings made, by name."""
+    found: dict[str, set[int]] = {}
+    for told in note.every_part():
+        if isinstance(told.get("bytes"), int):
+            found.setdefault(str(told["part"]), set()).add(told["bytes"])
+    return found
 
 
 def _bytes_of(path: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -124,22 +124,29 @@ def _several(
     note = None if dry_run else many.journal_of(folder, "export", settings)
     place = many.Folder.of(targets, note, source_files, force=force)
     with sink.warnings():
-        work = partial(_worked, targets, settings, dry_run)
+        work = partial(_worked, targets, settings, dry_run, frozenset(sources) if force else place.replaced())
         outcomes = many.run(work, sources, sink, jobs=jobs, skip=place.known, done=place.done)
     many.finish(outcomes, _table, sink)
 
 
-def _worked(targets: Mapping[Path, Path], settings: dict[str, Any], dry_run: bool, source: Path) -> dict[str, Any]:
-    """Export one of several adapters, perhaps in a process of its own."""
-    output = targets[source]
-    check_export(output, force=True, source=source, **{name: settings[name] for name in ("config", "base", "basis")})
+def _worked(
+    targets: Mapping[Path, Path], settings: dict[str, Any], dry_run: bool, replaced: Collection[Path], source: Path
+) -> dict[str, Any]:
+    """Export one of several adapters, perhaps in a process of its own.
+
+    Args:
+        replaced: sources whose output may be replaced.
+    """
+    output, force = targets[source], source in replaced
+    check_export(
+        output, force=force or dry_run, source=source, **{name: settings[name] for name in ("config", "base", "basis")}
+    )
     from adaptzip.restoring.exporting import export as write
 
     if dry_run:
         with elsewhere(output) as path:
             return _values(output, write(source, path, **settings)) | {"dry_run": True}
-    # The folder is this command's own.
-    return _values(output, write(source, output, force=True, **settings)) | {"dry_run": False}
+    return _values(output, write(source, output, force=force, **settings)) | {"dry_run": False}
 
 
 def _table(outcomes: Sequence[many.Outcome]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,24 @@ class Journal:
         return cls(new.with_name(DONE), key)
 
     def parts(self) -> Mapping[str, Mapping[str, Any]]:
-        """What was noted of each finished part, by its name; a line that is cut off is passed over."""
+        """What was noted of each finished part of this run, by its name."""
+        return {value["part"]: value for value in self.every_part() if value["key"] == self.key}
+
+    def every_part(self) -> Iterator[Mapping[str, Any]]:
+        """What was noted of each finished part of any run, in its order; a line that is cut off is passed over."""
         try:
             about = self.path.lstat()
             is_note = stat.S_ISREG(about.st_mode) and about.st_size <= _LARGEST
             text = self.path.read_text(encoding="utf-8", errors="replace") if is_note else ""
         except OSError:
-            return {}
-        found = {}
+            return
         for line in text.splitlines():
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(value, dict) and value.get("key") == self.key and isinstance(value.get("part"), str):
-                found[value["part"]] = value
-        return found
+            if isinstance(value, dict) and isinstance(value.get("part"), str) and "key" in value:
+                yield value
 
     def note(self, part: str, **what: Any) -> None:
         """Note that a part, which is durable already, is finished; durable in its turn on return.

@@ -172,8 +172,8 @@ def _fill(folder: Path, made: Path, source: str | Path, repo: str, beside: Mappi
     text = upload_card(card, opened, archive=made.name, files=files, config=config, place=repo)
     (folder / README).write_text(text, encoding="utf-8")
     files[README] = (folder / README).stat().st_size
-    told = opened.provenance
-    return PublishReport(repo, "", files, made.name, told.source_bytes, told.relative_error, text, folder)
+    origin = opened.provenance
+    return PublishReport(repo, "", files, made.name, origin.source_bytes, origin.relative_error, text, folder)
 
 
 def _keep(folder: Path, output: Path, force: bool) -> None:

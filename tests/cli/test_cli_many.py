@@ -75,11 +75,16 @@ def test_what_is_done_is_not_done_again(several: list[Path], tmp_path: Path, mon
         result = run(*words)
         assert result.last == "0 done, 3 as before"
         assert result.out.count("as before") == 3
-    # Another content, another output, and other options are done again.
+    # Another content and other options are done again; an output that no run made is the user's own.
     shutil.rmtree(several[0])
     make_adapter(several[0], make_tensors(7))
     (out / "b.adz").write_bytes(b"something else")
-    assert run(*words).last == "2 done, 1 as before"
+    result = run(*words)
+    assert result.last == "1 done, 1 as before, 1 failed"
+    assert f"{out / 'b.adz'}: exists already" in result.err
+    assert (out / "b.adz").read_bytes() == b"something else"
+    (out / "b.adz").unlink()
+    assert run(*words).last == "1 done, 2 as before"
     assert (out / "a.adz").read_bytes() == adaptzip.compress(several[0], budget="25%").to_bytes()
     assert run(*words[:-4], "--budget", "20%", *words[-2:]).last == "3 done"
     assert run(*words).last == "3 done"
