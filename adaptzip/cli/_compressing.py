@@ -91,7 +91,7 @@ def several(sources: Sequence[Path], folder: Path | None, how: Job, jobs: int, s
     place = many.Folder.of(targets, None if how.dry_run else note, source_files, force=how.force)
     work = partial(_worked, targets, how, place.replaced())
     with sink.warnings(), stops_told():
-        outcomes = many.run(work, sources, sink, jobs=jobs, skip=place.known, done=place.done)
+        outcomes = many.run(work, sources, sink, jobs=jobs, place=None if folder is None else place)
     many.finish(outcomes, _table, sink)
 
 

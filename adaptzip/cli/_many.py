@@ -23,6 +23,7 @@ from adaptzip.cli import _failures
 from adaptzip.cli import _text as text
 from adaptzip.cli._failures import Failure
 from adaptzip.cli._output import SCHEMA, Output, as_json, raw
+from adaptzip.cli._signals import Terminated
 from adaptzip.errors import AdaptzipWarning, UsageError
 from adaptzip.files.digest import digest, file_digest
 from adaptzip.files.journal import Journal
@@ -99,26 +100,32 @@ def run(
     sink: Output,
     *,
     jobs: int = 1,
-    skip: Callable[[Path], Values | None] = lambda _: None,
-    done: Callable[[Path, Values], None] = lambda *_: None,
+    place: Folder | None = None,
 ) -> list[Outcome]:
     """Do the work for every source, and tell the outcome of each as one line of JSON where that is asked for.
 
     Args:
         work: what is done in this process, or with `jobs` in others, to which it has to be sent.
         jobs: processes at once.
-        skip: what there is to say of a source that is done already; else None.
-        done: told of each that was done.
+        place: the folder of the outputs, in which is noted what is done, by whoever did it; None where there is none.
     """
     outcomes = []
-    with sink.progress() as report:
-        for number, outcome in enumerate(_outcomes(partial(_heard, work), sources, jobs, skip), 1):
-            if outcome.failure is None and not outcome.skipped:
-                done(outcome.source, outcome.values)
-            report(str(outcome.source), number, len(sources))
-            _tell(outcome, sink)
-            outcomes.append(outcome)
+    skip = _nothing if place is None else place.known
+    try:
+        with sink.progress() as report:
+            for number, outcome in enumerate(_outcomes(partial(_heard, work, place), sources, jobs, skip), 1):
+                report(str(outcome.source), number, len(sources))
+                _tell(outcome, sink)
+                outcomes.append(outcome)
+    except (KeyboardInterrupt, Terminated) as stop:
+        if place is not None:
+            stop.add_note(f"what was finished is kept in {place.folder}; the same command goes on with it")
+        raise
     return outcomes
+
+
+def _nothing(source: Path) -> None:
+    """Nothing is done already."""
 
 
 def _outcomes(
@@ -137,7 +144,7 @@ def _outcomes(
             ready[source] = first if first.skipped or first.failure else pool.submit(work, source)
         try:
             for source, found in ready.items():
-                yield found if isinstance(found, Outcome) else _outcome(source, lambda _: None, found.result)
+                yield found if isinstance(found, Outcome) else _outcome(source, _nothing, found.result)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -164,8 +171,8 @@ def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable
         return Outcome(source, {}, _failures.describe(error))
 
 
-def _heard(work: Callable[[Path], Values], source: Path) -> dict[str, Any]:
-    """The work with what it warned of, which has to come with it from another process."""
+def _heard(work: Callable[[Path], Values], place: Folder | None, source: Path) -> dict[str, Any]:
+    """The work, noted where it is done, with what it warned of, which has to come with it from another process."""
     said: list[str] = []
 
     def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
@@ -175,7 +182,10 @@ def _heard(work: Callable[[Path], Values], source: Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = show
-        return {**work(source), "warnings": said}
+        values = {**work(source), "warnings": said}
+    if place is not None:
+        place.done(source, values)
+    return values
 
 
 def _tell(outcome: Outcome, sink: Output) -> None:
@@ -216,6 +226,11 @@ class Folder:
         """With what is noted, unless all is to be done again."""
         finished = {} if note is None or force else note.parts()
         return cls(targets, note, files, finished, {} if note is None else _sizes_noted(note))
+
+    @property
+    def folder(self) -> Path:
+        """Where the outputs are."""
+        return next(iter(self.targets.values())).parent
 
     def replaced(self) -> frozenset[Path]:
         """The sources whose output is there and was made by an earlier run, so that it is no one's own."""

@@ -15,6 +15,7 @@ from adaptzip.cli import _many as many
 from adaptzip.cli import _options as options
 from adaptzip.cli import _text as text
 from adaptzip.cli._compressing import source_files
+from adaptzip.cli._failures import stops_told
 from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_export, default_output
 from adaptzip.errors import UsageError
@@ -123,9 +124,9 @@ def _several(
     targets = many.targets_in(folder, sources, lambda source: default_output(source).stem)
     note = None if dry_run else many.journal_of(folder, "export", settings)
     place = many.Folder.of(targets, note, source_files, force=force)
-    with sink.warnings():
+    with sink.warnings(), stops_told():
         work = partial(_worked, targets, settings, dry_run, frozenset(sources) if force else place.replaced())
-        outcomes = many.run(work, sources, sink, jobs=jobs, skip=place.known, done=place.done)
+        outcomes = many.run(work, sources, sink, jobs=jobs, place=place)
     many.finish(outcomes, _table, sink)
 
 

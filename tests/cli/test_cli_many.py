@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 
 import adaptzip
 from adaptzip.cli import _many as many
-from tests.cli.cli_cases import listing, make_adapter, make_tensors, refused, run
+from tests.cli.cli_cases import ROOT, command, listing, make_adapter, make_tensors, refused, run
 
 
 @pytest.fixture
@@ -159,3 +163,26 @@ def test_warnings_of_every_source_are_heard(several: list[Path], tmp_path: Path)
         assert said[0].startswith(f"warning: {several[1]}: the base model's name is the path '/home/me/base'")
         told = lines(run("compress", *several, *SIZE, "--output-dir", tmp_path / jobs, "-f", "--json").out)
         assert [len(row["warnings"]) for row in told] == [0, 1, 0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_run_that_was_stopped_goes_on(jobs: str, several: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words: list[str | Path] = ["compress", *several, *SIZE, "--output-dir", out, "-j", jobs]
+    child = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    note = out / many.NOTE
+    until = time.monotonic() + 120
+    while not note.exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGINT)
+    said = child.communicate()[1]
+    if child.returncode != 0:  # It may have been done before the signal came.
+        assert child.returncode == 130
+        assert f"interrupted; what was finished is kept in {out}; the same command goes on with it" in said
+        assert "Traceback" not in said
+    result = run(*words)
+    assert result.code == 0, result.err
+    assert " as before" in result.last
+    for source in several:
+        assert (out / f"{source.name}.adz").read_bytes() == adaptzip.compress(source, budget="25%").to_bytes()
