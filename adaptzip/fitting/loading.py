@@ -32,7 +32,7 @@ from adaptzip.fitting.running import run
 from adaptzip.fitting.starting import known_frames
 from adaptzip.models.hub import adapter_path
 from adaptzip.restoring.functions import function_checkpoint
-from adaptzip.restoring.opening import archive_file, source_bytes, tokeniser_folder, weight_files
+from adaptzip.restoring.opening import archive_file, readable, source_bytes, tokeniser_folder, weight_files
 from adaptzip.restoring.reading import read
 from adaptzip.restoring.reconstruction import reconstruct
 
@@ -52,7 +52,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if isinstance(source, Adapter):
         adapter, size, content = _detached(source), _tensor_bytes(source), None
     else:
-        source = adapter_path(source)
+        with readable(source):
+            source = adapter_path(source)
         adapter = _read(source, request)
         size, content = source_bytes(source), file_digest(*weight_files(source))
     if request.base_name is not None:

@@ -53,8 +53,8 @@ def read(
         >>> sorted(adapter.extras)
         ['base_model.model.classifier.bias', 'base_model.model.classifier.weight']
     """
-    path = adapter_path(path)
     with readable(path):
+        path = adapter_path(path)
         weights = weight_file(path)
         if is_adz(weights):
             return _read_adz(weights, alpha, base, basis, dialect)
