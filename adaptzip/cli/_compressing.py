@@ -12,9 +12,10 @@ from adaptzip.cli import _many as many
 from adaptzip.cli import _show_choice as show
 from adaptzip.cli import _text as text
 from adaptzip.cli._failures import stops_told
-from adaptzip.cli._output import Output, Report
+from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file, default_output
 from adaptzip.cli._requests import request_of
+from adaptzip.core.progress import Progress, silent
 from adaptzip.errors import UsageError
 from adaptzip.files.inputs import check_apart
 
@@ -118,12 +119,8 @@ def _worked(targets: Mapping[Path, Path], how: Job, own: Collection[Path], sourc
     loaded = _load(source, request, how.plan)
     if how.dry_run:
         return show.result(_foreseen(loaded, request), target, size, dry_run=True)
-    made = _made(loaded, request, target, Output(quiet=True), _untold, force=how.force, reference=how.reference)
+    made = _made(loaded, request, target, Output(quiet=True), silent, force=how.force, reference=how.reference)
     return show.result(made, target, size, dry_run=False)
-
-
-def _untold(phase: str, done: float, total: float) -> None:
-    """Tells nobody."""
 
 
 def _table(outcomes: Sequence[many.Outcome]) -> str:
@@ -136,7 +133,7 @@ def _table(outcomes: Sequence[many.Outcome]) -> str:
     return text.table(rows, head=["file", "method", "size", "ratio", "error", ""], indent="")
 
 
-def _search(target: Path, report: Report, sink: Output) -> SeedSearch:
+def _search(target: Path, report: Progress, sink: Output) -> SeedSearch:
     """All seeds, noted beside the output; what is found is told in the words that find it at once."""
     from adaptzip.fitting.seed_search import SeedSearch, search_note
 
@@ -167,7 +164,7 @@ def _load(source: Path, request: Request, plan: Path | None) -> Original:
 
 
 def _made(
-    source: Original, request: Request, target: Path, sink: Output, report: Report, *, force: bool, reference: bool
+    source: Original, request: Request, target: Path, sink: Output, report: Progress, *, force: bool, reference: bool
 ) -> dict[str, Any]:
     """Compress, write, and hold the result against the reference."""
     from adaptzip.adz.container import writer

@@ -16,13 +16,11 @@ from typing import Any, TextIO
 
 from adaptzip.cli._text import one_line, printable
 from adaptzip.cli._whole import WholeJob
+from adaptzip.core.progress import Progress
 from adaptzip.errors import AdaptzipWarning
 
 SCHEMA = 1
 """Version of the JSON that every command prints; a key is never renamed or removed within one version."""
-
-Report = Callable[[str, float, float], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Output:
             self.detail(message)
 
     @contextmanager
-    def progress(self) -> Iterator[Report]:
+    def progress(self) -> Iterator[Progress]:
         """Show a bar on a terminal; elsewhere a line for each phase and what is logged with --verbose, else nothing."""
         if self.quiet or self.as_json or not sys.stderr.isatty():
             with _logged(self.detail):
@@ -132,7 +130,7 @@ class Output:
 
             yield report
 
-    def _phases(self) -> Report:
+    def _phases(self) -> Progress:
         said: set[str] = set()
 
         def report(phase: str, done: float, total: float) -> None:

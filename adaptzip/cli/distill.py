@@ -15,12 +15,13 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _show_scores as scores
 from adaptzip.cli import _text as text
-from adaptzip.cli._output import Output, Report
+from adaptzip.cli._output import Output
 from adaptzip.cli._paths import check_file
 from adaptzip.cli._requests import AUTO, budget_text, method_settings
 from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
+    from adaptzip.core.progress import Progress
     from adaptzip.distillation.distilling import Distilled
     from adaptzip.distillation.preparing import Setup
     from adaptzip.distillation.problem import Moment
@@ -189,7 +190,7 @@ def _seconds(words: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _shown(report: Report) -> Callable[[Moment], None]:
+def _shown(report: Progress) -> Callable[[Moment], None]:
     """The progress of training, once for each per cent."""
     last = -1
 
