@@ -130,7 +130,7 @@ def _table(outcomes: Sequence[many.Outcome]) -> str:
         error = values["relative_error"] if values["weighted_error"] is None else values["weighted_error"]
         cells = [values["method"], text.size(values["bytes"]), text.ratio(values["source_bytes"], values["bytes"])]
         rows.append([values["path"], *cells, text.number(error), "as before" if outcome.skipped else ""])
-    return text.table(rows, head=["file", "method", "size", "ratio", "error", ""], indent="")
+    return text.table(rows, head=["file", "method", "size", "ratio", "error", ""])
 
 
 def _search(target: Path, report: Progress, sink: Output) -> SeedSearch:
@@ -207,7 +207,7 @@ def _tell(values: Mapping[str, Any], sink: Output) -> None:
     if values["start"]:
         sink.note(show.started(values))
     if values["tried"]:
-        sink.note(_tried(values))
+        sink.note(lambda: _tried(values))
     if values["reference"]:
         sink.note(show.reference(values))
     if values["basis_bytes"] is not None:

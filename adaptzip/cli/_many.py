@@ -20,7 +20,6 @@ import typer
 
 from adaptzip._version import __version__
 from adaptzip.cli import _failures
-from adaptzip.cli import _text as text
 from adaptzip.cli._failures import Failure
 from adaptzip.cli._output import SCHEMA, Output, as_json, raw
 from adaptzip.cli._signals import Terminated
@@ -283,7 +282,7 @@ def finish(outcomes: Sequence[Outcome], table: Callable[[Sequence[Outcome]], str
     if not sink.as_json and not sink.quiet:
         rows = [outcome for outcome in outcomes if outcome.failure is None]
         if rows:
-            raw(text.printable(table(rows)))
+            sink.result({}, lambda: table(rows))
         counts = [f"{len(outcomes) - skipped - len(failed)} done"]
         counts += [f"{skipped} as before"] if skipped else []
         counts += [f"{len(failed)} failed"] if failed else []

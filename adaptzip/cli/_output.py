@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from adaptzip.cli._drawing import colours, show
 from adaptzip.cli._text import one_line, printable
 from adaptzip.cli._whole import WholeJob
 from adaptzip.core.progress import Progress
@@ -21,6 +22,8 @@ from adaptzip.errors import AdaptzipWarning
 
 SCHEMA = 1
 """Version of the JSON that every command prints; a key is never renamed or removed within one version."""
+
+_STYLES = {"error": "\x1b[1;31m", "warning": "\x1b[33m", "hint": "\x1b[2m"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Output:
         if self.as_json:
             _write(sys.stdout, as_json({"schema": SCHEMA, **values}))
         elif not self.quiet:
-            _write(sys.stdout, printable(text()))
+            _show(sys.stdout, text)
 
     def wrote(self, path: Path, summary: str, values: Mapping[str, Any]) -> None:
         """Report an output that was written: as JSON on stdout if asked for, and in one line on stderr."""
@@ -54,19 +57,23 @@ class Output:
     def warning(self, message: str) -> None:
         """Say on stderr what the user should know although it is no error."""
         if not self.quiet:
-            _write(sys.stderr, one_line(f"warning: {message}"))
+            _say("warning", message)
 
     def failed(self, what: Path, message: str, hint: str | None) -> None:
         """Say on stderr that one of several failed, which stops none of the others."""
         told = message if message.startswith(str(what)) else f"{what}: {message}"
-        _write(sys.stderr, one_line(f"error: {told}"))
+        _say("error", told)
         if hint:
-            _write(sys.stderr, one_line(f"hint: {hint}"))
+            _say("hint", hint)
 
-    def note(self, text: str) -> None:
-        """Say on stderr what belongs to a result, in one line or several; with --json it is in the result."""
+    def note(self, text: str | Callable[[], str]) -> None:
+        """Say on stderr what belongs to a result, in one line or several; with --json it is in the result.
+
+        Args:
+            text: it, or what makes it, where there are tables in it.
+        """
         if not self.quiet and not self.as_json:
-            _write(sys.stderr, printable(text))
+            _show(sys.stderr, text if callable(text) else lambda: text)
 
     def detail(self, message: str) -> None:
         """Say on stderr what only --verbose asks for."""
@@ -162,9 +169,9 @@ def _logged(show: Callable[[str], None]) -> Iterator[None]:
 
 def error(message: str, hint: str | None, exit_code: int, *, kind: str, json_too: bool) -> None:
     """Print an error on stderr; with --json its last line is the error as a JSON object."""
-    _write(sys.stderr, one_line(f"error: {message}"))
+    _say("error", message)
     if hint:
-        _write(sys.stderr, one_line(f"hint: {hint}"))
+        _say("hint", hint)
     if json_too:
         values = {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
         _write(sys.stderr, as_json({"schema": SCHEMA, "error": values}, indent=None))
@@ -200,6 +207,20 @@ def close_streams() -> None:
     """Flush what is left; a reader that has gone away, as `| head` does, is no error."""
     for stream in (sys.stdout, sys.stderr):
         _guarded(stream, stream.flush)
+
+
+def _say(kind: str, message: str) -> None:
+    """One line on stderr, after what kind it is of."""
+    shown = f"{_STYLES[kind]}{kind}:\x1b[0m" if colours(sys.stderr) else f"{kind}:"
+    _write(sys.stderr, f"{shown} {one_line(message)}")
+
+
+def _show(stream: TextIO, text: Callable[[], str]) -> None:
+    """Show a text, with its tables drawn on a terminal."""
+    if colours(stream):
+        _guarded(stream, lambda: show(stream, text, printable))
+    else:
+        _write(stream, printable(text()))
 
 
 def _write(stream: TextIO, text: str) -> None:

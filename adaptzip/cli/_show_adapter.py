@@ -122,7 +122,6 @@ def _text(
         text.table(
             [[pattern, str(number)] for pattern, number in _patterns(report)],
             head=["modules", ""],
-            indent="",
         ),
         _energy(report),
         _modules(report.modules) if verbose else "",
@@ -201,7 +200,7 @@ def _energy(report: AdapterReport) -> str:
     if report.is_zero:
         return ""
     ranks = [["share of |dW|^2", *(f"{100 * share:.1f} %" for share in report.energy.values())]]
-    lines = text.table(ranks, head=["top components", *map(str, report.energy)], indent="")
+    lines = text.table(ranks, head=["top components", *map(str, report.energy)])
     return f"{lines}\neffective rank {report.effective_rank:.1f} on average"
 
 
@@ -212,7 +211,7 @@ def _modules(modules: Iterable[ModuleReport]) -> str:
         for m in modules
     ]  # fmt: skip
     head = ["module", "out x in", "rank", "scaling", "norm", "effective", "top 1"]
-    return text.table(rows, head=head, indent="")
+    return text.table(rows, head=head)
 
 
 def _extras(report: AdapterReport, most: int) -> str:
@@ -222,7 +221,7 @@ def _extras(report: AdapterReport, most: int) -> str:
         for extra in largest[:most]
     ]
     rest = len(largest) - len(rows)
-    lines = text.table(rows, head=["extra", "shape", "dtype", "size"], indent="") if rows else ""
+    lines = text.table(rows, head=["extra", "shape", "dtype", "size"]) if rows else ""
     return f"{lines}\nand {rest} more (--verbose shows all)" if rest else lines
 
 
@@ -250,5 +249,5 @@ def _cost_table(costs: list[dict[str, Any]]) -> str:
         ]
         for cost in costs
     ]
-    lines = text.table(rows, head=["what it would cost", "size", "ratio", "error"], indent="")
+    lines = text.table(rows, head=["what it would cost", "size", "ratio", "error"])
     return f"{lines}\nthe first two are factors alone; methods are estimates of the whole file"

@@ -36,8 +36,8 @@ def _text(archive: ArchiveReport, verbose: bool) -> str:
     parts = [[name, text.size(part), text.share(part, size)] for name, part in kept.items()]
     blocks = [
         text.fields(_overview(archive)),
-        text.table(patterns, head=["modules", "", "out x in", "layout"], indent=""),
-        text.table(parts, head=["part", "size", "share"], indent=""),
+        text.table(patterns, head=["modules", "", "out x in", "layout"]),
+        text.table(parts, head=["part", "size", "share"]),
         "" if distilled is None else _trained(distilled),
         _modules(archive) if verbose else "",
         _extras(archive.extras, len(archive.extras) if verbose else _MOST_EXTRAS),
@@ -84,7 +84,7 @@ def _trained(told: TrainingReport) -> str:
     if told.metric:
         rows = [[*row, share(told.gain(name))] for name, row in zip(told.rows, rows, strict=True)]
         names.append("gain")
-    shown = text.table(rows, head=["distilled", *names], indent="")
+    shown = text.table(rows, head=["distilled", *names])
     updates = text.count(told.steps, "update")
     best = f"after update {told.step} of {told.steps}" if told.step else f"as before training, after {updates}"
     return f"{shown}\nbest {best}; {text.count(told.texts, 'text')} trained on, {told.held_out} held out"
@@ -112,7 +112,7 @@ def _modules(archive: ArchiveReport) -> str:
         [name, f"{site.out} x {site.width}", "with all" if length is None else f"{length:,} B"]
         for (name, site), length in zip(archive.head.metadata.sites.items(), archive.lengths, strict=True)
     ]
-    return text.table(rows, head=["module", "out x in", "coded"], indent="")
+    return text.table(rows, head=["module", "out x in", "coded"])
 
 
 def _extras(extras: tuple[ExtraEntry, ...], most: int) -> str:
@@ -122,7 +122,7 @@ def _extras(extras: tuple[ExtraEntry, ...], most: int) -> str:
         for entry in largest[:most]
     ]
     rest = len(largest) - len(rows)
-    lines = text.table(rows, head=["extra", "shape", "dtype", "kept as"], indent="") if rows else ""
+    lines = text.table(rows, head=["extra", "shape", "dtype", "kept as"]) if rows else ""
     return f"{lines}\nand {rest} more (--verbose shows all)" if rest else lines
 
 

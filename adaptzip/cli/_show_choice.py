@@ -203,11 +203,10 @@ def tried(rows: Sequence[Mapping[str, Any]], source_bytes: int, *, weighted: boo
         weighted: whether the errors are those that calibration weighs.
     """
     made = [row for row in rows if row["reason"] is None]
-    head = [*_HEAD, _kind(weighted)]
-    lines = text.table([_cells(row, source_bytes) for row in made], head=head, indent="").splitlines() if made else []
-    beside = ["options", *(said_options(row["options"]) for row in made)]
+    head = [*_HEAD, _kind(weighted), "options"]
+    cells = [[*_cells(row, source_bytes), said_options(row["options"])] for row in made]
     reasons = [f"{row['method']}: {row['reason']}" for row in rows if row["reason"] is not None]
-    return "\n".join([*(f"{line}  {more}".rstrip() for line, more in zip(lines, beside, strict=False)), *reasons])
+    return "\n".join([*([text.table(cells, head=head, left=(0, len(head) - 1))] if made else []), *reasons])
 
 
 def _kind(weighted: bool) -> str:

@@ -60,7 +60,7 @@ def differences(found: Evaluation, *, every: bool = False) -> str:
     head = ["adapter", "against", _DISTANCES.get(found.kind, ["KL"])[0], "95 %"]
     if found.metric is not None:
         head += [_to_labels(found, found.metric), "95 %"]
-    lines = [text.table([_difference(found, one) for one in shown], head=head, indent="")]
+    lines = [text.table([_difference(found, one) for one in shown], head=head)]
     lines.append(f"95 % intervals by {RESAMPLES:,} resamples of the texts")
     left = len(found.differences) - len(shown)
     if left:

@@ -1,30 +1,49 @@
-"""Plain text for people: aligned tables and fields, and names that can't steer a terminal."""
+"""Text for people: aligned tables and fields, and names that can't steer a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from adaptzip.cli._drawing import PAGE, fields_drawn, rows_drawn
 from adaptzip.core.words import count, number, ratio, share, size
 
 __all__ = ["count", "fields", "number", "one_line", "printable", "ratio", "share", "size", "table"]
 
 
-def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), indent: str = "  ") -> str:
-    """Rows in columns: the first aligned left, the others right."""
-    lines = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), left: Collection[int] = (0,)) -> str:
+    """Rows in columns: those of `left` aligned left, the others right. On a terminal it is drawn."""
+    cells = [[_escaped(cell) for cell in row] for row in rows]
+    lines = [list(head), *cells] if head else cells
     if not lines:
         return ""
+    page = PAGE.get()
+    if page is not None:
+        return page.put(lambda: rows_drawn(cells, head, left))
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        (indent + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])).rstrip() for row in lines
-    )
+    return "\n".join("  ".join(map(_aligned, row, widths, _sides(len(row), left))).rstrip() for row in lines)
+
+
+def _sides(columns: int, left: Collection[int]) -> list[bool]:
+    return [number in left for number in range(columns)]
+
+
+def _aligned(cell: str, width: int, left: bool) -> str:
+    return cell.ljust(width) if left else cell.rjust(width)
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> str:
     """Names and values, one pair a line, with the values aligned; pairs without a value are left out."""
-    kept = [(name, value) for name, value in pairs if value]
+    kept = [(_escaped(name), _escaped(value)) for name, value in pairs if value]
+    page = PAGE.get()
+    if page is not None and kept:
+        return page.put(lambda: fields_drawn(kept))
     width = max((len(name) for name, _ in kept), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in kept)
+
+
+def _escaped(cell: str) -> str:
+    """A cell on one line, so that a name in a file cannot forge another row."""
+    return printable(cell).replace("\n", "\\n")
 
 
 def printable(text: str) -> str:

@@ -241,7 +241,7 @@ def _captured(path: Path, shared: Basis, base: Path | None) -> dict[str, Any]:
 
 def _table(inside: Sequence[dict[str, Any]], outside: Sequence[dict[str, Any]]) -> str:
     rows = [_row(values, "") for values in inside] + [_row(values, " (outside the set)") for values in outside]
-    return text.table(rows, head=["adapter", "captured", "least error", "worst module"], indent="")
+    return text.table(rows, head=["adapter", "captured", "least error", "worst module"])
 
 
 def _row(values: dict[str, Any], note: str) -> list[str]:

@@ -163,7 +163,7 @@ def _text(found: Bench) -> str:
         for row in found.yardsticks
     ]
     padded = [[*row, *[""] * (len(head) - len(row))] for row in simple]
-    lines = [text.table([*rows, *padded], head=head, indent="")]
+    lines = [text.table([*rows, *padded], head=head)]
     for missed in found.missed:
         where = "" if missed.budget is None else f" at {_limit(missed.budget, missed.unit)}"
         lines.append(f"{missed.method}{where}: {missed.reason}")

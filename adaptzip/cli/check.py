@@ -120,7 +120,7 @@ def _text(report: CheckReport, *, every: bool) -> str:
     changed = [row for row in report.tensors if every or row.verdict != "exact"]
     rows = [_row(row) for row in (changed if every else changed[:_SHOWN])]
     head = ["tensor", "differing", "units", "of the update", "rule"]
-    lines = [text.table(rows, head=head, indent="")] if rows else []
+    lines = [text.table(rows, head=head)] if rows else []
     lines += [f"{row.name}: {row.why}" for row in changed[: None if every else _SHOWN] if row.why]
     if len(changed) > len(rows):
         lines.append(f"{text.count(len(changed) - len(rows), 'other tensor')} with --verbose or --json")

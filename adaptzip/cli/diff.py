@@ -70,7 +70,7 @@ def _text(report: DiffReport) -> str:
     rows.append(["all modules", "", _error(report.relative_error)])
     if report.weighted_error is not None:
         rows.append(["all modules, weighted by activations", "", _error(report.weighted_error)])
-    lines = [text.table(rows, head=["module", "norm", "relative error"], indent="")]
+    lines = [text.table(rows, head=["module", "norm", "relative error"])]
     lines += [f"extra differs: {name}" for name in report.extras_different]
     equal = len(report.extras_equal)
     if equal:

@@ -241,6 +241,6 @@ def _values(made: Distilled, setup: Setup) -> dict[str, Any]:
 
 def _table(found: Evaluation, setup: Setup) -> str:
     rows = [[name, *scores.cells(found, name)] for name in found.rows]
-    shown = text.table(rows, head=["", *scores.head(found)], indent="")
+    shown = text.table(rows, head=["", *scores.head(found)])
     own = "" if setup.tokeniser is None else f", with the tokeniser of {setup.tokeniser}"
     return f"{shown}\nover {text.count(setup.held_out, 'text')} held out{own}"

@@ -206,4 +206,4 @@ def _text(found: Evaluation, tokeniser: Path | None, verbose: bool) -> str:
     told = "" if tokeniser is None else f"\nwith the tokeniser of {tokeniser}"
     differences = scores.differences(found, every=verbose)
     below = f"\n\n{differences}" if differences else ""
-    return f"{text.table(rows, head=head, indent='')}\nover {over}{told}{below}"
+    return f"{text.table(rows, head=head)}\nover {over}{told}{below}"

@@ -162,7 +162,7 @@ def _table(outcomes: Sequence[many.Outcome]) -> str:
         ]
         for outcome in outcomes
     ]
-    return text.table(rows, head=["folder", "dialect", "size", "modules", "left out", ""], indent="")
+    return text.table(rows, head=["folder", "dialect", "size", "modules", "left out", ""])
 
 
 @contextmanager

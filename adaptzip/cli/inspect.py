@@ -99,4 +99,4 @@ def _table(outcomes: Sequence[many.Outcome]) -> str:
         error = "" if not packed else "0" if told["lossless"] else text.number(told["relative_error"])
         base = _end(told["base_model"] or "")
         rows.append([str(outcome.source), kind, modules, text.size(told["bytes"]), error, base])
-    return text.table(rows, head=["file", "kind", "modules", "size", "error", "base model"], indent="")
+    return text.table(rows, head=["file", "kind", "modules", "size", "error", "base model"])

@@ -78,5 +78,5 @@ def _summary(found: PublishReport) -> str:
 
 def _told(found: PublishReport) -> str:
     rows = [[name, text.size(size)] for name, size in sorted(found.files.items())]
-    table = text.table(rows, head=["file", "size"], indent="")
+    table = text.table(rows, head=["file", "size"])
     return f"would upload to {found.repo}  {_summary(found)}\n\n{table}\n\nREADME.md:\n\n{found.card.rstrip()}"

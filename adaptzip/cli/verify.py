@@ -111,7 +111,7 @@ def _table(outcomes: Sequence[many.Outcome]) -> str:
         [str(outcome.source), outcome.values["method"], text.number(outcome.values["stated_error"]), "intact"]
         for outcome in outcomes
     ]
-    return text.table(rows, head=["file", "method", "stated error", ""], indent="")
+    return text.table(rows, head=["file", "method", "stated error", ""])
 
 
 def _said(report: VerifyReport, verbose: bool) -> str:
@@ -120,7 +120,7 @@ def _said(report: VerifyReport, verbose: bool) -> str:
         lines.append(f"weighted by activations, the error is {text.number(report.weighted_error)}")
     if verbose and report.modules:
         rows = [[m.name, text.number(m.norm), _error(m.relative_error)] for m in report.modules]
-        lines.append(text.table(rows, head=["module", "norm", "relative error"], indent=""))
+        lines.append(text.table(rows, head=["module", "norm", "relative error"]))
     return "\n".join(lines)
 
 

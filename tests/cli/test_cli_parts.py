@@ -138,7 +138,7 @@ def test_ratios(before: int, after: int, said: str) -> None:
 
 
 def test_tables_are_aligned() -> None:
-    assert text.table([["a", "1"], ["long", "100"]], head=["name", "n"], indent="") == "name    n\na       1\nlong  100"
+    assert text.table([["a", "1"], ["long", "100"]], head=["name", "n"]) == "name    n\na       1\nlong  100"
     assert text.table([]) == ""
     assert text.fields([("one", "1"), ("none", ""), ("three", "3")]) == "one    1\nthree  3"
 
