@@ -52,6 +52,9 @@ def export(
     base: options.NeededBase = None,
     basis: options.NeededBasis = None,
     base_name: options.BaseName = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Add the .adz and the README.md that `publish` writes, for an upload.")
+    ] = False,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -74,6 +77,7 @@ def export(
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
       adaptzip export small.adz --as peft-vblora -o vblora/
       adaptzip export my-adapter.adz --as mlx -o for-mlx/
+      adaptzip export my-adapter.adz --card -o for-the-hub/
       adaptzip export *.adz --as peft --output-dir restored/
       adaptzip export my-adapter.adz --as gguf --base base-model/ --dtype float16 -o for-llama-cpp/
     """
@@ -81,6 +85,7 @@ def export(
     settings: dict[str, Any] = {
         "as_": as_, "portable": portable, "drop_extras": drop_extras, "dtype": dtype, "alpha": alpha,
         "config": config, "dialect": dialect, "base": base, "basis": basis, "base_name": base_name,
+        "card": card,
     }  # fmt: skip
     sources = many.expanded(paths)
     if output_dir is not None:

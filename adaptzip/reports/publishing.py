@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,8 @@ from adaptzip.models.hub import INSTALL
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, source_card
-from adaptzip.restoring.upload_card import MARK, upload_card
+from adaptzip.restoring.publishable import add_archive
+from adaptzip.restoring.upload_card import MARK
 
 _OWNED = (CONFIG_NAME, "adapter_model.safetensors", README)
 
@@ -165,13 +165,8 @@ def _fill(folder: Path, made: Path, source: str | Path, repo: str, beside: Mappi
         raise UsageError(f"{source}: {told}, which nobody else could load it on", hint="give --base-name owner/model")
     with without_warnings():
         export(made, folder, as_="peft", **beside)
-    (folder / made.name).write_bytes(made.read_bytes())
+    text = add_archive(folder, made.read_bytes(), made.name, card=source_card(source), place=repo, base=named)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    config = json.loads((folder / CONFIG_NAME).read_bytes())
-    card = source_card(source)
-    text = upload_card(card, opened, archive=made.name, files=files, config=config, place=repo)
-    (folder / README).write_text(text, encoding="utf-8")
-    files[README] = (folder / README).stat().st_size
     origin = opened.provenance
     return PublishReport(repo, "", files, made.name, origin.source_bytes, origin.relative_error, text, folder)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,8 @@ from adaptzip.restoring.content import WITH_CARD, factor_content, native_content
 from adaptzip.restoring.model_card import source_card
 from adaptzip.restoring.native import native, written_again
 from adaptzip.restoring.opening import base_config
-from adaptzip.restoring.placing import to_file, to_folder
+from adaptzip.restoring.placing import put_loading, to_file, to_folder
+from adaptzip.restoring.publishable import add_archive, archive_of, check_card
 from adaptzip.restoring.reading import adapter_from
 
 PORTABLE = "peft-portable"
@@ -92,6 +94,7 @@ def export(
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     base_name: str | None = None,
+    card: bool = False,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
@@ -113,6 +116,8 @@ def export(
             names and turns what it holds by the base's config.json.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
+        card: put the `.adz` beside PEFT's files, and the README that `publish` writes: sizes, the error, what training
+            measured, and how to load either. For a `.adz` and PEFT's folder alone.
 
     Raises:
         CheckpointError, FormatError: if the source cannot be read.
@@ -134,6 +139,10 @@ def export(
     """
     if as_ == PORTABLE:
         as_, portable = "peft", True
+    if card:
+        as_ = as_ or WITH_CARD
+        check_card(as_, output, {"portable": portable, "dtype": dtype is not None, "drop_extras": drop_extras})
+    archive = archive_of(source, Path(output)) if card else None
     named = None if as_ is None and not portable else writer("peft" if as_ is None else as_)
     _check_dtype(dtype, named)
     if base_name is not None:
@@ -159,8 +168,13 @@ def export(
     if names_a_file(output):
         files = to_file(content, Path(output), force, target, options)
     else:
-        card = source_card(source) if target.name == WITH_CARD else None
-        files = to_folder(content, Path(output), force, target, options, card)
+        readme = source_card(source) if target.name == WITH_CARD else None
+        beside: Callable[[Path], object] | None = None if readme is None else partial(put_loading, card=readme)
+        if archive is not None:
+            told, name = archive
+            base_named = content.adapter.meta.base_model
+            beside = partial(add_archive, archive=told, name=name, card=None, place=Path(output).name, base=base_named)
+        files = to_folder(content, Path(output), force, target, options, beside)
     warn_of_written_name(content.adapter.meta.base_model, files)
     return ExportReport(
         Path(output),

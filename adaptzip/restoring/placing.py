@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfileobj
@@ -18,22 +19,40 @@ from adaptzip.restoring.content import Content
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, with_loading
 from adaptzip.restoring.opening import open_checkpoint, understood
+from adaptzip.restoring.upload_card import MARK
 
 
 def to_folder(
-    content: Content, output: Path, force: bool, target: Dialect, options: WriteOptions, card: str | None
+    content: Content,
+    output: Path,
+    force: bool,
+    target: Dialect,
+    options: WriteOptions,
+    beside: Callable[[Path], object] | None = None,
 ) -> list[Path]:
-    """Write a folder, with the source's README where there is one."""
+    """Write a folder.
+
+    Args:
+        beside: puts more into it, such as a README.
+    """
+    publishable = is_ours(output / README, MARK)
 
     def owned(name: str) -> bool:
-        return target.files.owns(name) or (name == README and is_ours(output / README))
+        if name == README:
+            return publishable or is_ours(output / README)
+        return target.files.owns(name) or (publishable and name.endswith(".adz"))
 
     with atomic_directory(output, force, owned=owned) as folder:
         _write(content, folder, output, target, options)
-        if card is not None:
-            told = json.loads((folder / CONFIG_NAME).read_bytes())
-            (folder / README).write_text(with_loading(card, told), encoding="utf-8")
+        if beside is not None:
+            beside(folder)
     return sorted(path for path in output.iterdir() if path.is_file())
+
+
+def put_loading(folder: Path, card: str) -> None:
+    """Put the source's README into a folder of PEFT's, with how to load it."""
+    told = json.loads((folder / CONFIG_NAME).read_bytes())
+    (folder / README).write_text(with_loading(card, told), encoding="utf-8")
 
 
 def to_file(content: Content, output: Path, force: bool, target: Dialect, options: WriteOptions) -> list[Path]:

@@ -23,6 +23,7 @@ def upload_card(
     files: Mapping[str, int],
     config: Mapping[str, Any],
     place: str,
+    base: str | None,
 ) -> str:
     """A README with what is there, how near it is to its source, and how to load either form.
 
@@ -33,10 +34,11 @@ def upload_card(
         files: sizes of the files by name.
         config: the adapter_config.json beside it.
         place: the repository, or where else the folder lies.
+        base: the repository of the base model; None leaves it out.
     """
     name = place.rpartition("/")[2]
     text = f"# {name}\n" if card is None else card
-    text = with_base(text, made.meta.base_model, "adapter", library_name="peft", tags="[lora, adaptzip]")
+    text = with_base(text, base, "adapter", library_name="peft", tags="[lora, adaptzip]")
     return with_section(text, MARK, "\n".join(_section(made, archive, files, config, place)))
 
 

@@ -9,7 +9,7 @@ import pytest
 from peft import PeftModel
 
 import adaptzip
-from adaptzip.errors import OutputError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, OutputError, RefusedError, UsageError
 from tests.cases import tiny_peft
 from tests.cases.evaluation_cases import classifier
 from tests.cases.upload_server import COMMIT, taking_uploads
@@ -95,3 +95,55 @@ def test_what_nobody_could_load_is_refused(source: Path, tmp_path: Path, monkeyp
     with pytest.raises(RefusedError, match="needs the package huggingface_hub"):
         adaptzip.publish(source, "me/small", budget="20%", base_name=BASE)
     adaptzip.publish(source, "me/small", budget="20%", base_name=BASE, dry_run=True)
+
+
+def test_an_export_with_its_card_is_what_would_be_published(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
+    made = adaptzip.publish(tmp_path / "small.adz", "me/small", dry_run=True, output=tmp_path / "kept")
+    words = ("export", tmp_path / "small.adz", "--card", "-o", tmp_path / "small")
+    assert run(*words).code == 0
+    refused(run(*words), 2, "exists already")
+    assert run(*words, "-f").code == 0
+    assert sorted(made.files) == sorted(path.name for path in (tmp_path / "small").iterdir())
+    for name in made.files:
+        ours, theirs = (tmp_path / "small" / name).read_bytes(), (tmp_path / "kept" / name).read_bytes()
+        assert ours == theirs.replace(b"me/small", b"small"), name
+    held = adaptzip.export(adaptzip.open(tmp_path / "small.adz"), tmp_path / "held", card=True)
+    assert held.files == ("README.md", "adapter_config.json", "adapter_model.safetensors", "held.adz")
+    assert (tmp_path / "held" / "held.adz").read_bytes() == (tmp_path / "small.adz").read_bytes()
+
+
+def test_a_card_beside_a_name_of_this_machine_does_not_repeat_it(source: Path, tmp_path: Path) -> None:
+    adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
+    with pytest.warns(AdaptzipWarning, match="path"):
+        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, base_name="/home/me/base")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "/home/me" not in card
+    assert "base_model" not in card
+
+
+def test_a_card_is_refused_where_it_would_not_be_true(source: Path, tmp_path: Path) -> None:
+    adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
+    for more, told in [
+        ({"dtype": "float16"}, "which dtype may change"),
+        ({"portable": True}, "which portable may change"),
+        ({"drop_extras": True}, "which drop_extras may change"),
+        ({"as_": "kohya"}, "goes into a folder that PEFT loads"),
+    ]:
+        with pytest.raises(UsageError, match=told):
+            adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, **more)  # type: ignore[arg-type]
+    for other in (source, adaptzip.read(source)):
+        with pytest.raises(UsageError, match=r"is no \.adz file"):
+            adaptzip.export(other, tmp_path / "out", card=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_a_users_own_is_not_taken_for_a_published_one(source: Path, tmp_path: Path) -> None:
+    adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
+    adaptzip.export(tmp_path / "small.adz", tmp_path / "out")
+    (tmp_path / "out" / "mine.adz").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="mine.adz"):
+        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, force=True)
+    assert (tmp_path / "out" / "mine.adz").read_bytes() == b"mine"
