@@ -81,7 +81,7 @@ def test_the_upload_guide_uploads_both_forms(workplace: Path) -> None:
     (upload,) = RecordedUploads.calls
     folder = Path(upload["folder_path"])
     assert (folder / "adapter.adz").is_file()
-    assert (folder / "peft" / "adapter_model.safetensors").is_file()
+    assert (folder / "adapter_model.safetensors").is_file()
     assert (workplace / "merged-model" / "model.safetensors").is_file()
 
 
