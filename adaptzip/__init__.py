@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adaptzip.reports.evaluation import evaluate
     from adaptzip.reports.inspecting import inspect
     from adaptzip.reports.merged import check
+    from adaptzip.reports.page import report
     from adaptzip.reports.publishing import publish
     from adaptzip.reports.verifying import verify
     from adaptzip.restoring.combining import combine
@@ -80,6 +81,7 @@ __all__ = [
     "read_start",
     "reconstruct",
     "record_start",
+    "report",
     "start_callback",
     "verify",
 ]
@@ -121,6 +123,7 @@ _HOMES = {
     "read_start": ("adaptzip.bases.starts.files", "read_start"),
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
     "record_start": ("adaptzip.bases.starts.recording", "record_start"),
+    "report": ("adaptzip.reports.page", "report"),
     "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),
     "verify": ("adaptzip.reports.verifying", "verify"),
 }

@@ -28,10 +28,10 @@ def checked_early(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(**values: Any) -> Any:
         for name in _ADAPTERS:
             for path in _paths(values.get(name)):
-                _check(path)
+                check_source(path)
         several = values.get("paths") or []
         if len(several) == 1 and not has_magic(str(several[0])):
-            _check(several[0])
+            check_source(several[0])
         _check_budgets(*(values.get(name) for name in _BUDGETS))
         for method in _words(values.get("to")):
             if method != AUTO:
@@ -41,7 +41,7 @@ def checked_early(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _check(path: Path) -> None:
+def check_source(path: Path) -> None:
     """Refuse a path where nothing is, and which names nothing on the Hub."""
     if on_the_hub(path, CheckpointError) is None:
         check_adapter(path)

@@ -30,11 +30,12 @@ from adaptzip.cli.merge import merge
 from adaptzip.cli.methods import methods
 from adaptzip.cli.plan import plan
 from adaptzip.cli.publish import publish
+from adaptzip.cli.report import report
 from adaptzip.cli.verify import verify
 
 COMMANDS = (
     compress, distill, plan, bench, inspect, verify, export, convert,
-    merge, check, combine, extract, diff, eval, publish, methods,
+    merge, check, combine, extract, diff, eval, report, publish, methods,
 )  # fmt: skip
 GROUPS = {"basis": basis}
 """Commands that have commands of their own, by name."""

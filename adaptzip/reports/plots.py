@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from adaptzip.reports.evaluation import Evaluation, Score
 
 FORMATS = ("png", "svg", "pdf")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which the colour-blind tell apart."""
-_MARKS = "osD^vPX"
+MARKS = "osD^vPX"
 _GREY = "#666666"
 _AXES = {
     "encoder": "1 − cosine with the teacher's embeddings",
@@ -64,17 +64,22 @@ def draw(bench: Bench, path: str | Path, *, title: str = "", force: bool = False
         OutputError: if the file exists without `force`, or cannot be written.
     """
     check_plot(path)
-    figure = _figure(8, 5)
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
+    draw_bench(axes, bench)
+    axes.set_title(plain(title), fontsize=11)
+    if bench.points:
+        axes.legend(*_from_above(axes), fontsize=9, frameon=False, loc="best")
+    _save(figure, path, force)
+
+
+def draw_bench(axes: Any, bench: Bench) -> None:
+    """Draw a bench onto axes, without a title and a legend."""
     for name in dict.fromkeys(point.method for point in bench.points):
         _method(axes, [point for point in bench.points if point.method == name], bench.unit)
     if bench.unit == "bytes":
         _references(axes, bench)
     _scales(axes, bench)
-    axes.set_title(title, fontsize=11)
-    if bench.points:
-        axes.legend(*_from_above(axes), fontsize=9, frameon=False, loc="best")
-    _save(figure, path, force)
 
 
 def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = "", force: bool = False) -> None:
@@ -88,7 +93,7 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
     check_plot(path)
     from matplotlib.ticker import PercentFormatter
 
-    figure = _figure(8 if evaluation.metric is None else 12, 5)
+    figure = new_figure(8 if evaluation.metric is None else 12, 5)
     panels = figure.subplots(1, 1 if evaluation.metric is None else 2, squeeze=False)[0]
     # The teacher's own would be nothing at all, which is below any logarithmic axis.
     distances = {name: _distance(score) for name, score in evaluation.rows.items() if name != TEACHER}
@@ -102,7 +107,7 @@ def draw_evaluation(evaluation: Evaluation, path: str | Path, *, title: str = ""
             panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     for axes in panels:
         _byte_axis(axes)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=9, frameon=False, loc="outside right upper")
     _save(figure, path, force)
@@ -121,17 +126,17 @@ def _marks(axes: Any, evaluation: Evaluation, heights: Mapping[str, float | None
             continue
         if size is None:
             style = "--" if name == TEACHER else ":"
-            axes.axhline(height, color=_GREY, linewidth=1.2, linestyle=style, label=name, zorder=1)
+            axes.axhline(height, color=_GREY, linewidth=1.2, linestyle=style, label=plain(name), zorder=1)
             continue
         place = list(evaluation.rows).index(name)
         axes.plot(
             size,
             height,
-            color=_COLOURS[place % len(_COLOURS)],
-            marker=_MARKS[(place + place // len(_MARKS)) % len(_MARKS)],
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKS[(place + place // len(MARKS)) % len(MARKS)],
             markersize=7,
             linestyle="",
-            label=_short(name, evaluation.rows),
+            label=plain(_short(name, evaluation.rows)),
             zorder=3,
         )
 
@@ -140,6 +145,12 @@ def _short(name: str, names: Iterable[str]) -> str:
     """The last part of a path, where no other ends so."""
     last = Path(name).name
     return last if last and sum(Path(other).name == last for other in names) == 1 else name
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib shows it, which takes dollars for mathematics, and no label that begins with a line."""
+    shown = name.replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def _log_heights(axes: Any, heights: Sequence[float]) -> None:
@@ -154,7 +165,8 @@ def _log_heights(axes: Any, heights: Sequence[float]) -> None:
             line.set_clip_on(False)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -182,18 +194,18 @@ def _from_above(axes: Any) -> tuple[list[Any], list[str]]:
     return lines, [str(line.get_label()) for line in lines]
 
 
-def _look(method: str) -> tuple[str, str]:
+def look(method: str) -> tuple[str, str]:
     """The colour and the mark of a method, in every figure the same."""
     known = names()
     number = known.index(method) if method in known else len(known)
-    return _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+    return COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
 
 
 def _method(axes: Any, points: Sequence[Point], unit: Counted) -> None:
     """A method's files as one line, the smallest first."""
     sized = [(point.bytes if unit == "bytes" else point.parameters, point.relative_error) for point in points]
     sizes, errors = zip(*sorted(sized), strict=True)
-    colour, mark = _look(points[0].method)
+    colour, mark = look(points[0].method)
     axes.plot(
         sizes,
         errors,
@@ -224,20 +236,25 @@ def _references(axes: Any, bench: Bench) -> None:
 
 def _scales(axes: Any, bench: Bench) -> None:
     """Logarithmic axes, with sizes and errors as people write them."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-
     axes.set_yscale("log")
     errors = [point.relative_error for point in bench.points if point.relative_error > 0]
     low, high = min(errors, default=0.1) * 0.85, min(1.0, max(errors, default=1.0) * 1.1)
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _ERROR_TICKS if low <= tick <= high]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    error_axis(axes, low, high)
     axes.set_ylabel("relative error |dW − dW'| / |dW|")
     if bench.unit == "bytes":
         _byte_axis(axes)
     else:
         _parameter_axis(axes)
+
+
+def error_axis(axes: Any, low: float, high: float) -> None:
+    """Errors up a logarithmic axis, from one to another."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _ERROR_TICKS if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _byte_axis(axes: Any) -> None:

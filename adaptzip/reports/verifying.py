@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.adz.coding.packing import INT8_ROWS, ExtrasMode, pack_tensors, unpack_tensors
+from adaptzip.adz.coding.packing import MODES, pack_tensors, unpack_tensors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -29,9 +29,6 @@ from adaptzip.restoring.reconstruction import holds_functions, reconstruct, reco
 _HASH_SHOWN = 8
 AGREEMENT = 1e-3
 """How far, relatively, the stated error may be from the measured one: machines sum in different orders."""
-
-_MODES: dict[str, ExtrasMode] = {"F16": "float16", "BF16": "bfloat16", INT8_ROWS: "int8"}
-"""How an extra was asked to be kept, by what it is kept as."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +266,7 @@ def _tensor(adapter: Adapter, entry: ExtraEntry) -> Tensor | None:
 
 def _rounded(entry: ExtraEntry, tensor: Tensor) -> Tensor:
     """What packing makes of an extra that is kept as `entry` says."""
-    mode = _MODES.get(entry.stored, "lossless")
+    mode = MODES.get(entry.stored, "lossless")
     return unpack_tensors(pack_tensors([(entry.role, entry.name, tensor)], mode))[0]
 
 

@@ -26,6 +26,8 @@ ExtrasMode = Literal["lossless", "float16", "bfloat16", "int8"]
 
 INT8_ROWS = "Q8"
 """`stored` of a float tensor kept as int8 with one float32 scale per row."""
+MODES: Mapping[str, ExtrasMode] = {"F16": "float16", "BF16": "bfloat16", INT8_ROWS: "int8"}
+"""How an extra was asked to be kept, by what it is kept as; without loss where that is not here."""
 _ROUNDED = ("F64", "F32", "F16", "BF16")
 """Dtypes that may be kept as another one."""
 _CODES = tuple(DTYPES)
