@@ -70,7 +70,7 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
-	$(PIP) -e '.[test,demo]'
+	$(PIP) -e '.[test,demo,docs]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.dev: $(VENV)/.test
