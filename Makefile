@@ -12,7 +12,7 @@ SOURCES := adaptzip benchmarks checks examples fixtures formats tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oracles lint types imports docs format fixtures ci clean
+.PHONY: help demo test oracles lint types imports docs site format fixtures ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ imports: $(VENV)/.dev  ## check who may import whom
 docs: $(VENV)/.dev  ## check links, commands and generated pages of the documentation
 	$(BIN)/python -m checks.docs
 
+# The variable leaves out an advertisement that mkdocs-material prints.
+site: $(VENV)/.dev  ## build the documentation's site in site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(STYLED)
 	$(BIN)/ruff format $(STYLED)
@@ -51,7 +55,7 @@ ci:  ## run everything that has to pass before a change goes in
 	.ci/run
 
 clean:  ## remove the virtual environment and everything generated
-	rm -rf $(VENV) $(ORACLES) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ORACLES) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.created $(ORACLES)/.created:
 	@test -n "$(PYTHON)" || { echo "error: no Python found; adaptzip needs Python 3.11 or newer" >&2; exit 2; }
@@ -66,11 +70,11 @@ $(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
-	$(PIP) -e '.[test,demo]'
+	$(PIP) -e '.[test,demo,docs]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.dev: $(VENV)/.test
-	$(PIP) -e '.[test,demo,dev]'
+	$(PIP) -e '.[test,demo,dev,docs]'
 	@touch $@
 
 $(ORACLES)/.ready: $(ORACLES)/.created pyproject.toml constraints.txt constraints-oracles.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ from adaptzip.cli.app import main
 from adaptzip.testing.plugging import installed
 from checks.docs import commands_in
 from checks.markdown import read_page
+from tests.cases import oracle_models
 from tests.cases.guide_packages import installed_package, is_module
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,12 @@ GUIDES = sorted(
 )
 
 
+LANGUAGE_MODELS = ("serving",)
+"""Guides whose base model is one that writes text."""
+TYPED = ("first-steps", "many-adapters", "serving")
+"""Guides whose commands run as they are typed."""
+
+
 class RecordedUploads:
     """Stands in for `huggingface_hub.HfApi`, which would go to the network."""
 
@@ -43,14 +51,27 @@ class RecordedUploads:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the `base-model` and `my-adapter` that the guides speak of."""
+    if guide.stem in LANGUAGE_MODELS:
+        case = oracle_models.make(tmp_path, r=4, lora_alpha=8)
+        case.base.rename(tmp_path / "base-model")
+        case.adapter.rename(tmp_path / "my-adapter")
+    else:
+        _classifier(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "HfApi", RecordedUploads)
+    monkeypatch.setattr(RecordedUploads, "calls", [])
+    return tmp_path
+
+
+def _classifier(folder: Path) -> None:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=99, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
     )
     base = BertForSequenceClassification(config)
-    base.save_pretrained(tmp_path / "base-model")
+    base.save_pretrained(folder / "base-model")
     model = get_peft_model(
         base, LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "key", "value", "output.dense"])
     )
@@ -58,16 +79,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, factor in model.named_parameters():
         if "lora_B" in name:
             factor.data = torch.randn(factor.shape) * falling
-    model.save_pretrained(tmp_path / "my-adapter")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "HfApi", RecordedUploads)
-    monkeypatch.setattr(RecordedUploads, "calls", [])
-    return tmp_path
+    model.save_pretrained(folder / "my-adapter")
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_the_code_runs(guide: Path, workplace: Path) -> None:
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     page = read_page(guide)
     with installed_package(page, workplace / "site"):
         for block in page.blocks:
@@ -76,8 +93,21 @@ def test_the_code_runs(guide: Path, workplace: Path) -> None:
     assert list(workplace.rglob("*.adz"))
 
 
-def test_the_upload_guide_uploads_both_forms(workplace: Path) -> None:
-    test_the_code_runs(ROOT / "docs" / "guides" / "hub-upload.md", workplace)
+@pytest.mark.parametrize("guide", [ROOT / "docs" / "guides" / f"{name}.md" for name in TYPED], ids=TYPED)
+def test_the_commands_run_as_typed(guide: Path, workplace: Path) -> None:
+    for name in "ab":
+        shutil.copytree("my-adapter", name)
+    blocks = [block for block in read_page(guide).blocks if block.language == "console"]
+    commands = [command.partition(" > ")[0] for block in blocks for command in commands_in(block.text)]
+    own = [command for command in commands if command.startswith("adaptzip ") and "owner/name" not in command]
+    assert len(own) >= 3
+    for command in own:
+        assert main(shlex.split(command)[1:]) == 0, command
+
+
+@pytest.mark.parametrize("guide", [ROOT / "docs" / "guides" / "hub-upload.md"], ids=["hub-upload"])
+def test_the_upload_guide_uploads_both_forms(guide: Path, workplace: Path) -> None:
+    test_the_code_runs(guide, workplace)
     (upload,) = RecordedUploads.calls
     folder = Path(upload["folder_path"])
     assert (folder / "adapter.adz").is_file()
@@ -85,9 +115,10 @@ def test_the_upload_guide_uploads_both_forms(workplace: Path) -> None:
     assert (workplace / "merged-model" / "model.safetensors").is_file()
 
 
-def test_the_method_of_the_guide_is_tested_and_used(workplace: Path) -> None:
+@pytest.mark.parametrize("guide", [OWN_METHOD], ids=["own-method"])
+def test_the_method_of_the_guide_is_tested_and_used(guide: Path, workplace: Path) -> None:
     blocks: dict[str, list[str]] = {}
-    for block in read_page(OWN_METHOD).blocks:
+    for block in read_page(guide).blocks:
         blocks.setdefault(block.language, []).append(block.text)
     method, tests = blocks["python"]
     points = tomllib.loads(blocks["toml"][0])["project"]["entry-points"]["adaptzip.methods"]
