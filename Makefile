@@ -12,7 +12,7 @@ SOURCES := adaptzip benchmarks checks examples fixtures formats tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oracles lint types imports docs format fixtures ci clean
+.PHONY: help demo test oracles lint types imports docs wheels format fixtures ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ imports: $(VENV)/.dev  ## check who may import whom
 
 docs: $(VENV)/.dev  ## check links, commands and generated pages of the documentation
 	$(BIN)/python -m checks.docs
+
+wheels: $(VENV)/.wheels  ## build sdist and wheel into dist/, check both, and use the wheel in clean environments
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks.wheels
 
 format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(STYLED)
@@ -71,6 +74,10 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) -e '.[test,demo,dev]'
+	@touch $@
+
+$(VENV)/.wheels: $(VENV)/.dev
+	$(PIP) -e '.[test,demo,dev,wheels]'
 	@touch $@
 
 $(ORACLES)/.ready: $(ORACLES)/.created pyproject.toml constraints.txt constraints-oracles.txt
