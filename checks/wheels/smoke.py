@@ -37,8 +37,10 @@ class Installed:
             subprocess.CalledProcessError: if it fails.
         """
         command = [str(self.programs / program), *words]
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-        done = subprocess.run(command, cwd=self.folder, env=inherited, stdout=subprocess.PIPE, text=True, check=True)
+        told = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        # What another environment made and kept would be taken for this one's work.
+        told["ADAPTZIP_CACHE"] = "off"
+        done = subprocess.run(command, cwd=self.folder, env=told, stdout=subprocess.PIPE, text=True, check=True)
         return done.stdout
 
     @property
