@@ -12,7 +12,7 @@ SOURCES := adaptzip benchmarks checks examples fixtures formats tests
 STYLED = $(wildcard $(SOURCES))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test oracles lint types imports docs site format fixtures ci clean
+.PHONY: help demo test oracles lint types imports docs site wheels format fixtures ci clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F '\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ docs: $(VENV)/.dev  ## check links, commands and generated pages of the document
 # The variable leaves out an advertisement that mkdocs-material prints.
 site: $(VENV)/.dev  ## build the documentation's site in site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheels: $(VENV)/.wheels  ## build sdist and wheel into dist/, check both, and use the wheel in clean environments
+	OMP_NUM_THREADS=1 $(BIN)/python -m checks.wheels
 
 format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix $(STYLED)
@@ -75,6 +78,10 @@ $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) -e '.[test,demo,dev,docs]'
+	@touch $@
+
+$(VENV)/.wheels: $(VENV)/.dev
+	$(PIP) -e '.[test,demo,dev,docs,wheels]'
 	@touch $@
 
 $(ORACLES)/.ready: $(ORACLES)/.created pyproject.toml constraints.txt constraints-oracles.txt

@@ -1,8 +1,9 @@
 """Check the documentation against the repository and the program: `python -m checks.docs`.
 
-Every relative link and its fragment must resolve, every page must be reachable from `docs/index.md`, every
-`python` block must parse, and every command in a `console` block (a line that starts with `$ `) must exist, with
-the options it uses. Everything public must have a docstring, of which the library's reference is made.
+Every link into the repository and its fragment must resolve, and be absolute in `README.md`, which package indexes
+show alone. Every page must be reachable from `docs/index.md`, every `python` block must parse, and every command in a
+`console` block (a line that starts with `$ `) must exist, with the options it uses. Everything public must have a
+docstring, of which the library's reference is made.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from functools import cache
 from pathlib import Path
 
 from adaptzip.cli.app import GROUPS
-from checks import api_reference
+from checks import addresses, api_reference
 from checks.markdown import Block, Page, read_page
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 PLACES = ("*.md", "docs/**/*.md", "formats/**/*.md", "fixtures/**/*.md", "benchmarks/**/*.md")
 
 
@@ -43,6 +45,9 @@ def problems_of(page: Page) -> Iterator[str]:
     for line, target in page.links:
         if not _resolves(page, target):
             yield f"{_name(page.path)}:{line}: link to {target!r} leads nowhere"
+        elif page.path == README and addresses.is_relative(target):
+            wanted = addresses.address(target)
+            yield f"README.md:{line}: link to {target!r} is relative, expected {wanted}: package indexes show it alone"
     for block in page.blocks:
         if block.language == "python":
             yield from _python_problems(block)
@@ -53,24 +58,30 @@ def problems_of(page: Page) -> Iterator[str]:
 def unreachable(pages: Sequence[Page]) -> list[Path]:
     """The pages that no chain of links from `docs/index.md` and `README.md` leads to."""
     by_path = {page.path: page for page in pages}
-    waiting = [ROOT / "docs" / "index.md", ROOT / "README.md"]
+    waiting = [ROOT / "docs" / "index.md", README]
     seen = set(waiting)
     while waiting:
         page = by_path[waiting.pop()]
-        targets = {(page.path.parent / target.partition("#")[0]).resolve() for _, target in page.links}
+        targets = {_file(page, target) for _, target in page.links}
         waiting += (targets & by_path.keys()) - seen
         seen |= targets
     return sorted(by_path.keys() - seen)
 
 
 def _resolves(page: Page, target: str) -> bool:
-    if re.match(r"[a-z]+:", target):
-        return True
-    path, _, fragment = target.partition("#")
-    file = (page.path.parent / path).resolve() if path else page.path
+    if addresses.path_of(target) is None and re.match(r"[a-z]+:", target):
+        return not target.startswith(addresses.base() + "/blob/")
+    file, fragment = _file(page, target), target.partition("#")[2]
     if not file.exists():
         return False
     return not fragment or file.suffix != ".md" or fragment in _anchors(file)
+
+
+def _file(page: Page, target: str) -> Path:
+    """The file that a link of a page leads to, itself for a mere fragment."""
+    inside = addresses.path_of(target)
+    path = (target if inside is None else inside).partition("#")[0]
+    return ((page.path.parent if inside is None else ROOT) / path).resolve() if path else page.path
 
 
 @cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"^(\s*)(```+)\s*(\w*)\s*$")
-_LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
+_LINK = re.compile(r"""\[[^\]]*\]\(([^()\s]+)\)|\b(?:href|src|srcset)="([^"\s]+)\"""")
 _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$")
 
 
@@ -35,7 +35,7 @@ class Page:
     """A Markdown file, taken apart.
 
     Attributes:
-        links: (line number, target) of every inline link, in order.
+        links: (line number, target) of every inline link and of HTML's, in order.
         anchors: what a `#fragment` may name.
     """
 
@@ -53,7 +53,7 @@ def read_page(path: Path) -> Page:
     for block in blocks:
         length = block.text.count("\n")
         prose[block.line - 2 : block.line + length] = [(0, "")] * (length + 2)
-    links = tuple((number, target) for number, line in prose for target in _LINK.findall(line))
+    links = tuple((number, match[1] or match[2]) for number, line in prose for match in _LINK.finditer(line))
     headings = [match[1] for _, line in prose if (match := _HEADING.match(line))]
     return Page(path, blocks, links, frozenset(anchors(headings)))
 
