@@ -28,6 +28,8 @@ from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.requests import Request
 from adaptzip.models.live.running import Kind
+from adaptzip.models.texts.data_sets import named_set
+from adaptzip.models.texts.records import rows_digest
 
 INTERVAL = 30.0
 """Seconds between two saves of the progress."""
@@ -79,8 +81,10 @@ class Run:
         """What tells this run from others."""
         asked = self.request
         files = {"source": self.source, "teacher": self.teacher, "base": self.base}
-        files |= {"data": None if self.data == SELF else Path(self.data)}
-        files |= {name: _path(getattr(asked, name)) for name in ("config", "basis", "calibration")}
+        texts = {"data": None if self.data == SELF else Path(self.data), "calibration": _path(asked.calibration)}
+        fetched = {name: path for name, path in texts.items() if path is not None and named_set(path) is not None}
+        files |= {name: None if name in fetched else path for name, path in texts.items()}
+        files |= {name: _path(getattr(asked, name)) for name in ("config", "basis")}
         told = (
             "to",
             "budget",
@@ -97,6 +101,7 @@ class Run:
         )
         settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
         settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
+        settings |= {f"rows of {name}": rows_digest(path) for name, path in fetched.items()}
         return mark_of(self.schedule, files, settings)
 
 

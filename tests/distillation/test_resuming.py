@@ -20,6 +20,7 @@ from adaptzip.distillation.running import Run, carry_out
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, StoppedError, UsageError
 from adaptzip.fitting.requests import Request
+from tests.cases.data_sets import parquet, serving_sets
 from tests.cases.evaluation_cases import classifier, write_rows
 
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
@@ -194,3 +195,15 @@ def test_progress_is_all_there_is_where_the_best_cannot_be_written(run: Run, mon
     with pytest.raises(CheckFailedError, match=r"not enough memory; the progress is .*out\.adz\.progress"):
         carry_out(run, resume=True, report=report)
     assert run.progress.read_bytes() == before
+
+
+def test_rows_of_the_hub_tell_runs_apart_by_what_they_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets", reason="the extra data is not installed")
+    marks = []
+    for place, text in enumerate("aab"):
+        sets = {"datasets/some/rows": {"train.parquet": parquet([{"text": text}])}}
+        with serving_sets(sets, tmp_path / str(place), monkeypatch):
+            marks.append(replace(run, data="some/rows:train").mark(1))
+    assert marks[0] == marks[1] != marks[2]

@@ -20,7 +20,8 @@ from adaptzip.models.texts.fields import (
     together_in,
     unread_texts,
 )
-from adaptzip.models.texts.records import Record, read_records
+from adaptzip.models.texts.record import Record
+from adaptzip.models.texts.records import read_records
 
 
 def read_examples(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.models.texts.cells import is_number
 from adaptzip.models.texts.chats import is_message
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 
 TEXT_KEYS = ("text", "prompt", "question", "sentence")
 """Fields that a record may have its one text in."""

@@ -11,7 +11,7 @@ from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
 from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.fields import Fields, text_fields
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 from tests.models.texts.test_examples import rows
 
 TITLES = ("Dogs win again", "Nothing new here", "One more day", "The very end")
