@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from adaptzip.cli._flags import in_flags
 from adaptzip.cli._text import one_line, printable
 from adaptzip.cli._whole import WholeJob
 from adaptzip.core.progress import Progress
@@ -203,7 +204,7 @@ def close_streams() -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    _guarded(stream, lambda: print(text, file=stream, flush=True))
+    _guarded(stream, lambda: print(in_flags(text), file=stream, flush=True))
 
 
 def _guarded(stream: TextIO, act: Callable[[], None]) -> None:

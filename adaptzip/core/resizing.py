@@ -111,7 +111,8 @@ def _for_size(adapter: Adapter, parts: Parts, size: int, dtype: torch.dtype | No
     if size < least:
         raise CheckFailedError(
             f"the size leaves {max(size, 0):,} bytes for the factors, which have {least:,} bytes at rank 1",
-            hint="store them in 16 bits with --dtype float16, or compress the adapter to a .adz, which can be smaller",
+            hint="store them in 16 bits with `dtype='float16'`, or compress the adapter to a .adz, which can be "
+            "smaller",
         )
     cost = torch.cat([torch.full((len(S),), costs[name]) for name, (_, S, _) in parts.items()])
     gain = torch.cat([S.double() ** 2 for _, S, _ in parts.values()]) / cost

@@ -100,5 +100,5 @@ def within_memory(texts: int) -> Iterator[None]:
             raise
         raise CheckFailedError(
             f"out of memory with {texts} texts at once",
-            hint=f"try --micro-batch {max(1, texts // 2)}, or a smaller --max-tokens",
+            hint=f"try `micro={max(1, texts // 2)}`, or a smaller `max_tokens=`",
         ) from error

@@ -24,6 +24,7 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, StoppedError, UsageError
+from adaptzip.files.atomic import REPLACE
 from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.requests import Request
@@ -133,11 +134,12 @@ def carry_out(
     if run.best.exists() and not (force or run.progress.exists()):
         raise OutputError(
             f"{run.best}: exists already, and the best file of a run that is stopped is written there",
-            hint="choose another output with -o, or pass -f to replace it",
+            hint=REPLACE,
         )
     if run.progress.exists() and not resume:
         raise UsageError(
-            f"{run.progress}: a run was stopped here", hint="add --resume to go on, or remove that file to start anew"
+            f"{run.progress}: a run was stopped here",
+            hint="add `resume=True` to go on, or remove that file to start anew",
         )
     try:
         return _carry_out(run, force, time.monotonic() if began is None else began, say, report)
@@ -222,7 +224,7 @@ def _stopped(run: Run, came: list[int]) -> StoppedError:
 
 
 def _left(message: str, number: int) -> StoppedError:
-    return StoppedError(message, hint="add --resume to go on", exit_code=_CODES[signal.Signals(number)])
+    return StoppedError(message, hint="add `resume=True` to go on", exit_code=_CODES[signal.Signals(number)])
 
 
 @contextmanager

@@ -138,7 +138,7 @@ class _Guest:
         if not getattr(self.tokeniser, "chat_template", None):
             raise RefusedError(
                 "the tokeniser has no chat template, so that messages can't be put together",
-                hint="give rows with a prompt and a completion, or name the field of a text with --text-field",
+                hint="give rows with a prompt and a completion, or name the field of a text with `text_field=`",
             )
         text = self._chat([joined(message) for message in messages], answer)
         parted = any(isinstance(message.get("content"), list) for message in messages)

@@ -60,7 +60,7 @@ def test_a_parquet_has_the_rows_of_a_jsonl(rows: list[dict[str, Any]], tmp_path:
 
 
 def test_examples_are_those_of_a_jsonl(tmp_path: Path) -> None:
-    rows = [{"messages": MESSAGES, "label": 1}, {"messages": MESSAGES[:1], "label": None}]
+    rows: list[dict[str, Any]] = [{"messages": MESSAGES, "label": 1}, {"messages": MESSAGES[:1], "label": None}]
     (tmp_path / "a.parquet").write_bytes(parquet(rows))
     (tmp_path / "a.jsonl").write_bytes(lines(rows))
     found = read_examples(tmp_path / "a.parquet", label_field="label")
