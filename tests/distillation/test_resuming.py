@@ -119,7 +119,7 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
         carry_out(run, report=stop_after(2))
     with pytest.raises(UsageError, match="a run was stopped here") as caught:
         carry_out(run)
-    assert "--resume" in str(caught.value.hint)
+    assert "`resume=True`" in str(caught.value.hint)
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
         replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
@@ -169,11 +169,11 @@ def test_progress_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 def test_a_loss_that_fails_keeps_the_best(run: Run) -> None:
     def report(moment: Moment) -> None:
         if moment.step == 8:
-            raise CheckFailedError("step 8: the loss is nan", hint="try a lower --rate")
+            raise CheckFailedError("step 8: the loss is nan", hint="try a lower `rate=`")
 
     with pytest.raises(CheckFailedError, match=r"loss is nan; the best so far is .*out\.best\.adz") as caught:
         carry_out(run, report=report)
-    assert caught.value.hint == "try a lower --rate"
+    assert caught.value.hint == "try a lower `rate=`"
     assert steps_of(run.best) == 8
     assert not run.output.exists()
     assert not run.progress.exists()

@@ -84,7 +84,7 @@ def test_what_nobody_could_load_is_refused(source: Path, tmp_path: Path, monkeyp
     with taking_uploads(monkeypatch) as there:
         with pytest.raises(UsageError, match="base model") as caught:
             adaptzip.publish(source, "me/small", budget="20%")
-        assert "--base-name" in str(caught.value.hint)
+        assert "`base_name=" in str(caught.value.hint)
         for repo in ("small", "a/b/c", "/b", "a/"):
             with pytest.raises(UsageError, match="is no repository"):
                 adaptzip.publish(source, repo, base_name=BASE)

@@ -119,10 +119,11 @@ def layouts(records: Sequence[Record], fields: Fields, texts: Sequence[str]) -> 
         CheckpointError: if a row has several texts of which one would be read, none, or half of what others have.
     """
     found = _found(records, fields, texts)
+    hint = "name the field of the texts with `text_field=`" if fields.text is None else "name another field"
     for layout in dict.fromkeys(found):
-        _check_no_numbers(records, layout.first)
+        _check_no_numbers(records, layout.first, hint)
         if layout.second is not None and not layout.completes:
-            _check_no_numbers(records, layout.second)
+            _check_no_numbers(records, layout.second, hint)
     return found
 
 
@@ -200,12 +201,12 @@ def _numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and is_number(value) for value in values)
 
 
-def _check_no_numbers(records: Sequence[Record], name: str) -> None:
+def _check_no_numbers(records: Sequence[Record], name: str, hint: str) -> None:
     values = [value for value in (record.fields.get(name) for record in records) if value not in (None, "")]
     if not records[0].typed and len(values) > 1 and _numbers(values):
         raise CheckpointError(
             f"{records[0].place}: {name!r} holds nothing but numbers, in this and all other rows, expected texts",
-            hint="name the field of the texts with `text_field=`",
+            hint=hint,
         )
 
 

@@ -9,7 +9,7 @@ from adaptzip.models.kinds import Kind
 from adaptzip.models.texts.cells import list_in
 from adaptzip.models.texts.example import Example
 
-_ONE_TEXT = "name the one text with `text_field=`"
+_ONE_TEXT = "name the one text with `text_field=` alone"
 
 
 def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> None:
@@ -32,7 +32,7 @@ def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> N
         _refuse(examples, lambda e: bool(e.messages), said, "name the field of a text with `text_field=`")
     if kind not in ("causal", "seq2seq"):
         said = f"a model for {kind} reads no completions, as that of"
-        hint = f"{_ONE_TEXT}, or a pair with `text_field=` and `pair_field=`"
+        hint = f"{_ONE_TEXT}, or with `pair_field=` where there are two"
         _refuse(examples, lambda e: e.completion is not None, said, hint)
     if score is not None and kind != "causal":
         raise UsageError(f"a model for {kind} scores no completions", hint="drop `score=`")

@@ -32,7 +32,7 @@ def test_one_of_several_texts_is_not_read_alone(tmp_path: Path) -> None:
     path = write(tmp_path, "t.jsonl", '{"sentence": "no", "text": "yes"}')
     with pytest.raises(CheckpointError, match="line 1: has texts in 'sentence' and 'text'") as caught:
         read_examples(path)
-    assert "--text-field" in str(caught.value.hint)
+    assert "`text_field=" in str(caught.value.hint)
     assert [example.text for example in read_examples(path, text_field="text")] == ["yes"]
 
 
