@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,9 +39,7 @@ def _made(number: int) -> Tensor:
 def write_by_hand(path: Path, count: int) -> None:
     """Tensors are made one after the other, as a merge does."""
     form = _made(0)
-    waiting = {
-        NAMES.format(i): Pending(tuple(form.shape), form.dtype, lambda number=i: _made(number)) for i in range(count)
-    }
+    waiting = {NAMES.format(i): Pending(tuple(form.shape), form.dtype, partial(_made, i)) for i in range(count)}
     with path.open("wb") as handle:
         write_tensors(handle, waiting, build_header(waiting, {"format": "pt"}))
 

@@ -239,7 +239,7 @@ def test_nothing_to_dequantise(option: str, tmp_path: Path) -> None:
     write_llama(tmp_path / "base")
     with pytest.raises(UsageError, match="is not quantised") as error:
         merge(small(), tmp_path / "base", tmp_path / "merged", **OPTIONS[option])
-    assert str(error.value.hint) == f"leave --{option} out"
+    assert str(error.value.hint) == f"leave `{option}=True` out"
 
 
 @pytest.mark.parametrize(
