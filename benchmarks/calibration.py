@@ -31,6 +31,7 @@ from adaptzip.fitting.running import run
 from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, texts
 from benchmarks.distance import distance
+from benchmarks.stories import stories_base
 
 ROOT = Path(__file__).parent.parent
 MATERIAL = ROOT / ".." / "shared" / "material"
@@ -95,7 +96,7 @@ def trec(material: Path) -> Case:
 
 
 def stories(material: Path) -> Case:
-    base = material / "models" / "stories260k" / "hf"
+    base = stories_base(material)
     pieces = texts.shakespeare(material)
     adapter = causal_adapter.train(base, pieces[:375])
     return Case(base, adapter, pieces[375 : 375 + CALIBRATION_TEXTS], pieces[-100:], (4_000, 8_000, 16_000))

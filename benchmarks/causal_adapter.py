@@ -28,7 +28,7 @@ def train(
     torch.manual_seed(seed)
     device = choose_device("auto")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).requires_grad_(False).to(device)
-    tokeniser = load_tokeniser(base, model.config.vocab_size)
+    tokeniser = load_tokeniser(base)
     stream = torch.tensor([token for text in texts for token in tokeniser.encode(text)[1:]])
     factors = _attach(model, rank)
     optimiser = torch.optim.AdamW([f for pair in factors.values() for f in pair], lr=rate, weight_decay=0.0)

@@ -44,6 +44,7 @@ from adaptzip.reports.evaluation import evaluate
 from adaptzip.reports.sizes import update_bytes
 from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import causal_adapter, page, results, texts
+from benchmarks.stories import stories_base
 from fixtures import langid as forty
 from fixtures import lists as eight
 from fixtures.names import Rows, base_model_folder
@@ -177,7 +178,7 @@ def _fixture(name: str, rows: Rows, steps: int, bars: Mapping[int, float]) -> Ca
 
 
 def stories(material: Path) -> Case:
-    base = material / "models" / "stories260k" / "hf"
+    base = stories_base(material)
     pieces = texts.shakespeare(material)
     teacher = causal_adapter.train(base, pieces[:375])
     train_on, test = ([Example(piece) for piece in part] for part in (pieces[:2000], pieces[-150:]))

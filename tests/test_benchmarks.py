@@ -26,6 +26,7 @@ PROGRAMS = (
     "banks",
     "bases",
     "bound",
+    "by_hand",
     "calibration",
     "directions",
     "extract",

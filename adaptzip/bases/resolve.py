@@ -150,7 +150,7 @@ def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool)
     if base is None:
         raise RefusedError(
             "the method stands on the base weights, and no base model was given",
-            hint="add --base DIR, or --basis FILE that `adaptzip basis build` wrote",
+            hint="add `base=DIR`, or `basis=FILE` that `adaptzip basis build` wrote",
         )
     most = size or max((module.rank for module in adapter.modules.values()), default=1)
     sites = {name: Site(*m.shape, m.layout, m.kernel) for name, m in sorted(adapter.modules.items())}
@@ -188,7 +188,7 @@ def _again_from_base(
     if base is None:
         raise RefusedError(
             "the adapter is coded in directions of its base weights, and no base model was given",
-            hint="add --base DIR, the folder of the base model that it was compressed with",
+            hint="add `base=DIR`, the folder of the base model that it was compressed with",
         )
     model = BaseModel.open(base)
     found = base_fingerprint(model, sites)
@@ -196,7 +196,7 @@ def _again_from_base(
         raise RefusedError(
             f"{base}: is another base model or revision: its weights have hash {found[:_SHOWN]}..., the adapter was "
             f"compressed with {reference.hash[:_SHOWN]}...",
-            hint="give the very base model that the adapter was compressed with; --embed-basis makes do without",
+            hint="give the very base model that the adapter was compressed with; `embed_basis=True` makes do without",
         )
     return basis_from_base(model, sites, reference.size, only=only)
 
@@ -206,7 +206,7 @@ def _artefact(reference: BasisReference, basis: str | Path | Basis | None) -> Ba
         what = _CALLED[reference.source] + (f" ({reference.description})" if reference.description else "")
         raise RefusedError(
             f"the adapter is coded in {what} of hash {reference.hash[:_SHOWN]}..., which was not given",
-            hint="add --basis FILE, the very one that it was compressed with",
+            hint="add `basis=FILE`, the very one that it was compressed with",
         )
     found = basis if isinstance(basis, Basis) else read_basis(basis)
     if found.reference.hash != reference.hash:

@@ -163,7 +163,7 @@ def _check_gaps(name: str, S: Tensor) -> None:
             raise RefusedError(
                 f"module {name}: singular values {index + 1} and {index + 2} of its base weight are equal to 7 digits, "
                 "so that another machine would find other directions",
-                hint="store the directions in the file with --embed-basis, or choose a smaller rank",
+                hint="store the directions in the file with `embed_basis=True`, or choose a smaller rank",
             )
 
 

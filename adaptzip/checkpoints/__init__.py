@@ -77,7 +77,7 @@ def recognise(source: Checkpoint) -> Reader:
     if len(winners) > 1:
         raise CheckpointError(
             f"{source.weights}: could be {' or '.join(winners)}, expected exactly one checkpoint dialect",
-            hint=f"name the one that it is with --from, as in --from {winners[0]}",
+            hint=f"name the one that it is with `dialect=`, as in `dialect='{winners[0]}'`",
         )
     return known[winners[0]]
 

@@ -41,7 +41,7 @@ def warn_of_local_name(name: str | None) -> None:
     if name is not None and is_local(name):
         warn(
             f"the base model's name is the path {name!r}, which whoever gets the file can read; "
-            "--base-name NAME writes another"
+            "`base_name=NAME` writes another"
         )
 
 

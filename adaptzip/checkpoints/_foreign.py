@@ -31,7 +31,7 @@ def foreign(source: Checkpoint) -> AdaptzipError:
     if _BASIS in source.metadata:
         return CheckpointError(
             f"{source.weights}: is a basis that adapters share, expected an adapter",
-            hint="`adaptzip basis show` tells what it holds; give it with --basis",
+            hint="`adaptzip basis show` tells what it holds; give it with `basis=`",
         )
     refused = refusal(source)
     if refused is not None:

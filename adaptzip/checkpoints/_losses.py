@@ -85,7 +85,8 @@ def held(adapter: Adapter, lost: Sequence[Loss], holder: str, drop: bool) -> Ada
     if lost and not drop:
         raise RefusedError(
             f"{holder} cannot hold {', '.join(map(str, lost))}",
-            hint="leave this out with --drop-extras, write it in another dialect, or merge the adapter into its base",
+            hint="leave this out with `drop_extras=True`, write it in another dialect, or merge the adapter into its "
+            "base",
         )
     left = _without(adapter, lost) if lost else adapter
     if not left.modules:

@@ -88,7 +88,7 @@ def needed_base(source: Checkpoint, why: str) -> BaseTensors:
         RefusedError: if they were not given.
     """
     if source.base is None:
-        raise RefusedError(f"{source.weights}: its base model is needed {why}", hint="add --base DIR")
+        raise RefusedError(f"{source.weights}: its base model is needed {why}", hint="add `base=DIR`")
     return source.base
 
 

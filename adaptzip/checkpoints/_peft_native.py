@@ -19,7 +19,7 @@ from adaptzip.core.layouts import PLAIN
 from adaptzip.errors import RefusedError
 from adaptzip.files.tensors import build_header, pending, write_tensors
 
-LORA = "export it with --as peft, as a LoRA, or merge it into its base model"
+LORA = "export it with `as_='peft'`, as a LoRA, or merge it into its base model"
 """What to do with an adapter that a dialect has no place for."""
 _KEPT = ("auto_mapping", "modules_to_save", "revision", "task_type")
 """Fields of the source's configuration that mean the same to every method of PEFT."""

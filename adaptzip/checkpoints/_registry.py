@@ -109,7 +109,7 @@ def writer(name: str) -> Writer | NativeWriter:
     if name in known:
         raise RefusedError(
             f"{known[name].title} checkpoints are read, not written",
-            hint="write --as peft, which loads with the same update",
+            hint="write `as_='peft'`, which loads with the same update",
         )
     raise _no_dialect(name, able)
 

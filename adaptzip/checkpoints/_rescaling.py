@@ -95,7 +95,7 @@ def in_range(name: str, factors: LoraFactors, dtype: torch.dtype | None) -> Lora
 
 
 def _out_of_range(name: str, what: str) -> RefusedError:
-    return RefusedError(f"module {name}: {what}", hint="export with --dtype bfloat16 or float32")
+    return RefusedError(f"module {name}: {what}", hint="export with `dtype='bfloat16'` or float32")
 
 
 def in_own_dtype(adapter: Adapter, dtype: torch.dtype) -> Adapter:

@@ -104,15 +104,15 @@ def alpha_of(source: Checkpoint, raw: Mapping[str, Any]) -> float:
     if source.alpha is None and raw.get("lora_alpha") is None:
         raise CheckpointError(
             f"{source.weights}: no configuration beside it says lora_alpha, so its scale is unknown",
-            hint="give the lora_alpha that it was trained with by --alpha",
+            hint="give the lora_alpha that it was trained with by `alpha=`",
         )
     if source.alpha is None:
         return number(source, raw, "lora_alpha")
     if raw.get("lora_alpha") is not None:
         raise UsageError(
-            f"--alpha {source.alpha:g} was given, but the configuration beside {source.weights} says that lora_alpha "
+            f"`alpha={source.alpha:g}` was given, but the configuration beside {source.weights} says that lora_alpha "
             f"is {shown(raw['lora_alpha'])}",
-            hint="leave --alpha out",
+            hint="leave `alpha=` out",
         )
     return source.alpha
 

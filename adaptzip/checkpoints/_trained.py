@@ -82,7 +82,7 @@ def _holds_update(
             return True
     raise RefusedError(
         f"{source.weights}: {name} is another than the base's, although a module with factors has it frozen",
-        hint="give the base model that it was trained on with --base DIR",
+        hint="give the base model that it was trained on with `base=DIR`",
     )
 
 

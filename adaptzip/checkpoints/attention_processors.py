@@ -31,7 +31,7 @@ class _AttentionProcessors(ImageDialect):
     title = "a LoRA of attention processors"
     judged_by = "diffusers, once in its own names"
     lacks = "anything but the projections of a UNet's attention; diffusers' pipelines load no such file any more"
-    caution = "diffusers' pipelines load nothing of this file: --as diffusers writes what load_lora_weights reads"
+    caution = "diffusers' pipelines load nothing of this file: `as_='diffusers'` writes what load_lora_weights reads"
     files = Files(
         ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin"), None, ("pytorch_lora_weights.safetensors",)
     )
@@ -72,7 +72,7 @@ class _AttentionProcessors(ImageDialect):
         if component != "unet" or found is None:
             raise RefusedError(
                 f"module {name} is no projection of a UNet's attention, which {self.title} holds alone",
-                hint="write it with --as diffusers or --as kohya",
+                hint="write it with `as_='diffusers'` or `as_='kohya'`",
             )
         return f"{config.get('prefix', '')}{found[1]}.processor.{found[2].removesuffix('.0')}_lora"
 

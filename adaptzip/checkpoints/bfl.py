@@ -52,7 +52,7 @@ class _Bfl(ImageDialect):
         if not any(re.match(rf"{_FIRST}|{_WAN}", name.partition(".")[2]) for name in found.modules):
             raise RefusedError(
                 f"module {next(iter(found.modules), '')} is of a model that is not told by its bare names",
-                hint="write it with --as comfyui or --as kohya",
+                hint="write it with `as_='comfyui'` or `as_='kohya'`",
             )
         return found
 
@@ -61,7 +61,7 @@ class _Bfl(ImageDialect):
         if component not in DENOISERS:
             raise RefusedError(
                 f"module {name} is of a text encoder, for which {self.title} has no place",
-                hint="write it with --as comfyui or --as kohya",
+                hint="write it with `as_='comfyui'` or `as_='kohya'`",
             )
         return path
 

@@ -81,7 +81,7 @@ class _ComfyUi(ImageDialect):
         if encoder is None:
             raise RefusedError(
                 f"module {name} is of a text encoder that adaptzip knows no name in ComfyUI for",
-                hint="write it with --as diffusers or --as kohya",
+                hint="write it with `as_='diffusers'` or `as_='kohya'`",
             )
         return f"{_TEXT}{encoder}.transformer.{path}"
 

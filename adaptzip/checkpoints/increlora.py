@@ -40,7 +40,7 @@ class _Increlora(AdaptiveRanks):
             raise RefusedError(
                 f"{source.weights}: module {name} has no ranknum, by which its update is divided and which its "
                 f"{_count(source, name, keys)} blocks do not tell",
-                hint="give the whole model beside it, pytorch_model.bin, with --base DIR",
+                hint="give the whole model beside it, pytorch_model.bin, with `base=DIR`",
             )
         blocks = [_block(source, name, keys, i) for i in range(_count(source, name, keys))]
         A, E, B = _joined(source, name, blocks)

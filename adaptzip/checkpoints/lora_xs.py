@@ -153,7 +153,7 @@ def _refuse_token_rows(adapter: Adapter) -> None:
     if rows is not None:
         raise RefusedError(
             f"{rows} holds rows of trained tokens, which the PEFT of LoRA-XS does not know",
-            hint="export --as peft instead",
+            hint="export `as_='peft'` instead",
         )
 
 
@@ -162,7 +162,7 @@ def _check_kind(name: str, factors: LoraFactors) -> None:
         what = factors.layout if factors.magnitude is None and factors.bias is None else "a DoRA magnitude or a bias"
         raise RefusedError(
             f"module {name} has {what}, which LoRA-XS does not know: it changes linear layers alone",
-            hint="export --as peft instead",
+            hint="export `as_='peft'` instead",
         )
 
 

@@ -29,7 +29,7 @@ class _Loralib(StateDict):
     name = "loralib"
     title = "loralib"
     judged_by = "the authors' saved updates"
-    lacks = "convolutions in groups; those without `--base`"
+    lacks = "convolutions in groups; those without the base model"
     signature = (Signature(r"^(?!base_model\.model\.).*\.lora_[AB]$", "a loralib LoRA"),)
     own = ".lora_"
     parts = "lora_[AB]"
@@ -132,11 +132,11 @@ def _told(source: Checkpoint, name: str, A: Tensor, B: Tensor, shape: tuple[int,
         raise RefusedError(
             f"{source.weights}: module {name} has factors of {groups} of {parts} parts of its weight, and nothing says "
             "of which",
-            hint='give a file with {"lora_alpha": ..., "enable_lora": [true, false, ...]} by --config',
+            hint='give a file with {"lora_alpha": ..., "enable_lora": [true, false, ...]} by `config=`',
         )
     warn(
         f"{source.weights}: nothing says of which two of three parts {name} and its like have factors; they are taken "
-        "for the first and the third, q and v, as in loralib's own GPT-2 (--config with enable_lora tells others)"
+        "for the first and the third, q and v, as in loralib's own GPT-2 (`config=` with enable_lora tells others)"
     )
     return (True, False, True)
 

@@ -70,7 +70,9 @@ class _LorettaAdp(FunctionDialect):
     def write_native(self, native: Native, folder: Path, options: WriteOptions) -> None:
         """The tensors and the configuration as they were."""
         if options.portable or options.dtype is not None:
-            raise UsageError("LoRETTA_adp's files are written as they were", hint="leave --portable and --dtype out")
+            raise UsageError(
+                "LoRETTA_adp's files are written as they were", hint="leave `portable=True` and `dtype=` out"
+            )
         if native.modules or native.adapter.meta.dialect != self.name:
             raise RefusedError(
                 "the functions of a distilled file are trains in other modes than LoRETTA's",

@@ -41,7 +41,7 @@ class _VbloraNlu(StateDict):
         if raw.get("topk") is None:
             raise CheckpointError(
                 f"{source.weights}: no configuration beside it says topk, so that its mixtures are unknown",
-                hint='put its config.json beside it, or give a file with {"topk": ...} by --config',
+                hint='put its config.json beside it, or give a file with {"topk": ...} by `config=`',
             )
         shapes = weight_shapes(source, mixed, others)
         top_k = whole("topk", raw["topk"], source.path)

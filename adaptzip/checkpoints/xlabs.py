@@ -78,7 +78,7 @@ class _Xlabs(ImageDialect):
         if found is None or found[2] not in _NAMES:
             raise RefusedError(
                 f"module {name} is no attention of Flux, which {self.title} holds alone",
-                hint="write it with --as comfyui or --as kohya",
+                hint="write it with `as_='comfyui'` or `as_='kohya'`",
             )
         return f"{found[1]}.processor.{_NAMES[found[2]]}"
 
@@ -107,7 +107,7 @@ def _attention(name: str, factors: LoraFactors) -> LoraFactors:
     if bool(factors.B[rows:].any()):
         raise RefusedError(
             f"module {name} updates the feed-forward layer, which an XLabs LoRA cannot hold",
-            hint="write it with --as comfyui or --as kohya",
+            hint="write it with `as_='comfyui'` or `as_='kohya'`",
         )
     return replace(factors, B=factors.B[:rows].contiguous())
 

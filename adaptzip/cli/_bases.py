@@ -11,9 +11,12 @@ from typing import Any
 from adaptzip.cli._output import Output
 from adaptzip.errors import CheckpointError
 from adaptzip.models.hub import adapter_path, base_path, on_the_hub
+from adaptzip.models.texts.data_sets import named_set
 
 _OPTIONS = ("base", "tuned")
 """What commands call the folder of a model that they read."""
+_TEXTS = ("data", "calibration")
+"""What they call rows of data."""
 ADAPTERS = ("source", "sources", "paths", "teacher", "against", "a", "b", "adapters", "modules_of", "holdout")
 """What they call adapters."""
 
@@ -23,6 +26,9 @@ def with_bases(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def run(**values: Any) -> Any:
+        for name in _TEXTS:
+            if values.get(name) is not None:
+                _tell_of_rows(Path(values[name]), quiet=bool(values.get("quiet")), bare=bool(values.get("as_json")))
         fetch = partial(_folder, quiet=bool(values.get("quiet")), bare=bool(values.get("as_json")))
         for name in _OPTIONS:
             if values.get(name) is not None:
@@ -52,6 +58,18 @@ def _one_of(word: str | Path, fetch: Callable[..., Path], *, alone: bool) -> str
         if alone:
             raise
         return word
+
+
+def _tell_of_rows(named: Path, *, quiet: bool, bare: bool) -> None:
+    """Tell on stderr what rows are fetched, with the bars of datasets on a terminal."""
+    rows = named_set(named)
+    if rows is None:
+        return
+    Output(quiet=quiet).note(f"reading {rows} from the Hub")
+    if quiet or bare or not sys.stderr.isatty():
+        from datasets import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def _folder(named: Path, path_of: Callable[[Path], Path], *, quiet: bool, bare: bool) -> Path:

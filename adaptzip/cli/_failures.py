@@ -70,7 +70,8 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, Terminated):
         return Failure("terminated; nothing was left behind", None, TERMINATED, kind)
     if _is_memory_error(error):
-        hint = "close other programs, use a machine with more memory, or try --device cpu"
+        hint = "close other programs, or use a machine with more memory"
+        hint += ", or try --device cpu" if _is_of_gpu(error) else ""
         return Failure("there is not enough memory", hint, 2, "MemoryError")
     if isinstance(error, OSError):
         return _system_failure(error)
@@ -138,9 +139,13 @@ def _is_memory_error(error: BaseException) -> bool:
     text = str(error)
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
+        or _is_of_gpu(error)
         or (isinstance(error, RuntimeError) and ("not enough memory" in text or "can't allocate" in text))
     )
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _internal_failure(error: BaseException) -> Failure:

@@ -179,7 +179,7 @@ Effort = Annotated[
 Calibration = Annotated[
     Path | None,
     typer.Option(
-        help="Texts (.jsonl, .csv or .txt): errors are weighed by what --base feeds each module.",
+        help="Texts, as for `eval --data`: errors are weighed by what --base feeds each module.",
         metavar="FILE",
         show_default=False,
     ),
@@ -321,7 +321,7 @@ WeighingTexts = Annotated[
     Path | None,
     typer.Option(
         "--calibration",
-        help="Texts (.jsonl, .csv or .txt) that weigh the error by what --base feeds each module.",
+        help="Texts, as for `eval --data`, that weigh the error by what --base feeds each module.",
         metavar="FILE",
         show_default=False,
     ),

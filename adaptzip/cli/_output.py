@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from adaptzip.cli._drawing import colours, show
+from adaptzip.cli._flags import in_flags
 from adaptzip.cli._text import one_line, printable
 from adaptzip.cli._whole import WholeJob
 from adaptzip.core.progress import Progress
@@ -218,13 +219,13 @@ def _say(kind: str, message: str) -> None:
 def _show(stream: TextIO, text: Callable[[], str]) -> None:
     """Show a text, with its tables drawn on a terminal."""
     if colours(stream):
-        _guarded(stream, lambda: show(stream, text, printable))
+        _guarded(stream, lambda: show(stream, text, lambda told: printable(in_flags(told))))
     else:
         _write(stream, printable(text()))
 
 
 def _write(stream: TextIO, text: str) -> None:
-    _guarded(stream, lambda: print(text, file=stream, flush=True))
+    _guarded(stream, lambda: print(in_flags(text), file=stream, flush=True))
 
 
 def _guarded(stream: TextIO, act: Callable[[], None]) -> None:

@@ -1,10 +1,12 @@
-"""Help in panels: options that belong together stand together, in the same order for every command."""
+"""Commands: their help in panels, in which options that belong together stand together, in one order for all."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from typer.core import TyperCommand
+
+from adaptzip.cli._flags import in_words_of
 
 _PANELS = {
     "Size and error": (
@@ -36,7 +38,12 @@ _FEW = 14
 
 
 class PanelledCommand(TyperCommand):
-    """A command whose help has panels where it has many options."""
+    """A command whose help has panels where it has many options, and which speaks of these."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; what the library says meanwhile is said in its options."""
+        with in_words_of(ctx):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write them, behind the arguments."""

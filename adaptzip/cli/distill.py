@@ -42,7 +42,7 @@ def distill(
     data: Annotated[
         str,
         typer.Option(
-            help="Texts, as .jsonl, .csv or .txt; or self: texts that base and teacher write.",
+            help="Texts, as for `eval --data`; or self: texts that base and teacher write.",
             metavar="FILE|self",
             show_default=False,
         ),

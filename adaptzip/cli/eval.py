@@ -28,7 +28,14 @@ def eval(
         ),
     ],
     base: options.TheBase,
-    data: Annotated[Path, typer.Option(help="Texts, as .jsonl, .csv or .txt.", metavar="FILE", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Texts: .jsonl, .csv, .txt or .parquet, or a data set of the Hub, as owner/name:test.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(help="Adapters of any dialect, or .adz files.", metavar="SRC...", show_default=False),

@@ -161,7 +161,7 @@ def _of_factors(members: Sequence[_Member], rule: Rule, generator: torch.Generat
         found = ", ".join(f"{m.part.name} has {m.factors.rank}" for m in members)
         raise RefusedError(
             f"the adapters' ranks differ: {found}",
-            hint=f"use {BESIDE} or {CUT}, or bring them to one rank with convert --rank",
+            hint=f"use {BESIDE} or {CUT}, or bring them to one rank with convert `rank=`",
         )
     weights = [m.part.weight * m.factors.scaling for m in members]
     roots = [math.sqrt(abs(weight)) for weight in weights]

@@ -57,7 +57,7 @@ class FunctionMethod(Trainable[RankedT]):
         """Why it can't be made from an adapter alone."""
         return RefusedError(
             f"method {self.name!r} is not linear, so that no update can be turned into it: it has to be trained",
-            hint=f"adaptzip distill --teacher ADAPTER --base MODEL --data FILE --to {self.name} --budget SIZE",
+            hint=f"`adaptzip distill --teacher ADAPTER --base MODEL --data FILE --to {self.name} --budget SIZE`",
         )
 
 

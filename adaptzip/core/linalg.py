@@ -80,7 +80,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if kind == "mps":
         raise UsageError(
             f"device {name!r} can't be used: what decides bytes is counted in float64, which Apple's GPUs lack",
-            hint="use --device cpu",
+            hint="use `device='cpu'`",
         )
     if kind != "cuda" or not (number.isdecimal() or name == "cuda"):
         hint = "write auto, cpu, cuda or cuda:N"
@@ -88,7 +88,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if int(number or 0) >= available:
         raise UsageError(
             f"device {name!r} is not present: torch sees {available} CUDA devices",
-            hint="use --device cpu, or install a CUDA build of torch",
+            hint="use `device='cpu'`, or install a CUDA build of torch",
         )
     return torch.device(name)
 

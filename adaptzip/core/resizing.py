@@ -109,9 +109,11 @@ def _for_size(adapter: Adapter, parts: Parts, size: int, dtype: torch.dtype | No
     costs = {name: _bytes_of_one(adapter.modules[name], dtype) for name in parts}
     least = sum(costs.values())
     if size < least:
+        halved = sum(_bytes_of_one(adapter.modules[name], torch.float16) for name in parts) < least
+        hint = "store them in 16 bits with `dtype='float16'`, or " if halved else ""
         raise CheckFailedError(
             f"the size leaves {max(size, 0):,} bytes for the factors, which have {least:,} bytes at rank 1",
-            hint="store them in 16 bits with --dtype float16, or compress the adapter to a .adz, which can be smaller",
+            hint=f"{hint}compress the adapter to a .adz, which can be smaller",
         )
     cost = torch.cat([torch.full((len(S),), costs[name]) for name, (_, S, _) in parts.items()])
     gain = torch.cat([S.double() ** 2 for _, S, _ in parts.values()]) / cost

@@ -41,7 +41,7 @@ class Rule:
             if self.density is None:
                 raise UsageError(
                     "a method that prunes needs a density, the share of numbers that it keeps",
-                    hint="give one between 0 and 1: --density 0.5",
+                    hint="give one between 0 and 1: `density=0.5`",
                 )
             raise UsageError(
                 f"a density of {self.density} is for methods that prune, and this one does not", hint="leave it out"

@@ -121,7 +121,7 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
         else request.budget.bytes_for(compressed.provenance.source_bytes)
     )
     if limit is None:
-        raise UsageError("a file that exists is trained within bytes, not parameters", hint="write --budget 2kB")
+        raise UsageError("a file that exists is trained within bytes, not parameters", hint="write `budget='2kB'`")
     basis_numbers = compressed.provenance.parameters - tensors.numbers
     size = writer.size(compressed)
     shared_block = CodedBlock(
@@ -157,13 +157,13 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
     """Refuse what a file that exists has decided already."""
     hint = "leave it out, or start from the teacher"
     chosen = {
-        "--allocate": request.allocate is not None,
-        "--max-error": request.max_error is not None,
-        "--set": bool(request.options),
-        "--extras": request.extras != Request.extras,
-        "--embed-basis": request.embed_basis,
-        "--start": asked_start(request.start).given,
-        "--to": request.to not in (Request.to, compressed.method),
+        "`allocate=`": request.allocate is not None,
+        "`max_error=`": request.max_error is not None,
+        "`options=`": bool(request.options),
+        "`extras=`": request.extras != Request.extras,
+        "`embed_basis=True`": request.embed_basis,
+        "`start=`": asked_start(request.start).given,
+        "`to=`": request.to not in (Request.to, compressed.method),
     }
     for option, given in chosen.items():
         if given:
@@ -172,7 +172,7 @@ def _check_nothing_chosen(request: Request, compressed: Compressed) -> None:
 
 def _from_fit(source: Original, request: Request, room: int, more: float) -> Beginning:
     if request.budget is None:
-        raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x, or give a .adz file to train")
+        raise UsageError("distilling needs a size", hint="add `budget='2kB'`, or 100x, or give a .adz file to train")
     limit = request.budget.bytes_for(source.bytes)
     training = _for_training(source, request, room)
     wanted = training.options.get("rank")

@@ -66,7 +66,7 @@ def room_to_grow(request: Request, most: int) -> Request:
     """
     if not as_trainable(load(request.to)).grows:
         raise UsageError(
-            f"the ranks of method {request.to!r} can't grow while it is trained", hint="leave --allocate out"
+            f"the ranks of method {request.to!r} can't grow while it is trained", hint="leave `allocate=` out"
         )
     rank = request.options.get("rank")
     options = dict(request.options)

@@ -45,7 +45,7 @@ def student_of(guest: Guest, teacher: Adapter, plan: Compressed, base: Path) -> 
     theirs, ours = model.state_dict(), other.state_dict()
     for name in sorted(theirs.keys() - places.keys()):
         if not torch.equal(theirs[name], ours[name]):
-            raise RefusedError(f"the extra {name} is no parameter", hint="keep it as it is: --extras lossless")
+            raise RefusedError(f"the extra {name} is no parameter", hint="keep it as it is: `extras='lossless'`")
     changed = {
         parameter: others[name].detach()
         for name, parameter in places.items()

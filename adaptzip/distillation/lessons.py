@@ -132,17 +132,17 @@ def check_labels(kind: Kind, texts: Sequence[Encoded], weights: LossWeights) -> 
     if not weights.labels or any(label_count(kind, text) for text in texts):
         return
     if kind == "encoder":
-        raise UsageError("an encoder has no use for labels, which have a weight in the loss", hint="drop --labels")
+        raise UsageError("an encoder has no use for labels, which have a weight in the loss", hint="drop `labels=`")
     if kind == "causal":
         raise UsageError(
             "the labels have a weight in the loss, which of a causal model are the next tokens, but none of the texts "
             "to train on has two tokens",
-            hint="raise --max-tokens, or give longer texts",
+            hint="raise `max_tokens=`, or give longer texts",
         )
-    fields = "--label-field or --completion-field" if kind == "seq2seq" else "--label-field"
+    fields = "`label_field=` or `completion_field=`" if kind == "seq2seq" else "`label_field=`"
     raise UsageError(
         "the labels have a weight in the loss, but none of the texts to train on has a label",
-        hint=f"name them with {fields}, or drop --labels",
+        hint=f"name them with {fields}, or drop `labels=`",
     )
 
 

@@ -196,8 +196,8 @@ class Training:
     def _failed(self, what: str) -> CheckFailedError:
         """Training went astray."""
         temperature = self.schedule.weights.temperature
-        other = "" if temperature == 1 else f", or another --temperature than {temperature:g}"
-        return CheckFailedError(f"step {self.state.step + 1}: {what}", hint=f"try a lower --rate{other}")
+        other = "" if temperature == 1 else f", or another `temperature=` than {temperature:g}"
+        return CheckFailedError(f"step {self.state.step + 1}: {what}", hint=f"try a lower `rate=`{other}")
 
     def _check_finite(self, total: float) -> None:
         gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]

@@ -98,7 +98,7 @@ def within_memory(texts: int) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+        fewer = f"`micro={texts // 2}`, or " if texts > 1 else ""
         raise CheckFailedError(
-            f"out of memory with {texts} texts at once",
-            hint=f"try --micro-batch {max(1, texts // 2)}, or a smaller --max-tokens",
+            f"out of memory with {texts} texts at once", hint=f"try {fewer}a smaller `max_tokens=`"
         ) from error

@@ -84,7 +84,7 @@ def check_even(schedule: Schedule, growing: bool) -> None:
     """
     if growing and schedule.minutes is not None:
         raise UsageError(
-            "ranks that grow take updates that no minutes count", hint="give --steps in place of --minutes"
+            "ranks that grow take updates that no minutes count", hint="give `steps=` in place of `minutes=`"
         )
 
 

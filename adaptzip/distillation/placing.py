@@ -54,7 +54,7 @@ def starting_from(
         return fitted_or_read(start, request, device, room, more)
     if start is not teacher:
         raise UsageError(
-            f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give --teacher alone"
+            f"method {method.name!r} starts from nothing, so that no adapter can be given", hint="give `teacher=` alone"
         )
     return _from_nothing(method, teacher, request, loaded, device, room)
 
@@ -71,7 +71,7 @@ def _from_nothing(
         if value is not None:
             raise UsageError(f"method {method.name!r} has no use for --{option}", hint=f"leave --{option} out")
     if request.budget is None:
-        raise UsageError("distilling needs a size", hint="add --budget 2kB, or 100x")
+        raise UsageError("distilling needs a size", hint="add `budget='2kB'`, or 100x")
     config: RankedConfig = configure(method, request.options)
     sites = method.places(_widths(loaded), config)
     limit, plan = request.budget.bytes_for(source.bytes), _plan(method, config, sites, source, request)

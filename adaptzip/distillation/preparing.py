@@ -249,7 +249,7 @@ def _nothing_to_learn(same: bool) -> RefusedError:
     return RefusedError(
         "the loss, as it is weighted, is the same without the teacher's updates as with them for all of the texts: "
         "there is nothing to learn",
-        hint="give --kl, or another part of the loss that the adapter changes, a weight",
+        hint="give `kl=`, or another part of the loss that the adapter changes, a weight",
     )
 
 
@@ -270,16 +270,16 @@ def _read(data: str | Path | Sequence[Example | str], options: DataOptions) -> t
 def _check_unnamed(options: DataOptions) -> None:
     """Refuse fields where there are no rows that could have them."""
     given = {
-        "--text-field": options.text_field,
-        "--text-pair-field": options.pair_field,
-        "--completion-field": options.completion_field,
-        "--label-field": options.label_field,
+        "`text_field=`": options.text_field,
+        "`pair_field=`": options.pair_field,
+        "`completion_field=`": options.completion_field,
+        "`label_field=`": options.label_field,
     }
     for option, field in given.items():
         if field is not None:
             raise UsageError(
-                f"{option} {field} was given, and no file of texts that has fields",
-                hint=f"drop {option}, or give --data a file",
+                f"{option} was given as {field!r}, and no file of texts that has fields",
+                hint=f"drop {option}, or give a file as `data=`",
             )
 
 

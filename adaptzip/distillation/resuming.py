@@ -67,7 +67,7 @@ def load_state(path: Path, mark: str) -> State:
         CheckpointError: if the file is damaged or no such state.
         UsageError: if it belongs to another run.
     """
-    damaged = CheckpointError(f"{path}: is no progress of a run", hint="remove it, and start without --resume")
+    damaged = CheckpointError(f"{path}: is no progress of a run", hint="remove it, and start without `resume=True`")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
         version, found, values = held["version"], held["mark"], held["state"]
@@ -76,7 +76,7 @@ def load_state(path: Path, mark: str) -> State:
     if version != VERSION or found != mark:
         raise UsageError(
             f"{path}: is the progress of another run: teacher, base, data or options differ",
-            hint="repeat the command line of that run with --resume, or remove the file to start anew",
+            hint="repeat the command line of that run with `resume=True`, or remove the file to start anew",
         )
     try:
         return State(**values)

@@ -24,10 +24,13 @@ from adaptzip.distillation.problem import Moment, State
 from adaptzip.distillation.resuming import load_state, mark_of, on_device, progress_path, save_state
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import AdaptzipError, CheckFailedError, OutputError, StoppedError, UsageError
+from adaptzip.files.atomic import REPLACE
 from adaptzip.files.drafts import recover
 from adaptzip.files.inputs import check_apart
 from adaptzip.fitting.requests import Request
 from adaptzip.models.live.running import Kind
+from adaptzip.models.texts.data_sets import named_set
+from adaptzip.models.texts.records import rows_digest
 
 INTERVAL = 30.0
 """Seconds between two saves of the progress."""
@@ -79,8 +82,10 @@ class Run:
         """What tells this run from others."""
         asked = self.request
         files = {"source": self.source, "teacher": self.teacher, "base": self.base}
-        files |= {"data": None if self.data == SELF else Path(self.data)}
-        files |= {name: _path(getattr(asked, name)) for name in ("config", "basis", "calibration")}
+        texts = {"data": None if self.data == SELF else Path(self.data), "calibration": _path(asked.calibration)}
+        fetched = {name: path for name, path in texts.items() if path is not None and named_set(path) is not None}
+        files |= {name: None if name in fetched else path for name, path in texts.items()}
+        files |= {name: _path(getattr(asked, name)) for name in ("config", "basis")}
         told = (
             "to",
             "budget",
@@ -97,6 +102,7 @@ class Run:
         )
         settings: dict[str, Any] = {name: str(getattr(asked, name)) for name in told}
         settings |= {"data": asdict(self.options), "kind": self.kind, "processes": processes}
+        settings |= {f"rows of {name}": rows_digest(path) for name, path in fetched.items()}
         return mark_of(self.schedule, files, settings)
 
 
@@ -128,11 +134,12 @@ def carry_out(
     if run.best.exists() and not (force or run.progress.exists()):
         raise OutputError(
             f"{run.best}: exists already, and the best file of a run that is stopped is written there",
-            hint="choose another output with -o, or pass -f to replace it",
+            hint=REPLACE,
         )
     if run.progress.exists() and not resume:
         raise UsageError(
-            f"{run.progress}: a run was stopped here", hint="add --resume to go on, or remove that file to start anew"
+            f"{run.progress}: a run was stopped here",
+            hint="add `resume=True` to go on, or remove that file to start anew",
         )
     try:
         return _carry_out(run, force, time.monotonic() if began is None else began, say, report)
@@ -217,7 +224,7 @@ def _stopped(run: Run, came: list[int]) -> StoppedError:
 
 
 def _left(message: str, number: int) -> StoppedError:
-    return StoppedError(message, hint="add --resume to go on", exit_code=_CODES[signal.Signals(number)])
+    return StoppedError(message, hint="add `resume=True` to go on", exit_code=_CODES[signal.Signals(number)])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def as_trainable(method: AnyFamily) -> AnyTrainable:
     if not isinstance(method, Trainable):
         raise RefusedError(
             f"method {method.name!r} can't be trained: it says nothing of how (`adaptzip.Trainable`)",
-            hint=f"use `adaptzip compress --to {method.name}`, or distill with another --to",
+            hint=f"use `adaptzip compress --to {method.name}`, or distill with another `to=`",
         )
     return method
 

@@ -14,7 +14,8 @@ from adaptzip.files.drafts import NEW, OLD, draft, prefix_of, recover
 from adaptzip.files.exchange import replace_folder, sync_folder, sync_tree
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HINT_FORCE = "choose another output, or replace it with -f (force=True from Python)"
+REPLACE = "choose another output, or replace it with `force=True`"
+"""What to do about an output that exists."""
 
 
 def check_output(path: str | Path, force: bool = False) -> Path:
@@ -125,7 +126,7 @@ def _target(path: str | Path) -> Path:
 
 def _refuse_existing(path: str | Path, target: Path, force: bool) -> None:
     if os.path.lexists(target) and not force:
-        raise OutputError(f"{path}: exists already", hint=_HINT_FORCE)
+        raise OutputError(f"{path}: exists already", hint=REPLACE)
 
 
 def _refuse_folder(path: str | Path, target: Path, force: bool, owned: Callable[[str], bool] | None) -> None:
@@ -136,7 +137,7 @@ def _refuse_folder(path: str | Path, target: Path, force: bool, owned: Callable[
     if not any(target.iterdir()):
         return
     if not force:
-        raise OutputError(f"{path}: exists already and is not empty", hint=_HINT_FORCE)
+        raise OutputError(f"{path}: exists already and is not empty", hint=REPLACE)
     for entry in sorted(entry for entry in target.rglob("*") if not entry.is_dir() or entry.is_symlink()):
         name = entry.relative_to(target).as_posix()
         if entry.is_symlink() or owned is None or not owned(name):

@@ -62,7 +62,7 @@ def pick_by_numbers(path: Sequence[Ranks], numbers: Callable[[Ranks], int], most
         smallest = numbers(path[0]) if path else 0
         raise CheckFailedError(
             f"{most} parameters are fewer than the {smallest} of the smallest allocation",
-            hint="allow more parameters, or leave --allocate out",
+            hint="allow more parameters, or leave `allocate=` out",
         )
     return path[fitting - 1]
 
@@ -85,7 +85,7 @@ def pick_best(path: Sequence[Ranks], cost: Callable[[Ranks], float]) -> Ranks:
             continue
         best = found if best is None else min(best, found)
     if best is None:
-        raise failure or CheckFailedError("there is nothing to allocate ranks to", hint="leave --allocate out")
+        raise failure or CheckFailedError("there is nothing to allocate ranks to", hint="leave `allocate=` out")
     return path[best[1]]
 
 

@@ -59,7 +59,7 @@ def asked_start(value: str | Path | None) -> AskedStart:
     seed = _SEED.fullmatch(value) if isinstance(value, str) else None
     if seed is not None:
         if int(seed[1]) > MOST_SEED:
-            raise UsageError(f"the seed {seed[1]} of --start is beyond 2^64 - 1", hint="give the seed of the training")
+            raise UsageError(f"the seed {seed[1]} of `start=` is beyond 2^64 - 1", hint="give the seed of the training")
         return AskedStart("seed", int(seed[1]), None if seed[2] is None else int(seed[2]))
     if not isinstance(value, str | Path) or not Path(value).exists():
         raise UsageError(

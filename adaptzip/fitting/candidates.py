@@ -64,7 +64,7 @@ def with_ranks(job: Job) -> Job:
         cut = _cut_survey(survey, ranks)
         best = next(iter(job.method.candidates(cut, job.config, allowance)), None)
         if best is None or best.error is None or best.bytes is None:
-            raise UsageError(f"method {job.method.name!r} can't allocate ranks", hint="leave --allocate out")
+            raise UsageError(f"method {job.method.name!r} can't allocate ranks", hint="leave `allocate=` out")
         if allowance.bytes is not None and best.bytes > allowance.bytes:
             return inf
         lost = 1 - cut.energy / energy

@@ -136,7 +136,7 @@ def compare(
     refusals: list[Refusal] = []
     for name in fittable() if methods is None else methods:
         if methods is None and load_fittable(name).fits_little:
-            refusals.append(Refusal(name, f"its fit keeps little before it is trained: adaptzip distill --to {name}"))
+            refusals.append(Refusal(name, f"its fit keeps little before it is trained: `adaptzip distill --to {name}`"))
             continue
         try:
             job = with_ranks(prepare_job(source, replace(request, to=name)))

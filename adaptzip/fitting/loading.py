@@ -167,7 +167,7 @@ def _check_square(adapter: Adapter) -> None:
         if bound > _LARGEST:
             raise RefusedError(
                 f"module {name!r}: its update may be as large as {bound:.0e}, which float32 cannot square",
-                hint="mend the adapter, or keep it as it is with --lossless",
+                hint="mend the adapter, or keep it as it is with `lossless=True`",
             )
 
 

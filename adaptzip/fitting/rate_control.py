@@ -77,7 +77,9 @@ class RateControl:
         if outcome is None or limits.error >= _SPARSE or outcome.error < limits.error * (1 - _SHORT):
             outcome = self._sparing(outcome, limits.error)
         if outcome is None:
-            cause, hint = ("by quantisation", "use --lossless") if steps.caps is None else ("with these ranks", _MORE)
+            cause, hint = (
+                ("by quantisation", "use `lossless=True`") if steps.caps is None else ("with these ranks", _MORE)
+            )
             raise CheckFailedError(f"relative error {limits.error:g} cannot be reached {cause}", hint=hint)
         if limits.size is not None and outcome.size > limits.size:
             raise CheckFailedError(
@@ -151,7 +153,7 @@ class RateControl:
         cause = "cannot be reached" if asked < fixed else "leave no room for any module"
         hint = "choose other settings, or another method" if least is None else f"allow at least {least}B"
         if least is not None and self.extras_size // 2 >= least - asked:
-            hint += f", or pack the extras ({self.extras_size} bytes) smaller with --extras int8"
+            hint += f", or pack the extras ({self.extras_size} bytes) smaller with `extras='int8'`"
         return NoRoomError(f"{asked} bytes {cause}: without any module the file takes {fixed}", hint=hint, least=least)
 
     def _check(self, limits: Limits) -> None:

@@ -79,14 +79,14 @@ class Request:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed} is out of range", hint="give one from 0 to 2^63 - 1")
         if self.calibration is not None and self.base is None:
-            raise UsageError("calibration needs the base model", hint="add --base DIR")
+            raise UsageError("calibration needs the base model", hint="add `base=DIR`")
         named = self.text_field or self.pair_field or self.completion_field
         if named is not None and self.calibration is None:
-            raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give --calibration FILE")
+            raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give `calibration=FILE`")
         if self.base_name is not None:
             check_name(self.base_name)
         if asked_start(self.start).kind == "base" and self.base is None:
-            raise UsageError("the start is the base model's, and no base model was given", hint="add --base DIR")
+            raise UsageError("the start is the base model's, and no base model was given", hint="add `base=DIR`")
         if self.search_starts and (self.basis is not None or asked_start(self.start).kind != "auto"):
             raise UsageError(
                 "the start is given, and all seeds are to be searched for it", hint="drop search_starts, or the start"
@@ -94,14 +94,14 @@ class Request:
         if self.allocate is not None:
             check_allocation(self.allocate)
             if self.budget is None and self.max_error is None:
-                raise UsageError("allocating ranks needs a budget or an error", hint="add --budget or --max-error")
+                raise UsageError("allocating ranks needs a budget or an error", hint="add `budget=` or `max_error=`")
         if self.lossless:
             self._check_nothing_chosen()
 
     def _check_nothing_chosen(self) -> None:
         chosen = (self.budget, self.max_error, self.allocate, self.calibration, self.basis, self.ranks)
         if any(item is not None for item in chosen) or self.options or self.extras != "lossless":
-            raise UsageError("lossless leaves nothing to choose", hint="drop --lossless, or the other option")
+            raise UsageError("lossless leaves nothing to choose", hint="drop `lossless=True`, or the other option")
 
     @property
     def basis_path(self) -> str | Path | None:
@@ -136,8 +136,8 @@ def check_start_used(request: Request) -> None:
     """
     if asked_start(request.start).given and request.to != AUTO and not load(request.to).takes_frame:
         raise UsageError(
-            f"method {request.to!r} has no use for a start, and --start {request.start} gives one",
-            hint="drop --start, or compress with --to " + REFERENCE,
+            f"method {request.to!r} has no use for a start, and `start='{request.start}'` gives one",
+            hint=f"drop `start=`, or compress with `to='{REFERENCE}'`",
         )
 
 

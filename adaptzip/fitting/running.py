@@ -130,7 +130,7 @@ def _among(tried: Sequence[AnyCandidate], candidate: AnyCandidate) -> bool:
 def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
     """Of all that stood in the way the first, or the one that asks for the least room or leaves the least error."""
     if not failures:
-        return CheckFailedError("the method has no setting for this adapter", hint="choose another with --to")
+        return CheckFailedError("the method has no setting for this adapter", hint="choose another with `to=`")
     first = min(failures, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
     if not isinstance(first, OutOfReachError):
         return first

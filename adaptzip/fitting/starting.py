@@ -56,8 +56,8 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     frames = None if found is None else _fitting(found, adapter)
     if frames is None and asked.given:
         raise RefusedError(
-            f"no module of the adapter can have begun with what --start {request.start} says",
-            hint="leave --start out to look for its start",
+            f"no module of the adapter can have begun with what `start='{request.start}'` says",
+            hint="leave `start=` out to look for its start",
         )
     return frames
 
@@ -102,8 +102,8 @@ def _noted_beside(source: str | Path | Adapter, adapter: Adapter) -> Basis | Non
     if isinstance(start, FoundStart):
         return _made_again(start, adapter)
     warn(
-        f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with --start "
-        f"{note.parent}, and then needs them to be decoded; they are left alone"
+        f"{note.with_name(TENSORS)}: the adapter may be coded against these first numbers with "
+        f"`start='{note.parent}'`, and then needs them to be decoded; they are left alone"
     )
     return None
 
@@ -146,7 +146,7 @@ def _of_start(found: FoundStart | None, adapter: Adapter) -> Basis | None:
 def _of_base(adapter: Adapter, request: Request) -> Basis:
     """The first directions of the base weights, as many as each module has rows in A."""
     if request.base is None:
-        raise UsageError("the start is the base model's, and no base model was given", hint="add --base DIR")
+        raise UsageError("the start is the base model's, and no base model was given", hint="add `base=DIR`")
     sizes = {name: module.rank for name, module in adapter.modules.items() if possible(module.rank, module.shape[1])}
     found = basis_from_base(BaseModel.open(request.base), sites_of(adapter), max(sizes.values(), default=1))
     return Basis(cut_frames(found, sizes), found.reference)

@@ -104,7 +104,7 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
         """
         basis = context.basis
         if basis is None:
-            raise UsageError(f"method {self.name!r} needs a basis", hint="give --base DIR or --basis FILE")
+            raise UsageError(f"method {self.name!r} needs a basis", hint="give `base=DIR` or `basis=FILE`")
         if config.rank is not None and config.rank < 1:
             raise UsageError(f"rank is {config.rank}, expected at least 1")
         if not 0 <= config.min_energy <= 1:

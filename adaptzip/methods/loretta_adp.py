@@ -91,7 +91,7 @@ class LorettaAdp(FunctionMethod[Config]):
         if not named:
             raise RefusedError(
                 "the base model has no layer of the names that adapters are put behind",
-                hint="name the ends of some, as in -s layers=o_proj,down_proj",
+                hint="name the ends of some, as in `options={'layers': 'o_proj,down_proj'}`",
             )
         return {name: Site(layers[name], layers[name]) for name in sorted(named)}
 

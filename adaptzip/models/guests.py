@@ -123,18 +123,18 @@ def check_class(base: Path, config: Any, loader: str, kind: Kind) -> None:
     if takes != "input_ids":
         raise RefusedError(
             f"{base}: the model type {config.model_type!r} takes {takes}, and is not run on texts alone",
-            hint="compress, export and merge need no run, compress without --calibration",
+            hint="compress, export and merge need no run, compress without `calibration=`",
         )
     if type(config) not in known:
         is_now = named or config.model_type
         raise RefusedError(
             f"{base}: transformers has no {loader} for the model type {config.model_type!r}, as {kind} takes",
-            hint=f"the base is a {is_now}: give another, or leave --task {kind} out if it was given",
+            hint=f"the base is a {is_now}: give another, or leave `kind='{kind}'` out if it was given",
         )
     if not hasattr(config.get_text_config(), "vocab_size"):
         raise RefusedError(
             f"{base}: the model type {config.model_type!r} has no vocabulary, which a text is read by here",
-            hint="compress, export and merge need no run, compress without --calibration",
+            hint="compress, export and merge need no run, compress without `calibration=`",
         )
 
 

@@ -77,8 +77,8 @@ def check_task(adapter: Adapter, architectures: Sequence[str], given: Kind | Non
     if given is not None:
         if head and given not in WITH_HEAD:
             raise RefusedError(
-                f"the adapter brings the trained head of a classifier, for which --task {given} has no place",
-                hint=f"leave --task out, or give one of {', '.join(WITH_HEAD)}",
+                f"the adapter brings the trained head of a classifier, for which `kind='{given}'` has no place",
+                hint=f"leave `kind=` out, or give one of {', '.join(WITH_HEAD)}",
             )
         return
     base = _kind_of_names(architectures)
@@ -170,8 +170,8 @@ def _refuse_headless(adapter: Adapter, named: str, architectures: Sequence[str])
     beside = f" (beside its updates it has {brought[0]})" if brought else ""
     raise RefusedError(
         f"the adapter is for {named}, and neither it{beside} nor {base} has a trained head for that",
-        hint="give the adapter with its head (modules_to_save), or say what to compare without one: --task encoder "
-        "for embeddings, --task causal for next tokens",
+        hint="give the adapter with its head (modules_to_save), or say what to compare without one: `kind='encoder'` "
+        "for embeddings, `kind='causal'` for next tokens",
     )
 
 

@@ -30,8 +30,8 @@ _ENDINGS = {
 """How the names of tensors end that quantisers write beside or in place of a weight."""
 
 _FLOATS = "give the original float weights"
-_DEQUANTISE = f"{_FLOATS}; `merge` takes these as its base with --dequantise, which writes bfloat16"
-_REQUANTISE = f"{_DEQUANTISE}, and float8 with scales with --requantise as well"
+_DEQUANTISE = f"{_FLOATS}; `merge` takes these as its base with `dequantise=True`, which writes bfloat16"
+_REQUANTISE = f"{_DEQUANTISE}, and float8 with scales with `requantise=True` as well"
 _UNREAD = (
     "HQQ",
     "quanto",

@@ -39,7 +39,7 @@ def no_weights(folder: Path) -> BaseModelError:
     if (file := next(iter(sorted(folder.glob("*.gguf"))), None)) is not None:
         return BaseModelError(
             f"{folder}: holds weights only as .gguf, expected model.safetensors or pytorch_model.bin",
-            hint=f"`merge` takes the file itself, --base {file}; all else the model in its original safetensors form",
+            hint=f"`merge` takes the file itself, `base='{file}'`; all else the model in its original safetensors form",
         )
     for suffix in _OTHER_FORMATS:
         if any(folder.glob(f"*{suffix}")):

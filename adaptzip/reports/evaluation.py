@@ -161,7 +161,7 @@ def _metric(wanted: str | None, loaded: LoadedModel, batches: Sequence[Batch]) -
     found = chosen_metric(wanted, loaded.kind, width)
     if not labelled:
         raise UsageError(
-            f"the data has no labels to tell the {wanted} by", hint="name them with --label-field, or drop --metric"
+            f"the data has no labels to tell the {wanted} by", hint="name them with `label_field=`, or drop `metric=`"
         )
     return found
 

@@ -45,6 +45,8 @@ def inspect(
     """
     if not isinstance(source, Adapter) and is_adz(Path(source)):
         if dialect is not None:
-            raise UsageError(f"--from {dialect} was given, but {source} is a .adz file", hint="leave --from out")
+            raise UsageError(
+                f"`dialect='{dialect}'` was given, but {source} is a .adz file", hint="leave `dialect=` out"
+            )
         return describe_archive(source)
     return describe(adapter_from(source, alpha=alpha, config=config, dialect=dialect, base=base), progress)

@@ -162,7 +162,7 @@ def _fill(folder: Path, made: Path, source: str | Path, repo: str, beside: Mappi
     named = opened.meta.base_model
     if named is None or is_local(named):
         told = "names no base model" if named is None else f"names the path {named!r} as its base model"
-        raise UsageError(f"{source}: {told}, which nobody else could load it on", hint="give --base-name owner/model")
+        raise UsageError(f"{source}: {told}, which nobody else could load it on", hint="give `base_name='owner/model'`")
     with without_warnings():
         export(made, folder, as_="peft", **beside)
     text = add_archive(folder, made.read_bytes(), made.name, card=source_card(source), place=repo, base=named)

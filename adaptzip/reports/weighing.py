@@ -42,12 +42,12 @@ def weighed(
     named = text_field or pair_field or completion_field
     if calibration is None:
         if named is not None:
-            raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give --calibration FILE")
+            raise UsageError(f"the field {named!r} is named, and no texts that have it", hint="give `calibration=FILE`")
         return None
     if base is None:
-        raise UsageError("--calibration needs the base model", hint="add --base DIR")
+        raise UsageError("`calibration=` needs the base model", hint="add `base=DIR`")
     if adapter is None:
-        raise UsageError("--calibration weighs an error, which needs the source", hint="add --against SRC")
+        raise UsageError("`calibration=` weighs an error, which needs the source", hint="add `against=SRC`")
     fields = {"text_field": text_field, "pair_field": pair_field, "completion_field": completion_field}
     texts = sample_texts(read_examples(Path(calibration), **fields), _MOST_TEXTS, seed=0)
     folder = None if source is None or isinstance(source, Adapter) else tokeniser_folder(source)

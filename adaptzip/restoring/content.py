@@ -50,7 +50,7 @@ def factor_content(adapter: Adapter, target: Writer, options: WriteOptions, drop
     if conventions(adapter.meta.dialect).pipelines and not (target.pipelines or target.name == WITH_CARD):
         raise RefusedError(
             f"the adapter is of an image model, and {target.title} is for language models",
-            hint="write it with --as kohya, --as diffusers or --as comfyui",
+            hint="write it with `as_='kohya'`, `as_='diffusers'` or `as_='comfyui'`",
         )
     spelled = target.spelled(adapter)
     lost = target.lost(spelled, options)

@@ -138,7 +138,7 @@ def checkpoint_at(
 ) -> Checkpoint:
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(
-            f"--alpha is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
+            f"`alpha=` is {alpha}, expected a finite number", hint="give the lora_alpha it was trained with"
         )
     if config_path is not None and not config_path.is_file():
         raise CheckpointError(f"{config_path}: configuration not found", hint="expected an adapter_config.json")
@@ -149,8 +149,8 @@ def checkpoint_at(
         text, config = _load_config(config_path)
         if alpha is not None:
             raise UsageError(
-                f"--alpha {alpha:g} was given, but {config_path} sets the scale",
-                hint="leave --alpha out, or move the configuration away",
+                f"`alpha={alpha:g}` was given, but {config_path} sets the scale",
+                hint="leave `alpha=` out, or move the configuration away",
             )
     found = add_beside(weights, opened.tensors)
     plain = plain_keys(found, config, weights)

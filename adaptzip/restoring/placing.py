@@ -94,7 +94,7 @@ def _check_files(folder: Path, output: str | Path, target: Dialect) -> None:
         what = f"wrote {stray[0]}, which is none of the files that it names as its own" if stray else "wrote no file"
         raise CheckFailedError(
             f"{output}: the dialect {target.name!r} {what}; nothing was left behind",
-            hint="mend the package that brings it, or write --as peft",
+            hint="mend the package that brings it, or write `as_='peft'`",
         )
 
 

@@ -52,7 +52,8 @@ def archive_of(source: str | Path | Adapter | Compressed, folder: Path) -> tuple
     if isinstance(source, Adapter) or not is_adz(Path(source)):
         told = "an adapter in memory" if isinstance(source, Adapter) else str(source)
         raise UsageError(
-            f"{told}: is no .adz file, which the model card tells of", hint="compress it first, or publish it"
+            f"{told}: is no .adz file, which the model card tells of",
+            hint="compress it first, or use `adaptzip publish`, which does",
         )
     return Path(source).read_bytes(), Path(source).name
 
@@ -69,11 +70,11 @@ def check_card(as_: str, output: str | Path, changes: Mapping[str, bool]) -> Non
     if as_ != WITH_CARD or names_a_file(output):
         raise UsageError(
             f"{output}: a model card goes into a folder that PEFT loads",
-            hint="leave the dialect out, and name a folder",
+            hint="leave out `as_=`, and name a folder",
         )
     asked = [name for name, given in changes.items() if given]
     if asked:
         raise UsageError(
-            f"{output}: the model card says that PEFT's files have the update of the .adz, which {asked[0]} may change",
-            hint=f"leave out the card, or {asked[0]}",
+            f"{output}: the card says that PEFT's files have the update of the .adz, which `{asked[0]}=` may change",
+            hint=f"leave out `card=`, or `{asked[0]}=`",
         )

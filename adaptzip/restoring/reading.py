@@ -105,6 +105,6 @@ def _read_adz(
 def refuse_reading(path: Path, alpha: float | None, dialect: str | None) -> None:
     """Raises: UsageError: if something tells how to read a `.adz` file, which says it itself."""
     if dialect is not None:
-        raise UsageError(f"--from {dialect} was given, but {path} is a .adz file", hint="leave --from out")
+        raise UsageError(f"`dialect='{dialect}'` was given, but {path} is a .adz file", hint="leave `dialect=` out")
     if alpha is not None:
-        raise UsageError(f"--alpha was given, but {path} has its own scales", hint="leave --alpha out")
+        raise UsageError(f"`alpha=` was given, but {path} has its own scales", hint="leave `alpha=` out")

@@ -175,7 +175,7 @@ def refuse_functions(compressed: Compressed) -> None:
         raise RefusedError(
             f"method {compressed.method!r} is not linear: its functions behind layers are no update of weights, so "
             "that they can't be merged, exported as one or compared with one",
-            hint="`adaptzip eval` runs them; distill with another --to for an update",
+            hint="`adaptzip eval` runs them; distill with another `to=` for an update",
         )
 
 

@@ -60,8 +60,8 @@ def test_base_weights_where_the_method_stands_on_them(base: Path) -> None:
     assert smaller.reference.size == 2
     with pytest.raises(RefusedError, match="no base model was given") as caught:
         basis_for_compress("base", adapter(SHAPES), base=None, basis=None, size=None)
-    assert "--base" in (caught.value.hint or "")
-    assert "--basis" in (caught.value.hint or "")
+    assert "`base=" in (caught.value.hint or "")
+    assert "`basis=" in (caught.value.hint or "")
 
 
 def test_the_adapters_own_directions_are_embedded_as_float16() -> None:
@@ -111,7 +111,7 @@ def test_another_artefact_is_refused(tmp_path: Path, team: Path) -> None:
         basis_for_reconstruct(reference, SITES, basis=tmp_path / "other.basis")
     with pytest.raises(RefusedError, match=r"shared basis \(updates of 2 adapters\)") as caught:
         basis_for_reconstruct(reference, SITES)
-    assert "--basis" in (caught.value.hint or "")
+    assert "`basis=" in (caught.value.hint or "")
 
 
 def test_modules_that_the_basis_lacks(team: Path) -> None:

@@ -1,9 +1,10 @@
-"""A Hub of one's own: the few answers that huggingface_hub asks for a model, and a cache as it leaves one."""
+"""A Hub of one's own: the few answers that huggingface_hub and datasets ask for, and a cache as it leaves one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.strip("/")
         self.asked.append(path)
-        api = path.startswith("api/models/")
-        owner, name, *rest = path.removeprefix("api/models/").split("/")
-        files = self.repositories.get(f"{owner}/{name}")
+        api, kind, owner, name, *rest = _parts(path)
+        files = self.repositories.get(f"{kind}{owner}/{name}")
         if files is None:
             return self._refuse(401, "RepoNotFound")
         if owner == "gated" and not (api and rest[:1] == []):
@@ -44,17 +44,25 @@ class _Handler(BaseHTTPRequestHandler):
         if rest[1:2] and rest[1] not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
         if api and rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": n, "size": len(d), "oid": _digest(d)[:40]} for n, d in files.items()]
-            return self._send(json.dumps(tree).encode())
+            whole = "recursive=true" in urlsplit(self.path).query.casefold()
+            return self._send(json.dumps(_tree(files, "/".join([*rest[2:], ""]), whole=whole)).encode())
         if api:
             told = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}
             return self._send(json.dumps(told).encode())
-        data = files["/".join(rest[2:])]
+        data = files.get("/".join(rest[2:]))
+        if data is None:
+            return self._refuse(404, "EntryNotFound")
         return self._send(data, {"ETag": f'"{_digest(data)}"', "X-Repo-Commit": COMMIT})
 
     def _send(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(200)
-        for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.command == "GET" else None
+        told = dict(headers or {})
+        if wanted is not None:
+            first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+            told["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            data = data[first : last + 1]
+        self.send_response(200 if wanted is None else 206)
+        for key, value in {"Content-Length": str(len(data)), **told}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "GET":
@@ -65,6 +73,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Error-Code", kind)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """Whether the path is one of the API, "datasets/" or nothing for a model, owner, name, and what follows."""
+    plain = path.removeprefix("api/").removeprefix("models/")
+    kind = "datasets/" if plain.startswith("datasets/") else ""
+    return "api" if path.startswith("api/") else "", kind, *plain.removeprefix(kind).split("/")
+
+
+def _tree(files: Files, folder: str, *, whole: bool) -> list[dict[str, object]]:
+    """What lies in a folder, or with `whole` anywhere below it."""
+    below = {name: data for name, data in files.items() if name.startswith(folder.lstrip("/"))}
+    within = {name: name.removeprefix(folder).partition("/")[0] for name in below}
+    found: list[dict[str, object]] = [
+        {"type": "file", "path": name, "size": len(data), "oid": _digest(data)[:40]}
+        for name, data in below.items()
+        if whole or within[name] == name.removeprefix(folder)
+    ]
+    folders = {f"{folder.lstrip('/')}{part}" for name, part in within.items() if f"{folder.lstrip('/')}{part}" != name}
+    return found + [{"type": "directory", "path": name, "oid": "0" * 40} for name in sorted(folders)]
 
 
 def _digest(data: bytes) -> str:

@@ -22,7 +22,7 @@ from adaptzip.errors import AdaptzipWarning, UsageError
 )  # fmt: skip
 def test_paths(name: str) -> None:
     assert is_local(name)
-    with pytest.warns(AdaptzipWarning, match="--base-name") as caught:
+    with pytest.warns(AdaptzipWarning, match="`base_name=") as caught:
         warn_of_local_name(name)
     assert repr(name) in str(caught[0].message)
 

@@ -195,9 +195,9 @@ def test_another_base_is_refused(changes: Any, error: type[AdaptzipError], messa
 def test_what_it_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="names its base's architecture") as caught:
         export(given(), tmp_path / "out", as_="gguf")
-    assert "--base" in str(caught.value.hint)
+    assert "`base=" in str(caught.value.hint)
     folder = base(tmp_path / "base")
-    with pytest.raises(UsageError, match="--portable is a profile of --as peft"):
+    with pytest.raises(UsageError, match="`portable=True` is a profile of `as_='peft'`"):
         export(given(), tmp_path / "out", as_="gguf", base=folder, portable=True)
     repeated = replace(given(), meta=Meta(config={"layer_replication": [[0, 2], [1, 2]]}))
     with pytest.raises(RefusedError, match="layer_replication"):
@@ -263,7 +263,7 @@ def test_turned_rows_need_the_heads(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "lora.gguf", PAIR, {"adapter.lora.alpha": 2.0})
     with pytest.raises(RefusedError, match="turned by the number of heads, which the file does not tell") as caught:
         read(file)
-    assert "--base" in str(caught.value.hint)
+    assert "`base=" in str(caught.value.hint)
     found = read(tmp_path, base=base(tmp_path / "base")).modules[Q]
     assert torch.equal(by_hand(found.B, 4), PAIR["blk.1.attn_q.weight.lora_b"])
     with pytest.raises(CheckpointError, match="has 32 rows, which are not of 5 heads"):

@@ -248,5 +248,5 @@ def test_alphas_that_are_wrong_are_named(change: Callable[[dict[str, Any]], Any]
 
 def test_no_alpha_is_given_beside_those_of_the_file(tmp_path: Path) -> None:
     alone_with_alphas(tmp_path)
-    with pytest.raises(UsageError, match="--alpha 2 was given, but .* has the alphas of its modules"):
+    with pytest.raises(UsageError, match="`alpha=2` was given, but .* has the alphas of its modules"):
         read(tmp_path, alpha=2)

@@ -86,7 +86,7 @@ def test_a_whole_model_needs_its_base(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", model)
     with pytest.raises(RefusedError, match="its base model is needed to tell what was trained") as caught:
         read(run, alpha=ALPHA)
-    assert caught.value.hint == "add --base DIR"
+    assert caught.value.hint == "add `base=DIR`"
     saved(run, model | {f"{QUERY}.weight": model[f"{QUERY}.weight"] + 1})
     with pytest.raises(RefusedError, match=f"{QUERY}.weight is another than the base's"):
         read(run, alpha=ALPHA, base=tmp_path / "base")
@@ -291,7 +291,7 @@ def test_alpha_is_said_once(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", factors())
     with pytest.raises(CheckpointError, match="no configuration beside it says lora_alpha") as caught:
         read(run)
-    assert "--alpha" in str(caught.value.hint)
+    assert "`alpha=" in str(caught.value.hint)
     saved(run, factors(), {"lora_alpha": 6})
     assert next(iter(read(run).modules.values())).scaling == 1.5
     with pytest.raises(UsageError, match="says that lora_alpha is 6"):

@@ -162,7 +162,7 @@ def test_all_that_it_cannot_hold_is_told_at_once(tmp_path: Path) -> None:
         "by names, or layers by embeddings' names, that MLX's models do not have (emb)",
     ):
         assert told in str(caught.value)
-    assert "--drop-extras" in str(caught.value.hint)
+    assert "`drop_extras=True`" in str(caught.value.hint)
 
 
 def test_what_it_cannot_hold_is_left_out_on_request(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_an_embedding_with_dora_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_say_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--portable is a profile of --as peft"):
+    with pytest.raises(UsageError, match="`portable=True` is a profile of `as_='peft'`"):
         export(mixed(), tmp_path / "out", as_="mlx", portable=True)
     repeated = replace(mixed(), meta=Meta(config={"layer_replication": [[0, 2], [1, 2]]}))
     with pytest.raises(RefusedError, match="layer_replication"):

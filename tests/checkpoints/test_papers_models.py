@@ -184,7 +184,7 @@ def test_a_whole_model_needs_its_base(kind: str, tmp_path: Path) -> None:
     run = saved(tmp_path / "run", state_dicts.trained_model(tmp_path, MADE[kind]()), TOLD[kind])
     with pytest.raises(RefusedError, match="its base model is needed to tell what was trained") as caught:
         read(run)
-    assert caught.value.hint == "add --base DIR"
+    assert caught.value.hint == "add `base=DIR`"
 
 
 def test_pefts_configuration_beside_it_makes_it_pefts(tmp_path: Path) -> None:

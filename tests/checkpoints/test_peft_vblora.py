@@ -184,7 +184,7 @@ def test_widths_that_the_length_does_not_divide_are_refused(tmp_path: Path) -> N
     modules = {**native.modules, "c": replace(native.modules["a"], out=40)}
     with pytest.raises(RefusedError, match=r"module c is 40 x 96, .* length, here 12, divides") as caught:
         write(replace(native, modules=modules), tmp_path / "not")
-    assert "-s length=4, which" in str(caught.value.hint)
+    assert "`options={'length': 4}`, which" in str(caught.value.hint)
 
 
 def test_nearest_divisors() -> None:
@@ -198,7 +198,7 @@ def test_ranks_that_differ_are_refused(tmp_path: Path) -> None:
     low, high = hand_made({"a": (16, 16)}, rank=2), hand_made({"b": (16, 16)}, rank=3)
     with pytest.raises(RefusedError, match=r"module a has rank 2 and b rank 3; .* one rank for all") as caught:
         write(replace(low, modules={**low.modules, **high.modules}), tmp_path / "vb")
-    assert "-s uniform=true" in str(caught.value.hint)
+    assert "`options={'uniform': True}`" in str(caught.value.hint)
 
 
 def test_layouts_that_peft_lacks_are_refused(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_layouts_that_peft_lacks_are_refused(tmp_path: Path) -> None:
     for layout in ("conv", "embedding", "expert"):
         with pytest.raises(RefusedError, match=f"module a is of layout {layout}") as caught:
             write(hand_made({"a": (16, 16)}, layout=layout), tmp_path / layout)
-        assert "--as peft" in str(caught.value.hint)
+        assert "`as_='peft'`" in str(caught.value.hint)
 
 
 def test_what_has_no_place_beside_the_factors_is_refused(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_gain_a_repeated_vector_and_the_portable_profile_are_refused(tmp_path:
     twice = {**module.tensors, "A.indices": torch.full_like(module.tensors["A.indices"], 7)}
     with pytest.raises(RefusedError, match="names a vector twice"):
         write(replace(native, modules={"a": replace(module, tensors=twice)}), tmp_path / "twice")
-    with pytest.raises(UsageError, match="--portable is a profile of LoRAs"):
+    with pytest.raises(UsageError, match="`portable=True` is a profile of LoRAs"):
         write(native, tmp_path / "portable", portable=True)
 
 
@@ -315,16 +315,16 @@ def test_what_is_said_of_a_folder_counts_when_it_is_written_again(tmp_path: Path
     plain = train(llama(), tmp_path / "lora", target_modules=["q_proj"])
     for folder, said, error, message in (
         (made.folder, {}, CheckpointError, "no adapter_config.json is beside it"),
-        (made.folder, {"config": moved, "alpha": 2.0}, UsageError, "--alpha 2 was given"),
+        (made.folder, {"config": moved, "alpha": 2.0}, UsageError, "`alpha=2` was given"),
         (made.folder, {"config": moved, "dialect": "peft"}, RefusedError, "is no .adz file"),
         (plain.folder, {"dialect": "peft-vblora"}, CheckpointError, "is a VB-LoRA, but its peft_type is 'LORA'"),
     ):
         with pytest.raises(error, match=message):
             adaptzip.export(folder, tmp_path / "no", as_="peft-vblora", **said)
     adaptzip.compress(made.folder, tmp_path / "a.adz", lossless=True, config=moved)
-    with pytest.raises(UsageError, match="--from peft-vblora was"):
+    with pytest.raises(UsageError, match="`dialect='peft-vblora'` was"):
         adaptzip.export(tmp_path / "a.adz", tmp_path / "no", as_="peft-vblora", dialect="peft-vblora")
-    with pytest.raises(UsageError, match="--alpha was"):
+    with pytest.raises(UsageError, match="`alpha=` was"):
         adaptzip.export(tmp_path / "a.adz", tmp_path / "no", as_="peft-vblora", alpha=2.0)
 
 

@@ -71,7 +71,7 @@ def test_without_the_base_it_is_refused(kind: str, why: str, tmp_path: Path) -> 
     saved(kind, "llama", tmp_path)
     with pytest.raises(RefusedError, match=f"its base model is needed {why}") as caught:
         read(tmp_path / "adapter")
-    assert caught.value.hint == "add --base DIR"
+    assert caught.value.hint == "add `base=DIR`"
 
 
 def test_another_base_is_named(tmp_path: Path) -> None:

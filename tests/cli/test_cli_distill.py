@@ -141,7 +141,7 @@ def test_bad_input_is_one_line(place: Workplace) -> None:
     refused(place.distill(*SHORT, "--to", "auto"), 2, "one method")
     refused(place.distill(*SHORT, "--base", place.teacher), 2, "holds an adapter, expected a base model")
     refused(place.distill(*SHORT, "--kl", "0"), 2, "every loss has the weight 0")
-    refused(place.distill(*SHORT, "--data", "self"), 2, "--label-field label was given, and no file")
+    refused(place.distill(*SHORT, "--data", "self"), 2, "--label-field was given as 'label', and no file")
     refused(place.distill("--steps", "3"), 2, "needs a size")
     assert not place.out.exists()
 

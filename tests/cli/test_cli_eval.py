@@ -14,6 +14,7 @@ import adaptzip
 from adaptzip.adz.container.reader import read_header
 from adaptzip.models.live.batches import hold_out, read_examples
 from adaptzip.reports.evaluation import evaluate
+from tests.cases.data_sets import parquet, serving_sets
 from tests.cases.evaluation_cases import causal, classifier, weakened, write_rows
 from tests.cli.cli_cases import Result, listing, make_adapter, refused, run
 from tests.cli.test_cli_reference import documented
@@ -260,3 +261,12 @@ def test_a_completion_is_named(tmp_path: Path) -> None:
         assert result.code == 0, result.err
         told.append([{**row, "seconds": None} for row in result.json["rows"]])
     assert told[0] == told[1]
+
+
+def test_rows_of_the_hub_are_those_of_a_file(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="the extra data is not installed")
+    rows = [json.loads(line) for line in place.data.read_text().splitlines()]
+    expected = place.eval(place.packed, "--label-field", "label").out
+    with serving_sets({"datasets/some/rows": {"test.parquet": parquet(rows)}}, tmp_path, monkeypatch):
+        found = place.eval(place.packed, "--label-field", "label", "--data", "some/rows:test")
+    assert (found.out, found.err) == (expected, "reading some/rows:test from the Hub\n")

@@ -46,7 +46,7 @@ def test_it_is_read_as_what_is_named(tmp_path: Path) -> None:
 def test_a_packed_file_is_read_as_nothing_else(tmp_path: Path) -> None:
     adaptzip.compress(make_adapter(tmp_path / "a"), tmp_path / "a.adz", lossless=True)
     refused(run("inspect", tmp_path / "a.adz", "--from", "peft"), 2, "--from", "is a .adz file")
-    with pytest.raises(UsageError, match="--from peft was given, but .*a.adz is a .adz file"):
+    with pytest.raises(UsageError, match="`dialect='peft'` was given, but .*a.adz is a .adz file"):
         adaptzip.read(tmp_path / "a.adz", dialect="peft")
 
 

@@ -103,7 +103,7 @@ def test_the_forms_of_both_models_are_the_same(work: Path) -> None:
 
 def test_a_folder_is_no_output_for_a_file(work: Path) -> None:
     result = run("merge", work / "one", "--base", work / "flux.safetensors", "-o", work / "merged")
-    refused(result, 2, "expected the name of a .safetensors file", f"-o {work / 'merged.safetensors'}")
+    refused(result, 2, "expected the name of a .safetensors file", f"--output {work / 'merged.safetensors'}")
 
 
 def test_another_family_is_named(work: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import adaptzip
 from adaptzip.cli.app import COMMANDS
@@ -147,14 +148,21 @@ def test_an_internal_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+    ("error", "on_gpu"),
+    [
+        (MemoryError(), False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+    ],
 )
-def test_too_little_memory(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory(error: Exception, on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy() -> None:
         raise error
 
     monkeypatch.setattr("adaptzip.methods.names", greedy)
-    refused(run("methods"), 2, "not enough memory")
+    done = run("methods")
+    refused(done, 2, "not enough memory")
+    assert ("--device cpu" in done.err) == on_gpu
 
 
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:

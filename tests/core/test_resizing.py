@@ -96,6 +96,8 @@ def test_rounding_counts_in_the_error() -> None:
         resized(given, max_error=1e-5, dtype=torch.bfloat16)
 
 
-def test_a_size_below_rank_one_is_told() -> None:
-    with pytest.raises(CheckFailedError, match="at rank 1"):
-        resized(adapter(), size=100)
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_a_size_below_rank_one_is_told(dtype: torch.dtype | None) -> None:
+    with pytest.raises(CheckFailedError, match="at rank 1") as caught:
+        resized(adapter(), size=100, dtype=dtype)
+    assert ("`dtype='float16'`" in str(caught.value.hint)) == (dtype is None)

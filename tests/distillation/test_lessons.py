@@ -81,13 +81,13 @@ def test_rows_and_labels_are_counted_as_the_model_has_them(teacher: Teacher) -> 
 @pytest.mark.parametrize(
     ("kind", "message", "hint"),
     [
-        ("causal", "none of the texts to train on has two tokens", "raise --max-tokens, or give longer texts"),
-        ("classifier", "none of the texts to train on has a label", "name them with --label-field, or drop --labels"),
-        ("encoder", "an encoder has no use for labels", "drop --labels"),
+        ("causal", "none of the texts to train on has two tokens", "raise `max_tokens=`, or give longer texts"),
+        ("classifier", "none of the texts to train on has a label", "name them with `label_field=`, or drop `labels=`"),
+        ("encoder", "an encoder has no use for labels", "drop `labels=`"),
         (
             "seq2seq",
             "none of the texts to train on has a label",
-            "name them with --label-field or --completion-field, or drop --labels",
+            "name them with `label_field=` or `completion_field=`, or drop `labels=`",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from adaptzip.core.budget import Budget
 from adaptzip.distillation import loop
 from adaptzip.distillation.loop import Training, concluded, first_state, train
 from adaptzip.distillation.losses import LossWeights
+from adaptzip.distillation.machines import within_memory
 from adaptzip.distillation.preparing import DataOptions, Setup, prepare
 from adaptzip.distillation.problem import Problem, State
 from adaptzip.distillation.schedules import Schedule
@@ -244,7 +245,7 @@ def test_a_loss_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pyt
     broken(setup.problem, monkeypatch, 3, lambda seen: replace(seen, rows=seen.rows * float("nan")))
     with pytest.raises(CheckFailedError, match=r"^step 3: the loss is nan$") as caught:
         run(setup, state)
-    assert caught.value.hint == "try a lower --rate"
+    assert caught.value.hint == "try a lower `rate=`"
     assert state.step == 2
     assert all(bool(tensor.isfinite().all()) for tensor in state.parameters.values())
 
@@ -253,13 +254,13 @@ def test_a_loss_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pyt
     ("options", "what", "hint"),
     [
         ({"rate": 1e30, "quantised": 0.9}, "the numbers have grown beyond what a file holds", ""),
-        ({"weights": LossWeights(temperature=1e30)}, "the loss is nan", ", or another --temperature than 1e+30"),
+        ({"weights": LossWeights(temperature=1e30)}, "the loss is nan", ", or another `temperature=` than 1e+30"),
     ],
 )
 def test_what_goes_astray(causal: tuple[Path, Adapter], options: dict[str, Any], what: str, hint: str) -> None:
     with pytest.raises(CheckFailedError, match=rf"^step \d: {what}$") as caught:
         run(setup_of(*causal, replace(SHORT, **options)))
-    assert caught.value.hint == f"try a lower --rate{hint}"
+    assert caught.value.hint == f"try a lower `rate=`{hint}"
 
 
 def test_a_gradient_that_is_no_number(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +297,13 @@ def test_memory_that_runs_out(causal: tuple[Path, Adapter], monkeypatch: pytest.
     broken(setup.problem, monkeypatch, 1, full)
     with pytest.raises(CheckFailedError, match=r"^out of memory with 6 texts at once$") as caught:
         run(setup)
-    assert caught.value.hint == "try --micro-batch 3, or a smaller --max-tokens"
+    assert caught.value.hint == "try `micro=3`, or a smaller `max_tokens=`"
+
+
+def test_one_text_at_once_is_not_to_be_fewer() -> None:
+    with pytest.raises(CheckFailedError, match="out of memory with 1 texts at once") as caught, within_memory(1):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    assert caught.value.hint == "try a smaller `max_tokens=`"
 
 
 def test_other_errors_are_not_taken_for_it(causal: tuple[Path, Adapter], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_a_loss_that_the_adapter_does_not_reach(weights: LossWeights, tmp_path: 
         RefusedError, match="the loss, as it is weighted, is the same .* there is nothing to learn"
     ) as caught:
         prepared(task, PLAIN, weights)
-    assert "--kl" in str(caught.value.hint)
+    assert "`kl=" in str(caught.value.hint)
 
 
 def test_texts_that_are_left_out_are_not_counted(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_texts_held_out_are_not_packed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["text_field", "pair_field", "completion_field", "label_field"])
 def test_fields_are_of_files(field: str, tmp_path: Path) -> None:
     task = language(tmp_path)
-    option = {"pair_field": "--text-pair-field"}.get(field, f"--{field.replace('_', '-')}")
+    option = f"`{field}=`"
     for data in (SELF, PLAIN):
-        with pytest.raises(UsageError, match=f"{option} x was given, and no file of texts") as caught:
+        with pytest.raises(UsageError, match=f"{option} was given as 'x', and no file of texts") as caught:
             prepared(task, data, None, **{field: "x"})
         assert str(caught.value.hint).startswith(f"drop {option}")
 

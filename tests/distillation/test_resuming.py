@@ -20,6 +20,7 @@ from adaptzip.distillation.running import Run, carry_out
 from adaptzip.distillation.schedules import Schedule
 from adaptzip.errors import CheckFailedError, CheckpointError, OutputError, StoppedError, UsageError
 from adaptzip.fitting.requests import Request
+from tests.cases.data_sets import parquet, serving_sets
 from tests.cases.evaluation_cases import classifier, write_rows
 
 SCHEDULE = Schedule(steps=12, batch=2, every=3)
@@ -118,7 +119,7 @@ def test_progress_of_another_run_is_refused(run: Run) -> None:
         carry_out(run, report=stop_after(2))
     with pytest.raises(UsageError, match="a run was stopped here") as caught:
         carry_out(run)
-    assert "--resume" in str(caught.value.hint)
+    assert "`resume=True`" in str(caught.value.hint)
     others = [
         replace(run, schedule=replace(SCHEDULE, seed=1)),
         replace(run, schedule=replace(SCHEDULE, weights=LossWeights(temperature=2.0))),
@@ -168,11 +169,11 @@ def test_progress_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 def test_a_loss_that_fails_keeps_the_best(run: Run) -> None:
     def report(moment: Moment) -> None:
         if moment.step == 8:
-            raise CheckFailedError("step 8: the loss is nan", hint="try a lower --rate")
+            raise CheckFailedError("step 8: the loss is nan", hint="try a lower `rate=`")
 
     with pytest.raises(CheckFailedError, match=r"loss is nan; the best so far is .*out\.best\.adz") as caught:
         carry_out(run, report=report)
-    assert caught.value.hint == "try a lower --rate"
+    assert caught.value.hint == "try a lower `rate=`"
     assert steps_of(run.best) == 8
     assert not run.output.exists()
     assert not run.progress.exists()
@@ -194,3 +195,15 @@ def test_progress_is_all_there_is_where_the_best_cannot_be_written(run: Run, mon
     with pytest.raises(CheckFailedError, match=r"not enough memory; the progress is .*out\.adz\.progress"):
         carry_out(run, resume=True, report=report)
     assert run.progress.read_bytes() == before
+
+
+def test_rows_of_the_hub_tell_runs_apart_by_what_they_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets", reason="the extra data is not installed")
+    marks = []
+    for place, text in enumerate("aab"):
+        sets = {"datasets/some/rows": {"train.parquet": parquet([{"text": text}])}}
+        with serving_sets(sets, tmp_path / str(place), monkeypatch):
+            marks.append(replace(run, data="some/rows:train").mark(1))
+    assert marks[0] == marks[1] != marks[2]

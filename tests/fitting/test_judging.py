@@ -120,8 +120,8 @@ def test_a_size_that_holds_no_module_is_told_the_least() -> None:
 
 def test_extras_are_named_where_packing_them_smaller_would_do() -> None:
     """Half of them has to be as much as is missing: here 30 bytes."""
-    assert "--extras int8" in str(control(extras_size=60).no_room(1010).hint)
-    assert "--extras int8" not in str(control(extras_size=59).no_room(1010).hint)
+    assert "`extras='int8'`" in str(control(extras_size=60).no_room(1010).hint)
+    assert "`extras='int8'`" not in str(control(extras_size=59).no_room(1010).hint)
 
 
 def test_where_nothing_is_small_enough_another_method_is_named() -> None:

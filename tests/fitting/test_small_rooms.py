@@ -187,11 +187,11 @@ def test_extras_that_are_small_already_are_not_told_to_shrink() -> None:
     for extras, told in (("lossless", True), ("int8", False)):
         with pytest.raises(NoRoomError) as caught:
             compress("svd", source, budget=f"{floor(source, extras=extras)}B", extras=extras)
-        assert ("--extras int8" in str(caught.value.hint)) == told
+        assert ("`extras='int8'`" in str(caught.value.hint)) == told
     # With so little allowed the smaller extras do not help either.
     with pytest.raises(NoRoomError) as caught:
         compress("svd", source, budget="500B")
-    assert "--extras int8" not in str(caught.value.hint)
+    assert "`extras='int8'`" not in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("asked", ["bytes", "share", "times"])

@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         evaluate(base, teacher, {"six": replace(teacher, extras=wider)}, UNLABELLED)
     with pytest.raises(UsageError, match="'teacher' is the name of a row"):
         evaluate(base, teacher, {TEACHER: teacher}, UNLABELLED)
-    with pytest.raises(RefusedError, match="trained head of a classifier, for which --task causal has no place"):
+    with pytest.raises(RefusedError, match="trained head of a classifier, for which `kind='causal'` has no place"):
         evaluate(base, teacher, {}, UNLABELLED, kind="causal")
     with pytest.raises(CheckFailedError, match="none of the texts has a token"):
         evaluate(base, teacher, {}, (Example(""),))

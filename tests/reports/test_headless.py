@@ -27,7 +27,7 @@ def test_eval_and_distill_refuse_it(tmp_path: Path) -> None:
         RefusedError, match="the teacher: the adapter is for SEQ_CLS, and neither it nor the base"
     ) as told:
         evaluate(base, teacher, {}, unlabelled())
-    assert "--task encoder" in str(told.value.hint)
+    assert "`kind='encoder'`" in str(told.value.hint)
     with pytest.raises(RefusedError, match="the adapter is for SEQ_CLS, and neither it nor the base"):
         train(base, teacher, "svd", "2kB", data=unlabelled())
 

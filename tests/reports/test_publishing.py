@@ -84,7 +84,7 @@ def test_what_nobody_could_load_is_refused(source: Path, tmp_path: Path, monkeyp
     with taking_uploads(monkeypatch) as there:
         with pytest.raises(UsageError, match="base model") as caught:
             adaptzip.publish(source, "me/small", budget="20%")
-        assert "--base-name" in str(caught.value.hint)
+        assert "`base_name=" in str(caught.value.hint)
         for repo in ("small", "a/b/c", "/b", "a/"):
             with pytest.raises(UsageError, match="is no repository"):
                 adaptzip.publish(source, repo, base_name=BASE)
@@ -127,9 +127,9 @@ def test_a_card_beside_a_name_of_this_machine_does_not_repeat_it(source: Path, t
 def test_a_card_is_refused_where_it_would_not_be_true(source: Path, tmp_path: Path) -> None:
     adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
     for more, told in [
-        ({"dtype": "float16"}, "which dtype may change"),
-        ({"portable": True}, "which portable may change"),
-        ({"drop_extras": True}, "which drop_extras may change"),
+        ({"dtype": "float16"}, "which `dtype=` may change"),
+        ({"portable": True}, "which `portable=` may change"),
+        ({"drop_extras": True}, "which `drop_extras=` may change"),
         ({"as_": "kohya"}, "goes into a folder that PEFT loads"),
     ]:
         with pytest.raises(UsageError, match=told):

@@ -120,7 +120,7 @@ def test_lists_of_words_are_read_as_transformers_reads_them(
 @pytest.mark.parametrize("make", [deberta, metaspace, roberta])
 def test_blanks_by_themselves_are_of_the_word_after_them(make: Callable[[], Any], tmp_path: Path) -> None:
     make().save_pretrained(tmp_path)
-    tokens = load_tokeniser(tmp_path, 32)
+    tokens = load_tokeniser(tmp_path)
     ids, _, owners = tokens.encode_words(["a", "b", "東", "ab"], listed=False)
     assert ids == AutoTokenizer.from_pretrained(tmp_path)("a b 東 ab")["input_ids"]
     names = [tokens.token(i) for i in ids]
@@ -132,9 +132,9 @@ def test_blanks_by_themselves_are_of_the_word_after_them(make: Callable[[], Any]
 def test_words_run_together_only_where_the_tokeniser_says_so(tmp_path: Path) -> None:
     for name, make in (("a", roberta), ("b", gemma)):
         make().save_pretrained(tmp_path / name)
-    listed = [load_tokeniser(tmp_path / name, 32).encode_words(["a", "a"])[0] for name in "ab"]
+    listed = [load_tokeniser(tmp_path / name).encode_words(["a", "a"])[0] for name in "ab"]
     assert listed == [[0, 8, 8, 2], [6, 6]]
-    joined = [load_tokeniser(tmp_path / name, 32).encode_words(["a", "a"], listed=False)[0] for name in "ab"]
+    joined = [load_tokeniser(tmp_path / name).encode_words(["a", "a"], listed=False)[0] for name in "ab"]
     assert joined == [[0, 6, 8, 2], [6, 8]]
 
 

@@ -117,6 +117,6 @@ def test_what_peft_cannot_hold_names_the_setting_that_works(tmp_path: Path) -> N
     settings: dict[str, Any] = {**SETTINGS, "top_k": 1, "max_error": 0.99}
     with pytest.raises(RefusedError, match="m.0 is 12 x 24") as caught:
         adaptzip.export(adaptzip.compress(source, to="vblora", **settings), tmp_path / "vb", as_="peft-vblora")
-    assert "-s length=6," in str(caught.value.hint)
+    assert "`options={'length': 6}`," in str(caught.value.hint)
     again = adaptzip.compress(source, to="vblora", **{**settings, "length": 6})
     adaptzip.export(again, tmp_path / "vb", as_="peft-vblora")

@@ -107,5 +107,5 @@ def test_what_float16_cannot_hold_at_all_is_refused_by_name(power: int, told: st
     source = Adapter({"far": LoraFactors(module.A, module.B * 2.0**power)}, meta=Meta(dtype=torch.float16))
     with pytest.raises(RefusedError, match=f"module far: .*{told}") as caught:
         export(source, tmp_path / "copy")
-    assert "--dtype" in str(caught.value.hint)
+    assert "`dtype=" in str(caught.value.hint)
     export(source, tmp_path / "copy", dtype="float32")

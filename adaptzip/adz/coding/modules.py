@@ -173,7 +173,7 @@ def _code_tensors(specs: Sequence[TensorSpec], targets: Sequence[Tensor], step: 
 def _too_fine() -> CheckFailedError:
     return CheckFailedError(
         "the quantiser step is too small for the format's levels",
-        hint="ask for a larger error or a smaller budget, or use --lossless",
+        hint="ask for a larger error or a smaller budget, or use `lossless=True`",
     )
 
 

@@ -113,7 +113,7 @@ def of_base(config: Mapping[str, Any]) -> Architecture:
     if not isinstance(kind, str) or kind not in BY_MODEL_TYPE:
         raise RefusedError(
             f"the base's model_type is {shown(kind)}, whose tensors in GGUF are not known here",
-            hint=f"known: {', '.join(BY_MODEL_TYPE)}; export --as peft and convert with llama.cpp's own script",
+            hint=f"known: {', '.join(BY_MODEL_TYPE)}; export `as_='peft'` and convert with llama.cpp's own script",
         )
     return BY_MODEL_TYPE[kind]
 

@@ -184,7 +184,9 @@ class ImageDialect(ImageReader, SafetensorsWriter):
 
     def contents(self, adapter: Adapter, options: WriteOptions) -> Contents:
         if options.portable:
-            raise UsageError(f"--portable is a form of PEFT's folders, and {self.title} has none", hint="leave it out")
+            raise UsageError(
+                f"`portable=True` is a form of PEFT's folders, and {self.title} has none", hint="leave it out"
+            )
         own = adapter.meta.dialect == self.name and not (options.named and self.unusual(adapter.meta.config))
         config = adapter.meta.config if own else self.assumed(adapter)
         if options.dtype is None and adapter.meta.dtype is not None:

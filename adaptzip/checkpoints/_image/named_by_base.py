@@ -46,7 +46,7 @@ class BaseNames:
             one, other, *_ = sorted(found)
             raise CheckpointError(
                 f"{source.weights}: {flat} may be {one} or {other} of the base model",
-                hint="leave --base out, or give the folder of the model that was trained",
+                hint="leave `base=` out, or give the folder of the model that was trained",
             )
         return next(iter(found), None)
 

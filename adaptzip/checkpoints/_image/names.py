@@ -38,6 +38,6 @@ def spelled(name: str, title: str) -> tuple[str, str]:
     if component not in COMPONENTS or not path:
         raise RefusedError(
             f"module {name} is in none of the components of an image model, which {title} names",
-            hint=f"expected a name that begins with {', '.join(COMPONENTS[:3])}, ...; write it with --as peft",
+            hint=f"expected a name that begins with {', '.join(COMPONENTS[:3])}, ...; write it with `as_='peft'`",
         )
     return component, path

@@ -37,8 +37,8 @@ def in_pipeline(adapter: Adapter, title: str) -> Adapter:
         raise RefusedError(
             f"module {next(iter(adapter.modules))} is of no component of an image pipeline that adaptzip knows, which "
             f"{title} is for, and {base}",
-            hint="write it with --as peft; for a component, name the base by its folder: --base-name "
-            "REPOSITORY/text_encoder_2",
+            hint="write it with `as_='peft'`; for a component, name the base by its folder: "
+            "`base_name='REPOSITORY/text_encoder_2'`",
         )
     return as_component(adapter, component)
 
@@ -112,7 +112,7 @@ def out_of_pipeline(adapter: Adapter, title: str) -> Adapter:
     if len(components) > 1:
         raise RefusedError(
             f"the adapter is of several models, {', '.join(components)}, and {title} is for one",
-            hint="write it with --as diffusers, --as kohya or --as comfyui",
+            hint="write it with `as_='diffusers'`, `as_='kohya'` or `as_='comfyui'`",
         )
     if components == [ORIGINAL] and not adapter.extras:
         found = named_by_diffusers(adapter.modules)

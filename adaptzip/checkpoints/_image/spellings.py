@@ -164,13 +164,13 @@ def _denoiser(modules: Modules, components: set[str]) -> tuple[dict[str, LoraFac
     if len(found) > 1:
         raise RefusedError(
             f"the adapter is of several denoisers, {', '.join(found)}, which have one name in the other dialect",
-            hint="write it in the dialect that it came in, or with --as diffusers",
+            hint="write it in the dialect that it came in, or with `as_='diffusers'`",
         )
     if found == [SECOND] and SECOND in components:
         raise RefusedError(
             f"module {next(name for name in modules if name.startswith(SECOND))} is of a pipeline's second denoiser, "
             "which has the name of the first in the other dialect",
-            hint="write it with --as diffusers",
+            hint="write it with `as_='diffusers'`",
         )
     for name, factors in modules.items():
         component, _, path = name.partition(".")

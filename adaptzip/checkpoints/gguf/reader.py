@@ -134,11 +134,11 @@ def _turned(
     if count is None:
         raise RefusedError(
             f"{source.weights}: the rows of {name} are turned by the number of heads, which the file does not tell",
-            hint="give the base model's folder with --base",
+            hint="give the base model's folder with `base=`",
         )
     if factors.B.shape[0] % (2 * count):
         raise CheckpointError(
             f"{source.weights}: module {name} has {factors.B.shape[0]} rows, which are not of {count} heads",
-            hint="give the base that the adapter was trained on with --base",
+            hint="give the base that the adapter was trained on with `base=`",
         )
     return LoraFactors(factors.A, unpermuted(factors.B, count).contiguous(), factors.scaling)

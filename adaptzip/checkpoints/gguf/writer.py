@@ -58,8 +58,8 @@ def write(adapter: Adapter, folder: Path, options: WriteOptions) -> None:
     """
     if options.portable:
         raise UsageError(
-            "--portable is a profile of --as peft; a GGUF file has its scales folded in anyway",
-            hint="leave --portable out",
+            "`portable=True` is a profile of `as_='peft'`; a GGUF file has its scales folded in anyway",
+            hint="leave `portable=True` out",
         )
     if adapter.resolved.layers:
         raise RefusedError("GGUF cannot hold layer_replication", hint="merge the adapter into its base model")
@@ -75,7 +75,7 @@ def _base(options: WriteOptions) -> Mapping[str, Any]:
     if options.base_config is None:
         raise UsageError(
             "a GGUF file names its base's architecture, which the config.json of the base model tells",
-            hint="give the base model's folder, which has it, with --base",
+            hint="give the base model's folder, which has it, with `base=`",
         )
     return options.base_config
 
@@ -125,7 +125,7 @@ def _tensors(
 
 
 def _wrong_base(name: str, what: str) -> RefusedError:
-    return RefusedError(f"module {name}: {what}", hint="give the base that the adapter was trained on with --base")
+    return RefusedError(f"module {name}: {what}", hint="give the base that the adapter was trained on with `base=`")
 
 
 def _write(
@@ -162,7 +162,7 @@ def _add(gguf: ModuleType, out: Any, name: str, tensor: Tensor, eight_bits: bool
         if tensor.shape[1] % _BLOCK:
             raise RefusedError(
                 f"tensor {name} {list(tensor.shape)}: q8_0 has blocks of {_BLOCK} numbers, which do not fill its rows",
-                hint="export with --dtype float16, or an adapter whose ranks and widths are multiples of 32",
+                hint="export with `dtype='float16'`, or an adapter whose ranks and widths are multiples of 32",
             )
         out.add_tensor(name, gguf.quants.quantize(tensor.numpy(), kind.Q8_0), raw_dtype=kind.Q8_0)
     elif tensor.dtype == torch.bfloat16:

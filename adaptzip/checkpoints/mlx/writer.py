@@ -49,7 +49,8 @@ def contents(adapter: Adapter, options: WriteOptions) -> Contents:
     """
     if options.portable:
         raise UsageError(
-            "--portable is a profile of --as peft; MLX has one rank and one scale anyway", hint="leave --portable out"
+            "`portable=True` is a profile of `as_='peft'`; MLX has one rank and one scale anyway",
+            hint="leave `portable=True` out",
         )
     if adapter.resolved.layers:
         raise RefusedError(

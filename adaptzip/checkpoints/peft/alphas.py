@@ -34,8 +34,8 @@ def without_alphas(source: Checkpoint) -> tuple[Checkpoint, dict[str, float]]:
     """
     if source.alpha is not None:
         raise UsageError(
-            f"--alpha {source.alpha:g} was given, but {source.weights} has the alphas of its modules",
-            hint="leave --alpha out",
+            f"`alpha={source.alpha:g}` was given, but {source.weights} has the alphas of its modules",
+            hint="leave `alpha=` out",
         )
     stems = _stems(source.tensors)
     alphas = {stem.removeprefix(PREFIX): _alpha(source, f"{stem}{_ALPHA}") for stem in stems}

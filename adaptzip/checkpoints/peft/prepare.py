@@ -39,10 +39,10 @@ def portable(adapter: Adapter) -> Adapter:
     if experts:
         raise RefusedError(
             f"the portable profile cannot hold LoRA on whole parameters, such as {experts[0]}",
-            hint="leave --portable out, or merge the adapter into its base model",
+            hint="leave `portable=True` out, or merge the adapter into its base model",
         )
     if adapter.meta.config.get("layer_replication"):
-        raise RefusedError("the portable profile cannot hold layer_replication", hint="leave --portable out")
+        raise RefusedError("the portable profile cannot hold layer_replication", hint="leave `portable=True` out")
     rank = max([1, *(factors.rank for factors in adapter.modules.values())])
     modules = {name: pad(fold(factors), rank) for name, factors in adapter.modules.items()}
     return Adapter(modules, {}, replace(adapter.meta, header=None, config_text=None))

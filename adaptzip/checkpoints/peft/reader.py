@@ -64,13 +64,13 @@ def _assumed_config(source: Checkpoint, keys: Keys, alphas: Mapping[str, float])
     if alpha is None:
         raise CheckpointError(
             f"{source.weights}: there is no adapter_config.json beside it, so its scale is unknown",
-            hint="put the adapter's adapter_config.json beside it, or give its lora_alpha with --alpha",
+            hint="put the adapter's adapter_config.json beside it, or give its lora_alpha with `alpha=`",
         )
     for key in keys.extras:
         if key.endswith(TOKENS):
             raise CheckpointError(
                 f"{source.weights}: {key} needs the token numbers of its adapter_config.json",
-                hint="put the adapter's adapter_config.json beside it, without --alpha",
+                hint="put the adapter's adapter_config.json beside it, without `alpha=`",
             )
     ranks = {}
     for name, parts in keys.modules.items():

@@ -21,7 +21,7 @@ def write(native: Native, folder: Path, options: WriteOptions) -> None:
         UsageError: if the portable profile is asked for, which is one of LoRAs.
     """
     if options.portable:
-        raise UsageError("--portable is a profile of LoRAs", hint="leave it out, or export with --as peft")
+        raise UsageError("`portable=True` is a profile of LoRAs", hint="leave it out, or export with `as_='peft'`")
     modules = kept_modules(native)
     refuse_layouts(modules, TITLE)
     refuse_extras(native.adapter, TITLE)
@@ -30,7 +30,7 @@ def write(native: Native, folder: Path, options: WriteOptions) -> None:
     for key, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             dtype = str(tensor.dtype).removeprefix("torch.")
-            raise RefusedError(f"{key} has numbers that {dtype} cannot hold", hint="export with --dtype float32")
+            raise RefusedError(f"{key} has numbers that {dtype} cannot hold", hint="export with `dtype='float32'`")
     own = {
         "init_theta_d_bound": 0.02,
         "init_weights": True,

@@ -36,7 +36,7 @@ def _refuse_widths(modules: Mapping[str, NativeModule], length: int) -> None:
     common = gcd(*(size for module in modules.values() for size in (module.out, module.width)))
     for name, module in modules.items():
         if module.out % length or module.width % length:
-            near = " or ".join(f"-s length={size}" for size in nearest_divisors(common, length))
+            near = " or ".join(f"`options={{'length': {size}}}`" for size in nearest_divisors(common, length))
             raise RefusedError(
                 f"module {name} is {module.out} x {module.width}, and PEFT's VB-LoRA needs widths that its vector "
                 f"length, here {length}, divides",
@@ -59,7 +59,8 @@ def _one_rank(modules: Mapping[str, NativeModule], length: int) -> int:
     if ranks[low] != ranks[high]:
         raise RefusedError(
             f"module {low} has rank {ranks[low]} and {high} rank {ranks[high]}; PEFT's VB-LoRA has one rank for all",
-            hint=f"{_AGAIN} -s uniform=true, and -s rank=N from {ranks[low]} to {ranks[high]} where it is to be chosen",
+            hint=f"{_AGAIN} `options={{'uniform': True}}`, and `options={{'rank': N}}` from {ranks[low]} to "
+            f"{ranks[high]} where it is to be chosen",
         )
     return ranks[low]
 

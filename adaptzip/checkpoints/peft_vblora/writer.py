@@ -22,12 +22,12 @@ def write(native: Native, folder: Path, options: WriteOptions) -> None:
         UsageError: if the portable profile is asked for, which is one of LoRAs.
     """
     if options.portable:
-        raise UsageError("--portable is a profile of LoRAs", hint="leave it out, or export with --as peft")
+        raise UsageError("`portable=True` is a profile of LoRAs", hint="leave it out, or export with `as_='peft'`")
     sizes = fitting_sizes(native)
     tensors = file_tensors(native, sizes, options.dtype)
     if not bool(torch.isfinite(tensors[BANK]).all()):
         dtype = str(tensors[BANK].dtype).removeprefix("torch.")
-        raise RefusedError(f"the bank has numbers that {dtype} cannot hold", hint="export with --dtype float32")
+        raise RefusedError(f"the bank has numbers that {dtype} cannot hold", hint="export with `dtype='float32'`")
     targets = [name for name, module in native.modules.items() if module.tensors]
     own = {
         "exclude_modules": None,

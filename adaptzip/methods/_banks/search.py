@@ -254,7 +254,7 @@ def _close(found: list[Setting], error: float, limits: Search) -> list[Setting]:
         within = "" if limits.bytes is None and limits.parameters is None else " within the budget"
         raise CheckFailedError(
             f"relative error {error:g} cannot be reached by a bank{within}: the best setting leaves about {least:.2g}",
-            hint=f"allow a larger error{' or budget' if within else ''}, leave more settings open, or use --to svd",
+            hint=f"allow a larger error{' or budget' if within else ''}, leave more settings open, or use `to='svd'`",
         )
     return [setting for setting in found if setting.error <= _SLACK * error]
 
@@ -272,5 +272,6 @@ def _nothing(lacking: list[Setting], limits: Search) -> CheckFailedError:
     return CheckFailedError(
         f"PEFT would need {logits:.3g} GiB for the dense logits of the smallest setting, more than the "
         f"{limits.memory / 2**30:.3g} GiB of the option memory",
-        hint=f"use a smaller rank or fewer vectors, or allow it with -s memory={ceil(logits * 100) / 100:g}",
+        hint=f"use a smaller rank or fewer vectors, or allow it with "
+        f"`options={{'memory': {ceil(logits * 100) / 100:g}}}`",
     )

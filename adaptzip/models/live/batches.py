@@ -126,12 +126,13 @@ def encode(
     else:
         found = [_of_text(loaded, example, longest, reading) for example in examples]
     # Where the model has no more positions, more tokens are of no use.
-    more = "raise --max-tokens, " if longest == max_tokens else ""
-    kept = tuple(loaded.counting(examples, found, longest, f"{more}give shorter prompts, or add --score all"))
+    more = "raise `max_tokens=`, " if longest == max_tokens else ""
+    kept = tuple(loaded.counting(examples, found, longest, f"{more}give shorter prompts, or add `score='all'`"))
     _tell_of_padding(loaded, kept)
     if loaded.kind == "seq2seq" and not any(encoded.labels for encoded in kept):
         warn(
-            "no text to be written is named, with --label-field or --completion-field: the inputs stand in their place"
+            "no text to be written is named, with `label_field=` or `completion_field=`: the inputs stand in "
+            "their place"
         )
     return kept
 
@@ -154,7 +155,7 @@ def _packed(loaded: LoadedModel, examples: Sequence[Example], longest: int) -> l
             hint="leave out packing",
         )
     if loaded.score != "all" and any(example.completes for example in examples):
-        raise UsageError("texts whose completions alone are scored can't be packed", hint="add --score all")
+        raise UsageError("texts whose completions alone are scored can't be packed", hint="add `score='all'`")
     end, stream = loaded.tokeniser.end, list[int]()
     for example in examples:
         ids = loaded.encode(example, None).ids

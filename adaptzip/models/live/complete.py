@@ -106,11 +106,11 @@ def check_embeds(base: Path, model: Any) -> None:
 
 
 def _or(kind: Kind, tasks: bool) -> str:
-    return f", or another --task{_now(kind, tasks)}" if tasks else ""
+    return f", or another `kind=`{_now(kind, tasks)}" if tasks else ""
 
 
 def _now(kind: Kind, tasks: bool) -> str:
-    return f"; it is run for --task {kind} now" if tasks else ""
+    return f"; it is run for `kind='{kind}'` now" if tasks else ""
 
 
 @contextmanager
@@ -123,5 +123,5 @@ def naming_base(adapter: Adapter, kind: Kind, *, tasks: bool) -> Iterator[None]:
             raise
         named = adapter.meta.base_model
         hint = f"is this the adapter's base model, {named}?" if named else WHICH
-        run = f" It is run for --task {kind}" if tasks else ""
+        run = f" It is run for `kind='{kind}'`" if tasks else ""
         raise BaseModelError(str(error), hint=hint + run) from error

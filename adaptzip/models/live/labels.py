@@ -43,7 +43,7 @@ def fitted(loaded: LoadedModel, examples: Sequence[Example], *, given: bool = Fa
         raise CheckpointError(
             f"every list of labels, such as {list(lists[0])}, has one class: the model may be for one class a text or "
             "for several, and its config.json has no problem_type",
-            hint="say which: --task classifier or --task multilabel",
+            hint="say which: `kind='classifier'` or `kind='multilabel'`",
         )
     return replace(loaded, kind="multilabel")
 
@@ -60,7 +60,7 @@ def reading_of(loaded: LoadedModel, examples: Iterable[Example]) -> Reading:
     if labels and loaded.kind in ("causal", "encoder"):
         raise UsageError(
             f"a model for {loaded.kind} has no use for labels",
-            hint="drop --label-field; what completes a prompt is named with --completion-field",
+            hint="drop `label_field=`; what completes a prompt is named with `completion_field=`",
         )
     if loaded.kind not in ("classifier", "multilabel", "tokens"):
         return Reading()
@@ -117,7 +117,7 @@ def labels_of(loaded: LoadedModel, example: Example, longest: int, reading: Read
         if isinstance(target, tuple | bool):
             raise CheckpointError(
                 f"{target!r}, the label of the text {example.start}, is not a text to be written",
-                hint="name the field of the texts to be written with --label-field or --completion-field",
+                hint="name the field of the texts to be written with `label_field=` or `completion_field=`",
             )
         return () if target is None else loaded.encode_target(example, str(target), longest)
     if label is None:
@@ -139,7 +139,7 @@ def _only_one(label: Label | tuple[Label, ...], classes: Sequence[str], example:
         return classes[[bool(part) for part in label].index(True)]
     raise CheckpointError(
         f"{list(label)}, the label of the text {example.start}, is more than one class, or none",
-        hint="give one class a text; --task multilabel is for several, --task scores for numbers",
+        hint="give one class a text; `kind='multilabel'` is for several, `kind='scores'` for numbers",
     )
 
 
@@ -200,7 +200,7 @@ def _class(label: Label, classes: Sequence[str], example: Example, reading: Read
 def _not_a_class(label: Label, classes: Sequence[str], example: Example) -> CheckpointError:
     hint = f"label with the names of classes, or with their numbers from 0 to {len(classes) - 1}"
     if isinstance(label, float) and not label.is_integer():
-        hint += "; numbers as they are need --task scores"
+        hint += "; numbers as they are need `kind='scores'`"
     return CheckpointError(
         f"{label!r}, the label of the text {example.start}, is none of the classes {shown_classes(classes)}",
         hint=f"{hint}; a text without a label has null or an empty cell",

@@ -104,7 +104,7 @@ def load_base(base: Path, modules: Sequence[str], device: torch.device, tokenise
     kind = kind if kind in ("causal", "seq2seq") else "encoder"
     loader = _loader(config, kind)
     check_class(base, config, loader, kind)
-    tokens = load_tokeniser(tokeniser or base, text_config(config).vocab_size)
+    tokens = load_tokeniser(tokeniser or base)
     loaded = _load_model(base, loader, {})
     check_complete(base, kind, loaded)
     return _finished(base, loaded.model, kind, find_layers(loaded.model, modules, base), device, tokens)
@@ -122,7 +122,7 @@ def _load_with(
     kind = given or kind_of(config, adapter, able_kinds(config), strict=loading.strict, own_head=own_head)
     loader = _loader(config, kind)
     check_class(base, config, loader, kind)
-    tokens = load_tokeniser(loading.tokeniser or base, text_config(config).vocab_size)
+    tokens = load_tokeniser(loading.tokeniser or base)
     head = trained_head(adapter)
     options = {} if head is None or kind not in WITH_HEAD else {"num_labels": head.shape[0]}
     with naming_base(adapter, kind, tasks=loading.strict):

@@ -9,7 +9,7 @@ from math import isfinite
 
 from adaptzip.errors import CheckpointError
 from adaptzip.models.texts.example import Label
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 
 _DIGITS = 18
 """Whole numbers of more digits are no labels."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptzip.errors import CheckpointError
 from adaptzip.models.texts.cells import whole
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 
 Message = Mapping[str, Any]
 

@@ -20,7 +20,8 @@ from adaptzip.models.texts.fields import (
     together_in,
     unread_texts,
 )
-from adaptzip.models.texts.records import Record, read_records
+from adaptzip.models.texts.record import Record
+from adaptzip.models.texts.records import read_records
 
 
 def read_examples(
@@ -60,7 +61,7 @@ def read_examples(
     if len(kept) < len(found):
         _warn(f"{path}: {len(found) - len(kept)} of {len(found)} texts are empty and left out")
     for name in unread_texts(records, texts, label_field) if text_field is None else ():
-        _warn(f"{path}: {name!r} is not read; name it with --text-field or --text-pair-field where it is a text")
+        _warn(f"{path}: {name!r} is not read; name it with `text_field=` or `pair_field=` where it is a text")
     unread = _unread(records, fields)
     if unread is not None:
         _warn(f"{path}: {unread!r} goes with {text_field!r} and is not read: {_to_read(records, unread)}")
@@ -91,7 +92,7 @@ def _unread(records: Sequence[Record], fields: Fields) -> str | None:
 def _to_read(records: Sequence[Record], unread: str) -> str:
     """What to do about the partner of a text that was named without it."""
     together = any(layout.second == unread for layout in together_in(records, text_fields(records, None)))
-    return "drop --text-field to read both" if together else "write both into one field where the text is made of both"
+    return "drop `text_field=` to read both" if together else "write both into one field where the text is made of both"
 
 
 def _example(record: Record, layout: Layout, fields: Fields) -> Example | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.models.texts.cells import is_number
 from adaptzip.models.texts.chats import is_message
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 
 TEXT_KEYS = ("text", "prompt", "question", "sentence")
 """Fields that a record may have its one text in."""
@@ -84,8 +84,8 @@ class Fields:
 
     def __post_init__(self) -> None:
         if self.text is None and (self.pair is not None or self.completion is not None):
-            option, what = ("--text-pair-field", "second text") if self.pair else ("--completion-field", "completion")
-            raise UsageError(f"a {what} is named and no first", hint=f"name both: --text-field and {option}")
+            option, what = ("`pair_field=`", "second text") if self.pair else ("`completion_field=`", "completion")
+            raise UsageError(f"a {what} is named and no first", hint=f"name both: `text_field=` and {option}")
         if self.pair is not None and self.completion is not None:
             raise UsageError("a second text and a completion are named", hint="name one of the two")
         named = [name for name in (self.text, self.pair, self.completion, self.label) if name is not None]
@@ -119,10 +119,11 @@ def layouts(records: Sequence[Record], fields: Fields, texts: Sequence[str]) -> 
         CheckpointError: if a row has several texts of which one would be read, none, or half of what others have.
     """
     found = _found(records, fields, texts)
+    hint = "name the field of the texts with `text_field=`" if fields.text is None else "name another field"
     for layout in dict.fromkeys(found):
-        _check_no_numbers(records, layout.first)
+        _check_no_numbers(records, layout.first, hint)
         if layout.second is not None and not layout.completes:
-            _check_no_numbers(records, layout.second)
+            _check_no_numbers(records, layout.second, hint)
     return found
 
 
@@ -200,12 +201,12 @@ def _numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, str) and is_number(value) for value in values)
 
 
-def _check_no_numbers(records: Sequence[Record], name: str) -> None:
+def _check_no_numbers(records: Sequence[Record], name: str, hint: str) -> None:
     values = [value for value in (record.fields.get(name) for record in records) if value not in (None, "")]
     if not records[0].typed and len(values) > 1 and _numbers(values):
         raise CheckpointError(
             f"{records[0].place}: {name!r} holds nothing but numbers, in this and all other rows, expected texts",
-            hint="name the field of the texts with --text-field",
+            hint=hint,
         )
 
 
@@ -229,8 +230,8 @@ def _alone(record: Record, texts: Sequence[str], together: Sequence[Layout]) -> 
     if len(full) > 1:
         raise CheckpointError(
             f"{record.place}: has texts in {' and '.join(map(repr, full))}",
-            hint="name the one to read with --text-field, the second of a pair with --text-pair-field, and what "
-            "completes a prompt with --completion-field",
+            hint="name the one to read with `text_field=`, the second of a pair with `pair_field=`, and what "
+            "completes a prompt with `completion_field=`",
         )
     usable = [name for name in full or present if name.casefold() in (*TEXT_KEYS, *WORDS, *CHATS)]
     if usable:
@@ -245,7 +246,7 @@ def _text_name(record: Record) -> str:
     if name is None:
         raise CheckpointError(
             f"{record.place}: has none of the fields {', '.join(TEXT_KEYS)} (its fields: {record.names})",
-            hint="name the field of the text with --text-field",
+            hint="name the field of the text with `text_field=`",
         )
     return name
 
@@ -258,5 +259,5 @@ def _check_halves(records: Sequence[Record], layout: Layout) -> None:
             kept = next(name for name, full in held.items() if full)
             raise CheckpointError(
                 f"{record.place}: has {kept!r} and no {lacking!r}, which other rows have",
-                hint="fill it in, drop the row, or name the one to read with --text-field",
+                hint="fill it in, drop the row, or name the one to read with `text_field=`",
             )

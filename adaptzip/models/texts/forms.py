@@ -9,7 +9,7 @@ from adaptzip.models.kinds import Kind
 from adaptzip.models.texts.cells import list_in
 from adaptzip.models.texts.example import Example
 
-_ONE_TEXT = "name the one text with --text-field"
+_ONE_TEXT = "name the one text with `text_field=` alone"
 
 
 def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> None:
@@ -29,13 +29,13 @@ def check_forms(kind: Kind, score: str | None, examples: Sequence[Example]) -> N
         _refuse(examples, lambda e: bool(e.words), said, "give one text in each row")
     if kind in ("seq2seq", "tokens"):
         said = f"a model for {kind} reads no messages, as those of"
-        _refuse(examples, lambda e: bool(e.messages), said, "name the field of a text with --text-field")
+        _refuse(examples, lambda e: bool(e.messages), said, "name the field of a text with `text_field=`")
     if kind not in ("causal", "seq2seq"):
         said = f"a model for {kind} reads no completions, as that of"
-        hint = f"{_ONE_TEXT}, or a pair with --text-field and --text-pair-field"
+        hint = f"{_ONE_TEXT}, or with `pair_field=` where there are two"
         _refuse(examples, lambda e: e.completion is not None, said, hint)
     if score is not None and kind != "causal":
-        raise UsageError(f"a model for {kind} scores no completions", hint="drop --score")
+        raise UsageError(f"a model for {kind} scores no completions", hint="drop `score=`")
     if score == "completion" and not any(example.completes for example in examples):
         raise UsageError(
             "there is no completion to score", hint="give rows with a prompt and a completion, or with messages"
@@ -57,7 +57,7 @@ def _check_all_complete(examples: Sequence[Example]) -> None:
     if without is not None and any(example.completes for example in examples):
         raise CheckpointError(
             f"the text {without.start} has no completion or answer to be scored, which others have",
-            hint="leave such rows out, or count whole texts with --score all",
+            hint="leave such rows out, or count whole texts with `score='all'`",
         )
 
 
@@ -66,7 +66,7 @@ def _check_targets(examples: Sequence[Example]) -> None:
     if two is not None:
         raise CheckpointError(
             f"the text {two.start} has a label and a completion, which are both texts to be written",
-            hint="drop --label-field, or name the text with --text-field",
+            hint="drop `label_field=`, or name the text with `text_field=`",
         )
     if len({e.label is not None or e.completion is not None for e in examples}) > 1:
         raise CheckpointError(

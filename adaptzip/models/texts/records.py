@@ -1,106 +1,88 @@
-"""Records from a file: objects in a .jsonl or .json, rows of a .csv or .tsv with a header, or the lines of a .txt."""
+"""Records from a file: objects in a .jsonl or .json, rows of a .csv or .tsv with a header, or the lines of a .txt.
+
+These are read by hand: the package `datasets`, which reads the rows of a .parquet and of the Hub, guesses types
+(docs/decisions/0023-by-hand.md).
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from adaptzip.errors import CheckpointError
+from adaptzip.files.digest import digest
+from adaptzip.models.texts.data_sets import PARQUET, named_set, rows_of_file, rows_of_set
+from adaptzip.models.texts.record import SHOWN, Record
 
-_KINDS = "one JSON object a line in a .jsonl, rows under a header in a .csv, or one text a line in a .txt"
+_KINDS = "one JSON object a line in a .jsonl, rows under a header in a .csv or a .parquet, or one text a line in a .txt"
 _OTHER_FILES: Mapping[str, str] = {
     ".gz": "unpack it first, as `gunzip FILE` does",
     ".zst": "unpack it first, as `unzstd FILE` does",
     ".zip": "unpack it first",
-    ".parquet": "write its rows as a .jsonl: pandas.read_parquet(FILE).to_json(OUT, orient='records', lines=True)",
     ".arrow": "write its rows as a .jsonl: datasets.Dataset.from_file(FILE).to_json(OUT)",
     ".xlsx": "save the sheet as a .csv in UTF-8",
 }
 """What to do with files of kinds that are not read."""
 _OTHER_MARKS = (";", "\t", "|")
 """What some programs part columns with."""
-_SHOWN = 12
 _LONGEST_CELL = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Record:
-    """One line of a file, or one row.
-
-    Attributes:
-        place: file and line, as messages name it.
-        fields: what it holds, by name; a line of a .txt is its field "text".
-        typed: whether numbers and texts are told apart, as in JSON.
-    """
-
-    place: str
-    fields: Mapping[str, object]
-    typed: bool = True
-
-    def value(self, field: str) -> object:
-        """What a field holds; `a.b` is what the object in the field `a` has under `b`.
-
-        Raises:
-            CheckpointError: if there is no such field.
-        """
-        if field in self.fields:
-            return self.fields[field]
-        found: object = self.fields
-        for part in field.split("."):
-            if not isinstance(found, Mapping) or part not in found:
-                raise CheckpointError(
-                    f"{self.place}: has no field {field!r} (its fields: {self.names})", hint="name one of its fields"
-                )
-            found = found[part]
-        return found
-
-    @property
-    def names(self) -> str:
-        """Its fields, as messages name them."""
-        inner = [(name, value) for name, value in self.fields.items() if isinstance(value, Mapping) and value]
-        within = {name: [f"{name}.{part}" for part in value] for name, value in inner}
-        names = [part for name in self.fields for part in within.get(name, [str(name)])]
-        return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "none"
-
-
 def read_records(path: Path) -> tuple[Record, ...]:
-    """The records of a file, in its order; blank lines are skipped.
+    """The records of a file, or of a data set of the Hub, in its order; blank lines are skipped.
 
     Raises:
-        CheckpointError: if the file can't be read, is no .jsonl, .json, .csv, .tsv or .txt in UTF-8, a line is
-            malformed, or there is no record at all.
+        CheckpointError: if the file can't be read, is no .jsonl, .json, .csv, .tsv or .txt in UTF-8 and no .parquet, a
+            line is malformed, there is no record at all, or a data set of the Hub can't be fetched.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    reader = _READERS.get(suffix)
-    if reader is None:
-        raise CheckpointError(
-            f"{path}: expected texts as .jsonl, .json, .csv, .tsv or .txt, found {suffix or 'no suffix'}",
-            hint=_OTHER_FILES.get(suffix, _KINDS),
-        )
-    # Not splitlines: a JSON string may hold line separators such as U+2028.
-    records = tuple(reader(path, _content(path).split("\n")))
+    records = tuple(_records(path))
     if not records:
         raise CheckpointError(f"{path}: holds no text", hint="a few hundred texts like those of the task are enough")
     return records
+
+
+def rows_digest(path: Path) -> str:
+    """What tells rows from others that were called the same."""
+    return digest(repr(record.fields).encode() for record in read_records(path))
+
+
+def _records(path: Path) -> Iterator[Record]:
+    wanted, suffix = named_set(path), path.suffix.lower()
+    if wanted is not None:
+        return rows_of_set(wanted)
+    if suffix == PARQUET:
+        return rows_of_file(path, _bytes(path))
+    reader = _READERS.get(suffix)
+    if reader is None:
+        raise CheckpointError(
+            f"{path}: expected texts as .jsonl, .json, .csv, .tsv, .txt or .parquet, found {suffix or 'no suffix'}",
+            hint=_OTHER_FILES.get(suffix, _KINDS),
+        )
+    # Not splitlines: a JSON string may hold line separators such as U+2028.
+    return reader(path, _content(path).split("\n"))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: is not readable ({error})", hint=_KINDS) from error
 
 
 def _content(path: Path) -> str:
     try:
         # The mark at the start that some spreadsheets write is no part of the first field's name. Line ends stay as
         # they are, since cells and texts may hold some.
-        content = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
+        content = _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: is not UTF-8 text ({error})", hint="save the file as UTF-8") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: is not readable ({error})", hint=_KINDS) from error
     nothing = content.find("\0")
     if nothing >= 0:
         line = content.count("\n", 0, nothing) + 1
@@ -164,7 +146,7 @@ def _rows(path: Path, lines: Sequence[str], delimiter: str) -> Iterator[Record]:
                 continue
             if len(row) != len(header):
                 raise CheckpointError(
-                    f"{place}: has {len(row)} columns, expected {len(header)} ({', '.join(header[:_SHOWN])})",
+                    f"{place}: has {len(row)} columns, expected {len(header)} ({', '.join(header[:SHOWN])})",
                     hint="put texts that hold commas, tabs or line breaks in double quotes",
                 )
             yield Record(place, dict(zip(header, row, strict=True)), typed=False)

@@ -1,4 +1,4 @@
-"""Tokenisers from a local folder: transformers' own, or the tokeniser file of llama2.c."""
+"""Tokenisers from a local folder, read by transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from adaptzip.errors import RefusedError
 from adaptzip.models.guests import load_locally
 from adaptzip.models.texts.chats import joined, parts_of
-from adaptzip.models.texts.llama2c import read_llama2c
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
@@ -80,14 +79,8 @@ def has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _FILES if name != "tokenizer_config.json")
 
 
-def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:
+def load_tokeniser(folder: Path) -> Tokeniser:
     """The tokeniser in a base model's folder.
-
-    Without one that transformers reads, a llama2.c file `tok*.bin` there or in the folder above is taken if it has
-    as many tokens as the model.
-
-    Args:
-        vocabulary: number of the model's tokens.
 
     Raises:
         RefusedError: if there is none.
@@ -95,13 +88,9 @@ def load_tokeniser(folder: Path, vocabulary: int) -> Tokeniser:
     """
     if any((folder / name).is_file() for name in _FILES):
         return _Guest(load_locally("AutoTokenizer", folder), folder)
-    for place in (folder, folder.resolve().parent):
-        for file in sorted(place.glob("tok*.bin")):
-            tokens = read_llama2c(file)
-            if len(tokens.pieces) == vocabulary:
-                return tokens
+    other = next((f" but {file.name}, which is llama2.c's" for file in sorted(folder.glob("tok*.bin"))), "")
     raise RefusedError(
-        f"{folder}: has no tokeniser, so that no text can be put into the model",
+        f"{folder}: has no tokeniser that transformers reads{other}, so that no text can be put into the model",
         hint="add the tokenizer.json (or the other tokeniser files) that belong to the base model",
     )
 
@@ -149,7 +138,7 @@ class _Guest:
         if not getattr(self.tokeniser, "chat_template", None):
             raise RefusedError(
                 "the tokeniser has no chat template, so that messages can't be put together",
-                hint="give rows with a prompt and a completion, or name the field of a text with --text-field",
+                hint="give rows with a prompt and a completion, or name the field of a text with `text_field=`",
             )
         text = self._chat([joined(message) for message in messages], answer)
         parted = any(isinstance(message.get("content"), list) for message in messages)

@@ -103,7 +103,7 @@ def chosen_metric(name: str, kind: Kind, width: int) -> Metric:
     if found is None:
         known = ", ".join(metric.name.casefold().replace(" ", "-") for metric in of_kind)
         raise UsageError(
-            f"a model for {kind} is not measured by {name}", hint=f"name one of {known}" if known else "drop --metric"
+            f"a model for {kind} is not measured by {name}", hint=f"name one of {known}" if known else "drop `metric=`"
         )
     if found.extra:
         import_sklearn_metrics()

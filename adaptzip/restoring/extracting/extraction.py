@@ -195,7 +195,7 @@ def extraction(
     if not adapters:
         raise CheckFailedError(
             f"{tuned}: is the same model as {base}, so that there is nothing to extract",
-            hint="give the base model with --base, and what became of it with --tuned",
+            hint="give the base model with `base=`, and what became of it with `tuned=`",
         )
     cut = [one for each in found.values() for one in each.cut]
     energy = sum(one.energy for one in cut)

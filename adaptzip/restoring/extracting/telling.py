@@ -37,7 +37,7 @@ def warn_of_shared(base: BaseModel, pairing: Pairing, adapter: Adapter) -> None:
         _warn(
             f"the embedding shares its weight with {_listed(pairing.shared)}: the update is right once it is merged, "
             "while PEFT without merging applies it to the embedding alone; kept whole, the embedding is right either "
-            "way (--embeddings whole)"
+            "way (`embeddings='whole'`)"
         )
 
 

@@ -24,7 +24,7 @@ def check_folder_name(output: Path, base: Path) -> None:
     if output.suffix in _OF_FILES and not output.is_dir():
         raise UsageError(
             f"{output}: is called as a file, and {base} is a folder, which becomes another",
-            hint=f"name a folder: -o {output.with_suffix('')}",
+            hint=f"name a folder: `output='{output.with_suffix('')}'`",
         )
 
 

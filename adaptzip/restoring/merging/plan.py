@@ -249,7 +249,7 @@ def _warnings(
     if settled.shifted and family is not None:
         yield (
             f"{listed(family.members)} are one parameter: merged as PEFT merges, an update of one acts on all of them, "
-            "so that the model computes something else than the live adapter; --untie keeps them apart"
+            "so that the model computes something else than the live adapter; `untie=True` keeps them apart"
         )
     if untie and not settled.untied:
         yield "there is nothing to untie: the adapter has no update that tied embeddings do not share"

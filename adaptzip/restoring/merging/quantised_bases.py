@@ -15,7 +15,7 @@ from adaptzip.restoring.merging.rounding import Ledger, measured
 
 How = Literal["dequantised", "requantised"]
 """How the weights of a quantised base are written."""
-OPTIONS: dict[How, str] = {"dequantised": "--dequantise", "requantised": "--requantise"}
+OPTIONS: dict[How, str] = {"dequantised": "`dequantise=True`", "requantised": "`requantise=True`"}
 """The option that asks for each."""
 _OPENED: dict[How | None, Quantised] = {None: "refused", "dequantised": "dequantised", "requantised": "decoded"}
 

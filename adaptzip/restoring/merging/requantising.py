@@ -22,7 +22,7 @@ from adaptzip.restoring.merging.rounding import Ledger, folded, is_merged, measu
 _BAND = 1 << 20
 """Numbers that are changed and rounded at a time."""
 _LEAST_ROWS = 64
-_HINT = "merge with --dequantise instead, which writes bfloat16"
+_HINT = "merge with `dequantise=True` instead, which writes bfloat16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def requantised(plan: MergePlan, ledger: Ledger) -> MergePlan:
     for name in changed:
         if tuple(own[name].stored.shape) != forms[name].shape:
             raise RefusedError(
-                f"{base.path}: {name} would be {list(own[name].stored.shape)}, and --requantise keeps its scales' "
+                f"{base.path}: {name} would be {list(own[name].stored.shape)}, and `requantise=True` keeps its scales' "
                 f"places for {list(forms[name].shape)}",
                 hint=_HINT,
             )
@@ -166,13 +166,14 @@ def _form(base: BaseModel, one: Found) -> Scaled:
     is_float8 = isinstance(form, Scaled) and form.zero is None and form.source.stored(form.name).dtype in FLOAT8
     if not isinstance(form, Scaled) or not is_float8:
         raise RefusedError(
-            f"{base.path}: {one.name} is quantised ({told.get('quant_method', 'float8 without scales')}); --requantise "
-            "writes float8 with scales",
+            f"{base.path}: {one.name} is quantised ({told.get('quant_method', 'float8 without scales')}); "
+            "`requantise=True` writes float8 with scales",
             hint=_HINT,
         )
     if told.get("scale_fmt") == "ue8m0":
         raise RefusedError(
-            f"{base.path}: {one.name} has scale_fmt ue8m0; --requantise makes scales of any size, not powers of two",
+            f"{base.path}: {one.name} has scale_fmt ue8m0; `requantise=True` makes scales of any size, not powers "
+            "of two",
             hint=_HINT,
         )
     return form

@@ -243,10 +243,10 @@ def test_completions_beyond_the_limit(tmp_path: Path) -> None:
         assert len(encode(loaded, [far, near], max_tokens=3)) == 1
     with pytest.raises(CheckFailedError, match="^no completion begins within 3 tokens$") as caught:
         encode(loaded, [far], max_tokens=3)
-    assert caught.value.hint == "raise --max-tokens, give shorter prompts, or add --score all"
+    assert caught.value.hint == "raise `max_tokens=`, give shorter prompts, or add `score='all'`"
     with pytest.raises(CheckFailedError, match="^no completion begins within 16 tokens$") as caught:
         encode(loaded, [Example("a " * 30, completion="e")], max_tokens=99)
-    assert caught.value.hint == "give shorter prompts, or add --score all"
+    assert caught.value.hint == "give shorter prompts, or add `score='all'`"
     assert encode(replace(loaded, score="all"), [far], max_tokens=3)
     with pytest.raises(CheckFailedError, match="none of the texts has a token"):
         encode(loaded, [Example("a b", completion="")], max_tokens=3)

@@ -245,7 +245,7 @@ def test_lists_of_one_class_may_be_either(labels: list[object], tmp_path: Path) 
     examples = [Example("a", label) for label in labels]  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="for one class a text or for several") as caught:
         fitted(loaded, examples)
-    assert "--task classifier or --task multilabel" in str(caught.value.hint)
+    assert "`kind='classifier'` or `kind='multilabel'`" in str(caught.value.hint)
     assert fitted(loaded, [*examples, Example("a", ("a", "b"))]).kind == "multilabel"
     # A kind that was named holds.
     assert fitted(loaded, examples, given=True) is loaded
@@ -258,7 +258,7 @@ def test_several_classes_of_a_model_for_one(tmp_path: Path) -> None:
     for label in ((0, 1), (1, 0, 1), (0.5, 0.5, 1.0), ()):
         with pytest.raises(CheckpointError, match="is more than one class, or none") as caught:
             read(loaded, [label])
-        assert "--task multilabel" in str(caught.value.hint)
+        assert "`kind='multilabel'`" in str(caught.value.hint)
     with pytest.raises(CheckpointError, match=r"0\.7, the label") as caught:
         read(loaded, [0.7])
-    assert "--task scores" in str(caught.value.hint)
+    assert "`kind='scores'`" in str(caught.value.hint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from pathlib import Path
 
@@ -16,62 +15,30 @@ from adaptzip.checkpoints import resolved
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import BaseModelError, RefusedError
 from adaptzip.models.live.running import load_base, load_teacher, sample_texts
-from adaptzip.models.texts.llama2c import read_llama2c
 from adaptzip.models.texts.tokenisers import load_tokeniser
+from benchmarks.stories import story_model
 from tests.cases import tiny_peft
 from tests.cases.models_on_disk import TEXTS, adapter, head, save
 
 CPU = torch.device("cpu")
 
 
-def llama2c(path: Path, pieces: dict[str, float]) -> Path:
-    """A vocabulary of llama2.c: three specials, 256 bytes, then `pieces`."""
-    rows = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{i:02X}>", 0.0) for i in range(256)), *pieces.items()]
-    data = struct.pack("<i", max(len(piece) for piece, _ in rows))
-    for piece, score in rows:
-        data += struct.pack("<fi", score, len(piece.encode())) + piece.encode()
-    path.write_bytes(data)
-    return path
+def test_a_tokeniser_of_llama2c_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="has no tokeniser that transformers reads, so that"):
+        load_tokeniser(tmp_path)
+    (tmp_path / "tokenizer.bin").write_bytes(b"")
+    with pytest.raises(RefusedError, match="reads but tokenizer.bin, which is llama2.c's, so that") as caught:
+        load_tokeniser(tmp_path)
+    assert "tokenizer.json" in str(caught.value.hint)
 
 
-def test_llama2c_joins_the_best_pair_first(tmp_path: Path) -> None:
-    pieces = {" ": -1.0, "a": -2.0, "b": -3.0, "ab": -9.0, "ba": -8.0, " a": -10.0}
-    tokens = read_llama2c(llama2c(tmp_path / "tok.bin", pieces))
-    names = list(pieces)
-    found = [names[i - 259] if i >= 259 else i for i in tokens.encode("abab")]
-    # "ba" scores more than "ab" and " a", so it goes first; what is left has no union.
-    assert found == [1, " a", "ba", "b"]
-    assert tokens.encode("é")[2:] == [3 + 0xC3, 3 + 0xA9]
-
-
-def test_llama2c_gives_the_text_back(tmp_path: Path) -> None:
-    tokens = read_llama2c(llama2c(tmp_path / "tok.bin", {" ": -1.0, "a": -2.0, " a": -3.0}))
-    ids = tokens.encode("a é\na")
-    assert ids[0] == tokens.start == tokens.end == 1
-    assert tokens.decode(ids) == "a é\na"
-    assert tokens.encode_words(["a", "éa"]) == ([1, 261, 259, 3 + 0xC3, 3 + 0xA9, 260], [], [None, 0, 1, 1, 1, 1])
-
-
-def test_a_cut_off_vocabulary_is_named(tmp_path: Path) -> None:
-    path = llama2c(tmp_path / "tok.bin", {"a": 0.0})
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BaseModelError, match="is cut off in token 259"):
-        read_llama2c(path)
-
-
-def test_llama2cs_file_is_found_above_if_it_has_the_right_size(tmp_path: Path) -> None:
-    llama2c(tmp_path / "tok260.bin", {"a": 0.0})
-    folder = tmp_path / "hf"
-    folder.mkdir()
-    assert load_tokeniser(folder, 260).encode("")[0] == 1
-    with pytest.raises(RefusedError, match="has no tokeniser"):
-        load_tokeniser(folder, 300)
-
-
-def test_the_story_models_own_tokens(material: Path) -> None:
-    tokens = load_tokeniser(material / "models" / "stories260k" / "hf", 512)
+def test_the_story_models_own_tokens(material: Path, tmp_path: Path) -> None:
+    tokens = load_tokeniser(story_model(material, tmp_path))
     found = tokens.encode("Once upon a time, there was a little girl named Lily.\n")
     assert found == [1, 403, 407, 261, 378, 432, 383, 286, 261, 376, 298, 315, 421, 395, 317, 426, 13]
+    assert (tokens.size, tokens.start, tokens.end) == (512, 1, 1)
+    for text in ("a  b\n", "\u00e9", "\U0001f600"):
+        assert tokens.decode(tokens.encode(text)) == text
 
 
 @pytest.mark.parametrize(("make", "kind"), [(tiny_peft.llama, "causal"), (tiny_peft.gpt2, "causal")])
@@ -135,7 +102,7 @@ def test_a_text_that_is_cut_keeps_its_special_tokens(tmp_path: Path) -> None:
         "<s> $A <s>", special_tokens=[("<s>", 1)]
     )
     tokeniser.save_pretrained(folder)
-    tokens = load_tokeniser(folder, 32)
+    tokens = load_tokeniser(folder)
     assert tokens.encode("a b c d") == [1, 2, 3, 4, 5, 1]
     assert tokens.encode("a b c d", 4) == [1, 2, 3, 1]
     assert tokens.encode_target("a b c d", 3) == [1, 2, 1]

@@ -49,7 +49,7 @@ def test_another_architecture_is_the_cause_and_not_its_missing_head(tmp_path: Pa
     assert isinstance(error, BaseModelError)
     assert "the model has no bert.encoder.layer.0.attention.self.query" in str(error)
     assert error.hint == (
-        "is this the adapter's base model, google-bert/bert-base-uncased? It is run for --task classifier"
+        "is this the adapter's base model, google-bert/bert-base-uncased? It is run for `kind='classifier'`"
     )
 
 
@@ -60,7 +60,7 @@ def test_a_classifier_without_any_head_is_refused_where_asked(
     base, lora = save(make, tmp_path), with_task(adapter(make(), "query", "q_proj"), task)
     error = told(base, lora)
     assert f"the adapter is for {task}, and neither it nor the base" in str(error)
-    assert "--task encoder" in str(error.hint)
+    assert "`kind='encoder'`" in str(error.hint)
     with pytest.raises(RefusedError, match="has a trained head for that"):
         load_teacher(change(base, architectures=None), lora, CPU, loading=STRICT)
     assert load_bare(base, lora, CPU, "encoder", loading=STRICT).kind == "encoder"
@@ -83,7 +83,7 @@ def test_a_task_that_is_forced_runs_or_is_named_in_the_hint(kind: Kind, tmp_path
         assert load_teacher(base, lora, CPU, kind).kind == kind
         return
     error = told(base, lora, kind)
-    assert f"--task {kind}" in f"{error} {error.hint}"
+    assert f"`kind='{kind}'`" in f"{error} {error.hint}"
 
 
 def test_a_decoder_saved_without_its_head(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_configurations_without_a_type_or_of_other_sizes(tmp_path: Path) -> None
     change(base, vocab_size=48)
     error = told(base, lora)
     assert "weight is [32, 16], where config.json makes it [48, 16] in LlamaForCausalLM" in str(error)
-    assert error.hint == "give a config.json that fits the weights; it is run for --task causal now"
+    assert error.hint == "give a config.json that fits the weights; it is run for `kind='causal'` now"
     (base / "config.json").write_text("{}")
     assert "config.json: names no model_type" in str(told(base, lora))
 
@@ -111,7 +111,7 @@ def test_configurations_without_a_type_or_of_other_sizes(tmp_path: Path) -> None
 def test_a_trained_head_without_a_place(tmp_path: Path) -> None:
     base, lora = save(tiny_peft.bert, tmp_path), head(adapter(tiny_peft.bert(), "query"))
     error = told(base, lora, "causal")
-    assert "for which --task causal has no place" in str(error)
+    assert "for which `kind='causal'` has no place" in str(error)
     assert "classifier, multilabel, scores, tokens" in str(error.hint)
 
 

@@ -11,7 +11,7 @@ from adaptzip.errors import AdaptzipWarning, CheckpointError, UsageError
 from adaptzip.models.texts.example import Example
 from adaptzip.models.texts.examples import read_examples
 from adaptzip.models.texts.fields import Fields, text_fields
-from adaptzip.models.texts.records import Record
+from adaptzip.models.texts.record import Record
 from tests.models.texts.test_examples import rows
 
 TITLES = ("Dogs win again", "Nothing new here", "One more day", "The very end")
@@ -61,7 +61,7 @@ def test_two_texts_and_one_used_is_refused(first: str, second: str, tmp_path: Pa
     path = rows(tmp_path, *({first: text, second: f"{text}, really"} for text in TITLES))
     with pytest.raises(CheckpointError, match="line 1: has texts in|line 1: has none of the fields") as caught:
         read_examples(path)
-    assert "--text-field" in str(caught.value.hint)
+    assert "`text_field=" in str(caught.value.hint)
     assert read_examples(path, text_field=first)[0] == Example("Dogs win again")
 
 
@@ -103,7 +103,7 @@ def test_a_completion_by_another_name(tmp_path: Path) -> None:
     assert read_examples(path, text_field="question", completion_field="answer") == (Example("a", completion="b"),)
     with pytest.raises(CheckpointError, match="has texts in 'question' and 'answer'") as caught:
         read_examples(path)
-    assert "--completion-field" in str(caught.value.hint)
+    assert "`completion_field=" in str(caught.value.hint)
     alpaca = rows(tmp_path, {"instruction": "a", "input": "c", "output": "b"})
     with pytest.warns(AdaptzipWarning, match="'input' goes with 'instruction' and is not read"):
         read_examples(alpaca, text_field="instruction", completion_field="output")
@@ -129,12 +129,14 @@ def test_fields_that_make_no_sense(named: dict[str, str], message: str) -> None:
 def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,1\nb,0.5\n")
-    with pytest.raises(CheckpointError, match="'label' holds nothing but numbers"):
+    with pytest.raises(CheckpointError, match="'label' holds nothing but numbers") as caught:
         read_examples(path, text_field="label")
+    assert caught.value.hint == "name another field"
     assert read_examples(path) == (Example("a"), Example("b"))
     path.write_text("label,text\na,1\nb,0.5\n")
-    with pytest.raises(CheckpointError, match="line 2: 'text' holds nothing but numbers"):
+    with pytest.raises(CheckpointError, match="line 2: 'text' holds nothing but numbers") as caught:
         read_examples(path)
+    assert "`text_field=`" in str(caught.value.hint)
     path.write_text("prompt,completion\n1 + 1,2\n1 + 2,3\n")
     assert read_examples(path, text_field="prompt", completion_field="completion")[1] == Example(
         "1 + 2", completion="3"
@@ -162,7 +164,7 @@ def test_prompts_that_are_all_empty(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ({"instruction": "a", "input": "b", "output": "c"}, "write both into one field"),
-        ({"question": "a", "context": "b"}, "drop --text-field to read both"),
+        ({"question": "a", "context": "b"}, "drop `text_field=` to read both"),
     ],
 )
 def test_what_to_do_about_an_unread_partner(row: Mapping[str, str], said: str, tmp_path: Path) -> None:

@@ -34,19 +34,19 @@ def ids(text: str) -> list[int]:
 
 @pytest.mark.parametrize(("template", "expected"), [(PLAIN, "a c d"), (PARTS, "c d")])
 def test_parts_are_read_as_the_template_takes_them(template: str, expected: str, tmp_path: Path) -> None:
-    tokeniser = load_tokeniser(folder(tmp_path, template), len(WORDS))
+    tokeniser = load_tokeniser(folder(tmp_path, template))
     assert tokeniser.encode_chat([PARTED]) == ids(expected)
     if template == PLAIN:
         assert tokeniser.encode_chat([TEXT]) == ids(expected)
 
 
 def test_what_a_template_leaves_out_is_refused(tmp_path: Path) -> None:
-    tokeniser = load_tokeniser(folder(tmp_path, NOTHING), len(WORDS))
+    tokeniser = load_tokeniser(folder(tmp_path, NOTHING))
     with pytest.raises(RefusedError, match="chat template leaves out what the messages say"):
         tokeniser.encode_chat([PARTED])
 
 
 def test_calls_and_names_reach_the_template(tmp_path: Path) -> None:
-    tokeniser = load_tokeniser(folder(tmp_path, CALLS), len(WORDS))
+    tokeniser = load_tokeniser(folder(tmp_path, CALLS))
     called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "e", "arguments": {}}}]}
     assert tokeniser.encode_chat([{"role": "tool", "name": "f", "content": "d"}, called]) == ids("d f e")

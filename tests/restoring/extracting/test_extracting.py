@@ -68,7 +68,7 @@ def test_peft_computes_what_the_tuned_model_does(tmp_path: Path) -> None:
 
 def test_a_whole_embedding_is_right_in_a_tied_model_that_is_not_merged(tmp_path: Path) -> None:
     base, tuned = tune(tmp_path, llama)
-    with pytest.warns(AdaptzipWarning, match=r"shares its weight with lm_head.weight: .*--embeddings whole"):
+    with pytest.warns(AdaptzipWarning, match=r"shares its weight with lm_head.weight: .*`embeddings='whole'`"):
         assert "model.embed_tokens" in adaptzip.extract(base, tuned, rank=2).modules
     adapter = adaptzip.extract(base, tuned, rank="full", embeddings="whole")
     assert "base_model.model.model.embed_tokens.weight" in adapter.extras

@@ -437,7 +437,7 @@ def test_a_file_of_float8_is_written_in_bfloat16(tmp_path: Path) -> None:
     adapter = lora(modules("transformer", FLUX_FOLDER))
     with pytest.raises(RefusedError, match="is quantised") as refused:
         merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors")
-    assert "--dequantise" in str(refused.value.hint)
+    assert "`dequantise=True`" in str(refused.value.hint)
     report = merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", dequantise=True)
     exact = {name: tensor.float() for name, tensor in stored.items()}
     wanted = expected_flux(exact, adapter)
@@ -457,7 +457,7 @@ def test_what_a_file_is_not_asked_for(tmp_path: Path) -> None:
     adapter = lora(modules("transformer", FLUX_FOLDER))
     with pytest.raises(UsageError, match="is not quantised"):
         merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", dequantise=True)
-    with pytest.raises(UsageError, match="--requantise is for folders"):
+    with pytest.raises(UsageError, match="`requantise=True` is for folders"):
         merge(adapter, tmp_path / "base.safetensors", tmp_path / "out.safetensors", requantise=True)
 
 

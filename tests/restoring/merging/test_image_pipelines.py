@@ -352,4 +352,4 @@ def test_a_folder_that_is_called_as_a_file(name: str, tmp_path: Path) -> None:
     pipeline(tmp_path / "base", SD1)
     with pytest.raises(UsageError, match=f"{name}: is called as a file, and .*base is a folder") as error:
         merge(lora(modules("unet", UNET_FOLDER)), tmp_path / "base", tmp_path / name)
-    assert error.value.hint == f"name a folder: -o {tmp_path / 'out'}"
+    assert error.value.hint == f"name a folder: `output='{tmp_path / 'out'}'`"

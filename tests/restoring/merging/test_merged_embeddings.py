@@ -50,7 +50,7 @@ def test_untied_embeddings_compute_what_the_live_adapter_does(name: str, tmp_pat
     assert distance(logits_of(tmp_path / "plain"), live.merged) < ALIKE
     assert distance(live.merged, live.logits) > 0.01
     assert not plain.untied
-    assert any("are one parameter" in warning and "--untie" in warning for warning in plain.warnings)
+    assert any("are one parameter" in warning and "`untie=True`" in warning for warning in plain.warnings)
     report = merge(live.adapter, live.base, tmp_path / "untied", untie=True)
     assert report.untied
     assert not any("one parameter" in warning for warning in report.warnings)

@@ -217,7 +217,7 @@ def test_a_quantised_base_is_refused_with_the_way_out(tmp_path: Path) -> None:
     write_quantised(tmp_path / "base", CASES["nf4"])
     with pytest.raises(RefusedError, match="is quantised .bitsandbytes.") as error:
         merge(small(), tmp_path / "base", tmp_path / "merged")
-    assert "--dequantise" in str(error.value.hint)
+    assert "`dequantise=True`" in str(error.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_nothing_to_dequantise(option: str, tmp_path: Path) -> None:
     write_llama(tmp_path / "base")
     with pytest.raises(UsageError, match="is not quantised") as error:
         merge(small(), tmp_path / "base", tmp_path / "merged", **OPTIONS[option])
-    assert str(error.value.hint) == f"leave --{option} out"
+    assert str(error.value.hint) == f"leave `{option}=True` out"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_what_is_not_requantised(name: str, said: str, tmp_path: Path) -> None:
     write_quantised(tmp_path / "base", CASES[name])
     with pytest.raises(RefusedError, match=said) as error:
         merge(small(), tmp_path / "base", tmp_path / "merged", requantise=True)
-    assert "--dequantise" in str(error.value.hint)
+    assert "`dequantise=True`" in str(error.value.hint)
     assert not (tmp_path / "merged").exists()
 
 

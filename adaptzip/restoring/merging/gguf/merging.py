@@ -36,10 +36,12 @@ class FilePlan:
 def _check(base: Path, output: Path, asked: Writing) -> None:
     """Raises: UsageError: if its name does not end in .gguf, or an option is for folders."""
     if output.suffix != SUFFIX:
-        raise UsageError(f"{output}: a base in GGUF is merged into one file", hint=f"name it with -o NAME{SUFFIX}")
-    for option, given in (("safe-merge", asked.safe), ("untie", asked.untie)):
+        raise UsageError(
+            f"{output}: a base in GGUF is merged into one file", hint=f"name it with `output='NAME{SUFFIX}'`"
+        )
+    for option, given in (("`safe_merge=True`", asked.safe), ("`untie=True`", asked.untie)):
         if given:
-            raise UsageError(f"--{option} is for bases in folders, and not in GGUF", hint="leave it out")
+            raise UsageError(f"{option} is for bases in folders, and not in GGUF", hint="leave it out")
     check_output(output, asked.force)
 
 

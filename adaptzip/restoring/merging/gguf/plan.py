@@ -15,8 +15,8 @@ from adaptzip.restoring.merging.plan import listed
 from adaptzip.restoring.merging.quantised_bases import How, not_quantised
 
 _FLAGS = (
-    "--dequantise writes its exact weights with the update in bfloat16; --requantise writes changed weights of Q8_0 as "
-    "Q8_0 again"
+    "`dequantise=True` writes its exact weights with the update in bfloat16; `requantise=True` writes changed weights "
+    "of Q8_0 as Q8_0 again"
 )
 
 
@@ -116,7 +116,7 @@ def _check_type(base: GgufBase, tensor: BaseTensor, how: How | None) -> None:
     if tensor.kind != Q8_0:
         raise RefusedError(
             f"{base.path}: {tensor.name} is {tensor.type}, and changed weights are quantised again as Q8_0 alone",
-            hint="--dequantise writes its exact weights with the update in bfloat16",
+            hint="`dequantise=True` writes its exact weights with the update in bfloat16",
         )
 
 

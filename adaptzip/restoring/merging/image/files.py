@@ -38,7 +38,7 @@ def check_file_name(output: Path, base: Path) -> None:
     if output.suffix != SUFFIX or output.is_dir():
         raise UsageError(
             f"{output}: expected the name of a {SUFFIX} file, as the base model {base} is one",
-            hint=f"name a file: -o {output.with_suffix(SUFFIX) if output.name else 'merged' + SUFFIX}",
+            hint=f"name a file: `output='{output.with_suffix(SUFFIX) if output.name else 'merged' + SUFFIX}'`",
         )
 
 
@@ -54,8 +54,8 @@ def _check(base: Path, output: Path, asked: Writing) -> None:
     check_untied(base, asked)
     if asked.how == "requantised":
         raise UsageError(
-            f"{base}: --requantise is for folders and GGUF, and not for a file in original names",
-            hint="write bfloat16 with --dequantise",
+            f"{base}: `requantise=True` is for folders and GGUF, and not for a file in original names",
+            hint="write bfloat16 with `dequantise=True`",
         )
     check_file_name(output, base)
     check_output(output, asked.force)

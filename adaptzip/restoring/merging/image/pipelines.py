@@ -40,7 +40,7 @@ _TOLD = (README, PROVENANCE)
 def check_untied(base: Path, asked: Writing) -> None:
     """Raises: UsageError: if tied embeddings are to be kept apart, which image models do not have."""
     if asked.untie:
-        raise UsageError(f"{base}: an image model has no tied embeddings to keep apart", hint="leave --untie out")
+        raise UsageError(f"{base}: an image model has no tied embeddings to keep apart", hint="leave `untie=True` out")
 
 
 def _check(base: Path, output: Path, asked: Writing) -> None:

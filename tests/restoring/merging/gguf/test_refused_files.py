@@ -135,11 +135,11 @@ def test_rows_that_are_turned_want_one_number_of_heads(base: Path, tmp_path: Pat
 def test_quantised_bases(case: Case, tmp_path: Path) -> None:
     base = write_base(case.base, tmp_path / "q4.gguf", kind="Q4_0")
     error = refused(of(), base, "is quantised: blk.0.ffn_up.weight, which the adapter changes, is Q4_0", RefusedError)
-    assert "--dequantise" in str(error.hint)
-    assert "--requantise" in str(error.hint)
+    assert "`dequantise=True`" in str(error.hint)
+    assert "`requantise=True`" in str(error.hint)
     told = "ffn_up.weight is Q4_0, and changed weights are quantised"
     error = refused(of(), base, told, RefusedError, requantise=True)
-    assert "--dequantise" in str(error.hint)
+    assert "`dequantise=True`" in str(error.hint)
     refused(of(), base, "not both", UsageError, dequantise=True, requantise=True)
     mixed = copied(base, tmp_path / "mixed.gguf", tensors={"blk.0.ffn_up.weight": np.ones((96, 64), np.float16)})
     merge(of(), mixed, tmp_path / "out.gguf")
@@ -154,7 +154,7 @@ def test_quantised_bases(case: Case, tmp_path: Path) -> None:
 
 def test_a_base_of_floats_has_nothing_to_dequantise(base: Path) -> None:
     error = refused(of(), base, "base.gguf: is not quantised", UsageError, dequantise=True)
-    assert error.hint == "leave --dequantise out"
+    assert error.hint == "leave `dequantise=True` out"
 
 
 def test_numbers_that_are_none(base: Path, tmp_path: Path) -> None:
