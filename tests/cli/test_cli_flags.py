@@ -31,8 +31,8 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _COMMAND = re.compile(r"`(adaptzip|compress) [^`]*`")
 _COMMANDS = ("restoring/merging/provenance.py", "restoring/merging/card.py", "restoring/upload_card.py")
 """What writes command lines for people to run, in files that are for them."""
-_OTHERS = ("llama-gguf-split --merge", "--outtype f16")
-"""Options of other programs."""
+_OTHERS = ("llama-gguf-split --merge", "--outtype f16", "var(--ink)", "var(--soft)", "var(--line)")
+"""Options of other programs, and variables of style sheets."""
 
 
 @cache
