@@ -118,19 +118,28 @@ def in_scaled_factors(coder: Callable[[Adapter, int], Coded], adapter: Adapter, 
 
     A component is u times the row of s v, so that the length of what is left of s u does not count.
     """
-    coded = coder(replace(adapter, modules={n: _scaled(m) for n, m in adapter.modules.items()}), limit)
-    back = {name: _unscaled(module) for name, module in coded.adapter.modules.items()}
-    return replace(coded, adapter=replace(adapter, modules=back))
+    coded = coder(scaled(adapter), limit)
+    return replace(coded, adapter=unscaled(coded.adapter))
 
 
-def _scaled(module: LoraFactors) -> LoraFactors:
-    U, S, Vt = factored_svd(module.A[None].float(), module.B[None].float(), module.scaling)
-    return replace(module, A=(S[0, :, None] * Vt[0]).contiguous(), B=(U[0] * S[0]).contiguous(), scaling=1.0)
+def scaled(adapter: Adapter) -> Adapter:
+    """The adapter with s v and s u of every singular component in place of A and B, which is no longer its update."""
+
+    def one(module: LoraFactors) -> LoraFactors:
+        U, S, Vt = factored_svd(module.A[None].float(), module.B[None].float(), module.scaling)
+        return replace(module, A=(S[0, :, None] * Vt[0]).contiguous(), B=(U[0] * S[0]).contiguous(), scaling=1.0)
+
+    return replace(adapter, modules={name: one(module) for name, module in adapter.modules.items()})
 
 
-def _unscaled(module: LoraFactors) -> LoraFactors:
-    lengths = module.B.norm(dim=0, keepdim=True)
-    return replace(module, B=module.B / lengths.clamp(min=torch.finfo(torch.float32).tiny))
+def unscaled(adapter: Adapter) -> Adapter:
+    """The update of what `scaled` made: the length of what is left of s u does not count."""
+    tiny = torch.finfo(torch.float32).tiny
+    modules = {
+        name: replace(module, B=module.B / module.B.norm(dim=0, keepdim=True).clamp(min=tiny))
+        for name, module in adapter.modules.items()
+    }
+    return replace(adapter, modules=modules)
 
 
 def stacked(adapter: Adapter) -> Stacks:
