@@ -23,8 +23,8 @@ BITS = (1.0, 1.5, 2.0, 3.0, 4.0)
 """A number, of EntroPack."""
 QPS = (-16, -10, -4, 2, 8)
 """Parameters of NNCodec above the one whose step is about the smaller stack's root mean square; four double a step."""
-PEFT_WORK = 2e10
-"""Most multiplications of PEFT's dense decompositions of an adapter, some minutes at three ranks."""
+PEFT_WORK = 7e9
+"""Most multiplications of PEFT's dense decompositions of an adapter, which take it some minutes."""
 
 
 def zipnn(environments: Environments, adapter: Adapter, *, as_half: bool = False) -> list[Point]:

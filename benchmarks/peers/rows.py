@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,18 +40,19 @@ class Row:
         return Point(self.setting, self.bytes, self.error)
 
 
-@dataclass
 class Run:
-    """Rows, of which those in a results file are not measured again; remembers what could not be measured, and why."""
+    """Rows, of which those in a results file are not measured again; remembers what could not be measured, and why.
 
-    environments: Environments
-    path: Path | None = None
-    only: Sequence[str] = ()
-    rows: list[Row] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    Args:
+        only: the contenders that are measured; all where empty.
+    """
 
-    def __post_init__(self) -> None:
-        self.rows = results.read(self.path, Row)
+    def __init__(self, environments: Environments, path: Path | None = None, only: Sequence[str] = ()) -> None:
+        self.environments = environments
+        self.path = path
+        self.only = only
+        self.rows = results.read(path, Row)
+        self.absent: dict[str, str] = {}
 
     def measure(self, reals: Sequence[RealAdapter]) -> None:
         """Every contender on every adapter, our files at the same errors, and the sets."""
