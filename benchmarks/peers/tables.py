@@ -23,7 +23,8 @@ def tables(run: Run, adapters: Sequence[str]) -> dict[str, str]:
     measured = [one for one in contenders(run.environments) if one.name in known]
     curves = [one for one in measured if one.curve]
     return {
-        "peers": page.table(["package", "version", "what it is", "what is counted"], _packages()),
+        "peers": f"Adapters: {', '.join(adapters)} ({len(adapters)}).\n\n"
+        + page.table(["package", "version", "what it is", "what is counted"], _packages()),
         "peers-storages": page.table(
             ["storage", "float16 / bytes", "relative error", "bytes", "least", "it wins"],
             [_single(run, one, adapters) for one in measured if not one.curve],
