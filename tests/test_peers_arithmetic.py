@@ -50,6 +50,8 @@ def test_the_delta_rate_covers_the_errors_of_both() -> None:
     assert found.rate == pytest.approx(1, rel=1e-9)
     assert delta_rate(mine, curve((0.5, 400), (0.8, 100))) is None
     assert delta_rate(mine, curve((0.2, 400))) is None
+    assert delta_rate(mine, curve((0.37, 400), (0.8, 100))) is None
+    assert delta_rate(mine, curve((0.35, 400), (0.8, 100))) is not None
 
 
 def test_between_points_and_outside() -> None:

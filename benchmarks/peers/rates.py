@@ -12,6 +12,9 @@ from math import expm1, log
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+NARROWEST = 1.1
+"""The least ratio of the largest to the least error that a delta rate is of."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -63,12 +66,12 @@ def error_at(points: Iterable[Point], size: float) -> float | None:
 
 
 def delta_rate(ours: Iterable[Point], theirs: Iterable[Point]) -> Delta | None:
-    """How many more bytes `theirs` takes; None where the curves share no range of error."""
+    """How many more bytes `theirs` takes; None where the curves share too narrow a range of errors."""
     curves = [frontier(points) for points in (ours, theirs)]
     if min(map(len, curves)) < 2:
         return None
     low, high = max(curve[0].error for curve in curves), min(curve[-1].error for curve in curves)
-    if low >= high:
+    if high < NARROWEST * low:
         return None
     mean, other = (_cubic(curve).integrate(log(low), log(high)) / log(high / low) for curve in curves)
     return Delta(expm1(float(other - mean)), low, high)
