@@ -128,6 +128,9 @@ def _less(value: float, than: float, text: str) -> str:
 
 
 def wins(count: int, of: int) -> str:
+    """On how many adapters a peer's bytes are fewer, of those on which they can be compared."""
+    if not of:
+        return "-"
     return f"**{count} of {of}**" if count else f"0 of {of}"
 
 
