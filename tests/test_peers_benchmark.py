@@ -182,6 +182,13 @@ def test_sets_are_of_the_same_modules_and_ranks(tmp_path: Path) -> None:
     assert point.ours == pytest.approx(sum(file.bytes for file in files), rel=0.01)
 
 
+def test_an_error_that_quantisation_does_not_reach_is_met_without_loss(folder: Path) -> None:
+    (real,) = real_adapters.find([folder])
+    assert ours.file_at(real, 0.1).error > 0
+    near = ours.file_at(real, 1e-5)
+    assert (near.error, near.bytes) == (0, ours.lossless_bytes(real))
+
+
 def rows(bytes_of: float) -> list[Row]:
     """An adapter, ours at four errors, and one peer at so many times our bytes."""
     mine = [Row("a", ours.NAME, ours.setting(error), 100 / error, error) for error in ours.ERRORS]
