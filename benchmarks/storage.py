@@ -39,7 +39,7 @@ class Stored:
 
 def half(adapter: Adapter) -> Stored:
     """Factors in float16."""
-    return Stored(2 * adapter.parameters, _error(adapter, _each(adapter.modules, _to_half)))
+    return Stored(2 * adapter.parameters, error_of(adapter, _each(adapter.modules, _to_half)))
 
 
 def zstd(adapter: Adapter, *, as_half: bool = False, shuffled: bool = False) -> Stored:
@@ -63,7 +63,7 @@ def integers(adapter: Adapter, bits: int, *, symmetric: bool) -> Stored:
     stored = _each(adapter.modules, partial(_round_groups, bits=bits, symmetric=symmetric))
     overhead = 16 + (0 if symmetric else bits)
     size = sum(tensor.numel() * bits + -(-tensor.numel() // GROUP) * overhead for tensor in _tensors(adapter.modules))
-    return Stored(-(-size // 8), _error(adapter, stored))
+    return Stored(-(-size // 8), error_of(adapter, stored))
 
 
 def uniform_rank(adapter: Adapter, budget: float) -> Stored | None:
@@ -77,7 +77,7 @@ def uniform_rank(adapter: Adapter, budget: float) -> Stored | None:
         return None
     rank = fitting[-1]
     kept = {name: _truncated(module, min(rank, module.rank)) for name, module in adapter.modules.items()}
-    return Stored(2 * _numbers(adapter.modules, rank), _error(adapter, _each(kept, _to_half)))
+    return Stored(2 * _numbers(adapter.modules, rank), error_of(adapter, _each(kept, _to_half)))
 
 
 def global_rank_int4(adapter: Adapter, budget: float) -> Stored:
@@ -111,7 +111,7 @@ def _global_rank_int4(adapter: Adapter, budget: float, symmetric: bool) -> Store
         name: LoraFactors(_rows(A[: ranks[name]], store), _rows(B.T[: ranks[name]], store).T)
         for name, (A, B, _) in found.items()
     }
-    return Stored(-(-bits // 8), _error(adapter, rounded))
+    return Stored(-(-bits // 8), error_of(adapter, rounded))
 
 
 def _rows(matrix: Tensor, store: Callable[[Tensor], Tensor]) -> Tensor:
@@ -186,7 +186,8 @@ def _each(modules: Modules, store: Callable[[Tensor], Tensor]) -> dict[str, Lora
     return {name: replace(m, A=store(m.A), B=store(m.B), magnitude=None, bias=None) for name, m in modules.items()}
 
 
-def _error(adapter: Adapter, stored: Modules) -> float:
+def error_of(adapter: Adapter, stored: Modules) -> float:
+    """|dW - dW'| / |dW| over all modules, without magnitudes and biases."""
     plain = {name: replace(m, magnitude=None, bias=None) for name, m in adapter.modules.items()}
     error = diff(Adapter(plain), Adapter(dict(stored))).relative_error or 0.0
     return error if error > _EXACT else 0.0

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 import adaptzip
 from adaptzip.reports.bounds import Components, allot, components, least_bytes, price_at, spend
-from benchmarks import directions, page, peers, quantiser, rate_distortion, storage
+from benchmarks import directions, page, quantiser, rate_distortion, storage
 from benchmarks.contexts import CONTEXTS, saving
+from benchmarks.peers import ours
 from benchmarks.real_adapters import find
 from benchmarks.research_quantiser import PARITY_CHECKS, Quantiser, fit_family, quantise
 from benchmarks.shared_vectors import Config, Named, Shared, places, signs, spread
@@ -33,7 +34,7 @@ PROGRAMS = (
     "many",
     "merge",
     "methods",
-    "peers",
+    "peers.__main__",
     "quantiser",
     "rate_distortion",
     "shaped_adapter",
@@ -164,7 +165,7 @@ def test_extras_are_not_counted(adapter: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.adz"
     adaptzip.compress(adapter, path, lossless=True)
     # A float32 head of random numbers packs into little less than its size.
-    assert peers.lossless_bytes(real) <= path.stat().st_size - 3 * 64 * 3
+    assert ours.lossless_bytes(real) <= path.stat().st_size - 3 * 64 * 3
 
 
 def test_bars() -> None:
@@ -224,29 +225,6 @@ def test_truncation_keeps_the_strongest(adapter: Path) -> None:
     assert storage.global_rank_int4(loaded, 300).bytes <= 300
 
 
-def test_peers_compare_at_equal_error_and_equal_bytes(
-    adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some = ("as stored, zstd -19", "int4, groups of 64", "global ranks, int4, 1/32 of float16")
-    monkeypatch.setattr(peers, "STORAGES", {name: peers.STORAGES[name] for name in some})
-    monkeypatch.setattr(peers, "ERRORS", (0.3,))
-    assert peers.main([str(adapter), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    # A 32nd of an adapter this small holds no component at all.
-    assert [row["storage"] for row in found["equal_error"]] == list(some[:2])
-    (equal,) = found["equal_bytes"]
-    assert equal["adaptzip_error"] <= 0.3
-    assert equal["uniform_rank_error"] is None or equal["uniform_rank_error"] > 0.3
-
-
-@pytest.mark.parametrize("name", peers.STORAGES)
-def test_every_storage_says_its_bytes_and_error(name: str, adapter: Path) -> None:
-    stored = peers.STORAGES[name](adaptzip.read(adapter))
-    assert stored is not None
-    assert 0 <= stored.bytes < 4.2 * adaptzip.read(adapter).parameters
-    assert 0 <= stored.relative_error <= 1
-
-
 def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text("a\n<!-- benchmark: one -->\nold\n<!-- end benchmark -->\nb\n")
@@ -258,7 +236,7 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
         page.put("two", "", path)
 
 
-@pytest.mark.parametrize("name", ["rate_distortion", "peers", "smollm2", "speed", "speed-sdxl", "many", "quantiser"])
+@pytest.mark.parametrize("name", ["rate_distortion", "smollm2", "speed", "speed-sdxl", "many", "quantiser"])
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
     assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,11 @@ from adaptzip.core.comparing import diff
 from benchmarks import gain_picture, other_coders, page, smollm2
 from benchmarks.gain_picture import Style
 from benchmarks.other_coders import Coded
+from benchmarks.peers.drivers.exchange import Arrays
+from benchmarks.peers.environments import Answer, Environments, PeerAbsentError
+from benchmarks.peers.packages import Package
 from benchmarks.smollm2 import METHODS, NOTHING, TEACHER, Row
+from benchmarks.storage import error_of
 from benchmarks.word_task import Answers
 
 
@@ -60,6 +66,29 @@ def test_a_component_whose_row_is_lost_is_nothing(adapter: Adapter) -> None:
     assert diff(adapter, other_coders.in_scaled_factors(coder, adapter, 0).adapter).relative_error == 1
 
 
+class Steps(Environments):
+    """A coder that rounds to a step: 100 bytes at step 1, and as many more as the step is finer."""
+
+    def ask(self, package: Package, arrays: Arrays, settings: Sequence[Any]) -> list[Answer]:
+        (setting,) = settings
+        step = 2 ** (setting / 4) if package.name == "NNCodec" else 1 / setting
+        return [Answer(round(100 / step), {name: (array / step).round() * step for name, array in arrays.items()})]
+
+
+@pytest.mark.parametrize(
+    ("limit", "how", "size"), [(400, "qp -8", 400), (399, "qp -7", 336), (50, "qp 0", 100), (10**6, "qp -44", 204800)]
+)
+def test_nncodec_is_asked_for_the_finest_that_fits(adapter: Adapter, limit: int, how: str, size: int) -> None:
+    coded = other_coders.nncodec(Steps(), adapter, limit)
+    assert (coded.how, coded.bytes) == (how, size)
+
+
+def test_entropack_is_asked_for_the_most_bits_that_fit(adapter: Adapter) -> None:
+    coded = other_coders.entropack(Steps(), adapter, 300)
+    assert 295 <= coded.bytes <= 300
+    assert error_of(adapter, coded.adapter.modules) < 0.5
+
+
 def test_half_counts_numbers_alone(adapter: Adapter) -> None:
     coded = other_coders.half(adapter)
     assert coded.bytes == 2 * adapter.parameters
@@ -100,10 +129,14 @@ def test_nothing_is_written_while_a_row_is_missing(
     kept = [row for row in rows() if row.method != "entropack"]
     results.write_text("".join(json.dumps(asdict(row)) + "\n" for row in kept))
     monkeypatch.setattr(smollm2, "Task", lambda material: None)
-    monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
+
+    def absent(task: object, name: str, asked: int) -> Row:
+        raise PeerAbsentError(f"{name}: expected an environment")
+
+    monkeypatch.setattr(smollm2, "measure", absent)
     assert smollm2.main(["--results", str(results), "--write"]) == 1
     told = capsys.readouterr().err
-    assert "entropack is left out" in told
+    assert "entropack is left out: entropack: expected an environment" in told
     assert "nothing is written: rows of entropack are missing" in told
 
 

@@ -1,0 +1,1 @@
+"""adaptzip beside every peer: `python -m benchmarks.peers`."""
