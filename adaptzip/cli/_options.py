@@ -210,8 +210,8 @@ OutputDir = Annotated[
     Path | None,
     typer.Option(
         "--output-dir",
-        help="A folder for the outputs of several sources, each under its source's name; what an earlier run with the "
-        "same options made of the same content is left.",
+        help="A folder for the outputs of several sources, each under its source's name; what an earlier run made there "
+        "is left where options and content are the same, and else made anew.",
         metavar="DIR",
         show_default=False,
     ),

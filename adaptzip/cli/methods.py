@@ -50,11 +50,8 @@ def _list_all(output: Output) -> None:
     from adaptzip.methods import names
 
     rows = [{"name": name, "summary": _summary(name)} for name in names()]
-    width = max(len(row["name"]) for row in rows)
-    output.result(
-        {"methods": rows},
-        lambda: "\n".join(f"{row['name'].ljust(width)}  {row['summary']}".rstrip() for row in rows),
-    )
+    cells = [[row["name"], row["summary"]] for row in rows]
+    output.result({"methods": rows}, lambda: text.table(cells, left=(0, 1)))
 
 
 def _describe(name: str, output: Output) -> None:
