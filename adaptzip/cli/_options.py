@@ -210,7 +210,7 @@ OutputDir = Annotated[
     Path | None,
     typer.Option(
         "--output-dir",
-        help="A folder for the outputs of several sources, each under its source's name; what an earlier run made there "
+        help="A folder for the outputs of several sources, each under its source's name; what earlier runs made there "
         "is left where options and content are the same, and else made anew.",
         metavar="DIR",
         show_default=False,
