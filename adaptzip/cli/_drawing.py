@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, TextIO
@@ -23,7 +22,7 @@ class Page:
     """
 
     def __init__(self) -> None:
-        self._mark = f"\0{secrets.token_hex(8)}:"
+        self._mark = f"\0{os.urandom(8).hex()}:"
         self._tables: list[Draw] = []
 
     def put(self, draw: Draw) -> str:

@@ -6,15 +6,12 @@ import json
 import signal
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -26,6 +23,9 @@ from adaptzip.cli._signals import Terminated
 from adaptzip.errors import AdaptzipWarning, UsageError
 from adaptzip.files.digest import digest, file_digest
 from adaptzip.files.journal import Journal
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 NOTE = ".adaptzip-done"
 """What tells a later run with the same options which outputs of a folder are finished."""
@@ -134,6 +134,9 @@ def _outcomes(
     if jobs == 1 or len(sources) == 1:
         yield from (_outcome(source, skip, partial(work, source)) for source in sources)
         return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     count = min(jobs, len(sources))
     with ProcessPoolExecutor(count, get_context("spawn"), initializer=_share, initargs=(count,)) as pool:
         ready: dict[Path, Outcome | Future[Values]] = {}
@@ -158,6 +161,8 @@ def _share(jobs: int) -> None:
 
 
 def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable[[], Values]) -> Outcome:
+    from concurrent.futures.process import BrokenProcessPool
+
     try:
         found = skip(source)
         if found is not None:

@@ -6,10 +6,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptzip.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 METHODS = "adaptzip.methods"
 DIALECTS = "adaptzip.dialects"
@@ -27,6 +30,9 @@ def points_of(group: str) -> tuple[EntryPoint, ...]:
 
 @lru_cache(maxsize=8)
 def _points(group: str, _: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    # It takes longer to import than the help of the command line, which has no need of it.
+    from importlib.metadata import entry_points
+
     return tuple(entry_points(group=group))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from adaptzip.core.basis import BasisReference
+if TYPE_CHECKING:
+    from adaptzip.core.basis import BasisReference
 
 
 def start_values(
