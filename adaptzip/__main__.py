@@ -1,10 +1,20 @@
-"""`python -m adaptzip`, for where the program itself is not on the path."""
+"""`python -m adaptzip`, and the program itself, which can be interrupted while it is being imported."""
 
 from __future__ import annotations
 
 import sys
 
-from adaptzip.cli.app import main
+_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command line and return the exit code."""
+    try:
+        from adaptzip.cli.app import main as run
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 API = "docs/reference/api.md"
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "fixtures/README.md", "formats/*.md", "formats/methods/*.md")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "fixtures/README.md",
+    "formats/*.md",
+    "formats/methods/*.md",
+)
 """Pages that lie outside `docs/`."""
 CARRIED = ("formats/decoder.py", "adaptzip/adz/container/*.schema.json")
 """Other files that pages link to."""

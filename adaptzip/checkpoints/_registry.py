@@ -16,6 +16,7 @@ from typing import cast
 from adaptzip.checkpoints._base import Dialect, NativeWriter, Reader, Writer
 from adaptzip.checkpoints._config import CONFIG_NAME
 from adaptzip.checkpoints._form import fault
+from adaptzip.core.calling import nearest
 from adaptzip.core.plug_ins import DIALECTS, broken, load, plug_ins
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.magic import is_pytorch, is_safetensors
@@ -127,7 +128,10 @@ def config_names(weights_name: str = "") -> tuple[str, ...]:
 
 
 def _no_dialect(name: str, known: Iterable[str]) -> UsageError:
-    return UsageError(f"there is no checkpoint dialect {name!r}", hint=f"known: {', '.join(known)}")
+    listed = tuple(known)
+    return UsageError(
+        f"there is no checkpoint dialect {name!r}", hint=nearest(name, listed, f"known: {', '.join(listed)}")
+    )
 
 
 def _peft_first() -> list[Dialect]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from functools import partial
 from glob import has_magic
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -153,11 +155,24 @@ def _outcomes(
 
 
 def _share(jobs: int) -> None:
-    """Leave the other processes their share of the cores, and the words about a Ctrl-C to the one that was typed to."""
+    """Leave the other processes their share of the cores, and the words about a Ctrl-C to the one that was typed to,
+    without which none goes on.
+    """
     import torch
 
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, so that a next run finds nobody at work."""
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable[[], Values]) -> Outcome:

@@ -130,13 +130,17 @@ class Output:
         def show(text: str) -> None:
             console.print(text, markup=False, highlight=False)
 
-        with Progress(*columns, console=console, transient=True) as bar, _logged(show):
-            task, whole = bar.add_task("starting", total=1.0), WholeJob()
+        try:
+            with Progress(*columns, console=console, transient=True) as bar, _logged(show):
+                task, whole = bar.add_task("starting", total=1.0), WholeJob()
 
-            def report(phase: str, done: float, total: float) -> None:
-                bar.update(task, description=phase, completed=whole.told(phase, done, total))
+                def report(phase: str, done: float, total: float) -> None:
+                    bar.update(task, description=phase, completed=whole.told(phase, done, total))
 
-            yield report
+                yield report
+        finally:
+            # A Ctrl-C while the bar is begun leaves it hidden.
+            console.show_cursor(True)
 
     def _phases(self) -> Progress:
         said: set[str] = set()

@@ -53,8 +53,13 @@ def export(
     basis: options.NeededBasis = None,
     base_name: options.BaseName = None,
     card: Annotated[
-        bool, typer.Option("--card", help="Add the .adz and the README.md that `publish` writes, for an upload.")
-    ] = False,
+        str | None,
+        typer.Option(
+            help="Add the .adz and the README.md that `publish` writes, for an upload of your own to this repository.",
+            metavar="OWNER/NAME",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -77,7 +82,7 @@ def export(
       adaptzip export my-adapter.adz --portable --dtype bfloat16 -o for-serving/
       adaptzip export small.adz --as peft-vblora -o vblora/
       adaptzip export my-adapter.adz --as mlx -o for-mlx/
-      adaptzip export my-adapter.adz --card -o for-the-hub/
+      adaptzip export my-adapter.adz --card my-name/my-adapter -o for-the-hub/
       adaptzip export *.adz --as peft --output-dir restored/
       adaptzip export my-adapter.adz --as gguf --base base-model/ --dtype float16 -o for-llama-cpp/
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import CO_VARKEYWORDS
 from typing import ParamSpec, TypeVar
@@ -38,8 +38,13 @@ def no_parameter(function: str, name: str, names: Sequence[str], also: str = "",
         also: what else it is not.
         hint: what to say where no name is near.
     """
-    near = difflib.get_close_matches(name, names, 1)
     return UsageError(
         f"{function} has no parameter {name!r}{also}",
-        hint=f"did you mean {near[0]!r}?" if near else hint or f"its parameters: {', '.join(names)}",
+        hint=nearest(name, names, hint or f"its parameters: {', '.join(names)}"),
     )
+
+
+def nearest(name: str, names: Iterable[str], otherwise: str) -> str:
+    """A hint that names the nearest of some names, or says what else there is to say where none is near."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"did you mean {near[0]!r}?" if near else otherwise

@@ -18,6 +18,7 @@ from adaptzip.checkpoints._base_name import check_name
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
+from adaptzip.core.calling import nearest
 from adaptzip.core.compressed import PackedExtras
 from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.core.family import AnyFamily, ConfigT, Family, MethodConfig
@@ -200,6 +201,7 @@ def prepare_job(source: Original, request: Request) -> Job:
         RefusedError: if the method can only be trained, or a basis is needed and missing.
     """
     method = load_fittable(request.to)
+    _check_ranks(source.adapter, request)
     config = configure(method, request.options)
     device = choose_device(request.device)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
@@ -212,6 +214,16 @@ def prepare_job(source: Original, request: Request) -> Job:
         effort=request.effort,
     )
     return Job(source, request, method, config, context, survey)
+
+
+def _check_ranks(adapter: Adapter, request: Request) -> None:
+    """Raises: UsageError: if ranks are asked for of a module that the adapter does not have."""
+    for name in request.ranks or ():
+        if name not in adapter.modules:
+            raise UsageError(
+                f"ranks are given for {name!r}, which the adapter does not have",
+                hint=nearest(name, adapter.modules, "`adaptzip inspect` lists its modules"),
+            )
 
 
 def _basis(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from adaptzip.core.calling import nearest
 from adaptzip.core.plug_ins import METHODS, broken, plug_ins, points_of
 from adaptzip.core.plug_ins import load as load_plug_in
 from adaptzip.errors import UsageError
@@ -86,7 +87,7 @@ def check_known(name: str) -> None:
 
 
 def _unknown(name: str) -> UsageError:
-    return UsageError(f"method {name!r} is unknown", hint=f"methods: {', '.join(names())}")
+    return UsageError(f"method {name!r} is unknown", hint=nearest(name, names(), f"methods: {', '.join(names())}"))
 
 
 @cache

@@ -121,7 +121,7 @@ class ArchiveReport(Shown):
     def _rows(self) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
         sites = self.head.metadata.sites.items()
         rows = [
-            (name, f"{site.out} x {site.width}", "" if length is None else f"{length:,}")
+            (name, f"{site.out} x {site.width}", "with all" if length is None else f"{length:,}")
             for (name, site), length in zip(sites, self.lengths, strict=True)
         ]
         return ("module", "out x in", "bytes"), rows

@@ -30,6 +30,8 @@ _AXES = {
 _SAME = 1e-9
 """A distance below it is rounding: the two say the same."""
 _ERROR_TICKS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+_FEW_ERROR_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""For errors over more than a decade, where more would run into each other."""
 
 
 def check_plot(path: str | Path) -> None:
@@ -252,7 +254,8 @@ def error_axis(axes: Any, low: float, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in _ERROR_TICKS if low <= tick <= high]))
+    ticks = _ERROR_TICKS if high < 10 * low else _FEW_ERROR_TICKS
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -263,7 +266,9 @@ def _byte_axis(axes: Any) -> None:
 
     axes.set_xscale("log", base=2)
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0,) if high > 8 * low else (1.0, 1.25, 1.5, 1.75)))
+    axes.xaxis.set_major_locator(
+        LogLocator(base=2, subs=(1.0,) if high > 8 * low else (1.0, 1.5) if high > 3 * low else (1.0, 1.25, 1.5, 1.75))
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bytes of the file, everything counted")

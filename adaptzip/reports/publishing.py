@@ -25,7 +25,7 @@ from adaptzip.models.hub import INSTALL
 from adaptzip.restoring.exporting import export
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import is_ours, source_card
-from adaptzip.restoring.publishable import add_archive
+from adaptzip.restoring.publishable import add_archive, check_repo
 from adaptzip.restoring.upload_card import MARK
 
 _OWNED = (CONFIG_NAME, "adapter_model.safetensors", README)
@@ -127,7 +127,7 @@ def publish(
         ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'lists.adz']
     """
     path = Path(source)
-    _check_repo(repo)
+    check_repo(repo)
     if not dry_run:
         _library()
     archive = f"{repo.rpartition('/')[2]}.adz"
@@ -211,9 +211,3 @@ def _library() -> Any:
     except ImportError as error:
         raise RefusedError("publishing needs the package huggingface_hub", hint=INSTALL) from error
     return huggingface_hub
-
-
-def _check_repo(repo: str) -> None:
-    owner, slash, name = repo.partition("/")
-    if not (owner and slash and name) or "/" in name or repo != repo.strip():
-        raise UsageError(f"{repo!r} is no repository", hint="write owner/name")

@@ -35,7 +35,7 @@ from adaptzip.restoring.model_card import source_card
 from adaptzip.restoring.native import native, written_again
 from adaptzip.restoring.opening import base_config
 from adaptzip.restoring.placing import put_loading, to_file, to_folder
-from adaptzip.restoring.publishable import add_archive, archive_of, check_card
+from adaptzip.restoring.publishable import add_archive, archive_of, check_card, check_repo
 from adaptzip.restoring.reading import adapter_from
 
 PORTABLE = "peft-portable"
@@ -94,7 +94,7 @@ def export(
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     base_name: str | None = None,
-    card: bool = False,
+    card: str | None = None,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
@@ -116,8 +116,9 @@ def export(
             names and turns what it holds by the base's config.json.
         basis: the basis artefact or its path, for a `.adz` file that names one.
         base_name: what the configuration calls the base model; None keeps the adapter's own name for it.
-        card: put the `.adz` beside PEFT's files, and the README that `publish` writes: sizes, the error, what training
-            measured, and how to load either. For a `.adz` and PEFT's folder alone.
+        card: a repository, "owner/name", that the folder is to be uploaded to: puts the `.adz` beside PEFT's files, and
+            the README that `publish` writes for it: sizes, the error, what training measured, and how to load either.
+            For a `.adz` and PEFT's folder alone.
 
     Raises:
         CheckpointError, FormatError: if the source cannot be read.
@@ -139,10 +140,11 @@ def export(
     """
     if as_ == PORTABLE:
         as_, portable = "peft", True
-    if card:
+    if card is not None:
+        check_repo(card)
         as_ = as_ or WITH_CARD
         check_card(as_, output, {"portable": portable, "dtype": dtype is not None, "drop_extras": drop_extras})
-    archive = archive_of(source, Path(output)) if card else None
+    archive = None if card is None else archive_of(source, Path(output))
     named = None if as_ is None and not portable else writer("peft" if as_ is None else as_)
     _check_dtype(dtype, named)
     if base_name is not None:
@@ -170,10 +172,10 @@ def export(
     else:
         readme = source_card(source) if target.name == WITH_CARD else None
         beside: Callable[[Path], object] | None = None if readme is None else partial(put_loading, card=readme)
-        if archive is not None:
+        if archive is not None and card is not None:
             told, name = archive
             base_named = content.adapter.meta.base_model
-            beside = partial(add_archive, archive=told, name=name, card=None, place=Path(output).name, base=base_named)
+            beside = partial(add_archive, archive=told, name=name, card=None, place=card, base=base_named)
         files = to_folder(content, Path(output), force, target, options, beside)
     warn_of_written_name(content.adapter.meta.base_model, files)
     return ExportReport(

@@ -12,7 +12,7 @@ from adaptzip.errors import CheckpointError
 NAME = "README.md"
 _MARK = "<!-- adaptzip: loading -->"
 """What stands before and after the section, so that another export replaces it and adds no second one."""
-_FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(r"\ufeff?\s*---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 """The YAML at the beginning of a card."""
 _OURS = re.compile(r"^(?:base_model|base_model_relation)[ \t]*:.*\r?\n(?:(?:[ \t]+|-).*\r?\n)*", re.MULTILINE)
 """A field that is written anew, with the lines that belong to it."""
@@ -83,6 +83,30 @@ def with_base(card: str, repository: str | None, relation: str, **more: str) -> 
         return card
     rest = card if found is None else card[found.end() :]
     return f"---\n{fields}---\n{rest if rest.startswith(chr(10)) else chr(10) + rest}"
+
+
+def check_front(card: str) -> None:
+    """Refuse a card whose YAML the Hub could not read.
+
+    Without PyYAML, which comes with huggingface_hub, nothing is looked at.
+
+    Raises:
+        CheckpointError: saying what is wrong with it.
+    """
+    found = _FRONT.match(card)
+    try:
+        import yaml
+    except ImportError:
+        return
+    try:
+        fields = yaml.safe_load(found[1]) if found is not None else {}
+    except yaml.YAMLError as error:
+        fields = " ".join(str(error).split())
+    if not isinstance(fields, dict | None):
+        raise CheckpointError(
+            f"{NAME}: with the base model in it, its YAML can't be read: {str(fields)[:200]}",
+            hint="mend what stands between the lines of ---, or move the file away",
+        )
 
 
 def is_ours(readme: Path, mark: str = _MARK) -> bool:

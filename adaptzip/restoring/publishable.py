@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from adaptzip.errors import UsageError
 from adaptzip.files.names import names_a_file
 from adaptzip.restoring.content import WITH_CARD
 from adaptzip.restoring.model_card import NAME as README
+from adaptzip.restoring.model_card import check_front
 from adaptzip.restoring.upload_card import upload_card
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9_]([\w.-]*\w)?/[A-Za-z0-9_]([\w.-]*\w)?", re.ASCII)
+_LONGEST = 96
+"""Characters of a repository's name on the Hub."""
 
 
 def add_archive(folder: Path, archive: bytes, name: str, *, card: str | None, place: str, base: str | None) -> str:
@@ -37,6 +43,7 @@ def add_archive(folder: Path, archive: bytes, name: str, *, card: str | None, pl
     config: Mapping[str, Any] = json.loads((folder / CONFIG_NAME).read_bytes())
     named = None if base is None or is_local(base) else base
     text = upload_card(card, open_adz(archive), archive=name, files=files, config=config, place=place, base=named)
+    check_front(text)
     (folder / README).write_text(text, encoding="utf-8")
     return text
 
@@ -56,6 +63,19 @@ def archive_of(source: str | Path | Adapter | Compressed, folder: Path) -> tuple
             hint="compress it first, or use `adaptzip publish`, which does",
         )
     return Path(source).read_bytes(), Path(source).name
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what the Hub takes for no name of a repository.
+
+    Raises:
+        UsageError: naming it.
+    """
+    odd = "--" in repo or ".." in repo or repo.endswith(".git") or len(repo) > _LONGEST
+    if odd or _REPOSITORY.fullmatch(repo) is None:
+        raise UsageError(
+            f"{repo!r} is no repository", hint="write owner/name, of letters, digits, '-', '_' and '.' between them"
+        )
 
 
 def check_card(as_: str, output: str | Path, changes: Mapping[str, bool]) -> None:

@@ -28,6 +28,7 @@ from adaptzip.core.compressed import PARTS, Compressed, Site
 from adaptzip.core.family import AnyFamily
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.layouts import Layout
+from adaptzip.core.linalg import choose_device
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
@@ -63,7 +64,8 @@ def reconstruct(
 
     Raises:
         FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
-        UsageError: if a module is asked for that the file does not have, or the dtype is none of floating point.
+        UsageError: if a module is asked for that the file does not have, the dtype is none of floating point, or the
+            device is none of this machine's.
         RefusedError: if the method, its version or one of its options is unknown, the basis is missing or another,
             the file holds functions, or its configuration asks for more than W + s*B@A.
 
@@ -76,10 +78,10 @@ def reconstruct(
         True
     """
     if isinstance(source, Compressed):
-        return _reconstruct(source, modules, _Place(device, dtype), base, basis)
+        return _reconstruct(source, modules, _Place(choose_device(device), dtype), base, basis)
     compressed = open_adz(source)
     with naming(source, FormatError, RefusedError):
-        return _reconstruct(compressed, modules, _Place(device, dtype), base, basis)
+        return _reconstruct(compressed, modules, _Place(choose_device(device), dtype), base, basis)
 
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -186,3 +186,30 @@ def test_a_run_that_was_stopped_goes_on(jobs: str, several: list[Path], tmp_path
     assert " as before" in result.last
     for source in several:
         assert (out / f"{source.name}.adz").read_bytes() == adaptzip.compress(source, budget="25%").to_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are told by /proc")
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
+    sources = [make_adapter(tmp_path / f"s{number}", make_tensors(number)) for number in range(40)]
+    words: list[str | Path] = ["compress", *sources, *SIZE, "--output-dir", tmp_path / "out", "-j", "2"]
+    child = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True)
+    until = time.monotonic() + 120
+    while not (tmp_path / "out" / many.NOTE).exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    started = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    child.kill()
+    child.wait()
+    assert len(started) >= 2
+    while any(map(_at_work, started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(_at_work, started))
+    result = run(*words)
+    assert result.code == 0, result.err
+
+
+def _at_work(process: str) -> bool:
+    try:
+        told = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return told.rpartition(")")[2].split()[0] != "Z"

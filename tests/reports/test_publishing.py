@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from peft import PeftModel
 
 import adaptzip
-from adaptzip.errors import AdaptzipWarning, OutputError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, OutputError, RefusedError, UsageError
 from tests.cases import tiny_peft
 from tests.cases.evaluation_cases import classifier
 from tests.cases.upload_server import COMMIT, taking_uploads
@@ -85,7 +86,20 @@ def test_what_nobody_could_load_is_refused(source: Path, tmp_path: Path, monkeyp
         with pytest.raises(UsageError, match="base model") as caught:
             adaptzip.publish(source, "me/small", budget="20%")
         assert "`base_name=" in str(caught.value.hint)
-        for repo in ("small", "a/b/c", "/b", "a/"):
+        for repo in (
+            "small",
+            "a/b/c",
+            "/b",
+            "a/",
+            "../x",
+            "a/..",
+            "-a/b",
+            "a--b/c",
+            "a/b.git",
+            "a b/c",
+            "é/x",
+            "a/" + 95 * "b",
+        ):
             with pytest.raises(UsageError, match="is no repository"):
                 adaptzip.publish(source, repo, base_name=BASE)
         with pytest.raises(OutputError, match=r"others/small: the Hub did not take it: .*rights"):
@@ -102,15 +116,15 @@ def test_an_export_with_its_card_is_what_would_be_published(
 ) -> None:
     adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
     made = adaptzip.publish(tmp_path / "small.adz", "me/small", dry_run=True, output=tmp_path / "kept")
-    words = ("export", tmp_path / "small.adz", "--card", "-o", tmp_path / "small")
+    words = ("export", tmp_path / "small.adz", "--card", "me/small", "-o", tmp_path / "small")
     assert run(*words).code == 0
     refused(run(*words), 2, "exists already")
     assert run(*words, "-f").code == 0
     assert sorted(made.files) == sorted(path.name for path in (tmp_path / "small").iterdir())
     for name in made.files:
         ours, theirs = (tmp_path / "small" / name).read_bytes(), (tmp_path / "kept" / name).read_bytes()
-        assert ours == theirs.replace(b"me/small", b"small"), name
-    held = adaptzip.export(adaptzip.open(tmp_path / "small.adz"), tmp_path / "held", card=True)
+        assert ours == theirs, name
+    held = adaptzip.export(adaptzip.open(tmp_path / "small.adz"), tmp_path / "held", card="me/small")
     assert held.files == ("README.md", "adapter_config.json", "adapter_model.safetensors", "held.adz")
     assert (tmp_path / "held" / "held.adz").read_bytes() == (tmp_path / "small.adz").read_bytes()
 
@@ -118,7 +132,7 @@ def test_an_export_with_its_card_is_what_would_be_published(
 def test_a_card_beside_a_name_of_this_machine_does_not_repeat_it(source: Path, tmp_path: Path) -> None:
     adaptzip.compress(source, tmp_path / "small.adz", budget="20%", base_name=BASE)
     with pytest.warns(AdaptzipWarning, match="path"):
-        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, base_name="/home/me/base")
+        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card="me/small", base_name="/home/me/base")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "/home/me" not in card
     assert "base_model" not in card
@@ -133,10 +147,10 @@ def test_a_card_is_refused_where_it_would_not_be_true(source: Path, tmp_path: Pa
         ({"as_": "kohya"}, "goes into a folder that PEFT loads"),
     ]:
         with pytest.raises(UsageError, match=told):
-            adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, **more)  # type: ignore[arg-type]
+            adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card="me/small", **more)  # type: ignore[arg-type]
     for other in (source, adaptzip.read(source)):
         with pytest.raises(UsageError, match=r"is no \.adz file"):
-            adaptzip.export(other, tmp_path / "out", card=True)
+            adaptzip.export(other, tmp_path / "out", card="me/small")
     assert not (tmp_path / "out").exists()
 
 
@@ -145,5 +159,19 @@ def test_a_folder_of_a_users_own_is_not_taken_for_a_published_one(source: Path, 
     adaptzip.export(tmp_path / "small.adz", tmp_path / "out")
     (tmp_path / "out" / "mine.adz").write_bytes(b"mine")
     with pytest.raises(OutputError, match="mine.adz"):
-        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card=True, force=True)
+        adaptzip.export(tmp_path / "small.adz", tmp_path / "out", card="me/small", force=True)
     assert (tmp_path / "out" / "mine.adz").read_bytes() == b"mine"
+
+
+def test_a_readme_keeps_its_yaml_or_is_refused(source: Path) -> None:
+    def published(readme: str) -> dict[str, object]:
+        (source / "README.md").write_text(readme, encoding="utf-8")
+        made = adaptzip.publish(source, "me/small", budget="20%", base_name=BASE, dry_run=True)
+        fields: dict[str, object] = ModelCard(made.card).data.to_dict()  # type: ignore[no-untyped-call]
+        return fields
+
+    assert published("\n\n---\nlicense: mit\n---\nx")["license"] == "mit"
+    assert published("---\nlicense: mit\nbase_model:\n- a/b\n- c/d\n---\nx")["base_model"] == [BASE]
+    for readme in ("---\nbase_model: &b a/b\nother: *b\n---\nx", "---\na: [\n---\nx", "---\njust text\n---\nx"):
+        with pytest.raises(CheckpointError, match=r"README\.md: with the base model in it, its YAML can't be read"):
+            published(readme)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import mmap
 import os
 from dataclasses import dataclass
@@ -103,7 +104,12 @@ def _read(source: bytes | BinaryIO) -> tuple[str, bytes]:
             f"a {type(source).__name__} can't be opened", hint="give a path, bytes, or a file that is open for reading"
         )
     name = getattr(source, "name", None)
-    content = source.read()
+    if isinstance(source, io.TextIOBase):
+        raise UsageError("the file is open for reading text", hint='open it with "rb"')
+    try:
+        content = source.read()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the file can't be read: {error}", hint='open it with "rb"') from error
     if not isinstance(content, bytes):
         raise UsageError("the file is open for reading text", hint='open it with "rb"')
     return name if isinstance(name, str) else "the file", content

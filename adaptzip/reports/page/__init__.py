@@ -143,7 +143,7 @@ def report(
             found = frontier_of(origin, request, methods, subjects, tell)
     told = Content(title or ", ".join(one.name for one in subjects), tuple(subjects), known, found, table)
     with atomic_file(output, force) as handle:
-        handle.write(written(told).encode())
+        handle.write(written(told).encode("utf-8", "backslashreplace"))
     benches = {} if found is None else found.benches
     return PageReport(Path(output), Path(output).stat().st_size, tuple(one.name for one in subjects), benches)
 

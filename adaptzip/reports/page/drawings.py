@@ -16,7 +16,9 @@ from adaptzip.reports.page.subjects import Subject
 from adaptzip.reports.plots import COLOURS, MARKS, draw_bench, error_axis, look, new_figure, plain
 
 _VARIABLES = {"#000000": "var(--ink)", "#666666": "var(--soft)", "#dddddd": "var(--line)"}
-_SIZE = (7.2, 4.2)
+_SIZE = (6.6, 4.6)
+_COLUMNS = 3
+"""Names side by side in a legend, which stands below, so that narrow screens show it."""
 _QUANTILES = (0.1, 0.5, 0.9)
 _LEAST = 1e-6
 """Singular values below this share of the update's norm are not drawn."""
@@ -44,7 +46,7 @@ def frontier(benches: Mapping[ExtrasMode, Bench], files: Mapping[str, tuple[int,
                 markerfacecolor="none", markeredgecolor=COLOURS[place % len(COLOURS)], label=plain(name), zorder=5,
             )  # fmt: skip
     _widen(axes, [error for _, error in files.values() if error > 0])
-    axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.legend(fontsize=8.5, frameon=False, loc="outside lower center", ncols=_COLUMNS)
     return _svg(figure, "frontier", "relative error over bytes")
 
 
@@ -83,7 +85,7 @@ def spectra(subjects: Sequence[Subject], reference: Sequence[Sequence[float]] | 
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.legend(fontsize=8.5, frameon=False, loc="outside lower center", ncols=_COLUMNS)
     return _svg(figure, "spectra", "singular values of the modules")
 
 

@@ -38,7 +38,7 @@ def evaluation_table(source: str | Path | Mapping[str, Any]) -> EvaluationTable:
         head = ["", "size", *([metric] if metric else []), *([_DISTANCES[distance]] if distance else [])]
         told = tuple((_cells(row, metric, distance), _gain(row)) for row in rows)
         return EvaluationTable(tuple(head), told, f"{found['samples']:,} samples of a {found['kind']} model")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         named = "the evaluation" if isinstance(source, Mapping) else str(source)
         raise UsageError(
             f"{named}: is not what an evaluation says of itself", hint="write it with `adaptzip eval ... --json > FILE`"

@@ -10,7 +10,7 @@ from adaptzip.core.words import number, share, size
 from adaptzip.reports.page.layers import Grid, grids
 from adaptzip.reports.page.subjects import ModuleStory, Subject
 
-_TOGETHER = "all modules are in one bit string"
+_TOGETHER = "all modules are coded as one string of bits, in which they have no bytes of their own"
 _WRITTEN = 14
 """So many columns leave room for numbers in their cells."""
 

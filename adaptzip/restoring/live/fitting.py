@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -34,6 +35,46 @@ def check_fits(model: nn.Module, adapter: Adapter) -> None:
                 f"{where}: the layer {name} is {list(found.shape)}, the adapter's update {list(factors.shape)}",
                 hint=WHICH,
             )
+
+
+def check_biases(model: nn.Module, adapter: Adapter) -> None:
+    """Refuse a model without the biases that an adapter adds to, which no merge gives it.
+
+    Raises:
+        BaseModelError: by the module's name.
+    """
+    where = model_name(model)
+    adding = [name for name, factors in adapter.modules.items() if factors.bias is not None]
+    for name, layer in find_layers(model, adding, where).items():
+        if getattr(layer.module, "bias", None) is None:
+            raise BaseModelError(
+                f"{where}: the layer {name} has no bias, which the adapter's lora_bias is to be added to",
+                hint="a model without that bias cannot hold this adapter once merged",
+            )
+
+
+def in_order(model: nn.Module, adapter: Adapter) -> Adapter:
+    """The adapter with its modules in the model's order, in which PEFT adds them to a weight that several share."""
+    order = {id(module): number for number, module in enumerate(model.modules())}
+    layers = find_layers(model, adapter.modules, model_name(model))
+    names = sorted(adapter.modules, key=lambda name: order[id(layers[name].module)])
+    return replace(adapter, modules={name: adapter.modules[name] for name in names})
+
+
+def shifted(model: nn.Module, adapter: Adapter) -> list[str]:
+    """Layers that an update of another acts on, since they share its weight and have no update of their own."""
+    sharing: dict[int, dict[int, str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            sharing.setdefault(id(parameter), {})[id(module)] = name
+    layers = find_layers(model, adapter.modules, model_name(model)).values()
+    updated = {id(layer.module) for layer in layers}
+    return [
+        name
+        for layer in layers
+        for module, name in sharing.get(id(layer.parameter), {}).items()
+        if module not in updated
+    ]
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

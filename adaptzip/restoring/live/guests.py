@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
 
 _PREFIX = "base_model.model."
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\(\[([\d, ]*)\]\).*?Size\(\[([\d, ]*)\]\)")
+"""What torch says of a tensor of another shape: its name, its shape in the file, its shape in the model."""
 _MAGNITUDE = ".lora_magnitude_vector"
 
 
@@ -152,4 +155,13 @@ def _refusing() -> Iterator[None]:
         yield
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, NotImplementedError) as error:
         told = " ".join(str(error).split())
-        raise RefusedError(f"the model does not take the adapter: {told[:300]}") from error
+        sizes = _MISMATCH.search(told)
+        if sizes is not None:
+            raise RefusedError(
+                f"the model does not take the adapter: {sizes[1]} is [{sizes[3]}] in the model and [{sizes[2]}] in the "
+                "adapter",
+                hint="load the model with as many labels or words as the adapter has, such as num_labels=8",
+            ) from error
+        raise RefusedError(
+            f"the model does not take the adapter: {told[:300]}", hint="is this the model that it was trained on?"
+        ) from error

@@ -21,6 +21,7 @@ from adaptzip.errors import RefusedError, UsageError
 from adaptzip.restoring.in_memory import loadable
 from adaptzip.restoring.live import guests
 from adaptzip.restoring.live.fitting import check_fits
+from adaptzip.restoring.live.undoing import as_it_was
 from adaptzip.restoring.reading import adapter_from
 
 
@@ -103,14 +104,21 @@ def load_into(
         )
     known = guests.adapters_of(model)
     if (name in known) != hotswap:
-        raise UsageError(_misnamed(name, known, hotswap), hint="give another name, or see hotswap")
+        raise UsageError(_misnamed(name, known, hotswap), hint=_HOTSWAP_HINT[hotswap])
     if hotswap:
         _swap(model, adapter, name)
     else:
         found = loadable(adapter, "peft")
         check_fits(guests.base_of(model), found.adapter)
-        guests.add(model, found.tensors, found.config, name)
+        with as_it_was(model):
+            guests.add(model, found.tensors, found.config, name)
     return LoadReport(name, len(adapter.modules), len(adapter.extras), hotswap)
+
+
+_HOTSWAP_HINT = {
+    False: "give another name, or swap it in with `hotswap=True`",
+    True: "name an adapter that it has, or load this one without `hotswap=True`",
+}
 
 
 def _misnamed(name: str, known: Iterable[str], hotswap: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from adaptzip.checkpoints import Writer, conventions, writer
+from adaptzip.checkpoints import Writer, conventions, vet_numbers, writer
 from adaptzip.checkpoints._image.pipelines import by_component
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
@@ -17,9 +18,9 @@ from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.showing import Shown
 from adaptzip.core.words import count
-from adaptzip.errors import RefusedError, UsageError
+from adaptzip.errors import RefusedError, UsageError, warn
 from adaptzip.models.live.layers import add_adapter
-from adaptzip.restoring.live.fitting import check_fits, model_name
+from adaptzip.restoring.live.fitting import check_biases, check_fits, in_order, model_name, shifted
 from adaptzip.restoring.live.guests import adapters_of
 from adaptzip.restoring.reading import adapter_from
 
@@ -66,7 +67,9 @@ def merge_into(
         BaseModelError: if the model lacks a module of the adapter, or has it in another shape; the model is as it was
             then. Or if an extra finds no place.
         RefusedError: if the model holds adapters of PEFT's already, or the adapter is of several models.
-        UsageError: if the model is none.
+        UsageError: if the model is none, or the scale is no finite number.
+
+    Warns with an AdaptzipWarning where an update acts on a layer that shares the weight, too.
 
     Example:
         >>> from transformers import AutoModelForSequenceClassification
@@ -76,6 +79,9 @@ def merge_into(
     """
     adapter = adapter_from(source, alpha=alpha, config=config, dialect=dialect, base=base, basis=basis)
     parts = _parts(model, adapter)
+    if not math.isfinite(scale):
+        raise UsageError(f"the scale is {scale}, expected a finite number", hint="give `scale=` a number such as 0.7")
+    vet_numbers(adapter)
     for one, part in parts:
         if adapters_of(one):
             raise RefusedError(
@@ -83,7 +89,15 @@ def merge_into(
                 hint="merge or unload them first, as with model.unload()",
             )
         check_fits(one, part)
+        check_biases(one, part)
+        others = shifted(one, part)
+        if others:
+            warn(
+                f"{', '.join(others)} shares a weight that is updated: merged as PEFT merges, the update acts on it "
+                "too, so that the model computes something else than with the adapter loaded"
+            )
     for one, part in parts:
+        part = in_order(one, part)
         modules = {name: replace(m, scaling=m.scaling * scale) for name, m in part.modules.items()}
         add_adapter(one, replace(part, modules=modules), model_name(one), merged=True)
     return MergedReport(len(adapter.modules), len(adapter.extras))

@@ -170,6 +170,12 @@ def test_an_evaluation_is_shown_and_anything_else_refused(source: Path, tmp_path
         (tmp_path / "eval.json").write_text(content)
         refused(run(*words, tmp_path / "eval.json", "-f"), 2, "eval.json")
     refused(run(*words, tmp_path / "missing.json", "-f"), 2, "missing.json")
+    row = {"name": "\ud800", "bytes": None, "metric": None, "gain": None}
+    for wrong in ({"bytes": float("inf")}, {"gain": 10**400}, {"gain": [1]}):
+        (tmp_path / "eval.json").write_text(json.dumps(told | {"rows": [row | wrong]}))
+        refused(run(*words, tmp_path / "eval.json", "-f"), 2, "eval.json")
+    (tmp_path / "eval.json").write_text(json.dumps(told | {"rows": [row]}))
+    assert run(*words, tmp_path / "eval.json", "-f").code == 0
 
 
 def test_pages_are_refused_before_anything_is_read(
