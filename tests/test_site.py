@@ -89,6 +89,7 @@ def repository(tmp_path: Path) -> Path:
         "fixtures/README.md": "# Fixtures\n",
         "CHANGELOG.md": "# Changelog\n",
         "CONTRIBUTING.md": "# Contributing\n",
+        "SECURITY.md": "# Security\n",
     }
     for name, text in pages.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

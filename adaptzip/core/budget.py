@@ -66,8 +66,7 @@ class Budget:
         hint = _HINT if unit is None else _HINTS[unit]
         match = _NUMBER.match(text)
         if match is None or float(match[1]) <= 0:
-            told = "is no number with a unit" if match is None else "is not a positive amount"
-            raise UsageError(f"budget {text!r} {told}", hint=hint)
+            raise UsageError(f"budget {text!r} is not a positive amount", hint=hint)
         number, suffix = float(match[1]), match[2]
         found = _read(number, suffix, unit) if unit or suffix or "." not in match[1] else _share(number)
         if found is None:

@@ -19,6 +19,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Files = Mapping[str, bytes]
 
 
+_REPOSITORY = 4
+"""Parts that a path to a repository has."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Serves `repositories`, of which `gated` are for nobody."""
 
@@ -35,7 +39,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path.strip("/")
         self.asked.append(path)
-        api, kind, owner, name, *rest = _parts(path)
+        parts = _parts(path)
+        if len(parts) < _REPOSITORY:
+            # Such as what clients send to count uses.
+            return self._refuse(404, "EntryNotFound")
+        api, kind, owner, name, *rest = parts
         files = self.repositories.get(f"{kind}{owner}/{name}")
         if files is None:
             return self._refuse(401, "RepoNotFound")

@@ -121,7 +121,7 @@ def test_the_memory_that_peft_needs_is_a_limit(source: Adapter) -> None:
         assert 4 * pieces * c.vectors <= 2000
     with pytest.raises(CheckFailedError, match="PEFT would need .* GiB for the dense logits") as caught:
         METHOD.candidates(outline, Config(**SMALL, memory=1e-9), Allowance())
-    assert "memory=" in (caught.value.hint or "")
+    assert "'memory'" in (caught.value.hint or "")
 
 
 def test_lengths_divide_all_widths_where_they_can() -> None:

@@ -116,8 +116,8 @@ def load_into(
 
 
 _HOTSWAP_HINT = {
-    False: "give another name, or swap it in with `hotswap=True`",
-    True: "name an adapter that it has, or load this one without `hotswap=True`",
+    False: "give another name, or swap it in with hotswap=True",
+    True: "name an adapter that it has, or load this one without hotswap=True",
 }
 
 
