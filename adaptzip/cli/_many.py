@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from functools import partial
 from glob import has_magic
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -21,6 +18,7 @@ from adaptzip._version import __version__
 from adaptzip.cli import _failures
 from adaptzip.cli._failures import Failure
 from adaptzip.cli._output import SCHEMA, Output, as_json, raw
+from adaptzip.cli._processes import share
 from adaptzip.cli._signals import Terminated
 from adaptzip.errors import AdaptzipWarning, UsageError
 from adaptzip.files.digest import digest, file_digest
@@ -140,7 +138,7 @@ def _outcomes(
     from multiprocessing import get_context
 
     count = min(jobs, len(sources))
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_share, initargs=(count,)) as pool:
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=share, initargs=(count,)) as pool:
         ready: dict[Path, Outcome | Future[Values]] = {}
         for source in sources:
             # What is done, or can't be told, needs no process.
@@ -152,27 +150,6 @@ def _outcomes(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _share(jobs: int) -> None:
-    """Leave the other processes their share of the cores, and the words about a Ctrl-C to the one that was typed to,
-    without which none goes on.
-    """
-    import torch
-
-    Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, so that a next run finds nobody at work."""
-    from multiprocessing import connection, parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _outcome(source: Path, skip: Callable[[Path], Values | None], work: Callable[[], Values]) -> Outcome:

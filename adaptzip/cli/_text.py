@@ -20,15 +20,11 @@ def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), left: Coll
     if page is not None:
         return page.put(lambda: rows_drawn(cells, head, left))
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(_aligned, row, widths, _sides(len(row), left))).rstrip() for row in lines)
-
-
-def _sides(columns: int, left: Collection[int]) -> list[bool]:
-    return [number in left for number in range(columns)]
-
-
-def _aligned(cell: str, width: int, left: bool) -> str:
-    return cell.ljust(width) if left else cell.rjust(width)
+    aligned = [str.ljust if number in left else str.rjust for number in range(len(widths))]
+    return "\n".join(
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True)).rstrip()
+        for row in lines
+    )
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> str:

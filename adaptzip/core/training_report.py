@@ -15,6 +15,12 @@ IN_PER_CENT = ("accuracy", "F1", "macro F1", "exact match")
 """Metrics that are shares, and shown as such."""
 
 
+ROWS_IN_WORDS = {
+    "none": "no adapter", "teacher": "the source", "fitted": "before training", "distilled": "this file",
+}  # fmt: skip
+"""What the rows of a report are called beside the file that it is in."""
+
+
 def share_kept(metric: str, nothing: float | None, teacher: float | None, own: float | None) -> float | None:
     """Share of the teacher's improvement over no adapter that is kept.
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.training_report import IN_PER_CENT, TrainingReport
+from adaptzip.core.training_report import IN_PER_CENT, ROWS_IN_WORDS, TrainingReport
 from adaptzip.core.words import number, ratio, size
 from adaptzip.restoring.model_card import snippet, with_base, with_section
 
 MARK = "<!-- adaptzip: files -->"
 """What stands before and after the section, so that another upload replaces it."""
-_ROWS = {"none": "no adapter", "teacher": "the source", "fitted": "before training", "distilled": "this file"}
 
 
 def upload_card(
@@ -87,7 +86,7 @@ def _evaluation(told: TrainingReport) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'---:|' * (len(head) - 1)}"
     for name, (distance, _, metric) in told.rows.items():
-        cells = [_ROWS[name], "" if distance is None else number(distance)]
+        cells = [ROWS_IN_WORDS[name], "" if distance is None else number(distance)]
         if told.metric:
             shown = "" if metric is None else f"{100 * metric:.1f} %" if told.metric in IN_PER_CENT else number(metric)
             cells.append(shown)

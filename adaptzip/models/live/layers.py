@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -213,12 +213,8 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
         The layers that have a copy now.
     """
     found = {}
-    tied = adapter.resolved.updates_stay_tied
-    for name, layer in layers.items():
-        others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
-        mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
-        if layer.expert is not None or not others or (tied and len(mine) == 1):
-            continue
+    for name, others in updated_apart(model, adapter, layers):
+        layer = layers[name]
         parameter = nn.Parameter(layer.parameter.detach().clone())
         layer.module.weight = parameter
         found[name] = replace(layer, parameter=parameter)
@@ -227,6 +223,18 @@ def part_updated(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]
             "merged model it counts in both"
         )
     return found
+
+
+def updated_apart(model: nn.Module, adapter: Adapter, layers: Mapping[str, Layer]) -> Iterator[tuple[str, list[str]]]:
+    """Updated layers that share their weight with others, and these, where the live model counts an update in its own
+    layer alone; each is looked for when it is its turn.
+    """
+    tied = adapter.resolved.updates_stay_tied
+    for name, layer in layers.items():
+        others = [module for module in sharing(model, layer.parameter) if model.get_submodule(module) != layer.module]
+        mine = {id(other.module) for other in layers.values() if other.parameter is layer.parameter}
+        if layer.expert is None and others and not (tied and len(mine) == 1):
+            yield name, others
 
 
 def _check_tied(adapter: Adapter, layers: Mapping[str, Layer], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from adaptzip.core.words import count, size
 from adaptzip.errors import UsageError, without_warnings
 from adaptzip.files.atomic import atomic_file, check_output
 from adaptzip.files.inputs import check_apart
-from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
 from adaptzip.methods import REFERENCE, check_known
 from adaptzip.models.hub import adapter_path
@@ -29,6 +28,7 @@ from adaptzip.reports.page.evaluations import evaluation_table
 from adaptzip.reports.page.frontiers import frontier_of
 from adaptzip.reports.page.subjects import subject
 from adaptzip.reports.page.writing import Content, check_writable, written
+from adaptzip.restoring.reading import adapter_from
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,15 +124,15 @@ def report(
     for method in methods:
         check_known(method)
     check_writable()
-    read_from = against if isinstance(against, str | Path) else None
-    for path in (*paths, *([read_from] if read_from is not None else [])):
+    for path in (*paths, *([against] if isinstance(against, str | Path) else [])):
         check_apart(output, source=path, config=config, base=base, basis=basis)
     check_output(output, force)
     table = None if evaluation is None else evaluation_table(evaluation)
     request = Request(alpha=alpha, config=config, dialect=dialect, base=base, device=device, seed=seed)
     origin = _origin(paths, against)
-    source = None if origin is None else load_source(origin, replace(request, start="none"))
-    known = None if source is None or against is None else source.adapter
+    known = None
+    if against is not None:
+        known = adapter_from(against, alpha=alpha, config=config, dialect=dialect, base=base, basis=basis)
     subjects = []
     for number, (path, name) in enumerate(zip(paths, _names(paths), strict=True)):
         tell("reading", number, len(paths))

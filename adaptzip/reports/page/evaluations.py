@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptzip.core.training_report import IN_PER_CENT, TrainingReport
+from adaptzip.core.training_report import IN_PER_CENT, ROWS_IN_WORDS, TrainingReport
 from adaptzip.core.words import number, share, size
 from adaptzip.errors import UsageError
 
 _DISTANCES = {"kl": "KL from the teacher", "cosine": "1 − cosine", "squared_error": "squared error"}
-_TRAINED = {"none": "no adapter", "teacher": "the source", "fitted": "before training", "distilled": "this file"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def training_table(told: TrainingReport) -> EvaluationTable:
     """What training measured on the texts that it did not see."""
     rows = []
     for name, (distance, _, metric) in told.rows.items():
-        cells = [_TRAINED[name], *([_metric(told.metric, metric)] if told.metric else []), _number(distance)]
+        cells = [ROWS_IN_WORDS[name], *([_metric(told.metric, metric)] if told.metric else []), _number(distance)]
         rows.append((tuple(cells), told.gain(name)))
     head = ["", *([told.metric] if told.metric else []), "distance from the source"]
     return EvaluationTable(tuple(head), tuple(rows), f"{told.held_out:,} texts that were kept from training")

@@ -10,7 +10,7 @@ from torch import nn
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import BaseModelError
 from adaptzip.models.extras import WHICH
-from adaptzip.models.live.layers import find_layers, oriented
+from adaptzip.models.live.layers import find_layers, oriented, updated_apart
 
 
 def model_name(model: nn.Module) -> Path:
@@ -62,19 +62,9 @@ def in_order(model: nn.Module, adapter: Adapter) -> Adapter:
 
 
 def shifted(model: nn.Module, adapter: Adapter) -> list[str]:
-    """Layers that an update of another acts on, since they share its weight and have no update of their own."""
-    sharing: dict[int, dict[int, str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            sharing.setdefault(id(parameter), {})[id(module)] = name
-    layers = find_layers(model, adapter.modules, model_name(model)).values()
-    updated = {id(layer.module) for layer in layers}
-    return [
-        name
-        for layer in layers
-        for module, name in sharing.get(id(layer.parameter), {}).items()
-        if module not in updated
-    ]
+    """Layers that an update of another acts on once merged, since they share its weight."""
+    layers = find_layers(model, adapter.modules, model_name(model))
+    return list(dict.fromkeys(other for _, others in updated_apart(model, adapter, layers) for other in others))
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
