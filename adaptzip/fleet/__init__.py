@@ -1,0 +1,1 @@
+"""Jobs over many adapters, and the stores that hold what comes of them."""
