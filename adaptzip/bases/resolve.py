@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -177,7 +178,8 @@ def _settled(basis: Basis, adapter: Adapter, size: int | None, *, embed: bool) -
     found = Basis(modules, basis.reference)
     if not embed and basis.reference.source != "embedded":
         return found
-    modules = {name: leading(module, size) for name, module in modules.items()}
+    # A mean is for many adapters; with the basis in the file of one it would be no less to store than what it saves.
+    modules = {name: replace(leading(module, size), mean=None) for name, module in modules.items()}
     largest = max(1, *(module.size for module in modules.values()))
     return round_basis(Basis(modules, BasisReference("embedded", largest)), EMBEDDED_DTYPE)
 

@@ -60,19 +60,36 @@ class ModuleBasis(Shown):
 
     Columns are orthonormal to the rounding of the dtype they were stored in. A side that has fewer directions than
     the other, or than can be told apart from rounding, ends in zero columns. A frame has V alone: its U has none.
+
+    Attributes:
+        mean: (k, k), float32: U @ mean @ V^T is the mean update of the adapters that the basis is of; None where it is
+            not kept.
     """
 
     U: Tensor
     V: Tensor
+    mean: Tensor | None = None
 
     @property
     def size(self) -> int:
         """k, the number of directions on either side."""
         return self.V.shape[1]
 
+    def to(self, device: torch.device) -> ModuleBasis:
+        """The same on a device."""
+        mean = None if self.mean is None else self.mean.to(device)
+        return ModuleBasis(self.U.to(device), self.V.to(device), mean)
+
+    def leading(self, size: int) -> ModuleBasis:
+        """The first `size` directions on both sides, and what they hold of the mean."""
+        mean = None if self.mean is None else self.mean[:size, :size]
+        return ModuleBasis(self.U[:, :size], self.V[:, :size], mean)
+
     def _told(self) -> Iterator[str]:
         yield f"{self.U.shape[0]} x {self.V.shape[0]}"
         yield count(self.size, "direction")
+        if self.mean is not None:
+            yield "a mean"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +112,7 @@ class Basis(Shown):
 
     def to(self, device: torch.device) -> Basis:
         """The same on a device."""
-        modules = {name: ModuleBasis(m.U.to(device), m.V.to(device)) for name, m in self.modules.items()}
+        modules = {name: module.to(device) for name, module in self.modules.items()}
         return replace(self, modules=modules)
 
     def of(self, names: Collection[str]) -> Basis:

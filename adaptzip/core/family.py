@@ -15,6 +15,8 @@ BASIS_U = "basis.U"
 BASIS_V = "basis.V"
 """Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one. A frame,
 which is known directions of inputs alone, has the second."""
+BASIS_MEAN = "basis.mean"
+"""Role of the mean (k, k) in a module's basis, where that has one."""
 
 
 class MethodConfig(Protocol):
@@ -34,7 +36,7 @@ class Family(ABC, Generic[ConfigT]):
     Stateless; everything that a file needs is in its config, its tensors, `Site` and the basis.
 
     Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, with `needs_basis`
-    the module's `BASIS_U` and `BASIS_V`, and with `takes_frame` its `BASIS_V` if its `Site.frame` is not 0.
+    the module's `BASIS_U`, `BASIS_V` and `BASIS_MEAN`, and with `takes_frame` its `BASIS_V` if its `Site.frame` is not 0.
     """
 
     name: ClassVar[str]

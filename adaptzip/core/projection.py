@@ -131,7 +131,7 @@ def module_basis(basis: Basis, name: str, shape: tuple[int, int]) -> ModuleBasis
 
 def leading(basis: ModuleBasis, size: int | None) -> ModuleBasis:
     """The first `size` directions on both sides; all of them for None."""
-    return basis if size is None or size >= basis.size else ModuleBasis(basis.U[:, :size], basis.V[:, :size])
+    return basis if size is None or size >= basis.size else basis.leading(size)
 
 
 def _nothing(module: LoraFactors) -> ModuleBasis:

@@ -99,7 +99,7 @@ def test_a_basis_holds_modules_of_any_adapter_and_none_that_is_zero() -> None:
 
 
 def test_what_makes_no_basis_is_refused() -> None:
-    with pytest.raises(UsageError, match="size 0 from 1 adapters"):
+    with pytest.raises(UsageError, match="size 0 was asked for"):
         build_basis([adapter(SHAPES)], 0)
     with pytest.raises(UsageError, match="from 0 adapters"):
         build_basis([])
