@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from adaptzip.errors import CheckpointError, OutputError, UsageError
+from adaptzip.errors import AdaptzipError, CheckpointError, OutputError, UsageError
 from adaptzip.files.exchange import sync_folder
 
 DRAFTS = ".drafts"
@@ -34,6 +35,7 @@ class Tree(Protocol):
 
         Raises:
             FileNotFoundError: if there is none.
+            CheckpointError: if it cannot be read, as from every function here that looks.
             UsageError: if the name leads outside, as from every function here.
         """
 
@@ -44,8 +46,14 @@ class Tree(Protocol):
             OutputError: if it cannot be written.
         """
 
+    def there(self) -> bool:
+        """Whether the root is there; a bucket without objects may say either."""
+
     def names(self, folder: str = "") -> list[str]:
         """The files below a folder, sorted, by their whole names; those that begin with a dot are left out."""
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Bytes of the files that `names` tells, in that order, for one listing of a bucket."""
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
@@ -54,7 +62,11 @@ class Tree(Protocol):
         """What changes when a file is replaced, as far as the system tells; None where there is none."""
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing where there is none."""
+        """Remove a file; nothing where there is none.
+
+        Raises:
+            OutputError: if it cannot be removed.
+        """
 
     def near(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A file that a program may open by its path, itself or a copy that goes at the end.
@@ -78,8 +90,9 @@ def tree_at(location: str | Path) -> Tree:
     try:
         system, root = url_to_fs(words)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{words}: {error}", hint="give a folder, or a bucket whose package is installed") from error
-    if words.startswith("file:"):
+        told = " ".join(str(error).split())
+        raise UsageError(f"{words}: {told}", hint="give a folder, or a bucket whose package is installed") from error
+    if words.startswith(("file:", "local:")):
         return Folder(Path(root))
     return Bucket(words.rstrip("/"), system, root.rstrip("/"))
 
@@ -91,8 +104,9 @@ def checked_name(name: str) -> str:
         UsageError: if it does not.
     """
     parts = name.split("/")
-    fine = all(part not in ("", ".", "..") and len(part.encode(errors="replace")) <= _LONGEST for part in parts)
-    if not fine or any(ord(sign) < 32 or sign in '\\:*?"<>|\x7f' for sign in name):
+    # Windows drops a point or a space at the end; a lone surrogate is no text.
+    fine = all(part and part[-1] not in ". " and len(part.encode(errors="replace")) <= _LONGEST for part in parts)
+    if not fine or any(ord(sign) < 32 or sign in '\\:*?"<>|\x7f' or "\ud800" <= sign <= "\udfff" for sign in name):
         raise UsageError(f"{name!r} is no name of a file in a store", hint="expected parts of a path, with / between")
     return name
 
@@ -105,10 +119,12 @@ class Folder:
         self._root = root
 
     def read(self, name: str) -> bytes:
-        return self._inside(name).read_bytes()
+        path = self._inside(name)
+        with _reading(str(path)):
+            return path.read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
-        target, drafts = self._root / checked_name(name), self._root / DRAFTS
+        target, drafts = self._inside(name), self._root / DRAFTS
         draft = drafts / secrets.token_hex(8)
         try:
             drafts.mkdir(parents=True, exist_ok=True)
@@ -125,28 +141,38 @@ class Folder:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
 
+    def there(self) -> bool:
+        return self._root.is_dir()
+
     def names(self, folder: str = "") -> list[str]:
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
         top = self._inside(folder) if folder else self._root
-        found = []
-        for where, folders, files in os.walk(top):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inner = Path(where).relative_to(self._root)
-            found += [(inner / name).as_posix() for name in files if not name.startswith(".")]
-        return sorted(found)
+        found = {}
+        with _reading(str(top)):
+            for where, folders, files in os.walk(top):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                for path in (Path(where, name) for name in files if not name.startswith(".")):
+                    # A link that leads nowhere is no file, and what another run removes meanwhile is none either.
+                    with contextlib.suppress(FileNotFoundError):
+                        found[path.relative_to(self._root).as_posix()] = path.stat().st_size
+        return dict(sorted(found.items()))
 
     def size(self, name: str) -> int | None:
-        path = self._inside(name)
-        return path.stat().st_size if path.is_file() else None
+        told = self._told(name)
+        return None if told is None else told.st_size
 
     def state(self, name: str) -> str | None:
-        path = self._inside(name)
-        if not path.is_file():
-            return None
-        told = path.stat()
-        return f"{told.st_ino}-{told.st_size}-{told.st_mtime_ns}"
+        told = self._told(name)
+        return None if told is None else f"{told.st_ino}-{told.st_size}-{told.st_mtime_ns}"
 
     def remove(self, name: str) -> None:
-        self._inside(name).unlink(missing_ok=True)
+        path = self._inside(name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be removed: {error.strerror or error}") from error
 
     @contextmanager
     def near(self, name: str) -> Iterator[Path]:
@@ -154,6 +180,15 @@ class Folder:
         if not path.is_file():
             raise FileNotFoundError(str(path))
         yield path
+
+    def _told(self, name: str) -> os.stat_result | None:
+        """What the system tells of a file, at one time; None where there is none."""
+        path = self._inside(name)
+        try:
+            told = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return told if stat.S_ISREG(told.st_mode) else None
 
     def _inside(self, name: str) -> Path:
         """The path of a name; links may lead elsewhere inside, and nowhere else."""
@@ -171,39 +206,53 @@ class Bucket:
         self._system, self._root = system, root
 
     def read(self, name: str) -> bytes:
-        content: bytes = self._system.cat_file(self._at(name))
-        return content
+        where = self._at(name)
+        with _reading(f"{self.location}/{name}"):
+            content: bytes = self._system.cat_file(where)
+            return content
 
     def write(self, name: str, content: bytes) -> None:
+        where = self._at(name)
         try:
-            self._system.pipe_file(self._at(name), content)
-        except (OSError, NotImplementedError) as error:
-            raise OutputError(f"{self.location}/{name}: cannot be written: {error}") from error
+            self._system.pipe_file(where, content)
+        except Exception as error:  # Each file system has errors of its own.
+            raise OutputError(f"{self.location}/{name}: cannot be written: {_told(error)}", hint=_RIGHTS) from error
+
+    def there(self) -> bool:
+        with _reading(self.location):
+            return bool(self._system.exists(self._root))
 
     def names(self, folder: str = "") -> list[str]:
-        self._system.invalidate_cache()
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
         top = self._at(folder) if folder else self._root
-        try:
-            found: Sequence[str] = self._system.find(top)
-        except FileNotFoundError:
-            return []
-        inner = [path.removeprefix(self._root).lstrip("/") for path in found]
-        return sorted(name for name in inner if not any(part.startswith(".") for part in name.split("/")))
+        found: Mapping[str, Mapping[str, Any]] = {}
+        with contextlib.suppress(FileNotFoundError), _reading(self.location):
+            self._system.invalidate_cache()
+            found = self._system.find(top, detail=True)
+        inner = {path.removeprefix(self._root).lstrip("/"): int(told["size"] or 0) for path, told in found.items()}
+        return {n: size for n, size in sorted(inner.items()) if not any(p.startswith(".") for p in n.split("/"))}
 
     def size(self, name: str) -> int | None:
-        told = self._told(name)
+        told = self._info(name)
         return None if told is None else int(told["size"])
 
     def state(self, name: str) -> str | None:
-        told = self._told(name)
+        told = self._info(name)
         if told is None:
             return None
         marks = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "LastModified", "last_modified", "mtime", "created")
         return f"{told['size']}-" + "-".join(str(told[mark]) for mark in marks if mark in told)
 
     def remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._system.rm_file(self._at(name))
+        where = self._at(name)
+        try:
+            self._system.rm_file(where)
+        except FileNotFoundError:
+            return
+        except Exception as error:  # As above.
+            raise OutputError(f"{self.location}/{name}: cannot be removed: {_told(error)}", hint=_RIGHTS) from error
 
     @contextmanager
     def near(self, name: str) -> Iterator[Path]:
@@ -215,16 +264,36 @@ class Bucket:
             path.write_bytes(content)
             yield path
 
-    def _told(self, name: str) -> dict[str, Any] | None:
-        self._system.invalidate_cache()
-        try:
-            told: dict[str, Any] = self._system.info(self._at(name))
-        except FileNotFoundError:
-            return None
-        return told if told.get("type") == "file" else None
+    def _info(self, name: str) -> dict[str, Any] | None:
+        where = self._at(name)
+        with contextlib.suppress(FileNotFoundError), _reading(f"{self.location}/{name}"):
+            self._system.invalidate_cache()
+            told: dict[str, Any] = self._system.info(where)
+            return told if told.get("type") == "file" else None
+        return None
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{checked_name(name)}"
+
+
+_RIGHTS = "check the name, and that your credentials for it are set and allow this"
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Tell in one line what a file system, each of which has errors of its own, says of a file that is there."""
+    try:
+        yield
+    except (FileNotFoundError, AdaptzipError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: cannot be read: {_told(error)}", hint=_RIGHTS) from error
+
+
+def _told(error: Exception) -> str:
+    """One line of what was said."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join(str(said or error or type(error).__name__).split())[:300]
 
 
 def content_of(tree: Tree, name: str, what: str) -> bytes:
@@ -235,6 +304,5 @@ def content_of(tree: Tree, name: str, what: str) -> bytes:
     """
     try:
         return tree.read(name)
-    except OSError as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise CheckpointError(f"{tree.location}/{name}: {why}", hint=f"expected {what}") from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{tree.location}/{name}: no such file", hint=f"expected {what}") from error

@@ -13,6 +13,8 @@ SHARED, INDEX, WORK = "shared", "index", "work"
 """Folders at a store's root that hold no adapters."""
 ARTEFACTS = (".basis", ".bank")
 """How the names of files end that several adapters refer to."""
+ARTEFACT_SOURCES = ("file", "bank")
+"""What a file calls a basis that is such an artefact."""
 _HASH = re.compile(r"[\w-]{22}", re.ASCII)
 
 
