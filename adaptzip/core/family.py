@@ -36,7 +36,8 @@ class Family(ABC, Generic[ConfigT]):
     Stateless; everything that a file needs is in its config, its tensors, `Site` and the basis.
 
     Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, with `needs_basis`
-    the module's `BASIS_U`, `BASIS_V` and `BASIS_MEAN`, and with `takes_frame` its `BASIS_V` if its `Site.frame` is not 0.
+    the module's `BASIS_U`, `BASIS_V` and, if it has one, `BASIS_MEAN`, and with `takes_frame` its `BASIS_V` if its
+    `Site.frame` is not 0.
     """
 
     name: ClassVar[str]

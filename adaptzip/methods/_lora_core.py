@@ -26,7 +26,7 @@ from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.family import BASIS_MEAN, BASIS_U, BASIS_V
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.projection import Projection, captured_energy, leading, module_basis, project
-from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS, falling
 from adaptzip.core.trainable import Trainable
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods._rates import row_costs
@@ -92,7 +92,7 @@ class CoreProfile:
     @property
     def scores(self) -> list[float]:
         """Energy per number that each unit of rank adds, averaged over neighbours until it falls."""
-        return _falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
+        return falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
 
 
 class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
@@ -269,14 +269,3 @@ def _costs(profile: CoreProfile, step: float) -> tuple[NDArray[np.float64], NDAr
     bits += sizes * (rate + ROW_BITS / max(SHORTEST_ROW, len(sizes)))
     bits[:1] += ROW_BITS
     return bits, error + profile.shells * share
-
-
-def _falling(energy: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[float]:
-    """energy / sizes, with neighbours pooled wherever it would rise (pool adjacent violators)."""
-    pools: list[list[float]] = []
-    for e, n in zip(energy.tolist(), sizes.tolist(), strict=True):
-        pools.append([e, n, 1])
-        while len(pools) > 1 and pools[-2][0] * pools[-1][1] < pools[-1][0] * pools[-2][1]:
-            last = pools.pop()
-            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-    return [e / n for e, n, count in pools for _ in range(int(count))]
