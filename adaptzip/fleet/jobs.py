@@ -17,7 +17,7 @@ from adaptzip.core.effort import Effort
 from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_bases
 from adaptzip.fleet.artefacts import bases_in
-from adaptzip.fleet.engines import Engine, engine_of
+from adaptzip.fleet.engines import Engine, fleet_engine
 from adaptzip.fleet.runs import Json, Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
 from adaptzip.fleet.store.layout import WORK, adapter_file
@@ -79,7 +79,7 @@ def build_fleet_basis(
         dtype: of the directions.
         max_error: at which the basis is compared with adapters that share nothing.
         base: folder of the base model, for adapters that cannot be read without it.
-        engine: who does the work (`engine_of`); None for this process.
+        engine: who does the work (`fleet_engine`); None for this process.
         force: do all of it again.
 
     Raises:
@@ -184,9 +184,12 @@ def compress_fleet(
 
 def _through(run: Run, stages: Sequence[Callable[[Run], Stage]], engine: Engine | None) -> None:
     """One stage after another; each knows its tasks when those before are done."""
-    chosen = engine_of() if engine is None else engine
-    for stage in stages:
-        chosen.complete(run, stage(run))
+    chosen = fleet_engine() if engine is None else engine
+    try:
+        for stage in stages:
+            chosen.complete(run, stage(run))
+    finally:
+        chosen.close()
 
 
 def _run(store: str | Path, plan: Plan, force: bool) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, get_args
 
+from adaptzip.core.calling import public
 from adaptzip.core.progress import Progress, silent
 from adaptzip.errors import UsageError
 from adaptzip.fleet.engines.local import Local
@@ -16,7 +17,7 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 class Engine(Protocol):
-    """What does tasks."""
+    """What does tasks; made by `fleet_engine`."""
 
     def complete(self, run: Run, stage: Stage) -> None:
         """Return when every task of a stage is done, by this engine or by others.
@@ -25,8 +26,12 @@ class Engine(Protocol):
             AdaptzipError: what a task raised, or if tasks cannot be done.
         """
 
+    def close(self) -> None:
+        """Let go of processes that stand ready for more tasks; a next one makes them anew."""
 
-def engine_of(
+
+@public
+def fleet_engine(
     name: str = "local",
     *,
     jobs: int = 1,
@@ -36,7 +41,10 @@ def engine_of(
     wait: float = 3600.0,
     progress: Progress = silent,
 ) -> Engine:
-    """The engine that is asked for.
+    """What does the tasks of `build_fleet_basis` and `compress_fleet`, for their `engine=`.
+
+    Every worker sees the store, and what comes of a job is the same bit for bit however many there are. A worker that
+    dies is started again, and so is a whole job: what was done stays done.
 
     Args:
         name: "local" or "ray".
@@ -47,7 +55,11 @@ def engine_of(
         progress: told of each stage how many of its tasks are done.
 
     Raises:
-        UsageError: if they contradict each other.
+        UsageError: if they contradict each other, or Ray is asked for and not installed.
+
+    Example:
+        >>> engine = adaptzip.fleet_engine(jobs=2)
+        >>> engine.close()
     """
     if name not in ENGINES:
         raise UsageError(f"engine {name!r} is unknown", hint=f"engines: {', '.join(ENGINES)}")

@@ -17,13 +17,19 @@ _TRIES = 3
 
 
 class Local:
-    """Processes on this machine; with one job, this process."""
+    """Processes on this machine; with one job, this process. It remembers those that stand ready."""
 
     def __init__(self, jobs: int, progress: Progress) -> None:
         self._jobs, self._progress = jobs, progress
+        self._pool: ProcessPoolExecutor | None = None
 
     def complete(self, run: Run, stage: Stage) -> None:
         self.do(run, stage, range(len(stage.payloads)))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
     def do(self, run: Run, stage: Stage, numbers: Sequence[int]) -> None:
         """Do those of some tasks that are not done."""
@@ -48,22 +54,23 @@ class Local:
 
     def _pooled(self, run: Run, stage: Stage, numbers: Sequence[int], wanted: int) -> list[int]:
         """The tasks that are left when all are done, or a process died."""
-        count = min(self._jobs, len(numbers))
-        with ProcessPoolExecutor(count, get_context("spawn"), initializer=share, initargs=(count,)) as pool:
-            try:
-                running: dict[Future[None], int] = {
-                    pool.submit(perform, run, stage.name, stage.work, number, stage.payloads[number]): number
-                    for number in numbers
-                }
-                left = len(numbers)
-                for found in as_completed(running):
-                    found.result()
-                    left -= 1
-                    self._progress(stage.name, wanted - left, wanted)
-            except BrokenProcessPool:
-                done = run.done(stage.name)
-                return [number for number in numbers if number not in done]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._jobs, get_context("spawn"), initializer=share, initargs=(self._jobs,)
+            )
+        try:
+            running: list[Future[None]] = [
+                self._pool.submit(perform, run, stage.name, stage.work, number, stage.payloads[number])
+                for number in numbers
+            ]
+            for left, found in zip(reversed(range(len(numbers))), as_completed(running), strict=True):
+                found.result()
+                self._progress(stage.name, wanted - left, wanted)
+        except BrokenProcessPool:
+            self.close()
+            done = run.done(stage.name)
+            return [number for number in numbers if number not in done]
+        except BaseException:
+            self.close()
+            raise
         return []

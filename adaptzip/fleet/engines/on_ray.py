@@ -38,6 +38,9 @@ class OnRay:
                     raise error.cause from error
         self._progress(stage.name, wanted, wanted)
 
+    def close(self) -> None:
+        """Ray is left to whoever started it; one that was started here ends with this process."""
+
     def _started(self) -> Any:
         import ray
 

@@ -20,6 +20,9 @@ class Ranked:
         self._local = local
         self._rank, self._world_size, self._wait = rank, world_size, wait
 
+    def close(self) -> None:
+        self._local.close()
+
     def complete(self, run: Run, stage: Stage) -> None:
         count = len(stage.payloads)
         self._local.do(run, stage, range(self._rank, count, self._world_size))
