@@ -108,11 +108,12 @@ def _compressed(
     """What is stored, and its bytes, all of which are checked."""
     path = adapter_path(source) if isinstance(source, str | Path) else None
     content = path.read_bytes() if path is not None and is_adz(path) else None
-    ready = source if isinstance(source, Compressed) else None
     if content is not None:
         with naming(path, AdaptzipError):
             ready = open_adz(content)
-    if ready is None:
+    elif isinstance(source, Compressed):
+        ready = source
+    else:
         made = compress(path or source, basis=basis, **settings)
         return made, made.to_bytes()
     if settings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -245,9 +244,14 @@ def test_no_adapter_is_ever_removed(tree: Tree, alone: Path, monkeypatch: pytest
     add(tree, alone)
     tree.write("shared/x.adz", b"")
     tree.write("damaged.adz", b"")
-    removed: list[Any] = []
+    removed: list[str] = []
     real = tree.remove
-    monkeypatch.setattr(tree, "remove", lambda name: (removed.append(name), real(name)))
+
+    def remove(name: str) -> None:
+        removed.append(name)
+        real(name)
+
+    monkeypatch.setattr(tree, "remove", remove)
     monkeypatch.setattr(tidying, "_noted", lambda *_: set())
     add(tree, alone, "b")
     gc(tree)
