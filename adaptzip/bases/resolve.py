@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
 from adaptzip.core.projection import leading, module_basis
 from adaptzip.errors import FormatError, RefusedError
+from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.models.folder import BaseModel
 
 EMBEDDED_DTYPE = torch.float16
@@ -79,7 +81,7 @@ def basis_for_reconstruct(
         reference: what the file says of it.
         sites: all modules of the file.
         base: folder of the base model, for a basis of its weights.
-        basis: the artefact, or its path, for a basis in a file.
+        basis: the artefact, its path, or that of a store that has it, for a basis in a file.
         embedded: what the file itself holds.
         only: modules that are wanted, where computing the others can be saved.
 
@@ -144,7 +146,7 @@ def _found(
     """What lies outside the file."""
     if reference.source == "base":
         return _again_from_base(reference, sites, base, only)
-    return _artefact(reference, basis)
+    return artefact_for(reference, basis)
 
 
 def _of_base(adapter: Adapter, base: Path | None, size: int | None, embed: bool) -> Basis:
@@ -203,13 +205,24 @@ def _again_from_base(
     return basis_from_base(model, sites, reference.size, only=only)
 
 
-def _artefact(reference: BasisReference, basis: str | Path | Basis | None) -> Basis:
+def artefact_for(reference: BasisReference, basis: str | Path | Basis | None) -> Basis:
+    """The artefact that a file refers to.
+
+    Args:
+        basis: it, its path, or that of a store that has it.
+
+    Raises:
+        RefusedError: if it was not given, or is another.
+        FormatError: if it is unreadable or damaged.
+    """
     if basis is None:
         what = _CALLED[reference.source] + (f" ({reference.description})" if reference.description else "")
         raise RefusedError(
             f"the adapter is coded in {what} of hash {reference.hash[:_SHOWN]}..., which was not given",
             hint="add `basis=FILE`, the very one that it was compressed with",
         )
+    if not isinstance(basis, Basis) and Path(basis).is_dir():
+        basis = artefact_in(Path(basis), reference.hash)
     found = basis if isinstance(basis, Basis) else read_basis(basis)
     if found.reference.hash != reference.hash:
         where = _CALLED[reference.source] if isinstance(basis, Basis) else str(basis)
@@ -219,6 +232,26 @@ def _artefact(reference: BasisReference, basis: str | Path | Basis | None) -> Ba
             hint="give the very one that the adapter was compressed with",
         )
     return found
+
+
+def artefact_in(folder: Path, content: str) -> Path:
+    """The artefact of a hash in a store, or in its folder of what adapters share.
+
+    Raises:
+        RefusedError: if neither has it.
+    """
+    places = (folder / SHARED, folder)
+    # A name is made of nothing but what a hash is made of, whatever the file says.
+    names = (
+        [f"{content}{suffix}" for suffix in ARTEFACTS.values()] if re.fullmatch(r"[\w-]+", content, re.ASCII) else []
+    )
+    for path in (place / name for place in places for name in names):
+        if path.is_file():
+            return path
+    raise RefusedError(
+        f"{folder}: has no artefact of hash {content}, which the adapter was compressed with",
+        hint="give its file, or a store that holds it as `shared/HASH.basis`",
+    )
 
 
 def _fitting(basis: Basis, sites: Mapping[str, Site]) -> dict[str, ModuleBasis]:

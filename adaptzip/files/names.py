@@ -9,6 +9,11 @@ _LONGEST = 255
 SINGLE = (".safetensors", ".gguf")
 """How the name of an output ends that is one weight file, and not a folder."""
 
+SHARED = "shared"
+"""The folder of a store in which lies what several adapters refer to, by the hash of its content."""
+ARTEFACTS = {"file": ".basis", "bank": ".bank"}
+"""How its name ends, by what adapters call the source of their basis."""
+
 
 def names_a_file(output: str | Path) -> bool:
     """Whether an output in a dialect is named as one weight file, and is no folder that is there already."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from adaptzip.files.exchange import sync_folder
 
 DRAFTS = ".drafts"
 """The folder at the root of a tree in which files are made; what killed runs leave there may be removed."""
+_ABANDONED = 3600
+"""Seconds after which a draft that nobody writes to was left."""
 _LONGEST = 255
 """Bytes of one part of a name."""
 _SCHEME = "://"
@@ -67,6 +70,9 @@ class Tree(Protocol):
         Raises:
             OutputError: if it cannot be removed.
         """
+
+    def left_over(self) -> list[str]:
+        """Drafts that killed runs left, which may be removed: those that nobody has written to for an hour."""
 
     def near(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """A file that a program may open by its path, itself or a copy that goes at the end.
@@ -174,6 +180,18 @@ class Folder:
         except OSError as error:
             raise OutputError(f"{path}: cannot be removed: {error.strerror or error}") from error
 
+    def left_over(self) -> list[str]:
+        folder = self._root / DRAFTS
+        with _reading(str(folder)):
+            drafts = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+        now, found = time.time(), []
+        for draft in drafts:
+            with contextlib.suppress(FileNotFoundError):
+                told = draft.lstat()
+                if stat.S_ISREG(told.st_mode) and now - told.st_mtime > _ABANDONED:
+                    found.append(f"{DRAFTS}/{draft.name}")
+        return sorted(found)
+
     @contextmanager
     def near(self, name: str) -> Iterator[Path]:
         path = self._inside(name)
@@ -253,6 +271,9 @@ class Bucket:
             return
         except Exception as error:  # As above.
             raise OutputError(f"{self.location}/{name}: cannot be removed: {_told(error)}", hint=_RIGHTS) from error
+
+    def left_over(self) -> list[str]:
+        return []  # A bucket shows no object that is not whole.
 
     @contextmanager
     def near(self, name: str) -> Iterator[Path]:

@@ -19,8 +19,9 @@ from adaptzip.core.compressed import Compressed
 from adaptzip.errors import FormatError, RefusedError, UsageError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.digest import digest
+from adaptzip.files.names import ARTEFACTS
 from adaptzip.files.trees import Tree
-from adaptzip.fleet.store.layout import ARTEFACT_SOURCES, INDEX, adapter_file
+from adaptzip.fleet.store.layout import INDEX, adapter_file
 
 FORMAT = 1
 KEY = "adaptzip-index"
@@ -97,7 +98,7 @@ def row_of(name: str, compressed: Compressed, content: bytes, group: str | None 
         len(content),
         told.relative_error,
         told.parameters,
-        basis.hash if basis is not None and basis.source in ARTEFACT_SOURCES else None,
+        basis.hash if basis is not None and basis.source in ARTEFACTS else None,
         group,
     )
 

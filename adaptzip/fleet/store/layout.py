@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from adaptzip.core.basis import BasisReference
 from adaptzip.errors import UsageError
+from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.files.trees import Tree, checked_name
 
 ADAPTER = ".adz"
-SHARED, INDEX, WORK = "shared", "index", "work"
-"""Folders at a store's root that hold no adapters."""
-ARTEFACTS = (".basis", ".bank")
-"""How the names of files end that several adapters refer to."""
-ARTEFACT_SOURCES = ("file", "bank")
-"""What a file calls a basis that is such an artefact."""
+INDEX, WORK = "index", "work"
+_OTHERS = (SHARED, INDEX, WORK)
+"""Folders at a store's root that hold no adapters; systems that know no case know no other of these either."""
 _HASH = re.compile(r"[\w-]{22}", re.ASCII)
 
 
@@ -25,17 +24,20 @@ def adapter_file(name: str) -> str:
         UsageError: if it is no name of an adapter.
     """
     parts = checked_name(name).split("/")
-    if parts[0] in (SHARED, INDEX, WORK) and len(parts) > 1 or any(part.startswith(".") for part in parts):
+    if _apart(parts) or any(part.startswith(".") for part in parts):
         raise UsageError(f"{name!r} is no name of an adapter in a store", hint="choose one with other folders")
-    return name + ADAPTER
+    return checked_name(name + ADAPTER)
 
 
 def adapter_name(file: str) -> str | None:
     """The name of the adapter in a file; None for a file that is none."""
-    inner = file.split("/")
-    if not file.endswith(ADAPTER) or (len(inner) > 1 and inner[0] in (SHARED, INDEX, WORK)):
+    if not file.endswith(ADAPTER) or _apart(file.split("/")):
         return None
     return file.removesuffix(ADAPTER) or None
+
+
+def _apart(parts: list[str]) -> bool:
+    return len(parts) > 1 and parts[0].casefold() in _OTHERS
 
 
 def artefact_files(content: str) -> tuple[str, ...]:
@@ -46,7 +48,19 @@ def artefact_files(content: str) -> tuple[str, ...]:
     """
     if _HASH.fullmatch(content) is None:
         raise UsageError(f"{content!r} is no hash of a basis or bank", hint="expected 22 characters of base64url")
-    return tuple(f"{SHARED}/{content}{suffix}" for suffix in ARTEFACTS)
+    return tuple(f"{SHARED}/{content}{suffix}" for suffix in ARTEFACTS.values())
+
+
+def artefact_file(reference: BasisReference) -> str | None:
+    """Where the artefact lies that an adapter refers to; None where it refers to none.
+
+    Raises:
+        UsageError: if its hash is none.
+    """
+    if reference.source not in ARTEFACTS:
+        return None
+    artefact_files(reference.hash)
+    return f"{SHARED}/{reference.hash}{ARTEFACTS[reference.source]}"
 
 
 def artefact_of(tree: Tree, content: str) -> str | None:
@@ -57,3 +71,10 @@ def artefact_of(tree: Tree, content: str) -> str | None:
 def artefact_hash(file: str) -> str:
     """The hash in the name of an artefact."""
     return PurePosixPath(file).stem
+
+
+def is_artefact(file: str) -> bool:
+    """Whether a file is one that adapters refer to, by its place and name."""
+    path = PurePosixPath(file)
+    known = path.suffix in ARTEFACTS.values() and _HASH.fullmatch(path.stem) is not None
+    return path.parent == PurePosixPath(SHARED) and known

@@ -1,0 +1,105 @@
+"""Removing from a store what nothing refers to; never the file of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from adaptzip.adz.container.reader import open_adz
+from adaptzip.errors import AdaptzipError
+from adaptzip.files.trees import Tree, content_of
+from adaptzip.fleet.store.index import compact, segments, write_rows
+from adaptzip.fleet.store.layout import WORK, adapter_file, adapter_name, artefact_file, artefact_hash, is_artefact
+from adaptzip.fleet.store.listing import rows_of
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What was done, or would be.
+
+    Attributes:
+        artefacts: files that no adapter and no running job refers to, and their sizes; removed.
+        drafts: what killed runs left; removed.
+        rows: rows without a file; removed.
+        added: adapters whose rows were missing or of another file; made from the files.
+        segments: how many of the index were joined; 0 where there was one at most.
+        damaged: files that are no sound adapters, which stay, and for whose sake all artefacts stay.
+    """
+
+    artefacts: dict[str, int]
+    drafts: tuple[str, ...]
+    rows: tuple[str, ...]
+    added: tuple[str, ...]
+    segments: int
+    damaged: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the artefacts that were removed."""
+        return sum(self.artefacts.values())
+
+
+def gc(tree: Tree, *, dry_run: bool = False) -> Tidied:
+    """Remove artefacts that no adapter refers to, drafts of killed runs and rows without files; make missing rows, and
+    join the index's segments.
+
+    Other runs may add adapters meanwhile. What is told of an artefact that would go is read from the adapters' own
+    files.
+
+    Args:
+        dry_run: say what would be done, and do nothing.
+
+    Raises:
+        FormatError, RefusedError, CheckpointError: if the store cannot be read.
+        OutputError: if it cannot be written.
+    """
+    listing = rows_of(tree)
+    wanted = {row.shared for row in listing.rows.values()}
+    loose = {f: size for f, size in listing.shared.items() if is_artefact(f) and artefact_hash(f) not in wanted}
+    needed, unreadable = _needed(tree, listing.rows) if loose else (set(), [])
+    damaged = (*listing.damaged, *unreadable)
+    kept = loose.keys() if damaged else needed | _noted(tree, loose)
+    artefacts = {file: size for file, size in loose.items() if file not in kept}
+    rows = [listing.rows[name] for name in listing.unlisted]
+    joined = len(segments(tree)) + bool(rows or listing.missing)
+    drafts = tuple(tree.left_over())
+    if not dry_run:
+        _remove(tree, artefacts, {name: row.bytes for name, row in listing.rows.items()})
+        for draft in drafts:
+            tree.remove(draft)
+        write_rows(tree, rows, removed=listing.missing)
+        compact(tree)
+    return Tidied(artefacts, drafts, listing.missing, listing.unlisted, joined if joined > 1 else 0, damaged)
+
+
+def _remove(tree: Tree, artefacts: Iterable[str], known: Mapping[str, int]) -> None:
+    """Remove artefacts; one that an adapter refers to that another run added meanwhile is put back.
+
+    Args:
+        known: sizes of the adapters that refer to none of them.
+    """
+    kept = {file: content_of(tree, file, "a shared artefact") for file in artefacts}
+    for file in kept:
+        tree.remove(file)
+    now = {name: size for file, size in tree.sizes().items() if kept and (name := adapter_name(file)) is not None}
+    needed, damaged = _needed(tree, [name for name, size in now.items() if known.get(name) != size])
+    for file in kept.keys() if damaged else needed & kept.keys():
+        tree.write(file, kept[file])
+
+
+def _needed(tree: Tree, names: Iterable[str]) -> tuple[set[str], list[str]]:
+    """The artefacts that adapters refer to by their files, and the adapters whose files do not tell."""
+    found, damaged = set(), []
+    for name in names:
+        try:
+            reference = open_adz(content_of(tree, adapter_file(name), "a .adz")).basis
+            found.add(None if reference is None else artefact_file(reference))
+        except AdaptzipError:
+            damaged.append(name)
+    return {file for file in found if file is not None}, damaged
+
+
+def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
+    """The artefacts that notes of jobs name, whose adapters may be still to come."""
+    notes = [content_of(tree, file, "a job's note") for file in tree.names(WORK)]
+    return {file for file in artefacts if any(artefact_hash(file).encode() in note for note in notes)}
