@@ -34,6 +34,46 @@ def compressed(values: Values) -> str:
     return "\n\n".join(lines)
 
 
+def verified(adapters: int, values: Values) -> str:
+    """How many adapters came back, and how far off."""
+    return text.fields(
+        [
+            ("adapters", f"{adapters:,}"),
+            ("sound", f"{values['sound']:,}"),
+            ("compared with originals", f"{values['compared']:,}" if values["compared"] else ""),
+            ("worst error", _error(values["worst_error"]) if values["compared"] else ""),
+            ("without a row in the index", f"{len(values['unlisted'])}" if values["unlisted"] else ""),
+        ]
+    )
+
+
+def reported(values: Values) -> str:
+    """The sums of a store, and what is wrong with it."""
+    shared = f"{text.size(values['shared_bytes'])} shared"
+    parts = [
+        text.fields(
+            [
+                ("store", values["store"]),
+                ("adapters", f"{values['adapters']:,}"),
+                ("size", f"{text.size(values['bytes'])}, of these {shared}"),
+                ("rows without a file", ", ".join(values["missing"])),
+                ("files without a row", ", ".join(values["unlisted"])),
+                ("damaged", ", ".join(values["damaged"])),
+            ]
+        )
+    ]
+    for title, field in (("method", "methods"), ("base", "bases"), ("group", "groups")):
+        rows = [
+            [one[title] or "-", f"{one['adapters']:,}", text.size(one["bytes"]), text.number(one["error"])]
+            + [text.number(one["worst_error"])]
+            for one in values[field]
+        ]
+        parts.append(text.table(rows, head=[title, "adapters", "size", "error", "worst"]))
+    parts += [bases(run) for run in values["runs"] if "groups" in run]
+    parts += [compressed(run) for run in values["runs"] if "methods" in run]
+    return "\n\n".join(part for part in parts if part)
+
+
 def _group(group: Values) -> str:
     adapters = f"{text.count(group['members'], 'adapter')}, {group['held_out']} left out"
     told = text.fields(

@@ -19,7 +19,7 @@ from adaptzip.core.progress import Progress
 
 if TYPE_CHECKING:
     from adaptzip.fleet.engines import Engine
-    from adaptzip.fleet.jobs import FleetResult
+    from adaptzip.fleet.running import FleetResult
 
 Members = Annotated[
     list[Path],
@@ -38,6 +38,10 @@ Store = Annotated[
         metavar="STORE",
         show_default=False,
     ),
+]
+Kept = Annotated[
+    str,
+    typer.Argument(help="The store: a folder, or a bucket as fsspec names it.", metavar="STORE", show_default=False),
 ]
 EngineName = Annotated[
     Literal["local", "ray"], typer.Option("--engine", help="Who does the work: processes here, or Ray's workers.")
@@ -174,7 +178,58 @@ def compress(
     _finish(found, lambda: show.compressed(found.values), sink)
 
 
-COMMANDS = (basis, compress)
+def verify(
+    store: Kept,
+    fleet: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="The originals, as for `fleet compress`, to compare with.", metavar="SRC...", show_default=False
+        ),
+    ] = None,
+    base: options.NeededBase = None,
+    engine: EngineName = "local",
+    jobs: options.Jobs = 1,
+    address: Address = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read every adapter of a store back from its file.
+
+    Each has to be the file that the index says, come back with what it shares, and, where the original is named,
+    with the error that it states. Exits with 1 if one does not. Writes only notes of its own, in STORE/work.
+
+    \b
+    Examples:
+      adaptzip fleet verify store/
+      adaptzip fleet verify store/ adapters/ --jobs 8
+    """
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.fleet.checking import verify_fleet
+
+    with sink.warnings(), sink.progress() as report_:
+        workers = _engine(engine, jobs, None, None, address, 0.0, report_)
+        found = verify_fleet(store, fleet or [], base=base, engine=workers)
+    _finish(found, lambda: show.verified(found.adapters, found.values), sink)
+
+
+def report(store: Kept, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Show what a store holds, in sums.
+
+    By method, base and group, with what the jobs that filled it measured. Writes nothing.
+
+    \b
+    Examples:
+      adaptzip fleet report store/
+      adaptzip fleet report s3://bucket/store --json
+    """
+    from adaptzip.fleet.checking import report_fleet
+
+    found = report_fleet(store)
+    Output(as_json, quiet).result(found, lambda: show.reported(found))
+
+
+COMMANDS = (basis, compress, verify, report)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:
@@ -183,7 +238,7 @@ for _command in COMMANDS:
 
 @app.callback(invoke_without_command=True)
 def fleet(context: typer.Context) -> None:
-    """Jobs over many adapters: shared bases, and all of them compressed into a store."""
+    """Jobs over many adapters: shared bases, all compressed into a store, and checked."""
     if context.invoked_subcommand is None:
         _output.raw(context.get_help(), to_stderr=True)
         raise typer.Exit(2)

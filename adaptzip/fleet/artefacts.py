@@ -10,8 +10,9 @@ from adaptzip.bases.artefact import read_basis
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.projection import CapturedEnergy, captured_energy
+from adaptzip.files.names import SHARED
 from adaptzip.files.trees import Tree, tree_at
-from adaptzip.fleet.store.layout import SHARED, artefact_hash
+from adaptzip.fleet.store.layout import artefact_hash
 
 BASIS = ".basis"
 _REMEMBERED = 4

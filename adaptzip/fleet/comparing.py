@@ -17,6 +17,7 @@ from adaptzip.fitting.requests import Original, Request
 from adaptzip.fleet import compressing, shared_bases
 from adaptzip.fleet.artefacts import opened
 from adaptzip.fleet.grouping import Group, groups_of
+from adaptzip.fleet.reporting import SUMMARY
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.methods import REFERENCE
 
@@ -44,7 +45,17 @@ def compare(run: Run, payload: Json) -> Json:
     return {"rows": [_compared(run, place, basis, part) for place in payload["places"]]}
 
 
-def told(run: Run) -> Json:
+def summary_of_bases(run: Run) -> Stage:
+    """Say what came of it, after `stage`."""
+    return Stage(SUMMARY, f"{__name__}:told", [{}])
+
+
+def summary_of_adapters(run: Run) -> Stage:
+    """Say what came of it, after `adaptzip.fleet.compressing`."""
+    return Stage(SUMMARY, f"{__name__}:totals", [{}])
+
+
+def told(run: Run, payload: Json) -> Json:
     """What there is to say of every group."""
     rows: dict[int, dict[int, Json]] = {}
     for place, payload in enumerate(stage(run).payloads):
@@ -53,7 +64,7 @@ def told(run: Run) -> Json:
     return {"groups": [_of_group(run, number, group, rows[number]) for number, group in enumerate(groups_of(run))]}
 
 
-def totals(run: Run) -> Json:
+def totals(run: Run, payload: Json) -> Json:
     """What became of the adapters that `adaptzip.fleet.compressing` put into the store."""
     settings, used = run.plan.settings, set(run.result(compressing.CHOOSE)["used"])
     sizes = dict(settings["bases"])

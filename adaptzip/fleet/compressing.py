@@ -21,16 +21,15 @@ from adaptzip.fleet.artefacts import best_basis, opened
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.store.index import Row, row_of, write_rows
-from adaptzip.fleet.store.layout import adapter_file
+from adaptzip.fleet.store.layout import ADAPTER, adapter_file
+from adaptzip.fleet.verifying import ALLOWED, ROUNDING
 from adaptzip.restoring.reconstruction import reconstruct
 
-ASSIGN, COUNT, FIT, CHOOSE, PUBLISH, INDEX = "assign", "count", "fit", "choose", "publish", "index"
+ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
+INDEX, TIDY = "index", "tidy"
 ALONE, SHARED = "alone", "shared"
 BATCH = 16
 """Adapters of a task."""
-_ALLOWED = 1.001
-"""What is read back may differ from what was measured by rounding alone: by this factor of the error."""
-_ROUNDING = 1e-6
 
 
 def assign_stage(run: Run) -> Stage:
@@ -62,6 +61,11 @@ def publish_stage(run: Run) -> Stage:
 def index_stage(run: Run) -> Stage:
     """Add all rows to the store's index."""
     return Stage(INDEX, f"{__name__}:index", [{}])
+
+
+def tidy_stage(run: Run) -> Stage:
+    """Remove what was kept for the choice."""
+    return Stage(TIDY, f"{__name__}:tidy", [{}])
 
 
 def assign(run: Run, payload: Json) -> Json:
@@ -135,6 +139,14 @@ def index(run: Run, payload: Json) -> Json:
     tasks = range(len(publish_stage(run).payloads))
     rows = [Row(**told) for place in tasks for told in run.fresh(PUBLISH, place)["rows"]]
     return {"segment": write_rows(run.tree, rows, run.key), "rows": len(rows)}
+
+
+def tidy(run: Run, payload: Json) -> Json:
+    """Remove the files that were kept for the choice."""
+    kept = [file for file in run.tree.names(run.file(FIT, "")[:-1]) if file.endswith(ADAPTER)]
+    for file in kept:
+        run.tree.remove(file)
+    return {}
 
 
 def fitted_rows(run: Run) -> list[Json]:
@@ -223,7 +235,7 @@ def _keep(run: Run, place: int, kind: str, source: Original, made: Compressed, b
     found = diff(source.adapter, reconstruct(again, base=run.plan.settings.get("base"), basis=basis))
     error, stated = found.relative_error or 0.0, made.provenance.relative_error
     whole = not (found.only_in_a or found.only_in_b) and (found.extras_equal or not source.adapter.extras)
-    if not whole or error > stated * _ALLOWED + _ROUNDING:
+    if not whole or error > stated * ALLOWED + ROUNDING:
         raise CheckFailedError(
             f"{run.plan.sources[place].path}: what was written comes back with an error of {error:.6g}, expected "
             f"{stated:.6g}"

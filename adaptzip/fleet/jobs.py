@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from math import isfinite
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 from adaptzip.adz.coding.packing import ExtrasMode
@@ -14,36 +12,19 @@ from adaptzip.bases.artefact import BasisDtype
 from adaptzip.core.budget import AnyBudget, Budget
 from adaptzip.core.calling import public
 from adaptzip.core.effort import Effort
-from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.errors import CheckFailedError, UsageError, warn
 from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_bases
 from adaptzip.fleet.artefacts import bases_in
-from adaptzip.fleet.engines import Engine, fleet_engine
-from adaptzip.fleet.runs import Json, Plan, Run, Stage
+from adaptzip.fleet.engines import Engine
+from adaptzip.fleet.reporting import SUMMARY
+from adaptzip.fleet.running import FleetResult, begun, located, through
+from adaptzip.fleet.runs import Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
-from adaptzip.fleet.store.layout import WORK, adapter_file
+from adaptzip.fleet.store.layout import adapter_file
 from adaptzip.methods import REFERENCE
 
 Sharing = Literal["auto", "always", "never"]
 _BEGUN = "begun"
-
-
-@dataclass(frozen=True)
-class FleetResult:
-    """What came of a job.
-
-    Attributes:
-        store: where it is.
-        run: names the job's notes there.
-        adapters: how many there were.
-        failed: what is wrong with those that could not be done, by their names.
-        values: what there is to say, as JSON values (docs/reference/json.md).
-    """
-
-    store: str
-    run: str
-    adapters: int
-    failed: Mapping[str, Json]
-    values: Json = field(default_factory=lambda: MappingProxyType({}))
 
 
 @public
@@ -103,17 +84,19 @@ def build_fleet_basis(
         "max_error": max_error,
         "base": _text(base),
     }
-    run = _run(store, Plan("basis", sources_of(sources), settings), force)
+    run = begun(store, Plan("basis", sources_of(sources), settings), force)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
-    stages += [shared_bases.artefacts_stage, comparing.stage]
-    _through(run, stages, engine)
+    stages += [shared_bases.artefacts_stage, comparing.stage, comparing.summary_of_bases]
+    through(run, stages, engine)
     failed = {run.plan.sources[int(place)].name: told for place, told in run.result(grouping.STAGE)["failed"].items()}
     if not grouping.groups_of(run):
+        for name, told in failed.items():
+            warn(f"{name}: {told['message']}")
         raise CheckFailedError(
             f"no group has the {grouping.LEAST} adapters of one base and shapes that it takes to share anything",
             hint="name more adapters of one base model",
         )
-    return FleetResult(run.location, run.key, len(run.plan.sources), failed, comparing.told(run))
+    return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
 
 
 @public
@@ -169,43 +152,19 @@ def compress_fleet(
         "base": _text(base),
         "base_name": base_name,
     }
-    where = Run(_located(store), "")
+    where = Run(located(store), "")
     bases = [] if share == "never" else [[one.file, one.bytes] for one in bases_in(where.tree)]
     compressing.request_of(settings)
-    run = _run(store, Plan("compress", sources_of(sources), {**settings, "bases": bases}), force)
+    run = begun(store, Plan("compress", sources_of(sources), {**settings, "bases": bases}), force)
     _check_names(run, force=force)
     stages = [compressing.assign_stage, compressing.count_stage, compressing.fit_stage, compressing.choose_stage]
-    stages += [compressing.publish_stage, compressing.index_stage]
-    _through(run, stages, engine)
+    stages += [compressing.publish_stage, compressing.index_stage, comparing.summary_of_adapters]
+    stages += [compressing.tidy_stage]
+    through(run, stages, engine)
     rows = zip(run.plan.sources, compressing.fitted_rows(run), strict=True)
     failed = {source.name: row["error"] for source, row in rows if "error" in row}
-    return FleetResult(run.location, run.key, len(run.plan.sources), failed, comparing.totals(run))
-
-
-def _through(run: Run, stages: Sequence[Callable[[Run], Stage]], engine: Engine | None) -> None:
-    """One stage after another; each knows its tasks when those before are done."""
-    chosen = fleet_engine() if engine is None else engine
-    try:
-        for stage in stages:
-            chosen.complete(run, stage(run))
-    finally:
-        chosen.close()
-
-
-def _run(store: str | Path, plan: Plan, force: bool) -> Run:
-    location = _located(store)
-    if force:
-        key = Run.key_of(plan)
-        tree = Run(location, key).tree
-        for file in tree.names(f"{WORK}/{key}"):
-            tree.remove(file)
-    return Run.of(location, plan)
-
-
-def _located(store: str | Path) -> str:
-    """Where a store is, for workers that run elsewhere."""
-    words = str(store)
-    return words if "://" in words else str(Path(words).absolute())
+    _check_there(run, failed)
+    return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
 
 
 def _check_names(run: Run, *, force: bool) -> None:
@@ -221,6 +180,16 @@ def _check_names(run: Run, *, force: bool) -> None:
                 hint="choose another store, or replace it with `force=True`",
             )
         run.tree.write(note, b"{}")
+
+
+def _check_there(run: Run, failed: Collection[str]) -> None:
+    """Refuse to call a run done whose adapters somebody took away since."""
+    there = set(run.tree.names())
+    lacking = [s.name for s in run.plan.sources if s.name not in failed and adapter_file(s.name) not in there]
+    if lacking:
+        raise CheckFailedError(
+            f"{run.location}: {lacking[0]!r} was made, and is gone", hint="make all of them again with `force=True`"
+        )
 
 
 def _check_share(value: float, name: str) -> None:

@@ -143,6 +143,11 @@ def _plan(run: Run) -> Plan:
     return Plan(told["command"], tuple(Source(**source) for source in told["sources"]), told["settings"])
 
 
+def forget() -> None:
+    """Forget results that are remembered, as they are made anew."""
+    _result.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _result(run: Run, stage: str, number: int) -> Json:
     """The last results are remembered, since many tasks of one process look at the same."""

@@ -25,6 +25,7 @@ from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.projection import Projection, project
 from adaptzip.core.rates import falling
 from adaptzip.core.workers import on_one_core
+from adaptzip.files.names import SHARED
 from adaptzip.files.tensors import build_header, pending, write_tensors
 from adaptzip.files.weights import open_weights
 from adaptzip.fitting.compression import make
@@ -33,7 +34,6 @@ from adaptzip.fleet.grouping import STAGE as GROUPS
 from adaptzip.fleet.grouping import Group, groups_of
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import read_source
-from adaptzip.fleet.store.layout import SHARED
 
 DIRECTIONS, ARTEFACTS = "directions", "artefacts"
 _AT_ONCE = 4

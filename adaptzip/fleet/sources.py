@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.files.presence import check_adapter
 from adaptzip.fleet.store.layout import ADAPTER, adapter_file
+from adaptzip.models.hub import on_the_hub
 from adaptzip.restoring.opening import weight_files
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
@@ -41,6 +43,7 @@ def sources_of(paths: Sequence[str | Path]) -> tuple[Source, ...]:
 
     Raises:
         UsageError: if there are none, or two would have one name.
+        CheckpointError: if a path is not there.
     """
     found: dict[str, Path] = {}
     for given in paths:
@@ -68,6 +71,8 @@ def _named(given: str | Path) -> list[tuple[str, Path]]:
         if not fitting:
             raise UsageError(f"{path}: nothing fits this pattern", hint="check it with ls")
         return [pair for one in fitting for pair in _named(one)]
+    if on_the_hub(given, CheckpointError) is None:
+        check_adapter(path)
     inner = [] if not path.is_dir() or _is_adapter(path) else _inside(path)
     return [(_called(one, path), one) for one in inner] or [(_called(path), path)]
 
