@@ -15,6 +15,7 @@ from adaptzip.fleet.engines.ranked import Ranked
 from adaptzip.fleet.running import FleetResult, begun, located, through
 from adaptzip.fleet.runs import Json, Plan
 from adaptzip.fleet.sources import Source, sources_of
+from adaptzip.fleet.store.index import read_rows
 from adaptzip.fleet.store.listing import rows_of
 
 
@@ -49,7 +50,9 @@ def verify_fleet(
             raise UsageError(
                 f"{originals[name]}: the store has no adapter called {name!r}", hint="see `adaptzip store ls`"
             )
-    wanted = tuple(Source(row.name, originals.get(row.name, ""), row.content) for row in listing.rows.values())
+    # What the index says counts, also where a file was replaced since.
+    marks = {name: row.content for name, row in (listing.rows | read_rows(tree_at(location))).items()}
+    wanted = tuple(Source(name, originals.get(name, ""), marks[name]) for name in listing.rows)
     run = begun(location, Plan("verify", wanted, {"base": None if base is None else str(base)}), force=True)
     through(run, [verifying.stage], engine)
     rows = dict(zip((source.name for source in wanted), verifying.told(run), strict=True))
