@@ -303,7 +303,7 @@ NeededBasis = Annotated[
     Path | None,
     typer.Option(
         "--basis",
-        help="The basis, other adapter or kept start that a .adz was compressed with.",
+        help="The basis, other adapter or kept start that a .adz was compressed with, or a store that has it.",
         metavar="PATH",
         show_default=False,
     ),

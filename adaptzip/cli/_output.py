@@ -48,7 +48,7 @@ class Output:
         elif not self.quiet:
             _show(sys.stdout, text)
 
-    def wrote(self, path: Path, summary: str, values: Mapping[str, Any]) -> None:
+    def wrote(self, path: str | Path, summary: str, values: Mapping[str, Any]) -> None:
         """Report an output that was written: as JSON on stdout if asked for, and in one line on stderr."""
         if self.as_json:
             _write(sys.stdout, as_json({"schema": SCHEMA, **values}))

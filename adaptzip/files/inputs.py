@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adaptzip.errors import UsageError
+from adaptzip.files.names import ARTEFACTS, SHARED
 
 Mark = str | tuple[int, int]
 """What tells a file or folder from others: its real path, and device and inode where it exists."""
@@ -32,7 +33,8 @@ def check_apart(output: str | Path, **inputs: object) -> None:
     """Refuse an output that would replace something that is read, or lie in it.
 
     Links count as what they lead to and hard links as the same file, so that spelling does not matter. A folder that
-    is read counts with everything in it; a weight file counts with its configuration and its other parts beside it.
+    is read counts with everything in it, one of artefacts with these alone; a weight file counts with its configuration
+    and its other parts beside it.
 
     Args:
         output: the file or folder to be written, whether it exists or not.
@@ -44,7 +46,7 @@ def check_apart(output: str | Path, **inputs: object) -> None:
     """
     place = _Place(output)
     for role, value in inputs.items():
-        for path in _paths(value):
+        for path in _artefacts(value) if role == "basis" else _paths(value):
             clash = place.clash(path)
             if clash:
                 raise UsageError(
@@ -100,6 +102,14 @@ def _paths(value: object) -> Iterator[Path]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _paths(item)
+
+
+def _artefacts(value: object) -> Iterator[Path]:
+    """Of a folder with artefacts these alone, since it may be a store, or where everything lies; else what is named."""
+    for path in _paths(value):
+        folders = (path / SHARED, path) if path.is_dir() else ()
+        found = [file for folder in folders for suffix in ARTEFACTS.values() for file in folder.glob(f"*{suffix}")]
+        yield from found or [path]
 
 
 def _members(path: Path) -> Iterator[Path]:

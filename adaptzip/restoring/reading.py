@@ -37,7 +37,7 @@ def read(
         base: folder of the base model, for a `.adz` file whose basis is that of the base weights, for checkpoints
             that hold a whole model or leave shapes to it, for GGUF files, for names that come without dots, and for
             experts' factors of an old layout, which mean different things on different models.
-        basis: the basis artefact or its path, for a `.adz` file that names one.
+        basis: the basis artefact, its path, or that of a store that has it, for a `.adz` file that names one.
         dialect: name of the dialect to read a checkpoint as; None for the one that its keys tell.
 
     Raises:

@@ -109,3 +109,14 @@ def test_neighbours_and_what_is_in_memory_are_no_inputs(adapter: Path) -> None:
     (adapter.parent / "ad2").mkdir()
     for output in ("ad.adz", "ad2", "ad2/x", "ad.basis"):
         check_apart(adapter.parent / output, source=adapter, base=None, basis=object(), data=[object()])
+
+
+def test_of_a_folder_with_artefacts_these_alone_are_read(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "x.basis").write_bytes(b"")
+    check_apart(tmp_path / "out", basis=tmp_path)
+    for output in (tmp_path / "shared" / "x.basis", tmp_path / "shared", tmp_path):
+        with pytest.raises(UsageError, match=r"the basis .*x\.basis"):
+            check_apart(output, basis=tmp_path)
+    with pytest.raises(UsageError, match="would lie in its source"):
+        check_apart(tmp_path / "out", source=tmp_path)

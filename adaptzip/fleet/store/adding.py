@@ -15,11 +15,12 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, OutputError, RefusedError, UsageError, naming
+from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.files.trees import Tree
 from adaptzip.fitting.compression import compress
 from adaptzip.fleet.store.index import Row, row_of, write_rows
 from adaptzip.fleet.store.layout import adapter_file, adapter_name, artefact_file
-from adaptzip.models.hub import adapter_path
+from adaptzip.models.hub import adapter_path, on_the_hub
 
 
 def add(
@@ -76,9 +77,13 @@ def default_name(source: str | Path | Adapter | Compressed) -> str:
     """
     if isinstance(source, str | Path):
         path = Path(source)
+        named, fetched = on_the_hub(source), named_by_cache(path)
+        repository = fetched[0] if fetched is not None else named.repository if named is not None else ""
+        if repository:
+            return repository.rpartition("/")[2]
         found = path.resolve() if path.name in ("", "..") else path
         if found.name:
-            return found.name if found.is_dir() or not found.is_file() else found.stem
+            return found.stem if found.is_file() else found.name
     raise UsageError("the adapter has no name to be stored under", hint="name it with `name=NAME`")
 
 
