@@ -51,7 +51,7 @@ def verify_fleet(
                 f"{originals[name]}: the store has no adapter called {name!r}", hint="see `adaptzip store ls`"
             )
     # What the index says counts, also where a file was replaced since.
-    marks = {name: row.content for name, row in (listing.rows | read_rows(tree_at(location))).items()}
+    marks = {name: row.content for name, row in {**listing.rows, **read_rows(tree_at(location))}.items()}
     wanted = tuple(Source(name, originals.get(name, ""), marks[name]) for name in listing.rows)
     run = begun(location, Plan("verify", wanted, {"base": None if base is None else str(base)}), force=True)
     through(run, [verifying.stage], engine)

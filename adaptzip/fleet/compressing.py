@@ -23,6 +23,7 @@ from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.store.index import Row, row_of, write_rows
 from adaptzip.fleet.store.layout import ADAPTER, adapter_file
 from adaptzip.fleet.verifying import ALLOWED, ROUNDING
+from adaptzip.methods import fittable, load
 from adaptzip.restoring.reconstruction import reconstruct
 
 ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
@@ -179,10 +180,12 @@ def request_of(settings: Json) -> Request:
 def shared_variants(source: Original, request: Request, basis: Basis) -> list[Compressed]:
     """An adapter with a basis, in the ways that there are and that meet the request."""
     found = []
-    for method, options in (("lora-sb", {"min_energy": 0.0}),):
+    for method in fittable():
+        if not (load(method).needs_basis and load(method).default_basis == "update"):
+            continue
         try:
             with without_warnings():
-                made = make_from(source, replace(request, to=method, basis=basis, options=options, start=None))
+                made = make_from(source, replace(request, to=method, basis=basis, start=None))
         except (CheckFailedError, RefusedError):
             continue
         found.append(made.compressed)
