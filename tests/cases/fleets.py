@@ -60,7 +60,8 @@ def _directions(draw: torch.Generator) -> Sequence[Tensor]:
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    return matrix / matrix.norm()
+    unit: Tensor = matrix / matrix.norm()
+    return unit
 
 
 def _factors(place: int, update: Tensor) -> dict[str, Tensor]:

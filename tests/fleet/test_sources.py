@@ -34,9 +34,8 @@ def test_single_files_are_adapters_too(fleet: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
     for number in range(2):
-        shutil.copy(
-            fleet / "team" / f"a00{number}" / "adapter_model.safetensors", flat / f"style.v{number}.safetensors"
-        )
+        weights = fleet / "team" / f"a00{number}" / "adapter_model.safetensors"
+        shutil.copy(weights, flat / f"style.v{number}.safetensors")
     assert names(flat) == ["style.v0", "style.v1"]
     assert names(flat / "style.v1.safetensors") == ["style.v1"]
 
