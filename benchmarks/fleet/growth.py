@@ -11,12 +11,11 @@ and {OUT} a folder that is not there yet. `adaptzip` is this interpreter's. Adap
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,16 @@ SIZES = (100, 316, 1_000, 3_162, 10_000)
 COMMAND = ("adaptzip", "compress", "{SOURCES}", "--output-dir", "{OUT}", "--budget", "20x", "-q")
 OWN = "adaptzip"
 HEAD = ["adapters", "processor time", "a thousand adapters", "wall time", "peak memory", "bytes written"]
+# A process begins with the memory of the one that starts it, which counts towards its peak: here a small one does.
+_WATCH = """
+import json, resource, subprocess, sys, time
+begun = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+wall = time.perf_counter() - begun
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([used.ru_utime + used.ru_stime, wall, used.ru_maxrss]))
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,12 @@ def run(command: Sequence[str]) -> tuple[float, float, int]:
     Raises:
         CalledProcessError: if it fails.
     """
-    begun = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - begun
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, command[:4])
+    done = subprocess.run([sys.executable, "-c", _WATCH, *command], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, command[:4])
+    processor, wall, peak = json.loads(done.stdout)
     # Linux tells KiB, macOS bytes.
-    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return processor, wall, peak * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(command: Sequence[str], count: int, work: Path) -> Used:

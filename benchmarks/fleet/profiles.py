@@ -18,7 +18,7 @@ PROFILE = Path(__file__).parent / "profile.json"
 """What was measured of a trained fleet of 256."""
 SHARED = 16
 """Directions, beside the mean."""
-SPECTRA = 200
+SPECTRA = 100
 """Most spectra that are kept, evenly chosen among the sorted ones."""
 
 

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     profile = Profile.read(PROFILE) if options.like is None else measured(by_kind(load(options.like)), RANK)
     if options.write:
-        PROFILE.write_text(json.dumps(asdict(profile), indent=1) + "\n", encoding="utf-8")
+        PROFILE.write_text(json.dumps(asdict(profile)) + "\n", encoding="utf-8")
     print(f"mean {100 * profile.mean:.1f} %, {SHARED} shared directions {100 * profile.shared:.1f} %")
     common = sides(options.seed)
     for number in range(options.count):
