@@ -67,6 +67,13 @@ def build_fleet_basis(
         UsageError: if an option makes no sense, or there are no adapters.
         CheckFailedError: if no group has enough adapters to share anything.
         OutputError: if the store cannot be written.
+
+    Example:
+        >>> try:
+        ...     adaptzip.build_fleet_basis(["my-adapter"], "store")
+        ... except adaptzip.AdaptzipError as error:
+        ...     print(error)
+        no group has the 4 adapters of one base and shapes that it takes to share anything
     """
     _check_share(share, "share")
     if not 0 <= hold_out <= 0.5:
@@ -133,6 +140,11 @@ def compress_fleet(
     Raises:
         UsageError: if an option makes no sense, there are no adapters, or the store has others of these names.
         OutputError: if the store cannot be written.
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> done.adapters, dict(done.failed), done.values["worst_error"] <= 0.2
+        (1, {}, True)
     """
     limit = Budget.of(budget)
     if limit is not None and limit.unit == "parameters" and share != "never":
