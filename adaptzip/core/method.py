@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class Profile(Protocol):
     def scores(self) -> Sequence[float]:
         """Squared error saved per stored number by each unit of rank, falling; as many as the rank may be large."""
         ...
+
+
+class FrameShape(NamedTuple):
+    """How much of a module's known directions is used: on 1 side or 2 (`Family.frame_sides`), and how many of each."""
+
+    sides: int
+    size: int
 
 
 FitT = TypeVar("FitT")
@@ -150,6 +157,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     def frame_gain(self, profile: ProfileT, step: float, most: int | None = None) -> float:
         """Expected bits that a module's frame saves at a step and a rank of `most`, errors counted; 0 without one."""
         return 0.0
+
+    def narrower(self, profile: ProfileT, size: int) -> Mapping[FrameShape, ProfileT]:
+        """The summaries of a module in its frame of `size` directions, and in the first of them or on fewer sides."""
+        return {FrameShape(1, size): profile}
 
     def kept_in_frame(self, profile: ProfileT) -> list[float]:
         """Energy of each component without what lies outside a module's frame, if there is one; [] by methods that

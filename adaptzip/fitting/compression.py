@@ -105,7 +105,7 @@ def compress(
             it; None looks for the usual names.
         force: replace an existing `output`.
         progress: told how far it is (`adaptzip.core.progress.Progress`).
-        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd needs none.
         settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:

@@ -46,7 +46,8 @@ class Coder(Generic[FamilyT]):
         if self.basis is None:
             return {}
         module = self.basis.modules[name]
-        return {BASIS_V: module.V} if self.method.takes_frame else {BASIS_U: module.U, BASIS_V: module.V}
+        one = self.method.takes_frame and self.method.frame_sides(self.config) == 1
+        return {BASIS_V: module.V} if one else {BASIS_U: module.U, BASIS_V: module.V}
 
 
 AnyCoder: TypeAlias = Coder[AnyFamily]
