@@ -24,6 +24,8 @@ _NEAR = 0.02
 """Frames that are expected to save less than this share are tried against none."""
 _NAMED_BYTES, _PLACED_BYTES = 16, 1
 """What a file takes, about, to name a start, and to place a module in it."""
+_TIMES = 2
+"""Frames change the step that is foreseen, and the step which of them pay."""
 _UNSURE = 0.5
 """A file may come out smaller than foreseen, by this factor."""
 
@@ -42,31 +44,44 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     basis = job.context.basis
     if not job.method.takes_frame or basis is None:
         return [fit_candidate(job, candidate, progress)]
-    whole = _on_sides(job, candidate, 2 if _of_outputs(basis) else 1)
-    fitted = fit_candidate(job, whole, progress)
+    whole = fit_candidate(job, _on_sides(job, candidate, 2 if _of_outputs(basis) else 1), progress)
     plain = replace(job, context=replace(job.context, basis=None))
-    if not fitted.profiles:
+    if not whole.profiles:
         # Zeros have no use for a frame.
         return [fit_candidate(plain, candidate, progress)]
     if job.request.budget is not None and job.request.budget.unit == "parameters":
         # Coordinates in a frame are numbers too, however few bits they take.
-        return [fitted, fit_candidate(plain, candidate, progress)]
-    try:
-        control, limits = control_of(job, fitted, progress)
-        step, _ = control.foresee(limits)
-    except CheckFailedError:
-        return [fitted, fit_candidate(plain, candidate, progress)]
-    frames = _best_frames(job, candidate, fitted, basis, step)
-    if not frames.sizes:
-        return [fit_candidate(plain, candidate, progress)]
-    narrowed = basis.cut(frames.sizes)
-    if frames.sizes != _sizes(basis) or frames.sides != fitted.method.frame_sides(fitted.config):
-        within = replace(job, context=replace(job.context, basis=narrowed))
-        fitted = fit_candidate(within, _on_sides(job, candidate, frames.sides), progress)
+        return [whole, fit_candidate(plain, candidate, progress)]
+    frames, fitted, step = _Frames(0, {}, 0.0), whole, 0.0
+    for _ in range(_TIMES):
+        try:
+            control, limits = control_of(job, fitted, progress)
+            step, _ = control.foresee(limits)
+        except CheckFailedError:
+            return [fitted, fit_candidate(plain, candidate, progress)]
+        before, frames = frames, _best_frames(job, candidate, whole, basis, step)
+        if not frames.sizes:
+            return [fit_candidate(plain, candidate, progress)]
+        if (frames.sides, frames.sizes) == (before.sides, before.sizes):
+            break
+        fitted = _in(frames, job, candidate, whole, progress)
     size = fitted.foresee(step)[0]
-    if frames.saved < -_NEAR * size or not _affordable(fitted, narrowed, size):
+    if frames.saved < -_NEAR * size or not _affordable(fitted, basis, size):
         return [fit_candidate(plain, candidate, progress)]
     return [fitted] if frames.saved > _NEAR * size else [fitted, fit_candidate(plain, candidate, progress)]
+
+
+def _in(
+    frames: _Frames, job: Job, candidate: AnyCandidate, whole: FittedAdapter, progress: Progress | None
+) -> FittedAdapter:
+    """A setting fitted in these frames, of those that `whole` was fitted in."""
+    basis = whole.coder.basis
+    assert basis is not None
+    sizes = {name: module.size for name, module in basis.modules.items()}
+    if (frames.sides, frames.sizes) == (whole.method.frame_sides(whole.config), sizes):
+        return whole
+    narrowed = replace(job, context=replace(job.context, basis=basis.cut(frames.sizes)))
+    return fit_candidate(narrowed, _on_sides(job, candidate, frames.sides), progress)
 
 
 def _on_sides(job: Job, candidate: AnyCandidate, sides: int) -> AnyCandidate:
@@ -76,10 +91,6 @@ def _on_sides(job: Job, candidate: AnyCandidate, sides: int) -> AnyCandidate:
 def _of_outputs(basis: Basis) -> bool:
     """Whether directions of outputs are known."""
     return all(module.both for module in basis.modules.values())
-
-
-def _sizes(basis: Basis) -> dict[str, int]:
-    return {name: module.size for name, module in basis.modules.items()}
 
 
 def _best_frames(job: Job, candidate: AnyCandidate, fitted: FittedAdapter, basis: Basis, step: float) -> _Frames:

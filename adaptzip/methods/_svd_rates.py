@@ -14,6 +14,8 @@ from adaptzip.core.method import FrameShape
 from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.methods._rates import row_costs
 
+_ZEROS = 0.1
+"""What the class of a row of zeros takes, as a share of another's."""
 Shares = Mapping[int, NDArray[np.float64]]
 """Of each component the share of its energy outside a frame, (k,), by the frame's directions."""
 
@@ -114,8 +116,14 @@ class _Table:
         rate, error = row_costs(long * np.sqrt(rest / self.width) / step)
         # An error spread evenly costs the same with moments, and never more than the whole component.
         kept = (1 - np.minimum(out_rest * out_error, 1.0)) * (1 - np.minimum(rest * error * self.length**2, 1.0))
-        bits = 2 * ROW_BITS + out_bits + bits + self.out * out_rate + self.width * rate
-        return bits, np.square(self.singular) * (1 - kept)
+        bits += _row(self.width * rate, self.frame)
+        out_bits += _row(self.out * out_rate, self.out_frame)
+        return bits + out_bits, np.square(self.singular) * (1 - kept)
+
+
+def _row(bits: Values, frame: Values) -> Values:
+    """Expected bits of rows with their classes; a frame may leave nothing of a row, which is told in a bit or so."""
+    return bits + ROW_BITS * np.where(frame > 0, np.minimum(_ZEROS + bits / ROW_BITS, 1.0), 1.0)
 
 
 def _inside(lengths: Values, outside: Values, frame: Values) -> tuple[Values, Values]:
