@@ -39,11 +39,17 @@ class InFrames:
 
 
 def as_fitted(job: Job, fitted: FittedAdapter) -> tuple[Job, AnyCandidate]:
-    """What students in frames are fitted by: of a basis that adapters share what a fit took, else all that is known."""
-    basis = job.context.basis
+    """What students in frames are fitted by: of a basis that adapters share what a fit took, else all that is known.
+
+    Modules that the fit left out take as many directions as any that it did not.
+    """
+    basis, taken = job.context.basis, fitted.coder.basis
     if basis is None or basis.reference.source != "file":
         return job, candidates(job)[0]
-    return replace(job, context=replace(job.context, basis=fitted.coder.basis)), Candidate(fitted.config)
+    if taken is not None:
+        sizes = {name: min(module.size, taken.reference.size) for name, module in basis.modules.items()}
+        taken = basis.cut(sizes | {name: module.size for name, module in taken.modules.items()})
+    return replace(job, context=replace(job.context, basis=taken)), Candidate(fitted.config)
 
 
 def in_frames(job: Job, candidate: AnyCandidate, room: int) -> InFrames | None:
