@@ -1,7 +1,7 @@
 """Bytes of adapters that share directions: `svd` alone, and in a basis on one side and on both; `lora-sb` beside them.
 
 Three artificial fleets of 384 x 384 modules and rank 8, whose updates have 50, 80 or 97 % of their energy between 64
-directions of outputs and 64 of inputs that the fleet shares, and the rest anywhere. A basis is built of 32 adapters,
+directions of outputs and 64 of inputs that the fleet shares, and the rest anywhere. A basis is built of 64 adapters,
 and others are compressed:
 
     python -m benchmarks.shared_frames --write
@@ -33,7 +33,7 @@ from benchmarks.page import put, table
 
 SHARES = (0.5, 0.8, 0.97)
 ERRORS = (0.1, 0.2, 0.3, 0.5)
-BUILT = 32
+BUILT = 64
 """Adapters that a basis is built of."""
 CODED = 2
 """Others that are compressed; bytes are their mean."""
@@ -115,7 +115,7 @@ def main() -> int:
     arguments = parser.parse_args()
     found = {share: rows_of(share) for share in SHARES}
     lines = [
-        [f"{share:.0%}", str(error), *("" if size is None else f"{size:,}" for size in sizes)]
+        [f"{100 * share:.0f} %", str(error), *("" if size is None else f"{size:,}" for size in sizes)]
         for share, rows in found.items()
         for error, sizes in zip(ERRORS, rows, strict=True)
     ]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -35,8 +35,14 @@ class Profile(Protocol):
         ...
 
 
-class FrameShape(NamedTuple):
-    """How much of a module's known directions is used: on 1 side or 2 (`Family.frame_sides`), and how many of each."""
+@dataclass(frozen=True)
+class FrameShape:
+    """How much of a module's known directions is used.
+
+    Attributes:
+        sides: as `Family.frame_sides` has them.
+        size: directions, the same on each side.
+    """
 
     sides: int
     size: int

@@ -109,8 +109,9 @@ def test_a_module_in_fewer_directions_or_on_one_side() -> None:
     (fitted,) = METHOD.fit({"m": module}, BOTH, None, FitContext(basis=known())).values()
     narrower = METHOD.narrower(METHOD.profile(fitted), 6)
     assert set(narrower) == {FrameShape(sides, size) for sides in (1, 2) for size in (4, 6)}
-    for (sides, size), profile in narrower.items():
-        (again,) = METHOD.fit({"m": module}, Config(sides), None, FitContext(basis=known().cut({"m": size}))).values()
+    for shape, profile in narrower.items():
+        context = FitContext(basis=known().cut({"m": shape.size}))
+        (again,) = METHOD.fit({"m": module}, Config(shape.sides), None, context).values()
         expected = METHOD.profile(again)
         for one, other in ((profile.outside, expected.outside), (profile.out_outside, expected.out_outside)):
             assert (one is None) == (other is None)
