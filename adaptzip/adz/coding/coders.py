@@ -46,9 +46,9 @@ class Coder(Generic[FamilyT]):
         if self.basis is None:
             return {}
         module = self.basis.modules[name]
-        if self.method.takes_frame:
+        if self.method.takes_frame and self.method.frame_sides(self.config) == 1:
             return {BASIS_V: module.V}
-        mean = {} if module.mean is None else {BASIS_MEAN: module.mean}
+        mean = {} if module.mean is None or self.method.takes_frame else {BASIS_MEAN: module.mean}
         return {BASIS_U: module.U, BASIS_V: module.V, **mean}
 
 
