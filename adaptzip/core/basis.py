@@ -84,6 +84,7 @@ class ModuleBasis(Shown):
         """The first `size` directions on both sides, and what they hold of the mean."""
         mean = None if self.mean is None else self.mean[:size, :size]
         return ModuleBasis(self.U[:, :size], self.V[:, :size], mean)
+
     @property
     def both(self) -> bool:
         """Whether directions of outputs are known as well."""

@@ -17,13 +17,14 @@ from adaptzip.errors import AdaptzipError, CheckFailedError, RefusedError, Usage
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
+from adaptzip.fitting.starting import known_frames
 from adaptzip.fleet.artefacts import best_basis, opened
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.store.index import Row, row_of, write_rows
 from adaptzip.fleet.store.layout import ADAPTER, adapter_file
 from adaptzip.fleet.verifying import ALLOWED, ROUNDING
-from adaptzip.methods import fittable, load
+from adaptzip.methods import REFERENCE, fittable, load
 from adaptzip.restoring.reconstruction import reconstruct
 
 ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
@@ -178,17 +179,20 @@ def request_of(settings: Json) -> Request:
 
 
 def shared_variants(source: Original, request: Request, basis: Basis) -> list[Compressed]:
-    """An adapter with a basis, in the ways that there are and that meet the request."""
+    """An adapter with a basis, in the ways that there are, that meet the request and make use of it: in frames of its
+    directions, and as cores between them."""
+    asked = replace(request, basis=basis)
+    framed = replace(source, frames=known_frames(source.adapter, source.adapter, asked))
+    cores = [name for name in fittable() if load(name).needs_basis and load(name).default_basis == "update"]
     found = []
-    for method in fittable():
-        if not (load(method).needs_basis and load(method).default_basis == "update"):
-            continue
+    for method in (REFERENCE, *cores):
         try:
             with without_warnings():
-                made = make_from(source, replace(request, to=method, basis=basis, start=None))
+                made = make_from(framed, replace(asked, to=method)).compressed
         except (CheckFailedError, RefusedError):
             continue
-        found.append(made.compressed)
+        if made.basis is not None and made.basis.hash == basis.reference.hash:
+            found.append(made)
     return found
 
 
