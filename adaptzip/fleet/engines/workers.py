@@ -116,20 +116,24 @@ def _check_deaths(unready: int, of_one: int) -> None:
 
 
 def _work(line: Connection, jobs: int) -> None:
-    """What a process does: say that it is ready, then one call after another."""
+    """What a process does: say that it is ready, then one call after another, as long as anyone listens."""
     share(jobs)
-    line.send(_READY)
-    while True:
-        try:
+    told: object = _READY
+    try:
+        while True:
+            line.send(told)
             function, arguments = line.recv()
-        except EOFError:
-            return
-        try:
-            function(*arguments)
-            told: object = None
-        except Exception as error:
-            told = _sendable(error)
-        line.send(told)
+            told = _answer(function, arguments)
+    except (EOFError, BrokenPipeError):
+        return
+
+
+def _answer(function: Callable[..., None], arguments: tuple[object, ...]) -> Exception | None:
+    try:
+        function(*arguments)
+    except Exception as error:
+        return _sendable(error)
+    return None
 
 
 def _sendable(error: Exception) -> Exception:
