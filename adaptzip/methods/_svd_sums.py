@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 _DEPENDENT = 1e10
 """An inverse Gram matrix with larger numbers is one of rows that depend on each other."""
 
