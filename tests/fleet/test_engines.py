@@ -135,11 +135,3 @@ def test_a_ray_that_is_not_installed_is_told() -> None:
     with pytest.raises(UsageError, match="Ray is not installed") as caught:
         fleet_engine("ray")
     assert caught.value.hint == "pip install 'adaptzip[ray]'"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
-def test_ray_does_the_same(make: Callable[..., tuple[Run, Stage, Path]]) -> None:
-    run, stage, _ = make()
-    fleet_engine("ray", jobs=2).complete(run, stage)
-    assert squares(run) == [0, 1, 4, 9, 16]
