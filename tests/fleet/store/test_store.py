@@ -54,8 +54,8 @@ def test_what_an_adapter_is_called_where_nobody_says(tmp_path: Path, monkeypatch
     (tmp_path / "folder.v2").mkdir()
     (tmp_path / "file.v2.adz").write_bytes(b"")
     snapshot = cached(tmp_path, "somebody/thing", {"adapter_config.json": b""})
-    names: dict[str, str | Path] = {"folder.v2": tmp_path / "folder.v2", "file.v2": tmp_path / "file.v2.adz", "thing": snapshot}
-    names["other"] = "hf://somebody/other@main"
+    names: dict[str, str | Path] = {"folder.v2": tmp_path / "folder.v2", "file.v2": tmp_path / "file.v2.adz"}
+    names["thing"], names["other"] = snapshot, "hf://somebody/other@main"
     for name, source in names.items():
         assert default_name(source) == name
     monkeypatch.chdir(tmp_path / "folder.v2")
