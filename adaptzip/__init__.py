@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from adaptzip.errors import AdaptzipError
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
+    from adaptzip.fleet.checking import report_fleet, verify_fleet
+    from adaptzip.fleet.engines import fleet_engine
+    from adaptzip.fleet.jobs import build_fleet_basis, compress_fleet
+    from adaptzip.fleet.running import FleetResult
     from adaptzip.reports.benching import bench
     from adaptzip.reports.differing import diff
     from adaptzip.reports.evaluation import evaluate
@@ -51,6 +55,7 @@ __all__ = [
     "Compressed",
     "Dialect",
     "FitContext",
+    "FleetResult",
     "FoundStart",
     "FunctionMethod",
     "KeptStart",
@@ -61,15 +66,18 @@ __all__ = [
     "TensorSpec",
     "Trainable",
     "bench",
+    "build_fleet_basis",
     "check",
     "combine",
     "compress",
+    "compress_fleet",
     "convert",
     "diff",
     "distill",
     "evaluate",
     "export",
     "extract",
+    "fleet_engine",
     "inspect",
     "load_into",
     "merge",
@@ -82,8 +90,10 @@ __all__ = [
     "reconstruct",
     "record_start",
     "report",
+    "report_fleet",
     "start_callback",
     "verify",
+    "verify_fleet",
 ]
 
 _HOMES = {
@@ -93,6 +103,7 @@ _HOMES = {
     "Compressed": ("adaptzip.core.compressed", "Compressed"),
     "Dialect": ("adaptzip.checkpoints", "Dialect"),
     "FitContext": ("adaptzip.core.method", "FitContext"),
+    "FleetResult": ("adaptzip.fleet.running", "FleetResult"),
     "FoundStart": ("adaptzip.bases.starts.found", "FoundStart"),
     "FunctionMethod": ("adaptzip.core.function_method", "FunctionMethod"),
     "KeptStart": ("adaptzip.bases.starts.found", "KeptStart"),
@@ -103,15 +114,18 @@ _HOMES = {
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
     "bench": ("adaptzip.reports.benching", "bench"),
+    "build_fleet_basis": ("adaptzip.fleet.jobs", "build_fleet_basis"),
     "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),
     "compress": ("adaptzip.fitting.compression", "compress"),
+    "compress_fleet": ("adaptzip.fleet.jobs", "compress_fleet"),
     "diff": ("adaptzip.reports.differing", "diff"),
     "distill": ("adaptzip.distillation.distilling", "distill"),
     "evaluate": ("adaptzip.reports.evaluation", "evaluate"),
     "convert": ("adaptzip.restoring.converting", "convert"),
     "export": ("adaptzip.restoring.exporting", "export"),
     "extract": ("adaptzip.restoring.extracting", "extract"),
+    "fleet_engine": ("adaptzip.fleet.engines", "fleet_engine"),
     "inspect": ("adaptzip.reports.inspecting", "inspect"),
     "load_into": ("adaptzip.restoring.live", "load_into"),
     "merge_into": ("adaptzip.restoring.live", "merge_into"),
@@ -124,8 +138,10 @@ _HOMES = {
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
     "record_start": ("adaptzip.bases.starts.recording", "record_start"),
     "report": ("adaptzip.reports.page", "report"),
+    "report_fleet": ("adaptzip.fleet.checking", "report_fleet"),
     "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),
     "verify": ("adaptzip.reports.verifying", "verify"),
+    "verify_fleet": ("adaptzip.fleet.checking", "verify_fleet"),
 }
 
 

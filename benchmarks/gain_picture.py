@@ -11,7 +11,7 @@ from adaptzip.reports.plots import check_plot
 
 Point = tuple[int, float]
 """Bytes, and the share of the gain."""
-TICKS = tuple(2**power for power in range(10, 21))
+TICKS = tuple(2**power for power in range(10, 25))
 
 
 @dataclass(frozen=True)

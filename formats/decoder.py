@@ -998,12 +998,18 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
 
 
 def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
-    """Section 7.2: V (in, k) of each module that has a frame."""
-    source = str(head.metadata["basis"][0])
+    """Section 7.2: V (in, k) of each module that has a frame; those of outputs are taken from the basis."""
+    source, both = str(head.metadata["basis"][0]), head.metadata["config"].get("sides") == 2
     need(source != "embedded", "frames are embedded")
-    check_frames(head, size)
-    work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
-    need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    if source == "file":
+        check_sizes(head)
+        added = sum(k * (site.width + both * site.out) for (_, site), k in zip_sizes(head))
+        need(added <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    else:
+        need(not both, "frames of outputs that are in no file")
+        check_frames(head, size)
+        work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
+        need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
     if source == "start":
         return {name: made(frame, N) for name, N in start_numbers(head, size).items()}
     need(basis is not None, "the frames were not given")
@@ -1011,17 +1017,23 @@ def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
     for (name, site), k in zip_sizes(head):
         if k:
             need(basis is not None and name in basis, "the frames lack a module")
-            V = (basis or {})[name][1]
+            U, V = (basis or {})[name]
             need(V.shape[0] == site.width and V.shape[1] >= k, "a frame does not fit its module")
+            need(not both or (U.shape[0] == site.out >= k), "a frame does not fit its module's outputs")
             found[name] = V[:, :k]
     return found
 
 
-def check_frames(head: Head, size: int) -> None:
-    """The part of section 7.2's limits that holds of lossless files too."""
+def check_sizes(head: Head) -> None:
+    """The limits of section 7.2 on each frame."""
     need(any(head.basis_sizes), "no module has a frame")
     for (_, site), k in zip_sizes(head):
         need(not k or (k <= min(1024, site.width) and site.width < 2**16), "a frame is too large")
+
+
+def check_frames(head: Head, size: int) -> None:
+    """The part of section 7.2's limits that holds of lossless files too."""
+    check_sizes(head)
     numbers = sum(k * site.width for (_, site), k in zip_sizes(head))
     need(numbers <= 2**22 + 2**12 * size, "the frames have too many numbers for so few bytes")
 
@@ -1158,25 +1170,54 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def svd_specs(site: Site, rank: int, config: Config) -> list[Spec]:
     inside = [Spec(rank, site.frame)] if site.frame else []
-    return [Spec(rank, site.out), *inside, Spec(rank, site.width)]
+    outside = inside if config.get("sides") == 2 else []
+    return [*outside, Spec(rank, site.out), *inside, Spec(rank, site.width)]
 
 
 def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
-    U, *inside, V = stored
-    norm = square_roots(U).astype(np.float32)
-    lengths: Floats = np.maximum(norm, np.finfo(np.float32).tiny)
-    unit = U.astype(np.float32) / lengths[:, None]
-    A = V.astype(np.float32) * plan.step
-    if inside:
-        C, total = (inside[0].astype(np.float32) * plan.step).astype(np.float64), A.astype(np.float64)
-        for d in range(site.frame):
-            total = total + C[:, d, None] * plan.frames[name][:, d].astype(np.float64)
-        A = total.astype(np.float32)
-    return A, unit.T
+    if not site.frame:
+        U, V = stored
+        return V.astype(np.float32) * plan.step, unit_rows(U).T
+    *outside, U, C, V = stored
+    A = in_frame(C.astype(np.float32) * plan.step, plan.frames[name], V.astype(np.float32) * plan.step)
+    unit = unit_rows_in(outside[0], plan.basis[name][0][:, : site.frame], U) if outside else unit_rows(U)
+    return A.astype(np.float32), unit.T
+
+
+def unit_rows(U: NDArray[np.int64]) -> Floats:
+    lengths: Floats = np.maximum(square_roots(U).astype(np.float32), np.finfo(np.float32).tiny)
+    unit: Floats = U.astype(np.float32) / lengths[:, None]
+    return unit
+
+
+def unit_rows_in(D: NDArray[np.int64], G: Floats, U: NDArray[np.int64]) -> Floats:
+    square_roots(D)
+    square_roots(U)
+    rows = in_frame(D, G, U)
+    squares = np.square(rows)
+    length = 2 ** (squares.shape[1] - 1).bit_length()
+    squares = np.pad(squares, ((0, 0), (0, length - squares.shape[1])))
+    while squares.shape[1] > 1:
+        first, second = np.split(squares, 2, axis=1)
+        squares = first + second
+    unit = np.where(squares > 0, rows / np.where(squares > 0, np.sqrt(squares), 1.0), 0.0)
+    return unit.astype(np.float32)
+
+
+def in_frame(coordinates: NDArray[Any], directions: Floats, rest: NDArray[Any]) -> NDArray[np.float64]:
+    total = rest.astype(np.float64)
+    for d in range(directions.shape[1]):
+        total = total + coordinates[:, d, None].astype(np.float64) * directions[:, d].astype(np.float64)
+    return total
+
+
+def svd_check(config: Config) -> None:
+    check_options(config, {"sides": (int, type(None))})
+    need(config.get("sides") in (None, 1, 2), "sides is neither 1 nor 2")
 
 
 SVD = Method(
-    lambda config: check_options(config, {}),
+    svd_check,
     svd_specs,
     lambda site, _: min(site.out, site.width),
     svd_factors,

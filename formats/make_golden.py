@@ -221,6 +221,17 @@ def alike() -> Adapter:
     return Adapter(modules | {last: mixed().modules[last]})
 
 
+def kin() -> Adapter:
+    """Modules whose A and B are near those that `TEAM` was built of, but for one."""
+    modules = dict(mixed().modules)
+    for i, (name, module) in enumerate(list(modules.items())[:-1]):
+        A = module.A + factors(1, module.shape[1], module.rank, seed=80 + i).A / 8
+        B = module.B + factors(module.shape[0], 1, module.rank, seed=90 + i).B / 8
+        modules[name] = LoraFactors(A, B)
+    last = max(modules)
+    return Adapter(modules | {last: factors(*modules[last].shape, 3, seed=99)})
+
+
 def principal() -> Adapter:
     """Modules whose A are near the first directions of `BASE`, as PiSSA begins."""
     modules = {}
@@ -266,7 +277,8 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "start-lossless-normal": (partial(begun, "normal"), {"lossless": True, "generator": "normal"}),
     "frame-reference": (alike, {"max_error": 0.05, "start": FIRST}),
     "frame-base": (principal, {"max_error": 0.05, "start": "base", "base": BASE}),
-    "frame-file": (mixed, {"max_error": 0.2, "basis": TEAM, "start": "auto"}),
+    "frame-file": (mixed, {"max_error": 0.2, "basis": TEAM, "start": "auto", "sides": 1}),
+    "frame-both": (kin, {"max_error": 0.1, "basis": TEAM, "start": "auto", "sides": 2}),
     "gains": (mixed, {"max_error": 0.2, "weights": True}),
     "vblora-k1": (odd, {"to": "vblora", "rank": 3, "length": 7, "vectors": 20, "top_k": 1}),
     "vblora-k1-large": (odd, {"to": "vblora", "rank": 2, "length": 4, "vectors": 260, "top_k": 1}),

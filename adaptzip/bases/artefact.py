@@ -27,6 +27,7 @@ MOST_DIRECTIONS = 2**20
 BasisDtype = Literal["float32", "float16"]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _MOST_TEXT = 1000
+_MEAN = "mean"
 
 
 def round_basis(basis: Basis, dtype: torch.dtype) -> Basis:
@@ -35,7 +36,7 @@ def round_basis(basis: Basis, dtype: torch.dtype) -> Basis:
     The columns are then orthonormal to the rounding of `dtype` only, which `bases.projection` allows for.
     """
     modules = {
-        name: ModuleBasis(module.U.to(dtype).float(), module.V.to(dtype).float())
+        name: ModuleBasis(module.U.to(dtype).float(), module.V.to(dtype).float(), module.mean)
         for name, module in basis.modules.items()
     }
     return replace(basis, modules=modules)
@@ -60,7 +61,7 @@ def write_basis(
         raise UsageError(f"basis dtype {dtype!r} is unknown", hint=f"known: {', '.join(_DTYPES)}")
     if not basis.modules:
         raise UsageError("the basis has no modules, so there is nothing to write")
-    tensors = {key: tensor.to("cpu", _DTYPES[dtype]) for key, tensor in _named(basis.modules).items()}
+    tensors = _named(basis.modules, _DTYPES[dtype])
     size = max(module.size for module in basis.modules.values())
     reference = BasisReference("file", size, _content(tensors), basis.reference.description)
     waiting = {key: pending(tensor) for key, tensor in tensors.items()}
@@ -106,10 +107,13 @@ def read_basis(path: str | Path) -> Basis:
     return Basis(modules, reference)
 
 
-def _named(modules: Mapping[str, ModuleBasis]) -> dict[str, Tensor]:
+def _named(modules: Mapping[str, ModuleBasis], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What is stored; a mean, which is small and of any magnitude, always as float32."""
     found = {}
     for name, module in sorted(modules.items()):
-        found[f"{name}.U"], found[f"{name}.V"] = module.U, module.V
+        found[f"{name}.U"], found[f"{name}.V"] = (side.to("cpu", dtype) for side in (module.U, module.V))
+        if module.mean is not None:
+            found[f"{name}.{_MEAN}"] = module.mean.to("cpu", torch.float32)
     return found
 
 
@@ -137,16 +141,30 @@ def _parse(path: Path, text: str) -> BasisReference:
 
 
 def _modules(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, ModuleBasis]:
-    modules = {}
+    sides: dict[str, dict[str, Tensor]] = {}
     for key in sorted(tensors):
         name, _, side = key.rpartition(".")
-        if side not in ("U", "V") or not name or f"{name}.{'V' if side == 'U' else 'U'}" not in tensors:
-            raise FormatError(f"{path}: tensor {key} is no side of a module's basis, or lacks the other")
-        if side == "U":
-            U, V = tensors[key], tensors[f"{name}.V"]
-            _check(path, name, U, V)
-            modules[name] = ModuleBasis(U.float(), V.float())
+        if side not in ("U", "V", _MEAN) or not name:
+            raise FormatError(f"{path}: tensor {key} is no side of a module's basis, nor its mean")
+        sides.setdefault(name, {})[side] = tensors[key]
+    modules = {}
+    for name, found in sides.items():
+        if not found.keys() >= {"U", "V"}:
+            raise FormatError(f"{path}: module {name} has one side of a basis, and lacks the other")
+        _check(path, name, found["U"], found["V"])
+        mean = found.get(_MEAN)
+        if mean is not None:
+            _check_mean(path, name, mean, found["U"].shape[1])
+        modules[name] = ModuleBasis(found["U"].float(), found["V"].float(), mean)
     return modules
+
+
+def _check_mean(path: Path, name: str, mean: Tensor, size: int) -> None:
+    if mean.shape != (size, size) or mean.dtype != torch.float32 or not bool(mean.isfinite().all()):
+        raise FormatError(
+            f"{path}: module {name} has a mean {list(mean.shape)} {NAMES[mean.dtype]}, expected {[size, size]} F32, "
+            "finite"
+        )
 
 
 def _check(path: Path, name: str, U: Tensor, V: Tensor) -> None:

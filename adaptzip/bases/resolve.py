@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -106,11 +107,12 @@ def frames_for_reconstruct(
     sizes: Sequence[int],
     block_bytes: int,
     *,
+    sides: int = 1,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     only: Collection[str] | None = None,
 ) -> Basis:
-    """The frames that a compressed adapter's in-vectors are coded in.
+    """The frames that a compressed adapter's in-vectors are coded in, and with 2 sides its out-vectors.
 
     Args:
         reference, sites, base, only: as for `basis_for_reconstruct`.
@@ -121,17 +123,19 @@ def frames_for_reconstruct(
     Raises:
         RefusedError, FormatError, BaseModelError: as `basis_for_reconstruct`.
     """
-    check_sizes(sizes, sites, block_bytes)
+    check_sizes(sizes, sites, block_bytes, reference.source, sides)
     framed = {name: size for name, size in zip(sites, sizes, strict=True) if size}
     if reference.source == "embedded" or (reference.source == "start") != (reference.start is not None):
         raise FormatError(f"the file's frames cannot come from what is {reference.source!r}")
     if reference.start is not None:
         return Basis(frames_of_start(reference.start, sites, framed, only=only), reference)
     wanted = framed if only is None else {name: size for name, size in framed.items() if name in only}
-    found = cut_frames(_found(reference, sites, base, basis, wanted), wanted)
+    found = cut_frames(_found(reference, sites, base, basis, wanted), wanted, outputs=sides == 2)
     for name, module in found.items():
         if len(module.V) != sites[name].width:
             raise FormatError(f"module {name} has {sites[name].width} inputs, but its frame is for {len(module.V)}")
+        if sides == 2 and len(module.U) != sites[name].out:
+            raise FormatError(f"module {name} has {sites[name].out} outputs, but its frame is for {len(module.U)}")
     return Basis(found, reference)
 
 
@@ -179,7 +183,8 @@ def _settled(basis: Basis, adapter: Adapter, size: int | None, *, embed: bool) -
     found = Basis(modules, basis.reference)
     if not embed and basis.reference.source != "embedded":
         return found
-    modules = {name: leading(module, size) for name, module in modules.items()}
+    # A mean is for many adapters; with the basis in the file of one it would be no less to store than what it saves.
+    modules = {name: replace(leading(module, size), mean=None) for name, module in modules.items()}
     largest = max(1, *(module.size for module in modules.values()))
     return round_basis(Basis(modules, BasisReference("embedded", largest)), EMBEDDED_DTYPE)
 

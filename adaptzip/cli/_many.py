@@ -18,8 +18,8 @@ from adaptzip._version import __version__
 from adaptzip.cli import _failures
 from adaptzip.cli._failures import Failure
 from adaptzip.cli._output import SCHEMA, Output, as_json, raw
-from adaptzip.cli._processes import share
 from adaptzip.cli._signals import Terminated
+from adaptzip.core.processes import share
 from adaptzip.errors import AdaptzipWarning, UsageError
 from adaptzip.files.digest import digest, file_digest
 from adaptzip.files.journal import Journal

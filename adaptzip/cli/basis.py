@@ -193,7 +193,7 @@ def _from_adapters(
     from adaptzip.bases.updates import build_basis
     from adaptzip.restoring.reading import read
 
-    return build_basis([read(path, base=base) for path in sources], size)
+    return build_basis((read(path, base=base) for path in sources), size)
 
 
 def _from_gradient(

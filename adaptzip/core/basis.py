@@ -59,20 +59,42 @@ class ModuleBasis(Shown):
     """One module's directions: U (out, k) and V (in, k), float32, the most important first.
 
     Columns are orthonormal to the rounding of the dtype they were stored in. A side that has fewer directions than
-    the other, or than can be told apart from rounding, ends in zero columns. A frame has V alone: its U has none.
+    the other, or than can be told apart from rounding, ends in zero columns. A frame may have V alone: its U has none.
+
+    Attributes:
+        mean: (k, k), float32: U @ mean @ V^T is the mean update of the adapters that the basis is of; None where it is
+            not kept.
     """
 
     U: Tensor
     V: Tensor
+    mean: Tensor | None = None
 
     @property
     def size(self) -> int:
         """k, the number of directions on either side."""
         return self.V.shape[1]
 
+    def to(self, device: torch.device) -> ModuleBasis:
+        """The same on a device."""
+        mean = None if self.mean is None else self.mean.to(device)
+        return ModuleBasis(self.U.to(device), self.V.to(device), mean)
+
+    def leading(self, size: int) -> ModuleBasis:
+        """The first `size` directions on both sides, and what they hold of the mean."""
+        mean = None if self.mean is None else self.mean[:size, :size]
+        return ModuleBasis(self.U[:, :size], self.V[:, :size], mean)
+
+    @property
+    def both(self) -> bool:
+        """Whether directions of outputs are known as well."""
+        return self.U.shape[1] == self.size
+
     def _told(self) -> Iterator[str]:
         yield f"{self.U.shape[0]} x {self.V.shape[0]}"
         yield count(self.size, "direction")
+        if self.mean is not None:
+            yield "a mean"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +117,7 @@ class Basis(Shown):
 
     def to(self, device: torch.device) -> Basis:
         """The same on a device."""
-        modules = {name: ModuleBasis(m.U.to(device), m.V.to(device)) for name, m in self.modules.items()}
+        modules = {name: module.to(device) for name, module in self.modules.items()}
         return replace(self, modules=modules)
 
     def of(self, names: Collection[str]) -> Basis:
@@ -107,3 +129,13 @@ class Basis(Shown):
             kept = zip(sorted(self.modules), start.offsets, strict=True)
             start = replace(start, offsets=tuple(offset for name, offset in kept if name in names))
         return Basis(modules, replace(self.reference, size=size, start=start))
+
+    def cut(self, sizes: Mapping[str, int]) -> Basis:
+        """The basis of these of its modules, in so many of their first directions."""
+        kept = self.of(sizes)
+        modules = {
+            name: m if m.size == sizes[name] else ModuleBasis(m.U[:, : sizes[name]], m.V[:, : sizes[name]])
+            for name, m in kept.modules.items()
+        }
+        size = max((module.size for module in modules.values()), default=0)
+        return Basis(modules, replace(kept.reference, size=size))

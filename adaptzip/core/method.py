@@ -35,6 +35,19 @@ class Profile(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FrameShape:
+    """How much of a module's known directions is used.
+
+    Attributes:
+        sides: as `Family.frame_sides` has them.
+        size: directions, the same on each side.
+    """
+
+    sides: int
+    size: int
+
+
 FitT = TypeVar("FitT")
 ProfileT = TypeVar("ProfileT", bound=Profile)
 StateT = TypeVar("StateT")
@@ -150,6 +163,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     def frame_gain(self, profile: ProfileT, step: float, most: int | None = None) -> float:
         """Expected bits that a module's frame saves at a step and a rank of `most`, errors counted; 0 without one."""
         return 0.0
+
+    def narrower(self, profile: ProfileT, size: int) -> Mapping[FrameShape, ProfileT]:
+        """The summaries of a module in its frame of `size` directions, and in the first of them or on fewer sides."""
+        return {FrameShape(1, size): profile}
 
     def kept_in_frame(self, profile: ProfileT) -> list[float]:
         """Energy of each component without what lies outside a module's frame, if there is one; [] by methods that

@@ -108,6 +108,24 @@ def captured_energy(modules: Mapping[str, LoraFactors], basis: Basis) -> Capture
     return CapturedEnergy(missed / total if total else 0.0, shares)
 
 
+@on_one_core()
+def error_of_mean(modules: Mapping[str, LoraFactors], basis: Basis) -> float | None:
+    """The relative error where the mean that a basis holds stands for an adapter; None where it holds none.
+
+    Raises:
+        RefusedError: as `captured_energy`.
+    """
+    if all(module.mean is None for module in basis.modules.values()):
+        return None
+    total = missed = 0.0
+    for name, module in modules.items():
+        own = module_basis(basis, name, module.shape) if name in basis.modules else _nothing(module)
+        found = project(module, own)
+        mean = torch.zeros_like(found.core) if own.mean is None else own.mean.to(found.core)
+        total, missed = total + found.energy, missed + found.outside + found.distance(mean)
+    return sqrt(missed / total) if total else 0.0
+
+
 def module_basis(basis: Basis, name: str, shape: tuple[int, int]) -> ModuleBasis:
     """The directions of the module `name`, whose update is (out, in) = `shape`.
 
@@ -131,7 +149,7 @@ def module_basis(basis: Basis, name: str, shape: tuple[int, int]) -> ModuleBasis
 
 def leading(basis: ModuleBasis, size: int | None) -> ModuleBasis:
     """The first `size` directions on both sides; all of them for None."""
-    return basis if size is None or size >= basis.size else ModuleBasis(basis.U[:, :size], basis.V[:, :size])
+    return basis if size is None or size >= basis.size else basis.leading(size)
 
 
 def _nothing(module: LoraFactors) -> ModuleBasis:

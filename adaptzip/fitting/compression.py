@@ -85,7 +85,7 @@ def compress(
         device: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`, for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
-        basis: a basis, or the path of a basis artefact, for methods that need one.
+        basis: a basis, or the path of a basis artefact, for methods that need one; svd codes in its directions too.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
         start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a recorded
             seed beside the source, popular seeds, and directions of `base`; "none" does not; a seed, or "SEED:OFFSET"
@@ -105,7 +105,7 @@ def compress(
             it; None looks for the usual names.
         force: replace an existing `output`.
         progress: told how far it is (`adaptzip.core.progress.Progress`).
-        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd needs none.
         settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:

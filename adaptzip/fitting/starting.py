@@ -14,6 +14,7 @@ from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
+from adaptzip.core.frames import MOST_ROWS
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, warn
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.requests import AUTO, Request
@@ -174,7 +175,9 @@ def _made_again(start: FoundStart, adapter: Adapter) -> Basis | None:
 
 
 def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:
-    """The frames of the adapter's modules, where there are any."""
+    """The frames of the adapter's modules, where there are any; an artefact's on both sides, as large as may be."""
+    if basis.reference.source == "file":
+        return _shared(basis, adapter)
     shapes = {name: module.shape for name, module in adapter.modules.items()}
     names = [
         name
@@ -184,3 +187,14 @@ def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:
     found = basis.of(names)
     modules = cut_frames(found, {name: module.size for name, module in found.modules.items()})
     return replace(found, modules=modules) if modules else None
+
+
+def _shared(basis: Basis, adapter: Adapter) -> Basis | None:
+    sizes = {}
+    for name, module in basis.modules.items():
+        shape = adapter.modules[name].shape if name in adapter.modules else None
+        size = min(module.size, *module.U.shape[:1], *module.V.shape[:1], MOST_ROWS)
+        if shape == (len(module.U), len(module.V)) and possible(size, len(module.V)):
+            sizes[name] = size
+    found = basis.cut(sizes)
+    return replace(found, modules=cut_frames(found, sizes, outputs=True)) if sizes else None

@@ -3,6 +3,9 @@
 U (out, k) and V (in, k) come from a basis that is not stored with the adapter. With orthonormal directions the best
 core is C = U^T dW V, and an error in C is the same error in dW, so that one quantiser step is right for all modules.
 The directions are sorted by importance; rank r keeps the first r on either side and stores the leading r x r block.
+
+A basis of many adapters may hold their mean update as a core of its own, M. An adapter that has much of it stores what
+it differs by: dW' = U (M + C) V^T.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from torch import Tensor
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.family import BASIS_U, BASIS_V
+from adaptzip.core.family import BASIS_MEAN, BASIS_U, BASIS_V
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.projection import Projection, captured_energy, leading, module_basis, project
-from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
+from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS, falling
 from adaptzip.core.trainable import Trainable
 from adaptzip.errors import FormatError, RefusedError, UsageError
 from adaptzip.methods._rates import row_costs
@@ -39,18 +42,26 @@ class Config:
     Attributes:
         rank: most directions on either side; None takes all that the basis has.
         min_energy: the least share of |dW|^2 that the basis must capture; 0 takes any.
+        mean: whether the core is what the update differs by from the mean that the basis holds; None where there is
+            one and less is left of the update then.
     """
 
     rank: int | None = None
     min_energy: float = 0.5
+    mean: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class CoreFit:
-    """One update in a basis: its projection, and the core in float32 on the device."""
+    """One update in a basis: its projection, and the core to store in float32 on the device.
+
+    Attributes:
+        mean: what the core was taken off, (k, k), or None.
+    """
 
     projection: Projection
     core: Tensor
+    mean: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +72,13 @@ class CoreProfile:
         diagonal: squares of the entries C[s][s], float64.
         shells: energy of the other entries C[i][j] with max(i, j) = s, by s; float64.
         outside: |dW|^2 outside the basis.
+        by_mean: what the mean takes off |dW|^2 wherever a module is stored at all; 0 without one.
     """
 
     diagonal: NDArray[np.float64]
     shells: NDArray[np.float64]
     outside: float
+    by_mean: float = 0.0
 
     @property
     def by_rank(self) -> NDArray[np.float64]:
@@ -74,12 +87,12 @@ class CoreProfile:
 
     @property
     def energy(self) -> float:
-        return float(self.by_rank.sum()) + self.outside
+        return float(self.by_rank.sum()) + self.outside + self.by_mean
 
     @property
     def scores(self) -> list[float]:
         """Energy per number that each unit of rank adds, averaged over neighbours until it falls."""
-        return _falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
+        return falling(self.by_rank, 2 * np.arange(len(self.shells)) + 1)
 
 
 class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
@@ -100,7 +113,7 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
 
         Raises:
             UsageError: if there is no basis, or an option is out of range.
-            RefusedError: if the basis lacks a module, or captures less than `config.min_energy`.
+            RefusedError: if the basis lacks a module or the mean, or captures less than `config.min_energy`.
         """
         basis = context.basis
         if basis is None:
@@ -119,7 +132,9 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
                 hint="train the core to do the adapter's job with `adaptzip distill`, or take a basis from adapters: "
                 "`adaptzip basis build`",
             )
-        return config, None
+        if config.mean and not any(module.mean is not None for module in cut.modules.values()):
+            raise RefusedError(f"the basis ({_origin(basis)}) holds no mean", hint="leave `mean` out")
+        return replace(config, mean=_mean_pays(modules, cut) if config.mean is None else config.mean), None
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
@@ -127,29 +142,37 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
         fits: dict[str, CoreFit] = {}
         for name, module in modules.items():
             basis = module_basis(context.basis, name, module.shape)  # type: ignore[arg-type]
-            found = project(module, leading(basis, config.rank))
-            fits[name] = CoreFit(found, found.core.float())
+            cut = leading(basis, config.rank)
+            found, mean = project(module, cut), cut.mean if config.mean else None
+            core = found.core if mean is None else found.core - mean.to(found.core)
+            fits[name] = CoreFit(found, core.float(), mean)
         return fits
 
     def profile(self, fitted: CoreFit) -> CoreProfile:
-        squares = fitted.projection.core.square().cpu().numpy()
+        found, mean = fitted.projection, fitted.mean
+        core, energy = found.core, found.captured
+        left = energy
+        if mean is not None:
+            core, left = core - mean.to(core), found.distance(mean.to(core))
+        squares = core.square().cpu().numpy()
         # A rounded basis is not quite orthonormal; the energy is that of the update nevertheless.
-        squares *= fitted.projection.captured / max(squares.sum(), np.finfo(np.float64).tiny)
+        squares *= left / max(squares.sum(), np.finfo(np.float64).tiny)
         corner = squares.cumsum(0).cumsum(1).diagonal()
         diagonal = squares.diagonal().copy()
         shells = np.maximum(np.diff(corner, prepend=0.0) - diagonal, 0.0)
-        return CoreProfile(diagonal, shells, fitted.projection.outside)
+        return CoreProfile(diagonal, shells, found.outside, energy - left)
 
     def rank(self, profile: CoreProfile, step: float) -> int:
         """The rank at which error and bits together cost least."""
         bits, error = _costs(profile, step)
         gain = profile.by_rank - error - BIT_WEIGHT * step**2 * bits
+        gain[:1] += profile.by_mean
         return int(np.concatenate([[0.0], np.cumsum(gain)]).argmax())
 
     def predict(self, profile: CoreProfile, rank: int, step: float) -> tuple[float, float]:
         bits, error = _costs(profile, step)
         lost = error[:rank].sum() + profile.by_rank[rank:].sum() + profile.outside
-        return float(bits[:rank].sum()), float(lost)
+        return float(bits[:rank].sum()), float(lost) + (0.0 if rank else profile.by_mean)
 
     def max_rank(self, site: Site, config: Config) -> int:
         """The larger side: the shorter one's directions may end in zeros."""
@@ -168,23 +191,43 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
         return core.reshape(-1)[_order(rank).to(core.device)].reshape(_rows(rank * (rank - 1)), -1)
 
     def squared_error(self, fitted: CoreFit, tensors: Mapping[str, Tensor]) -> float:
-        core = torch.zeros_like(fitted.core)
+        core = torch.zeros_like(fitted.core) if fitted.mean is None else fitted.mean.to(fitted.core).clone()
         coded = _core(tensors)
-        core[: len(coded), : len(coded)] = coded
+        core[: len(coded), : len(coded)] += coded
         return fitted.projection.outside + fitted.projection.distance(core)
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
-        """A = V^T and B = U C, the product in float64 and rounded once.
+        """A = V^T and B = U C, or with a mean U (M + C), the product in float64 and rounded once.
 
         Raises:
             FormatError: if the core is larger than the basis.
         """
         core = _core(tensors)
-        rank = len(core)
-        if rank > tensors[BASIS_U].shape[1]:
-            raise FormatError(f"a core of rank {rank} stands on a basis of {tensors[BASIS_U].shape[1]} directions")
+        rank, size = len(core), tensors[BASIS_U].shape[1]
+        if rank > size:
+            raise FormatError(f"a core of rank {rank} stands on a basis of {size} directions")
+        if config.mean and BASIS_MEAN in tensors:
+            rank = size if config.rank is None else min(size, config.rank)
+            core = _on_mean(tensors[BASIS_MEAN][:rank, :rank], core)
         B = (tensors[BASIS_U][:, :rank].double() @ core.double()).to(core.dtype)
         return tensors[BASIS_V][:, :rank].T.to(core.dtype).contiguous(), B
+
+
+def _mean_pays(modules: Mapping[str, LoraFactors], basis: Basis) -> bool:
+    """Whether less is left of updates, between the directions of a basis, by what its mean takes off them."""
+    gain = 0.0
+    for name, module in modules.items():
+        mean = basis.modules[name].mean
+        if mean is not None:
+            found = project(module, basis.modules[name])
+            gain += found.captured - found.distance(mean.to(found.core))
+    return gain > 0
+
+
+def _on_mean(mean: Tensor, core: Tensor) -> Tensor:
+    """M + C (k, k) of a core that has the first rows and columns only."""
+    missing = len(mean) - len(core)
+    return mean.to(core) + torch.nn.functional.pad(core, (0, missing, 0, missing))
 
 
 def _origin(basis: Basis) -> str:
@@ -226,14 +269,3 @@ def _costs(profile: CoreProfile, step: float) -> tuple[NDArray[np.float64], NDAr
     bits += sizes * (rate + ROW_BITS / max(SHORTEST_ROW, len(sizes)))
     bits[:1] += ROW_BITS
     return bits, error + profile.shells * share
-
-
-def _falling(energy: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[float]:
-    """energy / sizes, with neighbours pooled wherever it would rise (pool adjacent violators)."""
-    pools: list[list[float]] = []
-    for e, n in zip(energy.tolist(), sizes.tolist(), strict=True):
-        pools.append([e, n, 1])
-        while len(pools) > 1 and pools[-2][0] * pools[-1][1] < pools[-1][0] * pools[-2][1]:
-            last = pools.pop()
-            pools[-1] = [a + b for a, b in zip(pools[-1], last, strict=True)]
-    return [e / n for e, n, count in pools for _ in range(int(count))]

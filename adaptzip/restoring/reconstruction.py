@@ -256,10 +256,12 @@ def _basis(
     where = None
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
         frames, where = frames_at(basis), basis
-    blocks = compressed.payload_bytes
+    blocks, sides = compressed.payload_bytes, method.frame_sides(config_of(compressed, method))
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     with naming(where, RefusedError) if where is not None else nullcontext():
-        return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=frames, only=only)
+        return frames_for_reconstruct(
+            reference, compressed.sites, sizes, blocks, sides=sides, base=base, basis=frames, only=only
+        )
 
 
 def frames_at(path: str | Path) -> Basis:

@@ -58,13 +58,14 @@ def _vlora(environments: Environments, among: Among) -> list[SetPoint]:
     """One component and more, up to those that keep everything: one less than there are adapters."""
     settings = [(count, nf4) for count in range(1, len(among)) for nf4 in (False, True)]
     names = [f"components: {count}, {'NF4' if nf4 else 'float32'}" for count, nf4 in settings]
-    return _asked(environments, VLORA, among, settings, names)
+    return _asked(environments, VLORA, among, [(*setting, []) for setting in settings], names)
 
 
 def _lorashare(environments: Environments, among: Among) -> list[SetPoint]:
     rank = next(iter(among[0].adapter.modules.values())).rank
     counts = [count for count in COMPONENTS if count <= rank * len(among)]
-    return _asked(environments, LORASHARE, among, counts, [f"components: {count}" for count in counts])
+    settings: list[tuple[int, list[str]]] = [(count, []) for count in counts]
+    return _asked(environments, LORASHARE, among, settings, [f"components: {count}" for count in counts])
 
 
 def _asked(

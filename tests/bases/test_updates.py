@@ -99,9 +99,9 @@ def test_a_basis_holds_modules_of_any_adapter_and_none_that_is_zero() -> None:
 
 
 def test_what_makes_no_basis_is_refused() -> None:
-    with pytest.raises(UsageError, match="size 0 from 1 adapters"):
+    with pytest.raises(UsageError, match="size 0 was asked for"):
         build_basis([adapter(SHAPES)], 0)
-    with pytest.raises(UsageError, match="from 0 adapters"):
+    with pytest.raises(UsageError, match="no adapter was given"):
         build_basis([])
     with pytest.raises(UsageError, match=r"module a.0.q is \[40, 24\] and \[40, 32\]"):
         build_basis([adapter(SHAPES), adapter({"a.0.q": (40, 32, 2)})])

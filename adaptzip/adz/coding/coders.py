@@ -11,7 +11,7 @@ from torch import Tensor
 from adaptzip.adz.coding.entropy import SPARE_BYTES, Layout
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.family import BASIS_U, BASIS_V, AnyFamily, MethodConfig
+from adaptzip.core.family import BASIS_MEAN, BASIS_U, BASIS_V, AnyFamily, MethodConfig
 from adaptzip.errors import FormatError
 
 MOST_FACTOR_NUMBERS_PER_BYTE = 65536
@@ -46,7 +46,10 @@ class Coder(Generic[FamilyT]):
         if self.basis is None:
             return {}
         module = self.basis.modules[name]
-        return {BASIS_V: module.V} if self.method.takes_frame else {BASIS_U: module.U, BASIS_V: module.V}
+        if self.method.takes_frame and self.method.frame_sides(self.config) == 1:
+            return {BASIS_V: module.V}
+        mean = {} if module.mean is None or self.method.takes_frame else {BASIS_MEAN: module.mean}
+        return {BASIS_U: module.U, BASIS_V: module.V, **mean}
 
 
 AnyCoder: TypeAlias = Coder[AnyFamily]

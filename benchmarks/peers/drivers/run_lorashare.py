@@ -13,13 +13,22 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.peers.drivers.exchange import Arrays, by_adapter, folder_bytes, serve
 
+ANY = -1.0
+"""Less than any share of the variance."""
 
-def code(arrays: Arrays, components: Any) -> tuple[int, Arrays]:
+
+def code(arrays: Arrays, setting: Any) -> tuple[int, Arrays]:
+    """`setting`: the number of components, and which adapters are projected on them later, however little they hold."""
+    components, later = setting
     given = by_adapter(arrays)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         sources = {name: _write(root / "in" / name, modules) for name, modules in given.items()}
-        SHAREModel.from_adapters(sources, num_components=components, device="cpu").save_pretrained(str(root / "shared"))
+        first = {name: path for name, path in sources.items() if name not in later}
+        model = SHAREModel.from_adapters(first, num_components=components, device="cpu")
+        for name in later:
+            model.add_adapter(sources[name], name, variance_threshold=ANY, device="cpu")
+        model.save_pretrained(str(root / "shared"))
         # Where each adapter once lay is no part of it.
         size = folder_bytes(root / "shared")
         loaded = SHAREModel.from_pretrained(str(root / "shared"))

@@ -14,11 +14,13 @@ from benchmarks.peers.drivers.exchange import Arrays, by_adapter, folder_bytes, 
 
 
 def code(arrays: Arrays, setting: Any) -> tuple[int, Arrays]:
-    """`setting`: the number of components, and whether they are stored as NF4."""
-    components, nf4 = setting
-    given = by_adapter(arrays)
-    weights = [_weights(modules) for modules in given.values()]
-    shared = SharedSubspace.from_adapters(weights, task_ids=list(given), num_components=components)
+    """`setting`: the number of components, whether they are stored as NF4, and which adapters are added later."""
+    components, nf4, later = setting
+    given = {name: _weights(modules) for name, modules in by_adapter(arrays).items()}
+    first = {name: one for name, one in given.items() if name not in later}
+    shared = SharedSubspace.from_adapters(list(first.values()), task_ids=list(first), num_components=components)
+    for name in later:
+        shared.add_task(shared.project(given[name], name))
     with tempfile.TemporaryDirectory() as folder:
         (shared.save_quantized if nf4 else shared.save)(folder)
         size = folder_bytes(Path(folder))

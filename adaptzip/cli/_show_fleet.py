@@ -1,0 +1,117 @@
+"""What `adaptzip fleet` shows of its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adaptzip.cli import _text as text
+
+Values = Mapping[str, Any]
+
+
+def bases(values: Values) -> str:
+    """A paragraph for each group: what its basis holds, and what sharing is worth."""
+    return "\n\n".join(_group(group) for group in values["groups"])
+
+
+def compressed(values: Values) -> str:
+    """The methods, and the sums."""
+    rows = [[name, f"{told['adapters']:,}", text.size(told["bytes"])] for name, told in values["methods"].items()]
+    rows += [["shared", f"{sum(one['used'] for one in values['bases'])}", text.size(values["shared_bytes"])]]
+    lines = [text.table(rows, head=["method", "adapters", "size"])]
+    lines.append(
+        text.fields(
+            [
+                ("in all", f"{text.size(values['bytes'])}  {text.ratio(values['source_bytes'], values['bytes'])}"),
+                ("each alone by svd", text.size(values["alone_bytes"])),
+                ("error", _error(values["error"])),
+                ("worst error", _error(values["worst_error"])),
+                ("error of the mean alone", _error(values["mean_error"])),
+            ]
+        )
+    )
+    return "\n\n".join(lines)
+
+
+def verified(adapters: int, values: Values) -> str:
+    """How many adapters came back, and how far off."""
+    return text.fields(
+        [
+            ("adapters", f"{adapters:,}"),
+            ("sound", f"{values['sound']:,}"),
+            ("compared with originals", f"{values['compared']:,}" if values["compared"] else ""),
+            ("worst error", _error(values["worst_error"]) if values["compared"] else ""),
+            ("without a row in the index", f"{len(values['unlisted'])}" if values["unlisted"] else ""),
+        ]
+    )
+
+
+def reported(values: Values) -> str:
+    """The sums of a store, and what is wrong with it."""
+    shared = f"{text.size(values['shared_bytes'])} shared"
+    parts = [
+        text.fields(
+            [
+                ("store", values["store"]),
+                ("adapters", f"{values['adapters']:,}"),
+                ("size", f"{text.size(values['bytes'])}, of these {shared}"),
+                ("rows without a file", ", ".join(values["missing"])),
+                ("files without a row", ", ".join(values["unlisted"])),
+                ("damaged", ", ".join(values["damaged"])),
+            ]
+        )
+    ]
+    for title, field in (("method", "methods"), ("base", "bases"), ("group", "groups")):
+        rows = [
+            [one[title] or "-", f"{one['adapters']:,}", text.size(one["bytes"]), text.number(one["error"])]
+            + [text.number(one["worst_error"])]
+            for one in values[field]
+        ]
+        parts.append(text.table(rows, head=[title, "adapters", "size", "error", "worst"]))
+    parts += [bases(run) for run in values["runs"] if "groups" in run]
+    parts += [compressed(run) for run in values["runs"] if "methods" in run]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _group(group: Values) -> str:
+    adapters = f"{text.count(group['members'], 'adapter')}, {group['held_out']} left out"
+    told = text.fields(
+        [
+            ("group", group["label"]),
+            ("base", group["base"] or ""),
+            ("adapters", adapters),
+            ("basis", f"{group['file']}  {text.size(group['bytes'])}"),
+            ("directions", f"{group['directions']} at most in {text.count(group['modules'], 'module')}"),
+            ("holds", f"{100 * group['kept']:.1f} % of the members' energy"),
+        ]
+    )
+    return f"{told}\n\n{_worth(group)}"
+
+
+def _worth(group: Values) -> str:
+    """What adapters take in each way, members beside those left out."""
+    members, held_out = group["of_members"], group["of_held_out"]
+    part = -(-group["bytes"] // (group["members"] + group["held_out"]))
+    mean = None if group["mean_bytes"] is None else group["mean_bytes"] // (group["members"] + group["held_out"])
+    limit = _error(group["max_error"])
+    rows = [["each alone by svd"], ["with the basis, and a part of it"], ["each alone by svd, at these bytes"]]
+    rows += [["the mean alone, in parts"]]
+    for told in (members, held_out):
+        with_part = None if told["shared_bytes"] is None else told["shared_bytes"] + part
+        rows[0] += [_bytes(told["alone_bytes"]), limit]
+        rows[1] += [_bytes(with_part), limit if with_part is not None else "not reached"]
+        rows[2] += [_bytes(with_part), _error(told["equal_error"])]
+        rows[3] += [_bytes(mean), _error(told["mean_error"])]
+    rows.append(["energy within the basis, least"])
+    for told in (members, held_out):
+        rows[4] += ["", "" if told["least_captured"] is None else f"{100 * told['least_captured']:.1f} %"]
+    return text.table(rows, head=["median of", "members", "error", "left out", "error"])
+
+
+def _bytes(value: float | None) -> str:
+    return "-" if value is None else text.size(round(value))
+
+
+def _error(value: float | None) -> str:
+    return "-" if value is None else text.number(value)

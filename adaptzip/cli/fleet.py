@@ -1,0 +1,273 @@
+"""`adaptzip fleet`: jobs over many adapters at once, into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from adaptzip.cli import _options as options
+from adaptzip.cli import _output
+from adaptzip.cli import _show_fleet as show
+from adaptzip.cli._bases import with_bases
+from adaptzip.cli._early import checked_early
+from adaptzip.cli._output import Output
+from adaptzip.cli._panels import PanelledCommand
+from adaptzip.core.progress import Progress
+
+if TYPE_CHECKING:
+    from adaptzip.fleet.engines import Engine
+    from adaptzip.fleet.running import FleetResult
+
+Members = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Adapters, as folders or files, folders of adapters at any depth, or patterns such as 'adapters/*'.",
+        metavar="SRC...",
+        show_default=False,
+    ),
+]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The store: a folder, or a bucket as fsspec names it, such as s3://bucket/store.",
+        metavar="STORE",
+        show_default=False,
+    ),
+]
+Kept = Annotated[
+    str,
+    typer.Argument(help="The store: a folder, or a bucket as fsspec names it.", metavar="STORE", show_default=False),
+]
+EngineName = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Who does the work: processes here, or Ray's workers.")
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        help="Which of --world-size runs of this command this is, as on machines that see one store.",
+        metavar="NUMBER",
+        min=0,
+        show_default=False,
+    ),
+]
+WorldSize = Annotated[
+    int | None,
+    typer.Option(help="How many runs of this command share the work.", metavar="NUMBER", min=1, show_default=False),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The Ray cluster, such as ray://head:10001; Ray is started here if left out.",
+        metavar="ADDRESS",
+        show_default=False,
+    ),
+]
+Wait = Annotated[
+    float, typer.Option(help="Seconds that a rank waits for others that finish nothing.", metavar="SECONDS", min=0.0)
+]
+
+
+def basis(
+    fleet: Members,
+    store: Store,
+    size: Annotated[int, typer.Option("--size", "-k", help="Most directions of a module.", metavar="K", min=1)] = 64,
+    share: Annotated[
+        float,
+        typer.Option(help="Of the members' energy that a basis is to hold, with the fewest directions.", metavar="X"),
+    ] = 0.9,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of each group that is left out, to measure the basis on.", metavar="X")
+    ] = 0.1,
+    groups: Annotated[
+        str, typer.Option(help="How many groups to divide adapters of one base into, or auto.", metavar="NUMBER")
+    ] = "auto",
+    mean: Annotated[bool, typer.Option("--mean/--no-mean", help="Keep the mean update beside the directions.")] = True,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="How to store the directions.")] = "float16",
+    max_error: Annotated[
+        float, typer.Option(help="The error at which adapters with the basis and without are compared.", metavar="X")
+    ] = 0.2,
+    base: options.NeededBase = None,
+    engine: EngineName = "local",
+    jobs: options.Jobs = 1,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    address: Address = None,
+    wait: Wait = 3600.0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Build the bases that a fleet's adapters share.
+
+    Adapters of one base and shapes are put into groups by how far their updates lie in common directions. Each
+    group gets a basis, in the store by its hash. What it holds is measured on members and on adapters left out:
+    beside it stands what their mean alone would do, and svd at the same bytes in total.
+
+    \b
+    Examples:
+      adaptzip fleet basis adapters/ -o store/ --jobs 8
+      adaptzip fleet basis adapters/ -o store/ -k 128 --share 0.95
+      srun adaptzip fleet basis adapters/ -o store/ --rank $SLURM_PROCID --world-size $SLURM_NTASKS
+    """
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.fleet.jobs import build_fleet_basis
+
+    with sink.warnings(), sink.progress() as report:
+        found = build_fleet_basis(
+            fleet, store, size=size, share=share, hold_out=hold_out, groups=groups, mean=mean, dtype=dtype,
+            max_error=max_error, base=base, force=force,
+            engine=_engine(engine, jobs, rank, world_size, address, wait, report),
+        )  # fmt: skip
+    _finish(found, lambda: show.bases(found.values), sink)
+
+
+def compress(
+    fleet: Members,
+    store: Store,
+    to: options.To = None,
+    budget: options.Size = None,
+    max_error: options.MaxError = None,
+    share: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Use the store's bases where they pay for themselves, wherever they can be used, or not."),
+    ] = "auto",
+    extras: options.KeepExtras = "lossless",
+    effort: Annotated[
+        Literal["fast", "default", "best"], typer.Option(help="How long to look for smaller files.")
+    ] = "fast",
+    base: options.NeededBase = None,
+    base_name: options.BaseName = None,
+    engine: EngineName = "local",
+    jobs: options.Jobs = 1,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    address: Address = None,
+    wait: Wait = 3600.0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Compress a fleet's adapters into a store.
+
+    Each adapter is compressed alone, and with the store's basis that holds most of it, read back, and put into
+    the store as NAME.adz, with a row in the index. A basis is used where its adapters save more than it takes.
+    Every worker may die and be started again; what comes of it is the same bit for bit.
+
+    \b
+    Examples:
+      adaptzip fleet compress adapters/ -o store/ --max-error 0.2 --jobs 8
+      adaptzip fleet compress adapters/ -o s3://bucket/store --budget 5% --engine ray --address ray://head:10001
+    """
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.fleet.jobs import compress_fleet
+
+    chosen: dict[str, Any] = {} if to is None else {"to": to}
+    with sink.warnings(), sink.progress() as report:
+        found = compress_fleet(
+            fleet, store, budget=budget, max_error=max_error, share=share, extras=extras, effort=effort, base=base,
+            base_name=base_name, force=force,
+            engine=_engine(engine, jobs, rank, world_size, address, wait, report), **chosen,
+        )  # fmt: skip
+    _finish(found, lambda: show.compressed(found.values), sink)
+
+
+def verify(
+    store: Kept,
+    fleet: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="The originals, as for `fleet compress`, to compare with.", metavar="SRC...", show_default=False
+        ),
+    ] = None,
+    base: options.NeededBase = None,
+    engine: EngineName = "local",
+    jobs: options.Jobs = 1,
+    address: Address = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read every adapter of a store back from its file.
+
+    Each has to be the file that the index says, come back with what it shares, and, where the original is named,
+    with the error that it states. Exits with 1 if one does not. Writes only notes of its own, in STORE/work.
+
+    \b
+    Examples:
+      adaptzip fleet verify store/
+      adaptzip fleet verify store/ adapters/ --jobs 8
+    """
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.fleet.checking import verify_fleet
+
+    with sink.warnings(), sink.progress() as report_:
+        workers = _engine(engine, jobs, None, None, address, 0.0, report_)
+        found = verify_fleet(store, fleet or [], base=base, engine=workers)
+    _finish(found, lambda: show.verified(found.adapters, found.values), sink)
+
+
+def report(store: Kept, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """Show what a store holds, in sums.
+
+    By method, base and group, with what the jobs that filled it measured. Writes nothing.
+
+    \b
+    Examples:
+      adaptzip fleet report store/
+      adaptzip fleet report s3://bucket/store --json
+    """
+    from adaptzip.fleet.checking import report_fleet
+
+    found = report_fleet(store)
+    Output(as_json, quiet).result(found, lambda: show.reported(found))
+
+
+COMMANDS = (basis, compress, verify, report)
+
+app = typer.Typer(rich_markup_mode=None)
+for _command in COMMANDS:
+    app.command(_command.__name__, cls=PanelledCommand)(checked_early(with_bases(_command)))
+
+
+@app.callback(invoke_without_command=True)
+def fleet(context: typer.Context) -> None:
+    """Jobs over many adapters: shared bases, all compressed into a store, and checked."""
+    if context.invoked_subcommand is None:
+        _output.raw(context.get_help(), to_stderr=True)
+        raise typer.Exit(2)
+
+
+def _engine(
+    name: str,
+    jobs: int,
+    rank: int | None,
+    world_size: int | None,
+    address: str | None,
+    wait: float,
+    report: Progress,
+) -> Engine:
+    from adaptzip.fleet.engines import fleet_engine
+
+    return fleet_engine(name, jobs=jobs, rank=rank, world_size=world_size, address=address, wait=wait, progress=report)
+
+
+def _finish(found: FleetResult, table: Any, sink: Output) -> None:
+    """Show what came of it, then what failed, and end with the exit code of that.
+
+    Raises:
+        typer.Exit: with the largest exit code of the failures, if there are some.
+    """
+    failed: Mapping[str, Any] = found.failed
+    values = {"store": found.store, "run": found.run, "adapters": found.adapters, **found.values}
+    sink.result({**values, "failed": dict(failed)}, table)
+    for name, told in failed.items():
+        sink.failed(Path(name), told["message"], told["hint"])
+    if failed:
+        raise typer.Exit(max(told["exit_code"] for told in failed.values()))

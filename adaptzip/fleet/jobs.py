@@ -1,0 +1,217 @@
+"""What is done with a whole fleet: a basis for each group of adapters, and every adapter compressed into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+from adaptzip.adz.coding.packing import ExtrasMode
+from adaptzip.bases.artefact import BasisDtype
+from adaptzip.core.budget import AnyBudget, Budget
+from adaptzip.core.calling import public
+from adaptzip.core.effort import Effort
+from adaptzip.errors import CheckFailedError, UsageError, warn
+from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_bases
+from adaptzip.fleet.artefacts import bases_in
+from adaptzip.fleet.engines import Engine
+from adaptzip.fleet.reporting import SUMMARY
+from adaptzip.fleet.running import FleetResult, begun, located, through
+from adaptzip.fleet.runs import Plan, Run, Stage
+from adaptzip.fleet.sources import sources_of
+from adaptzip.fleet.store.layout import adapter_file
+from adaptzip.methods import REFERENCE
+
+Sharing = Literal["auto", "always", "never"]
+_BEGUN = "begun"
+
+
+@public
+def build_fleet_basis(
+    sources: Sequence[str | Path],
+    store: str | Path,
+    *,
+    size: int = 64,
+    share: float = 0.9,
+    hold_out: float = 0.1,
+    groups: str | int = "auto",
+    mean: bool = True,
+    dtype: BasisDtype = "float16",
+    max_error: float = 0.2,
+    base: str | Path | None = None,
+    engine: Engine | None = None,
+    force: bool = False,
+) -> FleetResult:
+    """Build a basis for every group of a fleet's adapters that may share one, and put it into a store.
+
+    Adapters of one base and shapes are put into groups by how far their updates lie in common directions. Each group's
+    basis is that of `build_basis`, made by tasks that any number of workers may share, with the same bits whoever does
+    them. A part of every group is held out, to measure what the basis holds of adapters that it has not seen.
+
+    Args:
+        sources: folders and files of adapters, folders of these, or patterns.
+        store: a folder, or a bucket as fsspec names it.
+        size: most directions of a module.
+        share: of the members' energy that the basis is to hold, with as few directions as that takes.
+        hold_out: share of each group that is held out.
+        groups: how many, or "auto".
+        mean: keep the members' mean update beside the directions.
+        dtype: of the directions.
+        max_error: at which the basis is compared with adapters that share nothing.
+        base: folder of the base model, for adapters that cannot be read without it.
+        engine: who does the work (`fleet_engine`); None for this process.
+        force: do all of it again.
+
+    Raises:
+        UsageError: if an option makes no sense, or there are no adapters.
+        CheckFailedError: if no group has enough adapters to share anything.
+        OutputError: if the store cannot be written.
+
+    Example:
+        >>> try:
+        ...     adaptzip.build_fleet_basis(["my-adapter"], "store")
+        ... except adaptzip.AdaptzipError as error:
+        ...     print(error)
+        no group has the 4 adapters of one base and shapes that it takes to share anything
+    """
+    _check_share(share, "share")
+    if not 0 <= hold_out <= 0.5:
+        raise UsageError(f"hold_out is {hold_out:g}, expected a share up to 0.5")
+    if size < 1:
+        raise UsageError(f"size is {size}, expected at least 1")
+    grouping.check_groups(str(groups))
+    settings = {
+        "size": size,
+        "share": share,
+        "hold_out": hold_out,
+        "groups": str(groups),
+        "mean": mean,
+        "dtype": dtype,
+        "max_error": max_error,
+        "base": _text(base),
+    }
+    run = begun(store, Plan("basis", sources_of(sources), settings), force)
+    stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
+    stages += [shared_bases.artefacts_stage, comparing.stage, comparing.summary_of_bases]
+    through(run, stages, engine)
+    failed = {run.plan.sources[int(place)].name: told for place, told in run.result(grouping.STAGE)["failed"].items()}
+    if not grouping.groups_of(run):
+        for name, told in failed.items():
+            warn(f"{name}: {told['message']}")
+        raise CheckFailedError(
+            f"no group has the {grouping.LEAST} adapters of one base and shapes that it takes to share anything",
+            hint="name more adapters of one base model",
+        )
+    return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
+
+
+@public
+def compress_fleet(
+    sources: Sequence[str | Path],
+    store: str | Path,
+    *,
+    to: str = REFERENCE,
+    budget: AnyBudget | None = None,
+    max_error: float | None = None,
+    share: Sharing = "auto",
+    extras: ExtrasMode = "lossless",
+    effort: Effort = "fast",
+    base: str | Path | None = None,
+    base_name: str | None = None,
+    engine: Engine | None = None,
+    force: bool = False,
+) -> FleetResult:
+    """Compress every adapter of a fleet into a store, with the store's bases where these pay for themselves.
+
+    Each adapter is compressed alone, and with the basis that holds most of it, and read back. A basis is used where its
+    adapters save more than it takes, or, with a budget, have less error although it is paid out of theirs.
+
+    Args:
+        sources, store, base, engine: as for `build_fleet_basis`.
+        to: the method of adapters that share nothing.
+        budget: of each adapter, in bytes or as a share of its source; what is shared counts.
+        max_error: of each adapter; 0.1 where neither this nor a budget is given.
+        share: "auto" as said; "always" uses a basis wherever the adapter can be coded in it; "never" uses none.
+        extras, base_name: as for `compress`.
+        effort: as for `compress`.
+        force: do all of it again, and replace adapters of the store that have these names.
+
+    Raises:
+        UsageError: if an option makes no sense, there are no adapters, or the store has others of these names.
+        OutputError: if the store cannot be written.
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> done.adapters, dict(done.failed), done.values["worst_error"] <= 0.2
+        (1, {}, True)
+    """
+    limit = Budget.of(budget)
+    if limit is not None and limit.unit == "parameters" and share != "never":
+        raise UsageError(
+            "a budget of parameters says nothing of what adapters share",
+            hint="give it in bytes or as a share of the source, or add `share='never'`",
+        )
+    if max_error is not None:
+        _check_share(max_error, "max_error")
+    settings = {
+        "to": to,
+        "budget": None if limit is None else _told(limit),
+        "max_error": max_error if limit is not None or max_error is not None else 0.1,
+        "share": share,
+        "extras": extras,
+        "effort": effort,
+        "base": _text(base),
+        "base_name": base_name,
+    }
+    where = Run(located(store), "")
+    bases = [] if share == "never" else [[one.file, one.bytes] for one in bases_in(where.tree)]
+    compressing.request_of(settings)
+    run = begun(store, Plan("compress", sources_of(sources), {**settings, "bases": bases}), force)
+    _check_names(run, force=force)
+    stages = [compressing.assign_stage, compressing.count_stage, compressing.fit_stage, compressing.choose_stage]
+    stages += [compressing.publish_stage, compressing.index_stage, comparing.summary_of_adapters]
+    stages += [compressing.tidy_stage]
+    through(run, stages, engine)
+    rows = zip(run.plan.sources, compressing.fitted_rows(run), strict=True)
+    failed = {source.name: row["error"] for source, row in rows if "error" in row}
+    _check_there(run, failed)
+    return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
+
+
+def _check_names(run: Run, *, force: bool) -> None:
+    """Refuse to replace adapters that another run put into the store."""
+    note = run.note(_BEGUN, 0)
+    if run.tree.size(note) is None:
+        there = set(run.tree.names())
+        taken = [source.name for source in run.plan.sources if adapter_file(source.name) in there]
+        if taken and not force:
+            more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+            raise UsageError(
+                f"{run.location}: has an adapter called {taken[0]!r}{more} already",
+                hint="choose another store, or replace it with `force=True`",
+            )
+        run.tree.write(note, b"{}")
+
+
+def _check_there(run: Run, failed: Collection[str]) -> None:
+    """Refuse to call a run done whose adapters somebody took away since."""
+    there = set(run.tree.names())
+    lacking = [s.name for s in run.plan.sources if s.name not in failed and adapter_file(s.name) not in there]
+    if lacking:
+        raise CheckFailedError(
+            f"{run.location}: {lacking[0]!r} was made, and is gone", hint="make all of them again with `force=True`"
+        )
+
+
+def _check_share(value: float, name: str) -> None:
+    if not (isfinite(value) and 0 < value < 1):
+        raise UsageError(f"{name} is {value:g}, expected a share between 0 and 1")
+
+
+def _told(budget: Budget) -> str | float:
+    return f"{int(budget.amount)}b" if budget.unit == "bytes" else float(budget.amount)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,64 @@
+"""How every job over a fleet goes: a run is begun, its stages are done one after another, and there is a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from adaptzip.fleet.engines import Engine, fleet_engine
+from adaptzip.fleet.runs import Json, Plan, Run, Stage, forget
+from adaptzip.fleet.store.layout import WORK
+
+
+@dataclass(frozen=True)
+class FleetResult:
+    """What came of a job.
+
+    Attributes:
+        store: where it is.
+        run: names the job's notes there.
+        adapters: how many there were.
+        failed: what is wrong with those that could not be done, by their names.
+        values: what there is to say, as JSON values (docs/reference/json.md).
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> sorted(done.values["methods"])
+        ['svd']
+    """
+
+    store: str
+    run: str
+    adapters: int
+    failed: Mapping[str, Json]
+    values: Json = field(default_factory=lambda: MappingProxyType({}))
+
+
+def through(run: Run, stages: Sequence[Callable[[Run], Stage]], engine: Engine | None) -> None:
+    """One stage after another; each knows its tasks when those before are done."""
+    chosen = fleet_engine() if engine is None else engine
+    try:
+        for stage in stages:
+            chosen.complete(run, stage(run))
+    finally:
+        chosen.close()
+
+
+def begun(store: str | Path, plan: Plan, force: bool) -> Run:
+    """The run of a plan; with `force` as if nothing of it had been done."""
+    location = located(store)
+    if force:
+        key = Run.key_of(plan)
+        tree = Run(location, key).tree
+        for file in tree.names(f"{WORK}/{key}"):
+            tree.remove(file)
+        forget()
+    return Run.of(location, plan)
+
+
+def located(store: str | Path) -> str:
+    """Where a store is, for workers that run elsewhere."""
+    words = str(store)
+    return words if "://" in words else str(Path(words).absolute())

@@ -1,0 +1,103 @@
+"""The adapters of a fleet: where each lies, and what it is called in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+
+from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.files.presence import check_adapter
+from adaptzip.fleet.store.layout import ADAPTER, adapter_file
+from adaptzip.models.hub import on_the_hub
+from adaptzip.restoring.opening import weight_files
+
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
+"""Files by which a folder is an adapter, where folders of adapters are looked through."""
+_SINGLE = (ADAPTER, ".safetensors", ".gguf")
+"""How files end that are an adapter each."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One adapter.
+
+    Attributes:
+        name: in the store.
+        path: of its folder or file.
+        mark: changes with its files, as far as their sizes and times tell; "" where they cannot be looked at, which is
+            told when the adapter is read.
+    """
+
+    name: str
+    path: str
+    mark: str
+
+
+def sources_of(paths: Sequence[str | Path]) -> tuple[Source, ...]:
+    """The adapters that paths name, sorted by their names in the store.
+
+    A path is an adapter's folder or file, a shell pattern of these, or a folder whose folders hold adapters, at any
+    depth; there an adapter is called by its path within, as `team/support`, and else by its folder's or file's name.
+
+    Raises:
+        UsageError: if there are none, or two would have one name.
+        CheckpointError: if a path is not there.
+    """
+    found: dict[str, Path] = {}
+    for given in paths:
+        for name, path in _named(given):
+            adapter_file(name)
+            if found.setdefault(name, path) != path:
+                raise UsageError(
+                    f"{found[name]} and {path} would both be called {name!r} in the store",
+                    hint="give each a folder of its own, and name the folder above them",
+                )
+    if not found:
+        raise UsageError(f"{', '.join(map(str, paths)) or 'nothing'}: there are no adapters", hint="name some")
+    clashing: dict[str, str] = {}
+    for name in sorted(found):
+        other = clashing.setdefault(name.casefold(), name)
+        if other != name:
+            raise UsageError(f"adapters called {other!r} and {name!r} differ by case alone", hint="rename one")
+    return tuple(Source(name, str(path), _mark(path)) for name, path in sorted(found.items()))
+
+
+def _named(given: str | Path) -> list[tuple[str, Path]]:
+    path = Path(given)
+    if not path.exists() and has_magic(str(path)):
+        fitting = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not fitting:
+            raise UsageError(f"{path}: nothing fits this pattern", hint="check it with ls")
+        return [pair for one in fitting for pair in _named(one)]
+    if on_the_hub(given, CheckpointError) is None:
+        check_adapter(path)
+    inner = [] if not path.is_dir() or _is_adapter(path) else _inside(path)
+    return [(_called(one, path), one) for one in inner] or [(_called(path), path)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The adapters in a folder of adapters: folders that are one, and single files."""
+    found = {file.parent for name in _WEIGHTS for file in folder.rglob(name)}
+    files = {file for end in _SINGLE for file in folder.rglob(f"*{end}") if file.parent not in found}
+    return sorted(found | files)
+
+
+def _is_adapter(folder: Path) -> bool:
+    files = list(folder.glob("*.safetensors"))
+    return any((folder / name).exists() for name in _WEIGHTS) or len(files) == 1 or any(folder.glob("*.index.json"))
+
+
+def _called(path: Path, above: Path | None = None) -> str:
+    """The name of one adapter: its path within the folder above, or its own, without the end of a file."""
+    words = path.resolve().name if above is None else path.relative_to(above).as_posix()
+    return words if path.is_dir() else words.removesuffix(path.suffix)
+
+
+def _mark(path: Path) -> str:
+    try:
+        told = [file.stat() for file in (path, *weight_files(path), *path.glob("*.json"))]
+    except (OSError, ValueError):
+        return ""
+    return " ".join(f"{one.st_size}-{one.st_mtime_ns}" for one in told)

@@ -1,0 +1,143 @@
+"""How a command's time and memory grow with the number of adapters, each run in a process of its own.
+
+The command is what follows `--`; {SOURCES} becomes the folders of the adapters, {FLEET} the folder that holds them,
+and {OUT} a folder that is not there yet. `adaptzip` is this interpreter's. Adapters are those of
+`benchmarks.fleet.synthetic`. Exponents are those of what a size takes beyond the smallest.
+
+    python -m benchmarks.fleet.growth [--sizes 100 316 1000] [--work DIR] [--write NAME] \\
+        -- adaptzip compress {SOURCES} --output-dir {OUT} --budget 20x -q
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import page
+from benchmarks.commands import machine
+from benchmarks.fleet import synthetic
+from benchmarks.speed_growth import exponent
+
+SIZES = (100, 316, 1_000, 3_162, 10_000)
+COMMAND = ("adaptzip", "compress", "{SOURCES}", "--output-dir", "{OUT}", "--budget", "20x", "-q")
+OWN = "adaptzip"
+HEAD = ["adapters", "processor time", "a thousand adapters", "wall time", "peak memory", "bytes written"]
+# A process begins with the memory of the one that starts it, which counts towards its peak: here a small one does.
+_WATCH = """
+import json, resource, subprocess, sys, time
+begun = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+wall = time.perf_counter() - begun
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([used.ru_utime + used.ru_stime, wall, used.ru_maxrss]))
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What one run took, its own children included.
+
+    Attributes:
+        processor, wall: seconds.
+        peak: bytes, the largest resident set of any one of its processes.
+        written: bytes of the files that it made.
+    """
+
+    adapters: int
+    processor: float
+    wall: float
+    peak: int
+    written: int
+
+
+def words(command: Sequence[str], sources: Sequence[Path], fleet: Path, out: Path) -> list[str]:
+    """The command of one run."""
+    places = {"{SOURCES}": [str(path) for path in sources], "{FLEET}": [str(fleet)], "{OUT}": [str(out)]}
+    found = [word for part in command for word in places.get(part, [part])]
+    return [sys.executable, "-m", OWN, *found[1:]] if found[0] == OWN else found
+
+
+def run(command: Sequence[str]) -> tuple[float, float, int]:
+    """Processor seconds, wall seconds and peak bytes of a process and those that it waits for.
+
+    Raises:
+        CalledProcessError: if it fails.
+    """
+    done = subprocess.run([sys.executable, "-c", _WATCH, *command], stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, command[:4])
+    processor, wall, peak = json.loads(done.stdout)
+    # Linux tells KiB, macOS bytes.
+    return processor, wall, peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(command: Sequence[str], count: int, work: Path) -> Used:
+    """One run over the first adapters of a made-up fleet, which is made where it is not there yet."""
+    fleet, out = work / f"fleet-{count}", work / "out"
+    if not fleet.exists():
+        synthetic.main(["--out", str(fleet), "--count", str(count)])
+    shutil.rmtree(out, ignore_errors=True)
+    sources = sorted(path for path in fleet.iterdir() if path.is_dir())
+    processor, wall, peak = run(words(command, sources, fleet, out))
+    written = [path for path in (out.rglob("*") if out.is_dir() else [out]) if path.is_file()]
+    return Used(count, processor, wall, peak, sum(path.stat().st_size for path in written))
+
+
+def table(found: Sequence[Used]) -> str:
+    """What each size took, and the exponents."""
+    rows = [
+        [
+            f"{used.adapters:,}",
+            f"{used.processor:.1f} s",
+            f"{1000 * used.processor / used.adapters:.1f} s",
+            f"{used.wall:.1f} s",
+            f"{used.peak / 2**20:.0f} MiB",
+            f"{used.written:,}",
+        ]
+        for used in found
+    ]
+    sizes = [used.adapters for used in found]
+    time_power = exponent(sizes, [used.processor for used in found])
+    text = f"Processor time grows with the number of adapters to the power {time_power:.2f}, "
+    grown = found[-1].peak / found[0].peak
+    text += f"peak memory {grown:.2f}-fold from {sizes[0]:,} to {sizes[-1]:,}. {machine()}"
+    return f"{page.table(HEAD, rows)}\n{text}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command at every size, and print the table."""
+    options = _parser().parse_args(arguments)
+    command = [word for word in options.command if word != "--"] or list(COMMAND)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        found = []
+        for size in options.sizes:
+            found.append(measure(command, size, work))
+            print(found[-1], file=sys.stderr, flush=True)
+    text = f"`{' '.join(command)}`\n\n{table(found)}"
+    print(text)
+    if options.write:
+        page.put(options.write, text)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of adapters, rising")
+    parser.add_argument("--work", type=Path, help="where fleets are made and kept (default: a temporary folder)")
+    parser.add_argument("--write", metavar="NAME", help="put the table into docs/benchmarks.md, at NAME")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help=f"default: {' '.join(COMMAND)}")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

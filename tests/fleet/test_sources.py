@@ -1,0 +1,65 @@
+"""What the adapters of a fleet are called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.fleet.sources import sources_of
+from tests.cases.fleets import make_fleet
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    make_fleet(tmp_path / "fleet" / "team", 2)
+    make_fleet(tmp_path / "fleet" / "other", 1)
+    return tmp_path / "fleet"
+
+
+def names(*paths: str | Path) -> list[str]:
+    return [source.name for source in sources_of(paths)]
+
+
+def test_adapters_are_found_at_any_depth(fleet: Path) -> None:
+    assert names(fleet) == ["other/a000", "team/a000", "team/a001"]
+    assert names(fleet / "team") == ["a000", "a001"]
+    assert names(fleet / "team" / "a001") == ["a001"]
+    assert names(str(fleet / "team" / "*")) == ["a000", "a001"]
+
+
+def test_single_files_are_adapters_too(fleet: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(2):
+        weights = fleet / "team" / f"a00{number}" / "adapter_model.safetensors"
+        shutil.copy(weights, flat / f"style.v{number}.safetensors")
+    assert names(flat) == ["style.v0", "style.v1"]
+    assert names(flat / "style.v1.safetensors") == ["style.v1"]
+
+
+def test_names_that_clash_are_refused(fleet: Path) -> None:
+    with pytest.raises(UsageError, match=r"would both be called 'a000'"):
+        sources_of([fleet / "team", fleet / "other"])
+    (fleet / "team" / "a001").rename(fleet / "team" / "A000")
+    with pytest.raises(UsageError, match="differ by case alone"):
+        sources_of([fleet / "team"])
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        sources_of([tmp_path / "nothing"])
+    with pytest.raises(UsageError, match="nothing fits this pattern"):
+        sources_of([tmp_path / "x*"])
+    with pytest.raises(UsageError, match="there are no adapters"):
+        sources_of([])
+
+
+def test_a_source_that_changes_has_another_mark(fleet: Path) -> None:
+    before = sources_of([fleet])
+    config = fleet / "team" / "a000" / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    after = sources_of([fleet])
+    assert [a.mark == b.mark for a, b in zip(before, after, strict=True)] == [True, False, True]
