@@ -15,11 +15,12 @@ from adaptzip.errors import CheckpointError, FormatError, OutputError, RefusedEr
 from adaptzip.files.trees import DRAFTS, Tree, tree_at
 from adaptzip.fleet.store import tidying
 from adaptzip.fleet.store.access import basis_of, fetch, save
-from adaptzip.fleet.store.adding import add
+from adaptzip.fleet.store.adding import add, default_name
 from adaptzip.fleet.store.index import read_rows, segments
 from adaptzip.fleet.store.listing import rows_of
 from adaptzip.fleet.store.tidying import gc
 from adaptzip.testing.adapters import same_factors
+from tests.cases.hub_server import cached
 from tests.cases.stores import Team, plain
 
 
@@ -47,6 +48,18 @@ def test_a_source_is_compressed_with_its_settings(tree: Tree) -> None:
     assert 0.2 < row.error <= 0.3
     with pytest.raises(UsageError, match="has no name to be stored under"):
         add(tree, plain())
+
+
+def test_what_an_adapter_is_called_where_nobody_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.v2").mkdir()
+    (tmp_path / "file.v2.adz").write_bytes(b"")
+    snapshot = cached(tmp_path, "somebody/thing", {"adapter_config.json": b""})
+    names: dict[str, str | Path] = {"folder.v2": tmp_path / "folder.v2", "file.v2": tmp_path / "file.v2.adz"}
+    names["thing"], names["other"] = snapshot, "hf://somebody/other@main"
+    for name, source in names.items():
+        assert default_name(source) == name
+    monkeypatch.chdir(tmp_path / "folder.v2")
+    assert default_name(".") == "folder.v2"
 
 
 def test_an_artefact_that_is_there_is_not_asked_for_again(tree: Tree, team: Team) -> None:
