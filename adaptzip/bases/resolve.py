@@ -91,7 +91,7 @@ def basis_for_reconstruct(
         if embedded is None:
             raise FormatError("the file names an embedded basis, and holds none")
         found = embedded
-    elif reference.source in ("start", "reference"):
+    elif reference.source in ("start", "reference", "bank"):
         raise FormatError(f"the file's cores cannot stand on what is a {reference.source}")
     else:
         found = _found(reference, sites, base, basis, only)
@@ -121,7 +121,7 @@ def frames_for_reconstruct(
     """
     check_sizes(sizes, sites, block_bytes)
     framed = {name: size for name, size in zip(sites, sizes, strict=True) if size}
-    if reference.source == "embedded" or (reference.source == "start") != (reference.start is not None):
+    if reference.source in ("embedded", "bank") or (reference.source == "start") != (reference.start is not None):
         raise FormatError(f"the file's frames cannot come from what is {reference.source!r}")
     if reference.start is not None:
         return Basis(frames_of_start(reference.start, sites, framed, only=only), reference)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.bank import Bank
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site
 from adaptzip.core.effort import Effort
@@ -48,7 +49,8 @@ class FitContext:
         device: where to compute.
         seed: of every random choice.
         basis: the frozen basis, for methods with `needs_basis`; the frames of some modules, for those with
-            `takes_frame`.
+            `takes_frame`; the bank, where it stays outside the file.
+        bank: what a method with `takes_bank` codes with, wherever it will lie; None for one of its own.
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         sites: every module of the adapter as `reconstruct` will be given it, zero updates included.
@@ -64,6 +66,7 @@ class FitContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     basis: Basis | None = None
+    bank: Bank | None = None
     sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
     ranks: Mapping[str, int] | None = None
     sites: Mapping[str, Site] = field(default_factory=lambda: MappingProxyType({}))
