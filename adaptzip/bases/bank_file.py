@@ -103,7 +103,8 @@ def read_bank(path: str | Path) -> Basis:
         raise FormatError(f"{path}: is no bank", hint=_MADE)
     shape, step, reference = _parse(path, opened.metadata[KEY])
     coded = opened.tensors.get(_TENSOR)
-    if len(opened.tensors) != 1 or coded is None or coded.dtype != torch.uint8 or coded.ndim != 1:
+    in_a_row = coded is not None and coded.dtype == torch.uint8 and coded.ndim == 1 and coded.numel() > 0
+    if len(opened.tensors) != 1 or coded is None or not in_a_row:
         raise FormatError(f"{path}: expected one tensor, {_TENSOR}, of bytes in a row")
     chunk = coded.numpy().tobytes()
     if _content(shape, step, chunk) != reference.hash:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from adaptzip.bases.artefact import read_basis, round_basis
+from adaptzip.bases.banks import holds_bank
 from adaptzip.bases.frames import check_sizes, cut_frames, frames_of_start
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
@@ -54,6 +55,11 @@ def basis_for_compress(
         RefusedError: if the base model is needed and not given, or the basis lacks a module.
         FormatError, BaseModelError: if either is unreadable.
     """
+    if holds_bank(basis):
+        raise RefusedError(
+            f"{'the basis' if isinstance(basis, Basis) else basis}: is a bank of vectors, expected directions",
+            hint="give a file that `adaptzip basis build` wrote",
+        )
     if basis is not None:
         found = basis if isinstance(basis, Basis) else _shared(basis)
     elif default == "base":

@@ -98,6 +98,10 @@ def recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> 
     """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
     if fitted.known is None:
         return _recoded(fitted, side, rank, done)
+    if rank == fitted.group.rank:
+        # Nothing has changed since they were chosen.
+        first = expanded(fitted.coded, rank, done["bank"].device)
+        return first.A if side == "A" else first.B
     if (side, rank) not in fitted.known:
         fitted.known[side, rank] = _recoded(fitted, side, rank, done)
     return fitted.known[side, rank]

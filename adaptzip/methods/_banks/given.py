@@ -14,6 +14,8 @@ from adaptzip.methods._banks.sections import Sections
 
 _ROUNDS = 4
 _TOLERANCE = 5e-3
+_LEVELLED = 2
+"""Rounds with weights on their levels, which undo some of what rounding did."""
 
 
 def first_codes(group: Group, bank: Tensor, k: int, known: Sections) -> Coded:
@@ -39,7 +41,9 @@ def coded_with(group: Group, bank: Tensor, k: int, known: Sections, levels: int 
         if error >= previous * (1 - _TOLERANCE):
             break
         previous = error
-    return coded if levels is None else recode_both(group, coded, bank, known, levels=levels)
+    for _ in range(0 if levels is None else _LEVELLED):
+        coded = recode_both(group, coded, bank, known, levels=levels)
+    return coded
 
 
 def _pair(bank: Tensor, A: Tensor, B: Tensor, k: int, known: Sections) -> Coded:
