@@ -38,6 +38,7 @@ PROGRAMS = (
     "quantiser",
     "rate_distortion",
     "shaped_adapter",
+    "shared_bank",
     "smollm2",
     "speed",
     "starts",

@@ -74,9 +74,11 @@ def build_bank(
 
     Args:
         adapters: paths or adapters, as something that can be gone over again; or what gives a new iterator each time.
-        rank: the most rows that a factor of a module may have.
-        length: b, numbers in a vector; vectors: h, how many; top_k: k, vectors in a mixture. What is None is chosen
-            so that all files together are smallest at a relative error of about 0.1, by a sample of the modules.
+        output: the file to write; None writes none.
+        rank: the most rows that a factor of a module may have; None keeps nearly all of the energy.
+        length: b, numbers in a vector; None tries some on a sample, as for `vectors`, and takes those that save most.
+        vectors: h, vectors in the bank, of which the last is zero.
+        top_k: k, vectors in a mixture; None is 2.
         levels: weights of a mixture are multiples of 1 / levels, a power of two.
         memory: GiB that PEFT may need for the dense logits of an exported adapter, where settings are chosen.
         device, seed, base, force, progress: as for `compress`.

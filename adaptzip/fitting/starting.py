@@ -48,9 +48,8 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     found: Basis | None = None
     if asked.kind == "none":
         return None
-    if holds_bank(request.basis):
-        return None  # No module's inputs have directions there.
-    if request.basis is not None and not asked.given:
+    # Of a bank no module's inputs have directions.
+    if request.basis is not None and not asked.given and not holds_bank(request.basis):
         found = request.basis if isinstance(request.basis, Basis) else _basis_or_frames(Path(request.basis))
         if request.embed_basis or found is None or found.reference.source == "embedded":
             return None  # No file holds a frame, and of this basis there may be no other.
