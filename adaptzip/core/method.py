@@ -93,8 +93,8 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     """Whether `fit` is given modules multiplied by the gain of their sensitivity (undone after `reconstruct`). A method
     whose coordinates are tied across modules can't have that, and weighs errors by the context's sensitivities."""
     fixed_ranks: ClassVar[bool] = False
-    """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget; those
-    of a bank that is given (`FitContext.bank`) may follow the step all the same."""
+    """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget;
+    with a bank that is given (`FitContext.bank`) they may follow the step all the same."""
     spans_modules: ClassVar[bool] = False
     """Whether it looks at the whole adapter before it fits any module: without, neither `candidates` nor `prepare` is
     asked, and a method that overrides one of them has to say so."""

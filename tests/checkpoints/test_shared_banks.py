@@ -15,7 +15,7 @@ import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.errors import RefusedError
-from tests.cases.tiny_peft import llama
+from tests.cases.tiny_peft import llama, merged_by_peft
 
 IDS = torch.arange(24).reshape(2, 12) % 32
 
@@ -88,6 +88,19 @@ def test_what_peft_holds_is_read_again(fleet: list[Adapter], tmp_path: Path) -> 
     ours, again = adaptzip.reconstruct(made, basis=bank), adaptzip.read(tmp_path / "vb")
     for name, module in again.modules.items():
         assert torch.allclose(module.delta(), ours.modules[name].delta(), atol=1e-6)
+
+
+def test_merging_gives_the_weights_of_peft(fleet: list[Adapter], tmp_path: Path) -> None:
+    bank = adaptzip.build_bank(fleet, tmp_path / "x.bank", device="cpu", rank=3, length=4, vectors=40, top_k=2)
+    adaptzip.compress(fleet[1], tmp_path / "x.adz", to="vblora", basis=bank, device="cpu", max_error=0.6)
+    llama().save_pretrained(tmp_path / "base")
+    adaptzip.merge(tmp_path / "x.adz", tmp_path / "base", tmp_path / "merged", basis=tmp_path / "x.bank")
+    adaptzip.export(tmp_path / "x.adz", tmp_path / "vb", as_="peft-vblora", basis=tmp_path / "x.bank")
+    ours = load_file(tmp_path / "merged" / "model.safetensors")
+    theirs = merged_by_peft(llama(), tmp_path / "vb")
+    assert all(torch.allclose(theirs[name], tensor, atol=1e-6) for name, tensor in ours.items())
+    with pytest.raises(RefusedError, match="training would change its vectors"):
+        adaptzip.distill(teacher=fleet[1], base=tmp_path / "base", data="self", to="vblora", basis=bank, budget="1kB")
 
 
 def test_an_embedded_bank_loads_too(fleet: list[Adapter], tmp_path: Path) -> None:
