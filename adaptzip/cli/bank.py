@@ -46,6 +46,12 @@ def build(
             show_default=False,
         ),
     ] = None,
+    memory: Annotated[
+        float,
+        typer.Option(
+            help="GiB that PEFT may need for an exported adapter's logits, where sizes are chosen.", metavar="GIB"
+        ),
+    ] = 1.0,
     base: options.NeededBase = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -71,9 +77,8 @@ def build(
     from adaptzip.bases.bank_file import write_bank
     from adaptzip.fitting.banks import build_bank
 
-    made = build_bank(
-        sources, rank=rank, length=length, vectors=vectors, top_k=top_k, device=device, seed=seed, base=base
-    )
+    sizes: dict[str, Any] = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k}
+    made = build_bank(sources, **sizes, memory=memory, device=device, seed=seed, base=base)
     inside = [_reached(path, made, base) for path in sources]
     outside = [_reached(path, made, base) for path in holdout or []]
     if not as_json:

@@ -73,7 +73,7 @@ def settled(sample: Sample, wanted: Setting, levels: int, memory: float, device:
     if not shapes:
         raise CheckFailedError(
             f"PEFT would need more than the {memory / 2**30:.3g} GiB of the option memory for the dense logits",
-            hint="use a smaller rank or longer vectors, or allow more `memory=`",
+            hint="use a smaller rank or longer vectors, or allow more with `memory=GIB`",
         )
     if len(shapes) == 1:
         return shapes[0]
