@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adaptzip.core.trainable import Trainable
     from adaptzip.distillation.distilling import distill
     from adaptzip.errors import AdaptzipError
+    from adaptzip.fitting.banks import build_bank
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
     from adaptzip.fleet.checking import report_fleet, verify_fleet
@@ -66,6 +67,7 @@ __all__ = [
     "TensorSpec",
     "Trainable",
     "bench",
+    "build_bank",
     "build_fleet_basis",
     "check",
     "combine",
@@ -114,6 +116,7 @@ _HOMES = {
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
     "bench": ("adaptzip.reports.benching", "bench"),
+    "build_bank": ("adaptzip.fitting.banks", "build_bank"),
     "build_fleet_basis": ("adaptzip.fleet.jobs", "build_fleet_basis"),
     "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),

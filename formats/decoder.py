@@ -79,7 +79,8 @@ class Site(NamedTuple):
 
 
 Basis = Mapping[str, tuple[Floats, Floats]]
-"""U (out, k) and V (in, k) by module."""
+"""U (out, k) and V (in, k) by module; a bank's vectors (h, b), and nothing, under `BANK`."""
+BANK = ""
 
 
 class Decoded(NamedTuple):
@@ -561,7 +562,7 @@ def check_basis(item: Any, found: str) -> None:
     need(isinstance(item, list) and 2 <= len(item) <= 4, "'basis' is malformed")
     fields: list[Any] = [*item, *["", None][len(item) - 2 :]]
     source, size, description, start = fields
-    need(source in ("base", "file", "embedded", "start", "reference"), "'basis' has an unknown source")
+    need(source in ("base", "file", "embedded", "start", "reference", "bank"), "'basis' has an unknown source")
     need(type(size) is int and 0 < size <= MAX_RANK, "'basis' has an impossible size")
     need(isinstance(description, str), "'basis' is malformed")
     need(source in ("embedded", "start") or found != "", "'basis' has no hash")
@@ -626,6 +627,7 @@ def check_belongings(head: Head) -> None:
     need(bool(head.basis_sizes) <= (basis is not None), "sizes of a basis that is not named")
     if source in ("embedded", "start", "reference"):
         need(len(head.basis_sizes) == len(head.sites), "the sizes of the basis are missing")
+    need(source != "bank" or not (head.basis_sizes or head.shared), "a bank is named, and another or sizes are there")
     need((source == "embedded") == (head.basis > 0), "a basis is embedded that is not named, or the other way round")
     if head.metadata["config"].get("lossless", False):
         spare = head.gains or head.shared or head.grouped or source not in ("", "start")
@@ -954,6 +956,7 @@ class Method(NamedTuple):
         middle: rank of the factors: (site, rank, config).
         needs_basis: whether a basis must be named.
         frames: whether vectors are coded in frames where a basis is named.
+        banks: whether the shared tensors may be a bank that is named.
         linear: whether it stores updates; else A and B are the matrices of functions.
     """
 
@@ -966,6 +969,7 @@ class Method(NamedTuple):
     needs_basis: bool = False
     linear: bool = True
     frames: bool = False
+    banks: bool = False
 
 
 def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis | None) -> Plan:
@@ -985,12 +989,18 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
         first = {name: first_values(named[3][0], N) for name, N in numbers.items()}
         return Plan(metadata, method, config, step, (), {}, {}, first)
     need(method.linear or not head.gains, "functions have gains")
+    if method.banks and named:
+        need(named[0] == "bank", "vectors come from what is no bank")
+        need(basis is not None and BANK in basis, "the bank was not given")
+        need((basis or {})[BANK][0].shape == vblora_settled(config)[2:0:-1], "the bank is of another size")
+        return Plan(metadata, method, config, step, (), basis or {}, {}, {})
     specs = method.shared(config)
     need(bool(specs) == (len(block) > 0), "shared tensors are missing, or the method has none")
     shared = decode_block(block, 1, lambda _: specs) if specs else []
     need(bool(named) or not method.needs_basis, "a basis is missing")
     need(not named or method.needs_basis or method.frames, "a basis that the method does not need")
     frames = frames_of(head, size, basis) if named and method.frames else {}
+    need(not method.needs_basis or named[0] not in ("start", "reference", "bank"), "cores stand on what is no basis")
     if method.needs_basis and named[0] == "embedded":
         basis = unpack_basis(head.basis_sizes, embedded, head.sites)
     need(not method.needs_basis or basis is not None, "the basis was not given")
@@ -1000,7 +1010,7 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
 def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
     """Section 7.2: V (in, k) of each module that has a frame; those of outputs are taken from the basis."""
     source, both = str(head.metadata["basis"][0]), head.metadata["config"].get("sides") == 2
-    need(source != "embedded", "frames are embedded")
+    need(source not in ("embedded", "bank"), "frames are embedded, or vectors")
     if source == "file":
         check_sizes(head)
         added = sum(k * (site.width + both * site.out) for (_, site), k in zip_sizes(head))
@@ -1273,7 +1283,8 @@ def vblora_shared(config: Config) -> list[Spec]:
 
 def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
     levels = plan.config.get("levels", 64)
-    bank = plan.shared[0].astype(np.float32) * plan.step / np.float32(plan.config.get("scale", 1.0))
+    own = plan.basis[BANK][0] if plan.basis else plan.shared[0].astype(np.float32) * plan.step
+    bank = own / np.float32(plan.config.get("scale", 1.0))
     sides = []
     for (indices, small), width in ((stored[:2], site.width), (stored[2:], site.out)):
         weights = np.concatenate([small, levels - small.sum(1, keepdims=True)], 1).astype(np.float32) / levels
@@ -1286,7 +1297,9 @@ def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[F
     return sides[0], sides[1].T
 
 
-VBLORA = Method(vblora_check, vblora_specs, lambda _, config: vblora_settled(config)[0], vblora_factors, vblora_shared)
+VBLORA = Method(
+    vblora_check, vblora_specs, lambda _, config: vblora_settled(config)[0], vblora_factors, vblora_shared, banks=True
+)
 
 
 # methods/lora-xs.md and methods/lora-sb.md

@@ -761,6 +761,17 @@ def _banks(file: File) -> Iterator[Case]:
     def with_block(block: bytes) -> bytes:
         return replace(file, blocks=(block, *file.blocks[1:])).build()
 
+    named = file.with_numbers(basis_hash=bytes(16))
+    outside = replace(named, shared=b"")
+    both, other = named.with_metadata(basis=["bank", 30]), outside.with_metadata(basis=["file", 30])
+    sized = replace(outside, sizes=bytes(len(file.metadata["modules"]))).with_metadata(basis=["bank", 30])
+    yield "bank-twice", BROKEN, "a bank is named, and another is in the file", both.build()
+    yield "bank-file", BROKEN, "vectors come from what is no bank", other.build()
+    yield "bank-sizes", BROKEN, "a bank has sizes", sized.build()
+    unknown = replace(file, shared=b"").with_metadata(basis=["bank", 30])
+    yield "bank-hash", BROKEN, "a bank has no hash", unknown.build()
+    foreign = File.open("gains").with_metadata(basis=["bank", 30]).with_numbers(basis_hash=bytes(16))
+    yield "bank-needless", BROKEN, "a method without use for a bank names one", foreign.build()
     for key in ("rank", "length", "vectors", "top_k"):
         yield f"bank-no-{key.replace('_', '-')}", BROKEN, f"'{key}' is missing", configured(**{key: ...})
     yield "bank-null", BROKEN, "'vectors' is null", configured(vectors=None)

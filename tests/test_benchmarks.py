@@ -48,6 +48,7 @@ PROGRAMS = (
     "rate_distortion",
     "serving_vllm",
     "shaped_adapter",
+    "shared_bank",
     "shared_frames",
     "smollm2",
     "speed",

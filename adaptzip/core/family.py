@@ -59,6 +59,8 @@ class Family(ABC, Generic[ConfigT]):
     takes_frame: ClassVar[bool] = False
     """Whether it codes a module's in-vectors in a frame, known directions of inputs, where the module has one. A role
     that only such modules have is among `roles` all the same."""
+    takes_bank: ClassVar[bool] = False
+    """Whether its one shared tensor may lie outside the file, in a bank that many adapters refer to."""
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
@@ -69,7 +71,7 @@ class Family(ABC, Generic[ConfigT]):
     @property
     def takes_basis(self) -> bool:
         """Whether a file of it may name a basis."""
-        return self.needs_basis or self.takes_frame
+        return self.needs_basis or self.takes_frame or self.takes_bank
 
     def max_rank(self, site: Site, config: ConfigT) -> int:
         """The largest rank a module of this shape may have in a file."""

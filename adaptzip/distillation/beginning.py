@@ -252,7 +252,7 @@ def _step_and_ranks(
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
     asked = limits.size
-    if asked is not None and not fitted.method.fixed_ranks:
+    if asked is not None and not fitted.fixed_ranks:
         fixed = control.steps.fixed_size
         limits = replace(limits, size=fixed + round(more * (asked - fixed)))
     try:

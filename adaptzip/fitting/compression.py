@@ -23,6 +23,7 @@ from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
+from adaptzip.fitting.asked_banks import check_bank_used
 from adaptzip.fitting.assembly import exact
 from adaptzip.fitting.choosing import choose_method
 from adaptzip.fitting.keywords import method_options
@@ -198,6 +199,7 @@ def job_of(source: Original, request: Request) -> Job | None:
 
 def _job(source: Original, request: Request) -> Job:
     check_start_used(request)
+    check_bank_used(source, request)
     return prepare_job(source, request)
 
 

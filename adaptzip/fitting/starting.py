@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import is_basis, read_basis
+from adaptzip.bases.banks import holds_bank
 from adaptzip.bases.frames import cut_frames, possible, possible_frames_of_start, reference_frames
 from adaptzip.bases.starts.files import TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
@@ -48,7 +49,8 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     found: Basis | None = None
     if asked.kind == "none":
         return None
-    if request.basis is not None and not asked.given:
+    # Of a bank no module's inputs have directions.
+    if request.basis is not None and not asked.given and not holds_bank(request.basis):
         found = request.basis if isinstance(request.basis, Basis) else _basis_or_frames(Path(request.basis))
         if request.embed_basis or found is None or found.reference.source == "embedded":
             return None  # No file holds a frame, and of this basis there may be no other.
