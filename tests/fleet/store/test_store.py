@@ -11,7 +11,7 @@ import pytest
 import adaptzip
 from adaptzip.bases.artefact import read_basis, write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.errors import CheckpointError, FormatError, OutputError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, FormatError, OutputError, RefusedError, UsageError
 from adaptzip.files.trees import DRAFTS, Tree, tree_at
 from adaptzip.fleet.store import tidying
 from adaptzip.fleet.store.access import basis_of, fetch, save
@@ -60,6 +60,16 @@ def test_what_an_adapter_is_called_where_nobody_says(tmp_path: Path, monkeypatch
         assert default_name(source) == name
     monkeypatch.chdir(tmp_path / "folder.v2")
     assert default_name(".") == "folder.v2"
+
+
+def test_what_stands_on_another_adapter_is_told_of(tree: Tree, tmp_path: Path) -> None:
+    adaptzip.export(plain(), tmp_path / "kin", as_="peft")
+    made = adaptzip.compress(plain(), start=tmp_path / "kin")
+    assert made.basis is not None
+    assert made.basis.source == "reference"
+    with pytest.warns(AdaptzipWarning, match="a: stands on another adapter's A"):
+        add(tree, made, "a")
+    assert fetch(tree, "a").artefact is None
 
 
 def test_an_artefact_that_is_there_is_not_asked_for_again(tree: Tree, team: Team) -> None:
