@@ -78,7 +78,7 @@ class Site(NamedTuple):
     number: int = 0
 
 
-Basis = Mapping[str, tuple[Floats, Floats]]
+Basis = Mapping[str, tuple[Floats, ...]]
 """U (out, k) and V (in, k) by module; a bank's vectors (h, b), and nothing, under `BANK`."""
 BANK = ""
 
@@ -1027,7 +1027,7 @@ def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
     for (name, site), k in zip_sizes(head):
         if k:
             need(basis is not None and name in basis, "the frames lack a module")
-            U, V = (basis or {})[name]
+            U, V = (basis or {})[name][:2]
             need(V.shape[0] == site.width and V.shape[1] >= k, "a frame does not fit its module")
             need(not both or (U.shape[0] == site.out >= k), "a frame does not fit its module's outputs")
             found[name] = V[:, :k]
@@ -1316,7 +1316,7 @@ def core_specs(site: Site, rank: int, config: Config) -> list[Spec]:
 def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
     rank = stored[0].size
     need(name in plan.basis, "the basis lacks a module")
-    U, V = plan.basis[name]
+    U, V, *mean = plan.basis[name]
     need(U.shape[0] == site.out and V.shape[0] == site.width, "the basis does not fit a module")
     need(rank <= U.shape[1], "a core is larger than its basis")
     core = np.zeros((rank, rank), np.float32)
@@ -1325,11 +1325,18 @@ def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Flo
     for (_, i, j), number in zip(places, rest, strict=True):
         core[i, j] = np.float32(number) * plan.step
     core[range(rank), range(rank)] = stored[0][0].astype(np.float32) * plan.step
+    if plan.config.get("mean") and mean:
+        most = plan.config.get("rank")
+        size = U.shape[1] if most is None else min(U.shape[1], most)
+        core = mean[0][:size, :size] + np.pad(core, (0, size - rank))
+        rank = size
     return V[:, :rank].T, (U[:, :rank].astype(np.float64) @ core.astype(np.float64)).astype(np.float32)
 
 
 CORE = Method(
-    lambda config: check_options(config, {"rank": (int, type(None)), "min_energy": (float,)}),
+    lambda config: check_options(
+        config, {"rank": (int, type(None)), "min_energy": (float,), "mean": (bool, type(None))}
+    ),
     core_specs,
     lambda site, _: max(site.out, site.width),
     core_factors,

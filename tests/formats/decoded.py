@@ -57,7 +57,8 @@ def given(path: Path) -> decoder.Basis | None:
         return bank
     basis = coder_of(open_adz(path), **beside(path)).basis
     assert basis is not None
-    return {name: (m.U.float().numpy(), m.V.float().numpy()) for name, m in basis.modules.items()}
+    means = {name: () if m.mean is None else (m.mean.numpy(),) for name, m in basis.modules.items()}
+    return {name: (m.U.float().numpy(), m.V.float().numpy(), *means[name]) for name, m in basis.modules.items()}
 
 
 def agree(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, *, near: bool = True) -> bool:
