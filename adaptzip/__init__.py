@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adaptzip.fitting.compression import compress
     from adaptzip.fleet.checking import report_fleet, verify_fleet
     from adaptzip.fleet.engines import fleet_engine
-    from adaptzip.fleet.jobs import build_fleet_basis, compress_fleet
+    from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
     from adaptzip.fleet.running import FleetResult
     from adaptzip.reports.benching import bench
     from adaptzip.reports.differing import diff
@@ -68,6 +68,7 @@ __all__ = [
     "Trainable",
     "bench",
     "build_bank",
+    "build_fleet_bank",
     "build_fleet_basis",
     "check",
     "combine",
@@ -117,6 +118,7 @@ _HOMES = {
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
     "bench": ("adaptzip.reports.benching", "bench"),
     "build_bank": ("adaptzip.fitting.banks", "build_bank"),
+    "build_fleet_bank": ("adaptzip.fleet.jobs", "build_fleet_bank"),
     "build_fleet_basis": ("adaptzip.fleet.jobs", "build_fleet_basis"),
     "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from adaptzip.core.basis import Basis
 
 
-def _size(words: str, name: str) -> Any:
+def size_option(words: str, name: str) -> Any:
+    """An option for one of a bank's sizes."""
     return typer.Option(help=f"{words}; chosen by a sample if left out.", metavar=name, min=1, show_default=False)
 
 
@@ -34,10 +35,10 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE")] = Path(
         "shared.bank"
     ),
-    vectors: Annotated[int | None, _size("Vectors in the bank, of which one is zero", "H")] = None,
-    length: Annotated[int | None, _size("Numbers in a vector", "L")] = None,
-    top_k: Annotated[int | None, _size("Vectors that are mixed to a piece", "K")] = None,
-    rank: Annotated[int | None, _size("The most rows that a factor of a module may have", "R")] = None,
+    vectors: Annotated[int | None, size_option("Vectors in the bank, of which one is zero", "H")] = None,
+    length: Annotated[int | None, size_option("Numbers in a vector", "L")] = None,
+    top_k: Annotated[int | None, size_option("Vectors that are mixed to a piece", "K")] = None,
+    rank: Annotated[int | None, size_option("The most rows that a factor of a module may have", "R")] = None,
     holdout: Annotated[
         list[Path] | None,
         typer.Option(
