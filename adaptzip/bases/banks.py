@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from adaptzip.bases.bank_file import is_bank, read_bank
+from adaptzip.bases.named import artefact_in
 from adaptzip.core.basis import Basis, BasisReference
 from adaptzip.core.compressed import TensorSpec
 from adaptzip.errors import FormatError, RefusedError
@@ -34,7 +35,7 @@ def bank_for_reconstruct(reference: BasisReference, spec: TensorSpec, basis: str
     Args:
         reference: what the file says of it.
         spec: the shared tensor that it stands for.
-        basis: the bank, or the path of its file.
+        basis: the bank, the path of its file, or that of a store that has it.
 
     Raises:
         RefusedError: if it was not given, or is another than the file was made with.
@@ -48,6 +49,8 @@ def bank_for_reconstruct(reference: BasisReference, spec: TensorSpec, basis: str
             f"the adapter is coded with a bank{told} of hash {reference.hash[:_SHOWN]}..., which was not given",
             hint="add `basis=FILE`, the very one that it was compressed with",
         )
+    if not isinstance(basis, Basis) and Path(basis).is_dir():
+        basis = artefact_in(Path(basis), reference.hash)
     if not holds_bank(basis):
         raise RefusedError(
             f"{'the basis' if isinstance(basis, Basis) else basis}: is no bank, and the adapter was compressed with "

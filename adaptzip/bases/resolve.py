@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from adaptzip.bases.artefact import read_basis, round_basis
 from adaptzip.bases.banks import holds_bank
 from adaptzip.bases.frames import check_sizes, cut_frames, frames_of_start
+from adaptzip.bases.named import artefact_for
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
 from adaptzip.core.adapter import Adapter
@@ -20,14 +20,12 @@ from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
 from adaptzip.core.projection import leading, module_basis
 from adaptzip.errors import FormatError, RefusedError
-from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.models.folder import BaseModel
 
 EMBEDDED_DTYPE = torch.float16
 """What a basis is stored as within a `.adz` file."""
 
 _SHOWN = 8
-_CALLED: Mapping[str, str] = {"file": "a shared basis", "reference": "another adapter's A"}
 
 
 def basis_for_compress(
@@ -212,55 +210,6 @@ def _again_from_base(
             hint="give the very base model that the adapter was compressed with; `embed_basis=True` makes do without",
         )
     return basis_from_base(model, sites, reference.size, only=only)
-
-
-def artefact_for(reference: BasisReference, basis: str | Path | Basis | None) -> Basis:
-    """The artefact that a file refers to.
-
-    Args:
-        basis: it, its path, or that of a store that has it.
-
-    Raises:
-        RefusedError: if it was not given, or is another.
-        FormatError: if it is unreadable or damaged.
-    """
-    if basis is None:
-        what = _CALLED[reference.source] + (f" ({reference.description})" if reference.description else "")
-        raise RefusedError(
-            f"the adapter is coded in {what} of hash {reference.hash[:_SHOWN]}..., which was not given",
-            hint="add `basis=FILE`, the very one that it was compressed with",
-        )
-    if not isinstance(basis, Basis) and Path(basis).is_dir():
-        basis = artefact_in(Path(basis), reference.hash)
-    found = basis if isinstance(basis, Basis) else read_basis(basis)
-    if found.reference.hash != reference.hash:
-        where = _CALLED[reference.source] if isinstance(basis, Basis) else str(basis)
-        raise RefusedError(
-            f"{where}: has hash {found.reference.hash[:_SHOWN]}..., the adapter was compressed with "
-            f"{reference.hash[:_SHOWN]}...",
-            hint="give the very one that the adapter was compressed with",
-        )
-    return found
-
-
-def artefact_in(folder: Path, content: str) -> Path:
-    """The artefact of a hash in a store, or in its folder of what adapters share.
-
-    Raises:
-        RefusedError: if neither has it.
-    """
-    places = (folder / SHARED, folder)
-    # A name is made of nothing but what a hash is made of, whatever the file says.
-    names = (
-        [f"{content}{suffix}" for suffix in ARTEFACTS.values()] if re.fullmatch(r"[\w-]+", content, re.ASCII) else []
-    )
-    for path in (place / name for place in places for name in names):
-        if path.is_file():
-            return path
-    raise RefusedError(
-        f"{folder}: has no artefact of hash {content}, which the adapter was compressed with",
-        hint="give its file, or a store that holds it as `shared/HASH.basis`",
-    )
 
 
 def _fitting(basis: Basis, sites: Mapping[str, Site]) -> dict[str, ModuleBasis]:

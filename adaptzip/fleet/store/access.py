@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from adaptzip.adz.container.reader import open_adz
-from adaptzip.bases.resolve import artefact_for
+from adaptzip.bases.named import artefact_for
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, naming

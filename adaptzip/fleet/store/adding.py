@@ -10,7 +10,7 @@ from typing import Any
 from adaptzip.adz.container.frame import is_adz
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.artefact import write_basis
-from adaptzip.bases.resolve import artefact_for, artefact_in
+from adaptzip.bases.named import artefact_for, artefact_in
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
