@@ -38,6 +38,20 @@ class _Frames:
     sizes: Mapping[str, int]
     saved: float
 
+    def like(self, other: _Frames) -> bool:
+        """Whether both are the same directions."""
+        return (self.sides, self.sizes) == (other.sides, other.sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A fit in frames: the bytes that it is expected to take within the limits, and what the least of is best."""
+
+    frames: _Frames
+    fitted: FittedAdapter
+    size: float
+    cost: float
+
 
 def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = None) -> list[FittedAdapter]:
     """One setting of a method, fitted: in the frames that pay, without any, or both where that is not clear."""
@@ -52,23 +66,42 @@ def fit_framed(job: Job, candidate: AnyCandidate, progress: Progress | None = No
     if job.request.budget is not None and job.request.budget.unit == "parameters":
         # Coordinates in a frame are numbers too, however few bits they take.
         return [whole, fit_candidate(plain, candidate, progress)]
-    frames, fitted, step = _Frames(0, {}, 0.0), whole, 0.0
+    try:
+        tried = _narrowed(job, candidate, whole, progress)
+    except CheckFailedError:
+        return [whole, fit_candidate(plain, candidate, progress)]
+    if not tried:
+        return [fit_candidate(plain, candidate, progress)]
+    best = min(tried, key=lambda one: one.cost)
+    if best.frames.saved < -_NEAR * best.size or not _affordable(best.fitted, basis, best.size):
+        return [fit_candidate(plain, candidate, progress)]
+    clear = best.frames.saved > _NEAR * best.size
+    return [best.fitted] if clear else [best.fitted, fit_candidate(plain, candidate, progress)]
+
+
+def _narrowed(job: Job, candidate: AnyCandidate, whole: FittedAdapter, progress: Progress | None) -> list[_Tried]:
+    """Fits in the frames that pay, of those that `whole` was fitted in; none where none pay.
+
+    Raises:
+        CheckFailedError: if the limits can't be met.
+    """
+    tried: list[_Tried] = []
+    step = _foreseen(job, whole, progress)[0]
     for _ in range(_TIMES):
-        try:
-            control, limits = control_of(job, fitted, progress)
-            step, _ = control.foresee(limits)
-        except CheckFailedError:
-            return [fitted, fit_candidate(plain, candidate, progress)]
-        before, frames = frames, _best_frames(job, candidate, whole, basis, step)
-        if not frames.sizes:
-            return [fit_candidate(plain, candidate, progress)]
-        if (frames.sides, frames.sizes) == (before.sides, before.sizes):
+        frames = _best_frames(job, candidate, whole, step)
+        if not frames.sizes or any(frames.like(before.frames) for before in tried):
             break
         fitted = _in(frames, job, candidate, whole, progress)
-    size = fitted.foresee(step)[0]
-    if frames.saved < -_NEAR * size or not _affordable(fitted, basis, size):
-        return [fit_candidate(plain, candidate, progress)]
-    return [fitted] if frames.saved > _NEAR * size else [fitted, fit_candidate(plain, candidate, progress)]
+        step, size, error = _foreseen(job, fitted, progress)
+        tried.append(_Tried(frames, fitted, size, error if job.request.max_error is None else size))
+    return tried
+
+
+def _foreseen(job: Job, fitted: FittedAdapter, progress: Progress | None) -> tuple[float, float, float]:
+    """The step that meets the limits, and bytes and squared error there."""
+    control, limits = control_of(job, fitted, progress)
+    step, ranks = control.foresee(limits)
+    return step, *fitted.predict(step, ranks)
 
 
 def _in(
@@ -78,7 +111,7 @@ def _in(
     basis = whole.coder.basis
     assert basis is not None
     sizes = {name: module.size for name, module in basis.modules.items()}
-    if (frames.sides, frames.sizes) == (whole.method.frame_sides(whole.config), sizes):
+    if frames.like(_Frames(whole.method.frame_sides(whole.config), sizes, 0.0)):
         return whole
     narrowed = replace(job, context=replace(job.context, basis=basis.cut(frames.sizes)))
     return fit_candidate(narrowed, _on_sides(job, candidate, frames.sides), progress)
@@ -93,8 +126,10 @@ def _of_outputs(basis: Basis) -> bool:
     return all(module.both for module in basis.modules.values())
 
 
-def _best_frames(job: Job, candidate: AnyCandidate, fitted: FittedAdapter, basis: Basis, step: float) -> _Frames:
+def _best_frames(job: Job, candidate: AnyCandidate, fitted: FittedAdapter, step: float) -> _Frames:
     """The frames of modules that are expected to save most at a step."""
+    basis = fitted.coder.basis
+    cut = basis is not None and basis.reference.source == "file"
     names: list[str] = []
     shapes: list[FrameShape] = []
     profiles: list[Profile] = []
@@ -102,7 +137,7 @@ def _best_frames(job: Job, candidate: AnyCandidate, fitted: FittedAdapter, basis
         size = fitted.sites[name].frame
         for shape, one in job.method.narrower(profile, size).items() if size else ():
             # Only an artefact's directions come in the order of what they are worth.
-            if shape.size == size or basis.reference.source == "file":
+            if shape.size == size or cut:
                 names.append(name)
                 shapes.append(shape)
                 profiles.append(one)

@@ -60,7 +60,8 @@ class Bench(Shown):
         unit: what the sizes that were asked for count.
         missed: what could not be made.
         bound: (relative error, bytes) of the Gaussian bound, the extras' bytes included.
-        known_bound: the same for a reader who knows where A began; empty where nobody does.
+        known_bound: the same for a reader who knows where A began; empty where nobody does, and in a basis that
+            adapters share.
         yardsticks: simple ways to store the factors, the extras' bytes included.
         source_bytes: of the source's weight file.
         extras_bytes: of the packed extras, which are part of every size here.

@@ -53,6 +53,22 @@ def on_basis(adapter: Path, team: Path) -> Path:
     return path
 
 
+def test_the_reference_in_a_basis_of_its_own(adapter: Path, team: Path) -> None:
+    small, plain, out = (adapter.with_name(name) for name in ("small.adz", "plain.adz", "out"))
+    told = run("compress", adapter, "--to", "svd", "--basis", team, "--max-error", "0.05", "-o", small)
+    assert (told.code, "a basis of its own" in told.err) == (0, True)
+    assert run("compress", adapter, "--to", "svd", "--max-error", "0.05", "-o", plain).code == 0
+    assert small.stat().st_size < plain.stat().st_size
+    assert "sides 2" in run("inspect", small).out
+    refused(run("export", small, "-o", out), 3, f"{small}: ", "hint: add --basis FILE")
+    assert run("export", small, "-o", out, "--basis", team, "-q").code == 0
+    assert run("diff", adapter, out, "--max-error", "0.051").code == 0
+    for sides, code in (("1", 0), ("3", 2)):
+        words = ("--basis", team, "--max-error", "0.05", "-s", f"sides={sides}", "-o", small, "--force")
+        assert run("compress", adapter, *words).code == code
+    assert "sides 1" in run("inspect", small).out
+
+
 def test_a_basis_of_the_base_weights(on_base: Path, adapter: Path, fitting_base: Path) -> None:
     out = adapter.with_name("out")
     for words in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,28 @@ def test_no_more_directions_than_pay(fleet: list[Adapter], tmp_path: Path) -> No
     assert set(found.basis_sizes) <= {16, 32}
     assert found.basis is not None
     assert found.basis.size == max(found.basis_sizes)
+
+
+def test_near_copies_take_less_the_more_may_be_lost(fleet: list[Adapter], tmp_path: Path) -> None:
+    """Components that lie in a direction or two each, where it is easy to take too few."""
+    generator = torch.Generator().manual_seed(5)
+
+    def near(factor: Tensor) -> Tensor:
+        return factor + 0.2 * float(factor.std()) * torch.randn(factor.shape, generator=generator)
+
+    first = fleet[0].modules.items()
+    copies = [Adapter({name: LoraFactors(near(m.A), near(m.B)) for name, m in first}) for _ in range(4)]
+    write_basis(build_basis(copies[:3], 16), tmp_path / "copies.basis")
+    sizes = [size(copies[3], max_error=error, basis=tmp_path / "copies.basis") for error in (0.25, 0.35, 0.45, 0.6)]
+    assert all(after < before for before, after in pairwise(sizes))
+    assert sizes[0] < 0.4 * size(copies[3], max_error=0.25)
+
+
+def test_no_bound_is_stated_for_both_sides(fleet: list[Adapter], team: Path) -> None:
+    found = adaptzip.bench(fleet[-1], methods=["svd"], budgets=["1kB"], basis=team)
+    assert [point.known_bound for point in found.points] == [None]
+    assert found.known_bound == ()
+    assert found.bound
 
 
 def strange(adapter: Adapter) -> Adapter:

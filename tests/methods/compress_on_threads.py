@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 import adaptzip
+from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.directions import dense_directions
+from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipWarning
@@ -37,6 +39,7 @@ RUNS: dict[str, tuple[Shapes, dict[str, Any]]] = {
     "auto": (FEW, {"max_error": 0.9}),
     "energy": (FEW, {"to": "svd", "budget": "3%", "allocate": "energy"}),
     "increlora": (FEW, {"to": "svd", "budget": "3%", "allocate": "increlora"}),
+    "shared": (FEW, {"to": "svd", "max_error": 0.05}),
 }
 
 
@@ -57,9 +60,12 @@ def main(threads: int, folder: Path) -> None:
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", AdaptzipWarning)
     base = base_model(adapter(MIXED), folder / "base")
+    # Half of the directions, so that something is left.
+    write_basis(build_basis([adapter(FEW)], 4), folder / "team.basis")
+    elsewhere = {"lora-xs": {"base": base}, "shared": {"basis": folder / "team.basis"}}
     for name, (shapes, options) in RUNS.items():
-        given = {"base": base} if name == "lora-xs" else {}
-        adaptzip.compress(adapter(shapes), folder / f"{name}.adz", **{"to": name, **given, **options})
+        given: dict[str, Any] = {"to": name, **elsewhere.get(name, {}), **options}
+        adaptzip.compress(adapter(shapes), folder / f"{name}.adz", **given)
     with on_one_core():
         U, S, V = dense_directions(torch.randn(640, 512, generator=torch.Generator().manual_seed(1)), 16)
     save_file({"U": U.contiguous(), "S": S, "V": V.contiguous()}, folder / "directions.safetensors")
