@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,14 +240,14 @@ def fleet_with_a_mean(size: int = 6) -> tuple[list[adaptzip.Adapter], Basis]:
         adapters.append(adaptzip.Adapter(modules))
     basis = build_basis(adapters, size)
     means = {name: torch.stack([one.modules[name].delta() for one in adapters]).mean(0) for name in basis.modules}
-    modules = {name: ModuleBasis(m.U, m.V, m.U.T @ means[name] @ m.V) for name, m in basis.modules.items()}
-    return adapters, Basis(modules, basis.reference)
+    whole = {name: ModuleBasis(m.U, m.V, m.U.T @ means[name] @ m.V) for name, m in basis.modules.items()}
+    return adapters, Basis(whole, basis.reference)
 
 
 def test_cores_on_a_mean_are_smaller(tmp_path: Path) -> None:
     adapters, basis = fleet_with_a_mean()
     write_basis(basis, tmp_path / "mean.basis")
-    asked = {"to": "lora-sb", "basis": tmp_path / "mean.basis", "max_error": 0.3}
+    asked: dict[str, Any] = {"to": "lora-sb", "basis": tmp_path / "mean.basis", "max_error": 0.3}
     for one in adapters:
         with_mean = adaptzip.compress(one, tmp_path / "x.adz", **asked, force=True)
         without = adaptzip.compress(one, **asked, mean=False)
