@@ -20,6 +20,7 @@ class MethodOptions(TypedDict, total=False):
     length: int | None
     levels: int
     lora_rank: int | None
+    mean: bool | None
     memory: float
     min_energy: float
     numbers: int | None
