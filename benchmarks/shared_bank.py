@@ -1,6 +1,6 @@
 """One bank for a fleet (`adaptzip bank build`): bytes and errors against each adapter's own `svd` file.
 
-usage: python -m benchmarks.shared_bank [--write] [--adapters N]
+usage: python -m benchmarks.shared_bank [--write] [--adapters N ...]
 
 The fleets are artificial: adapters of four modules of 64 x 64 and rank 4, whose components are drawn from 24 of each
 module's place with a strength, a sign and a little noise of their own; the same with a fleet in which nothing is
@@ -92,15 +92,15 @@ def compared(count: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    parser.add_argument("--adapters", type=int, default=64, metavar="N", help="in a fleet")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--adapters", type=int, nargs="+", default=[64, 512], metavar="N", help="in a fleet")
     asked = parser.parse_args(arguments)
-    table = compared(asked.adapters)
-    print(table)
+    text = "\n".join(map(compared, asked.adapters))
+    print(text)
     if asked.write:
-        page.put("shared-bank", table)
+        page.put("shared-bank", text)
     return 0
 
 

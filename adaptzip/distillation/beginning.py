@@ -27,6 +27,7 @@ from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of, start
 from adaptzip.distillation.trainable import as_trainable, trained
 from adaptzip.errors import CheckFailedError, NoRoomError, RefusedError, UsageError, without_warnings
+from adaptzip.fitting.asked_banks import trains_bank
 from adaptzip.fitting.asked_starts import asked_start
 from adaptzip.fitting.assembly import LONGEST_ERROR, assemble
 from adaptzip.fitting.candidates import candidates, empty_file, smallest, with_ranks
@@ -102,6 +103,8 @@ def _from_file(path: Path, request: Request, device: torch.device) -> Beginning:
         raise RefusedError(f"{path}: is lossless, so that it has nothing to train", hint="compress with a budget first")
     found: dict[str, Any] = {"base": request.base, "basis": request.coded_in(compressed.method)}
     coder = trained(coder_of(compressed, **found))
+    if coder.given:
+        raise trains_bank()
     if coder.basis is not None:
         coder = replace(coder, basis=coder.basis.to(device))
     step = compressed.step

@@ -40,7 +40,12 @@ def _named(basis: str | Path | Basis) -> str:
 def refuse_training(request: Request) -> None:
     """Raises: RefusedError: if a bank is given to be trained, which other adapters refer to."""
     if holds_bank(request.basis) and load(request.to).takes_bank:
-        raise RefusedError(
-            "a bank that adapters share was given, and training would change its vectors",
-            hint="leave `basis=` out: the file then has a bank of its own",
-        )
+        raise trains_bank()
+
+
+def trains_bank() -> RefusedError:
+    """What is said of training with a bank that other adapters refer to."""
+    return RefusedError(
+        "a bank that adapters share was given, and training would change its vectors",
+        hint="train a file that has a bank of its own: compress with `embed_basis=True`, or without a bank",
+    )

@@ -21,7 +21,7 @@ from adaptzip.methods._banks.fit import Shape
 from adaptzip.methods._banks.fleet import Sample, coded_groups, draw, fit_fleet
 from adaptzip.methods._banks.refining import decoded, exposures
 from adaptzip.methods._banks.search import Setting
-from adaptzip.methods._banks.single import coded_error, expanded
+from adaptzip.methods._banks.single import expanded
 from adaptzip.methods._banks.trying import settled
 from adaptzip.methods._vblora_config import Choices, Config, choices_of
 from adaptzip.methods._vblora_fit import VbProfile
@@ -101,9 +101,14 @@ def coded_by(
 
 def errors_by_rank(own: Group, bank: Tensor, coded: Coded) -> NDArray[np.float64]:
     """Weighted squared error of the first rows of a module's compact codes, for each number of rows from 0."""
-    return np.array(
-        [coded_error(replace(own, rank=r), bank, expanded(coded, r, bank.device)) for r in range(own.rank + 1)]
-    )
+    A, B = (rows[0].double() for rows in decoded(own, expanded(coded, own.rank, bank.device), bank))
+    # |dW - sum of b_i a_i|^2 by products of rows, of which each number of rows takes the first.
+    right, left = (A @ own.V[0].double()) * own.S[0].double(), B @ own.U[0].double()
+    along = (left * right).sum(1).cumsum(0)
+    across = ((A @ A.T) * (B @ B.T)).cumsum(0).cumsum(1).diagonal()
+    energy = own.energy[0]
+    errors = torch.cat([energy[None], (energy - 2 * along + across).clamp(min=0)]) * float(own.weight[0])
+    return errors.cpu().numpy()
 
 
 def worth(profile: VbProfile, step: float) -> int:

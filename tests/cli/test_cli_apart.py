@@ -18,6 +18,7 @@ FILE_COMMANDS = {
     "distill": "distill --teacher {ad} --base {base} --data {texts} --basis {basis} --budget 5kB -o {out}",
     "distill further": "distill {adz} --teacher {ad} --base {base} --data {texts} -o {out}",
     "basis build": "basis build {ad} --holdout {other} -o {out}",
+    "bank build": "bank build {ad} --holdout {other} --base {base} -o {out}",
     "basis gradient": "basis build --gradient --base {base} --calibration {texts} --modules-of {ad} -k 2 -o {out}",
     "plan": "plan {ad} --base {base} --basis {basis} --calibration {texts} -o {out}",
     "bench": "bench {ad} --base {base} --basis {basis} --calibration {texts} --plot {out}",

@@ -11,6 +11,8 @@ import torch
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.core.bank import Bank, BankShape
+from adaptzip.core.basis import Basis, BasisReference
 from adaptzip.core.compressed import Site
 from adaptzip.core.method import FitContext
 from adaptzip.core.progress import Progress
@@ -20,7 +22,7 @@ from adaptzip.errors import CheckFailedError, FormatError, UsageError
 from adaptzip.fitting import running
 from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.requests import Job
-from adaptzip.methods._banks.codes import piece_count
+from adaptzip.methods._banks.codes import Codes, decode, piece_count
 from adaptzip.methods._banks.ranks import survey
 from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods.vblora import METHOD
@@ -214,3 +216,24 @@ def test_a_bank_beats_k_means_of_the_same_size(material: Path) -> None:
 
 def _like(pair: tuple[torch.Tensor, torch.Tensor], rows: Iterator[torch.Tensor]) -> list[torch.Tensor]:
     return [next(rows).reshape(like.shape).float() for like in pair]
+
+
+def test_errors_of_the_first_rows_are_those_of_the_updates(source: Adapter) -> None:
+    config = Config(**SMALL | {"top_k": 2})
+    vectors = torch.nn.functional.pad(torch.randn(11, 4, generator=torch.Generator().manual_seed(1)), (0, 0, 0, 1))
+    shape = BankShape(rank=2, length=4, vectors=12, top_k=2, levels=64)
+    bank = Bank(vectors, shape, 1.0, b"")
+    context = FitContext(bank=bank, basis=Basis({}, BasisReference("bank", 12, "h"), bank))
+    config, prepared = METHOD.prepare(source.modules, METHOD.with_bank(config, shape), context)
+    for name, fitted in METHOD.fit(source.modules, config, prepared, context).items():
+        profile, coded = METHOD.profile(fitted), prepared.coded[name]
+        out, width = source.modules[name].shape
+        for rank in range(3):
+            A, B = (
+                decode(vectors, Codes(c.indices[:rank].long(), c.weights[:rank]), size)
+                for c, size in ((coded.A, width), (coded.B, out))
+            )
+            error = float((source.modules[name].delta() - B.T @ A).square().sum())
+            assert profile.error(rank) == pytest.approx(error, rel=1e-4)
+        assert METHOD.rank(profile, 1e-6 * profile.energy**0.5) == int(profile.errors.argmin())
+        assert METHOD.rank(profile, profile.energy**0.5) == 0
