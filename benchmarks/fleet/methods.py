@@ -85,12 +85,11 @@ def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> 
     Each file is read back with the basis that its row in the index names.
     """
     share, error = setting
-    names = {_linked(path, folder / "all", name): name for name, path in among.paths.items()}
     store = folder / "store"
-    members = [folder / "all" / called for called, name in names.items() if name in among.members]
-    everyone = [folder / "all" / called for called in names]
-    adaptzip.build_fleet_basis(members, store)
-    adaptzip.compress_fleet(everyone, store, max_error=error, share=share, effort="default")
+    adaptzip.build_fleet_basis([among.paths[name] for name in among.members], store)
+    adaptzip.compress_fleet(list(among.paths.values()), store, max_error=error, share=share, effort="default")
+    # A store calls an adapter by its folder.
+    names = {path.name: name for name, path in among.paths.items()}
     found = {}
     for called, row in read_rows(tree_at(store)).items():
         basis = store / "shared" / f"{row.shared}.basis" if row.shared else None
@@ -99,11 +98,3 @@ def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> 
     own = sum(size for _, size in found.values())
     whole = sum(path.stat().st_size for path in store.rglob("*") if path.is_file() and WORK not in path.parts)
     return of_files(found, whole - own)
-
-
-def _linked(path: Path, folder: Path, name: str) -> str:
-    """What an adapter is called in a store, and in a folder that links to it."""
-    called = name.replace("/", "-")
-    folder.mkdir(exist_ok=True)
-    (folder / called).symlink_to(path.resolve(), target_is_directory=True)
-    return called
