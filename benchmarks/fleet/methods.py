@@ -12,12 +12,13 @@ import torch
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
+from adaptzip.files.names import SHARED
 from adaptzip.files.trees import tree_at
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
 from adaptzip.fleet.jobs import Sharing
 from adaptzip.fleet.store.index import read_rows
-from adaptzip.fleet.store.layout import WORK
+from adaptzip.fleet.store.layout import INDEX
 from adaptzip.restoring.reading import read
 from benchmarks.fleet import peers
 from benchmarks.fleet.made import Among, Made, compressed, of_files, plain
@@ -82,7 +83,7 @@ def mean_of(adapters: Sequence[Adapter], rank: int) -> Adapter:
 def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> Made:
     """What `adaptzip fleet basis` makes of the members, and `adaptzip fleet compress` of all, its index included.
 
-    Each file is read back with the basis that its row in the index names.
+    Each file is read back with the basis that its row in the index names; a basis that none names does not count.
     """
     share, error = setting
     store = folder / "store"
@@ -90,11 +91,10 @@ def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> 
     adaptzip.compress_fleet(list(among.paths.values()), store, max_error=error, share=share, effort="default")
     # A store calls an adapter by its folder.
     names = {path.name: name for name, path in among.paths.items()}
-    found = {}
+    found, needed = {}, set((store / INDEX).iterdir())
     for called, row in read_rows(tree_at(store)).items():
-        basis = store / "shared" / f"{row.shared}.basis" if row.shared else None
+        basis = store / SHARED / f"{row.shared}.basis" if row.shared else None
         path = store / f"{called}.adz"
         found[names[called]] = read(path, basis=basis), path.stat().st_size
-    own = sum(size for _, size in found.values())
-    whole = sum(path.stat().st_size for path in store.rglob("*") if path.is_file() and WORK not in path.parts)
-    return of_files(found, whole - own)
+        needed |= {basis} if basis else set()
+    return of_files(found, sum(path.stat().st_size for path in needed))
