@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from adaptzip.core.trainable import Trainable
     from adaptzip.distillation.distilling import distill
     from adaptzip.errors import AdaptzipError
+    from adaptzip.fitting.banks import build_bank
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
     from adaptzip.fleet.checking import report_fleet, verify_fleet
     from adaptzip.fleet.engines import fleet_engine
-    from adaptzip.fleet.jobs import build_fleet_basis, compress_fleet
+    from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
     from adaptzip.fleet.running import FleetResult
     from adaptzip.reports.benching import bench
     from adaptzip.reports.differing import diff
@@ -66,6 +67,8 @@ __all__ = [
     "TensorSpec",
     "Trainable",
     "bench",
+    "build_bank",
+    "build_fleet_bank",
     "build_fleet_basis",
     "check",
     "combine",
@@ -114,6 +117,8 @@ _HOMES = {
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
     "bench": ("adaptzip.reports.benching", "bench"),
+    "build_bank": ("adaptzip.fitting.banks", "build_bank"),
+    "build_fleet_bank": ("adaptzip.fleet.jobs", "build_fleet_bank"),
     "build_fleet_basis": ("adaptzip.fleet.jobs", "build_fleet_basis"),
     "check": ("adaptzip.reports.merged", "check"),
     "combine": ("adaptzip.restoring.combining", "combine"),

@@ -144,7 +144,7 @@ def child(adapter: Path) -> None:
                 "seconds": seconds,
                 "processor": used.ru_utime + used.ru_stime,
                 "gigabytes": used.ru_maxrss * 1024 / 1e9,
-                "error": sum(one.error for one in fits) / sum(float(one.group.energy.sum()) for one in fits),
+                "error": sum(float(one.errors[-1]) for one in fits) / sum(float(f.group.energy.sum()) for f in fits),
                 "load": os.getloadavg()[0],
             }
         )

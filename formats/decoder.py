@@ -78,8 +78,9 @@ class Site(NamedTuple):
     number: int = 0
 
 
-Basis = Mapping[str, tuple[Floats, Floats]]
-"""U (out, k) and V (in, k) by module."""
+Basis = Mapping[str, tuple[Floats, ...]]
+"""U (out, k) and V (in, k) by module; a bank's vectors (h, b), and nothing, under `BANK`."""
+BANK = ""
 
 
 class Decoded(NamedTuple):
@@ -561,7 +562,7 @@ def check_basis(item: Any, found: str) -> None:
     need(isinstance(item, list) and 2 <= len(item) <= 4, "'basis' is malformed")
     fields: list[Any] = [*item, *["", None][len(item) - 2 :]]
     source, size, description, start = fields
-    need(source in ("base", "file", "embedded", "start", "reference"), "'basis' has an unknown source")
+    need(source in ("base", "file", "embedded", "start", "reference", "bank"), "'basis' has an unknown source")
     need(type(size) is int and 0 < size <= MAX_RANK, "'basis' has an impossible size")
     need(isinstance(description, str), "'basis' is malformed")
     need(source in ("embedded", "start") or found != "", "'basis' has no hash")
@@ -626,6 +627,7 @@ def check_belongings(head: Head) -> None:
     need(bool(head.basis_sizes) <= (basis is not None), "sizes of a basis that is not named")
     if source in ("embedded", "start", "reference"):
         need(len(head.basis_sizes) == len(head.sites), "the sizes of the basis are missing")
+    need(source != "bank" or not (head.basis_sizes or head.shared), "a bank is named, and another or sizes are there")
     need((source == "embedded") == (head.basis > 0), "a basis is embedded that is not named, or the other way round")
     if head.metadata["config"].get("lossless", False):
         spare = head.gains or head.shared or head.grouped or source not in ("", "start")
@@ -954,6 +956,7 @@ class Method(NamedTuple):
         middle: rank of the factors: (site, rank, config).
         needs_basis: whether a basis must be named.
         frames: whether vectors are coded in frames where a basis is named.
+        banks: whether the shared tensors may be a bank that is named.
         linear: whether it stores updates; else A and B are the matrices of functions.
     """
 
@@ -966,6 +969,7 @@ class Method(NamedTuple):
     needs_basis: bool = False
     linear: bool = True
     frames: bool = False
+    banks: bool = False
 
 
 def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis | None) -> Plan:
@@ -985,12 +989,18 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
         first = {name: first_values(named[3][0], N) for name, N in numbers.items()}
         return Plan(metadata, method, config, step, (), {}, {}, first)
     need(method.linear or not head.gains, "functions have gains")
+    if method.banks and named:
+        need(named[0] == "bank", "vectors come from what is no bank")
+        need(basis is not None and BANK in basis, "the bank was not given")
+        need((basis or {})[BANK][0].shape == vblora_settled(config)[2:0:-1], "the bank is of another size")
+        return Plan(metadata, method, config, step, (), basis or {}, {}, {})
     specs = method.shared(config)
     need(bool(specs) == (len(block) > 0), "shared tensors are missing, or the method has none")
     shared = decode_block(block, 1, lambda _: specs) if specs else []
     need(bool(named) or not method.needs_basis, "a basis is missing")
     need(not named or method.needs_basis or method.frames, "a basis that the method does not need")
     frames = frames_of(head, size, basis) if named and method.frames else {}
+    need(not method.needs_basis or named[0] not in ("start", "reference", "bank"), "cores stand on what is no basis")
     if method.needs_basis and named[0] == "embedded":
         basis = unpack_basis(head.basis_sizes, embedded, head.sites)
     need(not method.needs_basis or basis is not None, "the basis was not given")
@@ -998,12 +1008,18 @@ def plan_of(head: Head, block: bytes, embedded: bytes, size: int, basis: Basis |
 
 
 def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
-    """Section 7.2: V (in, k) of each module that has a frame."""
-    source = str(head.metadata["basis"][0])
-    need(source != "embedded", "frames are embedded")
-    check_frames(head, size)
-    work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
-    need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    """Section 7.2: V (in, k) of each module that has a frame; those of outputs are taken from the basis."""
+    source, both = str(head.metadata["basis"][0]), head.metadata["config"].get("sides") == 2
+    need(source not in ("embedded", "bank"), "frames are embedded, or vectors")
+    if source == "file":
+        check_sizes(head)
+        added = sum(k * (site.width + both * site.out) for (_, site), k in zip_sizes(head))
+        need(added <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
+    else:
+        need(not both, "frames of outputs that are in no file")
+        check_frames(head, size)
+        work = sum(k * k * site.width for (_, site), k in zip_sizes(head))
+        need(work <= 2**28 + 2**18 * size, "the frames are too much work for so few bytes")
     if source == "start":
         return {name: made(frame, N) for name, N in start_numbers(head, size).items()}
     need(basis is not None, "the frames were not given")
@@ -1011,17 +1027,23 @@ def frames_of(head: Head, size: int, basis: Basis | None) -> dict[str, Floats]:
     for (name, site), k in zip_sizes(head):
         if k:
             need(basis is not None and name in basis, "the frames lack a module")
-            V = (basis or {})[name][1]
+            U, V = (basis or {})[name][:2]
             need(V.shape[0] == site.width and V.shape[1] >= k, "a frame does not fit its module")
+            need(not both or (U.shape[0] == site.out >= k), "a frame does not fit its module's outputs")
             found[name] = V[:, :k]
     return found
 
 
-def check_frames(head: Head, size: int) -> None:
-    """The part of section 7.2's limits that holds of lossless files too."""
+def check_sizes(head: Head) -> None:
+    """The limits of section 7.2 on each frame."""
     need(any(head.basis_sizes), "no module has a frame")
     for (_, site), k in zip_sizes(head):
         need(not k or (k <= min(1024, site.width) and site.width < 2**16), "a frame is too large")
+
+
+def check_frames(head: Head, size: int) -> None:
+    """The part of section 7.2's limits that holds of lossless files too."""
+    check_sizes(head)
     numbers = sum(k * site.width for (_, site), k in zip_sizes(head))
     need(numbers <= 2**22 + 2**12 * size, "the frames have too many numbers for so few bytes")
 
@@ -1158,25 +1180,54 @@ def square_roots(U: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def svd_specs(site: Site, rank: int, config: Config) -> list[Spec]:
     inside = [Spec(rank, site.frame)] if site.frame else []
-    return [Spec(rank, site.out), *inside, Spec(rank, site.width)]
+    outside = inside if config.get("sides") == 2 else []
+    return [*outside, Spec(rank, site.out), *inside, Spec(rank, site.width)]
 
 
 def svd_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
-    U, *inside, V = stored
-    norm = square_roots(U).astype(np.float32)
-    lengths: Floats = np.maximum(norm, np.finfo(np.float32).tiny)
-    unit = U.astype(np.float32) / lengths[:, None]
-    A = V.astype(np.float32) * plan.step
-    if inside:
-        C, total = (inside[0].astype(np.float32) * plan.step).astype(np.float64), A.astype(np.float64)
-        for d in range(site.frame):
-            total = total + C[:, d, None] * plan.frames[name][:, d].astype(np.float64)
-        A = total.astype(np.float32)
-    return A, unit.T
+    if not site.frame:
+        U, V = stored
+        return V.astype(np.float32) * plan.step, unit_rows(U).T
+    *outside, U, C, V = stored
+    A = in_frame(C.astype(np.float32) * plan.step, plan.frames[name], V.astype(np.float32) * plan.step)
+    unit = unit_rows_in(outside[0], plan.basis[name][0][:, : site.frame], U) if outside else unit_rows(U)
+    return A.astype(np.float32), unit.T
+
+
+def unit_rows(U: NDArray[np.int64]) -> Floats:
+    lengths: Floats = np.maximum(square_roots(U).astype(np.float32), np.finfo(np.float32).tiny)
+    unit: Floats = U.astype(np.float32) / lengths[:, None]
+    return unit
+
+
+def unit_rows_in(D: NDArray[np.int64], G: Floats, U: NDArray[np.int64]) -> Floats:
+    square_roots(D)
+    square_roots(U)
+    rows = in_frame(D, G, U)
+    squares = np.square(rows)
+    length = 2 ** (squares.shape[1] - 1).bit_length()
+    squares = np.pad(squares, ((0, 0), (0, length - squares.shape[1])))
+    while squares.shape[1] > 1:
+        first, second = np.split(squares, 2, axis=1)
+        squares = first + second
+    unit = np.where(squares > 0, rows / np.where(squares > 0, np.sqrt(squares), 1.0), 0.0)
+    return unit.astype(np.float32)
+
+
+def in_frame(coordinates: NDArray[Any], directions: Floats, rest: NDArray[Any]) -> NDArray[np.float64]:
+    total = rest.astype(np.float64)
+    for d in range(directions.shape[1]):
+        total = total + coordinates[:, d, None].astype(np.float64) * directions[:, d].astype(np.float64)
+    return total
+
+
+def svd_check(config: Config) -> None:
+    check_options(config, {"sides": (int, type(None))})
+    need(config.get("sides") in (None, 1, 2), "sides is neither 1 nor 2")
 
 
 SVD = Method(
-    lambda config: check_options(config, {}),
+    svd_check,
     svd_specs,
     lambda site, _: min(site.out, site.width),
     svd_factors,
@@ -1232,7 +1283,8 @@ def vblora_shared(config: Config) -> list[Spec]:
 
 def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
     levels = plan.config.get("levels", 64)
-    bank = plan.shared[0].astype(np.float32) * plan.step / np.float32(plan.config.get("scale", 1.0))
+    own = plan.basis[BANK][0] if plan.basis else plan.shared[0].astype(np.float32) * plan.step
+    bank = own / np.float32(plan.config.get("scale", 1.0))
     sides = []
     for (indices, small), width in ((stored[:2], site.width), (stored[2:], site.out)):
         weights = np.concatenate([small, levels - small.sum(1, keepdims=True)], 1).astype(np.float32) / levels
@@ -1245,7 +1297,9 @@ def vblora_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[F
     return sides[0], sides[1].T
 
 
-VBLORA = Method(vblora_check, vblora_specs, lambda _, config: vblora_settled(config)[0], vblora_factors, vblora_shared)
+VBLORA = Method(
+    vblora_check, vblora_specs, lambda _, config: vblora_settled(config)[0], vblora_factors, vblora_shared, banks=True
+)
 
 
 # methods/lora-xs.md and methods/lora-sb.md
@@ -1262,7 +1316,7 @@ def core_specs(site: Site, rank: int, config: Config) -> list[Spec]:
 def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Floats, Floats]:
     rank = stored[0].size
     need(name in plan.basis, "the basis lacks a module")
-    U, V = plan.basis[name]
+    U, V, *mean = plan.basis[name]
     need(U.shape[0] == site.out and V.shape[0] == site.width, "the basis does not fit a module")
     need(rank <= U.shape[1], "a core is larger than its basis")
     core = np.zeros((rank, rank), np.float32)
@@ -1271,11 +1325,18 @@ def core_factors(stored: Stored, name: str, site: Site, plan: Plan) -> tuple[Flo
     for (_, i, j), number in zip(places, rest, strict=True):
         core[i, j] = np.float32(number) * plan.step
     core[range(rank), range(rank)] = stored[0][0].astype(np.float32) * plan.step
+    if plan.config.get("mean") and mean:
+        most = plan.config.get("rank")
+        size = U.shape[1] if most is None else min(U.shape[1], most)
+        core = mean[0][:size, :size] + np.pad(core, (0, size - rank))
+        rank = size
     return V[:, :rank].T, (U[:, :rank].astype(np.float64) @ core.astype(np.float64)).astype(np.float32)
 
 
 CORE = Method(
-    lambda config: check_options(config, {"rank": (int, type(None)), "min_energy": (float,)}),
+    lambda config: check_options(
+        config, {"rank": (int, type(None)), "min_energy": (float,), "mean": (bool, type(None))}
+    ),
     core_specs,
     lambda site, _: max(site.out, site.width),
     core_factors,

@@ -42,6 +42,7 @@ from adaptzip.distillation.quantising import code
 from adaptzip.distillation.tensors import Tensors
 from adaptzip.files.dtypes import DTYPES, NAMES
 from adaptzip.fitting.assembly import stored_options
+from adaptzip.fitting.banks import build_bank
 from adaptzip.fitting.compression import compress, make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request, configure
@@ -52,6 +53,8 @@ from adaptzip.restoring.reconstruction import coder_of, holds_functions, reconst
 FOLDER = Path(__file__).resolve().parent / "golden"
 TEAM = FOLDER / "team.basis"
 """The basis that some files name."""
+BANK = FOLDER / "team.bank"
+"""The bank that some files name."""
 FIRST = FOLDER / "default.adz"
 """The adapter that some files refer to."""
 BASE = FOLDER / "base"
@@ -221,6 +224,17 @@ def alike() -> Adapter:
     return Adapter(modules | {last: mixed().modules[last]})
 
 
+def kin() -> Adapter:
+    """Modules whose A and B are near those that `TEAM` was built of, but for one."""
+    modules = dict(mixed().modules)
+    for i, (name, module) in enumerate(list(modules.items())[:-1]):
+        A = module.A + factors(1, module.shape[1], module.rank, seed=80 + i).A / 8
+        B = module.B + factors(module.shape[0], 1, module.rank, seed=90 + i).B / 8
+        modules[name] = LoraFactors(A, B)
+    last = max(modules)
+    return Adapter(modules | {last: factors(*modules[last].shape, 3, seed=99)})
+
+
 def principal() -> Adapter:
     """Modules whose A are near the first directions of `BASE`, as PiSSA begins."""
     modules = {}
@@ -266,7 +280,8 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
     "start-lossless-normal": (partial(begun, "normal"), {"lossless": True, "generator": "normal"}),
     "frame-reference": (alike, {"max_error": 0.05, "start": FIRST}),
     "frame-base": (principal, {"max_error": 0.05, "start": "base", "base": BASE}),
-    "frame-file": (mixed, {"max_error": 0.2, "basis": TEAM, "start": "auto"}),
+    "frame-file": (mixed, {"max_error": 0.2, "basis": TEAM, "start": "auto", "sides": 1}),
+    "frame-both": (kin, {"max_error": 0.1, "basis": TEAM, "start": "auto", "sides": 2}),
     "gains": (mixed, {"max_error": 0.2, "weights": True}),
     "vblora-k1": (odd, {"to": "vblora", "rank": 3, "length": 7, "vectors": 20, "top_k": 1}),
     "vblora-k1-large": (odd, {"to": "vblora", "rank": 2, "length": 4, "vectors": 260, "top_k": 1}),
@@ -283,6 +298,8 @@ CASES: Mapping[str, tuple[Callable[[], Adapter], dict[str, Any]]] = {
         {"to": "vblora", "rank": 2, "length": 9, "vectors": 12, "top_k": 3, "levels": 16},
     ),
     "vblora-two-vectors": (odd, {"to": "vblora", "rank": 2, "length": 5, "vectors": 2, "top_k": 2, "max_error": 0.995}),
+    "vblora-bank": (mixed, {"to": "vblora", "basis": BANK, "max_error": 0.7}),
+    "vblora-bank-embedded": (mixed, {"to": "vblora", "basis": BANK, "embed_basis": True, "max_error": 0.75}),
     "lora-sb-embedded": (ranked, {"to": "lora-sb", "max_error": 0.05}),
     "lora-sb-ranks": (uneven, {"to": "lora-sb", "max_error": 0.3}),
     "lora-sb-gains": (mixed, {"to": "lora-sb", "max_error": 0.2, "weights": True}),
@@ -362,7 +379,7 @@ def read_back(path: Path) -> Adapter:
 def beside(path: Path) -> dict[str, Any]:
     """What a file needs beside itself to be decoded."""
     reference = open_adz(path).basis
-    needed = {"file": {"basis": TEAM}, "reference": {"basis": FIRST}, "base": {"base": BASE}}
+    needed = {"file": {"basis": TEAM}, "reference": {"basis": FIRST}, "base": {"base": BASE}, "bank": {"basis": BANK}}
     return {} if reference is None else needed.get(reference.source, {})
 
 
@@ -370,7 +387,8 @@ def stored(path: Path) -> dict[str, Any]:
     """The stored tensors of each module and of all together, by role, before anything is made of them."""
     compressed = open_adz(path)
     roles = load(compressed.method).shared_roles
-    shared = decode_shared(coder_of(compressed, **beside(path)), compressed.shared, compressed.step)
+    coder = coder_of(compressed, **beside(path))
+    shared = {} if coder.given else decode_shared(coder, compressed.shared, compressed.step)
     decoded, _ = reconstruct_native(compressed, **beside(path))
     found = {
         name: {r: describe(t) for r, t in module.tensors.items() if r not in roles and not r.startswith("basis.")}
@@ -478,6 +496,8 @@ def main() -> None:
         write_base()
     if not TEAM.exists():
         write_basis(build_basis([mixed()], 4), TEAM)
+    if not BANK.exists():
+        build_bank([mixed(), odd()], BANK, rank=3, length=8, vectors=60, top_k=2, device="cpu")
     expected = {}
     for name, (make, options) in CASES.items():
         path = FOLDER / f"{name}.adz"

@@ -646,6 +646,18 @@ def _made_again(file: File) -> Iterator[Case]:
     yield "frame-embedded", BROKEN, "frames that are embedded", within.build()
     other = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["reference", 5, "it"])
     yield "reference-missing", REFUSED, "the frames are another adapter's, which is not there", other.build()
+    both = {"sides": 2}
+    yield "sides-start", BROKEN, "a start of outputs", file.with_metadata(config=both).build()
+    shared = replace(file, offsets=b"").with_numbers(basis_hash=bytes(16)).with_metadata(basis=["file", 5, "it"])
+    yield "sides-missing", REFUSED, "a basis of both sides that is not there", shared.with_metadata(config=both).build()
+    wide = replace(shared, sizes=leb128([21, 3, 5, 0])).with_metadata(config=both)
+    yield "sides-wide", BROKEN, "a frame of more directions than outputs", wide.build()
+    heavy = large.with_numbers(basis_hash=bytes(16)).with_metadata(basis=["file", 1024, "it"], config=both)
+    much = replace(heavy, offsets=b"", sizes=leb128([1024, 1024, 1024, 0]))
+    yield "sides-work", BROKEN, "3 * 2^27 numbers of a basis", much.build()
+    for name, sides in (("three", 3), ("true", True), ("text", "2")):
+        config = {"sides": sides}
+        yield f"sides-{name}", BROKEN, f"frames on {sides!r} sides", file.with_metadata(config=config).build()
     foreign = file.with_metadata(method="vblora/1", config={"rank": 2, "length": 4, "vectors": 4})
     yield "frame-method", BROKEN, "frames for a method that has no use for them", foreign.build()
 
@@ -749,6 +761,17 @@ def _banks(file: File) -> Iterator[Case]:
     def with_block(block: bytes) -> bytes:
         return replace(file, blocks=(block, *file.blocks[1:])).build()
 
+    named = file.with_numbers(basis_hash=bytes(16))
+    outside = replace(named, shared=b"")
+    both, other = named.with_metadata(basis=["bank", 30]), outside.with_metadata(basis=["file", 30])
+    sized = replace(outside, sizes=bytes(len(file.metadata["modules"]))).with_metadata(basis=["bank", 30])
+    yield "bank-twice", BROKEN, "a bank is named, and another is in the file", both.build()
+    yield "bank-file", BROKEN, "vectors come from what is no bank", other.build()
+    yield "bank-sizes", BROKEN, "a bank has sizes", sized.build()
+    unknown = replace(file, shared=b"").with_metadata(basis=["bank", 30])
+    yield "bank-hash", BROKEN, "a bank has no hash", unknown.build()
+    foreign = File.open("gains").with_metadata(basis=["bank", 30]).with_numbers(basis_hash=bytes(16))
+    yield "bank-needless", BROKEN, "a method without use for a bank names one", foreign.build()
     for key in ("rank", "length", "vectors", "top_k"):
         yield f"bank-no-{key.replace('_', '-')}", BROKEN, f"'{key}' is missing", configured(**{key: ...})
     yield "bank-null", BROKEN, "'vectors' is null", configured(vectors=None)

@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 import adaptzip
+from adaptzip.bases.updates import build_basis
+from adaptzip.core.comparing import same_bits
+from adaptzip.core.projection import captured_energy
 from adaptzip.reports.bounds import Components, allot, components, least_bytes, price_at, spend
-from benchmarks import directions, page, quantiser, rate_distortion, storage
+from benchmarks import directions, page, quantiser, rate_distortion, shared_frames, storage
 from benchmarks.contexts import CONTEXTS, saving
 from benchmarks.peers import ours
 from benchmarks.real_adapters import find
@@ -36,13 +39,17 @@ PROGRAMS = (
     "fleet.shares",
     "fleet.synthetic",
     "fleet.train",
+    "hot_swaps",
     "many",
     "merge",
     "methods",
     "peers.__main__",
     "quantiser",
     "rate_distortion",
+    "serving_vllm",
     "shaped_adapter",
+    "shared_bank",
+    "shared_frames",
     "smollm2",
     "speed",
     "starts",
@@ -254,6 +261,7 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
         "fleet-minilm",
         "fleet-stories",
         "fleet-growth",
+        "shared-frames",
     ],
 )
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
@@ -308,6 +316,19 @@ def test_a_shared_vector_keeps_its_length(shares_a: bool) -> None:
     )
     if not shares_a:
         assert all(torch.allclose(A.norm(dim=1), torch.ones(4)) for A, _ in factors)
+
+
+def test_a_fleet_shares_as_much_as_it_says() -> None:
+    fleet = shared_frames.Fleet(0.8, width=96, shared=12, modules=2, rank=4)
+    first, again = (list(fleet.adapters(3)) for _ in range(2))
+    assert all(same_bits(a.modules[n].A, b.modules[n].A) for a, b in zip(first, again, strict=True) for n in a.modules)
+    basis = build_basis(list(fleet.adapters(40)), 12)
+    shares = captured_energy(first[0].modules, basis).modules.values()
+    assert 0.7 < sum(shares) / 2 < 0.88
+    assert shared_frames.taken(first[:1], 0.05, to="lora-sb", basis=basis) is None
+    assert shared_frames.taken(first, 0.5, basis=None) == pytest.approx(
+        sum(adaptzip.compress(adapter, max_error=0.5).bytes for adapter in first) / 3, abs=1
+    )
 
 
 @pytest.mark.parametrize("spectrum", directions.SPECTRA)

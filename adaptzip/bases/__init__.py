@@ -1,1 +1,1 @@
-"""Where frozen bases come from: base weights, updates, gradients, and the artefact that holds one for many adapters."""
+"""Where frozen bases come from: base weights, updates, gradients, and the artefacts that hold one for many adapters."""

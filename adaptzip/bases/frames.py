@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adaptzip.bases.starts.generators import NORMAL, NORMAL_UNIT, UNIFORM_UNIT, Place, check_start
 from adaptzip.bases.starts.generators import matrices as made_again
-from adaptzip.core.basis import Basis, BasisReference, ModuleBasis, Start
+from adaptzip.core.basis import Basis, BasisReference, BasisSource, ModuleBasis, Start
 from adaptzip.core.compressed import Site
 from adaptzip.core.frames import MOST_ROWS, MOST_WIDTH, Whole, frame, whole_rows
 from adaptzip.core.workers import parallel_map
@@ -30,20 +30,26 @@ NUMBERS_PER_BYTE = 2**12
 _AT_ONCE = 16
 
 
-def check_sizes(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> None:
+def check_sizes(
+    sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int, source: BasisSource, sides: int = 1
+) -> None:
     """Refuse frames that would take too much work, before any is made.
 
     Args:
         sizes: directions of each module's frame, from a file that nobody vouches for; 0 without.
         sites: the modules.
         block_bytes: bytes of all blocks.
+        source: where the directions come from.
+        sides: 2 where there are frames of outputs as well.
 
     Raises:
         FormatError: if no module has a frame, one is larger than its module or than frames may be, or all together
-            are too much for so small a file.
+            are too much for so small a file; or there are frames of outputs from where none come.
     """
-    check_numbers(sizes, sites, block_bytes)
-    if not affordable(sizes, sites, block_bytes):
+    if sides == 2 and source != "file":
+        raise FormatError(f"the file's frames are of outputs as well, which no {source} has")
+    _check_each(sizes, sites, sides)
+    if not affordable(sizes, sites, block_bytes, source, sides):
         raise FormatError(f"the frames of the file are too much work for blocks of {block_bytes} bytes")
 
 
@@ -53,13 +59,17 @@ def check_numbers(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: 
     Raises:
         FormatError: as `check_sizes`.
     """
+    _check_each(sizes, sites)
+    if _numbers(sizes, sites) > FREE_NUMBERS + NUMBERS_PER_BYTE * block_bytes:
+        raise FormatError(f"the frames of the file have too many numbers for blocks of {block_bytes} bytes")
+
+
+def _check_each(sizes: Sequence[int], sites: Mapping[str, Site], sides: int = 1) -> None:
     if len(sizes) != len(sites) or not any(sizes):
         raise FormatError("the file names frames or a start, and no module has one")
     for size, (name, site) in zip(sizes, sites.items(), strict=True):
-        if size and not possible(size, site.width):
+        if size and not (possible(size, site.width) and (sides == 1 or size <= site.out)):
             raise FormatError(f"module {name!r}, {site.out} x {site.width}, cannot have a frame of {size} directions")
-    if _numbers(sizes, sites) > FREE_NUMBERS + NUMBERS_PER_BYTE * block_bytes:
-        raise FormatError(f"the frames of the file have too many numbers for blocks of {block_bytes} bytes")
 
 
 def possible(size: int, width: int) -> bool:
@@ -67,8 +77,14 @@ def possible(size: int, width: int) -> bool:
     return 1 <= size <= min(width, MOST_ROWS) and width <= MOST_WIDTH
 
 
-def affordable(sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int) -> bool:
+def affordable(
+    sizes: Sequence[int], sites: Mapping[str, Site], block_bytes: int, source: BasisSource, sides: int = 1
+) -> bool:
     """Whether a file of so many bytes in its blocks may ask for frames of these sizes."""
+    if source == "file":  # Nothing is made: what takes work is adding its directions up.
+        lengths = [site.width + (site.out if sides == 2 else 0) for site in sites.values()]
+        added = sum(size * length for size, length in zip(sizes, lengths, strict=True))
+        return added <= FREE_WORK + WORK_PER_BYTE * block_bytes
     work = sum(size * size * site.width for size, site in zip(sizes, sites.values(), strict=True))
     few = _numbers(sizes, sites) <= FREE_NUMBERS + NUMBERS_PER_BYTE * block_bytes
     return few and work <= FREE_WORK + WORK_PER_BYTE * block_bytes
@@ -169,8 +185,8 @@ def reference_frames(matrices: Mapping[str, Tensor], description: str = "") -> B
     return Basis(modules, BasisReference("reference", size, _content(matrices), description))
 
 
-def cut_frames(basis: Basis, sizes: Mapping[str, int]) -> dict[str, ModuleBasis]:
-    """The first directions of modules' inputs, as many as each has in a file.
+def cut_frames(basis: Basis, sizes: Mapping[str, int], *, outputs: bool = False) -> dict[str, ModuleBasis]:
+    """The first directions of modules' inputs, as many as each has in a file, and as many of their outputs if asked.
 
     Raises:
         FormatError: if the basis has fewer.
@@ -181,7 +197,7 @@ def cut_frames(basis: Basis, sizes: Mapping[str, int]) -> dict[str, ModuleBasis]
         if module is None or module.size < size:
             have = 0 if module is None else module.size
             raise FormatError(f"module {name!r} is coded in a frame of {size} directions, the basis has {have}")
-        found[name] = ModuleBasis(module.U[:, :0], module.V[:, :size].contiguous())
+        found[name] = ModuleBasis(module.U[:, : size if outputs else 0].contiguous(), module.V[:, :size].contiguous())
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from adaptzip.bases.artefact import read_basis, round_basis
+from adaptzip.bases.banks import holds_bank
 from adaptzip.bases.frames import check_sizes, cut_frames, frames_of_start
 from adaptzip.bases.updates import build_basis
 from adaptzip.bases.weights import base_fingerprint, basis_from_base, empty_basis
@@ -57,6 +58,11 @@ def basis_for_compress(
         RefusedError: if the base model is needed and not given, or the basis lacks a module.
         FormatError, BaseModelError: if either is unreadable.
     """
+    if holds_bank(basis):
+        raise RefusedError(
+            f"{'the basis' if isinstance(basis, Basis) else basis}: is a bank of vectors, expected directions",
+            hint="give a file that `adaptzip basis build` wrote",
+        )
     if basis is not None:
         found = basis if isinstance(basis, Basis) else _shared(basis)
     elif default == "base":
@@ -94,7 +100,7 @@ def basis_for_reconstruct(
         if embedded is None:
             raise FormatError("the file names an embedded basis, and holds none")
         found = embedded
-    elif reference.source in ("start", "reference"):
+    elif reference.source in ("start", "reference", "bank"):
         raise FormatError(f"the file's cores cannot stand on what is a {reference.source}")
     else:
         found = _found(reference, sites, base, basis, only)
@@ -107,11 +113,12 @@ def frames_for_reconstruct(
     sizes: Sequence[int],
     block_bytes: int,
     *,
+    sides: int = 1,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     only: Collection[str] | None = None,
 ) -> Basis:
-    """The frames that a compressed adapter's in-vectors are coded in.
+    """The frames that a compressed adapter's in-vectors are coded in, and with 2 sides its out-vectors.
 
     Args:
         reference, sites, base, only: as for `basis_for_reconstruct`.
@@ -122,17 +129,19 @@ def frames_for_reconstruct(
     Raises:
         RefusedError, FormatError, BaseModelError: as `basis_for_reconstruct`.
     """
-    check_sizes(sizes, sites, block_bytes)
+    check_sizes(sizes, sites, block_bytes, reference.source, sides)
     framed = {name: size for name, size in zip(sites, sizes, strict=True) if size}
-    if reference.source == "embedded" or (reference.source == "start") != (reference.start is not None):
+    if reference.source in ("embedded", "bank") or (reference.source == "start") != (reference.start is not None):
         raise FormatError(f"the file's frames cannot come from what is {reference.source!r}")
     if reference.start is not None:
         return Basis(frames_of_start(reference.start, sites, framed, only=only), reference)
     wanted = framed if only is None else {name: size for name, size in framed.items() if name in only}
-    found = cut_frames(_found(reference, sites, base, basis, wanted), wanted)
+    found = cut_frames(_found(reference, sites, base, basis, wanted), wanted, outputs=sides == 2)
     for name, module in found.items():
         if len(module.V) != sites[name].width:
             raise FormatError(f"module {name} has {sites[name].width} inputs, but its frame is for {len(module.V)}")
+        if sides == 2 and len(module.U) != sites[name].out:
+            raise FormatError(f"module {name} has {sites[name].out} outputs, but its frame is for {len(module.U)}")
     return Basis(found, reference)
 
 

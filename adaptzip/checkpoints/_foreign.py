@@ -21,17 +21,17 @@ _KINDS = (
     Signature(r"lora", "a LoRA of another program"),
 )
 
-_BASIS = "adaptzip-basis"
-"""The key in the metadata of our own basis files."""
+_OWN = {"adaptzip-basis": "basis", "adaptzip-bank": "bank"}
+"""Our own files that are no adapters, by the key in their metadata."""
 
 
 def foreign(source: Checkpoint) -> AdaptzipError:
     """The error about a checkpoint that no dialect knows: what it looks like, and what to do about it."""
     keys = list(source.tensors)
-    if _BASIS in source.metadata:
+    for own in (_OWN[key] for key in _OWN.keys() & source.metadata.keys()):
         return CheckpointError(
-            f"{source.weights}: is a basis that adapters share, expected an adapter",
-            hint="`adaptzip basis show` tells what it holds; give it with `basis=`",
+            f"{source.weights}: is a {own} that adapters share, expected an adapter",
+            hint=f"`adaptzip {own} show` tells what it holds; give it with `basis=`",
         )
     refused = refusal(source)
     if refused is not None:

@@ -145,7 +145,11 @@ Task = Annotated[
 ]
 Basis = Annotated[
     Path | None,
-    typer.Option(help="A basis, for methods that need one; see `adaptzip basis`.", metavar="FILE", show_default=False),
+    typer.Option(
+        help="A basis, for methods that need one, and for svd; see `adaptzip basis`.",
+        metavar="FILE",
+        show_default=False,
+    ),
 ]
 EmbedBasis = Annotated[
     bool, typer.Option("--embed-basis", help="Store the basis in the file, so that it needs nothing else.")

@@ -102,9 +102,12 @@ def _basis(basis: BasisReference, base_model: str | None) -> str:
         "base": f"recomputed from the weights of {base_model or 'the base model'} (--base DIR)",
         "file": f"a file of its own (--basis FILE), {basis.description}".removesuffix(", "),
         "embedded": "in the file itself",
+        "bank": f"a bank of its own (--basis FILE), {basis.description}".removesuffix(", "),
     }
     known = f", hash {basis.hash[:_HASH_SHOWN]}..." if basis.hash else ""
-    return f"{places[basis.source]}, {text.count(basis.size, 'direction')} at most{known}"
+    size = f"{text.count(basis.size, 'direction')} at most"
+    size = text.count(basis.size, "vector") if basis.source == "bank" else size
+    return f"{places[basis.source]}, {size}{known}"
 
 
 def _modules(archive: ArchiveReport) -> str:

@@ -136,7 +136,7 @@ def _around(found: Made, beside: Appraisal, captured: float | None, basis: str |
 
 def _basis_bytes(compressed: Compressed, basis: str | Path | Basis | None) -> int | None:
     """Size of the basis that the file leans on; None where it is in the file, in the base model, or not needed."""
-    beside = compressed.basis is not None and compressed.basis.source == "file"
+    beside = compressed.basis is not None and compressed.basis.source in ("file", "bank")
     return basis.stat().st_size if beside and isinstance(basis, Path) else None
 
 

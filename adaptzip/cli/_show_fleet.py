@@ -15,10 +15,15 @@ def bases(values: Values) -> str:
     return "\n\n".join(_group(group) for group in values["groups"])
 
 
+def banks(values: Values) -> str:
+    """A paragraph for each bank, likewise."""
+    return "\n\n".join(_bank(bank) for bank in values["banks"])
+
+
 def compressed(values: Values) -> str:
     """The methods, and the sums."""
     rows = [[name, f"{told['adapters']:,}", text.size(told["bytes"])] for name, told in values["methods"].items()]
-    rows += [["shared", f"{sum(one['used'] for one in values['bases'])}", text.size(values["shared_bytes"])]]
+    rows += [["shared", f"{sum(one['used'] for one in values['artefacts'])}", text.size(values["shared_bytes"])]]
     lines = [text.table(rows, head=["method", "adapters", "size"])]
     lines.append(
         text.fields(
@@ -70,6 +75,7 @@ def reported(values: Values) -> str:
         ]
         parts.append(text.table(rows, head=[title, "adapters", "size", "error", "worst"]))
     parts += [bases(run) for run in values["runs"] if "groups" in run]
+    parts += [banks(run) for run in values["runs"] if "banks" in run]
     parts += [compressed(run) for run in values["runs"] if "methods" in run]
     return "\n\n".join(part for part in parts if part)
 
@@ -89,23 +95,37 @@ def _group(group: Values) -> str:
     return f"{told}\n\n{_worth(group)}"
 
 
-def _worth(group: Values) -> str:
+def _bank(bank: Values) -> str:
+    adapters = f"{text.count(bank['members'], 'adapter')}, {bank['held_out']} left out"
+    told = text.fields(
+        [
+            ("adapters", adapters),
+            ("bank", f"{bank['file']}  {text.size(bank['bytes'])}"),
+            ("vectors", f"{bank['vectors']:,} of {bank['length']:,} numbers"),
+        ]
+    )
+    return f"{told}\n\n{_worth(bank)}"
+
+
+def _worth(shared: Values) -> str:
     """What adapters take in each way, members beside those left out."""
-    members, held_out = group["of_members"], group["of_held_out"]
-    part = -(-group["bytes"] // (group["members"] + group["held_out"]))
-    mean = None if group["mean_bytes"] is None else group["mean_bytes"] // (group["members"] + group["held_out"])
-    limit = _error(group["max_error"])
-    rows = [["each alone by svd"], ["with the basis, and a part of it"], ["each alone by svd, at these bytes"]]
-    rows += [["the mean alone, in parts"]]
-    for told in (members, held_out):
+    everyone = shared["members"] + shared["held_out"]
+    part = -(-shared["bytes"] // everyone)
+    mean = shared.get("mean_bytes")
+    limit = _error(shared["max_error"])
+    rows = [["each alone by svd"], ["with what is shared, and a part of it"], ["each alone by svd, at these bytes"]]
+    rows += [["the mean alone, in parts"], ["energy within the basis, least"]]
+    for told in (shared["of_members"], shared["of_held_out"]):
         with_part = None if told["shared_bytes"] is None else told["shared_bytes"] + part
-        rows[0] += [_bytes(told["alone_bytes"]), limit]
+        rows[0] += [_bytes(told["alone_bytes"]), "-" if told["alone_bytes"] is None else limit]
         rows[1] += [_bytes(with_part), limit if with_part is not None else "not reached"]
         rows[2] += [_bytes(with_part), _error(told["equal_error"])]
-        rows[3] += [_bytes(mean), _error(told["mean_error"])]
-    rows.append(["energy within the basis, least"])
-    for told in (members, held_out):
+        rows[3] += [_bytes(None if mean is None else mean // everyone), _error(told["mean_error"])]
         rows[4] += ["", "" if told["least_captured"] is None else f"{100 * told['least_captured']:.1f} %"]
+    if mean is None:
+        del rows[3]
+    if "label" not in shared:
+        rows.pop()
     return text.table(rows, head=["median of", "members", "error", "left out", "error"])
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from adaptzip._version import __version__
-from adaptzip.cli import _failures, _output, basis, fleet, store
+from adaptzip.cli import _failures, _output, bank, basis, fleet, store
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
 from adaptzip.cli._panels import PanelledCommand
@@ -37,7 +37,7 @@ COMMANDS = (
     compress, distill, plan, bench, inspect, verify, export, convert,
     merge, check, combine, extract, diff, eval, report, publish, methods,
 )  # fmt: skip
-GROUPS = {"basis": basis, "fleet": fleet, "store": store}
+GROUPS = {"basis": basis, "bank": bank, "fleet": fleet, "store": store}
 """Commands that have commands of their own, by name."""
 
 app = typer.Typer(

@@ -114,7 +114,7 @@ def build(
     inside = [_captured(path, made, base) for path in sources]
     outside = [_captured(path, made, base) for path in holdout or []]
     if not as_json and (inside or outside):
-        sink.result({}, lambda: _table(inside, outside))
+        sink.result({}, lambda: captured_table(inside, outside))
     reference = write_basis(made, output, force, dtype=dtype)
     values = {
         "path": str(output),
@@ -239,7 +239,8 @@ def _captured(path: Path, shared: Basis, base: Path | None) -> dict[str, Any]:
     }
 
 
-def _table(inside: Sequence[dict[str, Any]], outside: Sequence[dict[str, Any]]) -> str:
+def captured_table(inside: Sequence[dict[str, Any]], outside: Sequence[dict[str, Any]]) -> str:
+    """How much of every adapter lies in a basis, or a bank."""
     rows = [_row(values, "") for values in inside] + [_row(values, " (outside the set)") for values in outside]
     return text.table(rows, head=["adapter", "captured", "least error", "worst module"])
 
@@ -271,4 +272,4 @@ def _shown(values: dict[str, Any]) -> str:
             ("hash", values["hash"]),
         ]
     )
-    return f"{lines}\n\n{_table(values['adapters'], [])}" if values["adapters"] else lines
+    return f"{lines}\n\n{captured_table(values['adapters'], [])}" if values["adapters"] else lines

@@ -15,6 +15,7 @@ from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
 from adaptzip.cli._output import Output
 from adaptzip.cli._panels import PanelledCommand
+from adaptzip.cli.bank import size_option
 from adaptzip.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -127,6 +128,58 @@ def basis(
     _finish(found, lambda: show.bases(found.values), sink)
 
 
+def bank(
+    fleet: Members,
+    store: Store,
+    vectors: Annotated[int | None, size_option("Vectors in the bank, of which one is zero", "H")] = None,
+    length: Annotated[int | None, size_option("Numbers in a vector", "L")] = None,
+    top_k: Annotated[int | None, size_option("Vectors that are mixed to a piece", "K")] = None,
+    factor_rank: Annotated[int | None, size_option("The most rows that a factor of a module may have", "R")] = None,
+    memory: Annotated[
+        float, typer.Option(help="GiB that PEFT may need for an exported adapter's logits.", metavar="GIB")
+    ] = 1.0,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of the adapters that is left out, to measure the bank on.", metavar="X")
+    ] = 0.1,
+    max_error: Annotated[
+        float, typer.Option(help="The error at which adapters with the bank and without are compared.", metavar="X")
+    ] = 0.5,
+    seed: options.Seed = 0,
+    base: options.NeededBase = None,
+    engine: EngineName = "local",
+    jobs: options.Jobs = 1,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    address: Address = None,
+    wait: Wait = 3600.0,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fit a bank of vectors that a fleet's adapters share.
+
+    Pieces of all adapters' factors are mixtures of a few of its vectors (VB-LoRA). It goes into the store by its
+    hash, and `fleet compress` uses it where it pays. What it is worth is measured on members and on adapters left
+    out, beside svd at the same bytes in total.
+
+    \b
+    Examples:
+      adaptzip fleet bank adapters/ -o store/
+      adaptzip fleet bank adapters/ -o store/ --vectors 512 --length 64 --jobs 8
+    """
+    sink = Output(as_json, quiet, verbose)
+    from adaptzip.fleet.jobs import build_fleet_bank
+
+    with sink.warnings(), sink.progress() as report:
+        found = build_fleet_bank(
+            fleet, store, rank=factor_rank, length=length, vectors=vectors, top_k=top_k, memory=memory,
+            hold_out=hold_out, max_error=max_error, seed=seed, base=base, force=force,
+            engine=_engine(engine, jobs, rank, world_size, address, wait, report),
+        )  # fmt: skip
+    _finish(found, lambda: show.banks(found.values), sink)
+
+
 def compress(
     fleet: Members,
     store: Store,
@@ -135,7 +188,7 @@ def compress(
     max_error: options.MaxError = None,
     share: Annotated[
         Literal["auto", "always", "never"],
-        typer.Option(help="Use the store's bases where they pay for themselves, wherever they can be used, or not."),
+        typer.Option(help="Use the store's bases and banks where they pay, wherever they can be used, or not."),
     ] = "auto",
     extras: options.KeepExtras = "lossless",
     effort: Annotated[
@@ -156,8 +209,8 @@ def compress(
 ) -> None:
     """Compress a fleet's adapters into a store.
 
-    Each adapter is compressed alone, and with the store's basis that holds most of it, read back, and put into
-    the store as NAME.adz, with a row in the index. A basis is used where its adapters save more than it takes.
+    Each adapter is compressed alone and with the store's bases and banks, read back, and put into the store as
+    NAME.adz, with a row in the index. A basis or bank is used where its adapters save more than it takes.
     Every worker may die and be started again; what comes of it is the same bit for bit.
 
     \b
@@ -229,7 +282,7 @@ def report(store: Kept, as_json: options.Json = False, quiet: options.Quiet = Fa
     Output(as_json, quiet).result(found, lambda: show.reported(found))
 
 
-COMMANDS = (basis, compress, verify, report)
+COMMANDS = (basis, bank, compress, verify, report)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:
@@ -238,7 +291,7 @@ for _command in COMMANDS:
 
 @app.callback(invoke_without_command=True)
 def fleet(context: typer.Context) -> None:
-    """Jobs over many adapters: shared bases, all compressed into a store, and checked."""
+    """Jobs over many adapters: shared bases and banks, all compressed into a store, and checked."""
     if context.invoked_subcommand is None:
         _output.raw(context.get_help(), to_stderr=True)
         raise typer.Exit(2)

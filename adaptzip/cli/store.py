@@ -214,8 +214,8 @@ def gc(
 ) -> None:
     """Tidy a store: remove what nothing refers to, and join the segments of its index.
 
-    Bases and banks go that no adapter refers to, drafts that killed runs left an hour ago or earlier, and rows without
-    a file; adapters without a row get theirs. No adapter is ever removed.
+    Bases and banks go that no adapter refers to, and no note of a job in STORE/work; drafts that killed runs left an
+    hour ago or earlier; and rows without a file. Adapters without a row get theirs. No adapter is ever removed.
 
     \b
     Examples:

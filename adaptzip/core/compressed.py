@@ -76,7 +76,7 @@ class Site:
     Attributes:
         out, width: shape of its update, (out, in).
         layout, kernel: how the base weight lies (`adapter.Layout`), and the sizes of a convolution's kernel.
-        frame: directions of the module's frame, for methods that code in-vectors in one; 0 without.
+        frame: directions of the module's frame, for methods that code vectors in one; 0 without.
         number: the module's place among the sorted names of its file, where it is coded or decoded; 0 elsewhere.
 
     Example:

@@ -13,8 +13,8 @@ from adaptzip.core.compressed import Site, TensorSpec
 
 BASIS_U = "basis.U"
 BASIS_V = "basis.V"
-"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one. A frame,
-which is known directions of inputs alone, has the second."""
+"""Roles of a module's frozen basis, U (out, k) and V (in, k), among the tensors of a method that needs one. A frame has
+the second, and on both sides the first as well."""
 BASIS_MEAN = "basis.mean"
 """Role of the mean (k, k) in a module's basis, where that has one."""
 
@@ -37,7 +37,7 @@ class Family(ABC, Generic[ConfigT]):
 
     Wherever `tensors` or `done` are passed, they hold by role the shared tensors, the module's own, with `needs_basis`
     the module's `BASIS_U`, `BASIS_V` and, if it has one, `BASIS_MEAN`, and with `takes_frame` its `BASIS_V` if its
-    `Site.frame` is not 0.
+    `Site.frame` is not 0, and its `BASIS_U` if `frame_sides` is 2.
     """
 
     name: ClassVar[str]
@@ -59,6 +59,8 @@ class Family(ABC, Generic[ConfigT]):
     takes_frame: ClassVar[bool] = False
     """Whether it codes a module's in-vectors in a frame, known directions of inputs, where the module has one. A role
     that only such modules have is among `roles` all the same."""
+    takes_bank: ClassVar[bool] = False
+    """Whether its one shared tensor may lie outside the file, in a bank that many adapters refer to."""
     default_basis: ClassVar[Literal["", "base", "update"]] = ""
     """With `needs_basis`, the basis that is meant where none is given: the base weights', or the update's own."""
 
@@ -69,7 +71,7 @@ class Family(ABC, Generic[ConfigT]):
     @property
     def takes_basis(self) -> bool:
         """Whether a file of it may name a basis."""
-        return self.needs_basis or self.takes_frame
+        return self.needs_basis or self.takes_frame or self.takes_bank
 
     def max_rank(self, site: Site, config: ConfigT) -> int:
         """The largest rank a module of this shape may have in a file."""
@@ -78,6 +80,14 @@ class Family(ABC, Generic[ConfigT]):
     def factor_rank(self, site: Site, rank: int, config: ConfigT) -> int:
         """The rank of the factors that `reconstruct` makes of a block of `rank`."""
         return rank
+
+    def frame_sides(self, config: ConfigT) -> int:
+        """Whose vectors are coded in frames, with `takes_frame`: 1, those of inputs; 2, those of outputs as well."""
+        return 1
+
+    def with_sides(self, config: ConfigT, sides: int) -> ConfigT:
+        """The options for frames on so many sides, or those that are given, where they or the method allow no other."""
+        return config
 
     @abstractmethod
     def layout(self, site: Site, rank: int, config: ConfigT) -> tuple[TensorSpec, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.bank import Bank
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Site
 from adaptzip.core.effort import Effort
@@ -35,6 +36,19 @@ class Profile(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FrameShape:
+    """How much of a module's known directions is used.
+
+    Attributes:
+        sides: as `Family.frame_sides` has them.
+        size: directions, the same on each side.
+    """
+
+    sides: int
+    size: int
+
+
 FitT = TypeVar("FitT")
 ProfileT = TypeVar("ProfileT", bound=Profile)
 StateT = TypeVar("StateT")
@@ -48,7 +62,8 @@ class FitContext:
         device: where to compute.
         seed: of every random choice.
         basis: the frozen basis, for methods with `needs_basis`; the frames of some modules, for those with
-            `takes_frame`.
+            `takes_frame`; the bank, where it stays outside the file.
+        bank: what a method with `takes_bank` codes with, wherever it will lie; None for one of its own.
         sensitivities: by module; empty where there is no calibration.
         ranks: the largest rank of each module, where an allocation was made; None leaves it to the method.
         sites: every module of the adapter as `reconstruct` will be given it, zero updates included.
@@ -64,6 +79,7 @@ class FitContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     basis: Basis | None = None
+    bank: Bank | None = None
     sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
     ranks: Mapping[str, int] | None = None
     sites: Mapping[str, Site] = field(default_factory=lambda: MappingProxyType({}))
@@ -90,7 +106,8 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     """Whether `fit` is given modules multiplied by the gain of their sensitivity (undone after `reconstruct`). A method
     whose coordinates are tied across modules can't have that, and weighs errors by the context's sensitivities."""
     fixed_ranks: ClassVar[bool] = False
-    """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget."""
+    """Whether ranks follow from the config and the fit alone, so that only `candidates` can meet a parameter budget;
+    with a bank that is given (`FitContext.bank`) they may follow the step all the same."""
     spans_modules: ClassVar[bool] = False
     """Whether it looks at the whole adapter before it fits any module: without, neither `candidates` nor `prepare` is
     asked, and a method that overrides one of them has to say so."""
@@ -150,6 +167,10 @@ class Method(Family[ConfigT], Generic[ConfigT, FitT, ProfileT, StateT]):
     def frame_gain(self, profile: ProfileT, step: float, most: int | None = None) -> float:
         """Expected bits that a module's frame saves at a step and a rank of `most`, errors counted; 0 without one."""
         return 0.0
+
+    def narrower(self, profile: ProfileT, size: int) -> Mapping[FrameShape, ProfileT]:
+        """The summaries of a module in its frame of `size` directions, and in the first of them or on fewer sides."""
+        return {FrameShape(1, size): profile}
 
     def kept_in_frame(self, profile: ProfileT) -> list[float]:
         """Energy of each component without what lies outside a module's frame, if there is one; [] by methods that

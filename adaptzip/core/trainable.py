@@ -31,9 +31,6 @@ class Trainable(Family[ConfigT]):
     """The learning rate where what training starts from is as far from the teacher as no adapter; between the two where
     it is nearer. None for one rate."""
 
-    rests: ClassVar[tuple[str, ...]] = ()
-    """Roles of what lies outside a module's frame, which stay zero where training keeps to the frame."""
-
     grows: ClassVar[bool] = False
     """Whether a module's tensors can be made one unit of rank larger while they are trained (`grown`)."""
 
@@ -42,6 +39,10 @@ class Trainable(Family[ConfigT]):
 
     soft_rate: ClassVar[float] = 0.01
     """Learning rate of Adam for the soft tensors."""
+
+    def rests(self, config: ConfigT) -> tuple[str, ...]:
+        """Roles of what lies outside a module's frame, which stay zero where training keeps to the frame."""
+        return ()
 
     def relative_rate(self, role: str, site: Site) -> float:
         """The learning rate of a role of a module's tensors, relative to the method's."""

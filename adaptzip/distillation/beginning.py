@@ -22,7 +22,7 @@ from adaptzip.core.budget import Budget
 from adaptzip.core.compressed import Compressed, TensorSpec
 from adaptzip.core.trainable import AnyTrainable
 from adaptzip.distillation.growing import GROWING, Growth, growth_of, room_to_grow
-from adaptzip.distillation.in_frames import held_in_frames, in_frames, still_in_frames
+from adaptzip.distillation.in_frames import as_fitted, held_in_frames, in_frames, still_in_frames
 from adaptzip.distillation.quantising import Written, code
 from adaptzip.distillation.tensors import FIRST_STEP, Tensors, scale_of, start
 from adaptzip.distillation.trainable import as_trainable, trained
@@ -186,7 +186,8 @@ def _from_fit(source: Original, request: Request, room: int, more: float) -> Beg
     if growing and isinstance(wanted, int):
         ranks = {name: min(rank, wanted) for name, rank in ranks.items()}
     # Where no file fits with larger ranks, neither would one with more components.
-    inside = None if growing or limit is None or more <= 1 else in_frames(job, candidates(job)[0], _blocks(job, fitted))
+    keeps = not growing and limit is not None and more > 1
+    inside = in_frames(*as_fitted(job, fitted), _blocks(job, fitted)) if keeps else None
     if inside is not None:
         fitted, ranks = inside.fitted, inside.ranks
     tensors = start(fitted, ranks, step)
@@ -251,7 +252,7 @@ def _step_and_ranks(
         step = float(fitted.energy**0.5 / 100)
         return step, {name: len(profile.scores) for name, profile in fitted.profiles.items()}
     asked = limits.size
-    if asked is not None and not fitted.method.fixed_ranks:
+    if asked is not None and not fitted.fixed_ranks:
         fixed = control.steps.fixed_size
         limits = replace(limits, size=fixed + round(more * (asked - fixed)))
     try:

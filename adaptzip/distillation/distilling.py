@@ -156,7 +156,7 @@ def distill(
         force: replace an existing `output`.
         progress: told how far it is (`adaptzip.core.progress.Progress`).
         moments: called after every update, with the loss and what else training knows of itself.
-        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd needs none.
         settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from adaptzip.adz.coding.coders import AnyCoder
 from adaptzip.bases.frames import affordable
-from adaptzip.core.survey import AnyCandidate
+from adaptzip.core.survey import AnyCandidate, Candidate
 from adaptzip.distillation.tensors import Place, Tensors
 from adaptzip.distillation.trainable import as_trainable
-from adaptzip.fitting.candidates import fit_candidate
+from adaptzip.fitting.candidates import candidates, fit_candidate
 from adaptzip.fitting.fits import FittedAdapter
 from adaptzip.fitting.requests import Job
 
@@ -38,6 +38,20 @@ class InFrames:
     ranks: dict[str, int]
 
 
+def as_fitted(job: Job, fitted: FittedAdapter) -> tuple[Job, AnyCandidate]:
+    """What students in frames are fitted by: of a basis that adapters share what a fit took, else all that is known.
+
+    Modules that the fit left out take as many directions as any that it did not.
+    """
+    basis, taken = job.context.basis, fitted.coder.basis
+    if basis is None or basis.reference.source != "file":
+        return job, candidates(job)[0]
+    if taken is not None:
+        sizes = {name: min(module.size, taken.reference.size) for name, module in basis.modules.items()}
+        taken = basis.cut(sizes | {name: module.size for name, module in taken.modules.items()})
+    return replace(job, context=replace(job.context, basis=taken)), Candidate(fitted.config)
+
+
 def in_frames(job: Job, candidate: AnyCandidate, room: int) -> InFrames | None:
     """A fit whose components are chosen by what they keep within their frames.
 
@@ -48,7 +62,7 @@ def in_frames(job: Job, candidate: AnyCandidate, room: int) -> InFrames | None:
     """
     basis = job.context.basis
     if (
-        not as_trainable(job.method).rests
+        not as_trainable(job.method).rests(candidate.config)
         or basis is None
         or job.request.allocate is not None
         or job.request.ranks is not None
@@ -60,7 +74,8 @@ def in_frames(job: Job, candidate: AnyCandidate, room: int) -> InFrames | None:
         return None
     ranks = best_within(whole, numbers)
     sizes = [site.frame if name in ranks else 0 for name, site in whole.sites.items()]
-    if not any(sizes) or not affordable(sizes, whole.sites, round(_UNSURE * room)):
+    sides, source = whole.method.frame_sides(whole.config), basis.reference.source
+    if not any(sizes) or not affordable(sizes, whole.sites, round(_UNSURE * room), source, sides):
         return None
     narrowed = replace(job, context=replace(job.context, basis=basis.of(ranks)))
     return InFrames(fit_candidate(narrowed, candidate), ranks)
@@ -90,7 +105,7 @@ def best_within(fitted: FittedAdapter, numbers: float) -> dict[str, int]:
 def _cost(fitted: FittedAdapter, name: str) -> int:
     """Numbers of one component that is not outside the frame."""
     site = fitted.sites[name]
-    rests = as_trainable(fitted.method).rests if site.frame else ()
+    rests = as_trainable(fitted.method).rests(fitted.config) if site.frame else ()
     return sum(spec.numbers for spec in fitted.method.layout(site, 1, fitted.config) if spec.role not in rests)
 
 
@@ -106,5 +121,5 @@ def still_in_frames(coder: AnyCoder, tensors: Tensors) -> Tensors:
 
 
 def _outside(coder: AnyCoder, tensors: Tensors) -> list[tuple[Place, Tensor]]:
-    rests = as_trainable(coder.method).rests
+    rests = as_trainable(coder.method).rests(coder.config)
     return [(p, t) for p, t in tensors.items() if p[1] in rests and p[0] and coder.sites[p[0]].frame]

@@ -31,6 +31,7 @@ from adaptzip.distillation.schedules import Schedule
 from adaptzip.distillation.student import Factors, Guest, magnitudes_of
 from adaptzip.distillation.tensors import scale_of, trained_of
 from adaptzip.errors import CheckFailedError, RefusedError, UsageError
+from adaptzip.fitting.asked_banks import refuse_training
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
 from adaptzip.models.live.batches import (
@@ -143,6 +144,7 @@ def prepare(
     """
     machines = machines or find_machines(request.device)
     check_even(schedule, growing=request.allocate == GROWING)
+    refuse_training(request)
     given = load_source(teacher, request if source is None else replace(request, calibration=None))
     original = given.adapter
     read = _read(data, options)

@@ -56,7 +56,8 @@ def assemble(job: Job, fitted: FittedAdapter, step: float, coded: CodedAdapter, 
         dtype=factor_dtype(job.adapter),
         shared=coded.shared.chunk,
         gains=[fitted.gains.get(name, 0) for name in fitted.sites] if fitted.gains else (),
-        basis=None if basis is None else basis.reference,
+        # Where nothing is coded, no bank is needed.
+        basis=None if basis is None or (basis.bank is not None and not coded.modules) else basis.reference,
         basis_sizes=sizes if any(sizes) else (),
         basis_payload=payload,
     )

@@ -31,7 +31,7 @@ of a group, where they take next to nothing."""
 
 def candidates(job: Job, aim: float = 1.0) -> list[AnyCandidate]:
     """Settings worth fitting, best first; for a share `aim` of the error that the request allows."""
-    if job.survey is None or not any(map(len, job.survey.singular.values())):
+    if job.survey is None or _settled(job):
         return [Candidate(job.config)]
     allowance = _allowance(job)
     if allowance.error is not None:
@@ -41,16 +41,21 @@ def candidates(job: Job, aim: float = 1.0) -> list[AnyCandidate]:
 
 def smallest(job: Job) -> list[AnyCandidate]:
     """The setting that is expected to take the fewest bytes, of methods that choose by bytes; else as `candidates`."""
-    if job.survey is None or not any(map(len, job.survey.singular.values())):
+    if job.survey is None or _settled(job):
         return [Candidate(job.config)]
     allowance = _allowance(job)
     least = 1 if allowance.bytes is not None else None
     return list(job.method.candidates(job.survey, job.config, replace(allowance, bytes=least)))
 
 
+def _settled(job: Job) -> bool:
+    """Whether nothing is to be chosen: there is no update, or a bank says it all."""
+    return job.context.bank is not None or job.survey is None or not any(map(len, job.survey.singular.values()))
+
+
 def with_ranks(job: Job) -> Job:
     """The job with the ranks that the request or an allocation sets, for methods that fit ranks and all at once."""
-    if not job.method.fixed_ranks or job.survey is None:
+    if not job.fixed_ranks or job.survey is None:
         return job
     if job.request.ranks is not None:
         return _cut(job, job.survey, dict(job.request.ranks))
@@ -105,7 +110,7 @@ def bare_size(job: Job) -> int:
         config={**empty.config, **open_options},
         chunks=(),
         grouped=bytes(_BLOCK),
-        shared=bytes(_BLOCK) if job.method.shared_roles else b"",
+        shared=bytes(_BLOCK) if job.method.shared_roles and not job.outside_bank else b"",
         provenance=replace(empty.provenance, parameters=_NUMBER),
     )
     own = _ROUNDING * kept if job.method.roles else 0

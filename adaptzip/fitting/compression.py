@@ -23,6 +23,7 @@ from adaptzip.core.effort import Effort
 from adaptzip.core.progress import Progress
 from adaptzip.files.atomic import check_output
 from adaptzip.files.inputs import check_apart
+from adaptzip.fitting.asked_banks import check_bank_used
 from adaptzip.fitting.assembly import exact
 from adaptzip.fitting.choosing import choose_method
 from adaptzip.fitting.keywords import method_options
@@ -85,7 +86,7 @@ def compress(
         device: "auto", "cpu", "cuda", "cuda:N" or a `torch.device`, for the fit.
         seed: of every random choice.
         base: folder of the base model, for methods whose basis is that of its weights, and for calibration.
-        basis: a basis, or the path of a basis artefact, for methods that need one.
+        basis: a basis, or the path of a basis artefact, for methods that need one; svd codes in its directions too.
         embed_basis: store the basis in the file, which then needs neither base nor artefact.
         start: where the adapter's A may have begun, which need not be stored then: None looks for it, in a recorded
             seed beside the source, popular seeds, and directions of `base`; "none" does not; a seed, or "SEED:OFFSET"
@@ -105,7 +106,7 @@ def compress(
             it; None looks for the usual names.
         force: replace an existing `output`.
         progress: told how far it is (`adaptzip.core.progress.Progress`).
-        options: the method's own options by name, such as {"rank": 3} of vblora; svd has none.
+        options: the method's own options by name, such as {"rank": 3} of vblora; svd needs none.
         settings: the same by name, as in `rank=3`, for the methods of this package.
 
     Raises:
@@ -198,6 +199,7 @@ def job_of(source: Original, request: Request) -> Job | None:
 
 def _job(source: Original, request: Request) -> Job:
     check_start_used(request)
+    check_bank_used(source, request)
     return prepare_job(source, request)
 
 

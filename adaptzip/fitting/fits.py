@@ -90,6 +90,11 @@ class FittedAdapter:
         return self.coder.max_rank
 
     @property
+    def fixed_ranks(self) -> bool:
+        """Whether ranks follow from the config and the fit alone; those of a bank that is given may follow the step."""
+        return self.method.fixed_ranks and self.context.bank is None
+
+    @property
     def complete(self) -> bool:
         """Whether the sample is the whole adapter."""
         return len(self.sample) == len(self.profiles)
@@ -106,7 +111,8 @@ class FittedAdapter:
     @property
     def shared_numbers(self) -> int:
         """Numbers that are stored besides the modules' own: what they share, and an embedded basis."""
-        return self.basis_numbers + sum(spec.numbers for spec in self.method.shared_layout(self.config))
+        own = 0 if self.coder.given else sum(spec.numbers for spec in self.method.shared_layout(self.config))
+        return self.basis_numbers + own
 
     @property
     def basis_numbers(self) -> int:

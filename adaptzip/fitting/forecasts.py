@@ -173,7 +173,7 @@ def _known(job: Job, candidate: AnyCandidate) -> Forecast | None:
     if candidate.bytes is None or candidate.parameters is None or candidate.error is None:
         return None
     size = candidate.bytes + bare_size(job)
-    error = foreseen_error(job.method, job.request, candidate.error)
+    error = foreseen_error(job, candidate.error)
     return Forecast(job.method.name, stored_options(candidate.config), size, candidate.parameters, error, {})
 
 
@@ -220,7 +220,7 @@ def _within(job: Job, control: RateControl, limits: Limits) -> Forecast:
         options=stored_options(fitted.config),
         bytes=foreseen if limits.size is None or limits.error is not None else min(foreseen, limits.size),
         parameters=fitted.shared_numbers + sum(fitted.numbers(name, rank) for name, rank in ranks.items()),
-        relative_error=foreseen_error(job.method, job.request, sqrt(error / fitted.energy)),
+        relative_error=foreseen_error(job, sqrt(error / fitted.energy)),
         ranks=ranks,
         frames=None if saved is None or basis is None else basis.reference,
         framed=sum(site.frame > 0 for site in fitted.sites.values()),

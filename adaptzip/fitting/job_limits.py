@@ -29,7 +29,7 @@ def control_of(job: Job, fitted: FittedAdapter, progress: Progress | None = None
     limit = job.request.budget
     caps = _caps(job, fitted)
     if limit is not None and limit.unit == "parameters":
-        if fitted.method.fixed_ranks:
+        if fitted.fixed_ranks:
             _check_parameters(fitted, int(limit.amount))
         elif not job.request.allocate:
             caps = _parameter_caps(fitted, int(limit.amount), caps)
@@ -45,7 +45,7 @@ def _control(
 
     def total_size(step: float, coded: CodedAdapter, error: float) -> int:
         # Where errors are weighted or an update is made larger, the one that the file states is measured later.
-        later = job.source.sensitivities or undoes(job.method, job.request)
+        later = job.source.sensitivities or undoes(job)
         stated = LONGEST_ERROR if later else error
         return file_size(job, fitted, step, coded, stated)
 
@@ -63,7 +63,7 @@ def packable_extras(job: Job) -> int:
 def _caps(job: Job, fitted: FittedAdapter) -> Ranks | None:
     """The largest rank of each module where the request or an allocation sets one."""
     request, limit = job.request, job.request.budget
-    if fitted.method.fixed_ranks:
+    if fitted.fixed_ranks:
         return None
     if request.ranks is not None:
         return {name: request.ranks.get(name, 0) for name in fitted.profiles}

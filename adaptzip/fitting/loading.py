@@ -67,7 +67,8 @@ def load_source(source: str | Path | Adapter, request: Request) -> Original:
     if not request.lossless:
         _check_square(adapter)
     extras = pack_extras(adapter, request.extras, folded=not request.lossless)
-    found = Original(adapter, size, content, extras, frames=known_frames(source, adapter, request))
+    packed = not isinstance(source, Adapter) and archive_file(source) is not None
+    found = Original(adapter, size, content, extras, frames=known_frames(source, adapter, request), packed=packed)
     if request.calibration is None or request.base is None:
         return found
     calibration = calibrate(

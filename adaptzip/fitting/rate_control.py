@@ -168,7 +168,7 @@ class RateControl:
     def _sparing(self, outcome: Outcome | None, error: float) -> Outcome | None:
         """Where all components vanish at nearly one step, few of them at a step of their own may come closer."""
         steps = self.steps
-        if steps.fitted.method.fixed_ranks:
+        if steps.fitted.fixed_ranks:
             return outcome
         room = inf if outcome is None else outcome.size - steps.fixed_size
         sets = sufficient(steps.fitted, steps.caps, room, error**2 * steps.fitted.energy, steps.bounds)[:_TRIED]
@@ -181,7 +181,7 @@ class RateControl:
         steps = self.steps
         limit = steps.distortion(aim**2)
         # Where ranks do not follow the step, a step that is found roughly leaves nothing to be settled.
-        found = steps.about(limit) if steps.fitted.method.fixed_ranks else steps.refine(limit, rising=True)
+        found = steps.about(limit) if steps.fitted.fixed_ranks else steps.refine(limit, rising=True)
         return found or steps.measure(round_step(steps.bounds[0]), steps.whole_ranks())
 
     def _filled(self, size: int) -> Outcome:

@@ -13,9 +13,11 @@ from typing import Any, get_args
 import torch
 
 from adaptzip.adz.coding.packing import ExtrasMode
+from adaptzip.bases.banks import bank_for_compress, holds_bank
 from adaptzip.bases.resolve import basis_for_compress
 from adaptzip.checkpoints._base_name import check_name
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.bank_builder import BankBuilder
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.calling import nearest
@@ -166,6 +168,7 @@ class Original:
         sensitivities: by module, from calibration; empty without.
         importance: by module, from calibration; empty without.
         frames: known directions of modules' inputs that methods may code in; None without any.
+        packed: whether it was a `.adz` file, which may need the request's basis to be read.
     """
 
     adapter: Adapter
@@ -175,6 +178,7 @@ class Original:
     sensitivities: Mapping[str, Sensitivity] = field(default_factory=lambda: MappingProxyType({}))
     importance: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     frames: Basis | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +196,16 @@ class Job:
     def adapter(self) -> Adapter:
         return self.source.adapter
 
+    @property
+    def fixed_ranks(self) -> bool:
+        """Whether ranks follow from the config and the fit alone; those of a bank that is given may follow the step."""
+        return self.method.fixed_ranks and self.context.bank is None
+
+    @property
+    def outside_bank(self) -> bool:
+        """Whether a bank is given and stays outside the file."""
+        return self.context.bank is not None and self.context.basis is not None
+
 
 def prepare_job(source: Original, request: Request) -> Job:
     """Find the method, its options, the device and the basis.
@@ -204,11 +218,15 @@ def prepare_job(source: Original, request: Request) -> Job:
     _check_ranks(source.adapter, request)
     config = configure(method, request.options)
     device = choose_device(request.device)
+    shared = _bank(method, request, device)
+    if shared is not None and shared.bank is not None and isinstance(method, BankBuilder):
+        config = method.with_bank(config, shared.bank.shape)
     survey = survey_of(source.adapter, device) if method.spans_modules or request.allocate else None
     context = FitContext(
         device=device,
         seed=request.seed,
-        basis=_basis(method, config, source, request, device),
+        basis=_basis(method, config, source, request, device) if shared is None else _kept_outside(shared, request),
+        bank=None if shared is None else shared.bank,
         sensitivities=source.sensitivities,
         ranks=request.ranks,
         effort=request.effort,
@@ -242,6 +260,17 @@ def _basis(
         embed=request.embed_basis,
     )
     return basis.to(device)
+
+
+def _bank(method: AnyMethod, request: Request, device: torch.device) -> Basis | None:
+    """The bank that a request gives to a method with use for one."""
+    if request.basis is None or not method.takes_bank or not holds_bank(request.basis):
+        return None
+    return bank_for_compress(request.basis).to(device)
+
+
+def _kept_outside(bank: Basis, request: Request) -> Basis | None:
+    return None if request.embed_basis else bank
 
 
 def configure(method: Family[ConfigT], options: Mapping[str, Any]) -> ConfigT:

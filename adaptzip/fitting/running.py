@@ -119,7 +119,7 @@ def _proposals(job: Job) -> list[Callable[[], list[AnyCandidate]]]:
     if job.request.max_error is None:
         return [lambda: candidates(job), lambda: smallest(job)]
     # A method that predicts too well is asked for smaller errors than it has to reach.
-    aims = _AIMS if job.method.fixed_ranks else _AIMS[:1]
+    aims = _AIMS if job.fixed_ranks else _AIMS[:1]
     return [partial(candidates, job, aim) for aim in aims]
 
 
@@ -162,7 +162,7 @@ def _foretold(job: Job) -> bool:
     one setting for a number of parameters.
     """
     limit = job.request.budget
-    return job.method.fixed_ranks and job.request.max_error is None and limit is not None and limit.unit == "parameters"
+    return job.fixed_ranks and job.request.max_error is None and limit is not None and limit.unit == "parameters"
 
 
 @on_one_core()

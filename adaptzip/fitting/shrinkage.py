@@ -15,9 +15,8 @@ from math import sqrt
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.comparing import products
 from adaptzip.core.compressed import Compressed
-from adaptzip.core.method import AnyMethod
 from adaptzip.core.sensitivity import Sensitivity
-from adaptzip.fitting.requests import Job, Request
+from adaptzip.fitting.requests import Job
 from adaptzip.fitting.steps import round_step
 from adaptzip.restoring.reconstruction import reconstruct
 
@@ -62,14 +61,14 @@ class Agreement:
         return sqrt(max(0.0, 1 - 2 * factor * self.along + factor**2 * self.energy))
 
 
-def undoes(method: AnyMethod, request: Request) -> bool:
-    """Whether files of this request are made larger: never where an error is to be met."""
-    return request.max_error is None and method.degree is not None
+def undoes(job: Job) -> bool:
+    """Whether files of this job are made larger: never where an error is to be met, or a bank knows no step."""
+    return job.request.max_error is None and job.method.degree is not None and not job.outside_bank
 
 
-def foreseen_error(method: AnyMethod, request: Request, error: float) -> float:
+def foreseen_error(job: Job, error: float) -> float:
     """The relative error that a fit of this relative error will have in the file."""
-    if not undoes(method, request) or not LEAST_ERROR < error < 1:
+    if not undoes(job) or not LEAST_ERROR < error < 1:
         return error
     agreement = Agreement.fitted(error)
     return agreement.error(agreement.factor)
@@ -83,7 +82,7 @@ def unshrunk(job: Job, compressed: Compressed, error: float) -> tuple[Compressed
         error: of the file as it is.
     """
     degree = job.method.degree
-    if not undoes(job.method, job.request) or degree is None or error <= LEAST_ERROR:
+    if not undoes(job) or degree is None or error <= LEAST_ERROR:
         return compressed, error
     after = reconstruct(compressed, base=job.request.base, basis=job.request.coded_in(compressed.method))
     found = _agreement(job.adapter, after, job.source.sensitivities)

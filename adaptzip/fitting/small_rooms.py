@@ -73,7 +73,7 @@ def cheapest(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> list[dict
 
     All that there is, where ranks follow from the fit.
     """
-    if fitted.method.fixed_ranks:
+    if fitted.fixed_ranks:
         return [fitted.ranks(sqrt(fitted.energy), caps)]
     best: dict[int, tuple[float, str]] = {}
     for name, profile in fitted.profiles.items():
@@ -85,7 +85,7 @@ def cheapest(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> list[dict
 
 def _best_first(fitted: FittedAdapter, caps: Mapping[str, int] | None) -> Iterator[dict[str, int]]:
     """The components that save most for each number, so many of them as `_COUNTS` says."""
-    if fitted.method.fixed_ranks:
+    if fitted.fixed_ranks:
         return
     ranks: dict[str, int] = {}
     queue = [(-p.scores[0], name) for name, p in fitted.profiles.items() if caps is None or caps.get(name, 0)]

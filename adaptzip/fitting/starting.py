@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptzip.bases.artefact import is_basis, read_basis
+from adaptzip.bases.banks import holds_bank
 from adaptzip.bases.frames import cut_frames, possible, possible_frames_of_start, reference_frames
 from adaptzip.bases.starts.files import TENSORS, read_start, start_note
 from adaptzip.bases.starts.finding import find_start, measured, start_at
@@ -14,6 +15,7 @@ from adaptzip.bases.starts.streams import CHUNK
 from adaptzip.bases.weights import basis_from_base
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis, BasisReference
+from adaptzip.core.frames import MOST_ROWS
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, warn
 from adaptzip.fitting.asked_starts import AskedStart, asked_start
 from adaptzip.fitting.requests import AUTO, Request
@@ -47,7 +49,8 @@ def known_frames(source: str | Path | Adapter, adapter: Adapter, request: Reques
     found: Basis | None = None
     if asked.kind == "none":
         return None
-    if request.basis is not None and not asked.given:
+    # Of a bank no module's inputs have directions.
+    if request.basis is not None and not asked.given and not holds_bank(request.basis):
         found = request.basis if isinstance(request.basis, Basis) else _basis_or_frames(Path(request.basis))
         if request.embed_basis or found is None or found.reference.source == "embedded":
             return None  # No file holds a frame, and of this basis there may be no other.
@@ -174,7 +177,9 @@ def _made_again(start: FoundStart, adapter: Adapter) -> Basis | None:
 
 
 def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:
-    """The frames of the adapter's modules, where there are any."""
+    """The frames of the adapter's modules, where there are any; an artefact's on both sides, as large as may be."""
+    if basis.reference.source == "file":
+        return _shared(basis, adapter)
     shapes = {name: module.shape for name, module in adapter.modules.items()}
     names = [
         name
@@ -184,3 +189,14 @@ def _fitting(basis: Basis, adapter: Adapter) -> Basis | None:
     found = basis.of(names)
     modules = cut_frames(found, {name: module.size for name, module in found.modules.items()})
     return replace(found, modules=modules) if modules else None
+
+
+def _shared(basis: Basis, adapter: Adapter) -> Basis | None:
+    sizes = {}
+    for name, module in basis.modules.items():
+        shape = adapter.modules[name].shape if name in adapter.modules else None
+        size = min(module.size, *module.U.shape[:1], *module.V.shape[:1], MOST_ROWS)
+        if shape == (len(module.U), len(module.V)) and possible(size, len(module.V)):
+            sizes[name] = size
+    found = basis.cut(sizes)
+    return replace(found, modules=cut_frames(found, sizes, outputs=True)) if sizes else None

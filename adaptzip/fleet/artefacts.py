@@ -1,20 +1,22 @@
-"""What adapters of a store may share: its bases and banks, and which of them suits an adapter."""
+"""What adapters of a store may share: its bases and banks, and which of them may suit an adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 from adaptzip.bases.artefact import read_basis
+from adaptzip.bases.bank_file import read_bank
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
-from adaptzip.core.projection import CapturedEnergy, captured_energy
-from adaptzip.files.names import SHARED
+from adaptzip.core.projection import captured_energy
+from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.files.trees import Tree, tree_at
-from adaptzip.fleet.store.layout import artefact_hash
+from adaptzip.fleet.store.layout import artefact_hash, is_artefact
 
-BASIS = ".basis"
+_BANK = ARTEFACTS["bank"]
 _REMEMBERED = 4
 
 
@@ -30,22 +32,22 @@ class Artefact:
     file: str
     bytes: int
 
-    @property
-    def hash(self) -> str:
-        """Of its content, as adapters name it."""
-        return artefact_hash(self.file)
+
+def artefacts_in(tree: Tree) -> list[Artefact]:
+    """The bases and banks of a store, in the order of their hashes."""
+    return [Artefact(file, tree.size(file) or 0) for file in tree.names(SHARED) if is_artefact(file)]
 
 
-def bases_in(tree: Tree) -> list[Artefact]:
-    """The bases of a store, in the order of their hashes."""
-    return [Artefact(file, tree.size(file) or 0) for file in tree.names(SHARED) if file.endswith(BASIS)]
+def called(file: str) -> str:
+    """What the adapters that refer to an artefact are called as a group: `basis x7Gh2kQp`."""
+    return f"{PurePosixPath(file).suffix[1:]} {artefact_hash(file)[:8]}"
 
 
 def opened(location: str, file: str) -> Basis:
-    """A basis of the store at `location`; the last ones are remembered.
+    """A basis or bank of the store at `location`; the last ones are remembered.
 
     Raises:
-        FormatError, RefusedError: as `read_basis`.
+        FormatError, RefusedError: as `read_basis` and `read_bank`.
     """
     return _opened(location, file)
 
@@ -59,20 +61,17 @@ def fits(adapter: Adapter, basis: Basis) -> bool:
     )
 
 
-def best_basis(adapter: Adapter, location: str, files: Sequence[str]) -> tuple[str, CapturedEnergy] | None:
-    """The basis that holds most of an adapter's energy, and what it holds; None where none fits."""
-    best: tuple[str, CapturedEnergy] | None = None
+def suiting(adapter: Adapter, location: str, files: Sequence[str]) -> tuple[str, ...]:
+    """The basis that holds most of an adapter's energy, if one fits, and all banks, which fit any."""
+    banks = [file for file in files if file.endswith(_BANK)]
+    missed: dict[str, float] = {}
     for file in files:
-        basis = opened(location, file)
-        if fits(adapter, basis):
-            held = captured_energy(adapter.modules, basis)
-            if best is None or held.missed < best[1].missed:
-                best = file, held
-    return best
+        if file not in banks and fits(adapter, opened(location, file)):
+            missed[file] = captured_energy(adapter.modules, opened(location, file)).missed
+    return (*([min(missed, key=lambda file: missed[file])] if missed else []), *banks)
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _opened(location: str, file: str) -> Basis:
-    tree = tree_at(location)
-    with tree.near(file) as path:
-        return read_basis(path)
+    with tree_at(location).near(file) as path:
+        return read_bank(path) if file.endswith(_BANK) else read_basis(path)

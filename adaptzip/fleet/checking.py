@@ -39,6 +39,11 @@ def verify_fleet(
         UsageError: if a source is no adapter of the store, or ranks are to share the work.
         CheckpointError, FormatError, RefusedError: if the store cannot be read.
         OutputError: if the store cannot be written, where the work is noted.
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> adaptzip.verify_fleet("store", ["my-adapter"]).values["compared"]
+        1
     """
     if isinstance(engine, Ranked):
         raise UsageError("ranks cannot share a verification, which is done anew each time", hint="use `jobs=`")
@@ -75,6 +80,11 @@ def report_fleet(store: str | Path) -> Mapping[str, Any]:
 
     Raises:
         CheckpointError, FormatError, RefusedError: if the store cannot be read.
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> adaptzip.report_fleet("store")["adapters"]
+        1
     """
     location = located(store)
     return {"store": location, **reporting.told(tree_at(location))}

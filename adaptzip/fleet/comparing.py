@@ -14,7 +14,7 @@ from adaptzip.errors import CheckFailedError, without_warnings
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
-from adaptzip.fleet import compressing, shared_bases
+from adaptzip.fleet import compressing, deciding, shared_banks, shared_bases
 from adaptzip.fleet.artefacts import opened
 from adaptzip.fleet.grouping import Group, groups_of
 from adaptzip.fleet.reporting import SUMMARY
@@ -27,27 +27,30 @@ _MOST = 16
 _BATCH = 8
 
 
-def stage(run: Run) -> Stage:
+def stage_of_bases(run: Run) -> Stage:
     """Compress some adapters of each group, after `adaptzip.fleet.shared_bases`."""
-    payloads: list[Json] = []
-    for number, group in enumerate(groups_of(run)):
-        places = [*_some(group.held_out), *_some(group.members)]
-        payloads += [{"group": number, "places": places[i : i + _BATCH]} for i in range(0, len(places), _BATCH)]
-    return Stage(STAGE, f"{__name__}:compare", payloads)
+    return _stage([_of_group(run, number, group) for number, group in enumerate(groups_of(run))])
+
+
+def stage_of_bank(run: Run) -> Stage:
+    """Compress some adapters, after `adaptzip.fleet.shared_banks`."""
+    return _stage([_of_bank(run)])
 
 
 def compare(run: Run, payload: Json) -> Json:
-    """Bytes and errors of some adapters of a group, in each way."""
-    group, number = groups_of(run)[payload["group"]], payload["group"]
-    artefact = run.result(shared_bases.ARTEFACTS, number)
-    basis = opened(run.location, artefact["artefact"])
-    part = -(-artefact["bytes"] // len(group.everyone))
-    return {"rows": [_compared(run, place, basis, part) for place in payload["places"]]}
+    """Bytes and errors of some adapters, in each way."""
+    shared = opened(run.location, payload["file"])
+    return {"rows": [_compared(run, place, shared, payload["part"]) for place in payload["places"]]}
 
 
 def summary_of_bases(run: Run) -> Stage:
-    """Say what came of it, after `stage`."""
-    return Stage(SUMMARY, f"{__name__}:told", [{}])
+    """Say what came of it, after `stage_of_bases`."""
+    return Stage(SUMMARY, f"{__name__}:told_of_bases", [{}])
+
+
+def summary_of_bank(run: Run) -> Stage:
+    """Say what came of it, after `stage_of_bank`."""
+    return Stage(SUMMARY, f"{__name__}:told_of_bank", [{}])
 
 
 def summary_of_adapters(run: Run) -> Stage:
@@ -55,19 +58,23 @@ def summary_of_adapters(run: Run) -> Stage:
     return Stage(SUMMARY, f"{__name__}:totals", [{}])
 
 
-def told(run: Run, payload: Json) -> Json:
+def told_of_bases(run: Run, payload: Json) -> Json:
     """What there is to say of every group."""
-    rows: dict[int, dict[int, Json]] = {}
-    for place, payload in enumerate(stage(run).payloads):
-        found = run.fresh(STAGE, place)["rows"]
-        rows.setdefault(payload["group"], {}).update(zip(payload["places"], found, strict=True))
-    return {"groups": [_of_group(run, number, group, rows[number]) for number, group in enumerate(groups_of(run))]}
+    rows = _rows(run, stage_of_bases(run))
+    groups = enumerate(groups_of(run))
+    return {"groups": [_with_worth(_of_group(run, n, group), rows[n], run) for n, group in groups]}
+
+
+def told_of_bank(run: Run, payload: Json) -> Json:
+    """What there is to say of a bank."""
+    (rows,) = _rows(run, stage_of_bank(run)).values()
+    return {"banks": [_with_worth(_of_bank(run), rows, run)]}
 
 
 def totals(run: Run, payload: Json) -> Json:
     """What became of the adapters that `adaptzip.fleet.compressing` put into the store."""
     settings, used = run.plan.settings, set(run.result(compressing.CHOOSE)["used"])
-    sizes = dict(settings["bases"])
+    sizes = dict(settings["artefacts"])
     methods: dict[str, dict[str, float]] = {}
     alone = source_bytes = 0
     errors: list[float] = []
@@ -75,13 +82,13 @@ def totals(run: Run, payload: Json) -> Json:
     for row in compressing.fitted_rows(run):
         if "error" in row:
             continue
-        chosen = row[compressing.chosen(row, used, settings)]
+        chosen = row["ways"][deciding.chosen(row, used, settings)]
         told_of = methods.setdefault(chosen["row"]["method"], {"adapters": 0, "bytes": 0})
         told_of["adapters"] += 1
         told_of["bytes"] += chosen["bytes"]
-        alone, source_bytes = alone + row[compressing.ALONE]["bytes"], source_bytes + row["source_bytes"]
+        alone, source_bytes = alone + row["ways"][deciding.ALONE]["bytes"], source_bytes + row["source_bytes"]
         errors.append(chosen["error"])
-        if row.get("mean_error") is not None:
+        if row["mean_error"] is not None:
             means.append(row["mean_error"])
     own = sum(int(one["bytes"]) for one in methods.values())
     shared = sum(sizes[file] for file in used)
@@ -91,7 +98,7 @@ def totals(run: Run, payload: Json) -> Json:
         "shared_bytes": shared,
         "bytes": own + shared,
         "alone_bytes": alone,
-        "bases": [{"file": file, "bytes": sizes[file], "used": file in used} for file in sorted(sizes)],
+        "artefacts": [{"file": file, "bytes": sizes[file], "used": file in used} for file in sorted(sizes)],
         "methods": methods,
         "error": _middle(errors),
         "worst_error": max(errors, default=None),
@@ -99,22 +106,23 @@ def totals(run: Run, payload: Json) -> Json:
     }
 
 
-def _compared(run: Run, place: int, basis: Basis, part: int) -> Json:
+def _compared(run: Run, place: int, shared: Basis, part: int) -> Json:
     settings = run.plan.settings
     request = Request(to=REFERENCE, max_error=settings["max_error"], effort="fast", base=settings["base"])
     source = load_source(run.plan.sources[place].path, request)
     alone = _made(source, request)
-    found = compressing.shared_variants(source, request, basis)
-    shared = min((one.bytes for one in found), default=None)
+    found = compressing.shared_variants(source, request, shared)
+    least = min((one.bytes for one in found), default=None)
+    directions = shared.bank is None
     row: dict[str, Any] = {
-        "captured": captured_energy(source.adapter.modules, basis).overall,
-        "mean_error": error_of_mean(source.adapter.modules, basis),
+        "captured": captured_energy(source.adapter.modules, shared).overall if directions else None,
+        "mean_error": error_of_mean(source.adapter.modules, shared),
         "alone_bytes": None if alone is None else alone[0],
-        "shared_bytes": shared,
+        "shared_bytes": least,
         "equal_error": None,
     }
-    if shared is not None:
-        equal = _made(source, replace(request, max_error=None, budget=Budget(shared + part, "bytes")))
+    if least is not None:
+        equal = _made(source, replace(request, max_error=None, budget=Budget(least + part, "bytes")))
         row["equal_error"] = None if equal is None else equal[1]
     return row
 
@@ -129,24 +137,60 @@ def _made(source: Original, request: Request) -> tuple[int, float] | None:
     return made.bytes, made.provenance.relative_error
 
 
-def _of_group(run: Run, number: int, group: Group, rows: Mapping[int, Json]) -> Json:
+def _of_group(run: Run, number: int, group: Group) -> dict[str, Any]:
+    """A basis, and the places of its members and of those held out."""
     artefact = run.result(shared_bases.ARTEFACTS, number)
-    members = [rows[place] for place in group.members if place in rows]
-    held_out = [rows[place] for place in group.held_out if place in rows]
     return {
         "label": group.label,
         "base": group.base,
-        "members": len(group.members),
-        "held_out": len(group.held_out),
+        "members": group.members,
+        "held_out": group.held_out,
         "modules": len(group.shapes),
         "file": artefact["artefact"],
         "bytes": artefact["bytes"],
         "mean_bytes": artefact["mean_bytes"],
         "directions": max(artefact["sizes"].values()),
         "kept": artefact["kept"],
+    }
+
+
+def _of_bank(run: Run) -> dict[str, Any]:
+    """A bank, likewise."""
+    made = run.result(shared_banks.STAGE)
+    shape = dict(zip(("vectors", "length"), made["shape"], strict=True))
+    kept = {name: made[name] for name in ("members", "held_out", "bytes")}
+    return {"file": made["artefact"], **shape, **kept}
+
+
+def _stage(subjects: Sequence[Mapping[str, Any]]) -> Stage:
+    payloads: list[Json] = []
+    for number, subject in enumerate(subjects):
+        places = [*_some(subject["held_out"]), *_some(subject["members"])]
+        part = -(-subject["bytes"] // (len(subject["members"]) + len(subject["held_out"])))
+        told = {"subject": number, "file": subject["file"], "part": part}
+        payloads += [{**told, "places": places[i : i + _BATCH]} for i in range(0, len(places), _BATCH)]
+    return Stage(STAGE, f"{__name__}:compare", payloads)
+
+
+def _rows(run: Run, stage: Stage) -> dict[int, dict[int, Json]]:
+    """What came of adapters, by their places, by subject."""
+    rows: dict[int, dict[int, Json]] = {}
+    for number, payload in enumerate(stage.payloads):
+        found = run.fresh(STAGE, number)["rows"]
+        rows.setdefault(payload["subject"], {}).update(zip(payload["places"], found, strict=True))
+    return rows
+
+
+def _with_worth(subject: Mapping[str, Any], rows: Mapping[int, Json], run: Run) -> Json:
+    """What is told of a basis or bank, with what it is worth to its members and to others."""
+    members, held_out = subject["members"], subject["held_out"]
+    return {
+        **subject,
+        "members": len(members),
+        "held_out": len(held_out),
         "max_error": run.plan.settings["max_error"],
-        "of_members": _summary(members),
-        "of_held_out": _summary(held_out),
+        "of_members": _summary([rows[place] for place in members if place in rows]),
+        "of_held_out": _summary([rows[place] for place in held_out if place in rows]),
     }
 
 
@@ -154,7 +198,7 @@ def _summary(rows: Sequence[Json]) -> Json:
     """Medians over some adapters, and how many meet the error with the basis."""
     names = ("captured", "mean_error", "alone_bytes", "shared_bytes", "equal_error")
     found: dict[str, Any] = {name: _middle(row[name] for row in rows) for name in names}
-    least = min((row["captured"] for row in rows), default=None)
+    least = min((row["captured"] for row in rows if row["captured"] is not None), default=None)
     reached = sum(row["shared_bytes"] is not None for row in rows)
     return {**found, "least_captured": least, "adapters": len(rows), "reached": reached}
 

@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.adz.container.writer import packed
+from adaptzip.core.bank_builder import BankBuilder
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
 from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.projection import error_of_mean
-from adaptzip.errors import AdaptzipError, CheckFailedError, RefusedError, UsageError, without_warnings
+from adaptzip.errors import AdaptzipError, CheckFailedError, RefusedError, without_warnings
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
-from adaptzip.fleet.artefacts import best_basis, opened
+from adaptzip.fitting.starting import known_frames
+from adaptzip.fleet import deciding
+from adaptzip.fleet.artefacts import called, opened, suiting
+from adaptzip.fleet.deciding import ALONE
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.store.index import Row, row_of, write_rows
-from adaptzip.fleet.store.layout import ADAPTER, adapter_file
+from adaptzip.fleet.store.layout import ADAPTER, adapter_file, artefact_hash
 from adaptzip.fleet.verifying import ALLOWED, ROUNDING
-from adaptzip.methods import fittable, load
+from adaptzip.methods import REFERENCE, fittable, load
 from adaptzip.restoring.reconstruction import reconstruct
 
 ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
 INDEX, TIDY = "index", "tidy"
-ALONE, SHARED = "alone", "shared"
 BATCH = 16
 """Adapters of a task."""
 
 
 def assign_stage(run: Run) -> Stage:
-    """See which of the store's bases holds most of each adapter; no task where the store has none."""
-    payloads = batches(len(run.plan.sources), BATCH) if run.plan.settings["bases"] else []
+    """See which of the store's bases and banks may suit each adapter; no task where the store has none."""
+    payloads = batches(len(run.plan.sources), BATCH) if run.plan.settings["artefacts"] else []
     return Stage(ASSIGN, f"{__name__}:assign", payloads)
 
 
 def count_stage(run: Run) -> Stage:
-    """Count the adapters of each basis."""
-    return Stage(COUNT, f"{__name__}:count", [{}] if run.plan.settings["bases"] else [])
+    """Count the adapters of each basis and bank."""
+    return Stage(COUNT, f"{__name__}:count", [{}] if run.plan.settings["artefacts"] else [])
 
 
 def fit_stage(run: Run) -> Stage:
-    """Compress every adapter alone, and with its basis."""
+    """Compress every adapter alone, and with what may suit it."""
     return Stage(FIT, f"{__name__}:fit", batches(len(run.plan.sources), BATCH))
 
 
 def choose_stage(run: Run) -> Stage:
-    """Decide which bases pay for themselves."""
+    """Decide what pays for itself."""
     return Stage(CHOOSE, f"{__name__}:choose", [{}])
 
 
@@ -70,66 +73,51 @@ def tidy_stage(run: Run) -> Stage:
 
 
 def assign(run: Run, payload: Json) -> Json:
-    """The best basis of each adapter of a batch, and the share of its energy outside; None where none fits."""
-    bases = [file for file, _ in run.plan.settings["bases"]]
-    rows: list[Any] = []
+    """What may suit each adapter of a batch."""
+    files = [file for file, _ in run.plan.settings["artefacts"]]
+    rows: list[Sequence[str]] = []
     for source in run.plan.sources[payload["first"] : payload["last"]]:
         try:
-            found = best_basis(read_source(run, source), run.location, bases)
+            rows.append(suiting(read_source(run, source), run.location, files))
         except (AdaptzipError, OSError):
-            found = None  # Fitting tells what is wrong with it.
-        rows.append(None if found is None else {"basis": found[0], "missed": found[1].missed})
+            rows.append(())  # Fitting tells what is wrong with it.
     return {"rows": rows}
 
 
 def count(run: Run, payload: Json) -> Json:
-    """How many adapters each basis would be for."""
-    adapters: dict[str, int] = {}
+    """How many adapters each basis and bank would be for."""
+    adapters: Counter[str] = Counter()
     for place in range(len(assign_stage(run).payloads)):
-        for row in run.fresh(ASSIGN, place)["rows"]:
-            if row is not None:
-                adapters[row["basis"]] = adapters.get(row["basis"], 0) + 1
-    return {"adapters": adapters}
+        for files in run.fresh(ASSIGN, place)["rows"]:
+            adapters.update(files)
+    return {"adapters": dict(adapters)}
 
 
 def fit(run: Run, payload: Json) -> Json:
-    """A batch of adapters, each compressed in up to two ways, read back, and kept for the choice."""
+    """A batch of adapters, each compressed in several ways, read back, and kept for the choice."""
     places = range(payload["first"], payload["last"])
-    assigned: Sequence[Any] = [None] * len(places)
-    if run.plan.settings["bases"]:
-        assigned = run.result(ASSIGN, payload["first"] // BATCH)["rows"]
-    return {"rows": [_fitted(run, place, told) for place, told in zip(places, assigned, strict=True)]}
+    suited: Sequence[Sequence[str]] = [()] * len(places)
+    if run.plan.settings["artefacts"]:
+        suited = run.result(ASSIGN, payload["first"] // BATCH)["rows"]
+    return {"rows": [_fitted(run, place, files) for place, files in zip(places, suited, strict=True)]}
 
 
 def choose(run: Run, payload: Json) -> Json:
-    """Which bases are used: those that save more bytes than they take, or at equal bytes leave less error."""
-    settings = run.plan.settings
-    by_bytes = settings["budget"] is None
-    gains: dict[str, float] = {}
-    for row in _rows(run):
-        if row.get(SHARED) is None:
-            continue
-        alone, shared = row[ALONE], row[SHARED]
-        worse = float(alone["bytes"] - shared["bytes"]) if by_bytes else alone["error"] ** 2 - shared["error"] ** 2
-        gain = max(0.0, worse) if by_bytes else worse
-        gains[row["basis"]] = gains.get(row["basis"], 0.0) + gain
-    cost = {file: float(size) if by_bytes else 0.0 for file, size in settings["bases"]}
-    forced = settings["share"] == "always"
-    return {"used": sorted(file for file, gain in gains.items() if forced or gain > cost[file]), "gains": gains}
+    """Which bases and banks are used (`adaptzip.fleet.deciding`)."""
+    return {"used": deciding.used(_rows(run), run.plan.settings)}
 
 
 def publish(run: Run, payload: Json) -> Json:
     """Write a batch of adapters under their names, and tell their rows."""
-    settings, used = run.plan.settings, set(run.result(CHOOSE)["used"])
+    used = run.result(CHOOSE)["used"]
+    fitted = run.result(FIT, payload["first"] // BATCH)["rows"]
     rows: list[Json] = []
-    for place, row in zip(
-        range(payload["first"], payload["last"]), run.result(FIT, payload["first"] // BATCH)["rows"], strict=True
-    ):
+    for place, row in zip(range(payload["first"], payload["last"]), fitted, strict=True):
         if "error" in row:
             continue
-        kind = chosen(row, used, settings)
-        content = run.tree.read(_kept(run, place, kind))
-        told = Row(**row[kind]["row"])
+        way = deciding.chosen(row, used, run.plan.settings)
+        content = run.tree.read(_kept(run, place, way))
+        told = Row(**row["ways"][way]["row"])
         run.tree.write(adapter_file(told.name), content)
         rows.append(asdict(told))
     return {"rows": rows}
@@ -155,15 +143,6 @@ def fitted_rows(run: Run) -> list[Json]:
     return list(_rows(run))
 
 
-def chosen(row: Json, used: Collection[str], settings: Json) -> str:
-    """Which of the two ways an adapter is stored in, where these bases are used."""
-    if row.get(SHARED) is None or row["basis"] not in used:
-        return ALONE
-    if settings["share"] == "always" or settings["budget"] is not None:
-        return SHARED
-    return SHARED if row[SHARED]["bytes"] < row[ALONE]["bytes"] else ALONE
-
-
 def request_of(settings: Json) -> Request:
     """The request that every adapter is compressed by, alone."""
     return Request(
@@ -171,24 +150,32 @@ def request_of(settings: Json) -> Request:
         budget=Budget.of(settings["budget"]),
         max_error=settings["max_error"],
         extras=settings["extras"],
-        base=settings.get("base"),
+        base=settings["base"],
         effort=settings["effort"],
-        base_name=settings.get("base_name"),
+        base_name=settings["base_name"],
     )
 
 
-def shared_variants(source: Original, request: Request, basis: Basis) -> list[Compressed]:
-    """An adapter with a basis, in the ways that there are and that meet the request."""
+def shared_variants(source: Original, request: Request, shared: Basis) -> list[Compressed]:
+    """An adapter with a basis or a bank, in the ways that there are, that meet the request and use it: in frames
+    of a basis's directions and as cores between them, or as mixtures of a bank's vectors."""
+    asked = replace(request, basis=shared)
+    if shared.bank is not None:
+        source = replace(source, frames=None)
+        methods = [name for name in fittable() if isinstance(load(name), BankBuilder)]
+    else:
+        source = replace(source, frames=known_frames(source.adapter, source.adapter, asked))
+        cores = [name for name in fittable() if load(name).needs_basis and load(name).default_basis == "update"]
+        methods = [REFERENCE, *cores]
     found = []
-    for method in fittable():
-        if not (load(method).needs_basis and load(method).default_basis == "update"):
-            continue
+    for method in methods:
         try:
             with without_warnings():
-                made = make_from(source, replace(request, to=method, basis=basis, start=None))
+                made = make_from(source, replace(asked, to=method)).compressed
         except (CheckFailedError, RefusedError):
             continue
-        found.append(made.compressed)
+        if made.basis is not None and made.basis.hash == shared.reference.hash:
+            found.append(made)
     return found
 
 
@@ -197,45 +184,43 @@ def _rows(run: Run) -> Iterator[Json]:
         yield from run.fresh(FIT, place)["rows"]
 
 
-def _fitted(run: Run, place: int, assigned: Mapping[str, Any] | None) -> Json:
-    source, settings = run.plan.sources[place], run.plan.settings
+def _fitted(run: Run, place: int, suited: Sequence[str]) -> Json:
+    """One adapter in every way, or what is wrong with it."""
+    settings = run.plan.settings
     try:
         request = request_of(settings)
-        loaded = load_source(source.path, request)
+        source = load_source(run.plan.sources[place].path, request)
         with without_warnings():
-            alone = make_from(loaded, request).compressed
-        row: dict[str, Any] = {ALONE: _keep(run, place, ALONE, loaded, alone, None)}
+            alone = make_from(source, request).compressed
+        ways = {ALONE: _keep(run, place, ALONE, source, alone, None)}
     except (AdaptzipError, OSError) as error:
         return {"error": failure_of(error)}
-    row["source_bytes"] = loaded.bytes
-    if assigned is not None:
-        basis = opened(run.location, assigned["basis"])
-        row |= {**assigned, "mean_error": error_of_mean(loaded.adapter.modules, basis)}
-        found = shared_variants(loaded, _share_of_basis(run, request, loaded, assigned["basis"]), basis)
+    means: list[float | None] = []
+    for file in suited:
+        shared = opened(run.location, file)
+        means.append(error_of_mean(source.adapter.modules, shared))
+        found = shared_variants(source, _without_part(run, request, source, file), shared)
         if found:
             best = min(found, key=lambda one: (one.provenance.relative_error if request.budget else 0.0, one.bytes))
-            row[SHARED] = _keep(run, place, SHARED, loaded, best, basis)
-    return row
+            ways[file] = _keep(run, place, file, source, best, shared)
+    room = None if request.budget is None else request.budget.bytes_for(source.bytes)
+    return {"ways": ways, "source_bytes": source.bytes, "room": room, "mean_error": next(filter(None, means), None)}
 
 
-def _share_of_basis(run: Run, request: Request, source: Original, file: str) -> Request:
-    """The request with a budget from which the adapter's part of the basis is taken."""
+def _without_part(run: Run, request: Request, source: Original, file: str) -> Request:
+    """The request with a budget from which the adapter's part of a basis or bank is taken."""
     if request.budget is None:
         return request
-    count = run.result(COUNT)["adapters"][file]
-    whole, size = request.budget.bytes_for(source.bytes), dict(run.plan.settings["bases"])[file]
-    if whole is None:
-        raise UsageError(
-            "a budget of parameters says nothing of what is shared", hint="give it in bytes, or as a share"
-        )
-    return replace(request, budget=Budget(max(1, whole - -(-size // count)), "bytes"))
+    count, size = run.result(COUNT)["adapters"][file], dict(run.plan.settings["artefacts"])[file]
+    room = request.budget.bytes_for(source.bytes) or 0
+    return replace(request, budget=Budget(max(1, room - -(-size // count)), "bytes"))
 
 
-def _keep(run: Run, place: int, kind: str, source: Original, made: Compressed, basis: Basis | None) -> Json:
+def _keep(run: Run, place: int, way: str, source: Original, made: Compressed, shared: Basis | None) -> Json:
     """Read an adapter back from its bytes, keep these, and tell its row."""
     content = packed(made)
     again = open_adz(content)
-    found = diff(source.adapter, reconstruct(again, base=run.plan.settings.get("base"), basis=basis))
+    found = diff(source.adapter, reconstruct(again, base=run.plan.settings["base"], basis=shared))
     error, stated = found.relative_error or 0.0, made.provenance.relative_error
     whole = not (found.only_in_a or found.only_in_b) and (found.extras_equal or not source.adapter.extras)
     if not whole or error > stated * ALLOWED + ROUNDING:
@@ -243,11 +228,10 @@ def _keep(run: Run, place: int, kind: str, source: Original, made: Compressed, b
             f"{run.plan.sources[place].path}: what was written comes back with an error of {error:.6g}, expected "
             f"{stated:.6g}"
         )
-    run.tree.write(_kept(run, place, kind), content)
-    name = run.plan.sources[place].name
-    group = None if made.basis is None or basis is None else f"basis {made.basis.hash[:8]}"
-    return {"bytes": len(content), "error": error, "row": asdict(row_of(name, again, content, group))}
+    run.tree.write(_kept(run, place, way), content)
+    row = row_of(run.plan.sources[place].name, again, content, None if shared is None else called(way))
+    return {"bytes": len(content), "error": error, "row": asdict(row)}
 
 
-def _kept(run: Run, place: int, kind: str) -> str:
-    return run.file(FIT, f"{place:06d}-{kind}.adz")
+def _kept(run: Run, place: int, way: str) -> str:
+    return run.file(FIT, f"{place:06d}-{way if way == ALONE else artefact_hash(way)}.adz")

@@ -13,8 +13,8 @@ from adaptzip.core.budget import AnyBudget, Budget
 from adaptzip.core.calling import public
 from adaptzip.core.effort import Effort
 from adaptzip.errors import CheckFailedError, UsageError, warn
-from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_bases
-from adaptzip.fleet.artefacts import bases_in
+from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_banks, shared_bases
+from adaptzip.fleet.artefacts import artefacts_in
 from adaptzip.fleet.engines import Engine
 from adaptzip.fleet.reporting import SUMMARY
 from adaptzip.fleet.running import FleetResult, begun, located, through
@@ -67,10 +67,17 @@ def build_fleet_basis(
         UsageError: if an option makes no sense, or there are no adapters.
         CheckFailedError: if no group has enough adapters to share anything.
         OutputError: if the store cannot be written.
+
+    Example:
+        >>> try:
+        ...     adaptzip.build_fleet_basis(["my-adapter"], "store")
+        ... except adaptzip.AdaptzipError as error:
+        ...     print(error)
+        no group has the 4 adapters of one base and shapes that it takes to share anything
     """
     _check_share(share, "share")
-    if not 0 <= hold_out <= 0.5:
-        raise UsageError(f"hold_out is {hold_out:g}, expected a share up to 0.5")
+    _check_held_out(hold_out)
+    _check_share(max_error, "max_error")
     if size < 1:
         raise UsageError(f"size is {size}, expected at least 1")
     grouping.check_groups(str(groups))
@@ -86,7 +93,8 @@ def build_fleet_basis(
     }
     run = begun(store, Plan("basis", sources_of(sources), settings), force)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
-    stages += [shared_bases.artefacts_stage, comparing.stage, comparing.summary_of_bases]
+    stages += [shared_bases.artefacts_stage, comparing.stage_of_bases]
+    stages += [comparing.summary_of_bases]
     through(run, stages, engine)
     failed = {run.plan.sources[int(place)].name: told for place, told in run.result(grouping.STAGE)["failed"].items()}
     if not grouping.groups_of(run):
@@ -96,6 +104,57 @@ def build_fleet_basis(
             f"no group has the {grouping.LEAST} adapters of one base and shapes that it takes to share anything",
             hint="name more adapters of one base model",
         )
+    return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
+
+
+@public
+def build_fleet_bank(
+    sources: Sequence[str | Path],
+    store: str | Path,
+    *,
+    rank: int | None = None,
+    length: int | None = None,
+    vectors: int | None = None,
+    top_k: int | None = None,
+    memory: float = 1.0,
+    hold_out: float = 0.1,
+    max_error: float = 0.5,
+    seed: int = 0,
+    base: str | Path | None = None,
+    engine: Engine | None = None,
+    force: bool = False,
+) -> FleetResult:
+    """Fit one bank of vectors to a fleet's adapters, and put it into a store.
+
+    The bank is that of `build_bank`, which goes through the adapters in their order: one task, and memory that does not
+    grow with their number. Looking at the adapters first, and at what the bank is worth to some of them afterwards, are
+    tasks that any number of workers may share.
+
+    Args:
+        sources, store, hold_out, base, engine, force: as for `build_fleet_basis`.
+        rank, length, vectors, top_k, memory, seed: as for `build_bank`.
+        max_error: at which the bank is compared with adapters that share nothing.
+
+    Raises:
+        UsageError: if an option makes no sense, or there are no adapters.
+        RefusedError: if no adapter changes anything.
+        CheckFailedError: if no bank within `memory` can be.
+        OutputError: if the store cannot be written.
+
+    Example:
+        >>> done = adaptzip.build_fleet_bank(["my-adapter"], "store", length=8, vectors=64, rank=2)
+        >>> done.values["banks"][0]["vectors"]
+        64
+    """
+    _check_held_out(hold_out)
+    _check_share(max_error, "max_error")
+    sizes = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "memory": memory}
+    settings = {**sizes, "hold_out": hold_out, "max_error": max_error, "seed": seed, "base": _text(base)}
+    run = begun(store, Plan("bank", sources_of(sources), settings), force)
+    stages: list[Callable[[Run], Stage]] = [scanning.stage, shared_banks.stage, comparing.stage_of_bank]
+    through(run, [*stages, comparing.summary_of_bank], engine)
+    lacking = run.result(shared_banks.STAGE)["failed"]
+    failed = {run.plan.sources[int(place)].name: told for place, told in lacking.items()}
     return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
 
 
@@ -115,17 +174,18 @@ def compress_fleet(
     engine: Engine | None = None,
     force: bool = False,
 ) -> FleetResult:
-    """Compress every adapter of a fleet into a store, with the store's bases where these pay for themselves.
+    """Compress every adapter of a fleet into a store, with the store's bases and banks where they pay for themselves.
 
-    Each adapter is compressed alone, and with the basis that holds most of it, and read back. A basis is used where its
-    adapters save more than it takes, or, with a budget, have less error although it is paid out of theirs.
+    Each adapter is compressed alone, with the basis that holds most of it and with every bank, and read back. A basis
+    or bank is used where its adapters save more than it takes, or, with a budget, have less error although it is paid
+    out of theirs.
 
     Args:
         sources, store, base, engine: as for `build_fleet_basis`.
         to: the method of adapters that share nothing.
         budget: of each adapter, in bytes or as a share of its source; what is shared counts.
         max_error: of each adapter; 0.1 where neither this nor a budget is given.
-        share: "auto" as said; "always" uses a basis wherever the adapter can be coded in it; "never" uses none.
+        share: "auto" as said; "always" shares wherever the adapter can be coded so; "never" shares nothing.
         extras, base_name: as for `compress`.
         effort: as for `compress`.
         force: do all of it again, and replace adapters of the store that have these names.
@@ -133,6 +193,11 @@ def compress_fleet(
     Raises:
         UsageError: if an option makes no sense, there are no adapters, or the store has others of these names.
         OutputError: if the store cannot be written.
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> done.adapters, dict(done.failed), done.values["worst_error"] <= 0.2
+        (1, {}, True)
     """
     limit = Budget.of(budget)
     if limit is not None and limit.unit == "parameters" and share != "never":
@@ -153,9 +218,9 @@ def compress_fleet(
         "base_name": base_name,
     }
     where = Run(located(store), "")
-    bases = [] if share == "never" else [[one.file, one.bytes] for one in bases_in(where.tree)]
+    there = [] if share == "never" else [[one.file, one.bytes] for one in artefacts_in(where.tree)]
     compressing.request_of(settings)
-    run = begun(store, Plan("compress", sources_of(sources), {**settings, "bases": bases}), force)
+    run = begun(store, Plan("compress", sources_of(sources), {**settings, "artefacts": there}), force)
     _check_names(run, force=force)
     stages = [compressing.assign_stage, compressing.count_stage, compressing.fit_stage, compressing.choose_stage]
     stages += [compressing.publish_stage, compressing.index_stage, comparing.summary_of_adapters]
@@ -190,6 +255,11 @@ def _check_there(run: Run, failed: Collection[str]) -> None:
         raise CheckFailedError(
             f"{run.location}: {lacking[0]!r} was made, and is gone", hint="make all of them again with `force=True`"
         )
+
+
+def _check_held_out(share: float) -> None:
+    if not 0 <= share <= 0.5:
+        raise UsageError(f"hold_out is {share:g}, expected a share up to 0.5")
 
 
 def _check_share(value: float, name: str) -> None:

@@ -22,6 +22,11 @@ class FleetResult:
         adapters: how many there were.
         failed: what is wrong with those that could not be done, by their names.
         values: what there is to say, as JSON values (docs/reference/json.md).
+
+    Example:
+        >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
+        >>> sorted(done.values["methods"])
+        ['svd']
     """
 
     store: str

@@ -51,6 +51,11 @@ def rows_of(run: Run) -> Iterator[Json]:
         yield from run.fresh(STAGE, number)["rows"]
 
 
+def failures_in(run: Run) -> dict[int, Json]:
+    """What is wrong with adapters that cannot be read, by their places."""
+    return {place: row["error"] for place, row in enumerate(rows_of(run)) if "error" in row}
+
+
 def read_source(run: Run, source: Source) -> Adapter:
     """An adapter of the fleet.
 

@@ -134,7 +134,7 @@ class LoraCore(Method[Config, CoreFit, CoreProfile, None], Trainable[Config]):
             )
         if config.mean and not any(module.mean is not None for module in cut.modules.values()):
             raise RefusedError(f"the basis ({_origin(basis)}) holds no mean", hint="leave `mean` out")
-        return replace(config, mean=_mean_pays(modules, cut) if config.mean is None else config.mean), None
+        return replace(config, mean=True) if config.mean is None and _mean_pays(modules, cut) else config, None
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext

@@ -26,6 +26,7 @@ class MethodOptions(TypedDict, total=False):
     order: Literal["delta", "rep"] | None
     rank: int | None
     scale: float
+    sides: int | None
     sweeps: int
     tolerance: float | None
     top_k: int | None

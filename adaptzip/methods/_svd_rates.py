@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptzip.core.foresight import Ranks, Values
+from adaptzip.core.method import FrameShape
 from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.methods._rates import row_costs
+
+_ZEROS = 0.1
+"""What the class of a row of zeros takes, as a share of another's."""
+Shares = Mapping[int, NDArray[np.float64]]
+"""Of each component the share of its energy outside a frame, (k,), by the frame's directions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +27,9 @@ class SvdProfile:
     Attributes:
         stretch: (k,) lengths of the columns of V, 1 without moments.
         frame: directions of the frame, 0 without one.
-        outside: (k,) share of each column's energy that lies outside the frame; None without one.
+        outside: (k,) share of the energy of each column of V that lies outside the frame; None without one.
+        out_outside: alike of U, and of the frame of outputs.
+        cuts: both, inputs' and outputs', by how many of the frame's first directions are taken.
     """
 
     singular: NDArray[np.float64]
@@ -30,6 +38,17 @@ class SvdProfile:
     stretch: NDArray[np.float64] | None = None
     frame: int = 0
     outside: NDArray[np.float64] | None = None
+    out_outside: NDArray[np.float64] | None = None
+    cuts: tuple[Shares, Shares] = ({}, {})
+
+    def narrower(self) -> dict[FrameShape, SvdProfile]:
+        """The same module in the first directions of its frame, on one side or both."""
+        inputs, outputs = self.cuts
+        bare = replace(self, outside=None, out_outside=None, cuts=({}, {}))
+        found = {FrameShape(1, size): replace(bare, frame=size, outside=share) for size, share in inputs.items()}
+        for size, share in outputs.items():
+            found[FrameShape(2, size)] = replace(found[FrameShape(1, size)], out_outside=share)
+        return found
 
     @property
     def energy(self) -> float:
@@ -47,16 +66,18 @@ class _Table:
 
     Attributes:
         length: of the columns of V.
-        outside: share of a column's energy outside the frame, 1 without one.
-        frame: directions of the frame, 0 without one.
+        outside, out_outside: share of a column's energy outside the frame, 1 without one.
+        frame, out_frame: directions of the frame, 0 without one.
     """
 
     singular: Values
     length: Values
     outside: Values
+    out_outside: Values
     out: Values
     width: Values
     frame: Values
+    out_frame: Values
 
     @classmethod
     def of(cls, profiles: Sequence[SvdProfile]) -> _Table:
@@ -76,31 +97,50 @@ class _Table:
             filled([p.singular for p in profiles], 0.0),
             filled([p.stretch for p in profiles], 1.0),
             filled([p.outside for p in profiles], 1.0),
+            filled([p.out_outside for p in profiles], 1.0),
             column([p.out for p in profiles]),
             column([p.width for p in profiles]),
             column([p.frame for p in profiles]),
+            column([p.frame if p.out_outside is not None else 0 for p in profiles]),
         )
 
     def take(self, rows: Ranks) -> _Table:
-        parts = (self.singular, self.length, self.outside, self.out, self.width, self.frame)
-        return _Table(*(part[rows] for part in parts))
+        return _Table(*(getattr(self, part.name)[rows] for part in fields(self)))
 
     def costs(self, step: float) -> tuple[Values, Values]:
         """Expected bits and squared error of every component, both (N, k)."""
-        bits, rest = np.full_like(self.singular, 2 * ROW_BITS), np.ones_like(self.singular)
-        framed = np.flatnonzero(self.frame[:, 0] > 0)
-        if len(framed):
-            frame, outside = self.frame[framed], self.outside[framed]
-            inside = self.singular[framed] * self.length[framed] * np.sqrt((1 - outside) / frame)
-            rate, lost = row_costs(inside / step)
-            bits[framed] += ROW_BITS + frame * rate
-            # What is lost of the coordinates is left to the rest.
-            rest[framed] = outside + (1 - outside) * np.minimum(lost, 1.0)
-        out_rate, out_error = row_costs(self.singular / np.sqrt(self.out) / step)
-        rate, error = row_costs(self.singular * self.length * np.sqrt(rest / self.width) / step)
+        long = self.singular * self.length
+        out_bits, out_rest = _inside(self.singular / step, self.out_outside, self.out_frame)
+        bits, rest = _inside(long / step, self.outside, self.frame)
+        out_rate, out_error = row_costs(self.singular / np.sqrt(self.out) / step * np.sqrt(out_rest))
+        rate, error = row_costs(long * np.sqrt(rest / self.width) / step)
         # An error spread evenly costs the same with moments, and never more than the whole component.
-        kept = (1 - np.minimum(out_error, 1.0)) * (1 - np.minimum(rest * error * self.length**2, 1.0))
-        return bits + self.out * out_rate + self.width * rate, np.square(self.singular) * (1 - kept)
+        kept = (1 - np.minimum(out_rest * out_error, 1.0)) * (1 - np.minimum(rest * error * self.length**2, 1.0))
+        bits += _row(self.width * rate, self.frame)
+        out_bits += _row(self.out * out_rate, self.out_frame)
+        return bits + out_bits, np.square(self.singular) * (1 - kept)
+
+
+def _row(bits: Values, frame: Values) -> Values:
+    """Expected bits of rows with their classes; a frame may leave nothing of a row, which is told in a bit or so."""
+    return bits + ROW_BITS * np.where(frame > 0, np.minimum(_ZEROS + bits / ROW_BITS, 1.0), 1.0)
+
+
+def _inside(lengths: Values, outside: Values, frame: Values) -> tuple[Values, Values]:
+    """Expected bits of coordinates in frames, and what share of the energy these leave to the rest; both (N, k).
+
+    Args:
+        lengths: of the rows, in steps.
+        outside, frame: as `_Table` has them.
+    """
+    bits, rest = np.zeros_like(lengths), np.ones_like(lengths)
+    rows = np.flatnonzero(frame[:, 0] > 0)
+    if len(rows):
+        size, left = frame[rows], outside[rows]
+        rate, lost = row_costs(lengths[rows] * np.sqrt((1 - left) / size))
+        bits[rows] = ROW_BITS + size * rate
+        rest[rows] = left + (1 - left) * np.minimum(lost, 1.0)
+    return bits, rest
 
 
 class SvdRates:
@@ -149,7 +189,7 @@ class SvdRates:
     @cached_property
     def _plain(self) -> SvdRates:
         """The same modules without their frames."""
-        return SvdRates([replace(profile, frame=0, outside=None) for profile in self._profiles])
+        return SvdRates([replace(profile, frame=0, outside=None, out_outside=None) for profile in self._profiles])
 
     def _costs(self, step: float, rows: Ranks | None) -> tuple[Values, Values]:
         if self._last is not None and self._last[0] == step:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_DEPENDENT = 1e10
+"""An inverse Gram matrix with larger numbers is one of rows that depend on each other."""
+
 
 @dataclass(frozen=True, eq=False)
 class LeftOut:
@@ -52,7 +55,11 @@ def _unit_rows(U: Tensor) -> tuple[Tensor, Tensor]:
     unit = torch.where(norm > 0, U / norm, 0.0)
     gram = (unit @ unit.mT).double()
     gram.diagonal(dim1=-2, dim2=-1)[norm[..., 0] == 0] = 1.0
-    return unit, torch.linalg.inv(gram).to(U.dtype)
+    inverse, failed = torch.linalg.inv_ex(gram)
+    if bool(failed.any()) or not bool((inverse.abs() < _DEPENDENT).all()):
+        # Rows of a few coordinates may be coded alike: the update's rows are then shared out among them.
+        inverse = torch.linalg.pinv(gram, rtol=1 / _DEPENDENT, hermitian=True)
+    return unit, inverse.to(U.dtype)
 
 
 def _core(U: Tensor, S: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:

@@ -24,12 +24,16 @@ class Prepared:
         bank: (h, length), multiplied by the config's scale.
         coded: by module: codes of A (rank, in) and of B transposed (rank, out), on the CPU.
         exposures: by module: squared error that a squared error of 1 in every stored number of the bank makes.
+        given: whether the bank was there before the adapter, so that ranks may follow the step.
+        outside: whether it stays outside the file.
         searched: the bank as it was decoded last, for all modules.
     """
 
     bank: Tensor
     coded: Mapping[str, Coded]
     exposures: Mapping[str, float]
+    given: bool = False
+    outside: bool = False
     searched: LastSections = field(default_factory=LastSections)
 
 
@@ -37,24 +41,28 @@ class Prepared:
 class VbFit:
     """A module: the update's own components (a group of one), and the codes to begin with.
 
-    It remembers what `target` chose for one role and needs for the next (`chosen`).
+    It remembers what `target` chose for one role and needs for the next (`chosen`), and for a bank that no step changes
+    what it chose at each rank (`known`).
 
     Attributes:
-        error: weighted squared error of these codes with the bank as it was fitted.
+        errors: weighted squared error of the first rows of these codes with the bank as it was fitted, for each number
+            of rows from 0 where the bank is given; of all of them alone otherwise.
         exposure: see `Prepared`.
         spread: mean square of the stored bank's numbers.
         searched: see `Prepared`.
         chosen: codes of a factor between its two roles, with the bank that they were chosen for.
+        known: codes by factor and rank; None where the bank is coded with the adapter.
     """
 
     group: Group
     coded: Coded
     config: Config
-    error: float
+    errors: NDArray[np.float64]
     exposure: float
     spread: float
     searched: LastSections = field(default_factory=LastSections)
     chosen: dict[str, tuple[Tensor, Codes]] = field(default_factory=dict)
+    known: dict[tuple[str, int], Codes] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +72,14 @@ class VbProfile:
     Attributes:
         singular: weighted squares of the singular values, one for each unit of rank.
         energy: weighted |dW|^2.
-        error: as in `VbFit`, for all of the rank.
+        errors: as in `VbFit`.
         unit_bits, unit_numbers: bits and numbers of one unit of rank.
         exposure, spread: as in `VbFit`.
     """
 
     singular: NDArray[np.float64]
     energy: float
-    error: float
+    errors: NDArray[np.float64]
     unit_bits: float
     unit_numbers: int
     exposure: float
@@ -81,9 +89,25 @@ class VbProfile:
     def scores(self) -> list[float]:
         return [float(value) / self.unit_numbers for value in self.singular]
 
+    def error(self, rank: int) -> float:
+        """Weighted squared error of the first rows, without the bank's quantisation."""
+        return float(self.errors[rank] if len(self.errors) > 1 else self.errors[0] + self.singular[rank:].sum())
+
 
 def recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
     """The codes of a factor for the bank as it will be decoded, and for B with A as it will be."""
+    if fitted.known is None:
+        return _recoded(fitted, side, rank, done)
+    if rank == fitted.group.rank:
+        # Nothing has changed since they were chosen.
+        first = expanded(fitted.coded, rank, done["bank"].device)
+        return first.A if side == "A" else first.B
+    if (side, rank) not in fitted.known:
+        fitted.known[side, rank] = _recoded(fitted, side, rank, done)
+    return fitted.known[side, rank]
+
+
+def _recoded(fitted: VbFit, side: str, rank: int, done: Mapping[str, Tensor]) -> Codes:
     levels, group = fitted.config.levels, replace(fitted.group, rank=rank)
     width = (group.A if side == "A" else group.B).width
     bank, known = fitted.searched.of(done["bank"], fitted.config.scale, width, fitted.coded.A.k)

@@ -11,7 +11,8 @@ row of V costs there what it costs without M, and one step remains right.
 
 Where a module has a frame F, orthonormal directions of inputs that the reader knows (the random numbers that A began
 with, another adapter's A, singular directions of the base weight), a row of V is coded as coordinates C in it and the
-rest: V = C F^T + W. What training left of the start then costs as many numbers as the frame has directions.
+rest: V = C F^T + W. What training left of the start then costs as many numbers as the frame has directions. A basis
+that adapters share knows directions G of outputs as well, and a row of U is then coded as D G^T and its rest.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.basis import ModuleBasis
 from adaptzip.core.batching import group_by_shape
 from adaptzip.core.compressed import Site, TensorSpec
-from adaptzip.core.family import BASIS_V
+from adaptzip.core.family import BASIS_U, BASIS_V
 from adaptzip.core.foresight import Foresight
 from adaptzip.core.linalg import factored_svd
-from adaptzip.core.method import FitContext, Method
+from adaptzip.core.method import FitContext, FrameShape, Method
 from adaptzip.core.sensitivity import root
 from adaptzip.core.trainable import Trainable
+from adaptzip.errors import UsageError
+from adaptzip.methods._svd_frames import outside_by_size, placed, unit_columns_of
 from adaptzip.methods._svd_rates import SvdProfile, SvdRates
 from adaptzip.methods._svd_rows import unit_columns
 from adaptzip.methods._svd_sums import least_squares_rows, left_out
@@ -42,7 +46,18 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Config:
-    """Options of `svd`: none are needed, since one step decides ranks and bits."""
+    """Options of `svd`: none is needed, since one step decides ranks and bits.
+
+    Attributes:
+        sides: whose vectors are coded in frames, where modules have them: 1 for those of inputs, 2 for those of outputs
+            as well. None leaves it to the fit, and is 1 in a file.
+    """
+
+    sides: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sides is not None and (type(self.sides) is not int or self.sides not in (1, 2)):
+            raise UsageError(f"sides is {self.sides!r}, expected 1 or 2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +70,7 @@ class SvdFit:
         V: (in, k); orthonormal columns unless there are moments.
         moments: M (in, in), or None.
         frame: F (in, r0), orthonormal columns, or None.
+        out_frame: G (out, r0), alike, or None.
     """
 
     U: Tensor
@@ -62,6 +78,7 @@ class SvdFit:
     V: Tensor
     moments: Tensor | None = None
     frame: Tensor | None = None
+    out_frame: Tensor | None = None
 
 
 class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
@@ -72,17 +89,29 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
     summary = "quantised singular factors, rate-distortion-optimal; the reference"
     paper = "Cover and Thomas, Elements of Information Theory, section 10.3.3; Fischer and Wang 1992"
     config_type = Config
-    roles = ("U", "C", "V")
+    roles = ("D", "U", "C", "V")
     takes_frame = True
     same_anywhere = True
     degree = 1
-    rests = ("V",)
     far_rate = 0.1
     grows = True
 
+    def frame_sides(self, config: Config) -> int:
+        return config.sides or 1
+
+    def with_sides(self, config: Config, sides: int) -> Config:
+        # A file of one side says nothing of it.
+        return config if config.sides or sides == 1 else replace(config, sides=sides)
+
+    def rests(self, config: Config) -> tuple[str, ...]:
+        return ("V",) if self.frame_sides(config) == 1 else ("U", "V")
+
     def layout(self, site: Site, rank: int, config: Config) -> tuple[TensorSpec, ...]:
-        inside = (TensorSpec("C", rank, site.frame),) if site.frame else ()
-        return TensorSpec("U", rank, site.out, directions=True), *inside, TensorSpec("V", rank, site.width)
+        U, V = TensorSpec("U", rank, site.out, directions=True), TensorSpec("V", rank, site.width)
+        if not site.frame:
+            return U, V
+        D, C = TensorSpec("D", rank, site.frame, directions=True), TensorSpec("C", rank, site.frame)
+        return (U, C, V) if self.frame_sides(config) == 1 else (D, U, C, V)
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: None, context: FitContext
@@ -98,16 +127,21 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
             if name in fits and sensitivity.moments is not None:
                 fits[name] = _under_moments(fits[name], sensitivity.moments.to(fits[name].U))
         frames = {} if context.basis is None else context.basis.modules
-        return {name: replace(f, frame=frames[name].V.to(f.V)) if name in frames else f for name, f in fits.items()}
+        both = self.frame_sides(config) == 2
+        return {name: _framed(name, f, frames[name], both) if name in frames else f for name, f in fits.items()}
 
     def profile(self, fitted: SvdFit) -> SvdProfile:
         stretch = None if fitted.moments is None else fitted.V.double().norm(dim=0).cpu().numpy()
         bare = SvdProfile(fitted.S.double().cpu().numpy(), fitted.U.shape[0], fitted.V.shape[0], stretch)
         if fitted.frame is None:
             return bare
-        V, frame = fitted.V.double(), fitted.frame.double()
-        rest = (V - frame @ (frame.T @ V)).square().sum(0) / V.square().sum(0).clamp(min=torch.finfo(V.dtype).tiny)
-        return replace(bare, frame=frame.shape[1], outside=rest.clamp(max=1.0).cpu().numpy())
+        inputs = outside_by_size(fitted.V, fitted.frame)
+        outputs = {} if fitted.out_frame is None else outside_by_size(fitted.U, fitted.out_frame)
+        size = fitted.frame.shape[1]
+        return replace(bare, frame=size, outside=inputs[size], out_outside=outputs.get(size), cuts=(inputs, outputs))
+
+    def narrower(self, profile: SvdProfile, size: int) -> dict[FrameShape, SvdProfile]:
+        return profile.narrower()
 
     def rank(self, profile: SvdProfile, step: float) -> int:
         return int(SvdRates([profile]).ranks(step)[0])
@@ -119,29 +153,34 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         return float(SvdRates([profile]).frame_gains(step, None if most is None else np.array([most]))[0])
 
     def kept_in_frame(self, profile: SvdProfile) -> list[float]:
-        share = 1.0 if profile.outside is None else 1 - profile.outside
-        kept: list[float] = (np.square(profile.singular) * share).tolist()
-        return kept
+        kept = np.square(profile.singular)
+        for outside in (profile.outside, profile.out_outside):
+            kept = kept if outside is None else kept * (1 - outside)
+        found: list[float] = kept.tolist()
+        return found
 
     def relative_rate(self, role: str, site: Site) -> float:
         """Coordinates in a frame are few, and as much larger: what moves a row by the same share is as well."""
-        return float(np.sqrt(site.out / site.frame)) if role == "C" else 1.0
+        return float(np.sqrt(site.out / site.frame)) if role in ("C", "D") else 1.0
 
     def predict(self, profile: SvdProfile, rank: int, step: float) -> tuple[float, float]:
         bits, error = SvdRates([profile]).predict(step, np.array([rank]))
         return float(bits[0]), float(error[0])
 
     def target(self, fitted: SvdFit, role: str, rank: int, done: Mapping[str, Tensor]) -> Tensor:
-        if role == "U":
-            return (fitted.U[:, :rank] * fitted.S[:rank]).T.contiguous()
-        rows = least_squares_rows(fitted.U, fitted.S, fitted.V, done["U"])
+        if role in ("D", "U"):
+            rows = (fitted.U[:, :rank] * fitted.S[:rank]).T.contiguous()
+            if fitted.out_frame is None:
+                return rows
+            return rows @ fitted.out_frame if role == "D" else rows - done["D"] @ fitted.out_frame.T
+        rows = least_squares_rows(fitted.U, fitted.S, fitted.V, _out_rows(fitted, done))
         if fitted.frame is None:
             return rows
         return rows @ fitted.frame if role == "C" else rows - done["C"] @ fitted.frame.T
 
     def squared_error(self, fitted: SvdFit, tensors: Mapping[str, Tensor]) -> float:
         """The part of the update outside the span of U', and the difference within it; no cancellation in either."""
-        left = left_out(fitted.U, fitted.S, tensors["U"])
+        left = left_out(fitted.U, fitted.S, _out_rows(fitted, tensors))
         inside = left.core @ fitted.V.T - tensors["V"]
         if fitted.frame is not None:
             inside -= tensors["C"] @ fitted.frame.T
@@ -172,8 +211,13 @@ class Svd(Method[Config, SvdFit, SvdProfile, None], Trainable[Config]):
         return [found[i] for i in range(len(coded))]
 
     def reconstruct(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> tuple[Tensor, Tensor]:
-        A = _placed(tensors["C"], tensors[BASIS_V], tensors["V"]) if site.frame else tensors["V"]
-        return A, unit_columns(tensors["U"])
+        if not site.frame:
+            return tensors["V"], unit_columns(tensors["U"])
+        A = placed(tensors["C"], tensors[BASIS_V], tensors["V"]).to(tensors["V"].dtype)
+        if self.frame_sides(config) == 1:
+            return A, unit_columns(tensors["U"])
+        B = unit_columns_of(placed(tensors["D"], tensors[BASIS_U], tensors["U"]))
+        return A, B.to(tensors["U"].dtype)
 
 
 def _alike(fits: Sequence[tuple[SvdFit, object]]) -> list[list[int]]:
@@ -199,18 +243,22 @@ def _under_moments(fitted: SvdFit, moments: Tensor) -> SvdFit:
     return SvdFit(U[0], S[0], torch.where(S[0].unsqueeze(1) > 0, V, 0.0).T, moments)
 
 
-def _placed(C: Tensor, frame: Tensor, rest: Tensor) -> Tensor:
-    """C F^T + W: in training as a product, in decoding in an order that every machine keeps.
+def _framed(name: str, fitted: SvdFit, known: ModuleBasis, both: bool) -> SvdFit:
+    """A fit that is coded in known directions of inputs, and of outputs where `both` are."""
+    frame = known.V.to(fitted.V)
+    if not both:
+        return replace(fitted, frame=frame)
+    if not known.both:
+        raise UsageError(
+            f"module {name!r}: sides is 2, and its frame has directions of inputs alone",
+            hint="drop sides, or give `basis=FILE` in place of a start",
+        )
+    return replace(fitted, frame=frame, out_frame=known.U.to(fitted.U))
 
-    A number of C, which is a whole number times the step, times one of F is exact in float64; what is rounded are the
-    sums, one direction of the frame after the other.
-    """
-    if C.requires_grad or rest.requires_grad:
-        return C @ frame.T + rest
-    total = rest.double()
-    for column, direction in zip(C.double().T, frame.double().T, strict=True):
-        total += column[:, None] * direction
-    return total.float()
+
+def _out_rows(fitted: SvdFit, tensors: Mapping[str, Tensor]) -> Tensor:
+    """(rank, out): rows of U as they are coded."""
+    return tensors["U"] if fitted.out_frame is None else tensors["D"] @ fitted.out_frame.T + tensors["U"]
 
 
 METHOD = Svd()

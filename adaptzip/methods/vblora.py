@@ -1,6 +1,7 @@
 """`vblora`: pieces of A and B as convex mixtures of a few vectors of one bank (VB-LoRA, Li, Han and Ji 2024).
 
-The bank is shared by all modules and both factors. Here it is fitted to a finished adapter (`adaptzip.methods._banks`).
+The bank is shared by all modules and both factors. Here it is fitted to a finished adapter (`adaptzip.methods._banks`),
+or to many of them (`adaptzip.methods._vblora_bank`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from adaptzip.core.adapter import LoraFactors
+from adaptzip.core.bank import BankShape
+from adaptzip.core.bank_builder import BankBuilder, FittedBank, Fleet
 from adaptzip.core.compressed import Site, TensorSpec
 from adaptzip.core.method import FitContext, Method
 from adaptzip.core.rates import ROW_BITS
@@ -22,7 +25,7 @@ from adaptzip.core.survey import Allowance, Candidate, Survey
 from adaptzip.core.trainable import Trainable
 from adaptzip.errors import CheckFailedError
 from adaptzip.methods._banks.codes import decode, piece_count
-from adaptzip.methods._banks.factors import Coded, groups
+from adaptzip.methods._banks.factors import Coded, Group, groups
 from adaptzip.methods._banks.fit import Shape, fit_bank
 from adaptzip.methods._banks.ranks import survey, worthwhile
 from adaptzip.methods._banks.refining import exposures
@@ -37,13 +40,14 @@ from adaptzip.methods._banks.single import (
     stored_weights,
 )
 from adaptzip.methods._rates import row_costs
+from adaptzip.methods._vblora_bank import build, coded_by, errors_by_rank, with_bank, worth
 from adaptzip.methods._vblora_config import Config, choices_of
 from adaptzip.methods._vblora_fit import Prepared, VbFit, VbProfile, coded_rank, codes_of, recoded
 
 _GIB = 2**30
 
 
-class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
+class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config], BankBuilder[Config]):
     """The method; see the module's description."""
 
     name = "vblora"
@@ -78,7 +82,10 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
     def prepare(
         self, modules: Mapping[str, LoraFactors], config: Config, context: FitContext
     ) -> tuple[Config, Prepared]:
-        """Fit the bank to all modules."""
+        """Fit the bank to all modules, or all modules to the bank that is given."""
+        if context.bank is not None:
+            bank = context.bank.vectors
+            return _prepared(config, *coded_by(bank, modules, config, context), bank, context)
         weights = {name: sensitivity.weight for name, sensitivity in context.sensitivities.items()}
         if None in (config.rank, config.length, config.vectors, config.top_k):
             config = self.candidates(survey(modules, context.device), config, Allowance())[0].config
@@ -89,16 +96,7 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
             raise CheckFailedError("no module keeps a rank of at least 1", hint="allow higher ranks")
         shape = Shape(chosen.vectors, chosen.length, chosen.top_k, config.levels)
         fit = fit_bank(found, shape, context.seed, context.progress)
-        exposed = exposures(found, fit.coded, fit.bank)
-        # A mean exposure of 1 over the stored numbers: their squared errors then add up to that of the update.
-        scale = exp2(round(log2(max(float(sum(e.sum() for e in exposed)) / prod(fit.bank.shape), 1e-60)) / 2))
-        coded = {name: compact(c, i) for g, c in zip(found, fit.coded, strict=True) for i, name in enumerate(g.names)}
-        shares = {
-            name: float(exposure[i]) / scale**2
-            for group, exposure in zip(found, exposed, strict=True)
-            for i, name in enumerate(group.names)
-        }
-        return replace(config, scale=scale), Prepared(fit.bank * scale, coded, shares)
+        return _prepared(config, found, fit.coded, fit.bank, context)
 
     def fit(
         self, modules: Mapping[str, LoraFactors], config: Config, prepared: Prepared, context: FitContext
@@ -112,10 +110,13 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
             for i, name in enumerate(group.names):
                 coded = prepared.coded.get(name, nothing)
                 own = single(group, i, len(coded.A.indices))
-                error = coded_error(own, bank, expanded(coded, own.rank, bank.device))
-                fits[name] = VbFit(
-                    own, coded, config, error, prepared.exposures.get(name, 0.0), spread, prepared.searched
-                )
+                if prepared.given:
+                    errors = errors_by_rank(own, bank, coded)
+                else:
+                    errors = np.array([coded_error(own, bank, expanded(coded, own.rank, bank.device))])
+                exposure = prepared.exposures.get(name, 0.0)
+                fits[name] = VbFit(own, coded, config, errors, exposure, spread, prepared.searched)
+                fits[name].known = {} if prepared.outside else None
         return fits
 
     def profile(self, fitted: VbFit) -> VbProfile:
@@ -128,7 +129,7 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
         return VbProfile(
             squares,
             float(group.energy[0]) * weight,
-            fitted.error,
+            fitted.errors,
             pieces * piece_bits(config.vectors, config.top_k, fitted.config.levels),
             pieces * (2 * config.top_k - 1),
             fitted.exposure,
@@ -136,14 +137,14 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
         )
 
     def rank(self, profile: VbProfile, step: float) -> int:
-        """All of it: the bank was fitted to all."""
-        return len(profile.singular)
+        """All of it where the bank was fitted to all; what is worth its bits where it was given."""
+        return worth(profile, step) if len(profile.errors) > 1 else len(profile.singular)
 
     def predict(self, profile: VbProfile, rank: int, step: float) -> tuple[float, float]:
         if rank == 0:
             return 0.0, profile.energy
         noise = profile.exposure * profile.spread * _relative_noise(profile.spread, step)
-        error = profile.error + profile.singular[rank:].sum() + noise
+        error = profile.error(rank) + noise
         return rank * profile.unit_bits, float(min(error, profile.energy))
 
     def max_rank(self, site: Site, config: Config) -> int:
@@ -169,6 +170,8 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
         return prepared.bank
 
     def predict_shared(self, prepared: Prepared, config: Config, step: float) -> float:
+        if prepared.outside:
+            return 0.0
         rows = prepared.bank.double().square().mean(1).sqrt().cpu().numpy()
         rate, _ = row_costs(rows / step)
         return float((prepared.bank.shape[1] * rate + ROW_BITS).sum())
@@ -200,6 +203,12 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
         B = decode(bank, codes_of(tensors, "B", rank), site.out)[0]
         return A, B.mT
 
+    def build_bank(self, fleet: Fleet, config: Config, context: FitContext) -> FittedBank:
+        return build(fleet, config, context)
+
+    def with_bank(self, config: Config, shape: BankShape) -> Config:
+        return with_bank(config, shape)
+
     def soften(self, tensors: Mapping[str, Tensor], site: Site, config: Config) -> dict[str, Tensor]:
         bank = tensors["bank"] / config.scale
         return {
@@ -220,6 +229,24 @@ class Vblora(Method[Config, VbFit, VbProfile, Prepared], Trainable[Config]):
             indices, weights = selected(soft[f"{side}.logits"], choices_of(config).top_k, config.levels)
             found |= {f"{side}.indices": indices, f"{side}.weights": weights}
         return found
+
+
+def _prepared(
+    config: Config, found: Sequence[Group], coded: Sequence[Coded], bank: Tensor, context: FitContext
+) -> tuple[Config, Prepared]:
+    """A bank and its codes as they are coded; in a file of its own the bank stays as it is."""
+    small = {name: compact(c, i) for g, c in zip(found, coded, strict=True) for i, name in enumerate(g.names)}
+    if context.basis is not None:
+        return config, Prepared(bank, small, {}, given=True, outside=True)
+    exposed = exposures(found, coded, bank)
+    # A mean exposure of 1 over the stored numbers: their squared errors then add up to that of the update.
+    scale = exp2(round(log2(max(float(sum(e.sum() for e in exposed)) / prod(bank.shape), 1e-60)) / 2))
+    shares = {
+        name: float(exposure[i]) / scale**2
+        for group, exposure in zip(found, exposed, strict=True)
+        for i, name in enumerate(group.names)
+    }
+    return replace(config, scale=scale), Prepared(bank * scale, small, shares, given=context.bank is not None)
 
 
 def _ranks(modules: Mapping[str, LoraFactors], config: Config, context: FitContext) -> dict[str, int]:

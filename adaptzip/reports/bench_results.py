@@ -25,7 +25,8 @@ class Point:
         weighted_error: the same as the base model's activations see it; None without calibration.
         options: the method's options, settled.
         bound: bytes that the Gaussian bound allows at this error, the extras' bytes included; None for no error.
-        known_bound: the same for a reader who knows where A began; None where nobody does, and for no error.
+        known_bound: the same for a reader who knows where A began; None where nobody does, in a basis that adapters
+            share, and for no error.
     """
 
     method: str

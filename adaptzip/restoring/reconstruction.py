@@ -15,6 +15,7 @@ from torch import Tensor
 from adaptzip.adz.coding.coders import AnyCoder, Coder, numbered
 from adaptzip.adz.coding.packing import unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.bases.banks import bank_for_reconstruct
 from adaptzip.bases.frames import reference_frames
 from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
 from adaptzip.bases.starts.files import read_start, start_note
@@ -25,7 +26,7 @@ from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import PARTS, Compressed, Site
-from adaptzip.core.family import AnyFamily
+from adaptzip.core.family import AnyFamily, MethodConfig
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.layouts import Layout
 from adaptzip.core.linalg import choose_device
@@ -228,13 +229,23 @@ def coder_of(
     config = config_of(compressed, method)
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
-    found = _basis(compressed, method, base, basis, only)
+    found = _bank(compressed, method, config, basis) if method.takes_bank else None
+    found = found or _basis(compressed, method, base, basis, only)
     return Coder(method, config, coder_sites(compressed, method), compressed.max_rank, found)
 
 
 def coder_sites(compressed: Compressed, method: AnyFamily) -> dict[str, Site]:
     """The modules of a file as its method is told of them: with their numbers, and frames where it takes them."""
     return numbered(compressed.sites, compressed.basis_sizes if method.takes_frame else ())
+
+
+def _bank(
+    compressed: Compressed, method: AnyFamily, config: MethodConfig, basis: str | Path | Basis | None
+) -> Basis | None:
+    """The bank that a file names; None where it holds its own."""
+    if compressed.basis is None:
+        return None
+    return bank_for_reconstruct(compressed.basis, method.shared_layout(config)[0], basis)
 
 
 def _basis(
@@ -256,10 +267,12 @@ def _basis(
     where = None
     if reference.source == "reference" and basis is not None and not isinstance(basis, Basis):
         frames, where = frames_at(basis), basis
-    blocks = compressed.payload_bytes
+    blocks, sides = compressed.payload_bytes, method.frame_sides(config_of(compressed, method))
     sizes = compressed.basis_sizes or [0] * len(compressed.sites)
     with naming(where, RefusedError) if where is not None else nullcontext():
-        return frames_for_reconstruct(reference, compressed.sites, sizes, blocks, base=base, basis=frames, only=only)
+        return frames_for_reconstruct(
+            reference, compressed.sites, sizes, blocks, sides=sides, base=base, basis=frames, only=only
+        )
 
 
 def frames_at(path: str | Path) -> Basis:

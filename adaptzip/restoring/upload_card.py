@@ -74,6 +74,7 @@ def _needs(made: Compressed) -> Iterator[str]:
         "base": "the base model (`--base`)",
         "file": "its basis (`--basis`)",
         "reference": "the adapter that it began as (`--basis`)",
+        "bank": "its bank (`--basis`)",
     }
     described = f", {basis.description}" if basis.description else ""
     yield f"\nTo decode it takes {what[basis.source]}{described}, of hash `{basis.hash}`."

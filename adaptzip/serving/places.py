@@ -15,7 +15,7 @@ _SERVED = "served"
 def cache_at(named: str | None) -> Path:
     """The folder that is named, or one in the user's cache; where there is none, one that goes with this process."""
     if named:
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     cache = cache_folder()
     if cache is not None:
         return cache / _SERVED

@@ -7,6 +7,7 @@ vLLM calls `register` in each of its processes, and asks the resolver in the one
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def resolver_at(location: str) -> Resolver:
     from adaptzip.serving.unpacking import Folders
 
     limit = Budget.parse(os.environ.get(LIMIT) or _USUAL, "bytes")
-    return Resolver(tree_at(location), Folders(cache_at(os.environ.get(CACHE)), int(limit.amount)))
+    # The program may go to another folder later.
+    place = location if "://" in location else Path(location).expanduser().absolute()
+    return Resolver(tree_at(place), Folders(cache_at(os.environ.get(CACHE)), int(limit.amount)))
 
 
 def _for_vllm(resolver: Resolver) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def rewritten(path: Path, change: Change) -> Path:
     return path
 
 
+def test_a_mean_is_kept_exactly(basis: Basis, tmp_path: Path) -> None:
+    """Whatever the dtype of the directions, since it may be of any magnitude."""
+    mean = 1e6 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    name = "a.0.q"
+    modules = {**basis.modules, name: replace(basis.modules[name], mean=mean)}
+    reference = write_basis(replace(basis, modules=modules), tmp_path / "x.basis", dtype="float16")
+    found = read_basis(tmp_path / "x.basis")
+    assert found.reference == reference
+    assert {name for name, module in found.modules.items() if module.mean is not None} == {name}
+    assert torch.equal(found.modules[name].mean, mean)
+    assert torch.equal(found.modules[name].leading(3).mean, mean[:3, :3])
+    assert reference.hash != write_basis(basis, tmp_path / "y.basis", dtype="float16").hash
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -110,6 +125,11 @@ def rewritten(path: Path, change: Change) -> Path:
         (lambda t, m: t["a.0.q.U"].fill_(float("nan")), FormatError, "no direction has"),
         (lambda t, m: t["a.0.q.V"].fill_(float("inf")), FormatError, "no direction has"),
         (lambda t, m: t.clear(), FormatError, "its size is 8"),
+        (lambda t, m: t.update({"a.0.q.mean": torch.ones(7, 8)}), FormatError, r"expected \[8, 8\] F32, finite"),
+        (lambda t, m: t.update({"a.0.q.mean": torch.ones(8, 8).half()}), FormatError, "F32, finite"),
+        (lambda t, m: t.update({"a.0.q.mean": torch.full((8, 8), float("nan"))}), FormatError, "F32, finite"),
+        (lambda t, m: t.update({"a.0.x.mean": torch.ones(8, 8)}), FormatError, "module a.0.x has one side"),
+        (lambda t, m: t.update({"a.0.q.mean": torch.ones(8, 8)}), FormatError, "hash does not match"),
     ],
 )
 def test_damaged_files_are_refused(

@@ -10,7 +10,7 @@ import pytest
 import adaptzip
 from adaptzip.bases.artefact import read_basis
 from adaptzip.files.trees import tree_at
-from tests.cli.cli_cases import CONFIG, make_adapter, make_tensors, refused, run
+from tests.cli.cli_cases import CONFIG, make_adapter, make_tensors, refused, run, run_apart
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -120,3 +120,10 @@ def test_without_a_command_the_help_is_shown() -> None:
     result = run("store")
     assert result.code == 2
     assert "Keep many adapters in one folder or bucket." in result.err
+
+
+def test_listing_loads_no_torch(archive: Path) -> None:
+    before = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))"
+    result = run_apart("store", "ls", archive.parent, before=before)
+    assert result.code == 0
+    assert result.err == "False\n"

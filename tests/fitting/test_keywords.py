@@ -53,7 +53,7 @@ def test_the_methods_options_are_told_where_none_is_near(function: Callable[...,
     assert str(caught.value.hint).startswith("its options: ")
     with pytest.raises(UsageError, match="has no parameter 'zzz'") as caught:
         function(zzz=3)
-    assert caught.value.hint == "it has no options"
+    assert caught.value.hint == "its options: sides"
 
 
 @pytest.mark.parametrize("function", [compress, plan])

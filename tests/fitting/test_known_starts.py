@@ -152,6 +152,16 @@ def test_whatever_began_alike_is_a_frame(kind: str, kin: tuple[Path, Path], tmp_
     assert another.value.exit_code == 3
 
 
+def test_what_peft_reads_of_an_adapter_in_a_shared_basis(kin: tuple[Path, Path], tmp_path: Path) -> None:
+    source, other = kin
+    write_basis(build_basis([adaptzip.read(source), adaptzip.read(other)]), tmp_path / "two.basis")
+    small = adaptzip.compress(source, tmp_path / "a.adz", max_error=0.1, basis=tmp_path / "two.basis")
+    assert small.config == {"sides": 2}
+    adaptzip.export(tmp_path / "a.adz", tmp_path / "back", basis=tmp_path / "two.basis")
+    error = distance(deltas(source, tiny_llama), deltas(tmp_path / "back", tiny_llama))
+    assert error == pytest.approx(small.provenance.relative_error, rel=1e-3)
+
+
 def pissa(path: Path, base: nn.Module) -> Path:
     """A trained PiSSA adapter as PEFT converts it for an unchanged base: of twice the rank."""
     model: Any = get_peft_model(copy.deepcopy(base), config(r=4, init_lora_weights="pissa"))

@@ -20,7 +20,7 @@ from adaptzip.errors import CheckpointError, RefusedError, UsageError
 from adaptzip.files.digest import file_digest
 from adaptzip.fitting import loading
 from adaptzip.fitting.loading import load_source
-from adaptzip.fitting.requests import Request, prepare_job
+from adaptzip.fitting.requests import Request, prepare_job, said_options
 from adaptzip.testing.adapters import adapter, factors
 from adaptzip.testing.trials import job_of, needs
 from tests.cases import sixth_method
@@ -135,7 +135,8 @@ def test_options_are_the_methods_own() -> None:
     assert caught.value.hint == "its options: keep"
     with pytest.raises(UsageError, match="'svd' has no option 'keep'") as caught:
         job_of("svd", SOURCE, options={"keep": 0.5})
-    assert caught.value.hint == "it has no options"
+    assert caught.value.hint == "its options: sides"
+    assert said_options([]) == "it has no options"
 
 
 def test_adapters_are_surveyed_for_methods_that_ask() -> None:

@@ -15,7 +15,7 @@ from adaptzip.errors import CheckFailedError, UsageError
 from adaptzip.files.trees import Folder, tree_at
 from adaptzip.fleet.checking import report_fleet, verify_fleet
 from adaptzip.fleet.engines import fleet_engine
-from adaptzip.fleet.jobs import build_fleet_basis, compress_fleet
+from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
 from adaptzip.fleet.store.index import read_rows
 from tests.cases.fleets import digests, make_fleet
 
@@ -63,7 +63,7 @@ def test_a_basis_that_does_not_pay_is_not_used(folders: list[Path], tmp_path: Pa
     few = folders[:5]
     build_fleet_basis(few, tmp_path / "store", **SHARED)
     found = compress_fleet(few, tmp_path / "store", max_error=0.2).values
-    assert [one["used"] for one in found["bases"]] == [False]
+    assert [one["used"] for one in found["artefacts"]] == [False]
     assert found["methods"].keys() == {"svd"}
     assert found["bytes"] == found["alone_bytes"]
 
@@ -83,6 +83,20 @@ def test_workers_make_the_same(filled: Path, folders: list[Path], tmp_path: Path
     build_fleet_basis(folders, store, **SHARED, engine=engine)
     compress_fleet(folders, store, max_error=0.2, engine=engine)
     assert digests(store) == digests(filled)
+
+
+def test_a_bank_is_used_where_it_is_wanted(folders: list[Path], tmp_path: Path) -> None:
+    few = folders[:6]
+    found = build_fleet_bank(few, tmp_path, length=4, vectors=96, top_k=2, rank=3, hold_out=0.2)
+    (bank,) = found.values["banks"]
+    assert (bank["members"], bank["held_out"], bank["vectors"], bank["length"]) == (5, 1, 96, 4)
+    assert bank["bytes"] == (tmp_path / bank["file"]).stat().st_size
+    forced = compress_fleet(few, tmp_path, max_error=0.8, share="always").values
+    assert forced["methods"].keys() == {"vblora"}
+    assert forced["shared_bytes"] == bank["bytes"]
+    assert verify_fleet(tmp_path, few).failed == {}
+    adaptzip.export(tmp_path / "a001.adz", tmp_path / "peft", as_="peft-vblora", basis=tmp_path)
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["peft_type"] == "VBLORA"
 
 
 def small_job(folders: list[Path], store: str | Path) -> None:

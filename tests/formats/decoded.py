@@ -13,7 +13,8 @@ from adaptzip.files.dtypes import NAMES
 from adaptzip.restoring.reconstruction import coder_of
 from adaptzip.testing.adapters import bits
 from formats import decoder, decoder_starts
-from formats.make_golden import FIRST, beside
+from formats.decoder_bank import read_bank
+from formats.make_golden import BANK, FIRST, beside
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 MUST_REJECT = GOLDEN.parent / "must-reject"
@@ -50,9 +51,14 @@ def given(path: Path) -> decoder.Basis | None:
         first = decoder.decode(FIRST.read_bytes()).modules
         whole = {name: decoder_starts.reference_matrix(module.A) for name, module in first.items()}
         return {name: (np.zeros((0, 0), np.float32), decoder_starts.frame(N)) for name, N in whole.items()}
+    if reference.source == "bank":
+        bank, found = read_bank(BANK.read_bytes())
+        assert found == reference.hash
+        return bank
     basis = coder_of(open_adz(path), **beside(path)).basis
     assert basis is not None
-    return {name: (m.U.float().numpy(), m.V.float().numpy()) for name, m in basis.modules.items()}
+    means = {name: () if m.mean is None else (m.mean.numpy(),) for name, m in basis.modules.items()}
+    return {name: (m.U.float().numpy(), m.V.float().numpy(), *means[name]) for name, m in basis.modules.items()}
 
 
 def agree(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, *, near: bool = True) -> bool:

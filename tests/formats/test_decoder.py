@@ -15,6 +15,8 @@ import torch
 import adaptzip
 from adaptzip import Adapter, LoraFactors
 from adaptzip.adz.container import writer
+from adaptzip.bases.artefact import write_basis
+from adaptzip.bases.updates import build_basis
 from adaptzip.core.gains import divisor
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.testing.adapters import adapter
@@ -79,6 +81,21 @@ def test_tensor_trains(shapes: str, options: dict[str, Any], tmp_path: Path) -> 
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_cores(shapes: str, tmp_path: Path) -> None:
     agree(adapter(SHAPES[shapes], seed=5), tmp_path / "x.adz", near=True, to="lora-sb", max_error=0.1)
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+def test_cores_on_a_mean(rank: int | None, tmp_path: Path) -> None:
+    adapters = [adapter({"a": (20, 16, 3), "b": (9, 16, 3)}, seed=seed) for seed in (1, 2)]
+    built = build_basis(adapters, 6)
+    modules = {}
+    for name, module in built.modules.items():
+        mean = sum((one.modules[name].delta() for one in adapters), torch.zeros(len(module.U), len(module.V))) / 2
+        modules[name] = replace(module, mean=module.U.T @ mean @ module.V)
+    write_basis(replace(built, modules=modules), tmp_path / "x.basis")
+    path, basis = tmp_path / "x.adz", tmp_path / "x.basis"
+    adaptzip.compress(adapters[0], path, to="lora-sb", basis=basis, max_error=0.6, mean=True, rank=rank)
+    kept = {name: (m.U.numpy(), m.V.numpy(), m.mean.numpy()) for name, m in modules.items()}
+    assert same(plain(adaptzip.reconstruct(path, basis=basis)), decoded(path.read_bytes(), kept))
 
 
 @pytest.mark.parametrize(("length", "vectors", "top_k"), [(1, 9, 1), (7, 300, 1), (5, 11, 2), (16, 33, 3)])

@@ -20,6 +20,7 @@ from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.compressed import Site
 from adaptzip.core.family import BASIS_U, BASIS_V
 from adaptzip.core.method import FitContext
+from adaptzip.errors import RefusedError
 from adaptzip.methods import load_fittable
 from adaptzip.methods._lora_core import Config, CoreProfile
 from adaptzip.testing.adapters import adapter, factors, relative_error
@@ -221,3 +222,64 @@ def test_the_two_methods_differ_in_their_basis_alone() -> None:
     assert (xs.default_basis, METHOD.default_basis) == ("base", "update")
     assert (xs.name, METHOD.name) == ("lora-xs", "lora-sb")
     assert xs.layout(Site(9, 9), 5, Config()) == METHOD.layout(Site(9, 9), 5, Config())
+
+
+def fleet_with_a_mean(size: int = 6) -> tuple[list[adaptzip.Adapter], Basis]:
+    """Adapters that are mostly the same update, and their basis with the mean."""
+    shapes = {"a.0.q": (30, 24, 4), "a.0.v": (12, 24, 4)}
+    common = adapter(shapes, seed=100)
+    adapters = []
+    for seed in range(6):
+        own = adapter(shapes, seed=seed)
+        modules = {}
+        for name, module in common.modules.items():
+            A = torch.cat([module.A, 0.5 * own.modules[name].A])
+            B = torch.cat([module.B, 0.5 * own.modules[name].B], dim=1)
+            modules[name] = adaptzip.LoraFactors(A, B, module.scaling)
+        adapters.append(adaptzip.Adapter(modules))
+    basis = build_basis(adapters, size)
+    means = {name: torch.stack([one.modules[name].delta() for one in adapters]).mean(0) for name in basis.modules}
+    modules = {name: ModuleBasis(m.U, m.V, m.U.T @ means[name] @ m.V) for name, m in basis.modules.items()}
+    return adapters, Basis(modules, basis.reference)
+
+
+def test_cores_on_a_mean_are_smaller(tmp_path: Path) -> None:
+    adapters, basis = fleet_with_a_mean()
+    write_basis(basis, tmp_path / "mean.basis")
+    asked = {"to": "lora-sb", "basis": tmp_path / "mean.basis", "max_error": 0.3}
+    for one in adapters:
+        with_mean = adaptzip.compress(one, tmp_path / "x.adz", **asked, force=True)
+        without = adaptzip.compress(one, **asked, mean=False)
+        assert with_mean.config["mean"] is True
+        assert not without.config.get("mean")
+        assert with_mean.payload_bytes < without.payload_bytes
+        again = adaptzip.reconstruct(tmp_path / "x.adz", basis=tmp_path / "mean.basis")
+        assert relative_error(one, again) == pytest.approx(with_mean.provenance.relative_error, rel=1e-4)
+        assert {module.rank for module in again.modules.values()} == {6}
+
+
+def test_a_mean_that_does_not_help_is_left_out(tmp_path: Path) -> None:
+    adapters, basis = fleet_with_a_mean()
+    write_basis(basis, tmp_path / "mean.basis")
+    opposite = adaptzip.Adapter(
+        {name: adaptzip.LoraFactors(m.A, -m.B, m.scaling) for name, m in adapters[0].modules.items()}
+    )
+    found = adaptzip.compress(opposite, to="lora-sb", basis=tmp_path / "mean.basis", max_error=0.3)
+    assert not found.config.get("mean")
+
+
+def test_a_mean_stays_out_of_the_file(tmp_path: Path) -> None:
+    adapters, basis = fleet_with_a_mean()
+    write_basis(basis, tmp_path / "mean.basis")
+    adaptzip.compress(
+        adapters[0], tmp_path / "x.adz", to="lora-sb", basis=tmp_path / "mean.basis", embed_basis=True, max_error=0.3
+    )
+    assert relative_error(adapters[0], adaptzip.reconstruct(tmp_path / "x.adz")) < 0.301
+
+
+def test_a_mean_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    adapters, basis = fleet_with_a_mean()
+    bare = {name: ModuleBasis(module.U, module.V) for name, module in basis.modules.items()}
+    write_basis(Basis(bare, basis.reference), tmp_path / "bare.basis")
+    with pytest.raises(RefusedError, match="holds no mean"):
+        adaptzip.compress(adapters[0], to="lora-sb", basis=tmp_path / "bare.basis", mean=True, max_error=0.3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adaptzip.core.foresight import OneByOne
+from adaptzip.core.foresight import OneByOne, Values
 from adaptzip.core.rates import BIT_WEIGHT, ROW_BITS
 from adaptzip.methods import load_fittable
 from adaptzip.methods._rates import row_costs
@@ -17,7 +17,7 @@ STEPS = (3.0, 0.4, 0.05, 0.001)
 
 
 def profiles() -> list[SvdProfile]:
-    """Modules of several ranks, with moments, a frame, both or neither."""
+    """Modules of several ranks, with moments, a frame, both or neither, and a frame of outputs as well."""
     rng = np.random.default_rng(0)
     found = []
     for rank, out, width in ((4, 30, 20), (1, 7, 9), (16, 64, 200), (3, 500, 2)):
@@ -29,12 +29,13 @@ def profiles() -> list[SvdProfile]:
             SvdProfile(singular, out, width, stretch),
             SvdProfile(singular, out, width, None, rank, outside),
             SvdProfile(singular, out, width, stretch, rank, outside),
+            SvdProfile(singular, out, width, stretch, rank, outside, rng.uniform(0, 1, rank)),
         ]
     return found
 
 
 def component(profile: SvdProfile, number: int, step: float) -> tuple[float, float]:
-    """Bits and squared error of one component, by its rows: of U, of coordinates in the frame, of the rest."""
+    """Bits and squared error of one component, by its rows: of coordinates in frames, and of what these leave."""
     s = profile.singular[number]
     length = 1.0 if profile.stretch is None else profile.stretch[number]
 
@@ -42,15 +43,22 @@ def component(profile: SvdProfile, number: int, step: float) -> tuple[float, flo
         rate, error = row_costs(np.array([deviation / step]))
         return float(rate[0]), float(error[0])
 
-    bits, rest = 2 * ROW_BITS, 1.0
-    if profile.outside is not None:
-        o = profile.outside[number]
-        rate, lost = row(s * length * np.sqrt((1 - o) / profile.frame))
-        bits += ROW_BITS + profile.frame * rate
+    def side(long: float, numbers: int, outside: Values | None) -> tuple[float, float]:
+        """Bits of a vector's rows, and the share of it that they lose."""
+        if outside is None:
+            rate, error = row(long / np.sqrt(numbers))
+            return ROW_BITS + numbers * rate, error
+        o = outside[number]
+        inner, lost = row(long * np.sqrt((1 - o) / profile.frame))
         rest = o + (1 - o) * min(lost, 1.0)
-    u, v = row(s / np.sqrt(profile.out)), row(s * length * np.sqrt(rest / profile.width))
-    kept = (1 - min(u[1], 1.0)) * (1 - min(rest * v[1] * length**2, 1.0))
-    return bits + profile.out * u[0] + profile.width * v[0], s**2 * (1 - kept)
+        rate, error = row(long * np.sqrt(rest / numbers))
+        # A class costs as much as any where its row has that many bits, and next to nothing where it has none.
+        own = min(ROW_BITS, 0.1 * ROW_BITS + numbers * rate)
+        return ROW_BITS + profile.frame * inner + own + numbers * rate, rest * error
+
+    u, v = side(s, profile.out, profile.out_outside), side(s * length, profile.width, profile.outside)
+    kept = (1 - min(u[1], 1.0)) * (1 - min(v[1] * length**2, 1.0))
+    return u[0] + v[0], s**2 * (1 - kept)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -116,7 +124,7 @@ def test_gains_of_frames_are_what_they_save(step: float, most: int | None) -> No
     gains = SvdRates(every).frame_gains(step, None if most is None else np.full(len(every), most))
     for profile, gain in zip(every, gains, strict=True):
         saved = []
-        for one in (profile, replace(profile, frame=0, outside=None)):
+        for one in (profile, replace(profile, frame=0, outside=None, out_outside=None)):
             rank = int(SvdRates([one]).ranks(step)[0])
             costs = [component(one, number, step) for number in range(rank if most is None else min(rank, most))]
             worth = [s**2 - e - BIT_WEIGHT * step**2 * b for s, (b, e) in zip(one.singular, costs, strict=False)]

@@ -148,8 +148,8 @@ def test_weights_of_modules_count(source: Adapter) -> None:
     plain = METHOD.fit(source.modules, config, prepared, FitContext())
     heavy, light = METHOD.profile(fits["m.2"]), METHOD.profile(plain["m.2"])
     assert heavy.energy == pytest.approx(9 * light.energy)
-    assert heavy.error == pytest.approx(9 * light.error, rel=1e-4)
-    assert METHOD.profile(fits["m.0"]).error == pytest.approx(METHOD.profile(plain["m.0"]).error, rel=1e-6)
+    assert heavy.error(2) == pytest.approx(9 * light.error(2), rel=1e-4)
+    assert METHOD.profile(fits["m.0"]).error(2) == pytest.approx(METHOD.profile(plain["m.0"]).error(2), rel=1e-6)
 
 
 def test_the_gradient_of_the_factors_reaches_the_bank_and_the_weights() -> None:

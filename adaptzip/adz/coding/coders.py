@@ -30,7 +30,7 @@ class Coder(Generic[FamilyT]):
         config: the method's, settled.
         sites: every module's shape.
         max_rank: largest rank that a block may have.
-        basis: the frozen basis, for methods that need one, or the frames of some modules.
+        basis: the frozen basis, for methods that need one, the frames of some modules, or a bank.
     """
 
     method: FamilyT
@@ -39,16 +39,22 @@ class Coder(Generic[FamilyT]):
     max_rank: int
     basis: Basis | None = None
 
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """Shared tensors that lie in a bank outside the file, by role."""
+        bank = None if self.basis is None else self.basis.bank
+        return {} if bank is None else {self.method.shared_roles[0]: bank.vectors}
+
     def basis_tensors(self, name: str) -> dict[str, Tensor]:
         """A module's basis or frame, by role; {} where it has none."""
         if self.method.takes_frame and not self.sites[name].frame:
             return {}
-        if self.basis is None:
+        if self.basis is None or self.basis.bank is not None:
             return {}
         module = self.basis.modules[name]
-        if self.method.takes_frame:
+        if self.method.takes_frame and self.method.frame_sides(self.config) == 1:
             return {BASIS_V: module.V}
-        mean = {} if module.mean is None else {BASIS_MEAN: module.mean}
+        mean = {} if module.mean is None or self.method.takes_frame else {BASIS_MEAN: module.mean}
         return {BASIS_U: module.U, BASIS_V: module.V, **mean}
 
 

@@ -25,16 +25,17 @@ SHARED = "(shared)"
 
 
 def decode_shared(coder: AnyCoder, chunk: bytes | memoryview, step: float) -> dict[str, Tensor]:
-    """The shared tensors, by role; {} for methods without any.
+    """The shared tensors, by role, those of a bank included; {} for methods without any.
 
     Raises:
-        FormatError: if the block is damaged.
+        FormatError: if the block is damaged, or there beside a bank.
     """
-    specs = coder.method.shared_layout(coder.config)
+    given = coder.given
+    specs = () if given else coder.method.shared_layout(coder.config)
     if bool(specs) != (len(chunk) > 0):
         raise FormatError("shared tensors are missing, or the method has none")
     if not specs:
-        return {}
+        return given
     blocks = entropy.decode(chunk, 1, lambda _: specs, SHARED)
     return decoded(blocks, specs, step, SHARED)
 

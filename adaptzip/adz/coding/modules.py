@@ -63,11 +63,13 @@ class CodedBlock:
 
 
 def code_shared(coder: Coder[AnyMethod], prepared: object, step: float) -> CodedBlock:
-    """Quantise and code the shared tensors at `step`.
+    """Quantise and code the shared tensors at `step`; those of a bank that is given are there already.
 
     Raises:
         CheckFailedError: as `code_modules`.
     """
+    if coder.given:
+        return CodedBlock(b"", coder.given, 0)
     specs = coder.method.shared_layout(coder.config)
     blocks: list[Block] = []
     done: dict[str, Tensor] = {}

@@ -15,8 +15,8 @@ MAX_SIZE = 2**20
 MOST_OFFSET = 2**42 - 1
 _MOST_SEED = 2**64 - 1
 _HUNDRED = 100
-_SOURCES = ("base", "file", "embedded", "start", "reference")
-_HASHED = ("base", "file", "reference")
+_SOURCES = ("base", "file", "embedded", "start", "reference", "bank")
+_HASHED = ("base", "file", "reference", "bank")
 """Sources that are known by their hash."""
 _SIZED = ("embedded", "start", "reference")
 """Sources of which a file tells how many directions each module has."""
@@ -102,7 +102,9 @@ def read_sizes(cursor: Cursor, sites: Mapping[str, Site]) -> tuple[int, ...]:
 
 def check_sizes(basis: BasisReference | None, sized: bool) -> None:
     """Raises: FormatError: if sizes are missing, or have nothing to belong to."""
-    if basis is None and sized or basis is not None and basis.source in _SIZED and not sized:
+    wanted = basis is not None and basis.source in _SIZED
+    unwanted = basis is None or basis.source == "bank"
+    if unwanted and sized or wanted and not sized:
         raise FormatError("the sizes of the basis and what the metadata says of it do not belong together")
 
 

@@ -152,6 +152,8 @@ def _check_parts(opened: Opened) -> None:
     embedded = metadata.basis is not None and metadata.basis.source == "embedded"
     if embedded != (head.basis > 0):
         raise FormatError("an embedded basis is missing, or one is there that the metadata does not name")
+    if metadata.basis is not None and metadata.basis.source == "bank" and head.shared:
+        raise FormatError("a bank is named, and another one is in the file")
     begun = metadata.basis is None or metadata.basis.source == "start"
     if metadata.config.get("lossless", False) and (head.gains or head.shared or not begun):
         raise FormatError("a lossless file has gains, shared tensors, or a basis that is no start")

@@ -9,7 +9,7 @@ import torch
 
 from adaptzip.checkpoints._native import Native, NativeModule
 from adaptzip.checkpoints._peft_native import kept_modules, refuse_extras, refuse_layouts
-from adaptzip.checkpoints.peft_vblora.layout import TITLE, Sizes
+from adaptzip.checkpoints.peft_vblora.layout import TITLE, Sizes, zero_vector
 from adaptzip.errors import RefusedError
 
 _AGAIN = "compress the original adapter again with"
@@ -52,17 +52,18 @@ def nearest_divisors(number: int, wanted: int) -> tuple[int, ...]:
 
 
 def _one_rank(modules: Mapping[str, NativeModule], length: int) -> int:
+    """The rank of all modules; with a vector of zeros, lower ones can be filled up."""
     ranks = {
         name: len(module.tensors["A.indices"]) // max(1, module.width // length) for name, module in modules.items()
     }
     low, high = min(ranks, key=lambda name: ranks[name]), max(ranks, key=lambda name: ranks[name])
-    if ranks[low] != ranks[high]:
+    if ranks[low] != ranks[high] and zero_vector(modules[low].tensors["bank"]) is None:
         raise RefusedError(
             f"module {low} has rank {ranks[low]} and {high} rank {ranks[high]}; PEFT's VB-LoRA has one rank for all",
             hint=f"{_AGAIN} `options={{'uniform': True}}`, and `options={{'rank': N}}` from {ranks[low]} to "
             f"{ranks[high]} where it is to be chosen",
         )
-    return ranks[low]
+    return ranks[high]
 
 
 def _refuse_repeats(name: str, module: NativeModule) -> None:

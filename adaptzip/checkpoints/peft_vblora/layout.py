@@ -70,13 +70,32 @@ def file_tensors(native: Native, sizes: Sizes, dtype: torch.dtype | None) -> dic
     return tensors
 
 
+def _filled_up(indices: Tensor, weights: Tensor, bank: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Codes of as many rows as all modules have: those that are lacking are zero."""
+    lacking, zero = sizes.rank - len(indices), zero_vector(bank)
+    if not lacking or zero is None:
+        return indices, weights
+    # The last vector of a mixture has what weights leave of 1; no vector may stand in it twice.
+    others = [place for place in range(sizes.top_k) if place != zero][: sizes.top_k - 1]
+    rows = torch.tensor([*others, zero], dtype=indices.dtype).expand(lacking, indices.shape[1], -1)
+    return torch.cat([indices, rows]), torch.cat([weights, weights.new_zeros(lacking, *weights.shape[1:])])
+
+
+def zero_vector(bank: Tensor) -> int | None:
+    """The place of a vector of zeros in a bank, which rows that a module lacks are made of; None without any."""
+    places = (~bank.bool().any(1)).nonzero()
+    return int(places[-1, 0]) if len(places) else None
+
+
 def _codes(module: NativeModule, side: str, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Indices (.., k) and all weights but the last (.., k - 1) of A (rank, pieces, ..) or B (pieces, rank, ..)."""
-    indices = module.tensors[f"{side}.indices"].reshape(sizes.rank, -1, sizes.top_k)
+    pieces = (module.width if side == "A" else module.out) // sizes.length
+    indices = module.tensors[f"{side}.indices"].reshape(-1, pieces, sizes.top_k)
     weights = module.tensors.get(f"{side}.weights")
     if weights is None:
-        weights = torch.zeros(indices.shape[0] * indices.shape[1], 0)
+        weights = torch.zeros(indices.shape[0] * pieces, 0)
     weights = weights.float().reshape(*indices.shape[:2], sizes.top_k - 1)
+    indices, weights = _filled_up(indices, weights, module.tensors["bank"], sizes)
     if side == "B":
         indices, weights = indices.transpose(0, 1), weights.transpose(0, 1)
     return indices.contiguous(), weights.contiguous()

@@ -14,7 +14,7 @@ from adaptzip.bases.resolve import artefact_for, artefact_in
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.errors import AdaptzipError, OutputError, RefusedError, UsageError, naming
+from adaptzip.errors import AdaptzipError, OutputError, RefusedError, UsageError, naming, warn
 from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.files.trees import Tree
 from adaptzip.fitting.compression import compress
@@ -53,11 +53,15 @@ def add(
             or cannot be written.
         RefusedError: if it refers to an artefact that was not given and is not in the store.
         CheckpointError, FormatError, CheckFailedError: as `compress` and `open`.
+
+    Warns with an AdaptzipWarning where it stands on another adapter, which no store keeps for it.
     """
     named = name or default_name(source)
     file = _free(tree, named, force=force)
     compressed, content = _compressed(source, basis, settings)
     artefact, shared = _artefact(tree, compressed, basis)
+    if compressed.basis is not None and compressed.basis.source == "reference":
+        warn(f"{named}: stands on another adapter's A, without which nobody who has the store alone can decode it")
     if artefact is not None and shared is not None:
         tree.write(artefact, shared)
     tree.write(file, content)

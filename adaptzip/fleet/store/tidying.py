@@ -12,6 +12,9 @@ from adaptzip.fleet.store.index import compact, segments, write_rows
 from adaptzip.fleet.store.layout import WORK, adapter_file, adapter_name, artefact_file, artefact_hash, is_artefact
 from adaptzip.fleet.store.listing import rows_of
 
+_NOTES = (".json", ".jsonl")
+"""How the names of jobs' notes end; what else they keep may be large, and names nothing."""
+
 
 @dataclass(frozen=True)
 class Tidied:
@@ -101,5 +104,9 @@ def _needed(tree: Tree, names: Iterable[str]) -> tuple[set[str], list[str]]:
 
 def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
     """The artefacts that notes of jobs name, whose adapters may be still to come."""
-    notes = [content_of(tree, file, "a job's note") for file in tree.names(WORK)]
-    return {file for file in artefacts if any(artefact_hash(file).encode() in note for note in notes)}
+    hashes, found = {file: artefact_hash(file).encode() for file in artefacts}, set()
+    for file in tree.names(WORK) if hashes else []:
+        if file.endswith(_NOTES):
+            note = content_of(tree, file, "a job's note")
+            found |= {artefact for artefact, content in hashes.items() if content in note}
+    return found

@@ -65,7 +65,7 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
     def evaluate(moves: Tensor) -> tuple[float, Tensor]:
         vectors = bank + moves * scale
         value, gradient = 0.0, torch.zeros_like(bank)
-        found = parallel_map(lambda portion: _differentiated(portion, vectors), portions, device=bank.device)
+        found = parallel_map(lambda portion: differentiated(portion, vectors), portions, device=bank.device)
         for one, its in found:
             value += one
             gradient += its
@@ -74,7 +74,7 @@ def refine(groups: Sequence[Group], coded: Sequence[Coded], bank: Tensor, steps:
     return bank + descend(evaluate, torch.zeros_like(bank), steps, _FIRST).x * scale
 
 
-def _differentiated(portion: Sequence[tuple[Group, Coded]], bank: Tensor) -> tuple[float, Tensor]:
+def differentiated(portion: Sequence[tuple[Group, Coded]], bank: Tensor) -> tuple[float, Tensor]:
     """Weighted squared error of some groups less the constant |dW|^2, and its gradient (h, length)."""
     value, gradient = 0.0, torch.zeros_like(bank)
     for group, codes in portion:

@@ -130,7 +130,8 @@ def _facts(archive: ArchiveReport) -> Iterator[tuple[str, str]]:
     yield "modules", f"{archive.modules:,}, {made.parameters:,} numbers stored"
     if header.basis is not None:
         told = f", {header.basis.description}" if header.basis.description else ""
-        yield "basis", f"{header.basis.source}{told}, {count(header.basis.size, 'direction')} at most"
+        noun = "vector" if header.basis.source == "bank" else "direction"
+        yield "basis", f"{header.basis.source}{told}, {count(header.basis.size, noun)} at most"
     if made.distilled is not None:
         steps = f"step {made.distilled.step:,} of {made.distilled.steps:,}"
         yield "trained", f"on {count(made.distilled.texts, 'text')}, {steps}"

@@ -100,9 +100,26 @@ def swap(model: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, A
     _check_apart(model, name)
     state = {_named(key, name): tensor for key, tensor in _keyed(model, tensors).items()}
     swapping = import_module("peft.utils.hotswap")
+    _reshape(model, state, name)
     with _refusing():
         swapping.hotswap_adapter_from_state_dict(model, state, name, made)
     model.peft_config[name] = made  # type: ignore[index, operator]
+
+
+def _reshape(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Give factors the shapes of those that are to come.
+
+    PEFT pads what is smaller, so that the last bits of outputs would depend on what was there before, and takes what is
+    larger for the model's own, so that the next swap would write over a caller's tensors. A model that was prepared for
+    compiling, whose scales are tensors, keeps its shapes.
+    """
+    known = dict(model.named_parameters(remove_duplicate=False))
+    if not state.keys() <= known.keys():
+        return  # PEFT says which is missing.
+    for key, new in state.items():
+        layer: Any = model.get_submodule(key.rsplit(".", 3)[0])
+        if known[key].shape != new.shape and not isinstance(layer.scaling[name], Tensor):
+            known[key].data = known[key].data.new_empty(new.shape)
 
 
 def load_into_pipeline(pipeline: Any, tensors: Mapping[str, Tensor], name: str, *, hotswap: bool) -> None:

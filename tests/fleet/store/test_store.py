@@ -11,15 +11,16 @@ import pytest
 import adaptzip
 from adaptzip.bases.artefact import read_basis, write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.errors import CheckpointError, FormatError, OutputError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, CheckpointError, FormatError, OutputError, RefusedError, UsageError
 from adaptzip.files.trees import DRAFTS, Tree, tree_at
 from adaptzip.fleet.store import tidying
 from adaptzip.fleet.store.access import basis_of, fetch, save
-from adaptzip.fleet.store.adding import add
+from adaptzip.fleet.store.adding import add, default_name
 from adaptzip.fleet.store.index import read_rows, segments
 from adaptzip.fleet.store.listing import rows_of
 from adaptzip.fleet.store.tidying import gc
 from adaptzip.testing.adapters import same_factors
+from tests.cases.hub_server import cached
 from tests.cases.stores import Team, plain
 
 
@@ -47,6 +48,28 @@ def test_a_source_is_compressed_with_its_settings(tree: Tree) -> None:
     assert 0.2 < row.error <= 0.3
     with pytest.raises(UsageError, match="has no name to be stored under"):
         add(tree, plain())
+
+
+def test_what_an_adapter_is_called_where_nobody_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.v2").mkdir()
+    (tmp_path / "file.v2.adz").write_bytes(b"")
+    snapshot = cached(tmp_path, "somebody/thing", {"adapter_config.json": b""})
+    names: dict[str, str | Path] = {"folder.v2": tmp_path / "folder.v2", "file.v2": tmp_path / "file.v2.adz"}
+    names["thing"], names["other"] = snapshot, "hf://somebody/other@main"
+    for name, source in names.items():
+        assert default_name(source) == name
+    monkeypatch.chdir(tmp_path / "folder.v2")
+    assert default_name(".") == "folder.v2"
+
+
+def test_what_stands_on_another_adapter_is_told_of(tree: Tree, tmp_path: Path) -> None:
+    adaptzip.export(plain(), tmp_path / "kin", as_="peft")
+    made = adaptzip.compress(plain(), start=tmp_path / "kin")
+    assert made.basis is not None
+    assert made.basis.source == "reference"
+    with pytest.warns(AdaptzipWarning, match="a: stands on another adapter's A"):
+        add(tree, made, "a")
+    assert fetch(tree, "a").artefact is None
 
 
 def test_an_artefact_that_is_there_is_not_asked_for_again(tree: Tree, team: Team) -> None:

@@ -141,6 +141,39 @@ def test_one_is_swapped_for_another(name: str, wrapped: bool, tmp_path: Path) ->
     assert sum(1 for _ in model.modules()) == layers
 
 
+def test_an_adapter_in_memory_stays_as_it_is(tmp_path: Path) -> None:
+    """PEFT would make one of a greater rank the model's own tensors, which the next swap writes over."""
+    model = llama()
+    name = "model.layers.0.self_attn.q_proj"
+    adapters = [Adapter({name: LoraFactors(torch.ones(rank, 16), torch.ones(16, rank))}) for rank in (1, 3, 2)]
+    adaptzip.load_into(model, adapters[0])
+    for adapter in (*adapters, *adapters):
+        adaptzip.load_into(model, adapter, hotswap=True)
+        for one in adapters:
+            assert one.modules[name].A.eq(1).all()
+            assert one.modules[name].B.eq(1).all()
+
+
+def test_what_was_there_before_changes_no_bit() -> None:
+    """Factors that are padded with zeros may be added up in another order."""
+
+    def fresh() -> Any:
+        tf.set_seed(0)
+        return llama()
+
+    sizes = {name: layer.weight.shape for name, layer in fresh().named_modules() if name.endswith("_proj")}
+    adapters, alone = [], []
+    for rank in (2, 8, 3):
+        pairs = {name: (torch.randn(rank, w), torch.randn(out, rank)) for name, (out, w) in sizes.items()}
+        adapters.append(Adapter({name: LoraFactors(*pair) for name, pair in pairs.items()}))
+        model = fresh()
+        adaptzip.load_into(model, adapters[-1])
+        alone.append(outputs(model))
+    for number in (1, 0, 2, 1, 2, 0):
+        adaptzip.load_into(model, adapters[number], hotswap=True)
+        assert torch.equal(outputs(model), alone[number])
+
+
 def test_swapping_leaves_others_alone(tmp_path: Path) -> None:
     case = CASES["linear"]
     built = build(case, tmp_path)
