@@ -249,7 +249,20 @@ def test_a_table_goes_between_its_comments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rate_distortion", "smollm2", "speed", "speed-sdxl", "many", "quantiser", "shared-frames"]
+    "name",
+    [
+        "rate_distortion",
+        "smollm2",
+        "speed",
+        "speed-sdxl",
+        "many",
+        "quantiser",
+        "fleet-shares",
+        "fleet-minilm",
+        "fleet-stories",
+        "fleet-growth",
+        "shared-frames",
+    ],
 )
 def test_the_page_has_a_place_for_every_table(name: str) -> None:
     assert page.PAGE.read_text(encoding="utf-8").count(f"<!-- benchmark: {name} -->\n") == 1

@@ -219,7 +219,7 @@ def test_rows_of_a_fleet(
     fleet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(methods, "ERRORS", (0.3, 0.95))
-    monkeypatch.setattr(methods, "CORES", ((16, 0.3),))
+    monkeypatch.setattr(methods, "SHARES", (("always", 0.5),))
     monkeypatch.setattr(methods, "MEAN_RANKS", (4,))
     out = tmp_path / "rows.jsonl"
     words = [str(fleet), "mean alone", "shared basis", "--out", str(out)]
@@ -234,12 +234,15 @@ def test_rows_of_a_fleet(
     assert first.members.gain is None
     assert mean.bytes == mean.shared < first.bytes
     basis = next(row for row in rows if row.method == "shared basis")
-    assert basis.shared > 2 * 16 * (64 + 64 + 64 + 64)
+    assert basis.held == 8
+    assert basis.members.worst <= 0.5
+    # A direction of float16 on each side of two modules at least, and the index.
+    assert basis.shared > 2 * (64 + 64 + 64 + 64)
     (beside,) = (row for row in rows if row.beside.startswith("shared basis"))
     assert beside.held == basis.held
     assert compare.main(words) == 0
     assert read(out) == rows
-    assert "| shared basis | 16 directions, error 0.3 |" in capsys.readouterr().out
+    assert "| shared basis | always, error 0.5 |" in capsys.readouterr().out
     assert compare.main([str(fleet), "nothing", "--out", str(out)]) == 2
 
 

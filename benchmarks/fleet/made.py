@@ -24,10 +24,12 @@ class Among:
     Attributes:
         members: those that shared parts are made of.
         left_out: those that meet the shared parts as new ones.
+        paths: of all.
     """
 
     members: Mapping[str, Original]
     left_out: Mapping[str, Original]
+    paths: Mapping[str, Path]
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Among:
@@ -36,7 +38,7 @@ class Among:
             {entry.name: load_source(entry.path, Request()) for entry in entries if entry.left_out is out}
             for out in (False, True)
         )
-        return cls(members, left_out)
+        return cls(members, left_out, {entry.name: entry.path for entry in entries})
 
     @cached_property
     def all(self) -> dict[str, Original]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from adaptzip.bases.artefact import read_basis, write_basis
-from adaptzip.bases.updates import build_basis
+import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.core.projection import captured_energy
-from adaptzip.errors import RefusedError
+from adaptzip.files.names import SHARED
+from adaptzip.files.trees import tree_at
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
+from adaptzip.fleet.jobs import Sharing
+from adaptzip.fleet.store.index import read_rows
+from adaptzip.fleet.store.layout import INDEX
+from adaptzip.restoring.reading import read
 from benchmarks.fleet import peers
 from benchmarks.fleet.made import Among, Made, compressed, of_files, plain
 from benchmarks.peers.environments import Environments
@@ -25,8 +27,8 @@ from benchmarks.peers.environments import Environments
 PLAIN = "svd"
 ERRORS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Of plain files."""
-CORES = tuple((size, error) for size in (16, 64) for error in (0.3, 0.7))
-"""Directions of a shared basis, and the error of cores of what it captures."""
+SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.3), ("auto", 0.7), ("always", 0.3), ("always", 0.7))
+"""Whether a basis is used where it pays, or wherever it can be; and the error of each adapter."""
 MEAN_RANKS = (1, 4)
 MEAN_ERROR = 0.05
 """Of the mean's file, beside what its rank leaves out."""
@@ -52,7 +54,7 @@ def methods(environments: Environments) -> Mapping[str, Method]:
     found = [
         Method(PLAIN, ERRORS, lambda among, error, folder: plain(among.all, error, folder), lambda e: f"error {e:g}"),
         Method("mean alone", MEAN_RANKS, mean_alone, lambda rank: f"rank {rank}"),
-        Method("shared basis", CORES, shared_basis, lambda core: f"{core[0]} directions, error {core[1]:g}"),
+        Method("shared basis", SHARES, shared_basis, lambda one: f"{one[0]}, error {one[1]:g}"),
         Method("vlora-dev", peers.VLORA_SETTINGS, partial(peers.vlora, environments), peers.told_of_vlora),
         Method("lorashare", peers.LORASHARE_SETTINGS, partial(peers.lorashare, environments), peers.told_of_lorashare),
     ]
@@ -78,24 +80,21 @@ def mean_of(adapters: Sequence[Adapter], rank: int) -> Adapter:
     return replace(first, modules=modules)
 
 
-def shared_basis(among: Among, setting: tuple[int, float], folder: Path) -> Made:
-    """Cores within the members' joint basis, which is a file of its own; adapters that it refuses are not held."""
-    size, error = setting
-    path = basis_of(among.adapters, size, folder)
-    basis = read_basis(path)
-    found: dict[str, tuple[Adapter, int]] = {}
-    for name, one in among.all.items():
-        left = captured_energy(one.adapter.modules, basis).error
-        request = Request(to="lora-sb", basis=path, max_error=sqrt(left**2 + error**2 * (1 - left**2)))
-        try:
-            found[name] = compressed(replace(one, frames=None), folder / "core.adz", request, path)
-        except RefusedError:
-            continue
-    return of_files(found, path.stat().st_size)
+def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> Made:
+    """What `adaptzip fleet basis` makes of the members, and `adaptzip fleet compress` of all, its index included.
 
-
-def basis_of(members: Sequence[Adapter], size: int, folder: Path) -> Path:
-    """The file of a shared basis, in float16."""
-    path = folder / "shared.basis"
-    write_basis(build_basis(members, size), path, dtype="float16")
-    return path
+    Each file is read back with the basis that its row in the index names; a basis that none names does not count.
+    """
+    share, error = setting
+    store = folder / "store"
+    adaptzip.build_fleet_basis([among.paths[name] for name in among.members], store)
+    adaptzip.compress_fleet(list(among.paths.values()), store, max_error=error, share=share, effort="default")
+    # A store calls an adapter by its folder.
+    names = {path.name: name for name, path in among.paths.items()}
+    found, needed = {}, set((store / INDEX).iterdir())
+    for called, row in read_rows(tree_at(store)).items():
+        basis = store / SHARED / f"{row.shared}.basis" if row.shared else None
+        path = store / f"{called}.adz"
+        found[names[called]] = read(path, basis=basis), path.stat().st_size
+        needed |= {basis} if basis else set()
+    return of_files(found, sum(path.stat().st_size for path in needed))

@@ -15,7 +15,7 @@ from benchmarks.fleet import shares
 from benchmarks.fleet.entries import Entry
 
 PROFILE = Path(__file__).parent / "profile.json"
-"""What was measured of a trained fleet of 256."""
+"""What was measured of a trained fleet."""
 SHARED = 16
 """Directions, beside the mean."""
 SPECTRA = 100
