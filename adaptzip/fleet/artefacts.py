@@ -61,14 +61,25 @@ def fits(adapter: Adapter, basis: Basis) -> bool:
     )
 
 
-def suiting(adapter: Adapter, location: str, files: Sequence[str]) -> tuple[str, ...]:
-    """The basis that holds most of an adapter's energy, if one fits, and all banks, which fit any."""
-    banks = [file for file in files if file.endswith(_BANK)]
-    missed: dict[str, float] = {}
+def suiting(adapters: Sequence[Adapter | None], location: str, files: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each adapter the basis that holds most of its energy, if one fits, and all banks, which fit any.
+
+    Args:
+        adapters: some of them; nothing suits None.
+        location: of the store.
+        files: its bases and banks, each of which is opened once.
+    """
+    banks = tuple(file for file in files if file.endswith(_BANK))
+    missed: list[dict[str, float]] = [{} for _ in adapters]
     for file in files:
-        if file not in banks and fits(adapter, opened(location, file)):
-            missed[file] = captured_energy(adapter.modules, opened(location, file)).missed
-    return (*([min(missed, key=lambda file: missed[file])] if missed else []), *banks)
+        for adapter, found in zip(adapters, missed, strict=True):
+            if file not in banks and adapter is not None and fits(adapter, opened(location, file)):
+                found[file] = captured_energy(adapter.modules, opened(location, file)).missed
+    best = [min(found, key=found.__getitem__, default=None) for found in missed]
+    return [
+        () if adapter is None else (*([file] if file is not None else []), *banks)
+        for adapter, file in zip(adapters, best, strict=True)
+    ]
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.adz.container.writer import packed
+from adaptzip.core.adapter import Adapter
 from adaptzip.core.bank_builder import BankBuilder
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
@@ -75,13 +76,13 @@ def tidy_stage(run: Run) -> Stage:
 def assign(run: Run, payload: Json) -> Json:
     """What may suit each adapter of a batch."""
     files = [file for file, _ in run.plan.settings["artefacts"]]
-    rows: list[Sequence[str]] = []
+    adapters: list[Adapter | None] = []
     for source in run.plan.sources[payload["first"] : payload["last"]]:
         try:
-            rows.append(suiting(read_source(run, source), run.location, files))
+            adapters.append(read_source(run, source))
         except (AdaptzipError, OSError):
-            rows.append(())  # Fitting tells what is wrong with it.
-    return {"rows": rows}
+            adapters.append(None)  # Fitting tells what is wrong with it.
+    return {"rows": suiting(adapters, run.location, files)}
 
 
 def count(run: Run, payload: Json) -> Json:
@@ -96,10 +97,14 @@ def count(run: Run, payload: Json) -> Json:
 def fit(run: Run, payload: Json) -> Json:
     """A batch of adapters, each compressed in several ways, read back, and kept for the choice."""
     places = range(payload["first"], payload["last"])
-    suited: Sequence[Sequence[str]] = [()] * len(places)
+    suited: dict[int, Sequence[str]] = dict.fromkeys(places, ())
     if run.plan.settings["artefacts"]:
-        suited = run.result(ASSIGN, payload["first"] // BATCH)["rows"]
-    return {"rows": [_fitted(run, place, files) for place, files in zip(places, suited, strict=True)]}
+        suited = dict(zip(places, run.result(ASSIGN, payload["first"] // BATCH)["rows"], strict=True))
+    # Those of one basis one after another, as few of them are kept open.
+    rows = {
+        place: _fitted(run, place, suited[place]) for place in sorted(places, key=lambda place: list(suited[place]))
+    }
+    return {"rows": [rows[place] for place in places]}
 
 
 def choose(run: Run, payload: Json) -> Json:

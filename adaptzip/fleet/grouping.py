@@ -120,24 +120,35 @@ def _clusters(places: Sequence[int], sketches: Sequence[Array], groups: str) -> 
         return []
     rows = np.stack(sketches)
     units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-    count = int(groups) if groups != "auto" else _best_count(units)
+    count = int(groups) if groups != "auto" else best_count(units)
     nearest = (units @ centres(units, min(count, len(units))).T).argmax(1)
     found = [[place for place, own in zip(places, nearest, strict=True) if own == label] for label in range(count)]
     return [cluster for cluster in found if cluster]
 
 
-def _best_count(units: Array) -> int:
-    """The number of groups whose centres left-out adapters are nearest to; a larger one has to be worth it."""
+def best_count(units: Array) -> int:
+    """The number of groups whose centres left-out adapters are nearest to; a larger one has to be worth it.
+
+    One half of a sketch tells which group a left-out adapter belongs to, and the other how near it is: of many centres
+    one is always near by chance.
+    """
     left_out = np.arange(len(units)) % _LEFT_OUT == _LEFT_OUT // 2
     best, reached = 1, -np.inf
     for count in _COUNTS:
         if count > 1 and len(units) / count < _FEWEST:
             break
-        found = centres(units[~left_out], count)
-        near = float((units[left_out] @ found.T).max(1).mean()) if left_out.any() else 0.0
+        near = _nearness(units[left_out], centres(units[~left_out], count)) if left_out.any() else 0.0
         if near > reached + (_GAIN if count > 1 else 0.0):
             best, reached = count, near
     return best
+
+
+def _nearness(units: Array, found: Array) -> float:
+    """The mean cosine of unit rows with the centres that they belong to."""
+    nearest = (units[:, ::2] @ found[:, ::2].T).argmax(1)
+    seen, own = units[:, 1::2], found[nearest, 1::2]
+    lengths = np.linalg.norm(seen, axis=1) * np.linalg.norm(own, axis=1)
+    return float((np.einsum("ij,ij->i", seen, own) / np.maximum(lengths, 1e-30)).mean())
 
 
 def centres(units: Array, count: int) -> Array:

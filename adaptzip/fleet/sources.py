@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -78,10 +79,22 @@ def _named(given: str | Path) -> list[tuple[str, Path]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The adapters in a folder of adapters: folders that are one, and single files."""
-    found = {file.parent for name in _WEIGHTS for file in folder.rglob(name)}
-    files = {file for end in _SINGLE for file in folder.rglob(f"*{end}") if file.parent not in found}
-    return sorted(found | files)
+    """The adapters in a folder of adapters: folders that are one, and single files. Links are followed."""
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for where, folders, files in os.walk(folder, followlinks=True):
+        path = Path(where)
+        if path.resolve() in seen:
+            folders.clear()  # A link back to a folder above.
+            continue
+        seen.add(path.resolve())
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if path != folder and _is_adapter(path):
+            found.append(path)
+            folders.clear()
+        else:
+            found += [path / name for name in files if name.endswith(_SINGLE)]
+    return sorted(found)
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -91,7 +104,8 @@ def _is_adapter(folder: Path) -> bool:
 
 def _called(path: Path, above: Path | None = None) -> str:
     """The name of one adapter: its path within the folder above, or its own, without the end of a file."""
-    words = path.resolve().name if above is None else path.relative_to(above).as_posix()
+    own = path.name if path.name not in ("", "..") else path.resolve().name
+    words = own if above is None else path.relative_to(above).as_posix()
     return words if path.is_dir() else words.removesuffix(path.suffix)
 
 

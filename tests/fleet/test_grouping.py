@@ -90,3 +90,13 @@ def test_numbers_of_groups_are_checked() -> None:
     for wrong in ("0", "many", "-1"):
         with pytest.raises(UsageError, match="expected 'auto' or a number"):
             grouping.check_groups(wrong)
+
+
+def test_what_has_nothing_in_common_is_no_group() -> None:
+    """Of many centres one is always near by chance, which makes no group."""
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((200, 84))
+    assert grouping.best_count(rows / np.linalg.norm(rows, axis=1, keepdims=True)) == 1
+    families = rows + 3 * np.repeat(draw.standard_normal((4, 84)), 50, axis=0)
+    mixed = families[draw.permutation(200)]
+    assert grouping.best_count(mixed / np.linalg.norm(mixed, axis=1, keepdims=True)) == 4

@@ -63,3 +63,17 @@ def test_a_source_that_changes_has_another_mark(fleet: Path) -> None:
     config.write_text(config.read_text() + "\n")
     after = sources_of([fleet])
     assert [a.mark == b.mark for a, b in zip(before, after, strict=True)] == [True, False, True]
+
+
+def test_links_are_followed_and_keep_their_names(fleet: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "mine").symlink_to(fleet / "team" / "a000")
+    (linked / "again").symlink_to(linked)
+    assert names(linked) == ["mine"]
+    assert names(linked / "mine") == ["mine"]
+
+
+def test_an_adapters_checkpoints_are_its_own(fleet: Path) -> None:
+    shutil.copytree(fleet / "team" / "a000", fleet / "team" / "a000" / "checkpoint-10")
+    assert names(fleet) == ["other/a000", "team/a000", "team/a001"]
