@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptzip.core.calling import public
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.trees import tree_at
 from adaptzip.fleet import reporting, verifying
 from adaptzip.fleet.engines import Engine
@@ -16,7 +16,7 @@ from adaptzip.fleet.running import FleetResult, begun, located, through
 from adaptzip.fleet.runs import Json, Plan
 from adaptzip.fleet.sources import Source, sources_of
 from adaptzip.fleet.store.index import read_rows
-from adaptzip.fleet.store.listing import rows_of
+from adaptzip.fleet.store.listing import Listing, rows_of
 
 
 @public
@@ -36,8 +36,8 @@ def verify_fleet(
         engine: who does the work (`fleet_engine`), but no ranks; None for this process.
 
     Raises:
-        UsageError: if a source is no adapter of the store, or ranks are to share the work.
-        CheckpointError, FormatError, RefusedError: if the store cannot be read.
+        UsageError: if ranks are to share the work.
+        CheckpointError, FormatError, RefusedError: if the store is not there, holds nothing, or cannot be read.
         OutputError: if the store cannot be written, where the work is noted.
 
     Example:
@@ -48,13 +48,8 @@ def verify_fleet(
     if isinstance(engine, Ranked):
         raise UsageError("ranks cannot share a verification, which is done anew each time", hint="use `jobs=`")
     location = located(store)
-    listing = rows_of(tree_at(location))
+    listing = _listed(location)
     originals = {source.name: source.path for source in sources_of(sources)} if sources else {}
-    for name in originals:
-        if name not in listing.rows:
-            raise UsageError(
-                f"{originals[name]}: the store has no adapter called {name!r}", hint="see `adaptzip store ls`"
-            )
     # What the index says counts, also where a file was replaced since.
     marks = {name: row.content for name, row in {**listing.rows, **read_rows(tree_at(location))}.items()}
     wanted = tuple(Source(name, originals.get(name, ""), marks[name]) for name in listing.rows)
@@ -64,11 +59,13 @@ def verify_fleet(
     failed = {name: row["failed"] for name, row in rows.items() if "failed" in row}
     failed |= {name: _lacking("its row has no file") for name in listing.missing}
     failed |= {name: _lacking(told) for name, told in listing.damaged.items()}
+    failed |= {name: _lacking("the store has none of this name") for name in originals if name not in marks}
     errors = {name: row["error"] for name, row in rows.items() if row.get("error") is not None}
     unsound = sum("failed" in row for row in rows.values())
     values: dict[str, Any] = {"sound": len(wanted) - unsound, "compared": len(errors)}
     values |= {"worst_error": max(errors.values(), default=None), "unlisted": list(listing.unlisted)}
-    return FleetResult(location, run.key, len(wanted) + len(listing.missing) + len(listing.damaged), failed, values)
+    every = {*listing.rows, *listing.missing, *listing.damaged}
+    return FleetResult(location, run.key, len(every), failed, values)
 
 
 @public
@@ -79,7 +76,7 @@ def report_fleet(store: str | Path) -> Mapping[str, Any]:
         store: a folder, or a bucket as fsspec names it.
 
     Raises:
-        CheckpointError, FormatError, RefusedError: if the store cannot be read.
+        CheckpointError, FormatError, RefusedError: if the store is not there, holds nothing, or cannot be read.
 
     Example:
         >>> done = adaptzip.compress_fleet(["my-adapter"], "store", max_error=0.2)
@@ -87,7 +84,22 @@ def report_fleet(store: str | Path) -> Mapping[str, Any]:
         1
     """
     location = located(store)
+    _listed(location)
     return {"store": location, **reporting.told(tree_at(location))}
+
+
+def _listed(location: str) -> Listing:
+    """What a store holds.
+
+    Raises:
+        CheckpointError: if that is nothing, or there is none.
+    """
+    listing = rows_of(tree_at(location))
+    if not (listing.rows or listing.missing or listing.damaged):
+        raise CheckpointError(
+            f"{location}: holds no adapters", hint="name a store that `adaptzip fleet compress` filled"
+        )
+    return listing
 
 
 def _lacking(message: str) -> Json:

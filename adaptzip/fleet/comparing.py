@@ -17,8 +17,8 @@ from adaptzip.fitting.requests import Original, Request
 from adaptzip.fleet import compressing, deciding, shared_banks, shared_bases
 from adaptzip.fleet.artefacts import opened
 from adaptzip.fleet.grouping import Group, groups_of
-from adaptzip.fleet.reporting import SUMMARY
 from adaptzip.fleet.runs import Json, Run, Stage
+from adaptzip.fleet.store.layout import SUMMARY
 from adaptzip.methods import REFERENCE
 
 STAGE = "compare"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -15,16 +15,15 @@ from adaptzip.core.effort import Effort
 from adaptzip.errors import CheckFailedError, UsageError, warn
 from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_banks, shared_bases
 from adaptzip.fleet.artefacts import artefacts_in
+from adaptzip.fleet.claiming import claim, mend
 from adaptzip.fleet.engines import Engine
-from adaptzip.fleet.reporting import SUMMARY
 from adaptzip.fleet.running import FleetResult, begun, located, through
 from adaptzip.fleet.runs import Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
-from adaptzip.fleet.store.layout import adapter_file
+from adaptzip.fleet.store.layout import SUMMARY
 from adaptzip.methods import REFERENCE
 
 Sharing = Literal["auto", "always", "never"]
-_BEGUN = "begun"
 
 
 @public
@@ -188,7 +187,8 @@ def compress_fleet(
         share: "auto" as said; "always" shares wherever the adapter can be coded so; "never" shares nothing.
         extras, base_name: as for `compress`.
         effort: as for `compress`.
-        force: do all of it again, and replace adapters of the store that have these names.
+        force: do all of it again, and replace adapters of these names that came into the store otherwise; those that
+            earlier runs put there are replaced anyway.
 
     Raises:
         UsageError: if an option makes no sense, there are no adapters, or the store has others of these names.
@@ -202,8 +202,8 @@ def compress_fleet(
     limit = Budget.of(budget)
     if limit is not None and limit.unit == "parameters" and share != "never":
         raise UsageError(
-            "a budget of parameters says nothing of what adapters share",
-            hint="give it in bytes or as a share of the source, or add `share='never'`",
+            f"the budget of {limit.told} says nothing of what adapters share",
+            hint="give it in bytes, as 2KiB, or as a share of the source, as 20x, or add `share='never'`",
         )
     if max_error is not None:
         _check_share(max_error, "max_error")
@@ -221,40 +221,15 @@ def compress_fleet(
     there = [] if share == "never" else [[one.file, one.bytes] for one in artefacts_in(where.tree)]
     compressing.request_of(settings)
     run = begun(store, Plan("compress", sources_of(sources), {**settings, "artefacts": there}), force)
-    _check_names(run, force=force)
+    claim(run, force=force)
+    mend(run)
     stages = [compressing.assign_stage, compressing.count_stage, compressing.fit_stage, compressing.choose_stage]
     stages += [compressing.publish_stage, compressing.index_stage, comparing.summary_of_adapters]
     stages += [compressing.tidy_stage]
     through(run, stages, engine)
     rows = zip(run.plan.sources, compressing.fitted_rows(run), strict=True)
     failed = {source.name: row["error"] for source, row in rows if "error" in row}
-    _check_there(run, failed)
     return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
-
-
-def _check_names(run: Run, *, force: bool) -> None:
-    """Refuse to replace adapters that another run put into the store."""
-    note = run.note(_BEGUN, 0)
-    if run.tree.size(note) is None:
-        there = set(run.tree.names())
-        taken = [source.name for source in run.plan.sources if adapter_file(source.name) in there]
-        if taken and not force:
-            more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-            raise UsageError(
-                f"{run.location}: has an adapter called {taken[0]!r}{more} already",
-                hint="choose another store, or replace it with `force=True`",
-            )
-        run.tree.write(note, b"{}")
-
-
-def _check_there(run: Run, failed: Collection[str]) -> None:
-    """Refuse to call a run done whose adapters somebody took away since."""
-    there = set(run.tree.names())
-    lacking = [s.name for s in run.plan.sources if s.name not in failed and adapter_file(s.name) not in there]
-    if lacking:
-        raise CheckFailedError(
-            f"{run.location}: {lacking[0]!r} was made, and is gone", hint="make all of them again with `force=True`"
-        )
 
 
 def _check_held_out(share: float) -> None:

@@ -10,11 +10,8 @@ from typing import Any
 from adaptzip.files.trees import Tree
 from adaptzip.fleet.runs import Json
 from adaptzip.fleet.store.index import Row
-from adaptzip.fleet.store.layout import WORK
+from adaptzip.fleet.store.layout import SUMMARY, WORK, summary_of
 from adaptzip.fleet.store.listing import rows_of
-
-SUMMARY = "summary"
-"""The stage whose one task tells what came of a run."""
 
 
 def told(tree: Tree) -> Json:
@@ -60,5 +57,5 @@ def _sums(rows: Iterable[Row], field: str) -> list[Json]:
 
 def _summaries(tree: Tree) -> list[tuple[str, Json]]:
     """What came of the runs that are finished, whose notes the store still has."""
-    files = [file for file in tree.names(WORK) if file.endswith(f"/{SUMMARY}/000000.json")]
-    return [(file.split("/")[1], json.loads(tree.read(file))) for file in files]
+    runs = dict.fromkeys(file.split("/")[1] for file in tree.names(WORK) if f"/{SUMMARY}/" in file)
+    return [(run, json.loads(tree.read(summary_of(run)))) for run in runs]

@@ -42,6 +42,10 @@ def through(run: Run, stages: Sequence[Callable[[Run], Stage]], engine: Engine |
     try:
         for stage in stages:
             chosen.complete(run, stage(run))
+    except BaseException as stop:
+        if not isinstance(stop, Exception):
+            stop.add_note(f"what was finished is kept in {run.location}; the same command goes on with it")
+        raise
     finally:
         chosen.close()
 

@@ -36,7 +36,7 @@ class Source:
     mark: str
 
 
-def sources_of(paths: Sequence[str | Path]) -> tuple[Source, ...]:
+def sources_of(paths: Sequence[str | Path] | str | Path) -> tuple[Source, ...]:
     """The adapters that paths name, sorted by their names in the store.
 
     A path is an adapter's folder or file, a shell pattern of these, or a folder whose folders hold adapters, at any
@@ -47,7 +47,7 @@ def sources_of(paths: Sequence[str | Path]) -> tuple[Source, ...]:
         CheckpointError: if a path is not there.
     """
     found: dict[str, Path] = {}
-    for given in paths:
+    for given in [paths] if isinstance(paths, str | Path) else paths:
         for name, path in _named(given):
             adapter_file(name)
             if found.setdefault(name, path) != path:
@@ -56,7 +56,7 @@ def sources_of(paths: Sequence[str | Path]) -> tuple[Source, ...]:
                     hint="give each a folder of its own, and name the folder above them",
                 )
     if not found:
-        raise UsageError(f"{', '.join(map(str, paths)) or 'nothing'}: there are no adapters", hint="name some")
+        raise UsageError("no adapters were named", hint="name folders or files of adapters, or a folder of these")
     clashing: dict[str, str] = {}
     for name in sorted(found):
         other = clashing.setdefault(name.casefold(), name)

@@ -51,5 +51,6 @@ def _verified(run: Run, source: Source) -> Json:
                 raise CheckFailedError(f"comes back with an error of {error}, and its file states {stated:.6g}")
             row["error"] = error
     except (AdaptzipError, OSError) as error:
-        return {"failed": failure_of(error)}
+        # Whatever is wrong with it, the check says no.
+        return {"failed": {**failure_of(error), "exit_code": CheckFailedError.exit_code}}
     return row

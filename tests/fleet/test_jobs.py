@@ -11,12 +11,13 @@ import pytest
 
 import adaptzip
 from adaptzip.core.comparing import diff
-from adaptzip.errors import CheckFailedError, UsageError
+from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.trees import Folder, tree_at
 from adaptzip.fleet.checking import report_fleet, verify_fleet
 from adaptzip.fleet.engines import fleet_engine
 from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
 from adaptzip.fleet.store.index import read_rows
+from adaptzip.fleet.store.tidying import gc
 from tests.cases.fleets import digests, make_fleet
 
 SHARED: dict[str, Any] = {"size": 12, "share": 0.99, "max_error": 0.2}
@@ -62,8 +63,10 @@ def test_every_adapter_comes_back(filled: Path, folders: list[Path]) -> None:
 def test_a_basis_that_does_not_pay_is_not_used(folders: list[Path], tmp_path: Path) -> None:
     few = folders[:5]
     build_fleet_basis(few, tmp_path / "store", **SHARED)
+    assert gc(tree_at(tmp_path / "store")).artefacts == {}
     found = compress_fleet(few, tmp_path / "store", max_error=0.2).values
     assert [one["used"] for one in found["artefacts"]] == [False]
+    assert list(gc(tree_at(tmp_path / "store")).artefacts) == [found["artefacts"][0]["file"]]
     assert found["methods"].keys() == {"svd"}
     assert found["bytes"] == found["alone_bytes"]
 
@@ -156,8 +159,9 @@ def test_what_is_done_is_not_done_again(filled: Path, folders: list[Path]) -> No
 def test_adapters_of_the_store_are_not_replaced(filled: Path, folders: list[Path], tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(filled, store)
+    (store / "a003.adz").write_bytes(adaptzip.compress(folders[3], max_error=0.5).to_bytes())
     before = digests(store)
-    with pytest.raises(UsageError, match=r"has an adapter called 'a000' and 23 more already"):
+    with pytest.raises(UsageError, match=r"has an adapter 'a003' that no run over a fleet put there"):
         compress_fleet(folders, store, max_error=0.4)
     assert digests(store, "work") == {name: told for name, told in before.items() if not name.startswith("work/")}
     found = compress_fleet(folders, store, max_error=0.4, force=True)
@@ -165,15 +169,45 @@ def test_adapters_of_the_store_are_not_replaced(filled: Path, folders: list[Path
     assert verify_fleet(store, folders).values["compared"] == len(folders)
 
 
-def test_an_adapter_that_was_taken_away_is_missed(filled: Path, folders: list[Path], tmp_path: Path) -> None:
+def test_an_adapter_that_was_taken_away_is_made_again(filled: Path, folders: list[Path], tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(filled, store)
     (store / "a007.adz").unlink()
-    with pytest.raises(CheckFailedError, match=r"'a007' was made, and is gone"):
-        compress_fleet(folders, store, max_error=0.2)
+    others = {file: file.stat().st_mtime_ns for file in store.glob("a02*.adz")}
     assert verify_fleet(store).failed["a007"]["message"] == "its row has no file"
-    compress_fleet(folders, store, max_error=0.2, force=True)
-    assert digests(store, "work", "index") == digests(filled, "work", "index")
+    compress_fleet(folders, store, max_error=0.2)
+    assert digests(store, "work") == digests(filled, "work")
+    assert {file: file.stat().st_mtime_ns for file in others} == others
+
+
+def test_a_fleet_that_changed_is_done_anew(folders: list[Path], tmp_path: Path) -> None:
+    """What earlier runs put into the store is replaced, and nothing else."""
+    few = make_fleet(tmp_path / "fleet", 3)
+    weights = few[1] / "adapter_model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1])
+    store = tmp_path / "store"
+    assert list(compress_fleet([tmp_path / "fleet"], store, max_error=0.3).failed) == ["a001"]
+    weights.write_bytes(sound)
+    make_fleet(tmp_path / "fleet" / "more", 1)
+    assert compress_fleet([tmp_path / "fleet"], store, max_error=0.3).failed == {}
+    assert sorted(read_rows(tree_at(store))) == ["a000", "a001", "a002", "more/a000"]
+    assert compress_fleet(str(few[0]), store, max_error=0.6).values["error"] > 0.4
+
+
+@pytest.mark.parametrize("place", ["nowhere", "fleet"])
+def test_what_is_no_store_is_not_sound(place: str, tmp_path: Path) -> None:
+    make_fleet(tmp_path / "fleet", 1)
+    with pytest.raises(CheckpointError, match="holds no adapters|no such folder"):
+        verify_fleet(tmp_path / place)
+    with pytest.raises(CheckpointError, match="holds no adapters|no such folder"):
+        report_fleet(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "a000",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "fleet",
+    ]
 
 
 def test_an_error_of_one_stops_no_other(tmp_path: Path) -> None:
@@ -218,6 +252,6 @@ def test_the_report_adds_up(filled: Path) -> None:
 
 
 def test_parameters_say_nothing_of_what_is_shared(folders: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a budget of parameters says nothing") as caught:
+    with pytest.raises(UsageError, match="budget of 1,000 stored parameters says nothing") as caught:
         compress_fleet(folders, tmp_path, budget="1k")
     assert "share='never'" in str(caught.value.hint)

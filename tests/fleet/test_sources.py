@@ -53,7 +53,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         sources_of([tmp_path / "nothing"])
     with pytest.raises(UsageError, match="nothing fits this pattern"):
         sources_of([tmp_path / "x*"])
-    with pytest.raises(UsageError, match="there are no adapters"):
+    with pytest.raises(UsageError, match="no adapters were named"):
         sources_of([])
 
 

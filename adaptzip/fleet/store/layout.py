@@ -12,6 +12,8 @@ from adaptzip.files.trees import Tree, checked_name
 
 ADAPTER = ".adz"
 INDEX, WORK = "index", "work"
+SUMMARY = "summary"
+"""The stage of a job whose one task tells what came of it, when it is done."""
 _OTHERS = (SHARED, INDEX, WORK)
 """Folders at a store's root that hold no adapters; systems that know no case know no other of these either."""
 _HASH = re.compile(r"[\w-]{22}", re.ASCII)
@@ -61,6 +63,11 @@ def artefact_file(reference: BasisReference) -> str | None:
         return None
     artefact_files(reference.hash)
     return f"{SHARED}/{reference.hash}{ARTEFACTS[reference.source]}"
+
+
+def summary_of(run: str) -> str:
+    """The note on what came of a job."""
+    return f"{WORK}/{run}/{SUMMARY}/000000.json"
 
 
 def artefact_of(tree: Tree, content: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,20 @@ from adaptzip.adz.container.reader import open_adz
 from adaptzip.errors import AdaptzipError
 from adaptzip.files.trees import Tree, content_of
 from adaptzip.fleet.store.index import compact, segments, write_rows
-from adaptzip.fleet.store.layout import WORK, adapter_file, adapter_name, artefact_file, artefact_hash, is_artefact
+from adaptzip.fleet.store.layout import (
+    WORK,
+    adapter_file,
+    adapter_name,
+    artefact_file,
+    artefact_hash,
+    is_artefact,
+    summary_of,
+)
 from adaptzip.fleet.store.listing import rows_of
 
 _NOTES = (".json", ".jsonl")
+_SEEN = "artefacts"
+"""Where a job over adapters tells which bases and banks it saw, and whether it uses them."""
 """How the names of jobs' notes end; what else they keep may be large, and names nothing."""
 
 
@@ -103,10 +114,20 @@ def _needed(tree: Tree, names: Iterable[str]) -> tuple[set[str], list[str]]:
 
 
 def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
-    """The artefacts that notes of jobs name, whose adapters may be still to come."""
-    hashes, found = {file: artefact_hash(file).encode() for file in artefacts}, set()
-    for file in tree.names(WORK) if hashes else []:
-        if file.endswith(_NOTES):
-            note = content_of(tree, file, "a job's note")
-            found |= {artefact for artefact, content in hashes.items() if content in note}
+    """The artefacts that notes of jobs name, whose adapters may be still to come: not those that a job over adapters,
+    which is done, saw and left."""
+    hashes = {file: artefact_hash(file).encode() for file in artefacts}
+    files = [file for file in tree.names(WORK) if file.endswith(_NOTES)] if hashes else []
+    done = {run for run in {file.split("/")[1] for file in files} if summary_of(run) in files}
+    notes = {file: content_of(tree, file, "a job's note") for file in files}
+    over_adapters = {run for run in done if _SEEN in json.loads(notes[summary_of(run)])}
+    left: set[str] = set()
+    for run in over_adapters:
+        left |= {one["file"] for one in json.loads(notes[summary_of(run)])[_SEEN] if not one["used"]}
+    found: set[str] = set()
+    for file, note in notes.items():
+        run = file.split("/")[1]
+        if run not in over_adapters:
+            named = {artefact for artefact, content in hashes.items() if content in note}
+            found |= named - left if run in done else named
     return found
