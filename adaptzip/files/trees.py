@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -161,7 +162,7 @@ class Folder:
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 for path in (Path(where, name) for name in files if not name.startswith(".")):
                     # A link that leads nowhere is no file, and what another run removes meanwhile is none either.
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(FileNotFoundError), _no_circles(path):
                         found[path.relative_to(self._root).as_posix()] = path.stat().st_size
         return dict(sorted(found.items()))
 
@@ -211,9 +212,23 @@ class Folder:
     def _inside(self, name: str) -> Path:
         """The path of a name; links may lead elsewhere inside, and nowhere else."""
         path = self._root / checked_name(name)
-        if not path.resolve().is_relative_to(self._root.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self._root.resolve())
+        except (OSError, RuntimeError):
+            inside = False  # A link that leads in a circle leads nowhere.
+        if not inside:
             raise UsageError(f"{name!r} leads out of {self._root}", hint="remove that link")
         return path
+
+
+@contextmanager
+def _no_circles(path: Path) -> Iterator[None]:
+    """Pass over what is a link that leads in a circle."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
 
 
 class Bucket:

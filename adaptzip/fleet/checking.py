@@ -53,7 +53,7 @@ def verify_fleet(
     # What the index says counts, also where a file was replaced since.
     marks = {name: row.content for name, row in {**listing.rows, **read_rows(tree_at(location))}.items()}
     wanted = tuple(Source(name, originals.get(name, ""), marks[name]) for name in listing.rows)
-    run = begun(location, Plan("verify", wanted, {"base": None if base is None else str(base)}), force=True)
+    run = begun(location, Plan("verify", wanted, {"base": None if base is None else str(base)}), True, engine)
     through(run, [verifying.stage], engine)
     rows = dict(zip((source.name for source in wanted), verifying.told(run), strict=True))
     failed = {name: row["failed"] for name, row in rows.items() if "failed" in row}

@@ -6,54 +6,58 @@ import json
 from collections.abc import Iterator
 
 from adaptzip.errors import UsageError
+from adaptzip.files.digest import digest
 from adaptzip.fleet import compressing
+from adaptzip.fleet.compressing import BEGUN
 from adaptzip.fleet.runs import Json, Run, forget
 from adaptzip.fleet.store.layout import SUMMARY, WORK, adapter_file
 
-_BEGUN = "begun"
-
 
 def claim(run: Run, *, force: bool) -> None:
-    """See, before a run writes anything, that it replaces nothing but what earlier runs over fleets put into the store.
+    """See, before a run writes anything, that it replaces nothing but what earlier runs over fleets put into the store,
+    and note what it may replace. A run that was finished makes again what is gone, or replaced by now.
 
     Raises:
-        UsageError: if it would, without `force`.
+        UsageError: if it would replace something else, without `force`.
     """
-    if run.tree.size(run.note(_BEGUN, 0)) is not None:
+    published = list(_published(run))
+    _mend(run)
+    note = run.note(BEGUN, 0)
+    if run.tree.size(note) is not None:
         return
-    sizes = run.tree.sizes()
-    files = {adapter_file(source.name): source.name for source in run.plan.sources}
-    own: dict[str, set[int]] = {}
-    for row in _published(run):
-        own.setdefault(row["name"], set()).add(row["bytes"])
-    taken = [name for file, name in files.items() if file in sizes and sizes[file] not in own.get(name, ())]
+    there = run.tree.sizes()
+    files = {source.name: adapter_file(source.name) for source in run.plan.sources}
+    found = {name: digest([run.tree.read(file)]) for name, file in files.items() if file in there}
+    own: dict[str, set[str]] = {}
+    for row in published:
+        own.setdefault(row["name"], set()).add(row["content"])
+    taken = [name for name, content in found.items() if content not in own.get(name, ())]
     if taken and not force:
         more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UsageError(
             f"{run.location}: has an adapter {taken[0]!r} that no run over a fleet put there{more}",
             hint="choose another store, or replace it with `force=True`",
         )
-    run.tree.write(run.note(_BEGUN, 0), b"{}")
+    run.tree.write(note, json.dumps(found, sort_keys=True).encode())
 
 
-def mend(run: Run) -> None:
-    """Let a run that was finished do again what makes adapters whose files are gone."""
+def _mend(run: Run) -> None:
+    """Let a run that was finished do again what makes adapters whose files are gone, or others by now."""
     if run.tree.size(run.note(compressing.TIDY, 0)) is None:
         return
     there = run.tree.sizes()
-    gone = [n for n, source in enumerate(run.plan.sources) if adapter_file(source.name) not in there]
-    batches = {place // compressing.BATCH for place in gone if "error" not in _fitted(run, place)}
+    batches = set()
+    for batch in range(len(compressing.publish_stage(run).payloads)):
+        for row in run.fresh(compressing.PUBLISH, batch)["rows"]:
+            file = adapter_file(row["name"])
+            if there.get(file) != row["bytes"] or digest([run.tree.read(file)]) != row["content"]:
+                batches.add(batch)
     for batch in batches:
         run.tree.remove(run.note(compressing.FIT, batch))
         run.tree.remove(run.note(compressing.PUBLISH, batch))
-    for stage in (compressing.INDEX, SUMMARY, compressing.TIDY) if batches else ():
+    for stage in (BEGUN, compressing.INDEX, SUMMARY, compressing.TIDY) if batches else ():
         run.tree.remove(run.note(stage, 0))
     forget()
-
-
-def _fitted(run: Run, place: int) -> Json:
-    row: Json = run.result(compressing.FIT, place // compressing.BATCH)["rows"][place % compressing.BATCH]
-    return row
 
 
 def _published(run: Run) -> Iterator[Json]:

@@ -16,6 +16,7 @@ from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.projection import error_of_mean
 from adaptzip.errors import AdaptzipError, CheckFailedError, RefusedError, without_warnings
+from adaptzip.files.digest import digest
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
@@ -32,7 +33,7 @@ from adaptzip.methods import REFERENCE, fittable, load
 from adaptzip.restoring.reconstruction import reconstruct
 
 ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
-INDEX, TIDY = "index", "tidy"
+BEGUN, INDEX, TIDY = "begun", "index", "tidy"
 BATCH = 16
 """Adapters of a task."""
 
@@ -114,7 +115,7 @@ def choose(run: Run, payload: Json) -> Json:
 
 def publish(run: Run, payload: Json) -> Json:
     """Write a batch of adapters under their names, and tell their rows."""
-    used = run.result(CHOOSE)["used"]
+    used, before = run.result(CHOOSE)["used"], run.result(BEGUN)
     fitted = run.result(FIT, payload["first"] // BATCH)["rows"]
     rows: list[Json] = []
     for place, row in zip(range(payload["first"], payload["last"]), fitted, strict=True):
@@ -123,9 +124,28 @@ def publish(run: Run, payload: Json) -> Json:
         way = deciding.chosen(row, used, run.plan.settings)
         content = run.tree.read(_kept(run, place, way))
         told = Row(**row["ways"][way]["row"])
-        run.tree.write(adapter_file(told.name), content)
+        _put(run, told, content, before.get(told.name))
         rows.append(asdict(told))
     return {"rows": rows}
+
+
+def _put(run: Run, row: Row, content: bytes, before: str | None) -> None:
+    """Write an adapter, in the place of nothing but what was there when the run began.
+
+    Raises:
+        CheckFailedError: if somebody else put something there since.
+    """
+    file = adapter_file(row.name)
+    if run.tree.size(file) is not None:
+        found = digest([run.tree.read(file)])
+        if found == row.content:
+            return
+        if found != before:
+            raise CheckFailedError(
+                f"{run.location}/{file}: was put there by somebody else while this ran",
+                hint="run it again when nobody else writes to the store; `force=True` replaces what is there then",
+            )
+    run.tree.write(file, content)
 
 
 def index(run: Run, payload: Json) -> Json:

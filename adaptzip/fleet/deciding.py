@@ -25,11 +25,10 @@ def used(rows: Iterable[Json], settings: Json) -> list[str]:
     sizes: dict[str, int] = dict(settings["artefacts"])
     fitted = [row for row in rows if "error" not in row]
     there = sorted({way for row in fitted for way in row["ways"]} - {ALONE})
-    if settings["share"] == "always":
-        return there
-    if settings["budget"] is None:
-        return _cheapest(fitted, there, sizes)
-    return _nearest(fitted, there, sizes)
+    forced = settings["share"] == "always"
+    if settings["budget"] is not None:
+        return _nearest(fitted, there, sizes, forced=forced)
+    return there if forced else _cheapest(fitted, there, sizes)
 
 
 def chosen(row: Json, used: Collection[str], settings: Json) -> str:
@@ -60,7 +59,7 @@ def _cheapest(rows: Sequence[Json], files: Sequence[str], sizes: Mapping[str, in
     return kept
 
 
-def _nearest(rows: Sequence[Json], files: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+def _nearest(rows: Sequence[Json], files: Sequence[str], sizes: Mapping[str, int], *, forced: bool) -> list[str]:
     """Each file for all adapters that it suits, if it pays; of several for one adapter those that pay most together."""
     best: list[str] = []
     for file in files:
@@ -71,7 +70,7 @@ def _nearest(rows: Sequence[Json], files: Sequence[str], sizes: Mapping[str, int
             if way is not None:
                 alone, with_file = alone + row["ways"][ALONE]["error"] ** 2, with_file + way["error"] ** 2
                 taken, room = taken + way["bytes"], room + row["room"]
-        if with_file < alone and taken + sizes[file] <= room:
+        if (forced or with_file < alone) and taken + sizes[file] <= room:
             best.append(file)
     return _apart(rows, best)
 

@@ -15,7 +15,7 @@ from adaptzip.core.effort import Effort
 from adaptzip.errors import CheckFailedError, UsageError, warn
 from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_banks, shared_bases
 from adaptzip.fleet.artefacts import artefacts_in
-from adaptzip.fleet.claiming import claim, mend
+from adaptzip.fleet.claiming import claim
 from adaptzip.fleet.engines import Engine
 from adaptzip.fleet.running import FleetResult, begun, located, through
 from adaptzip.fleet.runs import Plan, Run, Stage
@@ -90,7 +90,7 @@ def build_fleet_basis(
         "max_error": max_error,
         "base": _text(base),
     }
-    run = begun(store, Plan("basis", sources_of(sources), settings), force)
+    run = begun(store, Plan("basis", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
     stages += [shared_bases.artefacts_stage, comparing.stage_of_bases]
     stages += [comparing.summary_of_bases]
@@ -149,7 +149,7 @@ def build_fleet_bank(
     _check_share(max_error, "max_error")
     sizes = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "memory": memory}
     settings = {**sizes, "hold_out": hold_out, "max_error": max_error, "seed": seed, "base": _text(base)}
-    run = begun(store, Plan("bank", sources_of(sources), settings), force)
+    run = begun(store, Plan("bank", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, shared_banks.stage, comparing.stage_of_bank]
     through(run, [*stages, comparing.summary_of_bank], engine)
     lacking = run.result(shared_banks.STAGE)["failed"]
@@ -220,9 +220,9 @@ def compress_fleet(
     where = Run(located(store), "")
     there = [] if share == "never" else [[one.file, one.bytes] for one in artefacts_in(where.tree)]
     compressing.request_of(settings)
-    run = begun(store, Plan("compress", sources_of(sources), {**settings, "artefacts": there}), force)
+    plan = Plan("compress", sources_of(sources, located(store)), {**settings, "artefacts": there})
+    run = begun(store, plan, force, engine)
     claim(run, force=force)
-    mend(run)
     stages = [compressing.assign_stage, compressing.count_stage, compressing.fit_stage, compressing.choose_stage]
     stages += [compressing.publish_stage, compressing.index_stage, comparing.summary_of_adapters]
     stages += [compressing.tidy_stage]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from adaptzip.errors import UsageError
 from adaptzip.fleet.engines import Engine, fleet_engine
+from adaptzip.fleet.engines.ranked import Ranked
 from adaptzip.fleet.runs import Json, Plan, Run, Stage, forget
 from adaptzip.fleet.store.layout import WORK
 
@@ -50,9 +52,20 @@ def through(run: Run, stages: Sequence[Callable[[Run], Stage]], engine: Engine |
         chosen.close()
 
 
-def begun(store: str | Path, plan: Plan, force: bool) -> Run:
-    """The run of a plan; with `force` as if nothing of it had been done."""
+def begun(store: str | Path, plan: Plan, force: bool, engine: Engine | None) -> Run:
+    """The run of a plan; with `force` as if nothing of it had been done.
+
+    Raises:
+        UsageError: if workers would not see the store, or one of several ranks would take away what others have done.
+    """
     location = located(store)
+    if force and isinstance(engine, Ranked):
+        raise UsageError(
+            "ranks cannot begin anew, as each would take away what others have done",
+            hint="leave `force=True` out, with another store, or run it with `jobs=` once",
+        )
+    if location.startswith("memory:") and engine is not None and not engine.here:
+        raise UsageError(f"{location}: is the memory of this process, which no other sees", hint="use one job")
     if force:
         key = Run.key_of(plan)
         tree = Run(location, key).tree
@@ -65,4 +78,6 @@ def begun(store: str | Path, plan: Plan, force: bool) -> Run:
 def located(store: str | Path) -> str:
     """Where a store is, for workers that run elsewhere."""
     words = str(store)
+    if not words:
+        raise UsageError("the store has no name", hint="name a folder or a bucket")
     return words if "://" in words else str(Path(words).absolute())

@@ -15,6 +15,8 @@ from adaptzip.bases.updates import components, energies_of, weight_of
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.workers import on_one_core
 from adaptzip.errors import AdaptzipError
+from adaptzip.fitting.loading import load_source
+from adaptzip.fitting.requests import Request
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.sources import Source
 from adaptzip.restoring.reading import read
@@ -80,7 +82,8 @@ def failure_of(error: Exception) -> dict[str, Any]:
 
 def _row(run: Run, source: Source) -> Json:
     try:
-        adapter = read_source(run, source)
+        # What could not be compressed takes no part.
+        adapter = load_source(source.path, Request(effort="fast", base=run.plan.settings["base"])).adapter
     except (AdaptzipError, OSError) as error:
         return {"error": failure_of(error)}
     found = components(adapter.modules)

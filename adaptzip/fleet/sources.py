@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.presence import check_adapter
@@ -36,11 +37,14 @@ class Source:
     mark: str
 
 
-def sources_of(paths: Sequence[str | Path] | str | Path) -> tuple[Source, ...]:
+def sources_of(paths: Sequence[str | Path] | str | Path, apart: str = "") -> tuple[Source, ...]:
     """The adapters that paths name, sorted by their names in the store.
 
     A path is an adapter's folder or file, a shell pattern of these, or a folder whose folders hold adapters, at any
     depth; there an adapter is called by its path within, as `team/support`, and else by its folder's or file's name.
+
+    Args:
+        apart: a folder that is not looked into, as the store itself.
 
     Raises:
         UsageError: if there are none, or two would have one name.
@@ -48,7 +52,7 @@ def sources_of(paths: Sequence[str | Path] | str | Path) -> tuple[Source, ...]:
     """
     found: dict[str, Path] = {}
     for given in [paths] if isinstance(paths, str | Path) else paths:
-        for name, path in _named(given):
+        for name, path in _named(given, Path(apart).resolve() if apart else None):
             adapter_file(name)
             if found.setdefault(name, path) != path:
                 raise UsageError(
@@ -57,6 +61,10 @@ def sources_of(paths: Sequence[str | Path] | str | Path) -> tuple[Source, ...]:
                 )
     if not found:
         raise UsageError("no adapters were named", hint="name folders or files of adapters, or a folder of these")
+    for name in found:
+        for above in PurePosixPath(name).parents:
+            if above.suffix == ADAPTER and str(above.with_suffix("")) in found:
+                raise UsageError(f"adapter {name!r} would lie in the file {above}", hint="rename that folder")
     clashing: dict[str, str] = {}
     for name in sorted(found):
         other = clashing.setdefault(name.casefold(), name)
@@ -65,27 +73,27 @@ def sources_of(paths: Sequence[str | Path] | str | Path) -> tuple[Source, ...]:
     return tuple(Source(name, str(path), _mark(path)) for name, path in sorted(found.items()))
 
 
-def _named(given: str | Path) -> list[tuple[str, Path]]:
+def _named(given: str | Path, apart: Path | None) -> list[tuple[str, Path]]:
     path = Path(given)
     if not path.exists() and has_magic(str(path)):
         fitting = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         if not fitting:
             raise UsageError(f"{path}: nothing fits this pattern", hint="check it with ls")
-        return [pair for one in fitting for pair in _named(one)]
+        return [pair for one in fitting for pair in _named(one, apart)]
     if on_the_hub(given, CheckpointError) is None:
         check_adapter(path)
-    inner = [] if not path.is_dir() or _is_adapter(path) else _inside(path)
+    inner = [] if not path.is_dir() or _is_adapter(path) else _inside(path, apart)
     return [(_called(one, path), one) for one in inner] or [(_called(path), path)]
 
 
-def _inside(folder: Path) -> list[Path]:
+def _inside(folder: Path, apart: Path | None) -> list[Path]:
     """The adapters in a folder of adapters: folders that are one, and single files. Links are followed."""
     found: list[Path] = []
     seen: set[Path] = set()
     for where, folders, files in os.walk(folder, followlinks=True):
         path = Path(where)
-        if path.resolve() in seen:
-            folders.clear()  # A link back to a folder above.
+        if path.resolve() in seen or path.resolve() == apart:
+            folders.clear()  # A link back to a folder above, or the store.
             continue
         seen.add(path.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -98,8 +106,11 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _is_adapter(folder: Path) -> bool:
-    files = list(folder.glob("*.safetensors"))
-    return any((folder / name).exists() for name in _WEIGHTS) or len(files) == 1 or any(folder.glob("*.index.json"))
+    """Whether it holds one adapter: by its files' names, or as its one weight file is the only one down there."""
+    if any((folder / name).exists() for name in _WEIGHTS) or any(folder.glob("*.index.json")):
+        return True
+    several = (file for file in folder.rglob("*") if file.name.endswith((*_WEIGHTS, *_SINGLE)))
+    return len(list(folder.glob("*.safetensors"))) == 1 and len(list(islice(several, 2))) == 1
 
 
 def _called(path: Path, above: Path | None = None) -> str:

@@ -33,6 +33,8 @@ _LEAST_NOISE = 1e-6
 """And of the energy, where it leaves nothing."""
 _PER_BIT = log(4) / 12
 """Squared steps that a bit is worth: what one more for a number quantised at the step would save (D = step^2 / 12)."""
+_MIXED = 2
+"""Vectors of a mixture where none is asked for."""
 _BLOCK_BITS = 32
 """What a module takes besides its codes."""
 
@@ -42,17 +44,23 @@ def build(fleet: Fleet, config: Config, context: FitContext) -> FittedBank:
     sample = draw(fleet, context.seed)
     if not sample.modules:
         raise RefusedError("every update is zero: there is nothing to fit a bank to", hint="train the adapters first")
+    if config.vectors is not None:
+        _check_mixtures(config.vectors, config.top_k or _MIXED)
     chosen = _chosen(sample, config, context.device)
-    if chosen.vectors <= chosen.top_k:
-        raise UsageError(
-            f"a bank of {chosen.vectors} vectors was asked for mixtures of {chosen.top_k}, expected at least "
-            f"{chosen.top_k + 1}: one of them is zero"
-        )
+    _check_mixtures(chosen.vectors, chosen.top_k)
     shape = Shape(chosen.vectors, chosen.length, chosen.top_k, config.levels)
     bank, found, coded = fit_fleet(fleet, sample, shape, chosen.rank, context.seed, context.device, context.progress)
     step = _step(found, coded, bank)
     outline = BankShape(chosen.rank, chosen.length, chosen.vectors, chosen.top_k, config.levels)
     return FittedBank(bank.cpu(), outline, step, sample.adapters)
+
+
+def _check_mixtures(vectors: int, top_k: int) -> None:
+    if vectors <= top_k:
+        raise UsageError(
+            f"a bank of {vectors} vectors was asked for mixtures of {top_k}, expected at least {top_k + 1}: one of "
+            "them is zero"
+        )
 
 
 def _chosen(sample: Sample, config: Config, device: torch.device) -> Choices:

@@ -15,6 +15,8 @@ from adaptzip.fleet.store.layout import adapter_file
 from adaptzip.serving.unpacking import Folders, key_of
 
 _LOG = logging.getLogger(__name__)
+_LONGEST = 1024
+"""Characters of a name that is looked for."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Resolver:
     def get(self, name: str, model: str | None = None) -> Served | None:
         """As `find`, for whoever waits in a thread of their own."""
         try:
-            file = adapter_file(name)
+            file = adapter_file(name) if len(name) <= _LONGEST else None
         except UsageError:
+            file = None
+        if file is None:
             return None
         try:
             return self._served(name, file, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -106,21 +107,22 @@ class _Gate:
         self._inside, self._alone = 0, False
         self._comers, self._loners, self._turns = 0, 0, 0
         """Who waits to come in, who waits to be alone, and how many comers may go before the next who is alone."""
-        self._own = threading.local()
+        self._depth: ContextVar[int] = ContextVar("depth", default=0)
+        """How often a thread, or a task of asyncio, is inside."""
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Be inside with others; a thread that is inside may come in again."""
-        depth = getattr(self._own, "depth", 0)
+        """Be inside with others; a thread or task that is inside may come in again."""
         with self._changed:
-            if depth == 0:
+            if self._depth.get() == 0:
                 self._come()
             self._inside += 1
-        self._own.depth = depth + 1
+        self._depth.set(self._depth.get() + 1)
         try:
             yield
         finally:
-            self._own.depth = depth
+            # Who leaves elsewhere than where it came in, as a web server's workers may, was never inside there.
+            self._depth.set(max(0, self._depth.get() - 1))
             with self._changed:
                 self._inside -= 1
                 self._changed.notify_all()
@@ -138,9 +140,9 @@ class _Gate:
         """Be inside with nobody else, after those who waited to come in when the last was alone.
 
         Raises:
-            UsageError: if this thread is inside already.
+            UsageError: if this thread or task is inside already.
         """
-        if getattr(self._own, "depth", 0):
+        if self._depth.get():
             raise UsageError("an adapter was to be swapped within `running`, which it would wait for")
         with self._changed:
             self._loners += 1

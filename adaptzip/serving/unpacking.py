@@ -26,6 +26,7 @@ from adaptzip.restoring.exporting import export
 _LOCKS = "locks"
 _ASKED_AGAIN = 0.02
 """Seconds between two looks at a lock that another process holds."""
+_WEIGHTS = "adapter_model.safetensors"
 _MARK = "adapter_config.json"
 """The file whose time tells when a folder was used; an export ends with all its files there at once."""
 
@@ -79,6 +80,8 @@ class Folders:
             export(fetched.compressed, folder, portable=True, base=model, basis=basis)
 
     def _used(self, key: str) -> bool:
+        if not (self.root / key / _WEIGHTS).is_file():
+            return False  # A program that tidies by age may have taken it.
         try:
             os.utime(self.root / key / _MARK)
         except FileNotFoundError:

@@ -162,3 +162,12 @@ def test_what_a_bucket_says_is_one_line() -> None:
     for change in changes:
         with pytest.raises(OutputError, match=r"^s3://bucket/store/a: cannot be .*: Unable to locate credentials$"):
             change()
+
+
+def test_a_link_that_leads_in_a_circle_is_no_file(tmp_path: Path) -> None:
+    tree = tree_at(tmp_path)
+    tree.write("sound", b"1")
+    (tmp_path / "circle").symlink_to("circle")
+    assert tree.names() == ["sound"]
+    with pytest.raises(UsageError, match="leads out"):
+        tree.read("circle")

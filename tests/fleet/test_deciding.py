@@ -69,3 +69,10 @@ def test_with_a_budget_no_adapter_pays_twice() -> None:
 
 def test_adapters_that_failed_do_not_count() -> None:
     assert used([{"error": {}}, *rows({ALONE: 100, "a": 10})], settings(BY_ERROR, a=50)) == ["a"]
+
+
+def test_a_budget_is_kept_to_where_sharing_is_forced() -> None:
+    fleet = by_error({ALONE: 0.5, "a": 0.6}, {ALONE: 0.5, "a": 0.6})
+    forced = {**BY_BUDGET, "share": "always"}
+    assert used(fleet, settings(forced, a=20)) == ["a"]
+    assert used(fleet, settings(forced, a=21)) == []

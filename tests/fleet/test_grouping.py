@@ -14,7 +14,7 @@ from adaptzip.fleet.runs import Plan, Run
 from adaptzip.fleet.sources import sources_of
 from tests.cases.fleets import make_fleet
 
-SETTINGS = {"groups": "auto", "hold_out": 0.2}
+SETTINGS = {"groups": "auto", "hold_out": 0.2, "base": None}
 
 
 def divided(folder: Path, store: Path, **settings: object) -> Run:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import adaptzip
 from adaptzip.core.comparing import diff
-from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
 from adaptzip.files.trees import Folder, tree_at
 from adaptzip.fleet.checking import report_fleet, verify_fleet
 from adaptzip.fleet.engines import fleet_engine
@@ -193,6 +194,53 @@ def test_a_fleet_that_changed_is_done_anew(folders: list[Path], tmp_path: Path) 
     assert compress_fleet([tmp_path / "fleet"], store, max_error=0.3).failed == {}
     assert sorted(read_rows(tree_at(store))) == ["a000", "a001", "a002", "more/a000"]
     assert compress_fleet(str(few[0]), store, max_error=0.6).values["error"] > 0.4
+
+
+def test_a_run_replaces_nothing_that_came_there_meanwhile(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    foreign = adaptzip.compress(folders[1], max_error=0.7).to_bytes()
+    write = Folder.write
+
+    def others_write_too(self: Folder, name: str, content: bytes) -> None:
+        write(self, name, content)
+        if "/choose/" in name:
+            write(self, "a001.adz", foreign)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", others_write_too)
+        with pytest.raises(CheckFailedError, match=r"a001.adz: was put there by somebody else while this ran"):
+            compress_fleet(folders[:3], store, max_error=0.3)
+    assert (store / "a001.adz").read_bytes() == foreign
+    assert compress_fleet(folders[:3], store, max_error=0.3, force=True).failed == {}
+    assert verify_fleet(store, folders[:3]).failed == {}
+
+
+def test_a_run_that_others_followed_is_done_again(folders: list[Path], tmp_path: Path) -> None:
+    for error in (0.2, 0.6, 0.2):
+        compress_fleet(folders[:3], tmp_path, max_error=error)
+        rows = read_rows(tree_at(tmp_path))
+        assert all(error - 0.15 < row.error <= error for row in rows.values())
+        assert verify_fleet(tmp_path, folders[:3]).failed == {}
+
+
+def test_ranks_do_not_begin_anew(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ranks cannot begin anew"):
+        compress_fleet(folders[:3], tmp_path, engine=fleet_engine(rank=0, world_size=2), force=True)
+
+
+def test_other_processes_see_no_memory_of_this_one(folders: list[Path]) -> None:
+    with pytest.raises(UsageError, match="is the memory of this process"):
+        compress_fleet(folders[:3], "memory://elsewhere", engine=fleet_engine(jobs=2))
+
+
+def test_a_huge_adapter_stops_no_other(tmp_path: Path) -> None:
+    folders = make_fleet(tmp_path / "fleet", 6)
+    weights = folders[2] / "adapter_model.safetensors"
+    save_file({name: 1e30 * tensor for name, tensor in load_file(weights).items()}, weights)
+    found = build_fleet_basis(folders, tmp_path / "store", **SHARED)
+    assert list(found.failed) == ["a002"]
 
 
 @pytest.mark.parametrize("place", ["nowhere", "fleet"])

@@ -48,6 +48,25 @@ def test_names_that_clash_are_refused(fleet: Path) -> None:
         sources_of([fleet / "team"])
 
 
+def test_a_file_beside_folders_is_an_adapter_of_its_own(fleet: Path) -> None:
+    shutil.copy(fleet / "team" / "a000" / "adapter_model.safetensors", fleet / "style.safetensors")
+    (fleet / ".cache").mkdir()
+    shutil.copy(fleet / "style.safetensors", fleet / ".cache" / "adapter_model.safetensors")
+    assert names(fleet) == ["other/a000", "style", "team/a000", "team/a001"]
+
+
+def test_a_store_is_no_source_of_its_own(fleet: Path) -> None:
+    shutil.copytree(fleet / "team", fleet / "store")
+    found = [source.name for source in sources_of([fleet], str(fleet / "store"))]
+    assert found == ["other/a000", "team/a000", "team/a001"]
+
+
+def test_a_folder_that_is_called_as_a_file_is_refused(fleet: Path) -> None:
+    shutil.copytree(fleet / "team" / "a000", fleet / "team" / "a001.adz" / "x")
+    with pytest.raises(UsageError, match=r"'team/a001.adz/x' would lie in the file team/a001.adz"):
+        sources_of([fleet])
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         sources_of([tmp_path / "nothing"])

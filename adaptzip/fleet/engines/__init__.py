@@ -19,6 +19,10 @@ ENGINES: tuple[str, ...] = get_args(EngineName)
 class Engine(Protocol):
     """What does tasks; made by `fleet_engine`."""
 
+    @property
+    def here(self) -> bool:
+        """Whether all of them are done in this process."""
+
     def complete(self, run: Run, stage: Stage) -> None:
         """Return when every task of a stage is done, by this engine or by others.
 

@@ -15,6 +15,7 @@ class Local:
     def __init__(self, jobs: int, progress: Progress) -> None:
         self._jobs, self._progress = jobs, progress
         self._workers = Workers(jobs)
+        self.here = jobs == 1
 
     def complete(self, run: Run, stage: Stage) -> None:
         self.do(run, stage, range(len(stage.payloads)))

@@ -21,6 +21,7 @@ class OnRay:
         if find_spec("ray") is None:
             raise UsageError("Ray is not installed", hint=INSTALL)
         self._jobs, self._address, self._progress = jobs, address, progress
+        self.here = False
 
     def complete(self, run: Run, stage: Stage) -> None:
         ray = self._started()

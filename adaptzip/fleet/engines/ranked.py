@@ -19,6 +19,7 @@ class Ranked:
     def __init__(self, local: Local, rank: int, world_size: int, wait: float) -> None:
         self._local = local
         self._rank, self._world_size, self._wait = rank, world_size, wait
+        self.here = False
 
     def close(self) -> None:
         self._local.close()

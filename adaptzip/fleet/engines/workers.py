@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -84,7 +87,8 @@ class Workers:
         while len(self._workers) < count:
             here, there = _SPAWN.Pipe()
             process = _SPAWN.Process(target=_work, args=(there, self._count), daemon=True)
-            process.start()
+            with _deaf():
+                process.start()
             there.close()
             self._workers.append(_Worker(process, here))
 
@@ -95,6 +99,19 @@ class Workers:
         worker.process.join()
         worker.line.close()
         self._workers.remove(worker)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Let a process that is started begin without an ear for Ctrl-C, which is typed to the one that starts it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _give(worker: _Worker, waiting: list[int], calls: Sequence[Call]) -> None:

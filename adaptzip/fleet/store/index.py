@@ -123,7 +123,7 @@ def write_rows(
     Args:
         rows: at most one for each name.
         segment_name: letters, digits, - and _: takes the place of an earlier segment of this name, whatever its rows;
-            nothing is written where that has the very same. None names it by its content.
+            nothing is written where there is one and these rows count already. None names it by its content.
         removed: names whose rows are taken out.
 
     Returns:
@@ -140,9 +140,11 @@ def write_rows(
         raise UsageError("the rows to write name one adapter twice", hint="give each adapter a name of its own")
     known = segments(tree)
     earlier = [] if segment_name is None else [file for file in known if _parts(file)[1] == segment_name]
-    for file in earlier:
-        if {entry.name: entry.row for entry in _read(tree, file)} == dict(news):
-            return file
+    same = [file for file in earlier if {entry.name: entry.row for entry in _read(tree, file)} == dict(news)]
+    if same:
+        now = _merged(_entries(tree).items())
+        if all(now[name].row == row for name, row in news):
+            return same[-1]
     file = _write(tree, _next(known), news, segment_name)
     for old in earlier:
         tree.remove(old)
@@ -235,7 +237,11 @@ def _read(tree: Tree, file: str) -> list[Entry]:
     """Raises: FileNotFoundError: if it is gone."""
     content = tree.read(file)
     with naming(f"{tree.location}/{file}", FormatError, RefusedError):
-        return list(_parsed(content))
+        try:
+            return list(_parsed(content))
+        except FormatError as error:
+            error.hint = _AGAIN
+            raise
 
 
 def _parsed(content: bytes) -> Iterator[Entry]:
