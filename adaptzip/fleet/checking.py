@@ -94,7 +94,10 @@ def _listed(location: str) -> Listing:
     Raises:
         CheckpointError: if that is nothing, or there is none.
     """
-    listing = rows_of(tree_at(location))
+    tree = tree_at(location)
+    if not tree.there():
+        raise CheckpointError(f"{location}: no such folder or bucket", hint="name a store that holds adapters")
+    listing = rows_of(tree)
     if not (listing.rows or listing.missing or listing.damaged):
         raise CheckpointError(
             f"{location}: holds no adapters", hint="name a store that `adaptzip fleet compress` filled"

@@ -1,6 +1,6 @@
 """Kill random workers of `adaptzip fleet` until as many died as are asked for: is the store whole, and the same?
 
-    python -m benchmarks.fleet.kills [--kills 60] [--count 120] [--jobs 2] [--seed 0] [--write]
+    python -m benchmarks.fleet.kills [--kills 60] [--count 64] [--jobs 2] [--seed 0] [--write]
 
 A synthetic fleet is put into a store by an undisturbed run: `fleet basis`, then `fleet compress`. Then the same is done
 again and again in new stores, while after random times one of the run's processes is killed (SIGKILL): one of its
@@ -122,7 +122,7 @@ def shown(tally: Tally, count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")

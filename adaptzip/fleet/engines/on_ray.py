@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -47,7 +48,7 @@ class OnRay:
 
         if not ray.is_initialized():
             here = {"num_cpus": self._jobs, "include_dashboard": False} if self._address is None else {}
-            ray.init(address=self._address, log_to_driver=False, **here)
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR, **here)
         return ray
 
 

@@ -1,0 +1,68 @@
+"""`adaptzip fleet`: what its commands show, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cases.fleets import make_fleet
+from tests.cli.cli_cases import run
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fleet") / "fleet"
+    make_fleet(folder, 6)
+    return folder
+
+
+def test_a_fleet_from_end_to_end(fleet: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    built = run("fleet", "basis", fleet, "-o", store, "-k", "12", "--share", "0.99", "--hold-out", "0.2")
+    assert built.code == 0, built.err
+    assert "adapters    5 adapters, 1 left out" in built.out
+    assert "each alone by svd, at these bytes" in built.out
+    assert "the mean alone, in parts" in built.out
+    made = run("fleet", "compress", fleet, "-o", store, "--max-error", "0.2", "--share", "always")
+    assert made.code == 0, made.err
+    assert "lora-sb" in made.out
+    assert run("fleet", "verify", store, fleet).out.split()[:6] == ["adapters", "6", "sound", "6", "compared", "with"]
+    told = json.loads(run("fleet", "report", store, "--json").out)
+    assert told["adapters"] == 6
+    assert "basis " in run("fleet", "report", store).out
+
+
+def test_what_failed_is_told_with_its_exit_code(fleet: Path, tmp_path: Path) -> None:
+    make_fleet(tmp_path / "odd", 2)
+    (tmp_path / "odd" / "a001" / "adapter_model.safetensors").write_bytes(b"nothing")
+    found = run("fleet", "compress", fleet, tmp_path / "odd" / "a001", "-o", tmp_path / "store", "--json")
+    assert found.code == 2
+    assert run("fleet", "compress", tmp_path / "odd", "-o", tmp_path / "store").code == 2
+    found = run("fleet", "compress", tmp_path / "odd", "-o", tmp_path / "other", "--json")
+    assert list(json.loads(found.out)["failed"]) == ["a001"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("fleet",), 2, "Usage"),
+        (("fleet", "verify", "nowhere"), 2, "no such folder or bucket"),
+        (("fleet", "report", "nowhere"), 2, "no such folder or bucket"),
+        (("fleet", "compress", "nowhere", "-o", "store"), 2, "nowhere: no such file or folder"),
+        (("fleet", "compress", ".", "-o", ""), 2, "the store has no name"),
+        (("fleet", "compress", ".", "-o", "store", "--rank", "1"), 2, "without a world size"),
+        (("fleet", "compress", ".", "-o", "store", "--budget", "20"), 2, "the budget of 20 stored parameters"),
+        (("fleet", "basis", ".", "-o", "store", "--groups", "some"), 2, "expected 'auto' or a number"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    words: tuple[str, ...], code: int, told: str, fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fleet)
+    found = run(*words)
+    assert found.code == code
+    assert told in found.err
+    assert "Traceback" not in found.err
+    assert not (fleet / "store").exists()
