@@ -291,7 +291,7 @@ for _command in COMMANDS:
 
 @app.callback(invoke_without_command=True)
 def fleet(context: typer.Context) -> None:
-    """Jobs over many adapters: shared bases and banks, all compressed into a store, and checked."""
+    """Share, compress and check thousands of adapters."""
     if context.invoked_subcommand is None:
         _output.raw(context.get_help(), to_stderr=True)
         raise typer.Exit(2)

@@ -358,7 +358,7 @@ def test_methods() -> None:
     about = run("methods", "svd", "--json").json
     assert about["summary"] == method["summary"]
     assert about["version"] == 1
-    assert about["options"] == []
+    assert [option["name"] for option in about["options"]] == ["sides"]
     assert "paper" in run("methods", "svd").out
 
 

@@ -46,7 +46,7 @@ def completed(*words: str) -> list[str]:
         (("compress", "x", "--from", "ko"), ["kohya"]),
         (("compress", "x", "--effort", "f"), ["fast"]),
         (("compress", "x", "--to", "vblora", "-s", "le"), ["length=", "levels="]),
-        (("compress", "x", "-s", ""), []),
+        (("compress", "x", "-s", ""), ["sides="]),
     ],
 )
 def test_only_what_is_possible_is_offered(words: tuple[str, ...], offered: list[str]) -> None:
