@@ -43,13 +43,15 @@ def called(file: str) -> str:
     return f"{PurePosixPath(file).suffix[1:]} {artefact_hash(file)[:8]}"
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def opened(location: str, file: str) -> Basis:
     """A basis or bank of the store at `location`; the last ones are remembered.
 
     Raises:
         FormatError, RefusedError: as `read_basis` and `read_bank`.
     """
-    return _opened(location, file)
+    with tree_at(location).near(file) as path:
+        return read_bank(path) if file.endswith(_BANK) else read_basis(path)
 
 
 def fits(adapter: Adapter, basis: Basis) -> bool:
@@ -80,9 +82,3 @@ def suiting(adapters: Sequence[Adapter | None], location: str, files: Sequence[s
         () if adapter is None else (*([file] if file is not None else []), *banks)
         for adapter, file in zip(adapters, best, strict=True)
     ]
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _opened(location: str, file: str) -> Basis:
-    with tree_at(location).near(file) as path:
-        return read_bank(path) if file.endswith(_BANK) else read_basis(path)

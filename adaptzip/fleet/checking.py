@@ -84,8 +84,7 @@ def report_fleet(store: str | Path) -> Mapping[str, Any]:
         1
     """
     location = located(store)
-    _listed(location)
-    return {"store": location, **reporting.told(tree_at(location))}
+    return {"store": location, **reporting.told(tree_at(location), _listed(location))}
 
 
 def _listed(location: str) -> Listing:

@@ -20,11 +20,14 @@ def claim(run: Run, *, force: bool) -> None:
     Raises:
         UsageError: if it would replace something else, without `force`.
     """
-    published = list(_published(run))
-    _mend(run)
-    note = run.note(BEGUN, 0)
-    if run.tree.size(note) is not None:
+    note, finished = run.note(BEGUN, 0), run.tree.size(run.note(compressing.TIDY, 0)) is not None
+    if run.tree.size(note) is not None and not finished:
         return
+    published = list(_published(run))
+    if finished:
+        _mend(run)
+        if run.tree.size(note) is not None:
+            return
     there = run.tree.sizes()
     files = {source.name: adapter_file(source.name) for source in run.plan.sources}
     found = {name: digest([run.tree.read(file)]) for name, file in files.items() if file in there}
@@ -43,8 +46,6 @@ def claim(run: Run, *, force: bool) -> None:
 
 def _mend(run: Run) -> None:
     """Let a run that was finished do again what makes adapters whose files are gone, or others by now."""
-    if run.tree.size(run.note(compressing.TIDY, 0)) is None:
-        return
     there = run.tree.sizes()
     batches = set()
     for batch in range(len(compressing.publish_stage(run).payloads)):

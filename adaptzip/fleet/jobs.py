@@ -13,12 +13,13 @@ from adaptzip.core.budget import AnyBudget, Budget
 from adaptzip.core.calling import public
 from adaptzip.core.effort import Effort
 from adaptzip.errors import CheckFailedError, UsageError, warn
+from adaptzip.files.trees import tree_at
 from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_banks, shared_bases
 from adaptzip.fleet.artefacts import artefacts_in
 from adaptzip.fleet.claiming import claim
 from adaptzip.fleet.engines import Engine
 from adaptzip.fleet.running import FleetResult, begun, located, through
-from adaptzip.fleet.runs import Plan, Run, Stage
+from adaptzip.fleet.runs import Json, Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
 from adaptzip.fleet.store.layout import SUMMARY
 from adaptzip.methods import REFERENCE
@@ -92,10 +93,9 @@ def build_fleet_basis(
     }
     run = begun(store, Plan("basis", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
-    stages += [shared_bases.artefacts_stage, comparing.stage_of_bases]
-    stages += [comparing.summary_of_bases]
+    stages += [shared_bases.artefacts_stage, comparing.stage_of_bases, comparing.summary_of_bases]
     through(run, stages, engine)
-    failed = {run.plan.sources[int(place)].name: told for place, told in run.result(grouping.STAGE)["failed"].items()}
+    failed = _failed(run, grouping.STAGE)
     if not grouping.groups_of(run):
         for name, told in failed.items():
             warn(f"{name}: {told['message']}")
@@ -152,8 +152,7 @@ def build_fleet_bank(
     run = begun(store, Plan("bank", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, shared_banks.stage, comparing.stage_of_bank]
     through(run, [*stages, comparing.summary_of_bank], engine)
-    lacking = run.result(shared_banks.STAGE)["failed"]
-    failed = {run.plan.sources[int(place)].name: told for place, told in lacking.items()}
+    failed = _failed(run, shared_banks.STAGE)
     return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
 
 
@@ -217,8 +216,7 @@ def compress_fleet(
         "base": _text(base),
         "base_name": base_name,
     }
-    where = Run(located(store), "")
-    there = [] if share == "never" else [[one.file, one.bytes] for one in artefacts_in(where.tree)]
+    there = [] if share == "never" else [[one.file, one.bytes] for one in artefacts_in(tree_at(located(store)))]
     compressing.request_of(settings)
     plan = Plan("compress", sources_of(sources, located(store)), {**settings, "artefacts": there})
     run = begun(store, plan, force, engine)
@@ -230,6 +228,11 @@ def compress_fleet(
     rows = zip(run.plan.sources, compressing.fitted_rows(run), strict=True)
     failed = {source.name: row["error"] for source, row in rows if "error" in row}
     return FleetResult(run.location, run.key, len(run.plan.sources), failed, run.result(SUMMARY))
+
+
+def _failed(run: Run, stage: str) -> dict[str, Json]:
+    """What a stage's one task tells of adapters that take no part, by their names."""
+    return {run.plan.sources[int(place)].name: told for place, told in run.result(stage)["failed"].items()}
 
 
 def _check_held_out(share: float) -> None:

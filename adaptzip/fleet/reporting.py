@@ -11,16 +11,11 @@ from adaptzip.files.trees import Tree
 from adaptzip.fleet.runs import Json
 from adaptzip.fleet.store.index import Row
 from adaptzip.fleet.store.layout import SUMMARY, WORK, summary_of
-from adaptzip.fleet.store.listing import rows_of
+from adaptzip.fleet.store.listing import Listing
 
 
-def told(tree: Tree) -> Json:
-    """The sums, and what is wrong with the store.
-
-    Raises:
-        AdaptzipError: if it cannot be read.
-    """
-    listing = rows_of(tree)
+def told(tree: Tree, listing: Listing) -> Json:
+    """The sums of what a store holds, what is wrong with it, and what came of jobs."""
     rows = list(listing.rows.values())
     shared = sum(listing.shared.values())
     return {

@@ -64,8 +64,7 @@ def read_source(run: Run, source: Source) -> Adapter:
     Raises:
         AdaptzipError, OSError: if it cannot be read.
     """
-    settings = run.plan.settings
-    return read(source.path, base=settings.get("base"), basis=settings.get("basis_of_sources"))
+    return read(source.path, base=run.plan.settings["base"])
 
 
 def sketch_of(row: Json) -> NDArray[np.float64]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adaptzip.errors import RefusedError
-from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.fitting.banks import build_bank
 from adaptzip.fleet.grouping import parted
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import failures_in, rows_of
+from adaptzip.fleet.store.layout import artefact_named
 
 STAGE = "bank"
 
@@ -33,7 +33,7 @@ def fit(run: Run, payload: Json) -> Json:
         path = Path(folder) / "new.bank"
         found = build_bank(paths, path, **sizes, seed=settings["seed"], base=settings["base"], device="cpu")
         content = path.read_bytes()
-    file = f"{SHARED}/{found.reference.hash}{ARTEFACTS['bank']}"
+    file = artefact_named(found.reference.source, found.reference.hash)
     run.tree.write(file, content)
     shape = [] if found.bank is None else list(found.bank.vectors.shape)
     failed = {str(place): told for place, told in failures_in(run).items()}

@@ -8,7 +8,7 @@ the task's modules, however many adapters there are.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +25,6 @@ from adaptzip.core.basis import Basis, BasisReference, ModuleBasis
 from adaptzip.core.projection import Projection, project
 from adaptzip.core.rates import falling
 from adaptzip.core.workers import on_one_core
-from adaptzip.files.names import SHARED
 from adaptzip.files.tensors import build_header, pending, write_tensors
 from adaptzip.files.weights import open_weights
 from adaptzip.fitting.compression import make
@@ -34,6 +33,7 @@ from adaptzip.fleet.grouping import STAGE as GROUPS
 from adaptzip.fleet.grouping import Group, groups_of
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import read_source
+from adaptzip.fleet.store.layout import artefact_named
 
 DIRECTIONS, ARTEFACTS = "directions", "artefacts"
 _AT_ONCE = 4
@@ -51,19 +51,17 @@ def directions_stage(run: Run) -> Stage:
     """Find the directions of every group's modules, after `adaptzip.fleet.grouping`."""
     payloads: list[Json] = []
     for number, group in enumerate(groups_of(run)):
-        payloads += [{"group": number, "modules": names} for names in _portions(group, run.plan.settings["size"])]
+        for part, names in enumerate(_portions(group, run.plan.settings["size"])):
+            payloads.append({"group": number, "modules": names, "file": f"{number:04d}-{part:06d}.safetensors"})
     return Stage(DIRECTIONS, f"{__name__}:find", payloads)
 
 
 def artefacts_stage(run: Run) -> Stage:
     """Write a basis for each group, after `directions_stage`."""
-    found: list[Json] = []
-    places: dict[int, list[int]] = {}
+    parts: dict[int, list[Json]] = {}
     for place, payload in enumerate(directions_stage(run).payloads):
-        places.setdefault(payload["group"], []).append(place)
-    for number in range(len(groups_of(run))):
-        found.append({"group": number, "parts": places.get(number, [])})
-    return Stage(ARTEFACTS, f"{__name__}:join", found)
+        parts.setdefault(payload["group"], []).append({"place": place, "file": payload["file"]})
+    return Stage(ARTEFACTS, f"{__name__}:join", [{"group": number, "parts": own} for number, own in parts.items()])
 
 
 @on_one_core()
@@ -83,7 +81,7 @@ def find(run: Run, payload: Json) -> Json:
         for name, tally in tallies.items():
             tally.add(project(modules[name], found[name]), weights[place])
     means = {name: tally.total / len(group.members) for name, tally in tallies.items()}
-    run.tree.write(_file(run, payload["group"], names), _packed(found, means))
+    run.tree.write(run.file(DIRECTIONS, payload["file"]), _packed(found, means))
     return {"modules": {name: tally.told() for name, tally in tallies.items()}}
 
 
@@ -92,14 +90,12 @@ def join(run: Run, payload: Json) -> Json:
     """Choose how many directions each module keeps, and write the basis."""
     group, settings = groups_of(run)[payload["group"]], run.plan.settings
     told: dict[str, Json] = {}
-    for place in payload["parts"]:
-        told |= run.fresh(DIRECTIONS, place)["modules"]
-    if not told:
-        return {"artefact": None}
+    for part in payload["parts"]:
+        told |= run.fresh(DIRECTIONS, part["place"])["modules"]
     sizes, kept = sizes_for(told, group.shapes, settings["share"])
     modules: dict[str, ModuleBasis] = {}
-    for payload_of in (directions_stage(run).payloads[place] for place in payload["parts"]):
-        for name, module in _read(run, payload["group"], payload_of["modules"]).items():
+    for part in payload["parts"]:
+        for name, module in _read(run, part["file"]).items():
             cut = module.leading(sizes[name])
             mean = cut.mean.contiguous() if cut.mean is not None and settings["mean"] else None
             modules[name] = ModuleBasis(cut.U.contiguous(), cut.V.contiguous(), mean)
@@ -110,10 +106,10 @@ def join(run: Run, payload: Json) -> Json:
         dtype: BasisDtype = settings["dtype"]
         written = write_basis(Basis(modules, reference), path, dtype=dtype)
         content = path.read_bytes()
-    file = f"{SHARED}/{written.hash}.basis"
+    file = artefact_named(written.source, written.hash)
     run.tree.write(file, content)
-    told_of_mean = {"mean_bytes": _bytes_of_mean(modules)}
-    return {"artefact": file, "bytes": len(content), "sizes": sizes, "kept": kept, "hash": written.hash, **told_of_mean}
+    mean_bytes = _bytes_of_mean(modules)
+    return {"artefact": file, "bytes": len(content), "sizes": sizes, "kept": kept, "mean_bytes": mean_bytes}
 
 
 def _bytes_of_mean(modules: Mapping[str, ModuleBasis]) -> int | None:
@@ -188,11 +184,6 @@ def _portions(group: Group, size: int) -> list[list[str]]:
     return [names for names in found if names]
 
 
-def _file(run: Run, group: int, names: Sequence[str]) -> str:
-    place = [payload["modules"] for payload in directions_stage(run).payloads if payload["group"] == group].index(names)
-    return run.file(DIRECTIONS, f"{group:04d}-{place:06d}.safetensors")
-
-
 def _packed(modules: Mapping[str, ModuleBasis], means: Mapping[str, Tensor]) -> bytes:
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
@@ -203,11 +194,8 @@ def _packed(modules: Mapping[str, ModuleBasis], means: Mapping[str, Tensor]) -> 
     return handle.getvalue()
 
 
-def _read(run: Run, group: int, names: Sequence[str]) -> dict[str, ModuleBasis]:
-    with run.tree.near(_file(run, group, names)) as path:
+def _read(run: Run, file: str) -> dict[str, ModuleBasis]:
+    with run.tree.near(run.file(DIRECTIONS, file)) as path:
         tensors = {key: tensor.clone() for key, tensor in open_weights(path).tensors.items()}
-    return {
-        name: ModuleBasis(tensors[f"{name}.U"], tensors[f"{name}.V"], tensors[f"{name}.mean"])
-        for name in names
-        if f"{name}.U" in tensors
-    }
+    names = sorted(key.removesuffix(".U") for key in tensors if key.endswith(".U"))
+    return {name: ModuleBasis(*(tensors[f"{name}.{part}"] for part in ("U", "V", "mean"))) for name in names}

@@ -62,7 +62,12 @@ def artefact_file(reference: BasisReference) -> str | None:
     if reference.source not in ARTEFACTS:
         return None
     artefact_files(reference.hash)
-    return f"{SHARED}/{reference.hash}{ARTEFACTS[reference.source]}"
+    return artefact_named(reference.source, reference.hash)
+
+
+def artefact_named(source: str, content: str) -> str:
+    """Where an artefact lies, by what adapters call the source of their basis, "file" or "bank", and its hash."""
+    return f"{SHARED}/{content}{ARTEFACTS[source]}"
 
 
 def summary_of(run: str) -> str:

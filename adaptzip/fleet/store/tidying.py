@@ -22,9 +22,9 @@ from adaptzip.fleet.store.layout import (
 from adaptzip.fleet.store.listing import rows_of
 
 _NOTES = (".json", ".jsonl")
+"""How the names of jobs' notes end; what else they keep may be large, and names nothing."""
 _SEEN = "artefacts"
 """Where a job over adapters tells which bases and banks it saw, and whether it uses them."""
-"""How the names of jobs' notes end; what else they keep may be large, and names nothing."""
 
 
 @dataclass(frozen=True)
