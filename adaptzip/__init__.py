@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from adaptzip.fitting.banks import build_bank
     from adaptzip.fitting.choosing import plan
     from adaptzip.fitting.compression import compress
+    from adaptzip.fleet.adding import add_to_store
     from adaptzip.fleet.checking import report_fleet, verify_fleet
     from adaptzip.fleet.engines import fleet_engine
     from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
     from adaptzip.fleet.running import FleetResult
+    from adaptzip.fleet.store.access import get_from_store
+    from adaptzip.fleet.store.listing import list_store
+    from adaptzip.fleet.store.tidying import tidy_store
     from adaptzip.reports.benching import bench
     from adaptzip.reports.differing import diff
     from adaptzip.reports.evaluation import evaluate
@@ -66,6 +70,7 @@ __all__ = [
     "Site",
     "TensorSpec",
     "Trainable",
+    "add_to_store",
     "bench",
     "build_bank",
     "build_fleet_bank",
@@ -81,7 +86,9 @@ __all__ = [
     "export",
     "extract",
     "fleet_engine",
+    "get_from_store",
     "inspect",
+    "list_store",
     "load_into",
     "merge",
     "merge_into",
@@ -95,6 +102,7 @@ __all__ = [
     "report",
     "report_fleet",
     "start_callback",
+    "tidy_store",
     "verify",
     "verify_fleet",
 ]
@@ -116,6 +124,7 @@ _HOMES = {
     "Site": ("adaptzip.core.compressed", "Site"),
     "TensorSpec": ("adaptzip.core.compressed", "TensorSpec"),
     "Trainable": ("adaptzip.core.trainable", "Trainable"),
+    "add_to_store": ("adaptzip.fleet.adding", "add_to_store"),
     "bench": ("adaptzip.reports.benching", "bench"),
     "build_bank": ("adaptzip.fitting.banks", "build_bank"),
     "build_fleet_bank": ("adaptzip.fleet.jobs", "build_fleet_bank"),
@@ -131,7 +140,9 @@ _HOMES = {
     "export": ("adaptzip.restoring.exporting", "export"),
     "extract": ("adaptzip.restoring.extracting", "extract"),
     "fleet_engine": ("adaptzip.fleet.engines", "fleet_engine"),
+    "get_from_store": ("adaptzip.fleet.store.access", "get_from_store"),
     "inspect": ("adaptzip.reports.inspecting", "inspect"),
+    "list_store": ("adaptzip.fleet.store.listing", "list_store"),
     "load_into": ("adaptzip.restoring.live", "load_into"),
     "merge_into": ("adaptzip.restoring.live", "merge_into"),
     "merge": ("adaptzip.restoring.merging", "merge"),
@@ -145,6 +156,7 @@ _HOMES = {
     "report": ("adaptzip.reports.page", "report"),
     "report_fleet": ("adaptzip.fleet.checking", "report_fleet"),
     "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),
+    "tidy_store": ("adaptzip.fleet.store.tidying", "tidy_store"),
     "verify": ("adaptzip.reports.verifying", "verify"),
     "verify_fleet": ("adaptzip.fleet.checking", "verify_fleet"),
 }

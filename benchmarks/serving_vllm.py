@@ -29,7 +29,6 @@ import adaptzip
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.files.trees import Tree, tree_at
-from adaptzip.fleet.store.adding import add
 from benchmarks import page
 from benchmarks.commands import machine
 
@@ -156,7 +155,7 @@ def filled(store: Path, model: Any, folder: Path) -> tuple[Tree, dict[str, adapt
     for number, member in enumerate(members):
         made[f"team/{number}"] = adaptzip.compress(member, to="lora-sb", basis=basis)
     for name, compressed in made.items():
-        add(tree, compressed, name, basis=basis if compressed.basis is not None else None)
+        adaptzip.add_to_store(compressed, store, name, basis=basis if compressed.basis is not None else None)
     return tree, made, basis
 
 
@@ -182,7 +181,7 @@ def measure(folder: Path, port: int) -> tuple[list[tuple[str, str, bool]], float
         for name in ("nobody", "../store/plain", "broken"):
             status = ask(port, name).status
             rows.append((f"`{name}`", f"status {status}", status == 404))
-        add(tree, adapter_of(model, 4), "plain", force=True, start="none")
+        adaptzip.add_to_store(adapter_of(model, 4), store, "plain", force=True, start="none")
         fresh = adaptzip.open(store / "plain.adz")
         anew = expected(base, fresh, folder / "peft", basis)
         kept = ask(port, "plain").tokens

@@ -13,6 +13,7 @@ from adaptzip.errors import RefusedError
 from adaptzip.files.names import ARTEFACTS, SHARED
 
 _SHOWN = 8
+_HASH = re.compile(r"[\w-]+", re.ASCII)
 _CALLED: Mapping[str, str] = {"file": "a shared basis", "bank": "a bank", "reference": "another adapter's A"}
 
 
@@ -52,17 +53,26 @@ def artefact_in(folder: Path, content: str) -> Path:
         RefusedError: if neither has it.
     """
     places = (folder / SHARED, folder)
-    # A name is made of nothing but what a hash is made of, whatever the file says.
-    names = (
-        [f"{content}{suffix}" for suffix in ARTEFACTS.values()] if re.fullmatch(r"[\w-]+", content, re.ASCII) else []
-    )
-    for path in (place / name for place in places for name in names):
+    for path in (place / name for place in places for name in _named(content)):
         if path.is_file():
             return path
     raise RefusedError(
         f"{folder}: has no artefact of hash {content}, which the adapter was compressed with",
         hint="give its file, or a store that holds it as `shared/HASH.basis`",
     )
+
+
+def artefact_beside(path: Path, content: str) -> Path | None:
+    """The artefact of a hash that lies beside a file, or in the store around it; None where none does."""
+    folder = path.absolute().parent
+    names = _named(content)
+    places = [folder, *(around / SHARED for around in (folder, *folder.parents))]
+    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+
+
+def _named(content: str) -> list[str]:
+    """The names that the artefact of a hash may have, which is made of nothing but what a hash is made of."""
+    return [f"{content}{suffix}" for suffix in ARTEFACTS.values()] if _HASH.fullmatch(content) else []
 
 
 def _read(path: str | Path, reference: BasisReference) -> Basis:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,10 +21,9 @@ from adaptzip.cli._early import checked_early
 from adaptzip.cli._output import Output
 from adaptzip.cli._panels import PanelledCommand
 from adaptzip.cli._requests import method_settings
-from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.errors import UsageError
 
 if TYPE_CHECKING:
-    from adaptzip.files.trees import Tree
     from adaptzip.fleet.store.index import Row
     from adaptzip.fleet.store.listing import Listing
 
@@ -56,9 +55,9 @@ def ls(
       adaptzip store ls adapters/
       adaptzip store ls s3://bucket/adapters --group support --json
     """
-    from adaptzip.fleet.store.listing import rows_of
+    from adaptzip.fleet.store.listing import list_store
 
-    found = rows_of(_there(store))
+    found = list_store(store)
     rows = [row for row in found.rows.values() if group is None or row.group == group]
     values = {
         "store": store,
@@ -119,15 +118,17 @@ def get(
     for flag, value in given.items():
         if as_ is None and value is not None:
             raise UsageError(f"{flag} was given without --as", hint=f"add --as DIALECT, or drop {flag}")
-    from adaptzip.fleet.store.access import basis_of, fetch, save
+    from adaptzip.fleet.store.access import basis_of, fetch, get_from_store
+    from adaptzip.fleet.store.layout import existing
 
-    sink, tree = Output(as_json, quiet), _there(store)
-    found = fetch(tree, name)
+    sink = Output(as_json, quiet)
     if as_ is None:
-        files = save(tree, found, output, force=force)
+        files = get_from_store(store, name, output, force=force)
     else:
         from adaptzip.restoring.exporting import export
 
+        tree = existing(store)
+        found = fetch(tree, name)
         with sink.warnings():
             written = export(
                 found.compressed, output, as_=as_, dtype=dtype, drop_extras=drop_extras, force=force, base=base,
@@ -153,6 +154,10 @@ def add(
     group: Annotated[
         str | None, typer.Option(help="What to put them together under.", metavar="NAME", show_default=False)
     ] = None,
+    share: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Use a basis or bank of the store: one that others use and that pays, any, or none."),
+    ] = "auto",
     to: options.To = None,
     budget: options.Size = None,
     max_error: options.MaxError = None,
@@ -173,8 +178,9 @@ def add(
 ) -> None:
     """Put adapters into a store, each compressed, or as it is where it is a .adz.
 
-    A basis or bank that an adapter refers to goes into the store too, once for all. Of several adapters one that fails
-    does not stop the others. No other adapter, and no row of the index, is written again.
+    An adapter is coded with a basis or bank that others in the store use, where that makes it smaller. What a .adz
+    refers to goes into the store too, once for all. Of several adapters one that fails does not stop the others. No
+    other adapter, and no row of the index, is written again.
 
     \b
     Examples:
@@ -187,14 +193,13 @@ def add(
         "base": base, "base_name": base_name, "alpha": alpha, "config": config, "dialect": dialect,
         "seed": seed or None, "options": method_settings(to, setting or []) or None,
     }  # fmt: skip
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     found = many.expanded(sources)
     if name is not None and len(found) > 1:
         raise UsageError("--name names one adapter, and there are several sources", hint="add them one by one")
-    from adaptzip.files.trees import tree_at
-
     sink = Output(as_json, quiet, verbose)
-    work = partial(_added, tree_at(store), {"name": name, "group": group, "basis": basis, "force": force, **settings})
+    settings |= {"name": name, "group": group, "basis": basis, "share": share, "force": force}
+    work = partial(_added, store, settings)
     with sink.warnings():
         if len(found) == 1:
             values = work(found[0])
@@ -222,9 +227,9 @@ def gc(
       adaptzip store gc adapters/ --dry-run
       adaptzip store gc s3://bucket/adapters
     """
-    from adaptzip.fleet.store.tidying import gc as tidy
+    from adaptzip.fleet.store.tidying import tidy_store
 
-    done = tidy(_there(store), dry_run=dry_run)
+    done = tidy_store(store, dry_run=dry_run)
     values = {**asdict(done), "store": store, "bytes": done.bytes, "dry_run": dry_run}
     sink = Output(as_json, quiet)
     sink.result(values, lambda: show.tidied(done, "would be " if dry_run else ""))
@@ -247,26 +252,10 @@ def store(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-def _there(location: str) -> Tree:
-    """A store that is to be read.
+def _added(store: str, settings: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    from adaptzip.fleet.adding import add_to_store
 
-    Raises:
-        CheckpointError: if it is not there.
-    """
-    from adaptzip.files.trees import tree_at
-
-    found = tree_at(location)
-    if not found.there():
-        raise CheckpointError(
-            f"{location}: no such folder or bucket", hint="check its name; `adaptzip store add` makes it"
-        )
-    return found
-
-
-def _added(tree: Tree, settings: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    from adaptzip.fleet.store.adding import add as put
-
-    return asdict(put(tree, source, **settings))
+    return asdict(add_to_store(source, store, **settings))
 
 
 def _shared_bytes(rows: Sequence[Row], found: Listing) -> int:

@@ -160,6 +160,7 @@ class Compressed(Shown):
             them all, and at most F32. What is decoded is float32 whatever it says.
         provenance: see `Provenance`.
         renamed: whether a lossless file calls the base model otherwise than its source did.
+        path: the file that was opened, beside which what it refers to may lie; None for what was made in memory.
 
     Example:
         >>> small = adaptzip.compress("my-adapter", budget="20%")
@@ -189,6 +190,7 @@ class Compressed(Shown):
     basis_sizes: Sequence[int] = ()
     basis_payload: Buffer = b""
     renamed: bool = False
+    path: Path | None = field(default=None, compare=False)
 
     @property
     def modules(self) -> tuple[str, ...]:

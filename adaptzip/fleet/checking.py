@@ -12,10 +12,11 @@ from adaptzip.files.trees import tree_at
 from adaptzip.fleet import reporting, verifying
 from adaptzip.fleet.engines import Engine
 from adaptzip.fleet.engines.ranked import Ranked
-from adaptzip.fleet.running import FleetResult, begun, located, through
+from adaptzip.fleet.running import FleetResult, begun, through
 from adaptzip.fleet.runs import Json, Plan
 from adaptzip.fleet.sources import Source, sources_of
 from adaptzip.fleet.store.index import read_rows
+from adaptzip.fleet.store.layout import located
 from adaptzip.fleet.store.listing import Listing, rows_of
 
 

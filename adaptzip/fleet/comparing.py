@@ -19,6 +19,7 @@ from adaptzip.fleet.artefacts import opened
 from adaptzip.fleet.grouping import Group, groups_of
 from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.store.layout import SUMMARY
+from adaptzip.fleet.variants import shared_variants
 from adaptzip.methods import REFERENCE
 
 STAGE = "compare"
@@ -111,7 +112,7 @@ def _compared(run: Run, place: int, shared: Basis, part: int) -> Json:
     request = Request(to=REFERENCE, max_error=settings["max_error"], effort="fast", base=settings["base"])
     source = load_source(run.plan.sources[place].path, request)
     alone = _made(source, request)
-    found = compressing.shared_variants(source, request, shared)
+    found = shared_variants(source, request, shared)
     least = min((one.bytes for one in found), default=None)
     directions = shared.bank is None
     row: dict[str, Any] = {

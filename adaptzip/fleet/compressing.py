@@ -6,21 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from adaptzip.adz.container.reader import open_adz
-from adaptzip.adz.container.writer import packed
 from adaptzip.core.adapter import Adapter
-from adaptzip.core.bank_builder import BankBuilder
 from adaptzip.core.basis import Basis
 from adaptzip.core.budget import Budget
-from adaptzip.core.comparing import diff
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.projection import error_of_mean
-from adaptzip.errors import AdaptzipError, CheckFailedError, RefusedError, without_warnings
+from adaptzip.errors import AdaptzipError, CheckFailedError, without_warnings
 from adaptzip.files.digest import digest
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Original, Request
-from adaptzip.fitting.starting import known_frames
 from adaptzip.fleet import deciding
 from adaptzip.fleet.artefacts import called, opened, suiting
 from adaptzip.fleet.deciding import ALONE
@@ -28,9 +23,7 @@ from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.store.index import Row, row_of, write_rows
 from adaptzip.fleet.store.layout import ADAPTER, adapter_file, artefact_hash
-from adaptzip.fleet.verifying import ALLOWED, ROUNDING
-from adaptzip.methods import REFERENCE, fittable, load
-from adaptzip.restoring.reconstruction import reconstruct
+from adaptzip.fleet.variants import read_back, shared_variants, smallest
 
 ASSIGN, COUNT, FIT, CHOOSE, PUBLISH = "assign", "count", "fit", "choose", "publish"
 BEGUN, INDEX, TIDY = "begun", "index", "tidy"
@@ -181,29 +174,6 @@ def request_of(settings: Json) -> Request:
     )
 
 
-def shared_variants(source: Original, request: Request, shared: Basis) -> list[Compressed]:
-    """An adapter with a basis or a bank, in the ways that there are, that meet the request and use it: in frames
-    of a basis's directions and as cores between them, or as mixtures of a bank's vectors."""
-    asked = replace(request, basis=shared)
-    if shared.bank is not None:
-        source = replace(source, frames=None)
-        methods = [name for name in fittable() if isinstance(load(name), BankBuilder)]
-    else:
-        source = replace(source, frames=known_frames(source.adapter, source.adapter, asked))
-        cores = [name for name in fittable() if load(name).needs_basis and load(name).default_basis == "update"]
-        methods = [REFERENCE, *cores]
-    found = []
-    for method in methods:
-        try:
-            with without_warnings():
-                made = make_from(source, replace(asked, to=method)).compressed
-        except (CheckFailedError, RefusedError):
-            continue
-        if made.basis is not None and made.basis.hash == shared.reference.hash:
-            found.append(made)
-    return found
-
-
 def _rows(run: Run) -> Iterator[Json]:
     for place in range(len(fit_stage(run).payloads)):
         yield from run.fresh(FIT, place)["rows"]
@@ -226,8 +196,7 @@ def _fitted(run: Run, place: int, suited: Sequence[str]) -> Json:
         means.append(error_of_mean(source.adapter.modules, shared))
         found = shared_variants(source, _without_part(run, request, source, file), shared)
         if found:
-            best = min(found, key=lambda one: (one.provenance.relative_error if request.budget else 0.0, one.bytes))
-            ways[file] = _keep(run, place, file, source, best, shared)
+            ways[file] = _keep(run, place, file, source, smallest(found, request), shared)
     room = None if request.budget is None else request.budget.bytes_for(source.bytes)
     return {"ways": ways, "source_bytes": source.bytes, "room": room, "mean_error": next(filter(None, means), None)}
 
@@ -243,16 +212,9 @@ def _without_part(run: Run, request: Request, source: Original, file: str) -> Re
 
 def _keep(run: Run, place: int, way: str, source: Original, made: Compressed, shared: Basis | None) -> Json:
     """Read an adapter back from its bytes, keep these, and tell its row."""
-    content = packed(made)
-    again = open_adz(content)
-    found = diff(source.adapter, reconstruct(again, base=run.plan.settings["base"], basis=shared))
-    error, stated = found.relative_error or 0.0, made.provenance.relative_error
-    whole = not (found.only_in_a or found.only_in_b) and (found.extras_equal or not source.adapter.extras)
-    if not whole or error > stated * ALLOWED + ROUNDING:
-        raise CheckFailedError(
-            f"{run.plan.sources[place].path}: what was written comes back with an error of {error:.6g}, expected "
-            f"{stated:.6g}"
-        )
+    again, content, error = read_back(
+        source.adapter, made, shared, run.plan.sources[place].path, run.plan.settings["base"]
+    )
     run.tree.write(_kept(run, place, way), content)
     row = row_of(run.plan.sources[place].name, again, content, None if shared is None else called(way))
     return {"bytes": len(content), "error": error, "row": asdict(row)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Literal
 
 from adaptzip.adz.coding.packing import ExtrasMode
 from adaptzip.bases.artefact import BasisDtype
@@ -18,13 +17,12 @@ from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_ba
 from adaptzip.fleet.artefacts import artefacts_in
 from adaptzip.fleet.claiming import claim
 from adaptzip.fleet.engines import Engine
-from adaptzip.fleet.running import FleetResult, begun, located, through
+from adaptzip.fleet.running import FleetResult, begun, through
 from adaptzip.fleet.runs import Json, Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
-from adaptzip.fleet.store.layout import SUMMARY
+from adaptzip.fleet.store.layout import SUMMARY, located
+from adaptzip.fleet.variants import Sharing
 from adaptzip.methods import REFERENCE
-
-Sharing = Literal["auto", "always", "never"]
 
 
 @public

@@ -11,7 +11,7 @@ from adaptzip.errors import UsageError
 from adaptzip.fleet.engines import Engine, fleet_engine
 from adaptzip.fleet.engines.ranked import Ranked
 from adaptzip.fleet.runs import Json, Plan, Run, Stage, forget
-from adaptzip.fleet.store.layout import WORK
+from adaptzip.fleet.store.layout import WORK, located
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,3 @@ def begun(store: str | Path, plan: Plan, force: bool, engine: Engine | None) -> 
             tree.remove(file)
         forget()
     return Run.of(location, plan)
-
-
-def located(store: str | Path) -> str:
-    """Where a store is, for workers that run elsewhere."""
-    words = str(store)
-    if not words:
-        raise UsageError("the store has no name", hint="name a folder or a bucket")
-    return words if "://" in words else str(Path(words).absolute())

@@ -12,13 +12,12 @@ from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import batches, failure_of, read_source
 from adaptzip.fleet.sources import Source
 from adaptzip.fleet.store.access import fetch
+from adaptzip.fleet.variants import ALLOWED, ROUNDING
 from adaptzip.restoring.reconstruction import reconstruct
 
 STAGE = "verify"
 BATCH = 32
 """Adapters of a task."""
-ALLOWED, ROUNDING = 1.001, 1e-6
-"""What comes back may differ from what was measured by rounding alone: by this factor of the error, and this much."""
 
 
 def stage(run: Run) -> Stage:

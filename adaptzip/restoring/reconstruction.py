@@ -17,6 +17,7 @@ from adaptzip.adz.coding.packing import unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.banks import bank_for_reconstruct
 from adaptzip.bases.frames import reference_frames
+from adaptzip.bases.named import artefact_beside
 from adaptzip.bases.resolve import basis_for_reconstruct, frames_for_reconstruct
 from adaptzip.bases.starts.files import read_start, start_note
 from adaptzip.bases.starts.found import KeptStart
@@ -33,6 +34,7 @@ from adaptzip.core.linalg import choose_device
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.names import ARTEFACTS
 from adaptzip.restoring.decoding import Decoded, blocks, decode
 from adaptzip.restoring.extras import extras_of
 from adaptzip.restoring.families import config_of, family_of
@@ -61,7 +63,8 @@ def reconstruct(
         dtype: floating-point dtype of the factors; each module's are converted, with one rounding, as soon as it is
             decoded. None for float32, and for the source's own where the file is lossless.
         base: folder of the base model, where the basis is that of its weights.
-        basis: the basis artefact or its path, where the file names one.
+        basis: the basis artefact, its path, or that of a store that has it, where the file names one; None looks for it
+            beside the file, and in the store that the file lies in.
 
     Raises:
         FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
@@ -229,9 +232,17 @@ def coder_of(
     config = config_of(compressed, method)
     if compressed.gains and isinstance(method, FunctionMethod):
         raise FormatError(f"there are gains, which method {method.name!r} has no use for")
+    basis = _beside(compressed) if basis is None else basis
     found = _bank(compressed, method, config, basis) if method.takes_bank else None
     found = found or _basis(compressed, method, base, basis, only)
     return Coder(method, config, coder_sites(compressed, method), compressed.max_rank, found)
+
+
+def _beside(compressed: Compressed) -> Path | None:
+    """The basis or bank that a file refers to, where it lies beside the file or in the store around it."""
+    if compressed.path is None or compressed.basis is None or compressed.basis.source not in ARTEFACTS:
+        return None
+    return artefact_beside(compressed.path, compressed.basis.hash)
 
 
 def coder_sites(compressed: Compressed, method: AnyFamily) -> dict[str, Site]:

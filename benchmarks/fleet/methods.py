@@ -12,13 +12,12 @@ import torch
 
 import adaptzip
 from adaptzip.core.adapter import Adapter, LoraFactors
-from adaptzip.files.names import SHARED
 from adaptzip.files.trees import tree_at
 from adaptzip.fitting.loading import load_source
 from adaptzip.fitting.requests import Request
-from adaptzip.fleet.jobs import Sharing
 from adaptzip.fleet.store.index import read_rows
-from adaptzip.fleet.store.layout import INDEX
+from adaptzip.fleet.store.layout import INDEX, artefact_of
+from adaptzip.fleet.variants import Sharing
 from adaptzip.restoring.reading import read
 from benchmarks.fleet import peers
 from benchmarks.fleet.made import Among, Made, compressed, of_files, plain
@@ -29,6 +28,8 @@ ERRORS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Of plain files."""
 SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.3), ("auto", 0.7), ("always", 0.3), ("always", 0.7))
 """Whether a basis is used where it pays, or wherever it can be; and the error of each adapter."""
+BANK_SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.7), ("always", 0.7), ("always", 0.85), ("always", 0.95))
+"""The same of a bank, which leaves larger errors."""
 MEAN_RANKS = (1, 4)
 MEAN_ERROR = 0.05
 """Of the mean's file, beside what its rank leaves out."""
@@ -55,6 +56,7 @@ def methods(environments: Environments) -> Mapping[str, Method]:
         Method(PLAIN, ERRORS, lambda among, error, folder: plain(among.all, error, folder), lambda e: f"error {e:g}"),
         Method("mean alone", MEAN_RANKS, mean_alone, lambda rank: f"rank {rank}"),
         Method("shared basis", SHARES, shared_basis, lambda one: f"{one[0]}, error {one[1]:g}"),
+        Method("shared bank", BANK_SHARES, shared_bank, lambda one: f"{one[0]}, error {one[1]:g}"),
         Method("vlora-dev", peers.VLORA_SETTINGS, partial(peers.vlora, environments), peers.told_of_vlora),
         Method("lorashare", peers.LORASHARE_SETTINGS, partial(peers.lorashare, environments), peers.told_of_lorashare),
     ]
@@ -81,20 +83,35 @@ def mean_of(adapters: Sequence[Adapter], rank: int) -> Adapter:
 
 
 def shared_basis(among: Among, setting: tuple[Sharing, float], folder: Path) -> Made:
-    """What `adaptzip fleet basis` makes of the members, and `adaptzip fleet compress` of all, its index included.
+    """What `adaptzip fleet basis` makes of the members, and `adaptzip fleet compress` of all."""
+    adaptzip.build_fleet_basis(_members(among), folder / "store")
+    return in_store(among, setting, folder / "store")
 
-    Each file is read back with the basis that its row in the index names; a basis that none names does not count.
+
+def shared_bank(among: Among, setting: tuple[Sharing, float], folder: Path) -> Made:
+    """What `adaptzip fleet bank` makes of the members, and `adaptzip fleet compress` of all."""
+    adaptzip.build_fleet_bank(_members(among), folder / "store")
+    return in_store(among, setting, folder / "store")
+
+
+def _members(among: Among) -> list[Path]:
+    return [among.paths[name] for name in among.members]
+
+
+def in_store(among: Among, setting: tuple[Sharing, float], store: Path) -> Made:
+    """All adapters in a store, its index included, where what is shared is for members and others alike.
+
+    Each file is read back with what its row in the index names; what none names does not count.
     """
     share, error = setting
-    store = folder / "store"
-    adaptzip.build_fleet_basis([among.paths[name] for name in among.members], store)
     adaptzip.compress_fleet(list(among.paths.values()), store, max_error=error, share=share, effort="default")
     # A store calls an adapter by its folder.
     names = {path.name: name for name, path in among.paths.items()}
     found, needed = {}, set((store / INDEX).iterdir())
-    for called, row in read_rows(tree_at(store)).items():
-        basis = store / SHARED / f"{row.shared}.basis" if row.shared else None
+    tree = tree_at(store)
+    for called, row in read_rows(tree).items():
         path = store / f"{called}.adz"
-        found[names[called]] = read(path, basis=basis), path.stat().st_size
-        needed |= {basis} if basis else set()
+        found[names[called]] = read(path), path.stat().st_size
+        artefact = None if row.shared is None else artefact_of(tree, row.shared)
+        needed |= set() if artefact is None else {store / artefact}
     return of_files(found, sum(path.stat().st_size for path in needed))

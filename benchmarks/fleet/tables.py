@@ -31,6 +31,7 @@ STYLES = {
     PLAIN: Style("#0969da", "o"),
     "mean alone": Style("#8250df", "D"),
     "shared basis": Style("#1a7f37", "s"),
+    "shared bank": Style("#bc4c00", "P"),
     "vlora-dev": Style("#bf8700", "^", "--"),
     "lorashare": Style("#cf222e", "v", "--"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,9 @@ import adaptzip
 from adaptzip.bases.artefact import write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.core.adapter import Adapter
+from adaptzip.core.compressed import Compressed
+from adaptzip.files.trees import Tree
+from adaptzip.fleet.store.index import Row
 from adaptzip.testing.adapters import adapter
 
 SHAPES = {"a.0.q": (12, 10, 3), "a.0.v": (8, 10, 3)}
@@ -18,6 +22,11 @@ SHAPES = {"a.0.q": (12, 10, 3), "a.0.v": (8, 10, 3)}
 
 def plain(seed: int = 0) -> Adapter:
     return adapter(SHAPES, seed=seed)
+
+
+def add(tree: Tree, source: str | Path | Adapter | Compressed, name: str | None = None, **given: Any) -> Row:
+    """`adaptzip.add_to_store` for the store of a tree."""
+    return adaptzip.add_to_store(source, tree.location, name, **given)
 
 
 @dataclass(frozen=True)

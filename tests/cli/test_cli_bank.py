@@ -89,6 +89,7 @@ def test_commands_with_a_bank(team: list[Path]) -> None:
         ("bank build", 2, "no adapter was given"),
         ("bank build {adapter} -o {adapter}", 2, "would replace its source"),
         ("bank build {adapter} --vectors 0", 2, "greater than or equal to 1"),
+        ("bank build {adapter} --vectors 1", 2, "a bank of 1 vectors was asked for"),
         ("bank show {adapter}", 2, "cannot be read"),
         ("bank build nowhere", 2, "nowhere"),
     ],

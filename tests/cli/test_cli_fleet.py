@@ -66,3 +66,10 @@ def test_what_makes_no_sense_is_one_line(
     assert told in found.err
     assert "Traceback" not in found.err
     assert not (fleet / "store").exists()
+
+
+def test_a_bank_too_small_for_mixtures_is_refused(fleet: Path, tmp_path: Path) -> None:
+    found = run("fleet", "bank", fleet, "-o", tmp_path / "store", "--vectors", "1")
+    assert found.code == 2
+    assert "a bank of 1 vectors was asked for mixtures of 2" in found.err
+    assert not list((tmp_path / "store").glob("shared/*"))

@@ -20,14 +20,13 @@ import torch
 import adaptzip
 from adaptzip.files.trees import Tree, tree_at
 from adaptzip.fleet.store.access import fetch
-from adaptzip.fleet.store.adding import add
 from adaptzip.restoring import exporting
 from adaptzip.serving.places import cache_at
 from adaptzip.serving.resolving import Resolver, number_of
 from adaptzip.serving.unpacking import Folders, key_of
 from adaptzip.testing.adapters import dense
 from tests.cases.hub_server import serving
-from tests.cases.stores import Team, plain
+from tests.cases.stores import Team, add, plain
 
 ROOT = Path(__file__).parents[2]
 MUCH = 10**9
@@ -203,6 +202,24 @@ def test_what_a_killed_run_left_of_a_folder_is_made_again(tree: Tree, folders: F
     (served.path / "adapter_config.json").unlink()
     assert resolver.get("a") == served
     assert sorted(path.name for path in served.path.iterdir()) == whole
+
+
+@pytest.mark.parametrize("lost", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_folder_that_lacks_a_file_is_made_again(tree: Tree, folders: Folders, lost: str) -> None:
+    """A program that tidies by age takes files one by one."""
+    resolver = Resolver(tree, folders)
+    first = resolver.get("a")
+    assert first is not None
+    (first.path / lost).unlink()
+    assert resolver.get("a") == first
+    assert (first.path / lost).is_file()
+
+
+@pytest.mark.parametrize("name", ["x" * 6000, "x/" * 3000 + "x", "é" * 1025, "x" * 300])
+def test_names_that_no_file_can_have_pass_on(tree: Tree, folders: Folders, name: str) -> None:
+    resolver = Resolver(tree, folders)
+    assert resolver.get(name) is None
+    assert asyncio.run(resolver.find(name)) is None
 
 
 def test_damage_is_one_line_and_passes_on(

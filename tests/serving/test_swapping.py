@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,69 @@ def test_a_file_is_told_by_its_path_and_what_cannot_be_swapped_is_refused(tmp_pa
     other.swap(tmp_path / "a.adz")
     with pytest.raises(RefusedError, match="hot-swapping is of updates alone"):
         Swapping(llama(), Adapter(first.modules, {"base_model.model.lm_head.weight": torch.ones(32, 16)}))
+
+
+def test_tasks_of_asyncio_run_and_swap() -> None:
+    model = llama()
+    adapters = [adapter_of(model, seed) for seed in range(3)]
+    alone = outputs_alone(adapters)
+    swapping = Swapping(model, adapters[0], name="default")
+    seen: list[tuple[str, bool]] = []
+    stop = asyncio.Event()
+
+    async def ask() -> None:
+        while not stop.is_set():
+            async with swapping.running() as label:
+                first = output(model)
+                await asyncio.sleep(0)
+                async with swapping.running() as again:
+                    second = output(model)
+                same = torch.equal(first, second) and torch.equal(first, alone[int(label or 0)])
+                seen.append((label, same and again == label))
+
+    async def all_of_it() -> None:
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        for number in range(12):
+            await asyncio.to_thread(swapping.swap, adapters[number % 3], label=str(number % 3))
+        stop.set()
+        await asyncio.gather(*asking)
+
+    asyncio.run(asyncio.wait_for(all_of_it(), WAIT))
+    assert all(same for _, same in seen)
+    assert len({label for label, _ in seen}) > 1
+
+
+def test_what_would_keep_its_own_loop_waiting_is_refused() -> None:
+    model = llama()
+    adapters = [adapter_of(model, seed) for seed in range(2)]
+    swapping = Swapping(model, adapters[0])
+
+    async def all_of_it() -> None:
+        inside, leave = asyncio.Event(), asyncio.Event()
+
+        async def ask() -> None:
+            async with swapping.running():
+                inside.set()
+                await leave.wait()
+
+        asking = asyncio.create_task(ask())
+        await inside.wait()
+        with pytest.raises(UsageError, match="while a task of the same thread is within"):
+            swapping.swap(adapters[1])
+        swap = asyncio.create_task(asyncio.to_thread(swapping.swap, adapters[1], label="new"))
+        while not swapping._gate._loners:
+            await asyncio.sleep(0.001)
+        with pytest.raises(UsageError, match="waits with it"), swapping.running():
+            pass
+        given_up = asyncio.create_task(ask())
+        await asyncio.sleep(0.01)
+        given_up.cancel()
+        leave.set()
+        await asking
+        await swap
+        async with swapping.running() as label:
+            assert label == "new"
+
+    asyncio.run(asyncio.wait_for(all_of_it(), WAIT))
+    assert not swapping._gate._comers
+    swapping.swap(adapters[0])

@@ -12,8 +12,8 @@ import pytest
 
 from adaptzip.errors import UsageError
 from adaptzip.files.trees import tree_at
-from adaptzip.fleet.store.adding import add
 from adaptzip.serving import vllm
+from tests.cases.stores import add
 from tests.cases.vllm_interface import interface
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import base64
 import io
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,7 +89,7 @@ def open_adz(source: str | Path | bytes | BinaryIO) -> Compressed:
     if isinstance(source, str | os.PathLike):
         opened = read_header(source)
         with naming(source, AdaptzipError):
-            return _compressed(opened)
+            return replace(_compressed(opened), path=Path(source))
     name, content = _read(source)
     with naming(name, AdaptzipError):
         return _compressed(_opened(content))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,15 +102,16 @@ class Workers:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Let a process that is started begin without an ear for Ctrl-C, which is typed to the one that starts it."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let a process that is started begin without an ear for Ctrl-C, which is typed to the one that starts it; that
+    one hears it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows.
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give(worker: _Worker, waiting: list[int], calls: Sequence[Call]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.named import artefact_for
 from adaptzip.core.basis import Basis
+from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, naming
 from adaptzip.files.atomic import atomic_file, check_output
 from adaptzip.files.trees import Tree, content_of
-from adaptzip.fleet.store.layout import adapter_file, artefact_file
+from adaptzip.fleet.store.layout import adapter_file, artefact_file, existing
 
 AGAIN = "put it there, or add the adapter again with `basis=FILE`"
 """What to do where an artefact is missing."""
@@ -95,6 +96,35 @@ def save(tree: Tree, fetched: Fetched, output: str | Path, *, force: bool = Fals
     with atomic_file(output, force) as handle:
         handle.write(fetched.content)
     return tuple(written)
+
+
+@public
+def get_from_store(store: str | Path, name: str, output: str | Path, *, force: bool = False) -> tuple[Path, ...]:
+    """Write an adapter of a store as a `.adz` file, and beside it what it refers to, where readers look for that.
+
+    Args:
+        store: a folder, or a bucket as fsspec names it.
+        name: what the store calls the adapter.
+        output: the file to write.
+        force: replace a file that is there.
+
+    Returns:
+        The files written; a basis or bank that is there already is checked and left.
+
+    Raises:
+        UsageError: if it is no name of an adapter.
+        CheckpointError: if the store is not there, has none of that name, or cannot be read.
+        FormatError, RefusedError: if it is damaged, or the store lacks what it refers to.
+        OutputError: if `output` exists without `force`, or cannot be written.
+
+    Example:
+        >>> row = adaptzip.add_to_store("my-adapter", "store", max_error=0.2)
+        >>> adaptzip.get_from_store("store", "my-adapter", "support.adz")
+        (PosixPath('support.adz'),)
+        >>> adapter = adaptzip.read("support.adz")
+    """
+    tree = existing(store)
+    return save(tree, fetch(tree, name), output, force=force)
 
 
 @contextmanager

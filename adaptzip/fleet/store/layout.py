@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from adaptzip.core.basis import BasisReference
-from adaptzip.errors import UsageError
+from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.names import ARTEFACTS, SHARED
-from adaptzip.files.trees import Tree, checked_name
+from adaptzip.files.trees import Tree, checked_name, tree_at
 
 ADAPTER = ".adz"
 INDEX, WORK = "index", "work"
@@ -17,6 +17,32 @@ SUMMARY = "summary"
 _OTHERS = (SHARED, INDEX, WORK)
 """Folders at a store's root that hold no adapters; systems that know no case know no other of these either."""
 _HASH = re.compile(r"[\w-]{22}", re.ASCII)
+
+
+def located(store: str | Path) -> str:
+    """Where a store is, for workers that run elsewhere.
+
+    Raises:
+        UsageError: if it has no name.
+    """
+    words = str(store)
+    if not words:
+        raise UsageError("the store has no name", hint="name a folder or a bucket")
+    return words if "://" in words else str(Path(words).absolute())
+
+
+def existing(store: str | Path) -> Tree:
+    """A store that is to be read.
+
+    Raises:
+        CheckpointError: if it is not there.
+    """
+    found = tree_at(located(store))
+    if not found.there():
+        raise CheckpointError(
+            f"{store}: no such folder or bucket", hint="check its name; `adaptzip store add` makes it"
+        )
+    return found
 
 
 def adapter_file(name: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.core.calling import public
 from adaptzip.errors import AdaptzipError
 from adaptzip.files.names import SHARED
 from adaptzip.files.trees import Tree, content_of
 from adaptzip.fleet.store.index import Row, read_rows, row_of
-from adaptzip.fleet.store.layout import adapter_file, adapter_name
+from adaptzip.fleet.store.layout import adapter_file, adapter_name, existing
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,29 @@ class Listing:
     def bytes(self) -> int:
         """Of all adapters' files."""
         return sum(row.bytes for row in self.rows.values())
+
+
+@public
+def list_store(store: str | Path) -> Listing:
+    """What a store holds, or a plain folder of `.adz` files.
+
+    Args:
+        store: a folder, or a bucket as fsspec names it.
+
+    Returns:
+        Rows by name, what is wrong with others, and the sizes of what adapters share.
+
+    Raises:
+        CheckpointError: if the store is not there, or cannot be read.
+        FormatError, RefusedError: if its index is damaged, or newer.
+
+    Example:
+        >>> row = adaptzip.add_to_store("my-adapter", "store", "support")
+        >>> found = adaptzip.list_store("store")
+        >>> list(found.rows), found.bytes == row.bytes
+        (['support'], True)
+    """
+    return rows_of(existing(store))
 
 
 def rows_of(tree: Tree) -> Listing:

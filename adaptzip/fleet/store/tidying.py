@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from adaptzip.adz.container.reader import open_adz
+from adaptzip.core.calling import public
 from adaptzip.errors import AdaptzipError
 from adaptzip.files.trees import Tree, content_of
 from adaptzip.fleet.store.index import compact, segments, write_rows
@@ -16,6 +18,7 @@ from adaptzip.fleet.store.layout import (
     adapter_name,
     artefact_file,
     artefact_hash,
+    existing,
     is_artefact,
     summary_of,
 )
@@ -51,6 +54,29 @@ class Tidied:
     def bytes(self) -> int:
         """Of the artefacts that were removed."""
         return sum(self.artefacts.values())
+
+
+@public
+def tidy_store(store: str | Path, *, dry_run: bool = False) -> Tidied:
+    """Remove from a store what nothing refers to, and join the segments of its index; never the file of an adapter.
+
+    Args:
+        store: a folder, or a bucket as fsspec names it.
+        dry_run: say what would be done, and do nothing.
+
+    Returns:
+        What was done, or would be.
+
+    Raises:
+        CheckpointError, FormatError, RefusedError: as `list_store`.
+        OutputError: if it cannot be written.
+
+    Example:
+        >>> row = adaptzip.add_to_store("my-adapter", "store", "support")
+        >>> adaptzip.tidy_store("store").bytes
+        0
+    """
+    return gc(existing(store), dry_run=dry_run)
 
 
 def gc(tree: Tree, *, dry_run: bool = False) -> Tidied:

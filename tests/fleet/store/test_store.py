@@ -13,15 +13,15 @@ from adaptzip.bases.artefact import read_basis, write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.errors import AdaptzipWarning, CheckpointError, FormatError, OutputError, RefusedError, UsageError
 from adaptzip.files.trees import DRAFTS, Tree, tree_at
+from adaptzip.fleet.adding import default_name
 from adaptzip.fleet.store import tidying
 from adaptzip.fleet.store.access import basis_of, fetch, save
-from adaptzip.fleet.store.adding import add, default_name
 from adaptzip.fleet.store.index import read_rows, segments
 from adaptzip.fleet.store.listing import rows_of
 from adaptzip.fleet.store.tidying import gc
 from adaptzip.testing.adapters import same_factors
 from tests.cases.hub_server import cached
-from tests.cases.stores import Team, plain
+from tests.cases.stores import Team, add, plain
 
 
 @pytest.fixture(params=["folder", "bucket"])

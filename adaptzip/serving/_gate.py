@@ -1,0 +1,171 @@
+"""Many within at once, or one alone; for threads, and for tasks of asyncio, which must not keep their loop waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+
+from adaptzip.errors import UsageError
+
+_ASKED_AGAIN = 0.002
+"""Seconds between two looks of a task that waits."""
+
+
+class Gate:
+    """Who comes in and who wants to be alone take turns, so that neither keeps the other out."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: Counter[int] = Counter()
+        """How many are inside, by the thread in which they came."""
+        self._alone = False
+        self._comers, self._loners, self._turns = 0, 0, 0
+        """Who waits to come in, who waits to be alone, and how many comers may go before the next who is alone."""
+        self._depth: ContextVar[int] = ContextVar("depth", default=0)
+        """How often a thread, or a task of asyncio, is inside."""
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Be inside with others; a thread or task that is inside may come in again.
+
+        Raises:
+            UsageError: if it had to wait for another task of this thread, which could not go on.
+        """
+        with self._changed:
+            if self._depth.get() == 0 and not self._open():
+                self._check_free("`running` would wait for another task of its thread, which waits with it")
+                self._wait()
+            came = self._come()
+        try:
+            yield
+        finally:
+            self._leave(came)
+
+    @asynccontextmanager
+    async def shared_by_task(self) -> AsyncIterator[None]:
+        """As `shared`, for a task of asyncio: others of its loop go on while it waits."""
+        if self._depth.get() == 0:
+            came = await self._turn()
+        else:
+            with self._changed:
+                came = self._come()
+        try:
+            yield
+        finally:
+            self._leave(came)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be inside with nobody else, after those who waited to come in when the last was alone.
+
+        Raises:
+            UsageError: if this thread or task is inside already, or another task of this thread is.
+        """
+        if self._depth.get():
+            raise UsageError("an adapter was to be swapped within `running`, which it would wait for")
+        with self._changed:
+            self._check_free("an adapter was to be swapped while a task of the same thread is within `running`")
+            self._loners += 1
+            try:
+                self._changed.wait_for(lambda: not self._alone and not self._inside.total() and self._turns == 0)
+                self._alone = True
+            finally:
+                self._loners -= 1
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone, self._turns = False, self._comers
+                self._changed.notify_all()
+
+    def _open(self) -> bool:
+        return not self._alone and (self._loners == 0 or self._turns > 0)
+
+    def _come(self) -> int:
+        came = threading.get_ident()
+        self._inside[came] += 1
+        self._depth.set(self._depth.get() + 1)
+        return came
+
+    def _leave(self, came: int) -> None:
+        # Who leaves elsewhere than where it came in, as a web server's workers may, was never inside there.
+        self._depth.set(max(0, self._depth.get() - 1))
+        with self._changed:
+            self._inside[came] -= 1
+            self._changed.notify_all()
+
+    def _wait(self) -> None:
+        self._comers += 1
+        try:
+            self._changed.wait_for(self._open)
+        finally:
+            self._waited()
+
+    async def _turn(self) -> int:
+        """Wait for a turn and take it; the thread that it came in by."""
+        with self._changed:
+            if self._open():
+                return self._come()
+            self._comers += 1
+        try:
+            while True:
+                await asyncio.sleep(_ASKED_AGAIN)
+                with self._changed:
+                    if self._open():
+                        return self._come()
+        finally:
+            with self._changed:
+                self._waited()
+                self._changed.notify_all()
+
+    def _waited(self) -> None:
+        self._comers -= 1
+        self._turns = max(0, self._turns - 1)
+
+    def _check_free(self, what: str) -> None:
+        """Raises: UsageError: if somebody is inside who came by this thread, and could not leave while it waits."""
+        if self._inside[threading.get_ident()] > 0:
+            raise UsageError(
+                what, hint="write `async with swapping.running()`, and `await asyncio.to_thread(swapping.swap, ...)`"
+            )
+
+
+class Running:
+    """A block within a gate, for `with` and for `async with`.
+
+    Args:
+        told: what the block gives, once it is within.
+    """
+
+    def __init__(self, gate: Gate, told: Callable[[], str]) -> None:
+        self._gate, self._told = gate, told
+        self._block: AbstractContextManager[None] | None = None
+        self._task: AbstractAsyncContextManager[None] | None = None
+
+    def __enter__(self) -> str:
+        self._block = self._gate.shared()
+        self._block.__enter__()
+        return self._told()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None
+        return self._block.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> str:
+        self._task = self._gate.shared_by_task()
+        await self._task.__aenter__()
+        return self._told()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._task is not None
+        return await self._task.__aexit__(kind, error, trace)
