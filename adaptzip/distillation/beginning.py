@@ -229,7 +229,7 @@ def _first_that_fits(
             with without_warnings():
                 return fitted, *_step_and_ranks(job, fitted, room, more, limit)
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
     raise why_not(failures)
 
 

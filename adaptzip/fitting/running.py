@@ -94,7 +94,7 @@ def run(job: Job, progress: Progress | None = None, *, most: int = _FITTED, near
         try:
             found = [candidate for candidate in propose()[:count] if not _among(tried, candidate)]
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
             continue
         tried += found
         best = (_run_foretold if _foretold(job) and len(found) > 1 else _run_each)(job, found, failures, progress)
@@ -127,14 +127,20 @@ def _among(tried: Sequence[AnyCandidate], candidate: AnyCandidate) -> bool:
     return any(candidate.config == other.config for other in tried)
 
 
-def why_not(failures: Sequence[CheckFailedError]) -> CheckFailedError:
-    """Of all that stood in the way the first, or the one that asks for the least room or leaves the least error."""
-    if not failures:
+def why_not(failures: list[CheckFailedError]) -> CheckFailedError:
+    """Of all that stood in the way the first, or the one that asks for the least room or leaves the least error.
+
+    Nothing is left in the list: what is raised leads to its caller's frame, and through that to itself and every tensor
+    there, which stay until Python looks for such circles.
+    """
+    found = list(failures)
+    failures.clear()
+    if not found:
         return CheckFailedError("the method has no setting for this adapter", hint="choose another with `to=`")
-    first = min(failures, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
+    first = min(found, key=lambda e: e.least if isinstance(e, NoRoomError) and e.least is not None else inf)
     if not isinstance(first, OutOfReachError):
         return first
-    beyond = [failure for failure in failures if isinstance(failure, OutOfReachError)]
+    beyond = [failure for failure in found if isinstance(failure, OutOfReachError)]
     least = min(failure.least for failure in beyond)
     return OutOfReachError(first.asked, least, hint=first.hint, settings=len(beyond))
 
@@ -148,7 +154,7 @@ def _run_each(
         try:
             made = _run(job, candidate, progress)
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
             continue
         if best is None or _order(job, made) < _order(job, best):
             best = made
@@ -176,12 +182,12 @@ def _run_foretold(
             for fitted in fit_framed(job, candidate, progress):
                 fits.append((control_of(job, fitted)[0].steps.cut, len(fits), fitted))
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
     for _, _, fitted in sorted(fits, key=lambda fit: fit[:2]):
         try:
             return _coded(job, fitted, progress)
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
     return None
 
 
@@ -194,7 +200,7 @@ def _run(job: Job, candidate: AnyCandidate, progress: Progress | None) -> Made:
         try:
             found = _coded(job, fitted, progress)
         except CheckFailedError as error:
-            failures.append(error)
+            failures.append(error.with_traceback(None))
             continue
         made = found if made is None else min(made, found, key=partial(_order, job))
     if made is None:
