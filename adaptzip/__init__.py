@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from adaptzip.fleet.running import FleetResult
     from adaptzip.fleet.store.access import get_from_store
     from adaptzip.fleet.store.listing import list_store
-    from adaptzip.fleet.store.tidying import tidy_store
+    from adaptzip.fleet.store.tidying import remove_from_store, tidy_store
     from adaptzip.reports.benching import bench
     from adaptzip.reports.differing import diff
     from adaptzip.reports.evaluation import evaluate
@@ -99,6 +99,7 @@ __all__ = [
     "read_start",
     "reconstruct",
     "record_start",
+    "remove_from_store",
     "report",
     "report_fleet",
     "start_callback",
@@ -153,6 +154,7 @@ _HOMES = {
     "read_start": ("adaptzip.bases.starts.files", "read_start"),
     "reconstruct": ("adaptzip.restoring.reconstruction", "reconstruct"),
     "record_start": ("adaptzip.bases.starts.recording", "record_start"),
+    "remove_from_store": ("adaptzip.fleet.store.tidying", "remove_from_store"),
     "report": ("adaptzip.reports.page", "report"),
     "report_fleet": ("adaptzip.fleet.checking", "report_fleet"),
     "start_callback": ("adaptzip.bases.starts.callback", "start_callback"),

@@ -15,7 +15,7 @@ _PANELS = {
     ),
     "Base model, basis and start": (
         "--base", "--basis", "--embed-basis", "--start", "--search-starts", "--calibration", "--modules-of",
-        "--gradient",
+        "--gradient", "--share",
     ),
     "Texts": (
         "--teacher", "--data", "--text-field", "--text-pair-field", "--completion-field", "--label-field", "--score",
@@ -25,6 +25,7 @@ _PANELS = {
         "--steps", "--minutes", "--batch-size", "--micro-batch", "--rate", "--max-time", "--kl", "--hidden",
         "--modules", "--labels", "--temperature", "--resume",
     ),
+    "Workers": (),
     "Several adapters": ("--method", "--density", "--majority", "--scale", "--subtract"),
     "Reading": ("--alpha", "--config", "--from"),
     "Writing": (
@@ -33,6 +34,8 @@ _PANELS = {
     "Everything else": (),
 }  # fmt: skip
 """Where options stand, by what they are about; those of no panel stand in the last."""
+_WORKERS = ("--engine", "--jobs", "--rank", "--world-size", "--address", "--wait")
+"""Those of commands that several machines may share, where a rank is a worker's."""
 _FEW = 14
 """So many options and fewer stand in one list."""
 
@@ -49,19 +52,22 @@ class PanelledCommand(TyperCommand):
         """Write them, behind the arguments."""
         records: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{panel: [] for panel in _PANELS}}
         options = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        shared = any("--world-size" in param.opts for param in options)
         for param in self.get_params(ctx):
             found = param.get_help_record(ctx)
             if found is not None:
-                records[_panel_of(param) if len(options) > _FEW else _list_of(param)].append(found)
+                records[_panel_of(param, shared=shared) if len(options) > _FEW else _list_of(param)].append(found)
         for title, rows in records.items():
             if rows:
                 with formatter.section(title if len(options) > _FEW or title == "Arguments" else "Options"):
                     formatter.write_dl(rows)
 
 
-def _panel_of(param: Any) -> str:
+def _panel_of(param: Any, *, shared: bool) -> str:
     if param.param_type_name != "option":
         return "Arguments"
+    if shared and not {*_WORKERS}.isdisjoint(param.opts):
+        return "Workers"
     return next((panel for panel, names in _PANELS.items() if not {*names}.isdisjoint(param.opts)), _list_of(param))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from adaptzip.cli import _output
 from adaptzip.cli import _show_fleet as show
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
+from adaptzip.cli._flags import KEYWORD, in_flags
 from adaptzip.cli._output import Output
 from adaptzip.cli._panels import PanelledCommand
 from adaptzip.cli.bank import size_option
@@ -319,8 +321,17 @@ def _finish(found: FleetResult, table: Any, sink: Output) -> None:
     """
     failed: Mapping[str, Any] = found.failed
     values = {"store": found.store, "run": found.run, "adapters": found.adapters, **found.values}
-    sink.result({**values, "failed": dict(failed)}, table)
+    if sink.as_json or len(failed) < found.adapters:
+        sink.result({**values, "failed": dict(failed)}, table)
     for name, told in failed.items():
-        sink.failed(Path(name), told["message"], told["hint"])
+        sink.failed(Path(name), told["message"], _hint(told["hint"]))
     if failed:
         raise typer.Exit(max(told["exit_code"] for told in failed.values()))
+
+
+def _hint(hint: str | None) -> str | None:
+    """A hint about one adapter, and where the options are that it names and no command here has."""
+    own = {parameter for command in COMMANDS for parameter in signature(command).parameters}
+    if hint is None or own.issuperset(found["name"] for found in KEYWORD.finditer(hint)):
+        return hint and in_flags(hint)
+    return f"{in_flags(hint)}: `adaptzip store add` takes that"

@@ -1,4 +1,4 @@
-"""`adaptzip store ls`, `get`, `add` and `gc`: many adapters in one folder or bucket."""
+"""`adaptzip store ls`, `get`, `add`, `rm` and `gc`: many adapters in one folder or bucket."""
 
 from __future__ import annotations
 
@@ -209,6 +209,30 @@ def add(
     many.finish(outcomes, show.table, sink)
 
 
+def rm(
+    store: Store,
+    names: Annotated[
+        list[str], typer.Argument(help="Adapters, as `store ls` calls them.", metavar="NAME...", show_default=False)
+    ],
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Remove adapters from a store.
+
+    Nothing is removed if one of them is not there. A basis or bank that no other refers to goes with `store gc`.
+
+    \b
+    Examples:
+      adaptzip store rm adapters/ team/support
+      adaptzip store rm s3://bucket/adapters old-one older-one
+    """
+    from adaptzip.fleet.store.tidying import remove_from_store
+
+    size = remove_from_store(store, names)
+    values = {"store": store, "names": names, "bytes": size}
+    Output(as_json, quiet).result(values, lambda: f"removed {text.count(len(names), 'adapter')}, {text.size(size)}")
+
+
 def gc(
     store: Store,
     dry_run: Annotated[
@@ -237,7 +261,7 @@ def gc(
         sink.warning(f"{name}: is no sound adapter; bases and banks stay while it is there")
 
 
-COMMANDS = (ls, get, add, gc)
+COMMANDS = (ls, get, add, rm, gc)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from adaptzip.fitting.keywords import method_options
 from adaptzip.fitting.requests import Request
 from adaptzip.fleet.preparing import prepared
 from adaptzip.fleet.store.index import Row, row_of, write_rows
-from adaptzip.fleet.store.layout import adapter_file, adapter_name, located
+from adaptzip.fleet.store.layout import adapter_file, adapter_name, folded, located
 from adaptzip.fleet.variants import Sharing
 from adaptzip.methods import REFERENCE
 from adaptzip.models.hub import base_path, on_the_hub
@@ -161,15 +160,10 @@ def _free(tree: Tree, name: str, *, force: bool) -> str:
     for other in filter(None, map(adapter_name, tree.names())):
         if other == name and not force:
             raise OutputError(f"{tree.location}: has an adapter {name!r}", hint="replace it with `force=True`")
-        if other != name and _folded(other) == _folded(name):
+        if other != name and folded(other) == folded(name):
             raise OutputError(
                 f"{tree.location}: has an adapter {other!r}, whose name differs from {name!r} by case or accents' "
                 "spelling alone",
                 hint="some systems know no such difference: give another name with `name=NAME`",
             )
     return file
-
-
-def _folded(name: str) -> str:
-    """What names have in common that some file systems take for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from adaptzip.errors import UsageError
 from adaptzip.files.digest import digest
 from adaptzip.fleet import compressing
 from adaptzip.fleet.compressing import BEGUN
 from adaptzip.fleet.runs import Json, Run, forget
-from adaptzip.fleet.store.layout import SUMMARY, WORK, adapter_file
+from adaptzip.fleet.store.layout import SUMMARY, WORK, adapter_file, adapter_name, folded
 
 
 def claim(run: Run, *, force: bool) -> None:
@@ -31,6 +31,7 @@ def claim(run: Run, *, force: bool) -> None:
     there = run.tree.sizes()
     files = {source.name: adapter_file(source.name) for source in run.plan.sources}
     found = {name: digest([run.tree.read(file)]) for name, file in files.items() if file in there}
+    _check_apart(run, there)
     own: dict[str, set[str]] = {}
     for row in published:
         own.setdefault(row["name"], set()).add(row["content"])
@@ -42,6 +43,19 @@ def claim(run: Run, *, force: bool) -> None:
             hint="choose another store, or replace it with `force=True`",
         )
     run.tree.write(note, json.dumps(found, sort_keys=True).encode())
+
+
+def _check_apart(run: Run, there: Collection[str]) -> None:
+    """Raises: UsageError: if some file systems would take the name of an adapter for another's in the store."""
+    known = {folded(name): name for name in filter(None, map(adapter_name, there))}
+    for source in run.plan.sources:
+        other = known.get(folded(source.name), source.name)
+        if other != source.name and adapter_file(source.name) not in there:
+            raise UsageError(
+                f"{run.location}: has an adapter {other!r}, whose name differs from {source.name!r} by case or "
+                "accents' spelling alone",
+                hint="some systems know no such difference: rename one",
+            )
 
 
 def _mend(run: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.presence import check_adapter
-from adaptzip.fleet.store.layout import ADAPTER, adapter_file
+from adaptzip.fleet.store.layout import ADAPTER, adapter_file, folded
 from adaptzip.models.hub import on_the_hub
 from adaptzip.restoring.opening import weight_files
 
@@ -67,9 +67,11 @@ def sources_of(paths: Sequence[str | Path] | str | Path, apart: str = "") -> tup
                 raise UsageError(f"adapter {name!r} would lie in the file {above}", hint="rename that folder")
     clashing: dict[str, str] = {}
     for name in sorted(found):
-        other = clashing.setdefault(name.casefold(), name)
+        other = clashing.setdefault(folded(name), name)
         if other != name:
-            raise UsageError(f"adapters called {other!r} and {name!r} differ by case alone", hint="rename one")
+            raise UsageError(
+                f"adapters called {other!r} and {name!r} differ by case or accents' spelling alone", hint="rename one"
+            )
     return tuple(Source(name, str(path), _mark(path)) for name, path in sorted(found.items()))
 
 

@@ -44,6 +44,32 @@ def test_what_failed_is_told_with_its_exit_code(fleet: Path, tmp_path: Path) -> 
     assert list(json.loads(found.out)["failed"]) == ["a001"]
 
 
+def test_where_none_can_be_done_there_are_errors_and_no_table(fleet: Path, tmp_path: Path) -> None:
+    make_fleet(tmp_path / "bare", 2)
+    for folder in (tmp_path / "bare").iterdir():
+        (folder / "adapter_config.json").unlink()
+    found = run("fleet", "compress", tmp_path / "bare", "-o", tmp_path / "store")
+    assert (found.code, found.out) == (2, "")
+    assert found.err.count("its scale is unknown") == 2
+    # An option that only another command has is told with it.
+    assert found.err.count("with --alpha: `adaptzip store add` takes that") == 2
+
+
+def test_names_that_some_systems_take_for_one_are_refused(fleet: Path, tmp_path: Path) -> None:
+    assert run("fleet", "compress", fleet / "a000", "-o", tmp_path / "store").code == 0
+    (tmp_path / "A000").symlink_to(fleet / "a001")
+    found = run("fleet", "compress", tmp_path / "A000", "-o", tmp_path / "store")
+    assert found.code == 2
+    assert "whose name differs from 'A000' by case or accents' spelling alone" in found.err
+
+
+def test_ranks_stand_with_workers(fleet: Path) -> None:
+    help_text = run("fleet", "compress", "--help").out
+    size, workers = help_text.split("Workers:")
+    assert "--rank" in workers
+    assert "--rank" not in size
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

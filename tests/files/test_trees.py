@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from adaptzip.errors import CheckpointError, OutputError, UsageError
-from adaptzip.files.trees import DRAFTS, Bucket, Tree, content_of, tree_at
+from adaptzip.files.trees import Tree, content_of, tree_at
+from adaptzip.files.trees.bucket import Bucket
+from adaptzip.files.trees.folder import DRAFTS
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import adaptzip
 from adaptzip.core.comparing import diff
 from adaptzip.errors import CheckFailedError, CheckpointError, UsageError
-from adaptzip.files.trees import Folder, tree_at
+from adaptzip.files.trees import tree_at
+from adaptzip.files.trees.folder import Folder
 from adaptzip.fleet.checking import report_fleet, verify_fleet
 from adaptzip.fleet.engines import fleet_engine
 from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet

@@ -44,7 +44,11 @@ def test_names_that_clash_are_refused(fleet: Path) -> None:
     with pytest.raises(UsageError, match=r"would both be called 'a000'"):
         sources_of([fleet / "team", fleet / "other"])
     (fleet / "team" / "a001").rename(fleet / "team" / "A000")
-    with pytest.raises(UsageError, match="differ by case alone"):
+    with pytest.raises(UsageError, match="differ by case or accents' spelling alone"):
+        sources_of([fleet / "team"])
+    (fleet / "team" / "A000").rename(fleet / "team" / "caf\u00e9")
+    (fleet / "team" / "a000").rename(fleet / "team" / "cafe\u0301")
+    with pytest.raises(UsageError, match="differ by case or accents' spelling alone"):
         sources_of([fleet / "team"])
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 from adaptzip.core.basis import BasisReference
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.names import ARTEFACTS, SHARED
-from adaptzip.files.trees import Tree, checked_name, tree_at
+from adaptzip.files.trees import Tree, tree_at
+from adaptzip.files.trees.saying import checked_name
 
 ADAPTER = ".adz"
 INDEX, WORK = "index", "work"
@@ -62,6 +64,11 @@ def adapter_name(file: str) -> str | None:
     if not file.endswith(ADAPTER) or _apart(file.split("/")):
         return None
     return file.removesuffix(ADAPTER) or None
+
+
+def folded(name: str) -> str:
+    """What names have in common that some file systems take for one: case, and how accents are spelt."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _apart(parts: list[str]) -> bool:

@@ -1,17 +1,17 @@
-"""Removing from a store what nothing refers to; never the file of an adapter."""
+"""Removing adapters from a store, and what nothing refers to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.core.calling import public
-from adaptzip.errors import AdaptzipError
+from adaptzip.errors import AdaptzipError, CheckpointError
 from adaptzip.files.trees import Tree, content_of
-from adaptzip.fleet.store.index import compact, segments, write_rows
+from adaptzip.fleet.store.index import compact, read_rows, segments, write_rows
 from adaptzip.fleet.store.layout import (
     WORK,
     adapter_file,
@@ -54,6 +54,46 @@ class Tidied:
     def bytes(self) -> int:
         """Of the artefacts that were removed."""
         return sum(self.artefacts.values())
+
+
+@public
+def remove_from_store(store: str | Path, names: Sequence[str]) -> int:
+    """Remove adapters from a store. What they referred to stays until `tidy_store`.
+
+    Args:
+        store: a folder, or a bucket as fsspec names it.
+        names: what the store calls them.
+
+    Returns:
+        The bytes of their files.
+
+    Raises:
+        UsageError: if one is no name of an adapter.
+        CheckpointError: if the store is not there, or has none of a name; nothing is removed then.
+        OutputError: if it cannot be written.
+
+    Example:
+        >>> row = adaptzip.add_to_store("my-adapter", "store", "support")
+        >>> adaptzip.remove_from_store("store", ["support"]) == row.bytes
+        True
+        >>> list(adaptzip.list_store("store").rows)
+        []
+    """
+    tree = existing(store)
+    wanted = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    files = {name: adapter_file(name) for name in wanted}
+    sizes = {name: tree.size(file) for name, file in files.items()}
+    rows = read_rows(tree)
+    absent = [name for name, size in sizes.items() if size is None and name not in rows]
+    if absent:
+        raise CheckpointError(
+            f"{store}: has no adapter {absent[0]!r}", hint="give a name that `adaptzip store ls` shows"
+        )
+    # A row without a file is not believed, and a file without a row is read: in between nothing is wrong.
+    for file in files.values():
+        tree.remove(file)
+    write_rows(tree, [], removed=[name for name in wanted if name in rows])
+    return sum(size for size in sizes.values() if size is not None)
 
 
 @public

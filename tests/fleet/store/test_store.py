@@ -12,7 +12,8 @@ import adaptzip
 from adaptzip.bases.artefact import read_basis, write_basis
 from adaptzip.bases.updates import build_basis
 from adaptzip.errors import AdaptzipWarning, CheckpointError, FormatError, OutputError, RefusedError, UsageError
-from adaptzip.files.trees import DRAFTS, Tree, tree_at
+from adaptzip.files.trees import Tree, tree_at
+from adaptzip.files.trees.folder import DRAFTS
 from adaptzip.fleet.adding import default_name
 from adaptzip.fleet.store import tidying
 from adaptzip.fleet.store.access import basis_of, fetch, save
@@ -280,3 +281,23 @@ def test_no_adapter_is_ever_removed(tree: Tree, alone: Path, monkeypatch: pytest
     gc(tree)
     assert removed
     assert all(name.startswith("index/") for name in removed)
+
+
+def test_what_is_removed_is_gone_and_what_it_shared_goes_with_tidying(tree: Tree, alone: Path, team: Team) -> None:
+    add(tree, alone, "a")
+    row = add(tree, team.files[0], "team/b", basis=team.basis)
+    with pytest.raises(CheckpointError, match="has no adapter 'c'"):
+        adaptzip.remove_from_store(tree.location, ["a", "c"])
+    assert sorted(rows_of(tree).rows) == ["a", "team/b"]
+    assert adaptzip.remove_from_store(tree.location, ["team/b", "team/b"]) == row.bytes
+    found = rows_of(tree)
+    assert (list(found.rows), found.missing, len(found.shared)) == (["a"], (), 1)
+    assert list(gc(tree).artefacts) == [f"shared/{team.hash}.basis"]
+    # One whose file somebody has removed already, and one that no index knows.
+    tree.remove("a.adz")
+    assert adaptzip.remove_from_store(tree.location, ["a"]) == 0
+    tree.write("bare.adz", alone.read_bytes())
+    assert adaptzip.remove_from_store(tree.location, ["bare"]) == alone.stat().st_size
+    assert not rows_of(tree).rows
+    with pytest.raises(UsageError):
+        adaptzip.remove_from_store(tree.location, ["../outside"])
