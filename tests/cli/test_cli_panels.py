@@ -15,7 +15,12 @@ from tests.cli.cli_cases import run
 PROGRAM: Any = typer.main.get_command(app)
 COMMANDS = {
     **{name: command for name, command in PROGRAM.commands.items() if not hasattr(command, "commands")},
-    **{f"basis {name}": command for name, command in PROGRAM.commands["basis"].commands.items()},
+    **{
+        f"{group} {name}": command
+        for group, commands in PROGRAM.commands.items()
+        if hasattr(commands, "commands")
+        for name, command in commands.commands.items()
+    },
 }
 
 
@@ -31,7 +36,7 @@ def test_every_option_stands_once(name: str) -> None:
 def test_every_name_in_the_panels_is_an_option() -> None:
     known = {flag for command in COMMANDS.values() for param in command.params for flag in param.opts}
     named = [flag for flags in panels._PANELS.values() for flag in flags]
-    assert set(named) <= known
+    assert {*named, *panels._WORKERS} <= known
     assert len(named) == len(set(named))
 
 
