@@ -338,3 +338,14 @@ def test_words_of_a_command(tmp_path: Path) -> None:
         ("adaptzip", "x", "{SOURCES}", "{FLEET}", "-o", "{OUT}"), [Path("a"), Path("b")], Path("f"), Path("o")
     )
     assert found == [sys.executable, "-m", "adaptzip", "x", "a", "b", "f", "-o", "o"]
+
+
+def test_growth_tells_of_a_store(tmp_path: Path) -> None:
+    assert growth.told_of(tmp_path) == ""
+    synthetic.main(["--out", str(tmp_path / "fleet"), "--count", "5"])
+    store = tmp_path / "store"
+    adaptzip.compress_fleet([tmp_path / "fleet"], store, max_error=0.3)
+    size = sum(file.stat().st_size for file in store.glob("*.adz"))
+    text = growth.told_of(store)
+    assert text.startswith(f"The last 5 adapters take {size:,} bytes in their store, 0 of it shared, and {size:,} by")
+    assert text.endswith("The median error is 0.30.\n")

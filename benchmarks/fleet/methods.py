@@ -28,7 +28,7 @@ ERRORS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
 """Of plain files."""
 SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.3), ("auto", 0.7), ("always", 0.3), ("always", 0.7))
 """Whether a basis is used where it pays, or wherever it can be; and the error of each adapter."""
-BANK_SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.7), ("always", 0.7), ("always", 0.85), ("always", 0.95))
+BANK_SHARES: tuple[tuple[Sharing, float], ...] = (("auto", 0.7), ("always", 0.7), ("always", 0.85))
 """The same of a bank, which leaves larger errors."""
 MEAN_RANKS = (1, 4)
 MEAN_ERROR = 0.05
