@@ -64,10 +64,22 @@ def artefact_in(folder: Path, content: str) -> Path:
 
 def artefact_beside(path: Path, content: str) -> Path | None:
     """The artefact of a hash that lies beside a file, or in the store around it; None where none does."""
-    folder = path.absolute().parent
     names = _named(content)
-    places = [folder, *(around / SHARED for around in (folder, *folder.parents))]
-    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+    # Where a file is a link, its own store may be where that leads.
+    for folder in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
+        for place in (folder / SHARED, folder, *(above / SHARED for above in folder.parents)):
+            for name in names:
+                if _is_file(place / name):
+                    return place / name
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is one, as far as this user may see."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _named(content: str) -> list[str]:

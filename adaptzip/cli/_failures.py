@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptzip.cli import _output
 from adaptzip.cli._signals import Terminated
@@ -26,8 +26,9 @@ EXIT_CODES = {
     3: "refused: valid input that adaptzip does not handle, such as an adapter that is not W + s*B@A",
     INTERNAL: "internal error: please report it, with the traceback that `ADAPTZIP_DEBUG=1` shows",
     INTERRUPTED: "interrupted with Ctrl-C; nothing is left behind, but for what `distill`, `merge` or "
-    "`--search-starts` names",
-    TERMINATED: "terminated with SIGTERM; nothing is left behind, but for what `distill` or `merge` names",
+    "`--search-starts` names, and notes of `fleet`, which goes on with them",
+    TERMINATED: "terminated with SIGTERM; nothing is left behind, but for what `distill` or `merge` names, and notes "
+    "of `fleet`",
 }
 """What each exit code means."""
 
@@ -96,6 +97,9 @@ def report(error: BaseException, words: list[str]) -> int:
     if os.environ.get("ADAPTZIP_DEBUG") == "1":
         _output.raw("".join(traceback.format_exception(error)).rstrip(), to_stderr=True)
     failure = describe(error)
+    if failure.exit_code in (INTERRUPTED, TERMINATED) and words[:1] == ["fleet"]:
+        word = failure.message.partition(";")[0]
+        failure = replace(failure, message=f"{word}; the same command goes on where this one was")
     _output.error(
         failure.message,
         failure.hint,

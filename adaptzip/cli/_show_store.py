@@ -53,4 +53,5 @@ def tidied(done: Tidied, would: str) -> str:
     removed += [(name, f"a row without a file, {would}removed") for name in done.rows]
     made = [(name, f"a row, {would}made") for name in done.added]
     joined = [("index", f"{text.count(done.segments, 'segment')}, {would}joined")] if done.segments else []
-    return text.fields([*removed, *made, *joined]) or "nothing to do"
+    back = [(file, "was set aside by a run that was killed, put back") for file in done.put_back]
+    return text.fields([*back, *removed, *made, *joined]) or "nothing to do"

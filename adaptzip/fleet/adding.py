@@ -13,7 +13,7 @@ from adaptzip.core.budget import AnyBudget, Budget
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
 from adaptzip.core.effort import Effort
-from adaptzip.errors import OutputError, UsageError, warn
+from adaptzip.errors import CheckFailedError, OutputError, UsageError, warn
 from adaptzip.files.hub_cache import named_by_cache
 from adaptzip.files.trees import Tree, tree_at
 from adaptzip.fitting.keywords import method_options
@@ -129,7 +129,13 @@ def add(
         tree.write(put.artefact, put.shared)
     tree.write(file, put.content)
     # Tidying may have taken it for one that no adapter refers to, before there was one.
-    if put.artefact is not None and put.shared is not None and tree.size(put.artefact) is None:
+    if put.artefact is not None and tree.size(put.artefact) is None:
+        if put.shared is None:
+            tree.remove(file)
+            raise CheckFailedError(
+                f"{tree.location}: {put.artefact} was removed by somebody else while {named!r} was added",
+                hint="add it again with `basis=FILE`",
+            )
         tree.write(put.artefact, put.shared)
     row = row_of(named, put.compressed, put.content, group or put.group)
     write_rows(tree, [row])

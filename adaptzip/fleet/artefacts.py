@@ -12,12 +12,14 @@ from adaptzip.bases.bank_file import read_bank
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.projection import captured_energy
+from adaptzip.errors import RefusedError
 from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.files.trees import Tree, tree_at
 from adaptzip.fleet.store.layout import artefact_hash, is_artefact
 
 _BANK = ARTEFACTS["bank"]
 _REMEMBERED = 4
+_WRONG = "move it elsewhere, or leave what is shared out of account with `share='never'`"
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ def opened(location: str, file: str) -> Basis:
     """A basis or bank of the store at `location`; the last ones are remembered.
 
     Raises:
-        FormatError, RefusedError: as `read_basis` and `read_bank`.
+        FormatError, RefusedError: as `read_basis` and `read_bank`, and where it is not what its name says.
     """
     with tree_at(location).near(file) as path:
-        return read_bank(path) if file.endswith(_BANK) else read_basis(path)
+        found = read_bank(path) if file.endswith(_BANK) else read_basis(path)
+    if found.reference.hash != artefact_hash(file):
+        told = f"{location}/{file}: has hash {found.reference.hash}, and not that of its name"
+        raise RefusedError(told, hint=_WRONG)
+    return found
 
 
 def fits(adapter: Adapter, basis: Basis) -> bool:

@@ -14,7 +14,7 @@ from adaptzip.checkpoints._base_name import warn_of_local_name
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
-from adaptzip.errors import AdaptzipError, RefusedError, UsageError, naming
+from adaptzip.errors import AdaptzipError, RefusedError, UsageError, naming, warn
 from adaptzip.files.trees import Tree, content_of
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
@@ -124,6 +124,7 @@ def _with_shared(
     """
     used = {row.shared for row in read_rows(tree).values()}
     files = [one.file for one in artefacts_in(tree) if share == "always" or artefact_hash(one.file) in used]
+    files = [file for file in files if _sound(tree, file)]
     limit = request.max_error if request.budget is not None or request.max_error is not None else DEFAULT_ERROR
     asked = replace(request, max_error=limit)
     found: dict[int, tuple[Compressed, Basis, str]] = {}
@@ -135,6 +136,16 @@ def _with_shared(
     best = smallest([made for made, _, _ in found.values()], request)
     won = share == "always" or smallest([alone, best], request) is best
     return found[id(best)] if won else None
+
+
+def _sound(tree: Tree, file: str) -> bool:
+    """Whether a basis or bank is what its name says; warns of one that is not, which is left out of account."""
+    try:
+        opened(tree.location, file)
+    except (AdaptzipError, OSError) as error:
+        warn(f"{error}; it is left out of account")
+        return False
+    return True
 
 
 def _artefact(tree: Tree, compressed: Compressed, basis: str | Path | Basis | None) -> tuple[str | None, bytes | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from statistics import median
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from adaptzip.files.trees import Tree
 from adaptzip.fleet.runs import Json
 from adaptzip.fleet.store.index import Row
-from adaptzip.fleet.store.layout import SUMMARY, WORK, summary_of
+from adaptzip.fleet.store.layout import SUMMARY, WORK, summary_in, summary_of
 from adaptzip.fleet.store.listing import Listing
 
 
@@ -53,4 +52,5 @@ def _sums(rows: Iterable[Row], field: str) -> list[Json]:
 def _summaries(tree: Tree) -> list[tuple[str, Json]]:
     """What came of the runs that are finished, whose notes the store still has."""
     runs = dict.fromkeys(file.split("/")[1] for file in tree.names(WORK) if f"/{SUMMARY}/" in file)
-    return [(run, json.loads(tree.read(summary_of(run)))) for run in runs]
+    found = {run: summary_in(tree.read(summary_of(run))) for run in runs}
+    return [(run, told) for run, told in found.items() if told is not None]

@@ -92,7 +92,7 @@ def _inside(folder: Path, apart: Path | None) -> list[Path]:
     """The adapters in a folder of adapters: folders that are one, and single files. Links are followed."""
     found: list[Path] = []
     seen: set[Path] = set()
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_cannot_be_listed, followlinks=True):
         path = Path(where)
         if path.resolve() in seen or path.resolve() == apart:
             folders.clear()  # A link back to a folder above, or the store.
@@ -105,6 +105,12 @@ def _inside(folder: Path, apart: Path | None) -> list[Path]:
         else:
             found += [path / name for name in files if name.endswith(_SINGLE)]
     return sorted(found)
+
+
+def _cannot_be_listed(error: OSError) -> None:
+    """Raises: CheckpointError: always, since adapters in there would be left out."""
+    told = error.strerror or str(error)
+    raise CheckpointError(f"{error.filename}: cannot be listed: {told}", hint="check your rights to that folder")
 
 
 def _is_adapter(folder: Path) -> bool:

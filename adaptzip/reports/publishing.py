@@ -164,7 +164,8 @@ def _fill(folder: Path, made: Path, source: str | Path, repo: str, beside: Mappi
         told = "names no base model" if named is None else f"names the path {named!r} as its base model"
         raise UsageError(f"{source}: {told}, which nobody else could load it on", hint="give `base_name='owner/model'`")
     with without_warnings():
-        export(made, folder, as_="peft", **beside)
+        # What it refers to is looked for beside the source.
+        export(replace(opened, path=Path(source)), folder, as_="peft", **beside)
     text = add_archive(folder, made.read_bytes(), made.name, card=source_card(source), place=repo, base=named)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     origin = opened.provenance

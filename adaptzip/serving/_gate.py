@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 
 from adaptzip.errors import UsageError
@@ -16,18 +16,29 @@ _ASKED_AGAIN = 0.002
 """Seconds between two looks of a task that waits."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Visit:
+    """Being inside once.
+
+    Attributes:
+        thread: in which it came.
+    """
+
+    thread: int
+
+
 class Gate:
     """Who comes in and who wants to be alone take turns, so that neither keeps the other out."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside: Counter[int] = Counter()
-        """How many are inside, by the thread in which they came."""
         self._alone = False
         self._comers, self._loners, self._turns = 0, 0, 0
         """Who waits to come in, who waits to be alone, and how many comers may go before the next who is alone."""
-        self._depth: ContextVar[int] = ContextVar("depth", default=0)
-        """How often a thread, or a task of asyncio, is inside."""
+        self._visits: set[_Visit] = set()
+        """Those that are inside."""
+        self._own: ContextVar[tuple[_Visit, ...]] = ContextVar("own", default=())
+        """Visits of a thread or task, and of the task that began it; some may be over, as they may end elsewhere."""
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -37,27 +48,23 @@ class Gate:
             UsageError: if it had to wait for another task of this thread, which could not go on.
         """
         with self._changed:
-            if self._depth.get() == 0 and not self._open():
+            if not self._within() and not self._open():
                 self._check_free("`running` would wait for another task of its thread, which waits with it")
                 self._wait()
-            came = self._come()
+            visit = self._come()
         try:
             yield
         finally:
-            self._leave(came)
+            self._leave(visit)
 
     @asynccontextmanager
     async def shared_by_task(self) -> AsyncIterator[None]:
         """As `shared`, for a task of asyncio: others of its loop go on while it waits."""
-        if self._depth.get() == 0:
-            came = await self._turn()
-        else:
-            with self._changed:
-                came = self._come()
+        visit = await self._turn()
         try:
             yield
         finally:
-            self._leave(came)
+            self._leave(visit)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -66,13 +73,13 @@ class Gate:
         Raises:
             UsageError: if this thread or task is inside already, or another task of this thread is.
         """
-        if self._depth.get():
-            raise UsageError("an adapter was to be swapped within `running`, which it would wait for")
         with self._changed:
+            if self._within():
+                raise UsageError("an adapter was to be swapped within `running`, which it would wait for")
             self._check_free("an adapter was to be swapped while a task of the same thread is within `running`")
             self._loners += 1
             try:
-                self._changed.wait_for(lambda: not self._alone and not self._inside.total() and self._turns == 0)
+                self._changed.wait_for(lambda: not self._alone and not self._visits and self._turns == 0)
                 self._alone = True
             finally:
                 self._loners -= 1
@@ -87,17 +94,19 @@ class Gate:
     def _open(self) -> bool:
         return not self._alone and (self._loners == 0 or self._turns > 0)
 
-    def _come(self) -> int:
-        came = threading.get_ident()
-        self._inside[came] += 1
-        self._depth.set(self._depth.get() + 1)
-        return came
+    def _within(self) -> bool:
+        """Whether this thread or task is inside, or the task that began it still is."""
+        return not self._visits.isdisjoint(self._own.get())
 
-    def _leave(self, came: int) -> None:
-        # Who leaves elsewhere than where it came in, as a web server's workers may, was never inside there.
-        self._depth.set(max(0, self._depth.get() - 1))
+    def _come(self) -> _Visit:
+        visit = _Visit(threading.get_ident())
+        self._visits.add(visit)
+        self._own.set((*(one for one in self._own.get() if one in self._visits), visit))
+        return visit
+
+    def _leave(self, visit: _Visit) -> None:
         with self._changed:
-            self._inside[came] -= 1
+            self._visits.discard(visit)
             self._changed.notify_all()
 
     def _wait(self) -> None:
@@ -107,10 +116,10 @@ class Gate:
         finally:
             self._waited()
 
-    async def _turn(self) -> int:
-        """Wait for a turn and take it; the thread that it came in by."""
+    async def _turn(self) -> _Visit:
+        """Wait for a turn, unless this task is inside already, and take it."""
         with self._changed:
-            if self._open():
+            if self._within() or self._open():
                 return self._come()
             self._comers += 1
         try:
@@ -130,7 +139,8 @@ class Gate:
 
     def _check_free(self, what: str) -> None:
         """Raises: UsageError: if somebody is inside who came by this thread, and could not leave while it waits."""
-        if self._inside[threading.get_ident()] > 0:
+        here = threading.get_ident()
+        if any(visit.thread == here for visit in self._visits):
             raise UsageError(
                 what, hint="write `async with swapping.running()`, and `await asyncio.to_thread(swapping.swap, ...)`"
             )

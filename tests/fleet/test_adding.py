@@ -11,7 +11,7 @@ import torch
 
 import adaptzip
 from adaptzip.core.comparing import diff
-from adaptzip.errors import FormatError, OutputError, RefusedError, UsageError
+from adaptzip.errors import AdaptzipWarning, FormatError, OutputError, RefusedError, UsageError
 from adaptzip.files.trees import tree_at
 from adaptzip.fleet.jobs import build_fleet_bank, build_fleet_basis, compress_fleet
 from adaptzip.fleet.store.index import read_rows
@@ -149,3 +149,25 @@ def test_a_bank_beside_a_file_is_found(folders: list[Path], tmp_path: Path) -> N
     wanted, found = adaptzip.read(store / "a000.adz", basis=store), adaptzip.read(tmp_path / "peft")
     for name, module in wanted.modules.items():
         torch.testing.assert_close(found.modules[name].delta(), module.delta(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_basis_that_is_not_what_its_name_says_is_not_used(store: Path, shared: str, folders: list[Path]) -> None:
+    (store / "shared" / f"{shared}.basis").rename(store / "shared" / ("A" * 22 + ".basis"))
+    with pytest.warns(AdaptzipWarning, match="not that of its name; it is left out of account"):
+        assert adaptzip.add_to_store(folders[-1], store, max_error=0.2, share="always").shared is None
+    assert adaptzip.read(store / "a025.adz").modules
+    with pytest.raises(RefusedError, match="not that of its name"):
+        compress_fleet(folders[:-1], store, max_error=0.25, share="always")
+
+
+def test_a_link_to_a_file_of_a_store_finds_what_that_refers_to(store: Path, tmp_path: Path) -> None:
+    name = next(name for name, row in read_rows(tree_at(store)).items() if row.shared)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "l.adz").symlink_to(store / f"{name}.adz")
+    assert adaptzip.read(tmp_path / "links" / "l.adz").modules
+
+
+def test_publishing_finds_it_too(store: Path) -> None:
+    name = next(name for name, row in read_rows(tree_at(store)).items() if row.shared)
+    report = adaptzip.publish(store / f"{name}.adz", "me/x", dry_run=True)
+    assert {"x.adz", "adapter_model.safetensors"} <= set(report.files)

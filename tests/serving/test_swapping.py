@@ -219,3 +219,55 @@ def test_what_would_keep_its_own_loop_waiting_is_refused() -> None:
     asyncio.run(asyncio.wait_for(all_of_it(), WAIT))
     assert not swapping._gate._comers
     swapping.swap(adapters[0])
+
+
+def test_what_a_block_began_goes_through_the_gate_when_the_block_is_over() -> None:
+    """A task copies its parent's context, and a generator may be closed in another thread than it was begun in."""
+    model = llama()
+    swapping = Swapping(model, adapter_of(model, 0), name="default")
+    gate = swapping._gate
+
+    async def all_of_it() -> None:
+        over = asyncio.Event()
+        entered: list[str] = []
+
+        async def later() -> None:
+            await over.wait()
+            async with swapping.running() as label:
+                entered.append(label)
+
+        async with swapping.running():
+            child = asyncio.create_task(later())
+            await asyncio.sleep(0)
+        release = threading.Event()
+
+        def alone() -> None:
+            with gate.alone():
+                release.wait(WAIT)
+
+        swap = asyncio.create_task(asyncio.to_thread(alone))
+        while not gate._alone:
+            await asyncio.sleep(0.001)
+        over.set()
+        await asyncio.sleep(0.02)
+        assert entered == []
+        release.set()
+        await child
+        await swap
+        assert entered == [""]
+
+    asyncio.run(asyncio.wait_for(all_of_it(), WAIT))
+
+
+def test_a_block_may_end_in_another_thread() -> None:
+    model = llama()
+    adapters = [adapter_of(model, seed) for seed in range(2)]
+    swapping = Swapping(model, adapters[0], name="default")
+    block = swapping.running()
+    block.__enter__()
+    thread = threading.Thread(target=lambda: block.__exit__(None, None, None))
+    thread.start()
+    thread.join(WAIT)
+    swapping.swap(adapters[1], label="new")
+    with swapping.running() as label:
+        assert label == "new"

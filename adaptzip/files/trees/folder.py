@@ -32,6 +32,8 @@ class Folder:
     def read(self, name: str) -> bytes:
         path = self._inside(name)
         with reading(str(path)):
+            if self._told(name) is None:  # A pipe would keep its reader waiting.
+                raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
             return path.read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
@@ -62,12 +64,14 @@ class Folder:
         top = self._inside(folder) if folder else self._root
         found = {}
         with reading(str(top)):
-            for where, folders, files in os.walk(top):
+            for where, folders, files in os.walk(top, onerror=_unless_gone):
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 for path in (Path(where, name) for name in files if not name.startswith(".")):
                     # A link that leads nowhere is no file, and what another run removes meanwhile is none either.
                     with contextlib.suppress(FileNotFoundError), _no_circles(path):
-                        found[path.relative_to(self._root).as_posix()] = path.stat().st_size
+                        told = path.stat()
+                        if stat.S_ISREG(told.st_mode):
+                            found[path.relative_to(self._root).as_posix()] = told.st_size
         return dict(sorted(found.items()))
 
     def size(self, name: str) -> int | None:
@@ -123,6 +127,12 @@ class Folder:
         if not inside:
             raise UsageError(f"{name!r} leads out of {self._root}", hint="remove that link")
         return path
+
+
+def _unless_gone(error: OSError) -> None:
+    """Pass on why a folder cannot be listed, lest it be taken for empty; not that another run removed it."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 @contextmanager

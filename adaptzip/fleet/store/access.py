@@ -12,10 +12,10 @@ from adaptzip.bases.named import artefact_for
 from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
-from adaptzip.errors import AdaptzipError, CheckpointError, RefusedError, naming
+from adaptzip.errors import AdaptzipError, CheckpointError, OutputError, RefusedError, naming
 from adaptzip.files.atomic import atomic_file, check_output
 from adaptzip.files.trees import Tree, content_of
-from adaptzip.fleet.store.layout import adapter_file, artefact_file, existing
+from adaptzip.fleet.store.layout import adapter_file, artefact_file, aside, existing
 
 AGAIN = "put it there, or add the adapter again with `basis=FILE`"
 """What to do where an artefact is missing."""
@@ -53,7 +53,9 @@ def fetch(tree: Tree, name: str) -> Fetched:
         compressed = open_adz(content)
         artefact = None if compressed.basis is None else artefact_file(compressed.basis)
         if artefact is not None and tree.size(artefact) is None:
-            raise RefusedError(f"needs {artefact}, which the store lacks", hint=AGAIN)
+            lost = tree.size(aside(artefact)) is not None
+            hint = "`adaptzip store gc` puts it back, which another run that was killed had begun to remove"
+            raise RefusedError(f"needs {artefact}, which the store lacks", hint=hint if lost else AGAIN)
     return Fetched(name, content, compressed, artefact)
 
 
@@ -88,6 +90,8 @@ def save(tree: Tree, fetched: Fetched, output: str | Path, *, force: bool = Fals
         beside = target.with_name(PurePosixPath(fetched.artefact).name)
         with _found(tree, fetched.artefact) as path:
             artefact_for(fetched.compressed.basis, path)
+            if beside.exists() and not beside.is_file():
+                raise OutputError(f"{beside}: is no file", hint="choose another folder")
             if not beside.exists():
                 with atomic_file(beside) as handle:
                     handle.write(path.read_bytes())

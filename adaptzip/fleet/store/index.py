@@ -9,8 +9,8 @@ same time make two segments. Neither clocks nor random numbers come in.
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -214,6 +214,8 @@ def _next(known: Iterable[str]) -> int:
 
 
 def _named(number: int, label: str) -> str:
+    if number > _LAST:
+        raise FormatError(f"{INDEX} has a segment of number {_LAST}, the last that there can be", hint=_AGAIN)
     return f"{INDEX}/{number:012d}-{label}.jsonl"
 
 
@@ -255,6 +257,8 @@ def _parsed(content: bytes) -> Iterator[Entry]:
         yield _entry(strict_json.parse(line, f"line {number}"), f"line {number}")
 
 
+_LAST = 10**12 - 1
+"""The highest number of a segment."""
 _AGAIN = "remove the file: `adaptzip store gc` makes rows again from the adapters themselves"
 _FIELDS = {field.name for field in fields(Row)}
 
@@ -262,7 +266,7 @@ _FIELDS = {field.name for field in fields(Row)}
 def _entry(value: Any, where: str) -> Entry:
     told: dict[str, Any] = value if isinstance(value, dict) else {}
     name, generation = told.get("name"), told.pop("generation", None)
-    if isinstance(name, str) and type(generation) is int and generation >= 0:
+    if isinstance(name, str) and type(generation) is int and 0 <= generation <= _LAST:
         if told == {"name": name, "removed": True}:
             return Entry(_checked(name, where), generation, None)
         if told.keys() == _FIELDS and _holds(told):
@@ -276,7 +280,7 @@ def _holds(row: Mapping[str, Any]) -> bool:
     words = all(row[name] is None or isinstance(row[name], str) for name in ("base", "source", "shared", "group"))
     counts = all(type(row[name]) is int and row[name] >= 0 for name in ("bytes", "parameters"))
     error = row["error"]
-    return texts and words and counts and type(error) in (int, float) and math.isfinite(error) and error >= 0
+    return texts and words and counts and type(error) in (int, float) and 0 <= error <= sys.float_info.max
 
 
 def _checked(name: str, where: str) -> str:

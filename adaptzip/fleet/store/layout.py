@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from adaptzip.core.basis import BasisReference
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.names import ARTEFACTS, SHARED
 from adaptzip.files.trees import Tree, tree_at
+from adaptzip.files.trees.folder import DRAFTS
 from adaptzip.files.trees.saying import checked_name
 
 ADAPTER = ".adz"
@@ -103,9 +106,28 @@ def artefact_named(source: str, content: str) -> str:
     return f"{SHARED}/{content}{ARTEFACTS[source]}"
 
 
+def aside(file: str) -> str:
+    """Where an artefact lies while it is removed, until it is clear that no adapter refers to it."""
+    return f"{DRAFTS}/{PurePosixPath(file).name}"
+
+
+def is_aside(file: str) -> bool:
+    """Whether a draft is an artefact that was set aside."""
+    return is_artefact(f"{SHARED}/{PurePosixPath(file).name}")
+
+
 def summary_of(run: str) -> str:
     """The note on what came of a job."""
     return f"{WORK}/{run}/{SUMMARY}/000000.json"
+
+
+def summary_in(note: bytes) -> dict[str, Any] | None:
+    """What a note tells that came of a job; None where it is no such note, as of another version, or damaged."""
+    try:
+        found = json.loads(note)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def artefact_of(tree: Tree, content: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,17 @@ from adaptzip.fleet.store.layout import (
     adapter_file,
     adapter_name,
     artefact_file,
+    artefact_files,
     artefact_hash,
+    artefact_of,
+    aside,
     existing,
     is_artefact,
+    is_aside,
+    summary_in,
     summary_of,
 )
-from adaptzip.fleet.store.listing import rows_of
+from adaptzip.fleet.store.listing import Listing, rows_of
 
 _NOTES = (".json", ".jsonl")
 """How the names of jobs' notes end; what else they keep may be large, and names nothing."""
@@ -41,6 +45,7 @@ class Tidied:
         added: adapters whose rows were missing or of another file; made from the files.
         segments: how many of the index were joined; 0 where there was one at most.
         damaged: files that are no sound adapters, which stay, and for whose sake all artefacts stay.
+        put_back: artefacts that adapters refer to, and that a run which was killed had set aside.
     """
 
     artefacts: dict[str, int]
@@ -49,6 +54,7 @@ class Tidied:
     added: tuple[str, ...]
     segments: int
     damaged: tuple[str, ...]
+    put_back: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -134,6 +140,7 @@ def gc(tree: Tree, *, dry_run: bool = False) -> Tidied:
         OutputError: if it cannot be written.
     """
     listing = rows_of(tree)
+    put_back = () if dry_run else _put_back(tree, listing)
     wanted = {row.shared for row in listing.rows.values()}
     loose = {f: size for f, size in listing.shared.items() if is_artefact(f) and artefact_hash(f) not in wanted}
     needed, unreadable = _needed(tree, listing.rows) if loose else (set(), [])
@@ -142,29 +149,45 @@ def gc(tree: Tree, *, dry_run: bool = False) -> Tidied:
     artefacts = {file: size for file, size in loose.items() if file not in kept}
     rows = [listing.rows[name] for name in listing.unlisted]
     joined = len(segments(tree)) + bool(rows or listing.missing)
-    drafts = tuple(tree.left_over())
+    # What is set aside may be what a damaged adapter refers to.
+    drafts = tuple(draft for draft in tree.left_over() if not (damaged and is_aside(draft)))
     if not dry_run:
         _remove(tree, artefacts, {name: row.bytes for name, row in listing.rows.items()})
         for draft in drafts:
             tree.remove(draft)
         write_rows(tree, rows, removed=listing.missing)
         compact(tree)
-    return Tidied(artefacts, drafts, listing.missing, listing.unlisted, joined if joined > 1 else 0, damaged)
+    return Tidied(artefacts, drafts, listing.missing, listing.unlisted, joined if joined > 1 else 0, damaged, put_back)
 
 
 def _remove(tree: Tree, artefacts: Iterable[str], known: Mapping[str, int]) -> None:
-    """Remove artefacts; one that an adapter refers to that another run added meanwhile is put back.
+    """Remove artefacts; one that an adapter refers to that another run added meanwhile is put back. Until that is clear
+    they lie aside, so that a run that is killed loses none.
 
     Args:
         known: sizes of the adapters that refer to none of them.
     """
-    kept = {file: content_of(tree, file, "a shared artefact") for file in artefacts}
-    for file in kept:
+    kept = {file: content for file in artefacts if (content := _note(tree, file)) is not None}
+    for file, content in kept.items():
+        tree.write(aside(file), content)
         tree.remove(file)
     now = {name: size for file, size in tree.sizes().items() if kept and (name := adapter_name(file)) is not None}
     needed, damaged = _needed(tree, [name for name, size in now.items() if known.get(name) != size])
     for file in kept.keys() if damaged else needed & kept.keys():
         tree.write(file, kept[file])
+    for file in kept:
+        tree.remove(aside(file))
+
+
+def _put_back(tree: Tree, listing: Listing) -> tuple[str, ...]:
+    """Put back artefacts that a run which was killed had set aside, and that adapters refer to."""
+    found = []
+    for content in sorted({row.shared for row in listing.rows.values() if row.shared is not None}):
+        lost = [file for file in artefact_files(content) if tree.size(aside(file)) is not None]
+        if lost and artefact_of(tree, content) is None:
+            tree.write(lost[0], content_of(tree, aside(lost[0]), "a shared artefact"))
+            found.append(lost[0])
+    return tuple(found)
 
 
 def _needed(tree: Tree, names: Iterable[str]) -> tuple[set[str], list[str]]:
@@ -184,16 +207,35 @@ def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
     which is done, saw and left."""
     hashes = {file: artefact_hash(file).encode() for file in artefacts}
     files = [file for file in tree.names(WORK) if file.endswith(_NOTES)] if hashes else []
-    done = {run for run in {file.split("/")[1] for file in files} if summary_of(run) in files}
-    notes = {file: content_of(tree, file, "a job's note") for file in files}
-    over_adapters = {run for run in done if _SEEN in json.loads(notes[summary_of(run)])}
-    left: set[str] = set()
-    for run in over_adapters:
-        left |= {one["file"] for one in json.loads(notes[summary_of(run)])[_SEEN] if not one["used"]}
+    notes = {file: note for file in files if (note := _note(tree, file)) is not None}
+    seen = {run: _seen(notes[summary_of(run)]) for run in _runs(notes) if summary_of(run) in notes}
+    over_adapters = {run for run, found in seen.items() if found is not None}
+    left = {file for found in seen.values() for file, used in (found or {}).items() if not used}
     found: set[str] = set()
     for file, note in notes.items():
         run = file.split("/")[1]
         if run not in over_adapters:
             named = {artefact for artefact, content in hashes.items() if content in note}
-            found |= named - left if run in done else named
+            found |= named - left if run in seen else named
     return found
+
+
+def _note(tree: Tree, file: str) -> bytes | None:
+    """The content of a note; None where its job took it away meanwhile."""
+    try:
+        return tree.read(file)
+    except FileNotFoundError:
+        return None
+
+
+def _runs(notes: Iterable[str]) -> set[str]:
+    return {file.split("/")[1] for file in notes}
+
+
+def _seen(note: bytes) -> dict[str, bool] | None:
+    """The bases and banks that a job over adapters saw, and whether it uses each; None of any other job."""
+    rows = (summary_in(note) or {}).get(_SEEN)
+    if not isinstance(rows, list):
+        return None
+    told = [row for row in rows if isinstance(row, dict) and isinstance(row.get("file"), str)]
+    return {row["file"]: bool(row.get("used", True)) for row in told}

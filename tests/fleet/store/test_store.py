@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import adaptzip
 from adaptzip.bases.artefact import read_basis, write_basis
 from adaptzip.bases.updates import build_basis
-from adaptzip.errors import AdaptzipWarning, CheckpointError, FormatError, OutputError, RefusedError, UsageError
+from adaptzip.errors import (
+    AdaptzipWarning,
+    CheckFailedError,
+    CheckpointError,
+    FormatError,
+    OutputError,
+    RefusedError,
+    UsageError,
+)
 from adaptzip.files.trees import Tree, tree_at
 from adaptzip.files.trees.folder import DRAFTS
 from adaptzip.fleet.adding import default_name
@@ -301,3 +311,105 @@ def test_what_is_removed_is_gone_and_what_it_shared_goes_with_tidying(tree: Tree
     assert not rows_of(tree).rows
     with pytest.raises(UsageError):
         adaptzip.remove_from_store(tree.location, ["../outside"])
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    tmp_path: Path, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tree_at(tmp_path / "store")
+    add(tree, team.files[0], "team/one", basis=team.basis)
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("/team"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for look in (rows_of, gc):
+        with pytest.raises(CheckpointError, match="Permission denied"):
+            look(tree)
+    monkeypatch.undo()
+    assert gc(tree).artefacts == {}
+
+
+def test_a_run_that_is_killed_while_it_tidies_loses_nothing(
+    tree: Tree, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.write(f"shared/{team.hash}.basis", team.basis.read_bytes())
+    real = tidying._needed
+
+    def killed(*given: Any) -> Any:
+        """Between the removal and the second look another run has added an adapter."""
+        if tree.size(f"shared/{team.hash}.basis") is None:
+            tree.write("late.adz", team.files[0].read_bytes())
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(tidying, "_needed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        gc(tree)
+    monkeypatch.undo()
+    with pytest.raises(RefusedError, match="which the store lacks") as refused:
+        fetch(tree, "late")
+    assert "`adaptzip store gc` puts it back" in str(refused.value.hint)
+    assert gc(tree).put_back == (f"shared/{team.hash}.basis",)
+    assert basis_of(tree, fetch(tree, "late")) is not None
+
+
+def test_what_is_removed_while_it_is_added_is_not_added(
+    tree: Tree, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tree, team.files[0], "first", basis=team.basis)
+    real = tree.write
+
+    def write(name: str, content: bytes) -> None:
+        real(name, content)
+        if name == "second.adz":
+            tree.remove(f"shared/{team.hash}.basis")
+
+    monkeypatch.setattr(type(tree), "write", lambda _, name, content: write(name, content))
+    with pytest.raises(CheckFailedError, match="was removed by somebody else while 'second' was added"):
+        add(tree, team.files[1], "second")
+    assert tree.size("second.adz") is None
+
+
+@pytest.mark.parametrize("content", [b"junk", b"[]", b'{"artefacts": [{}]}', b'{"artefacts": 3}', b"\xff"])
+def test_damaged_notes_of_jobs_are_passed_over(tree: Tree, team: Team, content: bytes) -> None:
+    tree.write(f"shared/{team.hash}.basis", team.basis.read_bytes())
+    tree.write("work/x/summary/000000.json", content)
+    assert list(gc(tree).artefacts) == [f"shared/{team.hash}.basis"]
+    assert isinstance(adaptzip.report_fleet(tree.location) if rows_of(tree).rows else {}, dict)
+
+
+def test_numbers_that_no_row_and_no_segment_has(tree: Tree, alone: Path) -> None:
+    add(tree, alone, "a")
+    (segment,) = segments(tree)
+    content = tree.read(segment).decode()
+    for before, after in (
+        ('"error": ', '"error": 1' + "0" * 400 + "."),
+        ('"generation": ', '"generation": 1' + "0" * 30),
+    ):
+        tree.write("index/000000000009-x.jsonl", content.replace(before, after, 1).encode())
+        with pytest.raises(FormatError, match="is no row|line 2"):
+            read_rows(tree)
+    tree.write("index/000000000009-x.jsonl", content.encode())
+    tree.write("index/999999999999-x.jsonl", content.encode())
+    with pytest.raises(FormatError, match="the last that there can be"):
+        gc(tree)
+    assert list(read_rows(tree)) == ["a"]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, alone: Path, team: Team) -> None:
+    tree = tree_at(tmp_path / "store")
+    add(tree, alone, "a")
+    add(tree, team.files[0], "b", basis=team.basis)
+    os.mkfifo(tmp_path / "store" / "index" / "000000000009-d.jsonl")
+    os.mkfifo(tmp_path / "store" / "pipe.adz")
+    assert list(rows_of(tree).rows) == ["a", "b"]
+    with pytest.raises(CheckpointError, match="no such file"):
+        fetch(tree, "pipe")
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / f"{team.hash}.basis")
+    with pytest.raises(OutputError, match="is no file"):
+        save(tree, fetch(tree, "b"), tmp_path / "out" / "b.adz")
