@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ def verified(adapters: int, values: Values) -> str:
 def reported(values: Values) -> str:
     """The sums of a store, and what is wrong with it."""
     shared = f"{text.size(values['shared_bytes'])} shared"
+    if values["unused_bytes"]:
+        shared += f", {text.size(values['unused_bytes'])} of that used by no adapter"
     parts = [
         text.fields(
             [
@@ -76,8 +79,15 @@ def reported(values: Values) -> str:
         parts.append(text.table(rows, head=[title, "adapters", "size", "error", "worst"]))
     parts += [bases(run) for run in values["runs"] if "groups" in run]
     parts += [banks(run) for run in values["runs"] if "banks" in run]
-    parts += [compressed(run) for run in values["runs"] if "methods" in run]
+    parts += [_past(run) for run in values["runs"] if run.get("current")]
     return "\n\n".join(part for part in parts if part)
+
+
+def _past(run: Values) -> str:
+    """What came of a job over adapters, some of which are still as it left them."""
+    count = sum(told["adapters"] for told in run["methods"].values())
+    told = f"the run {run['run']}, {run['current']:,} of whose {count:,} adapters are still in the store"
+    return f"{told}\n\n{compressed(run)}"
 
 
 def _group(group: Values) -> str:
@@ -113,8 +123,8 @@ def _worth(shared: Values) -> str:
     part = -(-shared["bytes"] // everyone)
     mean = shared.get("mean_bytes")
     limit = _error(shared["max_error"])
-    rows = [["each alone by svd"], ["with what is shared, and a part of it"], ["each alone by svd, at these bytes"]]
-    rows += [["the mean alone, in parts"], ["energy within the basis, least"]]
+    rows = [["each alone by svd"], ["with what is shared, and its part of that"], ["each alone by svd, at these bytes"]]
+    rows += [["the mean for all, and its part of that"], ["energy that the basis holds, at least"]]
     for told in (shared["of_members"], shared["of_held_out"]):
         with_part = None if told["shared_bytes"] is None else told["shared_bytes"] + part
         rows[0] += [_bytes(told["alone_bytes"]), "-" if told["alone_bytes"] is None else limit]
@@ -126,7 +136,24 @@ def _worth(shared: Values) -> str:
         del rows[3]
     if "label" not in shared:
         rows.pop()
-    return text.table(rows, head=["median of", "members", "error", "left out", "error"])
+    table = text.table(rows, head=["median of", "members", "error", "left out", "error"])
+    return f"{table}\n\n{_verdict(shared, everyone)}"
+
+
+def _verdict(shared: Values, everyone: int) -> str:
+    """Whether sharing pays at the error of the table, by what members take."""
+    alone, own = shared["of_members"]["alone_bytes"], shared["of_members"]["shared_bytes"]
+    limit = _error(shared["max_error"])
+    if own is None or alone is None:
+        return f"sharing does not pay: error {limit} is not reached"
+    part = shared["bytes"] / everyone
+    told = f"an adapter takes {_bytes(alone)} alone, and {_bytes(own)} with what is shared"
+    if own >= alone:
+        return f"sharing does not pay at error {limit}, with however many adapters: {told}"
+    if own + part < alone:
+        return f"sharing pays at error {limit}: {told}, and {_bytes(part)} for its part of that"
+    enough = math.ceil(shared["bytes"] / (alone - own))
+    return f"sharing does not pay at error {limit} with {everyone:,} adapters, and would with {enough:,}: {told}"
 
 
 def _bytes(value: float | None) -> str:

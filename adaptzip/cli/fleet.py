@@ -12,6 +12,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _show_fleet as show
+from adaptzip.cli import _text as text
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
 from adaptzip.cli._flags import KEYWORD, in_flags
@@ -326,6 +327,7 @@ def _finish(found: FleetResult, table: Any, sink: Output) -> None:
     for name, told in failed.items():
         sink.failed(Path(name), told["message"], _hint(told["hint"]))
     if failed:
+        sink.note(f"{len(failed):,} of {text.count(found.adapters, 'adapter')} failed")
         raise typer.Exit(max(told["exit_code"] for told in failed.values()))
 
 

@@ -142,7 +142,7 @@ def get(
 
 def add(
     store: Store,
-    sources: options.Sources,
+    paths: options.Sources,
     name: Annotated[
         str | None,
         typer.Option(
@@ -194,7 +194,7 @@ def add(
         "seed": seed or None, "options": method_settings(to, setting or []) or None,
     }  # fmt: skip
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    found = many.expanded(sources)
+    found = many.expanded(paths)
     if name is not None and len(found) > 1:
         raise UsageError("--name names one adapter, and there are several sources", hint="add them one by one")
     sink = Output(as_json, quiet, verbose)
@@ -228,9 +228,10 @@ def rm(
     """
     from adaptzip.fleet.store.tidying import remove_from_store
 
-    size = remove_from_store(store, names)
-    values = {"store": store, "names": names, "bytes": size}
-    Output(as_json, quiet).result(values, lambda: f"removed {text.count(len(names), 'adapter')}, {text.size(size)}")
+    wanted = list(dict.fromkeys(names))
+    size = remove_from_store(store, wanted)
+    values = {"store": store, "names": wanted, "bytes": size}
+    Output(as_json, quiet).result(values, lambda: f"removed {text.count(len(wanted), 'adapter')}, {text.size(size)}")
 
 
 def gc(

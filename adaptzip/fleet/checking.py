@@ -54,6 +54,11 @@ def verify_fleet(
     # What the index says counts, also where a file was replaced since.
     marks = {name: row.content for name, row in {**listing.rows, **read_rows(tree_at(location))}.items()}
     wanted = tuple(Source(name, originals.get(name, ""), marks[name]) for name in listing.rows)
+    if originals and marks.keys().isdisjoint(originals):
+        raise UsageError(
+            f"none of the {len(originals)} originals, such as {min(originals)!r}, has its name in {location}",
+            hint="name the very folders that were compressed: they give adapters their names",
+        )
     run = begun(location, Plan("verify", wanted, {"base": None if base is None else str(base)}), True, engine)
     through(run, [verifying.stage], engine)
     rows = dict(zip((source.name for source in wanted), verifying.told(run), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from adaptzip.errors import UsageError
 from adaptzip.files.digest import digest
@@ -23,17 +23,15 @@ def claim(run: Run, *, force: bool) -> None:
     note, finished = run.note(BEGUN, 0), run.tree.size(run.note(compressing.TIDY, 0)) is not None
     if run.tree.size(note) is not None and not finished:
         return
-    published = list(_published(run))
-    if finished:
-        _mend(run)
-        if run.tree.size(note) is not None:
-            return
+    batches = _lost(run) if finished else set()
+    if finished and not batches:
+        return
     there = run.tree.sizes()
     files = {source.name: adapter_file(source.name) for source in run.plan.sources}
     found = {name: digest([run.tree.read(file)]) for name, file in files.items() if file in there}
     _check_apart(run, there)
     own: dict[str, set[str]] = {}
-    for row in published:
+    for row in _published(run):
         own.setdefault(row["name"], set()).add(row["content"])
     taken = [name for name, content in found.items() if content not in own.get(name, ())]
     if taken and not force:
@@ -42,6 +40,8 @@ def claim(run: Run, *, force: bool) -> None:
             f"{run.location}: has an adapter {taken[0]!r} that no run over a fleet put there{more}",
             hint="choose another store, or replace it with `force=True`",
         )
+    if finished:
+        _do_again(run, batches)
     run.tree.write(note, json.dumps(found, sort_keys=True).encode())
 
 
@@ -58,8 +58,8 @@ def _check_apart(run: Run, there: Collection[str]) -> None:
             )
 
 
-def _mend(run: Run) -> None:
-    """Let a run that was finished do again what makes adapters whose files are gone, or others by now."""
+def _lost(run: Run) -> set[int]:
+    """The batches of a run that is finished which have an adapter whose file is gone, or another by now."""
     there = run.tree.sizes()
     batches = set()
     for batch in range(len(compressing.publish_stage(run).payloads)):
@@ -67,10 +67,15 @@ def _mend(run: Run) -> None:
             file = adapter_file(row["name"])
             if there.get(file) != row["bytes"] or digest([run.tree.read(file)]) != row["content"]:
                 batches.add(batch)
+    return batches
+
+
+def _do_again(run: Run, batches: Iterable[int]) -> None:
+    """Let a run that was finished make some batches again."""
     for batch in batches:
         run.tree.remove(run.note(compressing.FIT, batch))
         run.tree.remove(run.note(compressing.PUBLISH, batch))
-    for stage in (BEGUN, compressing.INDEX, SUMMARY, compressing.TIDY) if batches else ():
+    for stage in (BEGUN, compressing.INDEX, SUMMARY, compressing.TIDY):
         run.tree.remove(run.note(stage, 0))
     forget()
 

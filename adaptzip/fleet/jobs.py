@@ -17,7 +17,7 @@ from adaptzip.fleet import comparing, compressing, grouping, scanning, shared_ba
 from adaptzip.fleet.artefacts import artefacts_in
 from adaptzip.fleet.claiming import claim
 from adaptzip.fleet.engines import Engine
-from adaptzip.fleet.running import FleetResult, begun, through
+from adaptzip.fleet.running import FleetResult, begun, begun_with_artefacts, through
 from adaptzip.fleet.runs import Json, Plan, Run, Stage
 from adaptzip.fleet.sources import sources_of
 from adaptzip.fleet.store.layout import SUMMARY, located
@@ -89,9 +89,10 @@ def build_fleet_basis(
         "max_error": max_error,
         "base": _text(base),
     }
-    run = begun(store, Plan("basis", sources_of(sources, located(store)), settings), force, engine)
+    run = begun_with_artefacts(store, Plan("basis", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
     stages += [shared_bases.artefacts_stage, comparing.stage_of_bases, comparing.summary_of_bases]
+    stages += [shared_bases.tidy_stage]
     through(run, stages, engine)
     failed = _failed(run, grouping.STAGE)
     if not grouping.groups_of(run):
@@ -147,7 +148,7 @@ def build_fleet_bank(
     _check_share(max_error, "max_error")
     sizes = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "memory": memory}
     settings = {**sizes, "hold_out": hold_out, "max_error": max_error, "seed": seed, "base": _text(base)}
-    run = begun(store, Plan("bank", sources_of(sources, located(store)), settings), force, engine)
+    run = begun_with_artefacts(store, Plan("bank", sources_of(sources, located(store)), settings), force, engine)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, shared_banks.stage, comparing.stage_of_bank]
     through(run, [*stages, comparing.summary_of_bank], engine)
     failed = _failed(run, shared_banks.STAGE)

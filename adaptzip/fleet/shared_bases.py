@@ -35,7 +35,7 @@ from adaptzip.fleet.runs import Json, Run, Stage
 from adaptzip.fleet.scanning import read_source
 from adaptzip.fleet.store.layout import artefact_named
 
-DIRECTIONS, ARTEFACTS = "directions", "artefacts"
+DIRECTIONS, ARTEFACTS, TIDY = "directions", "artefacts", "tidy"
 _AT_ONCE = 4
 """Modules of a task at most, which goes through the files of all adapters."""
 _BYTES_AT_ONCE = 2**26
@@ -62,6 +62,19 @@ def artefacts_stage(run: Run) -> Stage:
     for place, payload in enumerate(directions_stage(run).payloads):
         parts.setdefault(payload["group"], []).append({"place": place, "file": payload["file"]})
     return Stage(ARTEFACTS, f"{__name__}:join", [{"group": number, "parts": own} for number, own in parts.items()])
+
+
+def tidy_stage(run: Run) -> Stage:
+    """Remove what is needed no more when all is written."""
+    return Stage(TIDY, f"{__name__}:tidy", [{}])
+
+
+def tidy(run: Run, payload: Json) -> Json:
+    """Remove the directions that the bases were chosen from, which are larger than these."""
+    for file in run.tree.names(run.file(DIRECTIONS, "")[:-1]):
+        if not file.endswith(".json"):
+            run.tree.remove(file)
+    return {}
 
 
 @on_one_core()

@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.files.presence import check_adapter
-from adaptzip.fleet.store.layout import ADAPTER, adapter_file, folded
+from adaptzip.fleet.store.layout import ADAPTER, adapter_file, folded, is_store
 from adaptzip.models.hub import on_the_hub
 from adaptzip.restoring.opening import weight_files
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 """Files by which a folder is an adapter, where folders of adapters are looked through."""
+_CONFIG = "adapter_config.json"
 _SINGLE = (ADAPTER, ".safetensors", ".gguf")
 """How files end that are an adapter each."""
 
@@ -82,6 +83,8 @@ def _named(given: str | Path, apart: Path | None) -> list[tuple[str, Path]]:
         if not fitting:
             raise UsageError(f"{path}: nothing fits this pattern", hint="check it with ls")
         return [pair for one in fitting for pair in _named(one, apart)]
+    if path.is_dir() and path.resolve() != apart:
+        _check_no_store(path)
     if on_the_hub(given, CheckpointError) is None:
         check_adapter(path)
     inner = [] if not path.is_dir() or _is_adapter(path) else _inside(path, apart)
@@ -97,14 +100,30 @@ def _inside(folder: Path, apart: Path | None) -> list[Path]:
         if path.resolve() in seen or path.resolve() == apart:
             folders.clear()  # A link back to a folder above, or the store.
             continue
+        _check_no_store(path)
         seen.add(path.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if path != folder and _is_adapter(path):
+        if path != folder and (_is_adapter(path) or _lacks_weights(path)):
             found.append(path)
             folders.clear()
         else:
             found += [path / name for name in files if name.endswith(_SINGLE)]
     return sorted(found)
+
+
+def _check_no_store(folder: Path) -> None:
+    """Raises: UsageError: if it is a store, whose adapters were compressed before."""
+    if is_store(folder):
+        raise UsageError(
+            f"{folder}: is a store, whose adapters are compressed already",
+            hint="move it elsewhere, or name the folders beside it; `adaptzip store add` takes its .adz files",
+        )
+
+
+def _lacks_weights(folder: Path) -> bool:
+    """Whether it says that it is an adapter, and holds none: as where an upload was not finished."""
+    several = (file for file in folder.rglob("*") if file.name.endswith((*_WEIGHTS, *_SINGLE)))
+    return (folder / _CONFIG).is_file() and next(several, None) is None
 
 
 def _cannot_be_listed(error: OSError) -> None:

@@ -127,3 +127,13 @@ def test_listing_loads_no_torch(archive: Path) -> None:
     result = run_apart("store", "ls", archive.parent, before=before)
     assert result.code == 0
     assert result.err == "False\n"
+
+
+def test_patterns_are_added_and_names_removed_once(store: str, archive: Path, tmp_path: Path) -> None:
+    for name in ("x1.adz", "x2.adz"):
+        (tmp_path / name).write_bytes(archive.read_bytes())
+    assert run("store", "add", store, tmp_path / "x*.adz").code == 0
+    assert [row["name"] for row in run("store", "ls", store, "--json").json["adapters"]] == ["x1", "x2"]
+    removed = run("store", "rm", store, "x1", "x1")
+    assert (removed.code, removed.out.split(",")[0]) == (0, "removed 1 adapter")
+    assert run("store", "rm", store, "x1").code == 2

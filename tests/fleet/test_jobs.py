@@ -166,6 +166,10 @@ def test_adapters_of_the_store_are_not_replaced(filled: Path, folders: list[Path
     with pytest.raises(UsageError, match=r"has an adapter 'a003' that no run over a fleet put there"):
         compress_fleet(folders, store, max_error=0.4)
     assert digests(store, "work") == {name: told for name, told in before.items() if not name.startswith("work/")}
+    # What was refused has taken away nothing of what is known of the others, whichever run is typed next.
+    for again in (0.2, 0.4):
+        with pytest.raises(UsageError, match=r"has an adapter 'a003' that no run over a fleet put there$"):
+            compress_fleet(folders, store, max_error=again)
     found = compress_fleet(folders, store, max_error=0.4, force=True)
     assert found.values["error"] > 0.3
     assert verify_fleet(store, folders).values["compared"] == len(folders)
@@ -180,6 +184,42 @@ def test_an_adapter_that_was_taken_away_is_made_again(filled: Path, folders: lis
     compress_fleet(folders, store, max_error=0.2)
     assert digests(store, "work") == digests(filled, "work")
     assert {file: file.stat().st_mtime_ns for file in others} == others
+
+
+def test_a_basis_that_was_taken_away_is_made_again(filled: Path, folders: list[Path], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(filled, store)
+    (basis,) = (store / "shared").iterdir()
+    # Directions that the basis was chosen from are gone when it is written.
+    assert not [file for file in store.rglob("work/basis-*/directions/*") if file.suffix != ".json"]
+    basis.unlink()
+    build_fleet_basis(folders, store, **SHARED)
+    assert digests(store, "work") == digests(filled, "work")
+
+
+def test_a_report_tells_what_is_still_there(filled: Path, folders: list[Path], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(filled, store)
+    compress_fleet(folders[:5], store, max_error=0.5, share="never")
+    report = report_fleet(store)
+    assert {run["run"].split("-")[0]: run.get("current") for run in report["runs"] if "groups" in run} == {
+        "basis": None
+    }
+    assert sorted(run["current"] for run in report["runs"] if "methods" in run) == [5, len(folders) - 5]
+    assert report["unused_bytes"] == 0
+    compress_fleet(folders, store, max_error=0.5, share="never")
+    report = report_fleet(store)
+    assert report["unused_bytes"] == report["shared_bytes"] > 0
+    shutil.rmtree(store / "shared")
+    report = report_fleet(store)
+    assert (report["shared_bytes"], [run["groups"] for run in report["runs"] if "groups" in run]) == (0, [[]])
+
+
+def test_originals_of_other_names_are_told_of_at_once(filled: Path, folders: list[Path]) -> None:
+    other = filled.parent / "other"
+    shutil.copytree(folders[0], other / "elsewhere" / "a000")
+    with pytest.raises(UsageError, match="none of the 1 originals, such as 'elsewhere/a000', has its name in"):
+        verify_fleet(filled, [other])
 
 
 def test_a_fleet_that_changed_is_done_anew(folders: list[Path], tmp_path: Path) -> None:

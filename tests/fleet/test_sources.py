@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.fleet.jobs import compress_fleet
 from adaptzip.fleet.sources import sources_of
 from tests.cases.fleets import make_fleet
 
@@ -100,3 +104,35 @@ def test_links_are_followed_and_keep_their_names(fleet: Path, tmp_path: Path) ->
 def test_an_adapters_checkpoints_are_its_own(fleet: Path) -> None:
     shutil.copytree(fleet / "team" / "a000", fleet / "team" / "a000" / "checkpoint-10")
     assert names(fleet) == ["other/a000", "team/a000", "team/a001"]
+
+
+def test_stores_are_no_sources(fleet: Path, tmp_path: Path) -> None:
+    compress_fleet([fleet / "other"], fleet / "store")
+    assert names(fleet / "other") == ["a000"]
+    for named in (fleet, fleet / "store"):
+        with pytest.raises(UsageError, match=r"store: is a store, whose adapters are compressed already"):
+            sources_of([named])
+    # Beside its own store a fleet may lie, and files of another are named one by one.
+    assert "other/a000" in [source.name for source in sources_of([fleet], str(fleet / "store"))]
+    assert names(fleet / "store" / "a000.adz") == ["a000"]
+
+
+def test_an_adapter_without_weights_is_one_that_cannot_be_read(fleet: Path, tmp_path: Path) -> None:
+    (fleet / "team" / "half").mkdir()
+    shutil.copy(fleet / "team" / "a000" / "adapter_config.json", fleet / "team" / "half")
+    assert "team/half" in names(fleet)
+    done = compress_fleet([fleet], tmp_path / "store")
+    assert list(done.failed) == ["team/half"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("/team"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(CheckpointError, match="team: cannot be listed: Permission denied"):
+        sources_of([fleet])

@@ -140,6 +140,13 @@ def artefact_hash(file: str) -> str:
     return PurePosixPath(file).stem
 
 
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store: it has an index, or what adapters share, under names that these have."""
+    segments = (folder / INDEX).glob("[0-9]*-*.jsonl")
+    shared = (folder / SHARED).glob("*.b*")
+    return next(segments, None) is not None or any(is_artefact(f"{SHARED}/{file.name}") for file in shared)
+
+
 def is_artefact(file: str) -> bool:
     """Whether a file is one that adapters refer to, by its place and name."""
     path = PurePosixPath(file)
