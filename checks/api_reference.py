@@ -26,6 +26,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference" / "api.md"
 MODULES = (
     *("adaptzip", "adaptzip.errors", "adaptzip.testing", "adaptzip.core.method", "adaptzip.core.family"),
     *("adaptzip.core.survey", "adaptzip.checkpoints", "adaptzip.core.meta", "adaptzip.core.effects"),
+    "adaptzip.serving.swapping",
 )
 """Public modules; one that there is not is left out."""
 _WIDTH = 100

@@ -119,7 +119,7 @@ def add(
         tree: the store.
         request: how to compress it, or nothing but `basis` for one that is a `.adz`.
     """
-    named = name or default_name(source)
+    named = default_name(source) if name is None else name
     file = _free(tree, named, force=force)
     put = prepared(tree, source, request, share)
     reference = put.compressed.basis

@@ -83,7 +83,9 @@ def _named(given: str | Path, apart: Path | None) -> list[tuple[str, Path]]:
         if not fitting:
             raise UsageError(f"{path}: nothing fits this pattern", hint="check it with ls")
         return [pair for one in fitting for pair in _named(one, apart)]
-    if path.is_dir() and path.resolve() != apart:
+    if path.is_dir() and path.resolve() == apart:
+        raise UsageError(f"{given}: is the store that adapters are put into", hint="name the adapters' own folders")
+    if path.is_dir():
         _check_no_store(path)
     if on_the_hub(given, CheckpointError) is None:
         check_adapter(path)

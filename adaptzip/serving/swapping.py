@@ -71,6 +71,7 @@ class Swapping:
         The source is read before anything waits. Where the model does not take it, it keeps the one that it has.
 
         Args:
+            source: the next adapter.
             label: what `running` tells of it; None takes the source's path, "" for one in memory.
             base, basis: how to read it.
 

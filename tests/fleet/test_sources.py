@@ -67,6 +67,8 @@ def test_a_store_is_no_source_of_its_own(fleet: Path) -> None:
     shutil.copytree(fleet / "team", fleet / "store")
     found = [source.name for source in sources_of([fleet], str(fleet / "store"))]
     assert found == ["other/a000", "team/a000", "team/a001"]
+    with pytest.raises(UsageError, match="is the store that adapters are put into"):
+        sources_of([fleet], str(fleet))
 
 
 def test_a_folder_that_is_called_as_a_file_is_refused(fleet: Path) -> None:

@@ -59,6 +59,8 @@ def test_a_source_is_compressed_with_its_settings(tree: Tree) -> None:
     assert 0.2 < row.error <= 0.3
     with pytest.raises(UsageError, match="has no name to be stored under"):
         add(tree, plain())
+    with pytest.raises(UsageError, match="'' is no name|'.adz' is no name"):
+        add(tree, plain(), "")
 
 
 def test_what_an_adapter_is_called_where_nobody_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
