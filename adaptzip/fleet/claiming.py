@@ -37,7 +37,8 @@ def claim(run: Run, *, force: bool) -> None:
     if taken and not force:
         more = f", and {len(taken) - 1} more" if len(taken) > 1 else ""
         raise UsageError(
-            f"{run.location}: has an adapter {taken[0]!r} that no run over a fleet put there, or that has changed since{more}",
+            f"{run.location}: has an adapter {taken[0]!r} that no run over a fleet put there, or that has changed since"
+            f"{more}",
             hint="choose another store, or replace it with `force=True`",
         )
     if finished:

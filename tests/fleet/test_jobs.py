@@ -168,7 +168,7 @@ def test_adapters_of_the_store_are_not_replaced(filled: Path, folders: list[Path
     assert digests(store, "work") == {name: told for name, told in before.items() if not name.startswith("work/")}
     # What was refused has taken away nothing of what is known of the others, whichever run is typed next.
     for again in (0.2, 0.4):
-        with pytest.raises(UsageError, match=r"has an adapter 'a003' that no run over a fleet put there, or that has changed since$"):
+        with pytest.raises(UsageError, match=r"'a003' that no run over a fleet put there, or that has changed since$"):
             compress_fleet(folders, store, max_error=again)
     found = compress_fleet(folders, store, max_error=0.4, force=True)
     assert found.values["error"] > 0.3
