@@ -144,7 +144,7 @@ def _work(line: Connection, jobs: int) -> None:
             line.send(told)
             function, arguments = line.recv()
             told = _answer(function, arguments)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, OSError):  # Nobody listens any more.
         return
 
 
