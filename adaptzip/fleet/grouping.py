@@ -21,7 +21,7 @@ _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Numbers of groups that are tried where none is given."""
 _FEWEST = 8
 """Adapters of a group, on average, where the number of groups is not given."""
-_GAIN = 0.05
+_GAIN = 0.1
 """How much nearer left-out adapters have to be to their groups before more groups are made, as a share of 1."""
 _ROUNDS = 50
 _LEFT_OUT = 5
