@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from adaptzip.bases.artefact import read_basis
@@ -52,8 +52,7 @@ def artefact_in(folder: Path, content: str) -> Path:
     Raises:
         RefusedError: if neither has it.
     """
-    places = (folder / SHARED, folder)
-    for path in (place / name for place in places for name in _named(content)):
+    for path in _candidates((folder / SHARED, folder), content):
         if path.is_file():
             return path
     raise RefusedError(
@@ -64,14 +63,10 @@ def artefact_in(folder: Path, content: str) -> Path:
 
 def artefact_beside(path: Path, content: str) -> Path | None:
     """The artefact of a hash that lies beside a file, or in the store around it; None where none does."""
-    names = _named(content)
     # Where a file is a link, its own store may be where that leads.
-    for folder in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
-        for place in (folder / SHARED, folder, *(above / SHARED for above in folder.parents)):
-            for name in names:
-                if _is_file(place / name):
-                    return place / name
-    return None
+    folders = dict.fromkeys((path.absolute().parent, path.resolve().parent))
+    places = (place for f in folders for place in (f / SHARED, f, *(above / SHARED for above in f.parents)))
+    return next(filter(_is_file, _candidates(places, content)), None)
 
 
 def _is_file(path: Path) -> bool:
@@ -82,9 +77,10 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _named(content: str) -> list[str]:
-    """The names that the artefact of a hash may have, which is made of nothing but what a hash is made of."""
-    return [f"{content}{suffix}" for suffix in ARTEFACTS.values()] if _HASH.fullmatch(content) else []
+def _candidates(places: Iterable[Path], content: str) -> Iterator[Path]:
+    """Where the artefact of a hash may lie; nowhere, if that is made of more than hashes are made of."""
+    if _HASH.fullmatch(content):
+        yield from (place / f"{content}{suffix}" for place in places for suffix in ARTEFACTS.values())
 
 
 def _read(path: str | Path, reference: BasisReference) -> Basis:

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adaptzip.cli import _output
 from adaptzip.cli._signals import Terminated
@@ -97,9 +97,6 @@ def report(error: BaseException, words: list[str]) -> int:
     if os.environ.get("ADAPTZIP_DEBUG") == "1":
         _output.raw("".join(traceback.format_exception(error)).rstrip(), to_stderr=True)
     failure = describe(error)
-    if failure.exit_code in (INTERRUPTED, TERMINATED) and words[:1] == ["fleet"]:
-        word = failure.message.partition(";")[0]
-        failure = replace(failure, message=f"{word}; the same command goes on where this one was")
     _output.error(
         failure.message,
         failure.hint,

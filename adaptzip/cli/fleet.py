@@ -15,6 +15,7 @@ from adaptzip.cli import _show_fleet as show
 from adaptzip.cli import _text as text
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
+from adaptzip.cli._failures import stops_told
 from adaptzip.cli._flags import KEYWORD, in_flags
 from adaptzip.cli._output import Output
 from adaptzip.cli._panels import PanelledCommand
@@ -122,7 +123,7 @@ def basis(
     sink = Output(as_json, quiet, verbose)
     from adaptzip.fleet.jobs import build_fleet_basis
 
-    with sink.warnings(), sink.progress() as report:
+    with sink.warnings(), stops_told(), sink.progress() as report:
         found = build_fleet_basis(
             fleet, store, size=size, share=share, hold_out=hold_out, groups=groups, mean=mean, dtype=dtype,
             max_error=max_error, base=base, force=force,
@@ -174,7 +175,7 @@ def bank(
     sink = Output(as_json, quiet, verbose)
     from adaptzip.fleet.jobs import build_fleet_bank
 
-    with sink.warnings(), sink.progress() as report:
+    with sink.warnings(), stops_told(), sink.progress() as report:
         found = build_fleet_bank(
             fleet, store, rank=factor_rank, length=length, vectors=vectors, top_k=top_k, memory=memory,
             hold_out=hold_out, max_error=max_error, seed=seed, base=base, force=force,
@@ -225,7 +226,7 @@ def compress(
     from adaptzip.fleet.jobs import compress_fleet
 
     chosen: dict[str, Any] = {} if to is None else {"to": to}
-    with sink.warnings(), sink.progress() as report:
+    with sink.warnings(), stops_told(), sink.progress() as report:
         found = compress_fleet(
             fleet, store, budget=budget, max_error=max_error, share=share, extras=extras, effort=effort, base=base,
             base_name=base_name, force=force,
@@ -263,7 +264,7 @@ def verify(
     sink = Output(as_json, quiet, verbose)
     from adaptzip.fleet.checking import verify_fleet
 
-    with sink.warnings(), sink.progress() as report_:
+    with sink.warnings(), stops_told(), sink.progress() as report_:
         workers = _engine(engine, jobs, None, None, address, 0.0, report_)
         found = verify_fleet(store, fleet or [], base=base, engine=workers)
     _finish(found, lambda: show.verified(found.adapters, found.values), sink)

@@ -162,11 +162,11 @@ def default_name(source: str | Path | Adapter | Compressed) -> str:
 
 def _free(tree: Tree, name: str, *, force: bool) -> str:
     """The file of a name that may be written."""
-    file = adapter_file(name)
+    file, own = adapter_file(name), folded(name)
     for other in filter(None, map(adapter_name, tree.names())):
         if other == name and not force:
             raise OutputError(f"{tree.location}: has an adapter {name!r}", hint="replace it with `force=True`")
-        if other != name and folded(other) == folded(name):
+        if other != name and folded(other) == own:
             raise OutputError(
                 f"{tree.location}: has an adapter {other!r}, whose name differs from {name!r} by case or accents' "
                 "spelling alone",

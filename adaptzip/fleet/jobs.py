@@ -89,7 +89,8 @@ def build_fleet_basis(
         "max_error": max_error,
         "base": _text(base),
     }
-    run = begun_with_artefacts(store, Plan("basis", sources_of(sources, located(store)), settings), force, engine)
+    plan = Plan("basis", sources_of(sources, located(store)), settings)
+    run = begun_with_artefacts(store, plan, force, engine, shared_bases.ARTEFACTS)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, grouping.stage, shared_bases.directions_stage]
     stages += [shared_bases.artefacts_stage, comparing.stage_of_bases, comparing.summary_of_bases]
     stages += [shared_bases.tidy_stage]
@@ -148,7 +149,8 @@ def build_fleet_bank(
     _check_share(max_error, "max_error")
     sizes = {"rank": rank, "length": length, "vectors": vectors, "top_k": top_k, "memory": memory}
     settings = {**sizes, "hold_out": hold_out, "max_error": max_error, "seed": seed, "base": _text(base)}
-    run = begun_with_artefacts(store, Plan("bank", sources_of(sources, located(store)), settings), force, engine)
+    plan = Plan("bank", sources_of(sources, located(store)), settings)
+    run = begun_with_artefacts(store, plan, force, engine, shared_banks.STAGE)
     stages: list[Callable[[Run], Stage]] = [scanning.stage, shared_banks.stage, comparing.stage_of_bank]
     through(run, [*stages, comparing.summary_of_bank], engine)
     failed = _failed(run, shared_banks.STAGE)

@@ -56,10 +56,9 @@ def _summaries(tree: Tree, listing: Listing) -> list[tuple[str, Json]]:
     notes = tree.names(WORK)
     found: list[tuple[str, Json]] = []
     for run in dict.fromkeys(file.split("/")[1] for file in notes if f"/{SUMMARY}/" in file):
-        summary = summary_in(tree.read(summary_of(run)))
-        if summary is None:
+        told = summary_in(tree.read(summary_of(run)))
+        if told is None:
             continue
-        told = dict(summary)
         for kind in ("groups", "banks"):
             if kind in told:
                 told[kind] = [one for one in told[kind] if one["file"] in listing.shared]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,6 @@ from adaptzip.fleet.engines import Engine, fleet_engine
 from adaptzip.fleet.engines.ranked import Ranked
 from adaptzip.fleet.runs import Json, Plan, Run, Stage, forget
 from adaptzip.fleet.store.layout import WORK, located
-
-MAKING = ("artefacts", "bank")
-"""Stages whose notes tell of a basis or bank that a task made."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,15 @@ def begun(store: str | Path, plan: Plan, force: bool, engine: Engine | None) -> 
     return Run.of(location, plan)
 
 
-def begun_with_artefacts(store: str | Path, plan: Plan, force: bool, engine: Engine | None) -> Run:
+def begun_with_artefacts(store: str | Path, plan: Plan, force: bool, engine: Engine | None, stage: str) -> Run:
     """As `begun`, of a run that makes bases or banks; all of it is done again where one is gone that it made.
+
+    Args:
+        stage: whose tasks make one each.
 
     Raises:
         UsageError: as `begun`.
     """
     run = begun(store, plan, force, engine)
-    notes = [file for file in run.tree.names(f"{WORK}/{run.key}") if file.endswith(".json")]
-    made = {json.loads(run.tree.read(file)).get("artefact") for file in notes if file.split("/")[2] in MAKING}
-    gone = any(file is not None and run.tree.size(file) is None for file in made)
-    return begun(store, plan, True, engine) if gone and not force else run
+    made = [run.fresh(stage, number)["artefact"] for number in sorted(run.done(stage))]
+    return begun(store, plan, True, engine) if any(run.tree.size(file) is None for file in made) else run

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from adaptzip.errors import CheckpointError, UsageError
+from adaptzip.files.names import SHARED
 from adaptzip.files.presence import check_adapter
-from adaptzip.fleet.store.layout import ADAPTER, adapter_file, folded, is_store
+from adaptzip.fleet.store.layout import ADAPTER, INDEX, adapter_file, folded, is_store
 from adaptzip.models.hub import on_the_hub
 from adaptzip.restoring.opening import weight_files
 
@@ -102,7 +103,8 @@ def _inside(folder: Path, apart: Path | None) -> list[Path]:
         if path.resolve() in seen or path.resolve() == apart:
             folders.clear()  # A link back to a folder above, or the store.
             continue
-        _check_no_store(path)
+        if not {INDEX, SHARED}.isdisjoint(folders):
+            _check_no_store(path)
         seen.add(path.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if path != folder and (_is_adapter(path) or _lacks_weights(path)):

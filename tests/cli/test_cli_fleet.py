@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cases.fleets import make_fleet
-from tests.cli.cli_cases import run
+from tests.cli.cli_cases import run, run_apart
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,14 @@ def test_names_that_some_systems_take_for_one_are_refused(fleet: Path, tmp_path:
     found = run("fleet", "compress", tmp_path / "A000", "-o", tmp_path / "store")
     assert found.code == 2
     assert "whose name differs from 'A000' by case or accents' spelling alone" in found.err
+
+
+def test_who_stops_it_is_told_what_is_kept(fleet: Path, tmp_path: Path) -> None:
+    stop = "import adaptzip.fleet.compressing as c\ndef fit(*_): raise KeyboardInterrupt\nc.fit = fit"
+    found = run_apart("fleet", "compress", fleet, "-o", tmp_path / "store", before=stop)
+    assert found.code == 130
+    told = f"what was finished is kept in {tmp_path / 'store'}; the same command goes on with it"
+    assert found.err == f"error: interrupted; {told}\n"
 
 
 def test_ranks_stand_with_workers(fleet: Path) -> None:

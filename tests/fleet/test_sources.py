@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +11,7 @@ from adaptzip.errors import CheckpointError, UsageError
 from adaptzip.fleet.jobs import compress_fleet
 from adaptzip.fleet.sources import sources_of
 from tests.cases.fleets import make_fleet
+from tests.cases.unlistable import unlistable
 
 
 @pytest.fixture
@@ -128,13 +126,6 @@ def test_an_adapter_without_weights_is_one_that_cannot_be_read(fleet: Path, tmp_
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.scandir
-
-    def scandir(path: Any) -> Any:
-        if str(path).endswith("/team"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    unlistable(monkeypatch, "team")
     with pytest.raises(CheckpointError, match="team: cannot be listed: Permission denied"):
         sources_of([fleet])

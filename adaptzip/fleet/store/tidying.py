@@ -167,7 +167,7 @@ def _remove(tree: Tree, artefacts: Iterable[str], known: Mapping[str, int]) -> N
     Args:
         known: sizes of the adapters that refer to none of them.
     """
-    kept = {file: content for file in artefacts if (content := _note(tree, file)) is not None}
+    kept = {file: content for file in artefacts if (content := _unless_gone(tree, file)) is not None}
     for file, content in kept.items():
         tree.write(aside(file), content)
         tree.remove(file)
@@ -207,7 +207,7 @@ def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
     which is done, saw and left."""
     hashes = {file: artefact_hash(file).encode() for file in artefacts}
     files = [file for file in tree.names(WORK) if file.endswith(_NOTES)] if hashes else []
-    notes = {file: note for file in files if (note := _note(tree, file)) is not None}
+    notes = {file: note for file in files if (note := _unless_gone(tree, file)) is not None}
     seen = {run: _seen(notes[summary_of(run)]) for run in _runs(notes) if summary_of(run) in notes}
     over_adapters = {run for run, found in seen.items() if found is not None}
     left = {file for found in seen.values() for file, used in (found or {}).items() if not used}
@@ -220,8 +220,8 @@ def _noted(tree: Tree, artefacts: Iterable[str]) -> set[str]:
     return found
 
 
-def _note(tree: Tree, file: str) -> bytes | None:
-    """The content of a note; None where its job took it away meanwhile."""
+def _unless_gone(tree: Tree, file: str) -> bytes | None:
+    """The content of a file; None where another run took it away meanwhile."""
     try:
         return tree.read(file)
     except FileNotFoundError:

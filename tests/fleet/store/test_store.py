@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from pathlib import Path
@@ -33,6 +32,7 @@ from adaptzip.fleet.store.tidying import gc
 from adaptzip.testing.adapters import same_factors
 from tests.cases.hub_server import cached
 from tests.cases.stores import Team, add, plain
+from tests.cases.unlistable import unlistable
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -320,14 +320,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(
 ) -> None:
     tree = tree_at(tmp_path / "store")
     add(tree, team.files[0], "team/one", basis=team.basis)
-    real = os.scandir
-
-    def scandir(path: Any) -> Any:
-        if str(path).endswith("/team"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    unlistable(monkeypatch, "team")
     for look in (rows_of, gc):
         with pytest.raises(CheckpointError, match="Permission denied"):
             look(tree)
