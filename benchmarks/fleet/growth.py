@@ -2,9 +2,11 @@
 
 The command is what follows `--`; {SOURCES} becomes the folders of the adapters, {FLEET} the folder that holds them,
 and {OUT} a folder that is not there yet. `adaptzip` is this interpreter's. Adapters are those of
-`benchmarks.fleet.synthetic`. Exponents are those of what a size takes beyond the smallest.
+`benchmarks.fleet.synthetic`. The smallest size runs once before anything is measured, since a first run finds nothing
+compiled or read. Exponents are those of what a size takes beyond the smallest. With --rows, sizes that were measured
+before are not measured again.
 
-    python -m benchmarks.fleet.growth [--sizes 100 316 1000] [--work DIR] [--write NAME] \\
+    python -m benchmarks.fleet.growth [--sizes 100 316 1000] [--work DIR] [--rows FILE] [--write NAME] \\
         -- adaptzip compress {SOURCES} --output-dir {OUT} --budget 20x -q
 """
 
@@ -12,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from adaptzip.fleet.checking import report_fleet
@@ -29,6 +32,8 @@ from benchmarks.speed_growth import exponent
 
 SIZES = (100, 316, 1_000, 3_162, 10_000)
 COMMAND = ("adaptzip", "compress", "{SOURCES}", "--output-dir", "{OUT}", "--budget", "20x", "-q")
+PLACES = ("{SOURCES}", "{FLEET}", "{OUT}")
+"""What stands for paths in a command."""
 OWN = "adaptzip"
 HEAD = ["adapters", "processor time", "a thousand adapters", "wall time", "peak memory", "bytes written"]
 # A process begins with the memory of the one that starts it, which counts towards its peak: here a small one does.
@@ -51,6 +56,7 @@ class Used:
         processor, wall: seconds.
         peak: bytes, the largest resident set of any one of its processes.
         written: bytes of the files that it made.
+        told: what `fleet compress` says of it, where {OUT} is a store.
     """
 
     adapters: int
@@ -58,11 +64,12 @@ class Used:
     wall: float
     peak: int
     written: int
+    told: str = ""
 
 
 def words(command: Sequence[str], sources: Sequence[Path], fleet: Path, out: Path) -> list[str]:
     """The command of one run."""
-    places = {"{SOURCES}": [str(path) for path in sources], "{FLEET}": [str(fleet)], "{OUT}": [str(out)]}
+    places = dict(zip(PLACES, ([str(path) for path in sources], [str(fleet)], [str(out)]), strict=True))
     found = [word for part in command for word in places.get(part, [part])]
     return [sys.executable, "-m", OWN, *found[1:]] if found[0] == OWN else found
 
@@ -90,7 +97,20 @@ def measure(command: Sequence[str], count: int, work: Path) -> Used:
     sources = sorted(path for path in fleet.iterdir() if path.is_dir())
     processor, wall, peak = run(words(command, sources, fleet, out))
     written = [path for path in (out.rglob("*") if out.is_dir() else [out]) if path.is_file()]
-    return Used(count, processor, wall, peak, sum(path.stat().st_size for path in written))
+    return Used(count, processor, wall, peak, sum(path.stat().st_size for path in written), told_of(out))
+
+
+def kept(rows: Path | None) -> dict[int, Used]:
+    """What was measured before, by the number of adapters."""
+    lines = rows.read_text().splitlines() if rows is not None and rows.exists() else []
+    return {used.adapters: used for used in (Used(**json.loads(line)) for line in lines)}
+
+
+def keep(rows: Path | None, used: Used) -> None:
+    """Add what was measured to the file of rows."""
+    if rows is not None:
+        with rows.open("a") as handle:
+            handle.write(json.dumps(asdict(used)) + "\n")
 
 
 def table(found: Sequence[Used]) -> str:
@@ -140,9 +160,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work.mkdir(parents=True, exist_ok=True)
         found = []
         for size in options.sizes:
-            found.append(measure(command, size, work))
-            print(found[-1], file=sys.stderr, flush=True)
-        text = f"`{' '.join(command)}`\n\n{table(found)}\n{told_of(work / 'out')}"
+            used = kept(options.rows).get(size)
+            if used is None:
+                if not found:
+                    measure(command, size, work)
+                used = measure(command, size, work)
+                keep(options.rows, used)
+            found.append(used)
+            print(used, file=sys.stderr, flush=True)
+        said = " ".join(word if word in PLACES else shlex.quote(word) for word in command)
+        text = f"`{said}`\n\n{table(found)}\n{found[-1].told}"
     print(text)
     if options.write:
         page.put(options.write, text)
@@ -153,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of adapters, rising")
     parser.add_argument("--work", type=Path, help="where fleets are made and kept (default: a temporary folder)")
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="where what was measured is kept and looked for")
     parser.add_argument("--write", metavar="NAME", help="put the table into docs/benchmarks.md, at NAME")
     parser.add_argument("command", nargs=argparse.REMAINDER, help=f"default: {' '.join(COMMAND)}")
     return parser
