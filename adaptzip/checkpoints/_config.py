@@ -6,22 +6,19 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-from adaptzip.errors import CheckpointError
+from adaptzip.checkpoints._pattern_tables import FORM, PatternTable
+from adaptzip.checkpoints._plain_names import plain_name
+from adaptzip.checkpoints._targets import LAYERS_FORM, SAVED_FORM
+from adaptzip.core.patterns.matching import is_pattern
+from adaptzip.errors import CheckpointError, RefusedError, naming
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHT_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 """What PEFT's methods call their weights; the first form is the one that is written."""
 
-Number = TypeVar("Number", int, float)
-_FORMS = {
-    "rank_pattern": r"(.*\.)?({})$",
-    "alpha_pattern": r"(.*\.)?({})$",
-    "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
-    "modules_to_save": r"(^|.*\.){}($|\..*)",
-}
+_FORMS = {"rank_pattern": FORM, "alpha_pattern": FORM, "layers_pattern": LAYERS_FORM, "modules_to_save": SAVED_FORM}
 """What PEFT makes of a pattern before it uses it, by field."""
 _SHOWN = 80
 LARGEST = 1e30
@@ -52,33 +49,19 @@ class PeftConfig:
     r: int
     alpha: float
     rslora: bool = False
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: PatternTable[int] = field(default_factory=lambda: PatternTable[int]({}))
+    alpha_pattern: PatternTable[float] = field(default_factory=lambda: PatternTable[float]({}))
     fan_in_fan_out: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def rank(self, module: str) -> int:
         """The rank that PEFT gives `module`."""
-        return first_match(self.rank_pattern, module, self.r)
+        return self.rank_pattern.first(module, self.r)
 
     def scaling(self, module: str) -> float:
         """What PEFT multiplies B @ A of `module` by."""
-        rank, alpha = self.rank(module), first_match(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank(module), self.alpha_pattern.first(module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
-
-
-def first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """The value of the first pattern that fits `module`, whole or after a dot, as PEFT looks them up."""
-    for pattern, value in patterns.items():
-        if _compiled(pattern).match(module):
-            return value
-    return default
-
-
-@lru_cache(maxsize=2**14)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """What PEFT matches a module's name with; an adapter may have a pattern for every module."""
-    return re.compile(_FORMS["rank_pattern"].format(pattern))
 
 
 def anchored(module: str) -> str:
@@ -106,43 +89,11 @@ def parse_config(raw: Mapping[str, Any], where: object) -> PeftConfig:
         r=_check("r", raw.get("r", 8), where, int),
         alpha=_check("lora_alpha", raw.get("lora_alpha", 8), where, float),
         rslora=bool(raw.get("use_rslora")),
-        rank_pattern=_pattern(raw, "rank_pattern", where, int),
-        alpha_pattern=_pattern(raw, "alpha_pattern", where, float),
+        rank_pattern=PatternTable[int](_pattern(raw, "rank_pattern", where, int)),
+        alpha_pattern=PatternTable[float](_pattern(raw, "alpha_pattern", where, float)),
         fan_in_fan_out=bool(raw.get("fan_in_fan_out")),
         raw=raw,
     )
-
-
-def targets(raw: Mapping[str, Any], module: str) -> bool:
-    """Whether the configuration's target_modules choose `module`, were it in the base model."""
-    wanted, excluded = raw.get("target_modules"), raw.get("exclude_modules")
-    if excluded and _listed(excluded, module):
-        return False
-    if not wanted or not _listed(wanted, module):
-        return False
-    if isinstance(wanted, str) or module in wanted:
-        return True
-    return _in_layers(raw, module)
-
-
-def _listed(wanted: str | list[str], module: str) -> bool:
-    if wanted == "all-linear":
-        return True
-    if isinstance(wanted, str):
-        return re.fullmatch(wanted, module) is not None
-    return any(module == name or module.endswith(f".{name}") for name in wanted)
-
-
-def _in_layers(raw: Mapping[str, Any], module: str) -> bool:
-    layers, patterns = raw.get("layers_to_transform"), raw.get("layers_pattern") or []
-    if layers is None or layers == []:
-        return True
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in [_FORMS["layers_pattern"].format(p) for p in patterns] or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
-        match = re.match(pattern, module)
-        if match is not None:
-            return int(match["idx"]) in ([layers] if isinstance(layers, int) else layers)
-    return False
 
 
 def _check(name: str, value: Any, where: object, kind: type) -> Any:
@@ -168,20 +119,16 @@ def whole(name: str, value: Any, where: object, least: int = 1) -> int:
 
 def _check_pattern(name: str, pattern: str, where: object) -> None:
     """Refuse what PEFT cannot compile; some patterns are right alone and wrong where PEFT puts them."""
-    if not is_pattern(pattern, _FORMS.get(name.partition("[")[0], "{}")):
+    # Names need no trying, of which an adapter may have one for every module.
+    if plain_name(pattern) is not None:
+        return
+    form = _FORMS.get(name, "{}")
+    with naming(f"{where}: {name}", RefusedError):
+        right = is_pattern(pattern) and is_pattern(form.format(pattern))
+    if not right:
         raise CheckpointError(
             f"{where}: {name} has {shown(pattern)}, which is no regular expression that PEFT can use", hint=_REPAIR
         )
-
-
-def is_pattern(pattern: str, form: str = "{}") -> bool:
-    """Whether a text is a regular expression, both alone and where it stands in `form`."""
-    try:
-        re.compile(pattern)
-        re.compile(form.format(pattern))
-    except (re.error, RecursionError, OverflowError):
-        return False
-    return True
 
 
 def shown(value: object) -> str:

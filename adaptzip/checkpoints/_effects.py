@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from adaptzip.checkpoints._config import are_layer_ranges, are_tokens, is_pattern, shown
+from adaptzip.checkpoints._config import are_layer_ranges, are_tokens, shown
 from adaptzip.checkpoints._keys import PREFIX, TOKENS
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.effects import HEAD_NAMES, Effect, Effects
+from adaptzip.core.patterns.matching import fullmatch, is_pattern
 from adaptzip.errors import CheckpointError
 
 _EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -107,7 +108,7 @@ def _stays_tied(config: Mapping[str, Any], field: str) -> bool:
     if not config.get("ensure_weight_tying"):
         return False
     if isinstance(named, str):
-        return is_pattern(named) and any(re.fullmatch(named, name) for name in _EMBEDDINGS)
+        return is_pattern(named) and any(fullmatch(named, name) for name in _EMBEDDINGS)
     return isinstance(named, list | tuple) and any(str(name).rpartition(".")[2] in _EMBEDDINGS for name in named)
 
 

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        found = []
+        found: list[Used] = []
         for size in options.sizes:
             used = kept(options.rows).get(size)
             if used is None:

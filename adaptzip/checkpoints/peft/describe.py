@@ -9,9 +9,10 @@ from typing import Any
 
 from adaptzip.checkpoints._config import ONLY, PeftConfig, anchored, parse_config
 from adaptzip.checkpoints._effects import loaded_key
+from adaptzip.checkpoints._targets import Targets
 from adaptzip.checkpoints.peft.experts import one_rank, parameter_of
 from adaptzip.checkpoints.peft.refusals import READ_ELSEWHERE
-from adaptzip.checkpoints.peft.targeting import chosen, exact_targets
+from adaptzip.checkpoints.peft.targeting import exact_targets, left_out
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.core.layouts import PLAIN
@@ -128,7 +129,7 @@ def portable_config(adapter: Adapter) -> dict[str, Any]:
 def _portable_targets(config: Mapping[str, Any], adapter: Adapter) -> dict[str, Any]:
     own = {name: config[name] for name in _CHOOSING if config.get(name)}
     wanted = own.get("target_modules")
-    if not isinstance(wanted, list) or not all(chosen(own, name) for name in adapter.modules):
+    if not isinstance(wanted, list) or not all(map(Targets(own).load, adapter.modules)):
         return {"target_modules": exact_targets(adapter.modules)}
     return own | {"target_modules": sorted(wanted)}
 
@@ -151,7 +152,7 @@ def _tells(raw: Mapping[str, Any], adapter: Adapter) -> bool:
         raw.get("peft_type") == "LORA"
         and all(bool(raw.get(name)) == wanted for name, wanted in switches.items())
         and all(_agrees(config, name, factors) for name, factors in adapter.modules.items())
-        and all(chosen(raw, name) for name, factors in adapter.modules.items() if parameter_of(name, factors) is None)
+        and not left_out(adapter, raw)
     )
 
 
@@ -171,7 +172,7 @@ def _targets(config: Mapping[str, Any], modules: Mapping[str, LoraFactors]) -> d
         found["peft_version"] = NEW_LAYOUT
     if not config.get("target_parameters"):
         found["target_parameters"] = sorted({expert[0] for expert in experts.values() if expert}) or None
-    if not all(chosen(config, name) for name in plain):
+    if not all(map(Targets(config).load, plain)):
         found |= dict.fromkeys(_CHOOSING) | {"target_modules": exact_targets(plain)}
     return found
 

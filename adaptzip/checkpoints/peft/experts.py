@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptzip.checkpoints._config import DIFFERENT, targets
+from adaptzip.checkpoints._config import DIFFERENT
+from adaptzip.checkpoints._plain_names import ends
+from adaptzip.checkpoints._targets import Targets
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError, RefusedError
 
@@ -31,14 +33,14 @@ def parameter_paths(names: Iterable[str], raw: Mapping[str, Any], where: object)
     Raises:
         RefusedError: if the file does not say which parameter a wrapper adapts.
     """
-    wanted = [str(target) for target in raw.get("target_parameters") or []]
+    wanted = _Wanted(raw)
     depths: dict[str, dict[int, str]] = {}
     for name in names:
         path, depth = _unwrap(name)
         depths.setdefault(path, {})[depth] = name
     found: dict[str, str] = {}
     for path, by_depth in depths.items():
-        parameters = _parameters_of(path, wanted, raw)
+        parameters = wanted.parameters_of(path)
         if parameters:
             found |= _assign(path, by_depth, parameters, where)
         elif set(by_depth) != {0}:
@@ -58,13 +60,23 @@ def _unwrap(name: str) -> tuple[str, int]:
     return name, depth
 
 
-def _parameters_of(path: str, wanted: Sequence[str], raw: Mapping[str, Any]) -> list[str]:
-    """The names of the parameters of the module at `path` that the configuration targets."""
-    split = [target.rpartition(".") for target in wanted]
-    named = {parameter for module, dot, parameter in split if dot and f".{path}".endswith(f".{module}")}
-    if not named and not targets(raw, path):
-        named = {parameter for _, dot, parameter in split if not dot}
-    return sorted(named)
+class _Wanted:
+    """The parameters that a configuration targets, by what the path of their module ends with."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self._targets = Targets(raw)
+        self._named: dict[str, set[str]] = {}
+        self._bare: set[str] = set()
+        for target in raw.get("target_parameters") or []:
+            module, dot, parameter = str(target).rpartition(".")
+            (self._named.setdefault(module, set()) if dot else self._bare).add(parameter)
+
+    def parameters_of(self, path: str) -> list[str]:
+        """The names of the parameters of the module at `path` that the configuration targets."""
+        named = {parameter for end in ends(path) for parameter in self._named.get(end, ())}
+        if not named and self._bare and not self._targets.choose(path):
+            named = self._bare
+        return sorted(named)
 
 
 def _assign(path: str, by_depth: Mapping[int, str], parameters: Sequence[str], where: object) -> dict[str, str]:

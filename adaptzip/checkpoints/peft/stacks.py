@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
-from adaptzip.checkpoints._config import DIFFERENT, PeftConfig, targets
+from adaptzip.checkpoints._config import DIFFERENT, PeftConfig
+from adaptzip.checkpoints._targets import Targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
 from adaptzip.core.adapter import LoraFactors
 from adaptzip.errors import CheckpointError
@@ -136,6 +137,6 @@ def _targets(raw: Mapping[str, Any], listed: Collection[str], modules: Collectio
     wanted = raw.get("target_modules")
     if isinstance(wanted, list):
         kept = [name for name in wanted if not any(f".{path}".endswith(f".{name}") for path in listed)]
-        if all(targets({**raw, "target_modules": kept}, name) for name in modules):
+        if all(map(Targets({**raw, "target_modules": kept}).choose, modules)):
             told["target_modules"] = kept
     return told

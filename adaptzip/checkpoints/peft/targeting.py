@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from adaptzip.checkpoints._config import targets
+from adaptzip.checkpoints._targets import Targets
 from adaptzip.checkpoints.peft.experts import parameter_of
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import warn
@@ -15,22 +15,11 @@ _DEEP = re.compile(r"(^|\.)\d+\.")
 """A name within a list of layers."""
 
 
-def chosen(raw: Mapping[str, Any], module: str) -> bool:
-    """Whether a configuration makes PEFT load the LoRA of `module`: a module that is saved as a whole never has one."""
-    return targets(raw, module) and saved_whole(raw, module) is None
-
-
-def left_out(adapter: Adapter) -> tuple[str, ...]:
-    """The modules of an adapter that PEFT would leave out, by the configuration of its own that it has."""
-    raw = adapter.meta.config
+def left_out(adapter: Adapter, raw: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The modules of an adapter that PEFT would leave out, by a configuration or else by the one that it has."""
+    targets = Targets(adapter.meta.config if raw is None else raw)
     modules = adapter.modules.items()
-    return tuple(name for name, factors in modules if parameter_of(name, factors) is None and not chosen(raw, name))
-
-
-def saved_whole(raw: Mapping[str, Any], module: str) -> str | None:
-    """What in modules_to_save keeps PEFT from a LoRA on `module`, or None."""
-    saved = raw.get("modules_to_save") or ()
-    return next((name for name in saved if re.match(rf"(^|.*\.){name}($|\..*)", module)), None)
+    return tuple(name for name, factors in modules if parameter_of(name, factors) is None and not targets.load(name))
 
 
 def warn_of_strangers(modules: Mapping[str, LoraFactors], raw: Mapping[str, Any], where: object) -> None:
@@ -41,11 +30,11 @@ def warn_of_strangers(modules: Mapping[str, LoraFactors], raw: Mapping[str, Any]
     """
     if not raw.get("target_modules"):
         return
-    tied = bool(raw.get("ensure_weight_tying"))
+    targets, tied = Targets(raw), bool(raw.get("ensure_weight_tying"))
     left_out = [
         name
         for name, factors in modules.items()
-        if not (factors.layout.startswith("expert") or chosen(raw, name) or (tied and not _DEEP.search(name)))
+        if not (factors.layout.startswith("expert") or targets.load(name) or (tied and not _DEEP.search(name)))
     ]
     if left_out:
         warn(

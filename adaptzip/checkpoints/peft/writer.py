@@ -14,11 +14,11 @@ from adaptzip.checkpoints._base import WriteOptions
 from adaptzip.checkpoints._effects import loaded_key, with_plain_keys
 from adaptzip.checkpoints._rescaling import in_own_dtype, in_range
 from adaptzip.checkpoints._safetensors import Contents
+from adaptzip.checkpoints._targets import Targets
 from adaptzip.checkpoints.peft.describe import config_text, describes, portable_config
 from adaptzip.checkpoints.peft.experts import group_experts, stack_a, stack_b, wrapper_names
 from adaptzip.checkpoints.peft.keys import PREFIX, SUFFIXES, Part, check_extra
 from adaptzip.checkpoints.peft.prepare import loadable, portable
-from adaptzip.checkpoints.peft.targeting import chosen, saved_whole
 from adaptzip.core.adapter import Adapter, LoraFactors
 from adaptzip.errors import RefusedError
 from adaptzip.files.tensors import Pending, build_header, fits, header_keys, pending
@@ -101,10 +101,10 @@ def _by_loaded_keys(adapter: Adapter, config: Mapping[str, Any]) -> Adapter:
     extras = with_plain_keys(adapter.extras)
     if not config.get("target_modules"):
         return replace(adapter, extras=extras)
-    found = {}
+    found, targets = {}, Targets(config)
     for key, tensor in extras.items():
         module, _, leaf = key.removeprefix(PREFIX).rpartition(_BASE_LAYER)
-        left = module and module not in adapter.modules and not module.endswith(_TOKENS) and not chosen(config, module)
+        left = module and module not in adapter.modules and not module.endswith(_TOKENS) and not targets.load(module)
         plain = f"{PREFIX}{module}.{leaf}"
         found[plain if left and plain not in extras else key] = tensor
     return replace(adapter, extras=found)
@@ -157,8 +157,9 @@ def _refuse_names(adapter: Adapter) -> None:
 
 
 def _refuse_saved_whole(adapter: Adapter) -> None:
+    targets = Targets(adapter.meta.config)
     for name in adapter.modules:
-        saved = saved_whole(adapter.meta.config, name)
+        saved = targets.saved_whole(name)
         if saved is not None:
             raise RefusedError(
                 f"module {name} lies in {saved}, which modules_to_save names, so that PEFT would leave its update out",

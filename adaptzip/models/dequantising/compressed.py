@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptzip.core.patterns.matching import is_pattern, match
 from adaptzip.models.dequantising.grids import Grid, by_row, over_all
 from adaptzip.models.dequantising.packing import unpacked, words_of
 from adaptzip.models.dequantising.scaled import FLOAT8, Scaled
@@ -105,7 +105,9 @@ def _targets(group: Mapping[str, Any]) -> list[str]:
 
 def _names(target: str, module: str) -> bool:
     """Whether a target is this module's name or a pattern of it; classes such as `Linear` are not."""
-    return bool(re.match(target[3:], module)) if target.startswith("re:") else target == module
+    if not target.startswith("re:"):
+        return target == module
+    return is_pattern(target[3:]) and match(target[3:], module) is not None
 
 
 def _grid(source: Source, module: str, args: Mapping[str, Any], shape: tuple[int, int]) -> Grid:
