@@ -12,6 +12,7 @@ from typing import Any
 
 from adaptzip.core.meta import Meta
 from adaptzip.errors import UsageError, warn
+from adaptzip.files.regular import open_regular
 
 KEY = "base_model_name_or_path"
 """Where PEFT's adapter_config.json has the name."""
@@ -53,7 +54,7 @@ def warn_of_written_name(name: str | None, files: Iterable[Path]) -> None:
 
 def _has(file: Path, name: str) -> bool:
     """Whether a file begins with text that has a name in it, as it is or in JSON, however often that is escaped."""
-    with file.open("rb") as handle:
+    with open_regular(file) as handle:
         text = handle.read(_BEGINNING).replace(b"\\", b"")
     return any(form.replace("\\", "").encode() in text for form in (name, json.dumps(name)[1:-1]))
 

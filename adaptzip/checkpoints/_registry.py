@@ -20,6 +20,7 @@ from adaptzip.core.calling import nearest
 from adaptzip.core.plug_ins import DIALECTS, broken, load, plug_ins
 from adaptzip.errors import RefusedError, UsageError
 from adaptzip.files.magic import is_pytorch, is_safetensors
+from adaptzip.files.regular import open_regular
 
 GROUP = DIALECTS
 
@@ -70,7 +71,7 @@ def opener(weights: Path) -> Reader | None:
     Raises:
         OSError: if the system cannot read it.
     """
-    with weights.open("rb") as handle:
+    with open_regular(weights) as handle:
         start = handle.read(64)
     if is_safetensors(start) or is_pytorch(start):
         return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from adaptzip.errors import CheckpointError
+from adaptzip.files.json_values import json_values
 from adaptzip.files.names import is_file_name
+from adaptzip.files.regular import read_regular
 from adaptzip.files.weights import Weights, open_weights
 
 INDEX_SUFFIX = ".index.json"
@@ -56,7 +57,7 @@ def open_shards(index: Path) -> Weights:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        content: Any = json.loads(index.read_bytes())
+        content: Any = json_values(read_regular(index))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{index}: is not valid JSON", hint=_AGAIN) from error
     weight_map = content.get("weight_map") if isinstance(content, dict) else None

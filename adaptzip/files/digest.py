@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from adaptzip.files.regular import open_regular
+
 _BLOCK = 2**20
 _SAMPLE, _SAMPLES = 4096, 256
 """Bytes of a block of a sample, and how many there are."""
@@ -30,7 +32,7 @@ def file_digest(*paths: Path) -> str:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         yield from iter(lambda: handle.read(_BLOCK), b"")
 
 
@@ -57,7 +59,7 @@ def sampled_digest(path: Path) -> str:
     """
     size = path.stat().st_size
     sha = hashlib.sha256(size.to_bytes(8, "little"))
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         sha.update(handle.read(_BLOCK if size > 2 * _BLOCK else size))
         for number in range(_SAMPLES) if size > 2 * _BLOCK else ():
             handle.seek(_BLOCK + (size - _BLOCK - _SAMPLE) * number // (_SAMPLES - 1))

@@ -16,6 +16,7 @@ from torch import Tensor
 from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.pickles import MAGIC, Opcodes, contents, scan
+from adaptzip.files.regular import open_regular
 
 _AGAIN = "download or save it again"
 _ZIP = b"PK"
@@ -54,7 +55,7 @@ def load_tensors(path: Path, *, mapped: bool = False, nested: bool = False) -> d
         CheckpointError: if it is truncated or damaged, or holds anything but tensors.
         OSError: if the system cannot read it.
     """
-    with path.open("rb") as handle, warnings.catch_warnings(action="ignore"):
+    with open_regular(path) as handle, warnings.catch_warnings(action="ignore"):
         zipped = handle.read(2) == _ZIP
         handle.seek(0)
         try:
@@ -97,7 +98,7 @@ def _zip_failure(path: Path) -> tuple[str, str]:
 
 
 def _stream_failure(path: Path) -> tuple[str, str]:
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         first = scan(handle)
         # Old files are a magic number, a version, the system's byte order, the table, the keys of the storages.
         rest = [scan(handle) for _ in range(4)] if MAGIC in first.numbers else []

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from adaptzip.errors import FormatError
+from adaptzip.files.json_values import json_values
 
 
 def parse(text: str | bytes, what: str) -> Any:
@@ -19,7 +20,7 @@ def parse(text: str | bytes, what: str) -> Any:
     """
     try:
         plain = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(plain, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json_values(plain, object_pairs_hook=_unique, parse_constant=_refuse)
         if r"\u" in plain:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

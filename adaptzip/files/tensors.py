@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import NAMES
+from adaptzip.files.json_values import json_values
 from adaptzip.files.weights import parse_header
 
 
@@ -102,7 +103,7 @@ def header_keys(header: bytes | None) -> Collection[str]:
 def header_entries(header: bytes | None) -> Mapping[str, Any]:
     """What a header says of each tensor, not checked; nothing where it is no header, as in a hostile file."""
     try:
-        entries = json.loads(header or b"{}")
+        entries = json_values(header or b"{}")
     except (ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.json_values import json_values
 from adaptzip.files.magic import is_pytorch, is_safetensors, refuse_others
 from adaptzip.files.pytorch import load_tensors
+from adaptzip.files.regular import contents, open_regular
 
 _AGAIN = "download or save it again"
 _DIMENSIONS = 64
@@ -39,22 +40,22 @@ def open_weights(path: Path) -> Weights:
         CheckpointError: if it is empty, truncated, or neither safetensors nor a PyTorch file.
         OSError: if the system cannot read it.
     """
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         start = handle.read(256)
         if not is_safetensors(start):
             refuse_others(path, start)
         if is_pytorch(start):
             return Weights(load_tensors(path, nested=True), {}, None)
-        return _open_safetensors(path, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
+        return _open_safetensors(path, contents(handle))
 
 
 def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _open_safetensors(path: Path, data: mmap.mmap) -> Weights:
+def _open_safetensors(path: Path, data: bytearray | mmap.mmap) -> Weights:
     size, length = len(data), int.from_bytes(data[:8], "little")
-    if not is_safetensors(data[:9]):
+    if not is_safetensors(bytes(data[:9])):
         raise CheckpointError(f"{path}: is not a safetensors file, nor one of PyTorch", hint=_AGAIN)
     if 8 + length > size:
         raise CheckpointError(f"{path}: is truncated inside its header", hint=_AGAIN)
@@ -72,7 +73,7 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
         CheckpointError: if it is not the header of `data_size` bytes of tensors without gap or overlap.
     """
     try:
-        entries: Any = json.loads(header, object_pairs_hook=_without_repeats)
+        entries: Any = json_values(header, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its safetensors header is not JSON as it should be ({_line(error)})", hint=_AGAIN
@@ -131,7 +132,7 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
 
 
-def _tensor(data: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:
+def _tensor(data: bytearray | mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:
     dtype, (begin, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
     if begin == end:
         return torch.empty(entry["shape"], dtype=dtype)

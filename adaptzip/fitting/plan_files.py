@@ -13,6 +13,7 @@ from adaptzip.core.effort import EFFORTS, Effort
 from adaptzip.errors import FormatError, UsageError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file
+from adaptzip.files.regular import open_regular
 from adaptzip.fitting.allocation import check_allocation
 from adaptzip.fitting.forecasts import Forecast, PlanReport
 from adaptzip.fitting.rate_control import DEFAULT_ERROR
@@ -102,7 +103,7 @@ def read_plan(path: str | Path) -> PlanFile:
         UsageError: if it is no plan; the message names the key.
         OSError: if the file can't be read.
     """
-    with Path(path).open("rb") as handle:
+    with open_regular(Path(path)) as handle:
         content = handle.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{path}: larger than {_MOST_BYTES} bytes, which is no plan")

@@ -15,6 +15,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import AdaptzipError, RefusedError, UsageError, naming, warn
+from adaptzip.files.regular import read_regular
 from adaptzip.files.trees import Tree, content_of
 from adaptzip.fitting.compression import make_from
 from adaptzip.fitting.loading import load_source
@@ -62,7 +63,7 @@ def prepared(tree: Tree, source: str | Path | Adapter | Compressed, request: Req
     path = adapter_path(source)
     if not is_adz(path):
         return _made(tree, path, request, share)
-    content = path.read_bytes()
+    content = read_regular(path)
     with naming(path, AdaptzipError):
         compressed = replace(open_adz(content), path=path)
         return _as_it_is(tree, compressed, content, request, share)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptzip.errors import BaseModelError
+from adaptzip.files.json_values import json_values
 from adaptzip.files.names import is_file_name
+from adaptzip.files.regular import read_regular
 from adaptzip.models.links import check_link
 from adaptzip.models.shards import check_pointer
 from adaptzip.models.strangers import no_weights
@@ -78,7 +79,7 @@ def load_json(path: Path) -> dict[str, Any]:
     """
     check_pointer(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_values(read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BaseModelError(f"{path}: is not readable JSON ({error})", hint=AGAIN) from error
     if not isinstance(value, dict):

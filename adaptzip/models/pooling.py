@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 from adaptzip.errors import BaseModelError, RefusedError, warn
+from adaptzip.files.json_values import json_values
 from adaptzip.files.names import is_file_name
+from adaptzip.files.regular import read_regular
 from adaptzip.models.files import AGAIN, load_json
 
 _LEGACY = {
@@ -70,7 +71,7 @@ def read_pooling(folder: Path) -> Pooling:
 
 def _modules(path: Path) -> list[dict[str, str]]:
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json_values(read_regular(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise BaseModelError(f"{path}: is not readable JSON ({error})", hint=AGAIN) from error
     if not isinstance(found, list) or not all(_is_module(entry) for entry in found):

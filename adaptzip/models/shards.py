@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,10 @@ from torch import Tensor
 from adaptzip.core.scratch import Scratch
 from adaptzip.errors import BaseModelError, CheckpointError, RefusedError
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.json_values import json_values
 from adaptzip.files.magic import is_pytorch, is_safetensors, refuse_pointers
 from adaptzip.files.pytorch import QuantisedTensorError, load_tensors
+from adaptzip.files.regular import open_regular
 from adaptzip.files.weights import parse_header
 
 _AGAIN = "download the base model again"
@@ -72,7 +73,7 @@ class Shard:
             shape = (rows[1] - rows[0], *shape[1:])
         tensor = scratch.take("read", shape, stored.dtype) if scratch else torch.empty(shape, dtype=stored.dtype)
         if tensor.numel():
-            with self.path.open("rb") as handle:
+            with open_regular(self.path) as handle:
                 handle.seek(offset)
                 if handle.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
                     raise BaseModelError(f"{self.path}: ends inside the tensor {name}", hint=_AGAIN)
@@ -103,7 +104,7 @@ def check_pointer(path: Path) -> bytes:
         BaseModelError: if it cannot be read, or only says where the real file is.
     """
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             start = handle.read(_START)
         refuse_pointers(path, start)
     except CheckpointError as error:
@@ -133,7 +134,7 @@ def _open_safetensors(path: Path) -> Shard:
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The header's entries, and the byte that the tensors begin at."""
     size = path.stat().st_size
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         start = handle.read(9)
         length = int.from_bytes(start[:8], "little")
         if not is_safetensors(start):
@@ -152,7 +153,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _refuse_quantised(path: Path, header: bytes) -> None:
     """Raise a RefusedError if a header that could not be parsed has the dtype of quantised weights."""
     try:
-        entries = json.loads(header)
+        entries = json_values(header)
     except (ValueError, RecursionError):
         return
     if not isinstance(entries, dict):

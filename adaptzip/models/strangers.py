@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from adaptzip.errors import BaseModelError
 from adaptzip.files.hub_cache import main_snapshot
+from adaptzip.files.json_values import json_values
+from adaptzip.files.regular import read_regular
 
 WHICH = "give the folder that holds the base model's config.json and model.safetensors"
 _OTHER_FORMATS = (".h5", ".msgpack", ".onnx", ".ot", ".npz", ".ckpt", ".pth", ".pt")
@@ -53,7 +54,7 @@ def no_weights(folder: Path) -> BaseModelError:
 def _base_of(folder: Path) -> str:
     """Which base model an adapter's configuration names."""
     try:
-        named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        named = json_values(read_regular(folder / "adapter_config.json"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return WHICH
     return f"give the base model itself; the adapter names {named}" if isinstance(named, str) and named else WHICH

@@ -21,8 +21,10 @@ from adaptzip.checkpoints._places import weight_file as find_weights
 from adaptzip.checkpoints._shards import INDEX_SUFFIX, open_shards, shard_files
 from adaptzip.core.adapter import Adapter
 from adaptzip.errors import AdaptzipError, CheckpointError, UsageError
+from adaptzip.files.json_values import json_values
 from adaptzip.files.magic import refuse_pointers
 from adaptzip.files.presence import refuse_dangling
+from adaptzip.files.regular import read_regular
 from adaptzip.files.weights import Weights, open_weights
 from adaptzip.models.hub import base_path
 from adaptzip.models.texts.tokenisers import has_vocabulary
@@ -178,20 +180,20 @@ def base_config(folder: str | Path | None) -> dict[str, Any] | None:
     try:
         if folder is not None and is_gguf(folder):
             return config_of(header_of(Path(folder)))
-        config = None if folder is None else json.loads((base_path(folder) / "config.json").read_bytes())
+        config = None if folder is None else json_values(read_regular(base_path(folder) / "config.json"))
     except (OSError, ValueError, RecursionError):  # A CheckpointError is a ValueError.
         return None  # Whoever needs it says what is missing.
     return config if isinstance(config, dict) else None
 
 
 def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
-    content = path.read_bytes()
+    content = read_regular(path)
     refuse_pointers(path, content[:256])
     if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise CheckpointError(f"{path}: begins with a byte order mark", hint="save it as UTF-8 without one")
     try:
         text = content.decode("utf-8")
-        config = json.loads(text)
+        config = json_values(text)
         json.dumps(config, ensure_ascii=False).encode()  # Half a surrogate pair is JSON, and no text.
     except (ValueError, RecursionError) as error:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.compressed import Compressed
 from adaptzip.errors import UsageError
 from adaptzip.files.names import names_a_file
+from adaptzip.files.regular import read_regular
 from adaptzip.restoring.content import WITH_CARD
 from adaptzip.restoring.model_card import NAME as README
 from adaptzip.restoring.model_card import check_front
@@ -62,7 +63,7 @@ def archive_of(source: str | Path | Adapter | Compressed, folder: Path) -> tuple
             f"{told}: is no .adz file, which the model card tells of",
             hint="compress it first, or use `adaptzip publish`, which does",
         )
-    return Path(source).read_bytes(), Path(source).name
+    return read_regular(Path(source)), Path(source).name
 
 
 def check_repo(repo: str) -> None:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from adaptzip.errors import FormatError
+from adaptzip.files.json_values import json_values
 
 DEFAULTS = files("adaptzip.adz.container").joinpath("peft_defaults.json").read_bytes()
 """Part of the format: formats/adz-1.md prints its sha256."""
@@ -83,7 +84,7 @@ def parse_config(text: bytes) -> dict[str, Any]:
         FormatError: if it is not the UTF-8 text of a JSON object.
     """
     try:
-        value = json.loads(text.decode() or "{}")
+        value = json_values(text.decode() or "{}")
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the source's configuration is not JSON: {error}") from error
     if not isinstance(value, dict):

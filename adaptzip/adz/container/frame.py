@@ -8,6 +8,7 @@ from typing import Any
 
 from adaptzip.errors import FormatError
 from adaptzip.files import strict_json
+from adaptzip.files.regular import open_regular
 
 TENSOR = "adz"
 """The tensor's name."""
@@ -54,7 +55,7 @@ def is_adz(path: Path) -> bool:
         return False
     if path.suffix == ".adz":
         return True
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = handle.read(length) if length <= MAX_FRAME else b""
     try:

@@ -18,6 +18,7 @@ from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed, PackedExtras
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
+from adaptzip.files.regular import open_regular
 
 FORMAT = 1
 """The version of the format, the first byte behind the safetensors header."""
@@ -198,7 +199,7 @@ def _compressed(opened: Opened) -> Compressed:
 
 def _map(path: Path) -> mmap.mmap:
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             if path.stat().st_size == 0:
                 raise FormatError("the file is empty")
             return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)

@@ -15,6 +15,7 @@ from adaptzip.core.calling import public
 from adaptzip.errors import CheckpointError, FormatError, OutputError, RefusedError, naming
 from adaptzip.files import strict_json
 from adaptzip.files.atomic import atomic_file, check_output
+from adaptzip.files.regular import read_regular
 from adaptzip.files.tensors import build_header, pending, write_tensors
 from adaptzip.files.weights import open_weights
 
@@ -70,7 +71,7 @@ def read_start(path: str | Path) -> FoundStart | KeptStart:
     try:
         if note.stat().st_size > _LARGEST:
             raise FormatError(f"{note}: is too large for a note of a start")
-        text = note.read_bytes()
+        text = read_regular(note)
     except OSError as error:
         raise FormatError(f"{note}: cannot be read: {error.strerror or error}", hint=_HINT) from error
     value: Any = strict_json.parse(text, str(note))

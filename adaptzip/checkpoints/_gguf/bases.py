@@ -9,6 +9,7 @@ from typing import Any
 from adaptzip.checkpoints._gguf.architectures import BY_MODEL_TYPE
 from adaptzip.checkpoints._gguf.header import MAGIC, Header, read_header
 from adaptzip.errors import CheckpointError
+from adaptzip.files.regular import open_regular
 
 SUFFIX = ".gguf"
 ARCHITECTURE = "general.architecture"
@@ -23,7 +24,7 @@ def is_gguf(path: str | Path) -> bool:
 def begins_so(path: Path) -> bool:
     """Whether a file begins as GGUF does."""
     try:
-        with path.open("rb") as handle:
+        with open_regular(path) as handle:
             return handle.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -39,7 +40,7 @@ def header_of(path: Path) -> Header:
     if not begins_so(path):
         path.stat()
         raise CheckpointError(f"{path}: is no GGUF file, which begins with GGUF", hint="download it again")
-    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return read_header(path, data)
 
 

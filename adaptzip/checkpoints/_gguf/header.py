@@ -76,7 +76,7 @@ class Header:
         return self.values[key].text if key in self.values else None
 
 
-def read_header(path: Path, data: mmap.mmap) -> Header:
+def read_header(path: Path, data: bytearray | mmap.mmap) -> Header:
     """Read the header of a file that begins with `MAGIC`.
 
     Raises:
@@ -129,14 +129,14 @@ def aligned(place: int, alignment: int) -> int:
 class _Cursor:
     """Reads a file from its beginning, and remembers where it is."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: bytearray | mmap.mmap) -> None:
         self.path, self.data, self.position = path, data, 0
 
     def take(self, size: int) -> bytes:
         """Raises: CheckpointError: if the file ends before."""
         begin = self.position
         self.skip(size)
-        return self.data[begin : self.position]
+        return bytes(self.data[begin : self.position])
 
     def skip(self, size: int) -> None:
         """Raises: CheckpointError: if the file ends before."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adaptzip.checkpoints._gguf.header import Entry, check_places, read_header
 from adaptzip.errors import CheckpointError, RefusedError
+from adaptzip.files.regular import contents, open_regular
 from adaptzip.files.weights import Weights
 
 _FLOATS = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
@@ -26,8 +27,8 @@ def open_gguf(path: Path) -> Weights:
         RefusedError: if its tensors are in another type than floats and q8_0, or it is an aLoRA.
         OSError: if the system cannot read it.
     """
-    with path.open("rb") as handle:
-        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    with open_regular(path) as handle:
+        data = contents(handle)
     header = read_header(path, data)
     if _INVOCATION in header.values:
         raise RefusedError(
@@ -57,7 +58,7 @@ def _size(path: Path, entry: Entry) -> int:
     return prod(entry.shape) // _BLOCK * (_BLOCK + 2)
 
 
-def _tensor(data: mmap.mmap, start: int, entry: Entry, size: int) -> Tensor:
+def _tensor(data: bytearray | mmap.mmap, start: int, entry: Entry, size: int) -> Tensor:
     offset = start + entry.begin
     if entry.kind == _Q8_0:
         blocks = torch.frombuffer(data, dtype=torch.uint8, count=size, offset=offset).reshape(-1, _BLOCK + 2)

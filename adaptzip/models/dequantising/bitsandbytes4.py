@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from adaptzip.files.json_values import json_values
 from adaptzip.models.dequantising.source import Found, Source
 
 STATE = ".quant_state.bitsandbytes__"
@@ -124,7 +124,7 @@ def _nested(source: Source, name: str, told: Mapping[str, Any], blocks: int) -> 
 def _told(source: Source, state: str) -> dict[str, Any]:
     """What the state says, JSON in a tensor of bytes."""
     try:
-        told = json.loads(bytes(source.whole(state).view(torch.uint8).tolist()))
+        told = json_values(bytes(source.whole(state).view(torch.uint8).tolist()))
     except (ValueError, RecursionError) as error:
         raise source.refused(f"{state} is no JSON") from error
     return told if isinstance(told, dict) else {}

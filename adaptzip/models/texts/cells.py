@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from math import isfinite
 
 from adaptzip.errors import CheckpointError
+from adaptzip.files.json_values import json_values
 from adaptzip.models.texts.example import Label
 from adaptzip.models.texts.record import Record
 
@@ -23,7 +23,7 @@ def list_in(cell: str) -> list[object] | None:
     if not (written.startswith("[") and written.endswith("]")):
         return None
     try:
-        value = json.loads(written)
+        value = json_values(written)
     except (ValueError, RecursionError):
         value = _of_python(written)
     return value if isinstance(value, list) else None
@@ -74,7 +74,7 @@ def _quoted(cell: str) -> str | None:
     if len(written) < 2 or not (written.startswith('"') and written.endswith('"')):
         return None
     try:
-        value = json.loads(written)
+        value = json_values(written)
     except ValueError:
         return None
     return value if isinstance(value, str) else None

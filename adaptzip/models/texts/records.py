@@ -7,7 +7,6 @@ These are read by hand: the package `datasets`, which reads the rows of a .parqu
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from adaptzip.errors import CheckpointError
 from adaptzip.files.digest import digest
+from adaptzip.files.json_values import json_values
+from adaptzip.files.regular import read_regular
 from adaptzip.models.texts.data_sets import PARQUET, named_set, rows_of_file, rows_of_set
 from adaptzip.models.texts.record import SHOWN, Record
 
@@ -69,7 +70,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: does not exist, expected a file of texts", hint=_KINDS) from error
     except OSError as error:
@@ -121,7 +122,7 @@ def _json_list(path: Path, lines: Sequence[str]) -> Iterator[Record]:
 
 def _parsed(place: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json_values(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{place}: is not JSON ({error})", hint=_KINDS) from error
 

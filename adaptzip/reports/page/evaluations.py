@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from adaptzip.core.training_report import IN_PER_CENT, ROWS_IN_WORDS, TrainingReport
 from adaptzip.core.words import number, share, size
 from adaptzip.errors import UsageError
+from adaptzip.files.json_values import json_values
+from adaptzip.files.regular import read_regular
 
 _DISTANCES = {"kl": "KL from the teacher", "cosine": "1 − cosine", "squared_error": "squared error"}
 
@@ -56,7 +57,7 @@ def training_table(told: TrainingReport) -> EvaluationTable:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = json_values(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         told = error.strerror if isinstance(error, OSError) else "is no JSON"
         raise UsageError(f"{path}: {told}", hint="write it with `adaptzip eval ... --json > FILE`") from error

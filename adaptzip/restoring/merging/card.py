@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from adaptzip.files.regular import read_regular
 from adaptzip.models.folder import BaseModel
 from adaptzip.restoring.merging.provenance import told_command
 from adaptzip.restoring.merging.rounding import Rounding
@@ -26,7 +27,7 @@ def base_card(base: BaseModel) -> str | None:
 
 def read_card(readme: Path) -> str:
     """The text of a README, whose bytes that are no UTF-8 come through unchanged."""
-    return readme.read_bytes().decode("utf-8", "surrogateescape")
+    return read_regular(readme).decode("utf-8", "surrogateescape")
 
 
 def write_card(folder: Path, card: str | None, told: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from adaptzip.checkpoints._registry import weight_names
 from adaptzip.errors import BaseModelError
 from adaptzip.files.digest import sampled_digest, sha256_of
 from adaptzip.files.hub_cache import named_by_cache
+from adaptzip.files.regular import read_regular
 from adaptzip.models.folder import BaseModel
 from adaptzip.models.shards import read_metadata
 from adaptzip.restoring.opening import archive_file, weight_files
@@ -143,7 +144,7 @@ def load_provenance(folder: Path) -> dict[str, Any] | None:
         if folder.is_file():
             value = json.loads((read_metadata(folder) or {}).get(KEY, "null"))
         else:
-            value = json.loads(file.read_bytes()) if file.stat().st_size <= _LARGEST else None
+            value = json.loads(read_regular(file)) if file.stat().st_size <= _LARGEST else None
     except (OSError, ValueError, RecursionError, BaseModelError):
         return None
     return value if isinstance(value, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -11,6 +10,8 @@ from typing import Any, Literal
 
 from adaptzip.errors import CheckpointError
 from adaptzip.files.hub_cache import leads_out
+from adaptzip.files.json_values import json_values
+from adaptzip.files.regular import read_regular
 
 _VOCABULARIES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "vocab-src.json", "vocab.bpe", "bpe.codes", "dict.txt",
@@ -107,11 +108,11 @@ def _check_inside(folder: Path, file: Path) -> None:
 def _numbers(file: Path) -> Iterator[int]:
     """Token numbers in a file, or the number of the last one."""
     if file.name == "vocab.txt":
-        yield len(file.read_text(encoding="utf-8", errors="replace").splitlines()) - 1
+        yield len(read_regular(file).decode("utf-8", "replace").splitlines()) - 1
     if file.name not in ("tokenizer.json", "vocab.json", "added_tokens.json", "tokenizer_config.json"):
         return
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json_values(read_regular(file).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return
     if not isinstance(value, dict):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from adaptzip.checkpoints._gguf.header import MAGIC, TEXT, UINT32, Header, Value, aligned
+from adaptzip.files.regular import open_regular
 from adaptzip.restoring.merging.gguf.plan import GgufPlan
 
 KEY = "adaptzip.merge"
@@ -46,7 +47,7 @@ def lay_out(plan: GgufPlan, told: int) -> Layout:
         told: the bytes to keep for what the file says of the merge.
     """
     kept = _kept(plan.base.header)
-    with plan.base.files[0].open("rb") as handle:
+    with open_regular(plan.base.files[0]) as handle:
         values = b"".join(_bytes(handle, value, plan.dequantised) for value in kept)
     alignment = plan.base.header.alignment
     begin = aligned(len(_head(plan, values, len(kept), " " * told)), alignment)

@@ -16,6 +16,7 @@ from adaptzip.core.progress import Progress
 from adaptzip.core.workers import on_one_core, parallel_map
 from adaptzip.errors import BaseModelError, CheckFailedError
 from adaptzip.files.copying import copy_range, write_at
+from adaptzip.files.regular import open_regular
 from adaptzip.models.adding import is_finite, row_blocks
 from adaptzip.restoring.merging.edits import Update
 from adaptzip.restoring.merging.gguf.layout import Layout
@@ -68,7 +69,7 @@ def write_tensors(
     done = 0
     broken: dict[str, None] = {}
     with ExitStack() as stack:
-        sources = [stack.enter_context(path.open("rb")).fileno() for path in plan.base.files]
+        sources = [stack.enter_context(open_regular(path)).fileno() for path in plan.base.files]
         parts = list(_parts(plan, layout))
         work = partial(_write_part, plan, sources, target, ledger, device)
         for part, is_broken in zip(parts, parallel_map(work, parts, device=device), strict=True):
