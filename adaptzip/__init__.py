@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from adaptzip.core.budget import Budget
     from adaptzip.core.compressed import Compressed, Site, TensorSpec
     from adaptzip.core.function_method import FunctionMethod
+    from adaptzip.core.limits import Limits
     from adaptzip.core.method import FitContext, Method, Profile
     from adaptzip.core.trainable import Trainable
     from adaptzip.distillation.distilling import distill
@@ -64,6 +65,7 @@ __all__ = [
     "FoundStart",
     "FunctionMethod",
     "KeptStart",
+    "Limits",
     "LoraFactors",
     "Method",
     "Profile",
@@ -119,6 +121,7 @@ _HOMES = {
     "FoundStart": ("adaptzip.bases.starts.found", "FoundStart"),
     "FunctionMethod": ("adaptzip.core.function_method", "FunctionMethod"),
     "KeptStart": ("adaptzip.bases.starts.found", "KeptStart"),
+    "Limits": ("adaptzip.core.limits", "Limits"),
     "LoraFactors": ("adaptzip.core.adapter", "LoraFactors"),
     "Method": ("adaptzip.core.method", "Method"),
     "Profile": ("adaptzip.core.method", "Profile"),

@@ -6,6 +6,7 @@ python -m benchmarks.pattern_engines
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -44,6 +45,7 @@ def said(fits: Callable[[str, str], object], pattern: str, text: str) -> str:
 
 def main() -> int:
     """Print the answers that differ."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     warnings.simplefilter("ignore")
     asked = engines()
     for pattern, text in CASES:

@@ -45,6 +45,8 @@ class PatternTable(Mapping[str, Number], Generic[Number]):
         Raises:
             RefusedError: if that takes too long (`adaptzip.core.patterns`).
         """
+        if not self._table:
+            return default
         # What a line feed does to `.` and `$` is left to `re`.
         place = self._tried(name) if "\n" in name else self._looked_up(name)
         return default if place is None else self._values[place]

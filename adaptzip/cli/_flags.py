@@ -12,7 +12,7 @@ from adaptzip.errors import AdaptzipError
 
 KEYWORD = re.compile(r"`(?P<name>[a-z]\w*)=(?P<value>[^`]*)`")
 _SETTING = re.compile(r"\{'(\w+)': (.*)\}")
-_OTHERS = {"kind": "task", "micro": "micro_batch", "options": "setting"}
+_OTHERS = {"kind": "task", "limits": "allow_large", "micro": "micro_batch", "options": "setting"}
 """Keywords that commands call something else."""
 _command: ContextVar[Any] = ContextVar("command", default=None)
 

@@ -247,6 +247,13 @@ Config = Annotated[
         show_default=False,
     ),
 ]
+AllowLarge = Annotated[
+    bool,
+    typer.Option(
+        "--allow-large",
+        help="Read a .adz whatever it makes of itself: by default what a small file may become is limited.",
+    ),
+]
 From = Annotated[
     str | None,
     typer.Option(

@@ -27,7 +27,7 @@ _PANELS = {
     ),
     "Workers": (),
     "Several adapters": ("--method", "--density", "--majority", "--scale", "--subtract"),
-    "Reading": ("--alpha", "--config", "--from"),
+    "Reading": ("--alpha", "--config", "--from", "--allow-large"),
     "Writing": (
         "--output", "--as", "--portable", "--dtype", "--drop-extras", "--base-name", "--plot", "--force", "--dry-run",
     ),

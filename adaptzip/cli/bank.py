@@ -11,6 +11,7 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _text as text
+from adaptzip.cli._allowing import allowing_large
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
 from adaptzip.cli._output import Output
@@ -119,7 +120,7 @@ COMMANDS = (build, show)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:
-    app.command(_command.__name__, cls=PanelledCommand)(checked_early(with_bases(_command)))
+    app.command(_command.__name__, cls=PanelledCommand)(allowing_large(checked_early(with_bases(_command))))
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,7 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _show_fleet as show
 from adaptzip.cli import _text as text
+from adaptzip.cli._allowing import allowing_large
 from adaptzip.cli._bases import with_bases
 from adaptzip.cli._early import checked_early
 from adaptzip.cli._failures import stops_told
@@ -290,7 +291,7 @@ COMMANDS = (basis, bank, compress, verify, report)
 
 app = typer.Typer(rich_markup_mode=None)
 for _command in COMMANDS:
-    app.command(_command.__name__, cls=PanelledCommand)(checked_early(with_bases(_command)))
+    app.command(_command.__name__, cls=PanelledCommand)(allowing_large(checked_early(with_bases(_command))))
 
 
 @app.callback(invoke_without_command=True)

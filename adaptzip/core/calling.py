@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from inspect import CO_VARKEYWORDS
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
+from adaptzip.core.limits import Limits, limited
 from adaptzip.errors import UsageError
 
 P = ParamSpec("P")
@@ -15,16 +16,23 @@ R = TypeVar("R")
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse a keyword that a function does not have with a UsageError that tells the nearest one."""
+    """Refuse a keyword that a function does not have with a UsageError that tells the nearest one.
+
+    Where a function has a parameter `limits`, those hold while it runs.
+    """
     code = function.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     takes_others = bool(code.co_flags & CO_VARKEYWORDS)
+    takes_limits = "limits" in names
 
     @wraps(function)
     def called(*arguments: P.args, **keywords: P.kwargs) -> R:
         for name in keywords:
             if name not in names and not takes_others:
                 raise no_parameter(function.__name__, name, names)
+        if takes_limits:
+            with limited(cast("Limits | None", keywords.get("limits"))):
+                return function(*arguments, **keywords)
         return function(*arguments, **keywords)
 
     return called

@@ -244,7 +244,7 @@ class Compressed(Shown):
         return found
 
     def __reduce__(self) -> tuple[Any, tuple[builtins.bytes]]:
-        return late("adaptzip.adz.container.reader:open_adz"), (self.to_bytes(),)
+        return late("adaptzip.adz.container.reader:open_again"), (self.to_bytes(),)
 
     def _told(self) -> Iterable[str]:
         yield self.method

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from adaptzip.adz.container.reader import open_adz
+from adaptzip.adz.container.reader import open_again
 from adaptzip.adz.container.writer import packed
 from adaptzip.core.adapter import Adapter
 from adaptzip.core.bank_builder import BankBuilder
@@ -67,7 +67,7 @@ def read_back(
         CheckFailedError: if what comes back is less, or further away, than the file says.
     """
     content = packed(made)
-    again = open_adz(content)
+    again = open_again(content)
     found = diff(adapter, reconstruct(again, base=base, basis=shared))
     error, stated = found.relative_error or 0.0, made.provenance.relative_error
     whole = not (found.only_in_a or found.only_in_b) and (found.extras_equal or not adapter.extras)

@@ -17,6 +17,7 @@ from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.comparing import DiffReport, ModuleDiff, diff, same_bits
 from adaptzip.core.compressed import Compressed, ExtraEntry
+from adaptzip.core.limits import Limits
 from adaptzip.core.showing import Shown
 from adaptzip.core.words import number
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
@@ -112,6 +113,7 @@ def verify(
     text_field: str | None = None,
     pair_field: str | None = None,
     completion_field: str | None = None,
+    limits: Limits | None = None,
 ) -> VerifyReport:
     """Check a `.adz` file: that it is intact, that it decodes, and that what it says of its error is true.
 
@@ -125,6 +127,7 @@ def verify(
         calibration: a file of texts, which weigh each module's error for `weighted_error`.
         text_field, pair_field, completion_field: where its rows have the text, the second of a pair, and what completes
             it; None looks for the usual names.
+        limits: what a `.adz` file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         FormatError: if the file is malformed: a wrong hash, a broken structure, an undecodable module, numbers that

@@ -24,6 +24,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.limits import Limits
 from adaptzip.core.showing import Shown
 from adaptzip.core.words import count, size
 from adaptzip.errors import UsageError
@@ -95,6 +96,7 @@ def export(
     basis: str | Path | Basis | None = None,
     base_name: str | None = None,
     card: str | None = None,
+    limits: Limits | None = None,
 ) -> ExportReport:
     """Write an adapter into the folder `output`.
 
@@ -119,6 +121,7 @@ def export(
         card: a repository, "owner/name", that the folder is to be uploaded to: puts the `.adz` beside PEFT's files, and
             the README that `publish` writes for it: sizes, the error, what training measured, and how to load either.
             For a `.adz` and PEFT's folder alone.
+        limits: what a `.adz` file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         CheckpointError, FormatError: if the source cannot be read.

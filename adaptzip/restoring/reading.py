@@ -11,6 +11,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.limits import Limits
 from adaptzip.errors import UsageError
 from adaptzip.models.hub import adapter_path
 from adaptzip.restoring.opening import checkpoint_at, opened_weights, readable, understood, weight_file
@@ -26,6 +27,7 @@ def read(
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
     dialect: str | None = None,
+    limits: Limits | None = None,
 ) -> Adapter:
     """Read an adapter completely.
 
@@ -39,6 +41,7 @@ def read(
             experts' factors of an old layout, which mean different things on different models.
         basis: the basis artefact, its path, or that of a store that has it, for a `.adz` file that names one.
         dialect: name of the dialect to read a checkpoint as; None for the one that its keys tell.
+        limits: what a `.adz` file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         CheckpointError: if the adapter is missing, unreadable or malformed.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adaptzip.adz.coding.coders import AnyCoder, Coder, numbered
-from adaptzip.adz.coding.packing import unpack_basis, unpack_factors
+from adaptzip.adz.coding.packing import packed_rank, unpack_basis, unpack_factors
 from adaptzip.adz.container.reader import open_adz
 from adaptzip.bases.banks import bank_for_reconstruct
 from adaptzip.bases.frames import reference_frames
@@ -30,6 +30,7 @@ from adaptzip.core.compressed import PARTS, Compressed, Site
 from adaptzip.core.family import AnyFamily, MethodConfig
 from adaptzip.core.function_method import FunctionMethod
 from adaptzip.core.layouts import Layout
+from adaptzip.core.limits import Limits, current
 from adaptzip.core.linalg import choose_device
 from adaptzip.core.workers import parallel_map
 from adaptzip.errors import CheckpointError, FormatError, RefusedError, UsageError, naming
@@ -51,6 +52,7 @@ def reconstruct(
     dtype: torch.dtype | None = None,
     base: str | Path | None = None,
     basis: str | Path | Basis | None = None,
+    limits: Limits | None = None,
 ) -> Adapter:
     """The adapter that a compressed one stands for; exact, and the same on every machine.
 
@@ -65,6 +67,7 @@ def reconstruct(
         base: folder of the base model, where the basis is that of its weights.
         basis: the basis artefact, its path, or that of a store that has it, where the file names one; None looks for it
             beside the file, and in the store that the file lies in.
+        limits: what a `.adz` file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         FormatError: if the file is damaged, a factor in it is not finite, or its configuration is malformed.
@@ -141,7 +144,12 @@ def _reconstruct(
 
 def _exact(compressed: Compressed, names: Sequence[str]) -> Iterator[tuple[str, LoraFactors]]:
     """Modules of a lossless file."""
-    block, first = blocks(compressed), first_values_of(compressed, names)
+    block = blocks(compressed)
+    sites = compressed.sites
+    if not isinstance(compressed.chunks, tuple):  # What was made here was as large before.
+        numbers = sum(packed_rank(block(name)) * (sites[name].out + sites[name].width) for name in names)
+        current().room(sum(compressed.lengths)).check("numbers", numbers)
+    first = first_values_of(compressed, names)
 
     def factors(name: str) -> LoraFactors:
         return unpack_factors(block(name), compressed.sites[name], name, first.get(name))

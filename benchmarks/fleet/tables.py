@@ -72,12 +72,14 @@ def line(row: Row) -> str:
 
 
 def picture(kind: str, rows: Sequence[Row]) -> None:
-    """Median gain of the members over all bytes, a line for each method; a basis's and a peer's are its best."""
+    """Median gain of the members over all bytes, a line for each method; a basis's and a peer's are its best. There is
+    none of a fleet without gains."""
     lines: dict[str, list[Point]] = {}
     for row in rows:
         if row.members.gain is not None and not row.beside:
             lines.setdefault(row.method, []).append((row.bytes, row.members.gain))
-    write(page.DOCS / "images" / f"fleet-{kind}", {name: best(points) for name, points in lines.items()}, STYLES)
+    if lines:
+        write(page.DOCS / "images" / f"fleet-{kind}", {name: best(points) for name, points in lines.items()}, STYLES)
 
 
 def best(points: Sequence[Point]) -> list[Point]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,10 +77,14 @@ def test_a_compressed_file_is_an_adapter_too(tmp_path: Path) -> None:
 def test_the_systems_own_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(llama(), tmp_path, r=2, target_modules=["q_proj"])
 
-    def refuse(self: Path, *_: object) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    opened = Path.open
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    def refuse(self: Path, *how: Any) -> Any:
+        if self.name == "adapter_config.json":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *how)
+
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read: Permission denied"):
         read(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be read: File name too long"):

@@ -97,6 +97,11 @@ def pack_factors(module: LoraFactors, first: Tensor | None = None) -> bytes:
     return _EXACT.pack(module.scaling, module.rank, *codes, *stored) + bytes(packed.payload)
 
 
+def packed_rank(chunk: Buffer) -> int:
+    """The rank that a module's block says it has, not checked; 0 where it is truncated."""
+    return int(_EXACT.unpack(chunk[: _EXACT.size])[1]) if len(chunk) >= _EXACT.size else 0
+
+
 def unpack_factors(
     chunk: Buffer, site: Site, name: str, first: Callable[[int, torch.dtype], Tensor] | None = None
 ) -> LoraFactors:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from adaptzip.core.compressed import ExtraEntry
+from adaptzip.core.limits import WHOLE, Room
 from adaptzip.errors import FormatError
 
 _MAX_DIMENSIONS = 16
@@ -29,12 +30,14 @@ def write_extras(entries: Sequence[ExtraEntry]) -> list[list[Any]]:
     return table
 
 
-def read_extras(table: Sequence[Any]) -> tuple[ExtraEntry, ...]:
+def read_extras(table: Sequence[Any], room: Room = WHOLE) -> tuple[ExtraEntry, ...]:
     """Inverse of `write_extras`.
 
     Raises:
         FormatError: if an entry is malformed, comes twice, or is named as a part of a factor.
+        RefusedError: if there are more than there is room for.
     """
+    room.check("extras", len(table))
     entries = tuple(map(_entry, table))
     if len({(entry.role, entry.name) for entry in entries}) < len(entries):
         raise FormatError("the table of extras repeats a name")

@@ -26,6 +26,7 @@ from adaptzip.adz.container.numbers import Cursor, decimal, leb128
 from adaptzip.adz.container.training import read_report, write_report
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed, Provenance
+from adaptzip.core.limits import WHOLE, Room
 from adaptzip.errors import FormatError, RefusedError, UsageError
 
 MAX_HEAD = 2**24
@@ -144,12 +145,15 @@ def _texts(compressed: Compressed, config: bytes, header: bytes) -> bytes:
     return metadata + (b"\n" + b"".join(tables) if any(tables) else b"")
 
 
-def read_head(data: bytes) -> Head:
+def read_head(data: bytes, room: Room = WHOLE) -> Head:
     """Inverse of `write_head`.
+
+    Args:
+        room: what the file may hold.
 
     Raises:
         FormatError: if it is damaged or malformed.
-        RefusedError: if it needs something that this version does not have.
+        RefusedError: if it needs something that this version does not have, or holds more than there is room for.
     """
     cursor = Cursor(data, "the head")
     flags = cursor.whole()
@@ -169,7 +173,7 @@ def read_head(data: bytes) -> Head:
     end = texts.find(b"\n") if b"\n" in texts else len(texts)
     if end > _MAX_TEXT:
         raise FormatError(f"the metadata has {end} bytes, more than {_MAX_TEXT}")
-    metadata = parse_metadata(texts[:end], basis_hash)
+    metadata = parse_metadata(texts[:end], basis_hash, room)
     rows = Cursor(texts, "the head's table", min(end + 1, len(texts)))
     gains = rows.take(len(metadata.sites)) if flags & _GAINS else b""
     basis_sizes = read_sizes(rows, metadata.sites) if flags & _SIZES else ()

@@ -14,6 +14,7 @@ from adaptzip.adz.container.frames import read_basis, write_basis
 from adaptzip.adz.container.modules import expand_modules, read_modules, write_modules
 from adaptzip.core.basis import BasisReference
 from adaptzip.core.compressed import Compressed, ExtraEntry, Site
+from adaptzip.core.limits import WHOLE, Room
 from adaptzip.core.meta import Meta
 from adaptzip.errors import FormatError, RefusedError
 from adaptzip.files import strict_json
@@ -91,15 +92,16 @@ def _named_in_config(meta: Meta) -> bool:
     return bool(meta.base_model == config.get("base_model_name_or_path"))
 
 
-def parse_metadata(text: str | bytes, basis_hash: str = "") -> Metadata:
+def parse_metadata(text: str | bytes, basis_hash: str = "", room: Room = WHOLE) -> Metadata:
     """Read and check the metadata.
 
     Args:
         basis_hash: what the head has as the hash of the basis.
+        room: what the file may hold.
 
     Raises:
         FormatError: if it is malformed.
-        RefusedError: if it needs something that this version does not have.
+        RefusedError: if it needs something that this version does not have, or holds more than there is room for.
     """
     value = strict_json.parse(text, "metadata")
     if not isinstance(value, dict):
@@ -124,7 +126,7 @@ def parse_metadata(text: str | bytes, basis_hash: str = "") -> Metadata:
         method_version=int(method[2]),
         config=config,
         patterns=patterns,
-        sites=expand_modules(patterns),
+        sites=expand_modules(patterns, room),
         made_by=fields.text("by"),
         dialect=fields.text("dialect", "peft"),
         base_model=fields.text("base", "") or None,
@@ -132,7 +134,7 @@ def parse_metadata(text: str | bytes, basis_hash: str = "") -> Metadata:
         renamed=renamed,
         dtype=dtype,
         adapter=read_config(value["adapter"]) if "adapter" in value else {},
-        extras=read_extras(fields.list("extras", [])),
+        extras=read_extras(fields.list("extras", []), room),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from adaptzip.adz.container.names import expand_each, factor, parameter_of
 from adaptzip.core.compressed import Site
+from adaptzip.core.limits import WHOLE, Room
 from adaptzip.errors import FormatError
 
 MAX_MODULES = 1_000_000
@@ -39,14 +40,15 @@ def read_modules(items: Sequence[Any]) -> tuple[tuple[str, Site], ...]:
     return tuple(map(_read_site, items))
 
 
-def expand_modules(patterns: Sequence[tuple[str, Site]]) -> dict[str, Site]:
+def expand_modules(patterns: Sequence[tuple[str, Site]], room: Room = WHOLE) -> dict[str, Site]:
     """Modules by name, sorted.
 
     Raises:
         FormatError: if there are too many, one comes twice, or an expert has no proper name.
+        RefusedError: if there are more than there is room for.
     """
     sites: dict[str, Site] = {}
-    expanded = expand_each([pattern for pattern, _ in patterns], MAX_MODULES)
+    expanded = expand_each([pattern for pattern, _ in patterns], MAX_MODULES, room)
     for (pattern, site), names in zip(patterns, expanded, strict=True):
         before = len(sites)
         sites |= dict.fromkeys(names, site)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 
+from adaptzip.core.limits import WHOLE, Room
 from adaptzip.errors import FormatError
 
 MOST_TEXT = 2**26
@@ -14,8 +15,9 @@ MOST_TEXT = 2**26
 _TOKEN = re.compile(r"[0-9]+|\.|[^0-9.]+")
 _SPECIAL = re.compile(r"[\\{},]")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_PIECE = re.compile(r"\{((?:[^{}\\]|\\.)*)\}|((?:[^{}\\]|\\.)+)", re.DOTALL)
-_ITEM = re.compile(r"(?:[^,\\]|\\.)+", re.DOTALL)
+# Characters are taken run by run: a group repeated for each of them would take a hundred bytes a character.
+_PIECE = re.compile(r"\{([^{}\\]*(?:\\.[^{}\\]*)*)\}|((?:[^{}\\]|\\.)[^{}\\]*(?:\\.[^{}\\]*)*)", re.DOTALL)
+_ITEM = re.compile(r"(?:[^,\\]|\\.)[^,\\]*(?:\\.[^,\\]*)*", re.DOTALL)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _EXPERT = re.compile(r"(.+)\[(?:0|[1-9][0-9]{0,5})\]", re.DOTALL)
 _RANGE = re.compile(rf"({_NUMBER.pattern})-({_NUMBER.pattern})")
@@ -47,16 +49,19 @@ def expand(patterns: Sequence[str], limit: int) -> list[str]:
     return [name for names in expand_each(patterns, limit) for name in names]
 
 
-def expand_each(patterns: Sequence[str], limit: int) -> list[list[str]]:
+def expand_each(patterns: Sequence[str], limit: int, room: Room = WHOLE) -> list[list[str]]:
     """The names that each pattern stands for.
 
     Raises:
         FormatError: if a pattern is malformed, or all together stand for more than `limit` names or `MOST_TEXT`
             characters; no pattern is expanded before this is certain of it and those before.
+        RefusedError: if they stand for more than there is room for.
     """
     found: list[list[str]] = []
     left, text = limit, MOST_TEXT
     for pattern in patterns:
+        room.check("names", len(pattern))
+        room.check("modules", pattern.count(",") - pattern.count(r"\,"))  # Alternatives are never more than names.
         pieces = _parse(pattern)
         count = 1
         for piece in pieces:
@@ -64,9 +69,12 @@ def expand_each(patterns: Sequence[str], limit: int) -> list[list[str]]:
             if count > left:
                 raise FormatError(f"module patterns stand for more than {limit} names")
         left -= count
-        text -= count * sum(max(map(_longest, piece)) for piece in pieces)
+        longest = sum(max(map(_longest, piece)) for piece in pieces)
+        text -= count * longest
         if text < 0:
             raise FormatError(f"module patterns stand for more than {MOST_TEXT} characters")
+        for what, many in (("modules", limit - left), ("name", longest), ("names", MOST_TEXT - text)):
+            room.check(what, many)
         found.append(list(map("".join, product(*map(_texts, pieces)))))
     return found
 

@@ -7,6 +7,7 @@ import io
 import mmap
 import os
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,8 +17,10 @@ from adaptzip.adz.container.numbers import Cursor
 from adaptzip.adz.container.payload import HASH, Blocks, OpenedExtras, Payload, pieces_of, sha
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed, PackedExtras
+from adaptzip.core.limits import Limits, current, limited
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
+from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.regular import open_regular
 
 FORMAT = 1
@@ -68,16 +71,17 @@ def read_header(path: str | Path) -> Opened:
 
 
 @public
-def open_adz(source: str | Path | bytes | BinaryIO) -> Compressed:
+def open_adz(source: str | Path | bytes | BinaryIO, *, limits: Limits | None = None) -> Compressed:
     """Open a file: its head is read and checked, and each block when it is used; no module is decoded.
 
     Args:
         source: the file's path, its content, or an object that is open for reading bytes, of which all that is left is
             read.
+        limits: what the file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         FormatError: if it is damaged.
-        RefusedError: if it needs a newer adaptzip.
+        RefusedError: if it needs a newer adaptzip, or goes beyond its limits.
 
     Example:
         >>> made = adaptzip.compress("my-adapter", "small.adz", budget="20%")
@@ -94,6 +98,12 @@ def open_adz(source: str | Path | bytes | BinaryIO) -> Compressed:
     name, content = _read(source)
     with naming(name, AdaptzipError):
         return _compressed(_opened(content))
+
+
+def open_again(content: bytes) -> Compressed:
+    """Open what was open before, whatever the limits."""
+    with limited(Limits.none()):
+        return open_adz(content)
 
 
 def _read(source: bytes | BinaryIO) -> tuple[str, bytes]:
@@ -134,7 +144,7 @@ def _opened(mapped: mmap.mmap | bytes) -> Opened:
     payload = b"" if count else mapped[end:]
     if sha(mapped[: start + 1], bytes(HASH), mapped[start + 1 + HASH : end], payload) != found:
         raise FormatError("the file is damaged: its hash does not match", hint="fetch it again")
-    head = read_head(mapped[first : first + length])
+    head = read_head(mapped[first : first + length], current().room(size))
     hashes = mapped[end - count * HASH : end]
     lazy = Payload(mapped, end, hashes) if count else Payload(memoryview(payload), 0, b"")
     opened = Opened(head, base64.urlsafe_b64encode(found).decode().rstrip("="), lazy, end)
@@ -162,7 +172,26 @@ def _check_parts(opened: Opened) -> None:
         raise FormatError("a lossless file has its modules in one bit string")
 
 
+def _check_room(opened: Opened) -> None:
+    """Refuse, before anything is decoded, a file that would make more of itself than there is room for.
+
+    Ranks are told within the blocks: of each module that has one the largest counts, of any other 1.
+    """
+    head, size = opened.head, sum(opened.parts.values())
+    room, sites = current().room(size), head.metadata.sites.values()
+    lengths = head.lengths or (head.grouped,) * len(sites)
+    ranks = (head.max_rank if length else 1 for length in lengths)
+    room.check("numbers", sum(rank * (site.out + site.width) for rank, site in zip(ranks, sites, strict=True)))
+    room.check("extra_bytes", sum(prod(entry.shape) * _bytes_of(entry.dtype) for entry in head.metadata.extras))
+
+
+def _bytes_of(dtype: str) -> int:
+    """Bytes of a number of a dtype; decoding refuses one that is unknown."""
+    return DTYPES[dtype].itemsize if dtype in DTYPES else 1
+
+
 def _compressed(opened: Opened) -> Compressed:
+    _check_room(opened)
     head, payload = opened.head, opened.payload
     metadata, modules = head.metadata, head.modules
     lossless = bool(metadata.config.get("lossless", False))

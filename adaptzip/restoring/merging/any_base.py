@@ -11,6 +11,7 @@ from adaptzip.core.adapter import Adapter
 from adaptzip.core.basis import Basis
 from adaptzip.core.calling import public
 from adaptzip.core.compressed import Compressed
+from adaptzip.core.limits import Limits
 from adaptzip.core.linalg import choose_device
 from adaptzip.core.progress import Progress
 from adaptzip.files.inputs import check_apart
@@ -51,6 +52,7 @@ def merge(
     tokenizer: str | Path | None = None,
     origins: Origins | None = None,
     progress: Progress | None = None,
+    limits: Limits | None = None,
 ) -> MergeReport:
     """Write the base model with the adapter's updates added to its weights.
 
@@ -90,6 +92,7 @@ def merge(
         tokenizer: the adapter's folder, where `source` does not tell it.
         origins: what an adapter in memory was made of, for the model card and the provenance.
         progress: told how far it is (`adaptzip.core.progress.Progress`).
+        limits: what a `.adz` file may make of itself; None for the usual ones (`adaptzip.Limits`).
 
     Raises:
         CheckpointError: if the adapter cannot be read.
