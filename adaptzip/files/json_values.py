@@ -9,10 +9,11 @@ MOST_VALUES, BYTES_A_VALUE = 2**19, 8
 """Values, and the keys of objects, that a text may hold: so many, and one more for so many bytes of it."""
 
 
-def json_values(text: str | bytes, **how: Any) -> Any:
+def json_values(text: str | bytes, *, bytes_a_value: int = BYTES_A_VALUE, **how: Any) -> Any:
     """What `json.loads` makes of a text.
 
     Args:
+        bytes_a_value: how many bytes of the text allow for one more value.
         how: what `json.loads` takes besides.
 
     Raises:
@@ -23,6 +24,6 @@ def json_values(text: str | bytes, **how: Any) -> Any:
     if len(plain) > MOST_VALUES:
         # Brackets within texts count too; no text of that length has as many.
         found = sum(map(plain.count, "[{,:"))
-        if found > MOST_VALUES + len(plain) // BYTES_A_VALUE:
+        if found > MOST_VALUES + len(plain) // bytes_a_value:
             raise ValueError(f"{found:,} values in {len(plain):,} characters are more than a file may hold")
     return json.loads(plain, **how)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from adaptzip.errors import CheckpointError
 
 _LONGEST = 255
 """Bytes of a file's name."""
+_LONGEST_KEY = 2**13
+"""Characters of a tensor's key."""
 SINGLE = (".safetensors", ".gguf")
 """How the name of an output ends that is one weight file, and not a folder."""
 
@@ -25,3 +30,13 @@ def is_file_name(name: object) -> bool:
     if not isinstance(name, str) or name in ("", ".", ".."):
         return False
     return len(name.encode(errors="replace")) <= _LONGEST and not set(name) & {"/", "\\", "\0"}
+
+
+def check_keys(path: Path, keys: Iterable[str]) -> None:
+    """Raises: CheckpointError: if a tensor's key is longer than any that a program gives one."""
+    longest = max(keys, key=len, default="")
+    if len(longest) > _LONGEST_KEY:
+        raise CheckpointError(
+            f"{path}: the key {longest[:40]}... has {len(longest):,} characters, more than {_LONGEST_KEY:,}",
+            hint="save the adapter again with PEFT's save_pretrained",
+        )

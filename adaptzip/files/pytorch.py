@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import DTYPES
+from adaptzip.files.names import check_keys
 from adaptzip.files.pickles import MAGIC, Opcodes, contents, scan
 from adaptzip.files.regular import open_regular
 
@@ -26,8 +27,9 @@ _SCANNED = 2**26
 """Bytes of a pickle that are looked at to say what is wrong with it."""
 _QUANTISED = re.compile(r"float[468]_\w+|u?int[1-7]|bits\w+")
 """PyTorch's names of dtypes that only quantised weights have."""
-_REPEATED = 2**30
-"""Bytes that a tensor may have beyond those that the file stores of it."""
+ROOM, ROOM_A_BYTE = 2**25, 8
+"""Bytes that all tensors may have in memory: so many, and more for each byte of the file. Tensors may share what is
+stored, repeat it, or be deflated."""
 
 
 class QuantisedTensorError(CheckpointError):
@@ -58,6 +60,8 @@ def load_tensors(path: Path, *, mapped: bool = False, nested: bool = False) -> d
     with open_regular(path) as handle, warnings.catch_warnings(action="ignore"):
         zipped = handle.read(2) == _ZIP
         handle.seek(0)
+        if zipped:
+            _check_room(path, _inflated(path))
         try:
             # An open file is passed on where it can be, as `torch.load` guesses other formats from the name.
             file = path if mapped and zipped else handle
@@ -66,7 +70,29 @@ def load_tensors(path: Path, *, mapped: bool = False, nested: bool = False) -> d
             raise
         except Exception as error:  # Damaged files make PyTorch raise errors of nearly every class.
             raise _failure(path, zipped) from error
-    return {key: _dense(path, key, tensor) for key, tensor in _table(path, loaded, nested).items()}
+    tensors = _table(path, loaded, nested)
+    check_keys(path, tensors)
+    plain = [tensor for tensor in tensors.values() if tensor.layout == torch.strided and not tensor.is_meta]
+    _check_room(path, sum(tensor.numel() * tensor.element_size() for tensor in plain))
+    return {key: _dense(path, key, tensor) for key, tensor in tensors.items()}
+
+
+def _inflated(path: Path) -> int:
+    """Bytes of what is in a zip archive; 0 where it cannot be read, which loading it then tells."""
+    try:
+        with open_regular(path) as handle, zipfile.ZipFile(handle) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
+        return 0
+
+
+def _check_room(path: Path, held: int) -> None:
+    """Raises: CheckpointError: if tensors take far more memory than their file has bytes."""
+    size = path.stat().st_size
+    if held > ROOM + ROOM_A_BYTE * size:
+        raise CheckpointError(
+            f"{path}: its {size:,} bytes become {held:,} in memory", hint="save its tensors as safetensors, each once"
+        )
 
 
 def _failure(path: Path, zipped: bool) -> CheckpointError:
@@ -163,9 +189,6 @@ def _dense(path: Path, key: str, tensor: Tensor) -> Tensor:
         what, hint = "is sparse, expected a dense tensor", "save it as .to_dense() gives it"
     elif tensor.dtype not in DTYPES.values():
         what = f"is {kind}, expected float32, float16, bfloat16 or float64"
-    elif tensor.nbytes > tensor.untyped_storage().nbytes() + _REPEATED:
-        stored = tensor.untyped_storage().nbytes()
-        what, hint = f"repeats {stored} stored bytes to {tensor.nbytes}", "save it as .clone() gives it"
     if what:
         raise CheckpointError(f"{path}: tensor {key} {what}", hint=hint)
     return tensor.detach().resolve_neg().contiguous()

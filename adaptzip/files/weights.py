@@ -16,6 +16,7 @@ from adaptzip.errors import CheckpointError
 from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.json_values import json_values
 from adaptzip.files.magic import is_pytorch, is_safetensors, refuse_others
+from adaptzip.files.names import check_keys
 from adaptzip.files.pytorch import load_tensors
 from adaptzip.files.regular import contents, open_regular
 
@@ -84,6 +85,7 @@ def parse_header(path: Path, header: bytes, data_size: int) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its safetensors header is not a table of tensors", hint=_AGAIN)
     expected = 0
     named = {key: entry for key, entry in entries.items() if key != "__metadata__"}
+    check_keys(path, named)
     for key, entry in named.items():
         _check_entry(path, key, entry)
     for key, entry in sorted(named.items(), key=lambda item: tuple(item[1]["data_offsets"])):

@@ -30,6 +30,9 @@ from adaptzip.models.hub import base_path
 from adaptzip.models.texts.tokenisers import has_vocabulary
 from adaptzip.restoring.base_tensors import stored_base
 
+LONGEST_CONFIG = 2**24
+"""Bytes of an adapter's configuration: no .adz has room for more."""
+
 
 def understood(source: Checkpoint, dialect: str | None = None) -> Adapter:
     """What a dialect makes of opened files.
@@ -187,13 +190,19 @@ def base_config(folder: str | Path | None) -> dict[str, Any] | None:
 
 
 def _load_config(path: Path) -> tuple[str, dict[str, Any]]:
+    size = path.stat().st_size
+    if size > LONGEST_CONFIG:
+        raise CheckpointError(
+            f"{path}: has {size:,} bytes, more than the {LONGEST_CONFIG:,} of any configuration",
+            hint="take out of it what does not belong to the adapter",
+        )
     content = read_regular(path)
     refuse_pointers(path, content[:256])
     if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise CheckpointError(f"{path}: begins with a byte order mark", hint="save it as UTF-8 without one")
     try:
         text = content.decode("utf-8")
-        config = json_values(text)
+        config = json_values(text, bytes_a_value=LONGEST_CONFIG)
         json.dumps(config, ensure_ascii=False).encode()  # Half a surrogate pair is JSON, and no text.
     except (ValueError, RecursionError) as error:
         raise CheckpointError(

@@ -112,7 +112,7 @@ SPARSE = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (2, 4)
         (saved(each(lambda t: t.to("meta"))), "lora_A.weight has no numbers"),
         (saved(each(lambda t: t.to(torch.complex64))), "lora_A.weight is complex64"),
         (saved(GOOD | {f"{STEM}.lora_A.weight": SPARSE}), "lora_A.weight is sparse"),
-        (saved(GOOD | {"base_model.model.e": torch.ones(1).expand(2**40)}), "repeats 4 stored bytes"),
+        (saved(GOOD | {"base_model.model.e": torch.ones(1).expand(2**40)}), "bytes become 4,398,046,511,168 in memory"),
         (other_zip("my-lora/adapter_config.json"), "is a zip archive of other files (my-lora/adapter_config.json)"),
         (other_zip("../../archive/data.pkl"), "is a zip archive of other files"),
     ],
