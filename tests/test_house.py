@@ -138,9 +138,9 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     assert not venv.exists()
 
 
-NO_ROOMS = {"cases", "formats", "oracles"}
-"""Folders of tests that stand for no room: what tests are made of, the file formats, which are written down, and what
-other programs make of files."""
+NO_ROOMS = {"cases", "formats", "hostile", "oracles"}
+"""Folders of tests that stand for no room: what tests are made of, the file formats, which are written down, files that
+are to hurt whoever reads them, and what other programs make of files."""
 
 
 def rooms() -> set[Path]:

@@ -50,7 +50,8 @@ def ran(lines: Sequence[Sequence[object]], seconds: int = 20) -> list[Ended]:
     return [Ended(**told) for told in json.loads(done.stdout.splitlines()[-1])]
 
 
-def _import_all() -> None:
+def import_all() -> None:
+    """Import every module of the package that needs nothing besides."""
     import adaptzip
 
     for module in walk_packages(adaptzip.__path__, "adaptzip."):
@@ -86,7 +87,7 @@ def _run(words: list[str], seconds: int) -> Ended:
 
 def _main() -> None:
     lines: Any = json.load(sys.stdin)
-    _import_all()
+    import_all()
     print(json.dumps([asdict(_run(words, int(sys.argv[1]))) for words in lines]))
 
 

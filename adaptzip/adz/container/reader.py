@@ -6,6 +6,7 @@ import base64
 import io
 import mmap
 import os
+import re
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -20,12 +21,12 @@ from adaptzip.core.compressed import Compressed, PackedExtras
 from adaptzip.core.limits import Limits, current, limited
 from adaptzip.core.meta import Meta
 from adaptzip.errors import AdaptzipError, FormatError, RefusedError, UsageError, naming
-from adaptzip.files.dtypes import DTYPES
 from adaptzip.files.regular import open_regular
 
 FORMAT = 1
 """The version of the format, the first byte behind the safetensors header."""
 _LONGEST_NUMBER = 9
+_BITS = re.compile(r"[0-9]{1,2}")
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,9 @@ def _check_room(opened: Opened) -> None:
 
 
 def _bytes_of(dtype: str) -> int:
-    """Bytes of a number of a dtype; decoding refuses one that is unknown."""
-    return DTYPES[dtype].itemsize if dtype in DTYPES else 1
+    """Bytes of a number of a dtype, by the bits in its name; decoding refuses one that is unknown."""
+    bits = _BITS.search(dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def _compressed(opened: Opened) -> Compressed:
