@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,27 +29,43 @@ def one() -> File:
     return zeros([["m", 8, 6]], 1)
 
 
-def hostile() -> Iterator[tuple[str, bytes]]:
-    """Names of kinds, and a file of each, which is refused as it is."""
-    yield "many modules", zeros([["m.{0-99999}", 8, 8]], 10**5).build()
-    yield "a million modules", zeros([["m.{0-999999}", 8, 8]], 10**6).build()
-    yield "names of a pattern", zeros([["{a,b}" * 17, 8, 8]], 2**17).build()
-    yield "a long list of names", zeros([["{" + ",".join(f"{n}a" for n in range(10**6)) + "}", 8, 8]], 10**6).build()
-    yield "long names", zeros([["x" * 2000 + ".{0-3999}", 8, 8]], 4000).build()
-    yield "a long name", zeros([["y" * (2**24 - 1000), 8, 8]], 1).build()
-    yield "wide zeros", zeros([["m.{0-199}", HUGE, HUGE]], 200).build()
-    yield "the widest zeros", zeros([["m.{0-9}", 2**31 - 1, 2**31 - 1]], 10).build()
-    yield "wide updates", _wide()
-    yield "one rank for all", _padded()
-    yield "extras of zeros", _extras(4, 2**26)
-    yield "an extra of zeros", _extras(1, 2**25)
+def _configured(value: Any) -> Callable[[], bytes]:
+    return lambda: one().with_metadata(adapter=[0, {"r": 8, "x": value()}]).build()
+
+
+def _as_text() -> bytes:
+    return replace(one(), config=json.dumps({"r": 8, "x": [[]] * 5_000_000}).encode()).build()
+
+
+def _many_extras() -> bytes:
     many = [[f"e.{n}", [1], "U8"] for n in range(100_000)]
     packed = struct.pack("<BQ", 0, len(many)) + bytes(len(many))
-    yield "many extras", replace(one(), packed=packed).with_metadata(extras=many).build()
-    for name, value in (("lists", [[]] * 5_000_000), ("tables", [{}] * 3_000_000)):
-        yield f"a configuration of {name}", one().with_metadata(adapter=[0, {"r": 8, "x": value}]).build()
-    text = json.dumps({"r": 8, "x": [[]] * 5_000_000}).encode()
-    yield "a configuration as text", replace(one(), config=text).build()
+    return replace(one(), packed=packed).with_metadata(extras=many).build()
+
+
+def _listed() -> bytes:
+    return zeros([["{" + ",".join(f"{n}a" for n in range(10**6)) + "}", 8, 8]], 10**6).build()
+
+
+HOSTILE: Mapping[str, Callable[[], bytes]] = {
+    "many modules": lambda: zeros([["m.{0-99999}", 8, 8]], 10**5).build(),
+    "a million modules": lambda: zeros([["m.{0-999999}", 8, 8]], 10**6).build(),
+    "names of a pattern": lambda: zeros([["{a,b}" * 17, 8, 8]], 2**17).build(),
+    "a long list of names": _listed,
+    "long names": lambda: zeros([["x" * 2000 + ".{0-3999}", 8, 8]], 4000).build(),
+    "a long name": lambda: zeros([["y" * (2**24 - 1000), 8, 8]], 1).build(),
+    "wide zeros": lambda: zeros([["m.{0-199}", HUGE, HUGE]], 200).build(),
+    "the widest zeros": lambda: zeros([["m.{0-9}", 2**31 - 1, 2**31 - 1]], 10).build(),
+    "wide updates": lambda: _wide(),
+    "one rank for all": lambda: _padded(),
+    "extras of zeros": lambda: _extras(4, 2**26),
+    "an extra of zeros": lambda: _extras(1, 2**25),
+    "many extras": _many_extras,
+    "a configuration of lists": _configured(lambda: [[]] * 5_000_000),
+    "a configuration of tables": _configured(lambda: [{}] * 3_000_000),
+    "a configuration as text": _as_text,
+}
+"""Kinds, and what makes a file of each, which is refused as it is."""
 
 
 def slow() -> Iterator[tuple[str, bytes]]:
