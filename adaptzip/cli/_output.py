@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from adaptzip.cli._drawing import colours, show
 from adaptzip.cli._flags import in_flags
-from adaptzip.cli._text import one_line, printable
+from adaptzip.cli._text import one_line, printable, within_a_screen
 from adaptzip.cli._whole import WholeJob
 from adaptzip.core.progress import Progress
 from adaptzip.errors import AdaptzipWarning
@@ -217,7 +217,7 @@ def close_streams() -> None:
 def _say(kind: str, message: str) -> None:
     """One line on stderr, after what kind it is of."""
     shown = f"{_STYLES[kind]}{kind}:\x1b[0m" if colours(sys.stderr) else f"{kind}:"
-    _write(sys.stderr, f"{shown} {one_line(message)}")
+    _write(sys.stderr, f"{shown} {within_a_screen(one_line(message))}")
 
 
 def _show(stream: TextIO, text: Callable[[], str]) -> None:

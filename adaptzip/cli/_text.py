@@ -9,6 +9,9 @@ from adaptzip.core.words import count, number, ratio, share, size
 
 __all__ = ["count", "fields", "number", "one_line", "printable", "ratio", "share", "size", "table"]
 
+_SCREEN, _TAIL = 1500, 300
+"""Characters of a message, and of what is left of its end."""
+
 
 def table(rows: Sequence[Sequence[str]], *, head: Sequence[str] = (), left: Collection[int] = (0,)) -> str:
     """Rows in columns: those of `left` aligned left, the others right. On a terminal it is drawn."""
@@ -50,3 +53,10 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable` text on one line."""
     return printable(" ".join(text.split("\n")))
+
+
+def within_a_screen(text: str) -> str:
+    """A text without its middle where it is longer than a screen, as one with a name from a hostile file may be."""
+    if len(text) <= _SCREEN:
+        return text
+    return f"{text[: _SCREEN - _TAIL]} [...] {text[-_TAIL:]}"

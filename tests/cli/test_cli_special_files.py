@@ -122,3 +122,11 @@ def test_as_data(adapter: Path, base: Path, tmp_path: Path, what: str, make: Cal
     make(tmp_path / name)
     done = run("eval", adapter, "--base", base, "--data", tmp_path / name)
     assert done.code == 2
+
+
+def test_no_message_is_longer_than_a_screen(adapter: Path) -> None:
+    done = run("inspect", adapter / ("x" * 200) / ("y" * 200) / "/".join(["z" * 200] * 15))
+    assert done.code == 2
+    assert len(done.err) < 1700
+    assert " [...] zzz" in done.err
+    assert done.err.count("\n") <= 2
