@@ -158,8 +158,8 @@ def _refuse_quantised(path: Path, header: bytes) -> None:
         return
     if not isinstance(entries, dict):
         return
-    named = {entry.get("dtype") for entry in entries.values() if isinstance(entry, dict)}
-    found = sorted(dtype for dtype in named if isinstance(dtype, str) and _QUANTISED.fullmatch(dtype))
+    named = [entry.get("dtype") for entry in entries.values() if isinstance(entry, dict)]
+    found = sorted({dtype for dtype in named if isinstance(dtype, str) and _QUANTISED.fullmatch(dtype)})
     if found:
         raise quantised(path, f"it holds {found[0]}")
 

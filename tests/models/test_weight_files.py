@@ -266,3 +266,12 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (folder / "config.json").mkdir()
     with pytest.raises(BaseModelError, match=r"config\.json: is no file"):
         BaseModel.open(folder)
+
+
+@pytest.mark.parametrize("dtype", ["[]", "{}", "[[]]", "null", "1"])
+def test_a_header_whose_dtype_is_no_text(tmp_path: Path, dtype: str) -> None:
+    folder = write_llama(tmp_path / "base")
+    header = f'{{"a":{{"dtype":{dtype},"shape":[1],"data_offsets":[0,4]}}}}'.encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BaseModelError, match="tensor a has dtype"):
+        BaseModel.open(folder)

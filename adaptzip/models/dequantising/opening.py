@@ -149,7 +149,7 @@ def _check_form(source: Source, config: Mapping[str, Any], shards: Sequence[Shar
     loaded = next((shard for shard in shards if shard.loaded is not None), None)
     if loaded is not None:
         raise source.refused(f"{loaded.path.name} is quantised and a PyTorch file, expected safetensors")
-    if config.get("model_type") in _TURNED and method is not None:
+    if method is not None and str(config.get("model_type")) in _TURNED:
         raise source.refused(f"is a quantised {config['model_type']}, whose weights lie turned")
 
 
