@@ -11,7 +11,7 @@ from typing import Any
 
 from adaptzip.cli._bases import ADAPTERS
 from adaptzip.cli._options import AllowLarge
-from adaptzip.core.limits import VARIABLE, Limits, limited
+from adaptzip.core.limits import VARIABLE
 
 _NAME = "allow_large"
 _READ = (*ADAPTERS, "files", "file", "store", "location", "name", "names")
@@ -45,8 +45,7 @@ def _lifted(wanted: bool) -> Iterator[None]:
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"
     try:
-        with limited(Limits.none()):
-            yield
+        yield
     finally:
         if before is None:
             del os.environ[VARIABLE]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from adaptzip.cli._drawing import PAGE, fields_drawn, rows_drawn
 from adaptzip.core.words import count, number, ratio, share, size
 
-__all__ = ["count", "fields", "number", "one_line", "printable", "ratio", "share", "size", "table"]
+__all__ = ["count", "fields", "number", "one_line", "printable", "ratio", "share", "size", "table", "within_a_screen"]
 
 _SCREEN, _TAIL = 1500, 300
 """Characters of a message, and of what is left of its end."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adaptzip.checkpoints._base import Checkpoint
 from adaptzip.checkpoints._config import DIFFERENT, PeftConfig
+from adaptzip.checkpoints._plain_names import ends
 from adaptzip.checkpoints._targets import Targets
 from adaptzip.checkpoints.peft.turned import NEW_LAYOUT, Evidence, is_old, is_turned
 from adaptzip.core.adapter import LoraFactors
@@ -136,7 +137,8 @@ def _targets(raw: Mapping[str, Any], listed: Collection[str], modules: Collectio
     told: dict[str, Any] = {"target_parameters": sorted({*(raw.get("target_parameters") or ()), *listed})}
     wanted = raw.get("target_modules")
     if isinstance(wanted, list):
-        kept = [name for name in wanted if not any(f".{path}".endswith(f".{name}") for path in listed)]
+        named = {end for path in listed for end in ends(path)}
+        kept = [name for name in wanted if name not in named]
         if all(map(Targets({**raw, "target_modules": kept}).choose, modules)):
             told["target_modules"] = kept
     return told
