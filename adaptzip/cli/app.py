@@ -11,10 +11,7 @@ import typer
 
 from adaptzip._version import __version__
 from adaptzip.cli import _failures, _output, bank, basis, fleet, store
-from adaptzip.cli._allowing import allowing_large
-from adaptzip.cli._bases import with_bases
-from adaptzip.cli._early import checked_early
-from adaptzip.cli._panels import PanelledCommand
+from adaptzip.cli._registering import register
 from adaptzip.cli._signals import Terminated, stoppable
 from adaptzip.cli.bench import bench
 from adaptzip.cli.check import check
@@ -46,8 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in COMMANDS:
-    app.command(_command.__name__, cls=PanelledCommand)(allowing_large(checked_early(with_bases(_command))))
+register(app, COMMANDS)
 for _name, _group in GROUPS.items():
     app.add_typer(_group.app, name=_name)
 

@@ -11,12 +11,9 @@ import typer
 from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _text as text
-from adaptzip.cli._allowing import allowing_large
-from adaptzip.cli._bases import with_bases
-from adaptzip.cli._early import checked_early
 from adaptzip.cli._output import Output
-from adaptzip.cli._panels import PanelledCommand
 from adaptzip.cli._paths import check_file
+from adaptzip.cli._registering import register
 from adaptzip.cli._requests import text_fields
 from adaptzip.errors import UsageError
 
@@ -170,8 +167,7 @@ def show(
 COMMANDS = (build, show)
 
 app = typer.Typer(rich_markup_mode=None)
-for _command in COMMANDS:
-    app.command(_command.__name__, cls=PanelledCommand)(allowing_large(checked_early(with_bases(_command))))
+register(app, COMMANDS)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,13 +13,10 @@ from adaptzip.cli import _options as options
 from adaptzip.cli import _output
 from adaptzip.cli import _show_fleet as show
 from adaptzip.cli import _text as text
-from adaptzip.cli._allowing import allowing_large
-from adaptzip.cli._bases import with_bases
-from adaptzip.cli._early import checked_early
 from adaptzip.cli._failures import stops_told
 from adaptzip.cli._flags import KEYWORD, in_flags
 from adaptzip.cli._output import Output
-from adaptzip.cli._panels import PanelledCommand
+from adaptzip.cli._registering import register
 from adaptzip.cli.bank import size_option
 from adaptzip.core.progress import Progress
 
@@ -290,8 +287,7 @@ def report(store: Kept, as_json: options.Json = False, quiet: options.Quiet = Fa
 COMMANDS = (basis, bank, compress, verify, report)
 
 app = typer.Typer(rich_markup_mode=None)
-for _command in COMMANDS:
-    app.command(_command.__name__, cls=PanelledCommand)(allowing_large(checked_early(with_bases(_command))))
+register(app, COMMANDS)
 
 
 @app.callback(invoke_without_command=True)
